@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from types import MappingProxyType
+from typing import Any, Generic, TypeVar
 
 __all__ = ['EndpointStats', 'PoolStats']
 
@@ -64,3 +65,19 @@ class PoolStats(Counts, Generic[EndpointT]):
     name: str
     is_closed: bool
     endpoints: Mapping[EndpointT, EndpointStats[EndpointT]] = field(repr=False)
+
+
+def picture(
+        name: str, is_closed: bool, total: dict[str, Any], endpoints: list[tuple[EndpointT, dict[str, Any]]],
+) -> PoolStats[EndpointT]:
+    """Make the records of a core's snapshot."""
+    return PoolStats(
+        name=name,
+        is_closed=is_closed,
+        endpoints=MappingProxyType({key: EndpointStats(endpoint=key, **frozen(counts)) for key, counts in endpoints}),
+        **frozen(total),
+    )
+
+
+def frozen(counts: dict[str, Any]) -> dict[str, Any]:
+    return {name: MappingProxyType(value) if isinstance(value, dict) else value for name, value in counts.items()}

@@ -1,0 +1,45 @@
+# cython: language_level=3, freethreading_compatible=True
+"""The compiled core of gcp: pool state and its steps, and the compiled halves of the two fronts.
+
+Pool state decides; it never waits, never calls a manager. Read it in this order:
+
+platform    clock, mutex, random bits
+containers  rings, heaps, the table of held connections
+state       slot, endpoint, waiter, pool: what there is
+steps       what happens: one short atomic transition each, no Python inside
+core        the steps behind a lock; user keys looked up outside it
+checkouts   handles on what the core lends
+pools       the compiled half of both fronts
+threads     ... of the threading pool
+tasks       ... of the asyncio pool
+"""
+
+import os
+from types import GenericAlias
+
+cimport cython
+from cpython.exc cimport PyErr_Clear
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.math cimport INFINITY
+from libc.stdint cimport uint64_t
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memset
+
+from gcp.exceptions import AcquireTimeoutError, ConnectionNotAcquiredError, ConnectionPoolClosedError
+
+include "core/platform.pxi"
+include "core/containers.pxi"
+include "core/state.pxi"
+include "core/steps.pxi"
+include "core/core.pxi"
+include "core/checkouts.pxi"
+include "core/pools.pxi"
+include "core/threads.pxi"
+include "core/tasks.pxi"
+
+# The verdicts, for the Python halves.
+VERDICT_WAIT = <int>WAIT
+VERDICT_CREATE = <int>CREATE
+VERDICT_USE = <int>USE
+VERDICT_SHUT = <int>SHUT

@@ -1,0 +1,375 @@
+"""The asyncio connection pool: waits, and calls the manager's hooks. What to do when is decided in `gcp._core`.
+
+Read it beside `gcp.threading`: the same page in the other colour. Idle hits never come here: the compiled half serves them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import weakref
+from collections.abc import Callable
+from math import inf
+from types import TracebackType
+from typing import Any, NoReturn
+
+from gcp import options
+from gcp._core import (
+    VERDICT_CREATE,
+    VERDICT_SHUT,
+    VERDICT_WAIT,
+    AsyncioPool,
+    Checkout,
+    Ticket,
+    chain,
+    check_timeout,
+    describe,
+)
+from gcp.disposal import BATCH, COURTESY, PARTING, TICK, tell, weakly
+from gcp.disposal.deadline import Bounded
+from gcp.disposal.tasks import Reaper
+from gcp.exceptions import AcquireTimeoutError, ConnectionPoolClosedError
+from gcp.managers import AsyncConnectionManager as BaseConnectionManager
+from gcp.managers import ConnectionT, EndpointT, SyncConnectionManager
+from gcp.stats import PoolStats, picture
+
+__all__ = ['BaseConnectionManager', 'ConnectionPool', 'ConnectionT', 'EndpointT']
+
+logger = logging.getLogger(__name__)
+
+if sys.version_info < (3, 11):
+    class TimedOut(AcquireTimeoutError, asyncio.TimeoutError):
+        """The same, and an `asyncio.TimeoutError`, which is a class of its own here."""
+
+    TimedOut.__name__ = TimedOut.__qualname__ = AcquireTimeoutError.__name__
+else:
+    TimedOut = AcquireTimeoutError
+
+
+class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
+    """A pool of connections to many endpoints, for asyncio. Belongs to the event loop in which it is first used.
+
+    :param connection_manager: creates, disposes of and checks connections
+    :param acquire_timeout: what an acquire may take when it does not say, seconds; ``None``: no limit
+    :param background_collector: dispose of expired connections in the background, not on each release
+    :param dispose_batch_size: how many expired connections a release disposes of, at most; 0: about log2 of the pool's size
+    :param dispose_timeout: what a disposal may take, seconds; ``None``: no limit
+    :param min_idle: idle connections of an endpoint that are kept for their whole life (its base)
+    :param max_size: connections of one endpoint, at most
+    :param idle_timeout: seconds after which an idle connection beyond the base is disposed of; ``None`` or ``inf``: never
+    :param max_lifetime: seconds after which any connection is disposed of; ``None`` or ``inf``: never
+    :param total_max_size: connections of all endpoints together, at most
+    :param lifetime_jitter: by what part of itself each lifetime may be shortened, at random, once, 0 to 1: connections that
+                            were born together then do not die together
+    :param name: the pool's name; by default the manager's class and a number
+    :raises TypeError: for an argument that is unknown or of a wrong type
+    :raises ValueError: for one out of range, or two that contradict each other
+    """
+
+    def __init__(
+            self,
+            connection_manager: BaseConnectionManager[EndpointT, ConnectionT],
+            *,
+            acquire_timeout: float | None = None,
+            background_collector: bool = False,
+            dispose_batch_size: int = 0,
+            dispose_timeout: float | None = None,
+            min_idle: int = options.MIN_IDLE,
+            max_size: int = options.MAX_SIZE,
+            idle_timeout: float | None = options.IDLE_TIMEOUT,
+            max_lifetime: float | None = options.MAX_LIFETIME,
+            total_max_size: int = options.TOTAL_MAX_SIZE,
+            lifetime_jitter: float = 0.0,
+            name: str | None = None,
+            **unknown: NoReturn,
+    ) -> None:
+        given = options.resolve({key: value for key, value in locals().items() if key in options.NAMES}, unknown)
+        manager = connection_manager
+        options.check_manager(
+            manager, base=BaseConnectionManager, other=SyncConnectionManager, wrong='threading', right='asyncio')
+        self._check_aliveness = options.overridden(manager, 'check_aliveness', BaseConnectionManager)
+        self._on_acquire = options.overridden(manager, 'on_acquire', BaseConnectionManager)
+        self._on_release = options.overridden(manager, 'on_release', BaseConnectionManager)
+        self._on_connection_dead = options.overridden(manager, 'on_connection_dead', BaseConnectionManager)
+        self._set_up(
+            manager, given, direct=self._check_aliveness is None and self._on_acquire is None, plain=self._on_release is None)
+        self._bind(asyncio.get_running_loop)
+        self._reaper = Reaper(self._core, manager.dispose, given.dispose_timeout)
+        self._closers: list[asyncio.Future[None]] = []
+        self._core.on_quiet = weakly(self._wake_closers)
+        self._core.on_fork = weakly(self._start_anew)
+        self._collector = Collector(self) if given.background_collector else None
+
+    def _enter_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Take the first event loop for the pool's own; refuse any other."""
+        if self._loop is not None and self._loop is not loop:
+            state = 'closed' if self._loop.is_closed() else 'another'
+            raise RuntimeError(
+                f'{self.name} belongs to {"an event loop that is closed" if state == "closed" else "another event loop"}, in '
+                f'which it was first used; its connections are of no use here: make one pool for each event loop')
+        self._loop = loop
+        self._core.on_orphan = Nudge(self)
+        if self._collector is not None:
+            self._core.on_poke = self._collector.look
+
+    # --- acquire ---
+
+    async def _acquire(self, ticket: Ticket) -> None:
+        """Serve an acquire that is no plain idle hit. Its caller undoes whatever an error leaves half-done."""
+        core = self._core
+        if self._collector is not None:
+            self._collector.ensure()
+        while True:
+            verdict = core.request(ticket)
+            if core.has_victims:
+                await self._reaper.reap_aside(ticket.patience(COURTESY) if verdict != VERDICT_WAIT else 0)
+            if verdict == VERDICT_WAIT:
+                verdict = await self._wait(ticket)
+            if verdict == VERDICT_SHUT:
+                raise ConnectionPoolClosedError(f'{self.name} is closed')
+            if verdict == VERDICT_CREATE:
+                await self._create(ticket)
+            elif not await self._is_alive(ticket):
+                continue
+            if self._on_acquire is not None:
+                await self._call(ticket, 'on_acquire', self._on_acquire)
+                ticket.hook = None
+            return
+
+    async def _wait(self, ticket: Ticket) -> int:
+        """Wait in line until there is a verdict."""
+        core = self._core
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        verdict = core.arm(ticket, lambda: None if future.done() else future.set_result(None))
+        patience = ticket.patience(COURTESY if ticket.nowait else inf)
+        if verdict == VERDICT_WAIT and patience > 0:
+            timer = loop.call_later(patience, expire, future) if patience < inf else None
+            try:
+                await future
+            finally:
+                if timer is not None:
+                    timer.cancel()
+            verdict = core.poll(ticket)
+        if verdict == VERDICT_WAIT:
+            verdict = core.expire(ticket)
+            if verdict == VERDICT_WAIT:
+                raise self._timed_out(ticket, 'waiting', TimedOut) from ticket.last_error
+        return verdict
+
+    async def _create(self, ticket: Ticket) -> None:
+        """Create a connection."""
+        self._check_deadline(ticket, 'creation')
+        try:
+            conn = await Bounded(self._manager.create(ticket.endpoint), ticket.remaining())
+        except BaseException as error:
+            self._core.failed(ticket, error)
+            if isinstance(error, Exception):
+                self._check_deadline(ticket, 'creation', error)
+            raise
+        if self._core.created(ticket, conn) == VERDICT_SHUT:
+            self._tidy_aside(ticket)
+            raise ConnectionPoolClosedError(f'{self.name} was closed while a connection was being created')
+
+    async def _is_alive(self, ticket: Ticket) -> bool:
+        """Check an idle connection before its reuse; a dead one is disposed of."""
+        if self._check_aliveness is None:
+            return True
+        alive = await self._call(ticket, 'check_aliveness', self._check_aliveness)
+        if not alive:
+            await self._mourn(ticket)
+            self._core.discard(ticket, 'dead')
+            await self._reaper.reap_aside(ticket.patience(COURTESY))
+        ticket.hook = None
+        return bool(alive)
+
+    async def _mourn(self, ticket: Ticket) -> None:
+        """Tell the manager of a dead connection."""
+        if self._on_connection_dead is None:
+            return
+        try:
+            await Bounded(self._on_connection_dead(ticket.endpoint, ticket.conn), ticket.remaining())
+        except Exception as error:
+            tell(logger, logging.ERROR, 'on_connection_dead failed for %s: %r', describe(ticket.endpoint), error)
+
+    async def _call(self, ticket: Ticket, name: str, hook: Callable[..., Any]) -> Any:
+        """Call a hook on the ticket's connection. While `ticket.hook` is set, an error costs the connection."""
+        ticket.hook = name
+        try:
+            result = await Bounded(hook(ticket.endpoint, ticket.conn), ticket.remaining())
+        except Exception as error:
+            self._check_deadline(ticket, name, error)
+            raise
+        return result
+
+    def _check_deadline(self, ticket: Ticket, phase: str, cause: BaseException | None = None) -> None:
+        if ticket.overran():
+            raise self._timed_out(ticket, phase, TimedOut) from cause or ticket.last_error
+
+    # --- release ---
+
+    async def _release(self, checkout: Checkout, body: BaseException | None) -> None:
+        """Release by way of `on_release`, whose error costs the connection, but never hides that of the body."""
+        endpoint = checkout.endpoint
+        try:
+            if self._on_release is not None:
+                checkout.hook = 'on_release'
+                await Bounded(self._on_release(endpoint, checkout.conn), None)
+                checkout.hook = None
+        except BaseException as error:
+            self._core.discard(checkout, 'error')
+            if not isinstance(error, Exception):
+                self._reaper.reap_soon()
+                raise
+            await self._tidy(endpoint)
+            if body is None:
+                raise
+            chain(body, error)
+            tell(logger, logging.ERROR, 'on_release failed for %s: %r', describe(endpoint), error)
+        else:
+            self._core.give_back(checkout)
+            await self._tidy(endpoint)
+
+    async def _tidy(self, endpoint: object) -> None:
+        """After a release: dispose of what it left, and of a few that have expired."""
+        if self._collector is None:
+            self._core.collect(self._batch_size())
+        if self._core.has_victims:
+            await self._reaper.reap(endpoint, COURTESY)
+
+    def _tidy_aside(self, ticket: Ticket) -> None:
+        """Within an acquire: have victims disposed of, on others' time."""
+        if self._core.has_victims:
+            self._reaper.reap_soon()
+
+    async def _fail(self, error: Exception) -> None:
+        """Raise, when awaited."""
+        raise error
+
+    # --- close ---
+
+    async def close(self, timeout: float | None = None) -> None:
+        """Close the pool. Waiting acquires fail at once, idle connections are disposed of at once, used ones when they
+        are released, or at the time-out by force; releasing those later does nothing. May be called again, also after
+        it was cancelled.
+
+        :param timeout: how long to wait for used connections, seconds; ``None``: until all are released
+        """
+        loop = asyncio.get_running_loop()
+        deadline = inf if (allowed := check_timeout(timeout)) is None else loop.time() + max(0.0, allowed)
+        if self._loop is not loop:
+            self._enter_loop(loop)
+        quiet = loop.create_future()
+        self._closers.append(quiet)
+        try:
+            self._core.close()
+            if self._collector is not None:
+                self._collector.stop()
+            await self._reaper.reap_aside(None if deadline == inf else max(0.0, deadline - loop.time()))
+            if self._core.size:
+                await asyncio.wait([quiet], timeout=None if deadline == inf else max(0.0, deadline - loop.time()))
+            if self._core.size:
+                self._core.force()
+                await self._reaper.reap_aside(PARTING)
+        finally:
+            self._closers.remove(quiet)
+
+    def _wake_closers(self) -> None:
+        for quiet in self._closers:
+            expire(quiet)
+
+    async def __aenter__(self) -> ConnectionPool[EndpointT, ConnectionT]:
+        return self
+
+    async def __aexit__(
+            self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    # --- looking ---
+
+    async def get_endpoint_pool_size(self, endpoint: EndpointT, acquired: bool | None = None) -> int:
+        """Return the number of an endpoint's connections.
+
+        :param endpoint: the endpoint
+        :param acquired: ``True``: those checked out; ``False``: the idle ones; ``None``: all places taken
+        """
+        return self._core.endpoint_size(endpoint, acquired)
+
+    def stats(self) -> PoolStats[EndpointT]:
+        """Return one consistent picture of the pool."""
+        return picture(self.name, self._core.closed, *self._core.snapshot())
+
+    def _start_anew(self) -> None:
+        """In a forked child there is no event loop, and none of its tasks."""
+        self._closers.clear()
+        self._loop = None
+        self._core.on_orphan = None
+        self._reaper.start_anew()
+        if self._collector is not None:
+            self._collector.start_anew()
+
+    def _drain(self) -> None:
+        """Take back what finalizers left."""
+        self._core.drain()
+        self._reaper.reap_soon()
+
+
+class Collector:
+    """A timer that disposes of what has expired. It does not keep its pool alive, and keeps no event loop running."""
+
+    def __init__(self, pool: ConnectionPool[Any, Any]) -> None:
+        self._pool = weakref.ref(pool)
+        self.start_anew()
+
+    def start_anew(self) -> None:
+        """Begin without a timer: a forked child has none."""
+        self._timer: asyncio.TimerHandle | None = None
+
+    def ensure(self) -> None:
+        """Set the timer, unless it is set."""
+        if self._timer is None:
+            self.look()
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def look(self) -> None:
+        """Dispose of what has expired, and look again when more will have."""
+        pool = self._pool()
+        if pool is None or pool._core.closed:
+            return
+        self.stop()
+        core = pool._core
+        while core.collect(BATCH):
+            pass
+        if core.has_victims:
+            pool._reaper.reap_soon()
+        # Not sooner than in a tick: on a coarse clock, what is due in no time at all is not due yet.
+        wait = max(core.next_expiry() - core.time(), TICK)
+        if wait < inf:
+            self._timer = pool._loop.call_later(wait, self.look)
+
+
+class Nudge:
+    """Called by finalizers, in any thread: have the pool's event loop take back what they left."""
+
+    def __init__(self, pool: ConnectionPool[Any, Any]) -> None:
+        self._pool = weakref.ref(pool)
+        self._loop = pool._loop
+
+    def __call__(self) -> None:
+        self._loop.call_soon_threadsafe(self._drain)
+
+    def _drain(self) -> None:
+        pool = self._pool()
+        if pool is not None:
+            pool._drain()
+
+
+def expire(future: asyncio.Future[None]) -> None:
+    """Wake whoever waits."""
+    if not future.done():
+        future.set_result(None)

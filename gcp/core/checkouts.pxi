@@ -1,0 +1,223 @@
+# Handles on what the core lends: checkouts (a connection in somebody's hands), tickets (an acquire in progress), victims (a
+# connection on its way out). One that is dropped half-way is found by its finalizer and taken back by the next call.
+
+@cython.no_gc_clear
+cdef class Checkout:
+    """One checkout of one slot.
+
+    :ivar hook: the name of the manager's hook that is running, or ``None``; a checkout that ends badly while it is set
+                costs the connection
+    """
+    cdef readonly Core core
+    cdef Slot slot
+    cdef uint64_t lease
+    cdef uint64_t epoch
+    cdef public str hook
+
+    cdef inline void hold(self, Core core, Slot slot, uint64_t lease):
+        self.core = core
+        self.slot = slot
+        self.lease = lease
+        self.epoch = core.pool.epoch
+
+    cdef inline bint current(self) noexcept:
+        """Whether the connection is still this checkout's."""
+        return (
+            self.slot is not None and self.epoch == self.core.pool.epoch and self.slot.s.lease == self.lease
+            and (self.slot.s.state == USED or self.slot.s.state == RETURNING)
+        )
+
+    cdef inline void end(self):
+        self.slot = None
+
+    @property
+    def endpoint(self):
+        """The endpoint."""
+        return None if self.slot is None else self.slot.endpoint
+
+    @property
+    def conn(self):
+        """The connection, or None before there is one."""
+        return None if self.slot is None else self.slot.conn
+
+    @property
+    def inherited(self):
+        """Whether this is the parent's, in a forked child."""
+        return self.epoch != self.core.pool.epoch
+
+    def __dealloc__(self):
+        if self.slot is not None:
+            self.core.orphan(self)
+
+
+@cython.final
+@cython.no_gc_clear
+cdef class Ticket(Checkout):
+    """An acquire in progress."""
+    cdef waiter_t w
+    cdef Endpoint ep
+    cdef object key
+    cdef object wake
+    cdef readonly object timeout     # what the caller allowed: seconds, or None
+    cdef readonly bint nowait
+    cdef readonly double deadline    # by the core's clock; inf: none
+    cdef double since                # creation started
+    cdef bint waited
+    cdef bint made
+    cdef bint ended
+    cdef readonly str blocked_by
+    cdef readonly tuple block        # (idle, used, creating, waiting, limit, oldest checkout's start)
+    cdef object cause
+
+    cdef int open(self, Core core, endpoint, timeout, hook_timeout) except -1:
+        cdef double seconds = INFINITY
+        self.key = endpoint
+        self.timeout = timeout
+        if timeout is not None:
+            seconds = timeout
+            if seconds <= 0:
+                self.nowait = True
+                seconds = INFINITY if hook_timeout is None or hook_timeout <= 0 else hook_timeout
+        self.deadline = INFINITY if seconds == INFINITY else core.now() + seconds
+        self.since = NEVER
+        self.core = core
+        self.ep = core.enlist(endpoint)
+        ring_init(&self.w.node, &self.w)
+        self.w.self = <PyObject*>self
+        self.enter(core)
+        return 0
+
+    cdef void enter(self, Core core):
+        self.epoch = core.pool.epoch
+        self.w.state = NEW
+        core.pool.arrivals += 1
+        self.w.seq = core.pool.arrivals
+
+    cdef inline void receive(self):
+        """Take over the slot that a step assigned."""
+        if self.w.slot != NULL:
+            self.slot = <Slot>self.w.slot.self
+            self.lease = self.w.lease
+            self.w.slot = NULL
+
+    cdef void restore_permit(self) noexcept:
+        """A creation that was under way at fork goes on in the child, whose counts start at zero."""
+        if self.epoch != self.core.pool.epoch:
+            self.enter(self.core)
+            self.w.state = CREATE
+            self.w.ep = &self.ep.e
+            self.ep.e.creating += 1
+            self.core.pool.creating += 1
+            self.core.pool.size += 1
+
+    cdef inline void count(self, int result) noexcept:
+        cdef counters_t* counters = &self.ep.e.counters if self.ep.e.listed else &self.core.pool.retired
+        counters.acquires[result] += 1
+        self.ended = True
+
+    cdef void note_block(self):
+        """Remember what stands in the way, for the error message."""
+        cdef pool_t* pool = &self.core.pool
+        cdef endpoint_t* e = &self.ep.e
+        cdef double oldest = INFINITY
+        cdef ring_t* node
+        if taken(e) - e.promised >= pool.max_size:
+            self.blocked_by = 'creation' if e.n_used == 0 and e.creating else 'endpoint cap'
+            if e.n_used:
+                oldest = first_slot(&e.used).since
+            self.block = (e.n_base + e.n_extra, e.n_used, e.creating, e.waiting, pool.max_size, oldest)
+            return
+        self.blocked_by = 'creation' if pool.used == 0 and pool.creating else 'total cap'
+        node = pool.endpoints.next
+        while node != &pool.endpoints:
+            e = <endpoint_t*>node.owner
+            if e.n_used and first_slot(&e.used).since < oldest:
+                oldest = first_slot(&e.used).since
+            node = node.next
+        self.block = (pool.idle, pool.used, pool.creating, pool.waiting, pool.total_max_size, oldest)
+
+    @property
+    def endpoint(self):
+        """The endpoint, as the caller gave it."""
+        return self.key
+
+    @property
+    def verdict(self):
+        """NEW, WAIT, CREATE, USE, SHUT or DONE."""
+        return self.w.state
+
+    @property
+    def stirred(self):
+        """Whether a disposal is under way that will leave a place to this endpoint."""
+        return self.ep.e.promised > 0 or self.ep.e.disposing > 0
+
+    @property
+    def last_error(self):
+        """What the endpoint's latest creation failed with, while somebody waits for it."""
+        return self.ep.last_error if self.cause is None else self.cause
+
+    def remaining(self):
+        """Return the seconds left for hooks, or None without a limit."""
+        return None if self.deadline == INFINITY else max(0.0, self.deadline - self.core.now())
+
+    def patience(self, double most):
+        """Return for how long to wait, seconds: until the deadline, at most so long. One that is not to wait in line
+        has patience only with a disposal that is about to leave it a place."""
+        if self.nowait and not self.stirred:
+            return 0.0
+        return max(0.0, min(most, self.deadline - self.core.now()))
+
+    def overran(self):
+        """Tell whether the deadline has passed."""
+        return self.deadline != INFINITY and self.core.now() >= self.deadline
+
+    def create(self, create, timeout):
+        """Call a blocking `create` and book what comes of it. In one compiled piece: between the connection's birth
+        and its booking no signal handler can run and lose it. Returns the verdict."""
+        try:
+            conn = create(self.key, timeout=timeout)
+        except BaseException as error:
+            self.core.failed(self, error)
+            raise
+        return self.core.created(self, conn)
+
+    def __dealloc__(self):
+        if self.core is not None and self.epoch == self.core.pool.epoch and not self.ended and self.w.state == CREATE:
+            # The permit of a ticket that was dropped in the middle. (One in line is owned by the line.)
+            self.core.pool.creating -= 1
+            self.ep.e.creating -= 1
+            self.core.pool.size -= 1
+
+
+@cython.final
+@cython.no_gc_clear
+cdef class Victim:
+    """A connection on its way out. To be disposed of once, then reported to `Core.disposed`."""
+    cdef readonly Core core
+    cdef Slot slot
+    cdef uint64_t epoch
+    cdef bint done
+    cdef public bint started         # its dispose was called: must not be called again
+
+    @property
+    def endpoint(self):
+        """The endpoint."""
+        return self.slot.endpoint
+
+    @property
+    def conn(self):
+        """The connection."""
+        return self.slot.conn
+
+    def concerns(self, endpoint):
+        """Tell whether this is the business of whoever uses an endpoint: of that endpoint, and nobody else's place."""
+        return self.slot.s.promised_to == NULL and (self.slot.endpoint is endpoint or self.slot.endpoint == endpoint)
+
+    @property
+    def reason(self):
+        """Why it is disposed of."""
+        return REASONS[self.slot.s.reason]
+
+    def __dealloc__(self):
+        if self.slot is not None and not self.done:
+            self.core.orphan_victim(self)

@@ -1,0 +1,821 @@
+# The core: the steps behind a lock, their left-overs done, user keys looked up outside. This is the face that the fronts
+# (and the tests, with a clock of their own) talk to.
+
+cdef ring_t all_cores        # so that a forked child can empty its copies
+ring_init(&all_cores, NULL)
+
+REASONS = ('idle_timeout', 'max_lifetime', 'dead', 'discarded', 'evicted', 'pool_closed', 'error')
+RESULTS = ('hit', 'created', 'waited', 'timeout', 'cancelled', 'error')
+OUTCOMES = ('idle', 'handoff', 'discarded')
+
+cdef double NEVER = INFINITY
+
+
+# --- pictures: what a snapshot copies while the lock is held ---
+
+cdef struct picture_t:
+    PyObject* key
+    Py_ssize_t idle
+    Py_ssize_t used
+    Py_ssize_t creating
+    Py_ssize_t disposing
+    Py_ssize_t waiting
+    counters_t counters
+
+
+cdef void add_counters(counters_t* to, counters_t* more) noexcept nogil:
+    cdef int i
+    to.created += more.created
+    for i in range(<int>N_REASONS):
+        to.closed[i] += more.closed[i]
+    for i in range(<int>N_RESULTS):
+        to.acquires[i] += more.acquires[i]
+    for i in range(<int>N_OUTCOMES):
+        to.releases[i] += more.releases[i]
+
+
+cdef void take_picture(endpoint_t* e, picture_t* p) noexcept nogil:
+    p.key = e.key
+    p.idle = e.n_base + e.n_extra
+    p.used = e.n_used
+    p.creating = e.creating
+    p.disposing = e.disposing
+    p.waiting = e.waiting
+    p.counters = e.counters
+
+
+cdef void take_total(pool_t* pool, picture_t* p) noexcept nogil:
+    p.key = NULL
+    p.idle = pool.idle
+    p.used = pool.used
+    p.creating = pool.creating
+    p.disposing = pool.disposing
+    p.waiting = pool.waiting
+    p.counters = pool.retired
+
+
+cdef dict counts_of(picture_t* p):
+    return {
+        'idle': p.idle,
+        'used': p.used,
+        'creating': p.creating,
+        'disposing': p.disposing,
+        'waiting': p.waiting,
+        'created': p.counters.created,
+        'closed': {REASONS[i]: p.counters.closed[i] for i in range(<int>N_REASONS)},
+        'acquires': {RESULTS[i]: p.counters.acquires[i] for i in range(<int>N_RESULTS)},
+        'releases': {OUTCOMES[i]: p.counters.releases[i] for i in range(<int>N_OUTCOMES)},
+    }
+
+
+@cython.final
+cdef class Core:
+    """The state of one pool, and the verbs that change it. Decides; never waits, never calls a manager.
+
+    :param max_size: connections of one endpoint, at most
+    :param total_max_size: connections of all endpoints together, at most
+    :param min_idle: idle connections of an endpoint that are kept (its base); the others are extras
+    :param idle_timeout: seconds after which an idle extra expires
+    :param max_lifetime: seconds after which any connection expires
+    :param lifetime_jitter: by how much of itself a lifetime may be shortened, at random, 0 to 1
+    :param clock: returns seconds; for tests. ``None``: the monotonic clock
+    """
+    cdef pool_t pool
+    cdef gcp_mutex mutex
+    cdef ring_t link
+    cdef dict endpoints
+    cdef object clock
+    cdef public object on_step      # debug: called with a verb's name before each step
+    cdef public object on_poke      # wakes the collector: it sleeps longer than it should
+    cdef public object on_orphan    # called from finalizers, in any thread: there is something to drain
+    cdef public object on_quiet     # called when a closed pool has become empty
+    cdef public object on_fork      # called in a forked child
+
+    def __cinit__(
+        self, *, Py_ssize_t max_size=10, Py_ssize_t total_max_size=100, Py_ssize_t min_idle=1,
+        double idle_timeout=60.0, double max_lifetime=3600.0, double lifetime_jitter=0.0, clock=None,
+    ):
+        cdef pool_t* pool = &self.pool
+        gcp_mutex_init(&self.mutex)
+        pool.max_size = max_size
+        pool.total_max_size = total_max_size
+        pool.min_idle = min_idle
+        pool.idle_timeout = idle_timeout
+        pool.max_lifetime = max_lifetime
+        pool.jitter = lifetime_jitter
+        pool.wake_at = -INFINITY
+        ring_init(&pool.idle_bases, NULL)
+        ring_init(&pool.idle_extras, NULL)
+        ring_init(&pool.victims, NULL)
+        ring_init(&pool.endpoints, NULL)
+        ring_init(&self.link, <void*>self)
+        ring_insert(&all_cores, &self.link)
+        self.endpoints = {}
+        self.clock = clock
+        self.seed()
+
+    cdef int seed(self) except -1:
+        self.pool.random = int.from_bytes(os.urandom(8), 'little') | 1
+        return 0
+
+    def __dealloc__(self):
+        if self.link.next != NULL:
+            ring_remove(&self.link)
+            self.drop_all(False)
+        free(self.pool.due.items)
+        free(self.pool.blocked.items)
+        free(self.pool.held.items)
+        free(self.pool.inherited.items)
+
+    cdef void drop_all(self, bint bury):
+        """Forget all endpoints and slots. Buried, their connections are never finalized."""
+        cdef pool_t* pool = &self.pool
+        cdef endpoint_t* e
+        cdef ring_t* ring
+        cdef int i
+        cdef slot_t* s
+        while not ring_empty(&pool.endpoints):
+            e = <endpoint_t*>pool.endpoints.next.owner
+            ring_remove(&e.link)
+            e.listed = False
+            for i in range(4):
+                ring = &e.base if i == 0 else &e.extras if i == 1 else &e.used if i == 2 else &e.limbo
+                while not ring_empty(ring):
+                    s = first_slot(ring)
+                    ring_remove(&s.near)
+                    ring_remove(&s.far)
+                    s.state = FREE
+                    s.lease = 0
+                    s.due = -1
+                    if not bury:
+                        Py_DECREF(<object>s.self)
+            if not bury:
+                Py_DECREF(<object>e.self)
+        pool.n_endpoints = 0
+
+    # --- time ---
+
+    cdef inline double now(self) except? -1:
+        if self.clock is None:
+            return gcp_monotonic()
+        return self.clock()
+
+    def time(self):
+        """Read the core's clock, seconds."""
+        return self.now()
+
+    # --- endpoints ---
+
+    cdef inline Endpoint find(self, key):
+        """Look an endpoint up. Runs user code: its ``__hash__`` and ``__eq__``."""
+        cdef PyObject* found = PyDict_GetItemWithError(self.endpoints, key)
+        return None if found == NULL else <Endpoint>found
+
+    cdef Endpoint enlist(self, key):
+        """Look an endpoint up, or add it."""
+        cdef Endpoint ep = self.find(key)
+        cdef pool_t* pool = &self.pool
+        cdef void* items
+        if ep is None:
+            ep = self.endpoints.setdefault(key, Endpoint(key))
+        if ep.e.listed:
+            return ep
+        gcp_lock(&self.mutex)
+        if not ep.e.listed:
+            items = grown(pool.blocked.items, &pool.blocked.capacity, pool.n_endpoints + 1, sizeof(endpoint_t*))
+            if items != NULL:
+                pool.blocked.items = <endpoint_t**>items
+                ring_insert(&pool.endpoints, &ep.e.link)
+                pool.n_endpoints += 1
+                ep.e.listed = True
+                Py_INCREF(ep)
+        gcp_unlock(&self.mutex)
+        if not ep.e.listed:
+            raise MemoryError
+        return ep
+
+    cdef int forget(self) except -1:
+        """Drop the records of endpoints that became empty; what they counted goes to the retired totals."""
+        cdef pool_t* pool = &self.pool
+        cdef endpoint_t* e
+        cdef Endpoint ep, other
+        cdef bint gone
+        while pool.empties != NULL:
+            gcp_lock(&self.mutex)
+            e = pool.empties
+            if e == NULL:
+                gcp_unlock(&self.mutex)
+                break
+            pool.empties = e.next_empty
+            e.noted = False
+            gone = e.waiting == 0 and taken(e) == 0 and e.listed
+            if gone:
+                ring_remove(&e.link)
+                pool.n_endpoints -= 1
+                e.listed = False
+                add_counters(&pool.retired, &e.counters)
+                memset(&e.counters, 0, sizeof(counters_t))
+            gcp_unlock(&self.mutex)
+            if not gone:
+                continue
+            ep = <Endpoint>e.self
+            Py_DECREF(ep)
+            try:
+                other = self.endpoints.pop(ep.key, None)
+                # User code may have run in pop(): somebody may have revived the record, or added another.
+                if other is not None and other.e.listed:
+                    self.endpoints.setdefault(ep.key, other)
+            except Exception:
+                pass    # a key that cannot be hashed any more; its record is found and revived, or never again
+        return 0
+
+    # --- what a step leaves to do ---
+
+    cdef inline int before(self, str verb) except -1:
+        if self.on_step is not None:
+            self.on_step(verb)
+        if self.pool.orphans != NULL or self.pool.lost != NULL:
+            self.drain()
+        return 0
+
+    cdef inline int after(self) except -1:
+        if self.pool.woken != NULL:
+            self.wake_all()
+        if self.pool.empties != NULL:
+            self.forget()
+        if self.pool.poke:
+            self.pool.poke = False
+            if self.on_poke is not None:
+                self.on_poke()
+        if self.pool.closed and self.pool.size == 0 and self.on_quiet is not None:
+            self.on_quiet()
+        return 0
+
+    cdef int wake_all(self) except -1:
+        """Wake the waiters that a step gave a verdict, the longest waiting first."""
+        cdef waiter_t* w
+        cdef waiter_t* first = NULL
+        cdef Ticket ticket
+        cdef object trouble = None
+        gcp_lock(&self.mutex)
+        w = self.pool.woken
+        self.pool.woken = NULL
+        gcp_unlock(&self.mutex)
+        while w != NULL:
+            w.next_woken, first, w = first, w, w.next_woken
+        while first != NULL:
+            w, first = first, first.next_woken
+            ticket = <Ticket>w.self
+            Py_DECREF(ticket)
+            if ticket.wake is not None:
+                try:
+                    PyObject_CallNoArgs(ticket.wake)
+                except Exception:
+                    pass                # its event loop is gone, and the waiter with it
+                except BaseException as e:
+                    trouble = e         # a signal handler raised: first wake the others
+        if trouble is not None:
+            raise trouble
+        return 0
+
+    def drain(self):
+        """Take back what finalizers found abandoned: leases that were never released, acquires that were dropped."""
+        cdef slot_t* s = <slot_t*>gcp_take(&self.pool.orphans)
+        cdef waiter_t* w = <waiter_t*>gcp_take(&self.pool.lost)
+        cdef slot_t* orphan
+        cdef Slot slot
+        cdef Ticket ticket
+        while s != NULL:
+            orphan, s = s, s.next_orphan
+            slot = <Slot>orphan.self
+            Py_DECREF(slot)
+            gcp_lock(&self.mutex)
+            if orphan.lease == orphan.orphan_lease and (orphan.state == USED or orphan.state == RETURNING):
+                step_discard(&self.pool, orphan, DISCARDED)
+                orphan = NULL
+            elif orphan.state == DISPOSING and not orphan.started:
+                ring_insert(&self.pool.victims, &orphan.far)
+                orphan = NULL
+            gcp_unlock(&self.mutex)
+            if orphan != NULL and orphan.started:
+                self.bury(slot)
+        while w != NULL:
+            ticket = <Ticket>w.self
+            w = w.next_orphan
+            Py_DECREF(ticket)
+            self.abandon(ticket, GeneratorExit())
+        self.after()
+
+    cdef void orphan(self, Checkout checkout):
+        """Called by finalizers: leave an abandoned checkout to the next call. Takes no lock, runs no Python code but a
+        thread-safe nudge."""
+        cdef slot_t* s = &checkout.slot.s
+        if checkout.epoch != self.pool.epoch or s.lease != checkout.lease:
+            return
+        Py_INCREF(checkout.slot)
+        s.orphan_lease = checkout.lease
+        gcp_push(&self.pool.orphans, s, &s.next_orphan)
+        self.nudge(s.ep)
+
+    cdef void orphan_victim(self, Victim victim):
+        """Called by the finalizer of a victim that was not reported: the next call disposes of it, or reports it."""
+        cdef slot_t* s = &victim.slot.s
+        if victim.epoch != self.pool.epoch or s.state != DISPOSING:
+            return
+        Py_INCREF(victim.slot)
+        s.started = victim.started
+        gcp_push(&self.pool.orphans, s, &s.next_orphan)
+        self.nudge(s.ep)
+
+    cdef void nudge(self, endpoint_t* ep):
+        """Have somebody drain soon: the front's deferred call, or the first who waits."""
+        cdef object wake = self.on_orphan
+        if wake is None and ep != NULL:
+            if ep.waiting == 0 and self.pool.blocked.n:
+                ep = self.pool.blocked.items[0]
+            if ep.waiting:
+                wake = (<Ticket>first_waiter(ep).self).wake
+        if wake is not None:
+            try:
+                PyObject_CallNoArgs(wake)
+            except Exception:
+                pass
+
+    # --- acquire ---
+
+    def ticket(self, endpoint, timeout=None, hook_timeout=None):
+        """Make a ticket for an acquire. It is in no line yet and holds nothing.
+
+        :param timeout: seconds; ``None``: no limit; zero or less: do not wait in line
+        :param hook_timeout: seconds that hooks may take where `timeout` is zero or less
+        """
+        cdef Ticket ticket = Ticket.__new__(Ticket)
+        ticket.open(self, endpoint, timeout, hook_timeout)
+        return ticket
+
+    def request(self, Ticket ticket not None):
+        """Ask for a connection: USE, CREATE, WAIT or SHUT."""
+        cdef int verdict
+        cdef double now
+        self.before('request')
+        while True:
+            if not ticket.ep.e.listed:
+                ticket.ep = self.enlist(ticket.key)
+            now = self.now()
+            gcp_lock(&self.mutex)
+            if ticket.ep.e.listed:
+                break
+            gcp_unlock(&self.mutex)
+        if ticket.epoch != self.pool.epoch:
+            ticket.enter(self)
+        ticket.w.ep = &ticket.ep.e
+        ticket.w.queued = False
+        Py_INCREF(ticket)
+        verdict = step_request(&self.pool, &ticket.w, now)
+        if ticket.w.queued:
+            ticket.waited = True
+        if verdict == USE:
+            ticket.receive()
+        elif verdict == CREATE:
+            ticket.since = now
+        gcp_unlock(&self.mutex)
+        if not ticket.w.queued:
+            Py_DECREF(ticket)
+        self.after()
+        return ticket.w.state
+
+    def arm(self, Ticket ticket not None, wake):
+        """Say how to wake a ticket that waits. Returns its verdict: WAIT, or what has come meanwhile."""
+        self.before('arm')
+        gcp_lock(&self.mutex)
+        ticket.wake = wake
+        gcp_unlock(&self.mutex)
+        return self.look(ticket)
+
+    def poll(self, Ticket ticket not None):
+        """Return the verdict of a ticket that was woken."""
+        self.before('poll')
+        return self.look(ticket)
+
+    cdef int look(self, Ticket ticket) except -1:
+        if ticket.epoch != self.pool.epoch:     # a forked child inherits no line
+            return self.request(ticket)
+        if ticket.w.state == USE and ticket.slot is None:
+            ticket.receive()
+        elif ticket.w.state == CREATE and ticket.since == NEVER:
+            ticket.since = self.now()
+        return ticket.w.state
+
+    def expire(self, Ticket ticket not None):
+        """Leave the line at the deadline. Returns WAIT when nothing had come, else the verdict that had."""
+        self.before('expire')
+        if ticket.w.state != WAIT or ticket.epoch != self.pool.epoch:
+            return self.look(ticket)
+        gcp_lock(&self.mutex)
+        step_give_up(&self.pool, &ticket.w)
+        ticket.note_block()
+        gcp_unlock(&self.mutex)
+        Py_DECREF(ticket)
+        ticket.cause = ticket.ep.last_error
+        if ticket.ep.e.waiting == 0 and ticket.ep.e.creating == 0:
+            ticket.ep.last_error = None
+        self.after()
+        return WAIT
+
+    def created(self, Ticket ticket not None, conn):
+        """Turn a ticket's permit into a connection. Returns USE, or SHUT when the pool was closed meanwhile; the
+        connection is a victim then."""
+        cdef Slot slot = Slot.__new__(Slot)
+        cdef double now
+        cdef bint room
+        self.before('created')
+        slot.conn = conn
+        slot.endpoint = ticket.ep.key
+        slot.s.conn = <PyObject*>conn
+        ticket.made = True
+        now = self.now()
+        ticket.ep.last_error = None
+        if not ticket.ep.e.listed:
+            ticket.ep = self.enlist(ticket.key)     # a forked child: its parent's records are gone
+        gcp_lock(&self.mutex)
+        ticket.restore_permit()
+        room = reserve_slot(&self.pool)
+        if room:
+            Py_INCREF(slot)                         # the endpoint's
+            step_created(&self.pool, &ticket.w, &slot.s, now, now - ticket.since)
+            ticket.receive()
+        gcp_unlock(&self.mutex)
+        if not room:
+            self.failed(ticket)
+            raise MemoryError
+        self.after()
+        return ticket.w.state
+
+    def failed(self, Ticket ticket not None, error=None):
+        """Give back the permit of a ticket whose creation failed; the next in line may try."""
+        cdef Endpoint ep = ticket.ep
+        self.before('failed')
+        gcp_lock(&self.mutex)
+        ticket.restore_permit()
+        step_give_up(&self.pool, &ticket.w)
+        gcp_unlock(&self.mutex)
+        ep.last_error = error if ep.e.waiting or ep.e.creating else None
+        self.after()
+
+    def finish(self, Ticket ticket not None):
+        """End an acquire well: count it and return the connection, which is the caller's from here on."""
+        cdef bint ours
+        self.before('finish')
+        gcp_lock(&self.mutex)
+        ours = ticket.current()
+        if ours:
+            ticket.slot.s.lent = True
+            ticket.count(WAITED if ticket.waited else CREATED if ticket.made else HIT)
+        gcp_unlock(&self.mutex)
+        if not ours:
+            raise ConnectionPoolClosedError('the pool was closed while the connection was being acquired')
+        return ticket.slot.conn
+
+    def abandon(self, Ticket ticket not None, error):
+        """End an acquire badly: leave the line, return the permit or the connection (one whose hook was running is
+        discarded), count the result. Does nothing for a ticket that has ended."""
+        cdef Slot slot = ticket.slot
+        cdef int found
+        cdef double now
+        if ticket.ended:
+            return
+        self.before('abandon')
+        now = self.now()
+        gcp_lock(&self.mutex)
+        found = DONE
+        if ticket.epoch == self.pool.epoch:
+            found = step_give_up(&self.pool, &ticket.w)
+            if found == USE:
+                ticket.receive()
+                if ticket.current():
+                    if ticket.hook is not None:
+                        step_discard(&self.pool, &ticket.slot.s, HOOK_ERROR)
+                    else:
+                        step_give_back(&self.pool, &ticket.slot.s, now)
+        ticket.w.state = DONE
+        ticket.count(
+            TIMED_OUT if isinstance(error, AcquireTimeoutError) else ERROR if isinstance(error, Exception) else CANCELLED,
+        )
+        gcp_unlock(&self.mutex)
+        ticket.slot = None
+        if found == WAIT:
+            Py_DECREF(ticket)
+        self.after()
+
+    # --- release ---
+
+    def checkin(self, conn, endpoint):
+        """Begin to release a connection by its name, as ``release(conn, endpoint)`` does.
+
+        :return: its checkout, or ``None`` for one that the parent of this forked process holds, or of a closed pool
+        :raises ConnectionNotAcquiredError: when nobody holds it
+        """
+        cdef Slot slot = self.holder(conn, endpoint)
+        cdef Checkout checkout
+        if slot is None:
+            return None
+        checkout = Checkout.__new__(Checkout)
+        checkout.hold(self, slot, slot.s.lease)
+        self.take_back(checkout)
+        return checkout
+
+    cdef Slot holder(self, conn, endpoint):
+        """Find who holds a connection: by identity, else by equality. None where a release is to do nothing."""
+        cdef slot_t* s
+        cdef Endpoint ep
+        cdef Slot slot
+        self.before('release')
+        s = table_find(&self.pool.held, <PyObject*>conn, NULL)
+        if s != NULL:
+            if s.ep.key == <PyObject*>endpoint:
+                return <Slot>s.self
+            ep = self.find(endpoint)
+            if ep is not None:
+                s = table_find(&self.pool.held, <PyObject*>conn, &ep.e)
+                if s != NULL:
+                    return <Slot>s.self
+            raise ConnectionNotAcquiredError(f'this connection was not acquired for endpoint {describe(endpoint)}')
+        ep = self.find(endpoint)
+        slot = None if ep is None else self.equal_holder(conn, ep)
+        if slot is not None:
+            return slot
+        if self.pool.closed or table_find(&self.pool.inherited, <PyObject*>conn, NULL) != NULL:
+            return None
+        raise ConnectionNotAcquiredError(
+            f'this connection of endpoint {describe(endpoint)} is not acquired: it is foreign, or was released already')
+
+    cdef Slot equal_holder(self, conn, Endpoint ep):
+        """A caller may have rebuilt its connection, say a (reader, writer) tuple. Runs user code: ``__eq__``."""
+        cdef list slots = []
+        cdef ring_t* node
+        cdef Slot slot
+        node = ep.e.used.next
+        while node != &ep.e.used:
+            slots.append(<Slot>(<slot_t*>node.owner).self)
+            node = node.next
+        for slot in slots:
+            if slot.s.state == USED and slot.conn == conn and slot.s.state == USED:
+                return slot
+        return None
+
+    cdef int take_back(self, Checkout checkout) except -1:
+        cdef bint ours
+        gcp_lock(&self.mutex)
+        ours = checkout.epoch == self.pool.epoch and step_take_back(&self.pool, &checkout.slot.s, checkout.lease)
+        gcp_unlock(&self.mutex)
+        if not ours:
+            raise ConnectionNotAcquiredError(
+                f'this connection of endpoint {describe(checkout.slot.endpoint)} was released already')
+        return 0
+
+    def give_back(self, Checkout checkout not None):
+        """End a release (or an acquire that came too late): to the line, to the idle, or to the victims."""
+        cdef double now
+        self.before('give_back')
+        now = self.now()
+        gcp_lock(&self.mutex)
+        if checkout.current():
+            step_give_back(&self.pool, &checkout.slot.s, now)
+        gcp_unlock(&self.mutex)
+        checkout.end()
+        self.after()
+
+    def discard(self, Checkout checkout not None, str reason):
+        """Take a connection that somebody holds away for disposal."""
+        cdef int why = REASONS.index(reason)
+        self.before('discard')
+        gcp_lock(&self.mutex)
+        if checkout.current():
+            step_discard(&self.pool, &checkout.slot.s, why)
+        gcp_unlock(&self.mutex)
+        checkout.end()
+        self.after()
+
+    # --- disposal, expiry ---
+
+    def victim(self):
+        """Take the next victim, or None."""
+        cdef slot_t* s
+        cdef Victim victim = None
+        self.before('victim')
+        if not ring_empty(&self.pool.victims):
+            victim = Victim.__new__(Victim)
+            gcp_lock(&self.mutex)
+            s = step_victim(&self.pool)
+            if s == NULL:
+                gcp_unlock(&self.mutex)
+                return None
+            victim.slot = <Slot>s.self
+            gcp_unlock(&self.mutex)
+            victim.core = self
+            victim.epoch = self.pool.epoch
+        return victim
+
+    def disposed(self, Victim victim not None):
+        """A victim is gone, well or badly. Told twice, it counts once."""
+        self.before('disposed')
+        victim.done = True
+        if victim.epoch == self.pool.epoch:
+            self.bury(victim.slot)
+        self.after()
+
+    cdef int bury(self, Slot slot) except -1:
+        cdef bint gone = False
+        gcp_lock(&self.mutex)
+        if slot.s.state == DISPOSING:
+            step_disposed(&self.pool, &slot.s)
+            slot.s.ep = NULL
+            gone = True
+        gcp_unlock(&self.mutex)
+        if gone:
+            Py_DECREF(slot)     # the endpoint's
+        return 0
+
+    def overdue(self, Victim victim not None):
+        """A disposal takes long: whoever was promised its place may be served otherwise."""
+        self.before('overdue')
+        gcp_lock(&self.mutex)
+        if victim.epoch == self.pool.epoch:
+            step_overdue(&self.pool, &victim.slot.s)
+        gcp_unlock(&self.mutex)
+        self.after()
+
+    def collect(self, Py_ssize_t limit):
+        """Make up to `limit` expired idle connections victims, in expiry order. Returns how many."""
+        cdef Py_ssize_t n
+        cdef double now
+        self.before('collect')
+        now = self.now()
+        gcp_lock(&self.mutex)
+        n = step_collect(&self.pool, now, limit)
+        gcp_unlock(&self.mutex)
+        self.after()
+        return n
+
+    def next_expiry(self):
+        """Return when the next connection may expire, by the core's clock (``inf``: none), and remember it as the time when the
+        collector will look again: an earlier one, from now on, pokes it."""
+        cdef double when
+        when = self.now()
+        gcp_lock(&self.mutex)
+        next_due(&self.pool, &when)
+        self.pool.wake_at = when
+        gcp_unlock(&self.mutex)
+        return when
+
+    cdef inline bint expiry_is_due(self, double now) noexcept nogil:
+        """Whether something idle may have expired."""
+        cdef pool_t* pool = &self.pool
+        if not ring_empty(&pool.idle_extras) and now >= first_slot(&pool.idle_extras).since + pool.idle_timeout:
+            return True
+        return pool.due.n > 0 and now >= pool.due.items[0].expires
+
+    # --- closing ---
+
+    def close(self):
+        """Close: waiters are turned away, idle connections become victims, used ones will when they come back."""
+        self.before('close')
+        gcp_lock(&self.mutex)
+        step_close(&self.pool)
+        gcp_unlock(&self.mutex)
+        self.after()
+
+    def force(self):
+        """Make victims of the connections that are still used."""
+        self.before('force')
+        gcp_lock(&self.mutex)
+        step_force(&self.pool)
+        gcp_unlock(&self.mutex)
+        self.after()
+
+    # --- looking ---
+
+    @property
+    def size(self): return self.pool.size
+
+    @property
+    def idle(self): return self.pool.idle
+
+    @property
+    def used(self): return self.pool.used
+
+    @property
+    def creating(self): return self.pool.creating
+
+    @property
+    def disposing(self): return self.pool.disposing
+
+    @property
+    def waiting(self): return self.pool.waiting
+
+    @property
+    def closed(self): return self.pool.closed
+
+    @property
+    def has_victims(self): return not ring_empty(&self.pool.victims)
+
+    def endpoint_size(self, endpoint, acquired=None):
+        """Count an endpoint's connections: used ones, idle ones, or all places taken."""
+        cdef Endpoint ep = self.find(endpoint)
+        if ep is None:
+            return 0
+        if acquired is None:
+            return taken(&ep.e) - ep.e.promised
+        return ep.e.n_used if acquired else ep.e.n_base + ep.e.n_extra
+
+    def snapshot(self):
+        """Return one consistent picture as plain values: ``(total, [(endpoint, counts), ...])``."""
+        cdef list endpoints = []
+        cdef pool_t* pool = &self.pool
+        cdef Py_ssize_t room = 0, n = 0
+        cdef picture_t* pictures = NULL
+        cdef picture_t total
+        cdef ring_t* node
+        cdef Py_ssize_t i
+        cdef PyObject* key
+        while True:
+            room = pool.n_endpoints + 8
+            free(pictures)
+            pictures = <picture_t*>malloc(<size_t>room * sizeof(picture_t))
+            if pictures == NULL:
+                raise MemoryError
+            gcp_lock(&self.mutex)
+            if pool.n_endpoints <= room:
+                break
+            gcp_unlock(&self.mutex)
+        take_total(pool, &total)
+        node = pool.endpoints.next
+        while node != &pool.endpoints:
+            take_picture(<endpoint_t*>node.owner, &pictures[n])
+            Py_INCREF(<object>pictures[n].key)
+            add_counters(&total.counters, &pictures[n].counters)
+            n += 1
+            node = node.next
+        gcp_unlock(&self.mutex)
+        try:
+            for i in range(n):
+                endpoints.append((<object>pictures[i].key, counts_of(&pictures[i])))
+            return counts_of(&total), endpoints
+        finally:
+            for i in range(n):
+                key = pictures[i].key
+                Py_DECREF(<object>key)
+            free(pictures)
+
+    # --- fork ---
+
+    cdef int start_anew(self) except -1:
+        """In a forked child: empty, working. The parent's connections are neither used nor finalized here: many drivers'
+        finalizers would say goodbye to a server that the parent is still talking to."""
+        cdef pool_t* pool = &self.pool
+        cdef table_t inherited = pool.held
+        gcp_mutex_init(&self.mutex)
+        if pool.inherited.items == NULL:
+            pool.inherited = inherited
+            pool.held.items = NULL
+        elif pool.held.items != NULL:       # a child of a child: its grandparent's have no release any more
+            free(pool.inherited.items)
+            pool.inherited = inherited
+            pool.held.items = NULL
+        pool.held.mask = 0
+        pool.held.n = 0
+        self.drop_all(True)
+        ring_init(&pool.idle_bases, NULL)
+        ring_init(&pool.idle_extras, NULL)
+        ring_init(&pool.victims, NULL)
+        pool.idle = pool.used = pool.creating = pool.disposing = pool.waiting = pool.size = 0
+        pool.due.n = 0
+        pool.blocked.n = 0
+        pool.woken = NULL
+        pool.empties = NULL
+        pool.orphans = NULL
+        pool.lost = NULL
+        pool.poke = False
+        pool.wake_at = -INFINITY
+        pool.epoch += 1
+        memset(&pool.retired, 0, sizeof(counters_t))
+        self.endpoints = {}
+        self.seed()
+        if self.on_fork is not None:
+            self.on_fork()
+        return 0
+
+
+core_traverse_attributes = (<PyTypeObject*>Core).tp_traverse
+(<PyTypeObject*>Core).tp_traverse = core_traverse
+
+
+def _after_fork():
+    cdef ring_t* node = all_cores.next
+    while node != &all_cores:
+        (<Core>node.owner).start_anew()
+        node = node.next
+
+
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,112 @@
+# What the core takes from the platform: a clock, a mutex, random bits, a few C-API calls.
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+
+    /* The monotonic clock, in seconds: the one that time.monotonic() and asyncio's loop.time() read. */
+    #ifdef _WIN32
+    #include <windows.h>
+    static double gcp_monotonic(void) {
+        static double tick = 0.0;
+        LARGE_INTEGER n;
+        if (tick == 0.0) { QueryPerformanceFrequency(&n); tick = 1.0 / (double)n.QuadPart; }
+        QueryPerformanceCounter(&n);
+        return (double)n.QuadPart * tick;
+    }
+    #else
+    #include <time.h>
+    static inline double gcp_monotonic(void) {
+        struct timespec t;
+        clock_gettime(CLOCK_MONOTONIC, &t);
+        return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+    }
+    #endif
+
+    /* With the GIL a step is atomic by itself: it runs no Python code (the compiler checks: noexcept nogil) and
+       never lets the GIL go. Without it, the same step takes a mutex. PyMutex is not re-entrant; the rules that make
+       the first sentence true keep the second one free of deadlock. */
+    #ifdef Py_GIL_DISABLED
+    typedef PyMutex gcp_mutex;
+    #define gcp_mutex_init(m) memset((m), 0, sizeof(PyMutex))
+    #define gcp_lock(m) PyMutex_Lock(m)
+    #define gcp_unlock(m) PyMutex_Unlock(m)
+    #define gcp_push(head, node, next) do { \\
+        void *gcp_seen = __atomic_load_n((void **)(head), __ATOMIC_RELAXED); \\
+        do { *(void **)(next) = gcp_seen; } while (!__atomic_compare_exchange_n( \\
+            (void **)(head), &gcp_seen, (void *)(node), 1, __ATOMIC_RELEASE, __ATOMIC_RELAXED)); } while (0)
+    #define gcp_take(head) __atomic_exchange_n((void **)(head), NULL, __ATOMIC_ACQUIRE)
+    #else
+    typedef char gcp_mutex;
+    #define gcp_mutex_init(m) ((void)(m))
+    #define gcp_lock(m) ((void)(m))
+    #define gcp_unlock(m) ((void)(m))
+    #define gcp_push(head, node, next) do { *(void **)(next) = *(void **)(head); *(void **)(head) = (void *)(node); } while (0)
+    static inline void *gcp_take_plain(void **head) { void *all = *head; *head = NULL; return all; }
+    #define gcp_take(head) gcp_take_plain((void **)(head))
+    #endif
+
+    /* Exported by CPython for its own compiled awaitables: StopIteration(value) without a traceback. */
+    PyAPI_FUNC(int) _PyGen_SetStopIterationValue(PyObject *);
+
+    /* tp_iternext of our awaitables. Cython would build a traceback for the StopIteration that ends each one. */
+    typedef int (*gcp_advance_t)(PyObject *, PyObject **);
+    static gcp_advance_t gcp_advance;
+    static PyObject *gcp_lease_next(PyObject *self) {
+        PyObject *result = NULL;
+        int status = gcp_advance(self, &result);
+        if (status == PYGEN_NEXT)
+            return result;
+        if (status == PYGEN_RETURN) {
+            if (result != Py_None)
+                _PyGen_SetStopIterationValue(result);
+            Py_DECREF(result);
+        }
+        return NULL;
+    }
+    static PyObject *gcp_finished_next(PyObject *Py_UNUSED(self)) { return NULL; }
+    """
+    ctypedef int (*gcp_advance_t)(PyObject*, PyObject**) except -1
+    gcp_advance_t gcp_advance
+    PyObject* gcp_lease_next(PyObject*) noexcept
+    PyObject* gcp_finished_next(PyObject*) noexcept
+    ctypedef struct gcp_mutex:
+        pass
+    double gcp_monotonic() noexcept nogil
+    void gcp_mutex_init(gcp_mutex*) noexcept nogil
+    void gcp_lock(gcp_mutex*) noexcept nogil
+    void gcp_unlock(gcp_mutex*) noexcept nogil
+    void gcp_push(void* head, void* node, void* next) noexcept nogil
+    void* gcp_take(void* head) noexcept nogil
+    int _PyGen_SetStopIterationValue(object) except -1
+
+
+cdef extern from 'Python.h':
+    ctypedef int (*visitproc)(PyObject*, void*) noexcept
+    ctypedef int (*traverseproc)(PyObject*, visitproc, void*) noexcept
+    ctypedef PyObject* (*unaryfunc)(PyObject*) noexcept
+    ctypedef struct PyTypeObject:
+        traverseproc tp_traverse
+        unaryfunc tp_iternext
+    ctypedef enum PySendResult:
+        PYGEN_RETURN
+        PYGEN_ERROR
+        PYGEN_NEXT
+    PySendResult PyIter_Send(PyObject*, PyObject*, PyObject**) except? PYGEN_ERROR
+    PyObject* PyDict_GetItemWithError(object, object) except? NULL
+    PyObject* look_up_quietly "PyDict_GetItemWithError" (object, object) noexcept
+    PyObject* PyObject_CallNoArgs(object) except NULL
+
+
+cdef inline uint64_t next_random(uint64_t* state) noexcept nogil:
+    """Advance a xorshift64 generator (Marsaglia 2003). Good enough to spread lifetimes; not for secrets."""
+    cdef uint64_t x = state[0]
+    x ^= x << 13
+    x ^= x >> 7
+    x ^= x << 17
+    state[0] = x
+    return x
+
+
+cdef inline double random_fraction(uint64_t* state) noexcept nogil:
+    return <double>(next_random(state) >> 11) / 9007199254740992.0

@@ -1,0 +1,205 @@
+# The compiled half of the fronts: what both pools share.
+
+cdef dict sequences = {}     # of unnamed pools, by their managers' class
+
+
+cdef str next_name(str stem):
+    sequences[stem] = sequences.get(stem, 0) + 1
+    return f'{stem}-{sequences[stem]}'
+
+
+def describe(endpoint):
+    """Show an endpoint in a message: what can be recognised, but nothing that may carry credentials (a URL, a DSN)."""
+    if isinstance(endpoint, (int, float)) or endpoint is None:
+        return repr(endpoint)
+    if isinstance(endpoint, str):
+        return repr(endpoint) if len(endpoint) <= 80 and not set('@=?') & set(endpoint) else '<a string>'
+    if isinstance(endpoint, (tuple, list)) and len(endpoint) <= 4:
+        inner = ', '.join([describe(part) for part in endpoint])
+        return f'({inner})' if isinstance(endpoint, tuple) else f'[{inner}]'
+    if type(endpoint).__module__ in ('ipaddress', 'pathlib', 'pathlib._local'):
+        return repr(str(endpoint))
+    return f'<{type(endpoint).__name__}>'
+
+
+def check_timeout(timeout, str name='timeout'):
+    """Check a time-out given by a caller: seconds as a float, or None."""
+    cdef double seconds
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        try:
+            if isinstance(timeout, (bool, str, bytes)):
+                raise TypeError
+            seconds = timeout
+        except TypeError:
+            raise TypeError(
+                f'{name} must be a number of seconds or None, not {type(timeout).__name__}: {timeout!r}') from None
+    else:
+        seconds = timeout
+    if seconds != seconds:
+        raise ValueError(f'{name} must be a number of seconds or None, not NaN')
+    return seconds
+
+
+def chain(body, error):
+    """Hang an error on the context of the one that goes on its way, so that neither hides the other."""
+    link = error
+    while link.__context__ is not None and link.__context__ is not body:
+        link = link.__context__
+    link.__context__ = None         # the interpreter has put the body's there: that would be a ring
+    link = body
+    while link.__context__ is not None:
+        if link.__context__ is error:
+            return
+        link = link.__context__
+    link.__context__ = error
+
+
+cdef class BaseConnectionPool:
+    """What the threading and the asyncio pool share. Not to be instantiated."""
+    cdef readonly Core _core
+    cdef readonly object _manager
+    cdef readonly object _options
+    cdef object acquire_timeout
+    cdef readonly str name
+    # Whether an idle hit needs no Python: no hook to call on the way out, on the way in, no expiry to look for.
+    cdef bint direct
+    cdef bint plain
+    cdef bint collects
+    cdef object __weakref__
+
+    __class_getitem__ = classmethod(GenericAlias)
+
+    def __cinit__(self, *args, **kwargs):
+        self._core = Core()         # so that one whose __init__ failed is merely useless
+
+    def _set_up(self, manager, options, *, bint direct, bint plain):
+        """Take the resolved options, and which hooks there are to call."""
+        self._manager = manager
+        self._options = options
+        self.acquire_timeout = options.acquire_timeout
+        self.name = options.name or next_name(type(manager).__name__)
+        self.direct = direct
+        self.plain = plain
+        self.collects = not options.background_collector
+        self._core = Core(
+            max_size=options.max_size,
+            total_max_size=options.total_max_size,
+            min_idle=options.min_idle,
+            idle_timeout=options.idle_timeout,
+            max_lifetime=options.max_lifetime,
+            lifetime_jitter=options.lifetime_jitter,
+        )
+
+    cdef inline slot_t* hit(self, endpoint, timeout) except? NULL:
+        """Check an idle connection out, or return NULL: then the Python front does it."""
+        cdef Core core = self._core
+        cdef PyObject* found
+        cdef Endpoint ep
+        cdef slot_t* s
+        cdef double now
+        if timeout is not None:
+            check_timeout(timeout)
+        core.before('acquire')
+        if not self.direct:
+            return NULL
+        found = look_up_quietly(core.endpoints, endpoint)
+        if found == NULL:
+            PyErr_Clear()       # it cannot be hashed, say: the slow path will find out again, and say so
+            return NULL
+        ep = <Endpoint>found
+        now = core.now()
+        gcp_lock(&core.mutex)
+        s = take_idle(&core.pool, &ep.e, now)
+        if s != NULL:
+            s.lent = True
+            ep.e.counters.acquires[<int>HIT] += 1
+        gcp_unlock(&core.mutex)
+        return s
+
+    cdef Ticket open_ticket(self, endpoint, timeout):
+        timeout = self.acquire_timeout if timeout is None else check_timeout(timeout)
+        try:
+            hash(endpoint)
+        except TypeError as error:
+            raise TypeError(f'endpoint must be hashable, not {type(endpoint).__name__}: {describe(endpoint)}') from error
+        return self._core.ticket(endpoint, timeout, self.acquire_timeout)
+
+    cdef inline bint untidy(self, double now) noexcept:
+        """Whether a release leaves something to dispose of."""
+        cdef Core core = self._core
+        return not ring_empty(&core.pool.victims) or (self.collects and core.expiry_is_due(now))
+
+    def _batch_size(self):
+        """How many expired connections a release disposes of."""
+        return self._options.dispose_batch_size or (self._core.pool.size + 1).bit_length()
+
+    def _timed_out(self, Ticket ticket, str phase, kind=AcquireTimeoutError):
+        """Make the error of an acquire that ran out of time."""
+        cdef Core core = self._core
+        idle, used, creating, waiting, limit, oldest = ticket.block or (
+            core.idle, core.used, core.creating, core.waiting, core.pool.max_size, INFINITY)
+        blocked_by = ticket.blocked_by if phase == 'waiting' else 'creation' if phase == 'creation' else None
+        age = max(0.0, core.now() - oldest) if oldest < INFINITY else 0.0
+        allowed = 'its time' if ticket.timeout is None else f'{max(ticket.timeout, 0.0):g} s'
+        blocked = f', blocked by {"the " if blocked_by != "creation" else ""}{blocked_by} of {limit}' if (
+            phase == 'waiting' and blocked_by != 'creation') else ', blocked by creation' if phase == 'waiting' else ''
+        held_for = f', the longest held for {age:.3g} s' if used and phase == 'waiting' else ''
+        return kind(
+            f'{self.name}: no connection to {describe(ticket.key)} within {allowed}: time ran out in {phase}{blocked}; '
+            f'{idle} idle, {used} used{held_for}, {creating} creating, {waiting} waiting',
+            pool=self.name, phase=phase, blocked_by=blocked_by, timeout=ticket.timeout, idle=idle, used=used,
+            creating=creating, waiting=waiting, limit=limit, oldest_checkout=age,
+        )
+
+    # --- the face ---
+
+    def get_size(self):
+        """Return the number of places taken: connections idle, used, being created and being disposed of."""
+        return self._core.pool.size
+
+    @property
+    def idle_timeout(self):
+        """Seconds after which an idle extra is disposed of; ``inf``: never."""
+        return self._options.idle_timeout
+
+    @property
+    def max_lifetime(self):
+        """Seconds after which any connection is disposed of; ``inf``: never."""
+        return self._options.max_lifetime
+
+    @property
+    def min_idle(self):
+        """Idle connections that each endpoint keeps."""
+        return self._options.min_idle
+
+    @property
+    def max_size(self):
+        """Connections of one endpoint, at most."""
+        return self._options.max_size
+
+    @property
+    def total_max_size(self):
+        """Connections of all endpoints together, at most."""
+        return self._options.total_max_size
+
+    @property
+    def is_full(self):
+        """Whether all places are taken."""
+        return self._core.pool.size >= self._core.pool.total_max_size
+
+    @property
+    def closed(self):
+        """Whether the pool was closed."""
+        return bool(self._core.pool.closed)
+
+    def __repr__(self):
+        cdef pool_t* pool = &self._core.pool
+        return (
+            f'<{type(self).__name__} {self.name}: {pool.idle} idle, {pool.used} used, {pool.creating} creating, '
+            f'{pool.waiting} waiting; closed={bool(pool.closed)}>'
+        )
+
+    def __reduce_ex__(self, protocol):
+        raise TypeError(f'a {type(self).__name__} cannot be pickled or copied: its connections belong to this process')

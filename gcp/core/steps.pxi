@@ -1,0 +1,518 @@
+# The steps: everything the pool decides, one short atomic transition each.
+#
+# A step is `noexcept nogil`: the compiler proves that it runs no Python code, so nothing can happen in its middle. It
+# returns a verdict and leaves what remains to be done in the pool: waiters to wake, victims to dispose of, endpoints that
+# became empty. No step waits, allocates (room is made before), or calls anybody.
+
+# How many times its target's create time a connection lives before it may be taken from a line of its own for an endpoint
+# in greater need: time-sharing then costs about a tenth of the capacity.
+cdef enum:
+    LIVES = 8
+
+
+# --- waking and lines ---
+
+cdef inline void wake(pool_t* pool, waiter_t* w, int state) noexcept nogil:
+    """Give a waiter its verdict. The line's reference to the ticket goes along."""
+    w.state = state
+    w.next_woken = pool.woken
+    pool.woken = w
+
+
+cdef inline void refile(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """Keep the heap of the blocked true after an endpoint's line, holdings or promises changed."""
+    cdef blocked_heap_t* heap = &pool.blocked
+    if ep.waiting > ep.promised and taken(ep) < pool.max_size:
+        if ep.rank < 0:
+            ep.rank = heap.n
+            heap.items[heap.n] = ep
+            heap.n += 1
+        blocked_sift(heap, ep.rank)
+    elif ep.rank >= 0:
+        blocked_remove(heap, ep)
+
+
+cdef inline void note_if_empty(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    if ep.waiting == 0 and taken(ep) == 0 and not ep.noted and ep.listed:
+        ep.noted = True
+        ep.next_empty = pool.empties
+        pool.empties = ep
+
+
+cdef void join(pool_t* pool, waiter_t* w) noexcept nogil:
+    """Stand in line: by age, so that one who comes back after a dead connection keeps its place."""
+    cdef endpoint_t* ep = w.ep
+    cdef ring_t* before = &ep.line
+    if ep.waiting and first_waiter(ep).seq > w.seq:
+        before = ep.line.next
+    else:
+        while before.prev != &ep.line and (<waiter_t*>before.prev.owner).seq > w.seq:
+            before = before.prev
+    ring_insert(before, &w.node)
+    w.state = WAIT
+    w.queued = True
+    ep.waiting += 1
+    pool.waiting += 1
+
+
+cdef inline void leave(pool_t* pool, waiter_t* w) noexcept nogil:
+    ring_remove(&w.node)
+    w.ep.waiting -= 1
+    pool.waiting -= 1
+
+
+# --- transitions of a slot; each takes it out of where it was and puts it where it belongs ---
+
+cdef inline void check_out(pool_t* pool, slot_t* s, double now) noexcept nogil:
+    """A slot that is in no list becomes used."""
+    cdef endpoint_t* ep = s.ep
+    s.state = USED
+    s.since = now
+    pool.leases += 1
+    s.lease = pool.leases
+    ring_insert(&ep.used, &s.near)
+    ep.n_used += 1
+    pool.used += 1
+    table_add(&pool.held, s)
+
+
+cdef inline void check_in(pool_t* pool, slot_t* s) noexcept nogil:
+    """A used slot leaves its holder; it is in no list then."""
+    if s.state == USED:
+        table_remove(&pool.held, s)
+    ring_remove(&s.near)
+    s.lent = False
+    s.ep.n_used -= 1
+    pool.used -= 1
+
+
+cdef inline void unpark(pool_t* pool, slot_t* s) noexcept nogil:
+    """An idle slot leaves its places; it is in no list then."""
+    ring_remove(&s.near)
+    ring_remove(&s.far)
+    if s.extra:
+        s.ep.n_extra -= 1
+    else:
+        s.ep.n_base -= 1
+    pool.idle -= 1
+
+
+cdef inline void park(pool_t* pool, slot_t* s, double now) noexcept nogil:
+    """A slot that is in no list becomes idle: base while there are places that nobody still out may claim, else extra."""
+    cdef endpoint_t* ep = s.ep
+    s.state = IDLE
+    s.since = now
+    s.extra = ep.n_used >= pool.min_idle - ep.n_base
+    if s.extra:
+        if ring_empty(&pool.idle_extras) and now + pool.idle_timeout < pool.wake_at:
+            pool.poke = True
+        ring_insert(&ep.extras, &s.near)
+        ring_insert(&pool.idle_extras, &s.far)
+        ep.n_extra += 1
+    else:
+        ring_insert(&ep.base, &s.near)
+        ring_insert(&pool.idle_bases, &s.far)
+        ep.n_base += 1
+    pool.idle += 1
+
+
+cdef void retire(pool_t* pool, slot_t* s, int reason) noexcept nogil:
+    """A slot that is in no list becomes a victim. Its place is taken until it is gone."""
+    cdef endpoint_t* ep = s.ep
+    s.state = DISPOSING
+    s.reason = reason
+    s.promised_to = NULL
+    pool.leases += 1
+    s.lease = pool.leases
+    due_remove(&pool.due, s)
+    ring_insert(&ep.limbo, &s.near)
+    ring_insert(&pool.victims, &s.far)
+    ep.disposing += 1
+    pool.disposing += 1
+    ep.counters.closed[reason] += 1
+
+
+cdef inline bint outlived(pool_t* pool, slot_t* s, double now) noexcept nogil:
+    """Whether an idle slot is expired, and set why."""
+    if now >= s.expires:
+        s.reason = MAX_LIFETIME
+        return True
+    if s.extra and now >= s.since + pool.idle_timeout:
+        s.reason = IDLE_TIMEOUT
+        return True
+    return False
+
+
+# --- serving waiters ---
+
+cdef inline void grant_permit(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """Let the first in line create. Size and caps have been checked."""
+    cdef waiter_t* w = first_waiter(ep)
+    leave(pool, w)
+    ep.creating += 1
+    pool.creating += 1
+    pool.size += 1
+    wake(pool, w, CREATE)
+    refile(pool, ep)
+
+
+cdef inline void hand_over(pool_t* pool, slot_t* s, double now) noexcept nogil:
+    """Give a slot that is in no list to the first in its endpoint's line."""
+    cdef endpoint_t* ep = s.ep
+    cdef waiter_t* w = first_waiter(ep)
+    leave(pool, w)
+    check_out(pool, s, now)
+    w.slot = s
+    w.lease = s.lease
+    wake(pool, w, USE)
+    refile(pool, ep)
+
+
+cdef inline void evict_for(pool_t* pool, slot_t* s, endpoint_t* needy) noexcept nogil:
+    """Make a slot that is in no list a victim, and promise its place."""
+    retire(pool, s, EVICTED)
+    s.promised_to = needy
+    needy.promised += 1
+    refile(pool, needy)
+    refile(pool, s.ep)
+
+
+cdef inline slot_t* longest_idle(pool_t* pool) noexcept nogil:
+    if not ring_empty(&pool.idle_extras):
+        return first_slot(&pool.idle_extras)
+    if not ring_empty(&pool.idle_bases):
+        return first_slot(&pool.idle_bases)
+    return NULL
+
+
+cdef void settle(pool_t* pool) noexcept nogil:
+    """Serve those who only the total cap holds back, as far as places and idle connections go. After each step:
+    nobody waits while something could serve them."""
+    cdef endpoint_t* needy
+    cdef slot_t* s
+    while pool.blocked.n:
+        needy = pool.blocked.items[0]
+        if pool.size < pool.total_max_size:
+            grant_permit(pool, needy)
+            continue
+        s = longest_idle(pool)
+        if s == NULL:
+            break
+        unpark(pool, s)
+        evict_for(pool, s, needy)
+
+
+cdef inline bint yields_to(pool_t* pool, slot_t* s, endpoint_t* needy, double now) noexcept nogil:
+    """Whether a slot whose own line waits should serve a blocked endpoint instead: where that evens out holdings by more
+    than one, or ends the other's having none while its waiter is the older; and only once the slot has lived for
+    LIVES times what a connection of the other costs to create."""
+    cdef Py_ssize_t mine = held(s.ep) + 1           # it is in no list now, but still of its endpoint
+    cdef Py_ssize_t theirs = held(needy) + needy.promised
+    cdef double price = needy.create_time if needy.create_time > 0 else pool.create_time
+    if mine - theirs <= 1 and not (theirs == 0 and first_waiter(needy).seq < first_waiter(s.ep).seq):
+        return False
+    return now - s.born >= LIVES * price
+
+
+cdef int place(pool_t* pool, slot_t* s, double now) noexcept nogil:
+    """Find the next use of a healthy slot that has come back and is in no list."""
+    cdef endpoint_t* ep = s.ep
+    cdef endpoint_t* needy = NULL
+    if pool.closed:
+        retire(pool, s, POOL_CLOSED)
+        return TO_DISPOSAL
+    if now >= s.expires:
+        retire(pool, s, MAX_LIFETIME)
+        refile(pool, ep)
+        return TO_DISPOSAL
+    if pool.blocked.n:
+        needy = pool.blocked.items[0]
+    if ep.waiting:
+        if needy != NULL and needy != ep and yields_to(pool, s, needy, now):
+            evict_for(pool, s, needy)
+            return TO_DISPOSAL
+        hand_over(pool, s, now)
+        return HANDOFF
+    if needy != NULL:
+        evict_for(pool, s, needy)
+        return TO_DISPOSAL
+    park(pool, s, now)
+    return TO_IDLE
+
+
+# --- acquire ---
+
+cdef inline slot_t* take_idle(pool_t* pool, endpoint_t* ep, double now) noexcept nogil:
+    """The fast path: check an idle connection out, or return NULL when that takes more than this."""
+    cdef slot_t* s
+    if ep.n_base:
+        s = <slot_t*>ep.base.next.owner
+        if now >= s.expires:
+            return NULL
+        ep.n_base -= 1
+    elif ep.n_extra:
+        s = <slot_t*>ep.extras.prev.owner
+        if now >= s.expires or now >= s.since + pool.idle_timeout:
+            return NULL
+        ep.n_extra -= 1
+    else:
+        return NULL
+    pool.idle -= 1
+    ring_remove(&s.near)
+    ring_remove(&s.far)
+    check_out(pool, s, now)
+    return s
+
+
+cdef int step_request(pool_t* pool, waiter_t* w, double now) noexcept nogil:
+    """Serve an acquire at once, or put it in line. Idle connections found expired become victims."""
+    cdef endpoint_t* ep = w.ep
+    cdef slot_t* s
+    if pool.closed:
+        w.state = SHUT
+        return w.state
+    if ep.waiting == 0 or w.seq < first_waiter(ep).seq:
+        while True:
+            s = take_idle(pool, ep, now)
+            if s != NULL:
+                w.slot = s
+                w.lease = s.lease
+                w.state = USE
+                return w.state
+            if ep.n_base:
+                s = first_slot(&ep.base)
+            elif ep.n_extra:
+                s = <slot_t*>ep.extras.prev.owner
+            else:
+                break
+            outlived(pool, s, now)
+            unpark(pool, s)
+            retire(pool, s, s.reason)
+        if taken(ep) < pool.max_size and pool.size < pool.total_max_size:
+            ep.creating += 1
+            pool.creating += 1
+            pool.size += 1
+            w.state = CREATE
+            refile(pool, ep)
+            return w.state
+    join(pool, w)
+    refile(pool, ep)
+    settle(pool)
+    return w.state
+
+
+cdef int step_give_up(pool_t* pool, waiter_t* w) noexcept nogil:
+    """Leave the line, or return an unused permit. Returns the state found: USE leaves a slot to give back."""
+    cdef int found = w.state
+    cdef endpoint_t* ep = w.ep
+    if found == WAIT:
+        leave(pool, w)
+        refile(pool, ep)
+    elif found == CREATE:
+        ep.creating -= 1
+        pool.creating -= 1
+        pool.size -= 1
+        refile(pool, ep)
+        settle(pool)
+    else:
+        return found
+    w.state = DONE
+    note_if_empty(pool, ep)
+    return found
+
+
+cdef bint reserve_slot(pool_t* pool) noexcept nogil:
+    """Make room for one connection more, so that no later step needs memory."""
+    cdef void* items
+    if not table_reserve(&pool.held, <size_t>pool.size + 1):
+        return False
+    items = grown(pool.due.items, &pool.due.capacity, pool.due.n + 1, sizeof(slot_t*))
+    if items == NULL:
+        return False
+    pool.due.items = <slot_t**>items
+    return True
+
+
+cdef void step_created(pool_t* pool, waiter_t* w, slot_t* s, double now, double took) noexcept nogil:
+    """Turn a permit into a checked-out connection."""
+    cdef endpoint_t* ep = w.ep
+    cdef double life = pool.max_lifetime
+    ep.creating -= 1
+    pool.creating -= 1
+    ep.create_time += (took - ep.create_time) * (0.2 if ep.create_time > 0 else 1.0)
+    pool.create_time += (took - pool.create_time) * (0.2 if pool.create_time > 0 else 1.0)
+    ep.counters.created += 1
+    if pool.jitter > 0:
+        life *= 1.0 - pool.jitter * random_fraction(&pool.random)
+    s.ep = ep
+    s.born = now
+    s.expires = now + life
+    check_out(pool, s, now)
+    if s.expires < INFINITY:
+        due_push(&pool.due, s)
+        if s.expires < pool.wake_at:
+            pool.poke = True
+    w.slot = s
+    w.lease = s.lease
+    w.state = USE
+    if pool.closed:
+        check_in(pool, s)
+        retire(pool, s, POOL_CLOSED)
+        w.slot = NULL
+        w.state = SHUT
+
+
+# --- release ---
+
+cdef bint step_take_back(pool_t* pool, slot_t* s, uint64_t lease) noexcept nogil:
+    """Begin a release: from here on the connection is nobody's, and a second release finds nothing."""
+    if s.lease != lease or s.state != USED:
+        return False
+    table_remove(&pool.held, s)
+    s.state = RETURNING
+    return True
+
+
+cdef int step_give_back(pool_t* pool, slot_t* s, double now) noexcept nogil:
+    """End a release, or undo an acquire. A released connection that the line did not take may still serve others."""
+    cdef endpoint_t* ep = s.ep
+    cdef bint lent = s.lent
+    cdef int outcome
+    check_in(pool, s)
+    outcome = place(pool, s, now)
+    if lent:
+        ep.counters.releases[outcome] += 1
+    if outcome != TO_IDLE and pool.blocked.n:
+        settle(pool)
+    return outcome
+
+
+cdef void step_discard(pool_t* pool, slot_t* s, int reason) noexcept nogil:
+    """Take a used connection away for disposal."""
+    if s.lent:
+        s.ep.counters.releases[<int>TO_DISPOSAL] += 1
+    check_in(pool, s)
+    retire(pool, s, POOL_CLOSED if pool.closed else reason)
+    refile(pool, s.ep)
+    if pool.blocked.n:
+        settle(pool)
+
+
+# --- disposal and expiry ---
+
+cdef slot_t* step_victim(pool_t* pool) noexcept nogil:
+    """Take the first victim away for disposal."""
+    cdef slot_t* s
+    if ring_empty(&pool.victims):
+        return NULL
+    s = first_slot(&pool.victims)
+    ring_remove(&s.far)
+    return s
+
+
+cdef void step_disposed(pool_t* pool, slot_t* s) noexcept nogil:
+    """A victim is gone: its place serves whom it was promised to, or the neediest."""
+    cdef endpoint_t* ep = s.ep
+    cdef endpoint_t* needy = s.promised_to
+    ring_remove(&s.near)
+    ring_remove(&s.far)
+    s.state = FREE
+    s.promised_to = NULL
+    ep.disposing -= 1
+    pool.disposing -= 1
+    pool.size -= 1
+    if needy != NULL:
+        needy.promised -= 1
+        if needy.waiting and taken(needy) < pool.max_size and pool.size < pool.total_max_size:
+            grant_permit(pool, needy)
+        refile(pool, needy)
+        note_if_empty(pool, needy)
+    refile(pool, ep)
+    settle(pool)
+    note_if_empty(pool, ep)
+
+
+cdef void step_overdue(pool_t* pool, slot_t* s) noexcept nogil:
+    """A disposal takes too long: whoever counts on its place is free to get another."""
+    cdef endpoint_t* needy = s.promised_to
+    if s.state != DISPOSING or needy == NULL:
+        return
+    s.promised_to = NULL
+    needy.promised -= 1
+    refile(pool, needy)
+    settle(pool)
+    note_if_empty(pool, needy)
+
+
+cdef slot_t* next_due(pool_t* pool, double* when) noexcept nogil:
+    """Find the idle connection that expires first. Used ones leave the heap: their release will look at the clock."""
+    cdef slot_t* s = NULL
+    while pool.due.n and pool.due.items[0].state != IDLE:
+        # Only one that is past its life may go: later ones must still be found when idle.
+        if pool.due.items[0].expires > when[0]:
+            break
+        due_remove(&pool.due, pool.due.items[0])
+    when[0] = INFINITY
+    if pool.due.n:
+        when[0] = pool.due.items[0].expires
+        if pool.due.items[0].state == IDLE:
+            s = pool.due.items[0]
+    if not ring_empty(&pool.idle_extras) and first_slot(&pool.idle_extras).since + pool.idle_timeout < when[0]:
+        s = first_slot(&pool.idle_extras)
+        when[0] = s.since + pool.idle_timeout
+    return s
+
+
+cdef Py_ssize_t step_collect(pool_t* pool, double now, Py_ssize_t limit) noexcept nogil:
+    """Make up to `limit` expired idle connections victims, in the order in which they expired."""
+    cdef Py_ssize_t n = 0
+    cdef double when
+    cdef slot_t* s
+    while n < limit:
+        when = now
+        s = next_due(pool, &when)
+        if s == NULL or when > now:
+            break
+        s.reason = MAX_LIFETIME if when >= s.expires else IDLE_TIMEOUT
+        unpark(pool, s)
+        retire(pool, s, s.reason)
+        refile(pool, s.ep)
+        n += 1
+    return n
+
+
+# --- closing ---
+
+cdef void step_close(pool_t* pool) noexcept nogil:
+    """Turn every waiter away and make every idle connection a victim."""
+    cdef ring_t* node = pool.endpoints.next
+    cdef endpoint_t* ep
+    cdef waiter_t* w
+    cdef slot_t* s
+    pool.closed = True
+    while node != &pool.endpoints:
+        ep = <endpoint_t*>node.owner
+        node = node.next
+        while ep.waiting:
+            w = first_waiter(ep)
+            leave(pool, w)
+            wake(pool, w, SHUT)
+        refile(pool, ep)
+        note_if_empty(pool, ep)
+    while True:
+        s = longest_idle(pool)
+        if s == NULL:
+            break
+        unpark(pool, s)
+        retire(pool, s, POOL_CLOSED)
+
+
+cdef void step_force(pool_t* pool) noexcept nogil:
+    """Take every used connection from its holder. Its release, later, finds nothing and does nothing."""
+    cdef ring_t* node = pool.endpoints.next
+    cdef endpoint_t* ep
+    while node != &pool.endpoints:
+        ep = <endpoint_t*>node.owner
+        node = node.next
+        while ep.n_used:
+            step_discard(pool, first_slot(&ep.used), POOL_CLOSED)

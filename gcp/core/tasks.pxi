@@ -1,0 +1,308 @@
+# The compiled half of the asyncio pool: the idle hit, whole, and the awaitable that `acquire` and `connection` return.
+
+cdef enum lease_phase:
+    FRESH, ACQUIRING, HELD, LEAVING, RETURNING_IT, OVER
+
+
+cdef class AsyncioPool(BaseConnectionPool):
+    """Serves idle hits itself and hands everything else to its Python half."""
+    cdef public object _loop
+    cdef object running_loop
+
+    def _bind(self, running_loop):
+        """Say how to find the running event loop."""
+        self.running_loop = running_loop
+
+    cdef inline int check_loop(self) except -1:
+        """An event loop's connections are of no use to another."""
+        loop = PyObject_CallNoArgs(self.running_loop)
+        if <PyObject*>(<object>loop) != <PyObject*>self._loop:
+            self._enter_loop(<object>loop)
+        Py_DECREF(<object>loop)
+        return 0
+
+    def acquire(self, endpoint, timeout=None):
+        """Acquire a connection. The caller must release it.
+
+        Returns an awaitable that is also an asynchronous context manager. It takes a connection when it is first driven, not
+        before, and gives it back when it is cancelled, closed or dropped on the way.
+
+        :param endpoint: what to connect to; any hashable
+        :param timeout: seconds for everything: waiting, creating, checking; zero or less: do not wait in line; ``inf``: no limit;
+                        ``None``: the pool's ``acquire_timeout``
+        :raises AcquireTimeoutError: when it took longer
+        :raises ConnectionPoolClosedError: when the pool is closed
+        """
+        cdef AsyncLease lease = AsyncLease.__new__(AsyncLease)
+        lease.pool = self
+        lease.key = endpoint
+        lease.timeout = timeout
+        return lease
+
+    def connection(self, endpoint, timeout=None):
+        """Return an asynchronous context manager that acquires a connection and releases it at the end.
+
+        :param endpoint: what to connect to; any hashable
+        :param timeout: as for `acquire`
+        """
+        cdef AsyncLease lease = AsyncLease.__new__(AsyncLease)
+        lease.pool = self
+        lease.key = endpoint
+        lease.timeout = timeout
+        return lease
+
+    def release(self, conn, endpoint):
+        """Release a connection. To be awaited; without hooks to run, it is done before.
+
+        :param conn: what `acquire` returned, or something equal to it
+        :param endpoint: what it was acquired for
+        :raises ConnectionNotAcquiredError: when nobody holds it; nothing has changed then
+        """
+        cdef Core core = self._core
+        cdef double now = core.now()
+        cdef slot_t* s
+        cdef Checkout checkout
+        try:
+            self.check_loop()
+            core.before('release')
+            s = table_find(&core.pool.held, <PyObject*>conn, NULL)
+            if s != NULL and self.plain and s.ep.key == <PyObject*>endpoint:
+                gcp_lock(&core.mutex)
+                step_give_back(&core.pool, s, now)
+                gcp_unlock(&core.mutex)
+                core.after()
+                return self._tidy(endpoint) if self.untidy(now) else FINISHED
+            checkout = core.checkin(conn, endpoint)
+        except Exception as error:
+            return self._fail(error)
+        return FINISHED if checkout is None else self._release(checkout, None)
+
+
+@cython.final
+@cython.internal
+cdef class Finished:
+    """An awaitable with nothing to wait for. Stateless: one serves all."""
+
+    def __await__(self):
+        return self
+
+    def __next__(self):
+        raise StopIteration
+
+    def send(self, value):
+        raise StopIteration
+
+    def throw(self, kind, value=None, traceback=None):
+        raise kind if value is None else value
+
+    def close(self):
+        pass
+
+
+cdef Finished FINISHED = Finished()
+
+
+@cython.final
+@cython.no_gc_clear
+cdef class AsyncLease(Checkout):
+    """One checkout, as an awaitable and as an asynchronous context manager. Single use.
+
+    It is its own iterator, for entering and for leaving: an idle hit costs one object and no Python frame."""
+    cdef AsyncioPool pool
+    cdef object key
+    cdef object timeout
+    cdef Ticket ticket
+    cdef object coro             # the Python half at work
+    cdef object body             # the error that leaves the block
+    cdef int phase
+    cdef bint entered
+
+    # --- to be awaited, or driven as a coroutine ---
+
+    def __await__(self):
+        return self
+
+    def __next__(self):
+        return self.send(None)
+
+    def send(self, value):
+        """Go on, as a coroutine does."""
+        cdef PyObject* result = NULL
+        cdef int status = self.advance(value, &result)
+        outcome = <object>result
+        Py_DECREF(outcome)
+        if status == PYGEN_NEXT:
+            return outcome
+        raise StopIteration(outcome)
+
+    def throw(self, kind, value=None, traceback=None):
+        """Go on with an error, as a coroutine does."""
+        error = kind if value is None else value
+        if self.coro is None:
+            if self.phase == LEAVING:
+                self._core_of().discard(self, 'error')
+            self.phase = OVER
+            raise error
+        try:
+            return self.coro.throw(error)
+        except StopIteration as stop:
+            result = self.conclude(stop.value)
+        except BaseException as trouble:
+            self.fail(trouble)
+            raise
+        raise StopIteration(result)
+
+    def close(self):
+        """Stop, as a coroutine does; what was taken is given back."""
+        coro = self.coro
+        if coro is not None:
+            coro.close()
+            self.fail(GeneratorExit())
+        elif self.phase == LEAVING:
+            self._core_of().discard(self, 'error')
+        if self.phase != HELD:
+            self.phase = OVER
+
+    cdef Core _core_of(self):
+        return self.pool._core
+
+    # --- to be entered and left ---
+
+    def __aenter__(self):
+        if self.phase != FRESH:
+            raise RuntimeError('a lease can be entered only once: call connection() again')
+        self.entered = True
+        return self
+
+    def __aexit__(self, kind, error, traceback):
+        if self.phase != HELD:
+            raise RuntimeError('this lease was not entered, or was left already')
+        self.phase = LEAVING
+        self.body = error
+        return self
+
+    # --- the machine ---
+
+    cdef int advance(self, value, PyObject** result) except -1:
+        """Go on until there is something to wait for (PYGEN_NEXT) or a result (PYGEN_RETURN)."""
+        cdef slot_t* s
+        if self.phase == FRESH:
+            self.pool.check_loop()
+            s = self.pool.hit(self.key, self.timeout)
+            if s != NULL:
+                if self.entered:
+                    self.phase = HELD
+                    self.hold(self.pool._core, <Slot>s.self, s.lease)
+                else:
+                    self.phase = OVER
+                result[0] = s.conn
+                Py_INCREF(<object>s.conn)
+                return PYGEN_RETURN
+            self.ticket = self.pool.open_ticket(self.key, self.timeout)
+            self.coro = self.pool._acquire(self.ticket)
+            self.phase = ACQUIRING
+        elif self.phase == LEAVING:
+            if self.left_at_once():
+                result[0] = <PyObject*>None
+                Py_INCREF(None)
+                return PYGEN_RETURN
+        elif self.coro is None:
+            raise RuntimeError('cannot reuse an acquire that was awaited already')
+        return self.drive(value, result)
+
+    cdef int drive(self, value, PyObject** result) except -1:
+        """Let the Python half go on."""
+        cdef PySendResult status
+        try:
+            status = PyIter_Send(<PyObject*>self.coro, <PyObject*>value, result)
+            if status == PYGEN_RETURN:
+                outcome = <object>result[0]
+                Py_DECREF(outcome)
+                result[0] = NULL
+                outcome = self.conclude(outcome)
+                result[0] = <PyObject*>outcome
+                Py_INCREF(outcome)
+        except BaseException as error:
+            self.fail(error)
+            raise
+        return status
+
+    cdef object conclude(self, outcome):
+        """The Python half is done."""
+        cdef Ticket ticket = self.ticket
+        self.coro = None
+        if self.phase != ACQUIRING:
+            self.phase = OVER
+            return outcome
+        conn = self.pool._core.finish(ticket)
+        self.ticket = None
+        if self.entered:
+            self.phase = HELD
+            self.hold(self.pool._core, ticket.slot, ticket.lease)
+        else:
+            self.phase = OVER
+        ticket.end()
+        return conn
+
+    cdef int fail(self, error) except -1:
+        """The Python half went wrong, or was stopped."""
+        cdef Ticket ticket = self.ticket
+        self.coro = None
+        self.phase = OVER
+        if ticket is not None:
+            self.ticket = None
+            self.pool._core.abandon(ticket, error)
+            self.pool._tidy_aside(ticket)
+        return 0
+
+    cdef bint left_at_once(self) except -1:
+        """Release, unless that takes the Python half: then make it ready."""
+        cdef AsyncioPool pool = self.pool
+        cdef Core core = pool._core
+        cdef double now = core.now()
+        cdef Checkout checkout
+        error = self.body
+        self.body = None
+        core.before('release')
+        if not self.current() or self.slot.s.state != USED:
+            self.phase = OVER
+            checkout_inert = error is not None or self.inherited or core.pool.closed
+            self.slot = None
+            if not checkout_inert:
+                raise ConnectionNotAcquiredError(f'this connection of endpoint {describe(self.key)} was released already')
+            return True
+        pool.check_loop()
+        if pool.plain:
+            gcp_lock(&core.mutex)
+            step_give_back(&core.pool, &self.slot.s, now)
+            gcp_unlock(&core.mutex)
+            self.slot = None
+            self.phase = OVER
+            core.after()
+            if not pool.untidy(now):
+                return True
+            self.coro = pool._tidy(self.key).__await__()
+        else:
+            core.take_back(self)
+            checkout = Checkout.__new__(Checkout)
+            checkout.hold(core, self.slot, self.lease)
+            self.slot = None
+            self.coro = pool._release(checkout, error).__await__()
+        self.phase = RETURNING_IT
+        return False
+
+    def __dealloc__(self):
+        cdef Ticket ticket = self.ticket
+        if ticket is not None and not ticket.ended:
+            Py_INCREF(ticket)
+            gcp_push(&self.pool._core.pool.lost, &ticket.w, &ticket.w.next_orphan)
+            self.pool._core.nudge(&ticket.ep.e)
+
+
+cdef int advance_lease(PyObject* lease, PyObject** result) except -1:
+    return (<AsyncLease>lease).advance(None, result)
+
+
+gcp_advance = advance_lease
+(<PyTypeObject*>AsyncLease).tp_iternext = gcp_lease_next
+(<PyTypeObject*>Finished).tp_iternext = gcp_finished_next

@@ -1,0 +1,77 @@
+"""Awaiting a hook, but not beyond its deadline."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Generator
+from typing import Any
+
+
+class Bounded:
+    """Await a hook's coroutine in the same task, for so many seconds at most; then `TimeoutError` is raised.
+
+    At the deadline, what the coroutine is waiting for is cancelled, as `asyncio.Task.cancel` would do it, but the task
+    itself is not: a cancellation from outside stays distinct, on all versions of Python. A coroutine that never
+    suspends costs no timer.
+
+    :param hook: what the hook returned
+    :param timeout: seconds; ``None``: no limit
+    """
+
+    def __init__(self, hook: Awaitable[Any], timeout: float | None) -> None:
+        if not hasattr(hook, '__await__'):
+            raise TypeError(f'an asynchronous hook must return an awaitable, not {type(hook).__name__}: is the manager'
+                            f' for gcp.threading.ConnectionPool?')
+        self._hook = hook
+        self._timeout = timeout
+        self._waiting: asyncio.Future[Any] | None = None
+        self._expired = False
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        if self._timeout is None:
+            return self._hook.__await__()
+        return self._limited(self._hook.__await__())
+
+    def _limited(self, steps: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+        try:
+            self._waiting = steps.send(None)
+        except StopIteration as stop:
+            return stop.value
+        assert self._timeout is not None
+        timer = asyncio.get_running_loop().call_later(max(0.0, self._timeout), self._expire)
+        try:
+            return (yield from self._go_on(steps))
+        except asyncio.CancelledError:
+            if self._expired and not is_cancelled():
+                raise TimeoutError(f'a hook took longer than {self._timeout:.3g} s') from None
+            raise
+        finally:
+            timer.cancel()
+
+    def _go_on(self, steps: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+        try:
+            while True:
+                try:
+                    value = yield self._waiting
+                    if self._expired and self._waiting is None:     # a bare yield: nothing there to cancel
+                        raise asyncio.CancelledError
+                except GeneratorExit:
+                    steps.close()
+                    raise
+                except BaseException as error:
+                    self._waiting = steps.throw(error)
+                else:
+                    self._waiting = steps.send(value)
+        except StopIteration as stop:
+            return stop.value
+
+    def _expire(self) -> None:
+        self._expired = True
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+
+def is_cancelled() -> bool:
+    """Tell whether the current task is being cancelled from outside (known from Python 3.11 on)."""
+    task = asyncio.current_task()
+    return task is not None and getattr(task, 'cancelling', int)() > 0

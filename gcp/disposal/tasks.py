@@ -1,0 +1,185 @@
+"""Disposal in tasks: workers that dispose, one victim at a time, and a timer that notices when one of them is stuck."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any
+
+from gcp._core import Core, Victim, describe
+from gcp.disposal import COURTESY, tell
+from gcp.disposal.deadline import Bounded
+
+logger = logging.getLogger('gcp.asyncio')
+
+
+class Latch:
+    """Opens when all victims of a caller are gone."""
+
+    def __init__(self, count: int) -> None:
+        self._left = count
+        self._open: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def count_down(self) -> None:
+        self._left -= 1
+        if not self._left and not self._open.done():
+            self._open.set_result(None)
+
+    async def wait(self, timeout: float | None) -> bool:
+        if not self._open.done():
+            await asyncio.wait([self._open], timeout=timeout)
+        return self._open.done()
+
+
+class Job:
+    """One victim in the hands of a worker."""
+
+    def __init__(self, victim: Victim, latch: Latch | None) -> None:
+        self.victim = victim
+        self.latch = latch
+        self.started = 0.0
+
+    def end(self) -> None:
+        """Let the caller go."""
+        if self.latch is not None:
+            self.latch.count_down()
+
+
+class Quiet(Coroutine[Any, Any, None]):
+    """A coroutine that may be dropped without a word: its loop can end before its first step."""
+
+    def __init__(self, coro: Coroutine[Any, Any, None]) -> None:
+        self._coro = coro
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return self._coro.__await__()
+
+    def send(self, value: Any) -> Any:
+        return self._coro.send(value)
+
+    def throw(self, *args: Any) -> Any:
+        return self._coro.throw(*args)
+
+    def close(self) -> None:
+        self._coro.close()
+
+    def __del__(self) -> None:
+        self._coro.close()
+
+
+class Reaper:
+    """Disposes of a pool's victims.
+
+    :param core: the pool's core
+    :param dispose: the manager's hook
+    :param timeout: ``dispose_timeout``, seconds
+    """
+
+    def __init__(self, core: Core, dispose: Callable[..., Any], timeout: float | None) -> None:
+        self._core = core
+        self._dispose = dispose
+        self._timeout = timeout
+        self.start_anew()
+
+    def start_anew(self) -> None:
+        """Begin without workers: a forked child, or another event loop, has none."""
+        self._jobs: deque[Job] = deque()
+        self._busy: dict[asyncio.Task[None], Job | None] = {}
+        self._watching: asyncio.TimerHandle | None = None
+
+    # --- in the caller's task ---
+
+    async def reap(self, own: object, wait: float | None) -> None:
+        """Dispose of all victims on behalf of a caller.
+
+        Those of the caller's own endpoint are its own business: without a ``dispose_timeout`` it waits for them, however
+        long it takes. A caller that is cancelled stops waiting, no more.
+
+        :param own: the caller's endpoint
+        :param wait: how long to wait for the others, seconds; ``None``: until they are gone
+        """
+        victims = list(iter(self._core.victim, None))
+        if not victims:
+            return
+        mine = all(victim.concerns(own) for victim in victims)
+        await self._hand_over(victims).wait(self._timeout if mine else wait)
+
+    async def reap_all(self) -> None:
+        """Dispose of all victims, however long it takes."""
+        await self.reap_aside(None)
+
+    async def reap_aside(self, wait: float | None) -> None:
+        """Have all victims disposed of.
+
+        :param wait: how long to wait for it, seconds; ``None``: until it is done
+        """
+        latch = self.reap_soon()
+        if latch is not None and wait != 0:
+            await latch.wait(wait)
+
+    def reap_soon(self) -> Latch | None:
+        """Have all victims disposed of, without waiting for it."""
+        victims = list(iter(self._core.victim, None))
+        return self._hand_over(victims) if victims else None
+
+    def _hand_over(self, victims: list[Victim]) -> Latch:
+        latch = Latch(len(victims))
+        while victims:
+            self._jobs.append(Job(victims.pop(0), latch))
+        self._man()
+        if self._watching is None:
+            self._watching = asyncio.get_running_loop().call_later(COURTESY, self._watch)
+        return latch
+
+    # --- in the workers ---
+
+    def _man(self) -> None:
+        """See to it that somebody works who is not stuck."""
+        loop = asyncio.get_running_loop()
+        if not any(job is None or loop.time() - job.started < COURTESY for job in self._busy.values()):
+            task = loop.create_task(Quiet(self._work()), name='gcp-disposer')  # type: ignore[arg-type]
+            task._log_destroy_pending = False  # type: ignore[attr-defined]  # the loop may end first: no reason for noise
+            self._busy[task] = None
+            task.add_done_callback(self._dismiss)
+
+    def _dismiss(self, task: asyncio.Task[None]) -> None:
+        self._busy.pop(task, None)
+
+    async def _work(self) -> None:
+        me = asyncio.current_task()
+        assert me is not None
+        loop = asyncio.get_running_loop()
+        while self._jobs:
+            self._busy[me] = job = self._jobs.popleft()
+            job.started = loop.time()
+            await self._dispose_of(job)
+        self._busy.pop(me, None)
+
+    def _watch(self) -> None:
+        """While somebody is stuck: give the rest to another worker, and its promised place to somebody else."""
+        loop = asyncio.get_running_loop()
+        self._watching = None
+        for job in list(self._busy.values()):
+            if job is not None and loop.time() - job.started >= COURTESY:
+                self._core.overdue(job.victim)
+        if self._jobs:
+            self._man()
+            self._watching = loop.call_later(COURTESY, self._watch)
+        elif any(job is not None and loop.time() - job.started < COURTESY for job in self._busy.values()):
+            self._watching = loop.call_later(COURTESY, self._watch)
+
+    async def _dispose_of(self, job: Job) -> None:
+        victim = job.victim
+        where = describe(victim.endpoint)
+        try:
+            victim.started = True
+            await Bounded(self._dispose(victim.endpoint, victim.conn), self._timeout)
+        except TimeoutError as error:
+            tell(logger, logging.ERROR, 'disposal of a connection to %s timed out: %r', where, error)
+        except Exception as error:
+            tell(logger, logging.ERROR, 'disposal of a connection to %s failed: %r', where, error)
+        finally:
+            job.end()
+            self._core.disposed(victim)

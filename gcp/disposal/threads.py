@@ -1,0 +1,195 @@
+"""Disposal in threads: workers that dispose, one victim at a time, and a watchdog while one of them is stuck."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from gcp._core import Core, Victim, describe
+from gcp.disposal import COURTESY, LINGER, tell
+
+logger = logging.getLogger('gcp.threading')
+
+
+class Latch:
+    """Opens when all victims of a caller are gone."""
+
+    def __init__(self, count: int) -> None:
+        self._left = [None] * count
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def count_down(self) -> None:
+        self._left.pop()
+        if not self._left:
+            self._lock.release()
+
+    def wait(self, timeout: float | None) -> bool:
+        return self._lock.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+
+
+class Job:
+    """One victim in the hands of a worker."""
+
+    def __init__(self, victim: Victim, latch: Latch | None) -> None:
+        self.victim = victim
+        self.latch = latch
+        self.started = 0.0
+        self.told = False
+
+    def end(self) -> bool:
+        """Let the caller go, once; tell whether this was the first time."""
+        first, self.told = not self.told, True
+        if first and self.latch is not None:
+            self.latch.count_down()
+        return first
+
+
+class Reaper:
+    """Disposes of a pool's victims.
+
+    :param core: the pool's core
+    :param dispose: the manager's hook
+    :param timeout: ``dispose_timeout``, seconds
+    """
+
+    def __init__(self, core: Core, dispose: Callable[..., Any], timeout: float | None) -> None:
+        self._core = core
+        self._dispose = dispose
+        self._timeout = timeout
+        self.start_anew()
+
+    def start_anew(self) -> None:
+        """Begin without workers: a forked child has none."""
+        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self._busy: dict[int, Job | None] = {}
+        self._watching = False
+
+    # --- in the caller's thread ---
+
+    def reap(self, own: object, wait: float | None) -> None:
+        """Dispose of all victims on behalf of a caller.
+
+        Those of the caller's own endpoint are its own business: without a ``dispose_timeout`` they are disposed of here,
+        however long it takes. All others go to the workers.
+
+        :param own: the caller's endpoint
+        :param wait: how long to wait for the workers, seconds; ``None``: until they are done
+        """
+        victims = list(iter(self._core.victim, None))
+        if self._timeout is None and all(victim.concerns(own) for victim in victims):
+            while victims:
+                self._dispose_of(Job(victims.pop(0), None))
+        elif victims:
+            self._hand_over(victims, wait)
+
+    def reap_all(self) -> None:
+        """Dispose of all victims, however long it takes: in this thread, unless there is a ``dispose_timeout``."""
+        if self._timeout is not None:
+            return self.reap_aside(None)
+        while (victim := self._core.victim()) is not None:
+            self._dispose_of(Job(victim, None))
+
+    def reap_aside(self, wait: float | None) -> None:
+        """Have all victims disposed of by the workers.
+
+        :param wait: how long to wait for it, seconds; ``None``: until it is done
+        """
+        victims = list(iter(self._core.victim, None))
+        if victims:
+            self._hand_over(victims, wait)
+
+    def _hand_over(self, victims: list[Victim], wait: float | None) -> None:
+        latch = Latch(len(victims))
+        while victims:
+            self._jobs.put(Job(victims.pop(0), latch))
+        self._man()
+        if wait == 0 or latch.wait(COURTESY if wait is None else min(wait, COURTESY)):
+            return
+        self.watch()
+        if wait is None or wait > COURTESY:
+            latch.wait(None if wait is None else wait - COURTESY)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether disposals are under way."""
+        return not self._jobs.empty() or any(job is not None for job in list(self._busy.values()))
+
+    def watch(self) -> None:
+        """Something takes long: keep an eye on it."""
+        if not self._watching:
+            self._watching = True
+            self._start(self._watch, 'gcp-watchdog')
+
+    # --- in the workers ---
+
+    def _man(self) -> None:
+        """See to it that somebody works who is not stuck."""
+        if not any(self._is_free(job) for job in list(self._busy.values())):
+            self._start(self._work, 'gcp-disposer')
+
+    def _is_free(self, job: Job | None) -> bool:
+        return job is None or time.monotonic() - job.started < COURTESY
+
+    def _start(self, target: Callable[[], None], name: str) -> None:
+        thread = threading.Thread(target=target, name=name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:    # no more threads, or the interpreter is going down
+            self._watching = False
+            if target == self._work:
+                self._work(linger=0)
+
+    def _work(self, linger: float = LINGER) -> None:
+        me = threading.get_ident()
+        busy, jobs = self._busy, self._jobs
+        while True:
+            busy[me] = None
+            try:
+                job = jobs.get(timeout=linger) if linger else jobs.get_nowait()
+            except queue.Empty:
+                break
+            job.started = time.monotonic()
+            busy[me] = job
+            self._dispose_of(job)
+            del job
+        busy.pop(me, None)
+        if not jobs.empty():    # it came in just now
+            self._man()
+
+    def _watch(self) -> None:
+        """While somebody is stuck: give the rest to another worker, and give up on those past their time."""
+        pause = threading.Lock()
+        pause.acquire()
+        while self._busy:
+            pause.acquire(timeout=COURTESY)
+            stuck = [job for job in list(self._busy.values()) if job is not None and not self._is_free(job)]
+            for job in stuck:
+                self._core.overdue(job.victim)
+                if self._timeout is not None and time.monotonic() - job.started >= self._timeout and job.end():
+                    self._core.disposed(job.victim)
+                    tell(logger, logging.ERROR, 'disposal of a connection to %s timed out', describe(job.victim.endpoint))
+            if not self._jobs.empty():
+                self._man()
+            elif self._timeout is None or all(job.told for job in stuck):
+                break
+        self._watching = False
+
+    def _dispose_of(self, job: Job) -> None:
+        victim = job.victim
+        error: BaseException | None = None
+        try:
+            victim.started = True
+            self._dispose(victim.endpoint, victim.conn, timeout=self._timeout)
+        except Exception as e:
+            error = e
+        finally:
+            first = job.end()
+            self._core.disposed(victim)
+        if error is not None and first:
+            where = describe(victim.endpoint)
+            tell(logger, logging.ERROR, 'disposal of a connection to %s failed: %r', where, error)

@@ -1,0 +1,222 @@
+"""A pool's options: defaults, checks, and how those that were not given follow those that were.
+
+Only what a caller gave explicitly can contradict; a default gives way: with ``max_size=200`` alone the total cap is 200 too."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+
+class DefaultInt(int):
+    """A default that is told from an equal number given by the caller: by identity."""
+
+
+class DefaultFloat(float):
+    """A default that is told from an equal number given by the caller: by identity."""
+
+
+MIN_IDLE = DefaultInt(1)
+MAX_SIZE = DefaultInt(10)
+TOTAL_MAX_SIZE = DefaultInt(100)
+IDLE_TIMEOUT = DefaultFloat(60.0)
+MAX_LIFETIME = DefaultFloat(3600.0)
+
+NAMES = (
+    'acquire_timeout', 'background_collector', 'dispose_batch_size', 'dispose_timeout', 'min_idle', 'max_size',
+    'idle_timeout', 'max_lifetime', 'total_max_size', 'lifetime_jitter', 'name',
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Checked and resolved options. Times are in seconds; never is ``inf`` for what expires and ``None`` for what may take."""
+
+    acquire_timeout: float | None
+    background_collector: bool
+    dispose_batch_size: int
+    dispose_timeout: float | None
+    min_idle: int
+    max_size: int
+    idle_timeout: float
+    max_lifetime: float
+    total_max_size: int
+    lifetime_jitter: float
+    name: str | None
+
+
+def resolve(given: Mapping[str, Any], unknown: Mapping[str, Any]) -> Options:
+    """Check the arguments of a pool's constructor.
+
+    :raises TypeError: for an unknown argument, or one of a wrong type
+    :raises ValueError: for one out of range, or two that contradict each other
+    """
+    if unknown:
+        reject(next(iter(unknown)))
+    min_idle, max_size, total_max_size = resolve_sizes(
+        given['min_idle'], given['max_size'], given['total_max_size'])
+    idle_timeout, max_lifetime = resolve_times(given['idle_timeout'], given['max_lifetime'])
+    return Options(
+        acquire_timeout=limit('acquire_timeout', given['acquire_timeout']),
+        background_collector=flag('background_collector', given['background_collector']),
+        dispose_batch_size=whole('dispose_batch_size', given['dispose_batch_size'], least=0),
+        dispose_timeout=limit('dispose_timeout', given['dispose_timeout']),
+        min_idle=min_idle,
+        max_size=max_size,
+        idle_timeout=idle_timeout,
+        max_lifetime=max_lifetime,
+        total_max_size=total_max_size,
+        lifetime_jitter=fraction('lifetime_jitter', given['lifetime_jitter']),
+        name=text('name', given['name']),
+    )
+
+
+def resolve_sizes(min_idle: int, max_size: int, total_max_size: int) -> tuple[int, int, int]:
+    """Check the caps, and let those that were not given follow."""
+    given_min, given_max, given_total = min_idle is not MIN_IDLE, max_size is not MAX_SIZE, total_max_size is not TOTAL_MAX_SIZE
+    min_idle = whole('min_idle', min_idle, least=0)
+    max_size = whole('max_size', max_size, least=1)
+    total_max_size = whole('total_max_size', total_max_size, least=1)
+    if given_min and given_max and min_idle > max_size:
+        contradict('min_idle', min_idle, 'max_size', max_size)
+    if given_max and given_total and max_size > total_max_size:
+        contradict('max_size', max_size, 'total_max_size', total_max_size)
+    if given_min and given_total and min_idle > total_max_size:
+        contradict('min_idle', min_idle, 'total_max_size', total_max_size)
+    if not given_max:
+        max_size = max(max_size, min_idle) if given_min else max_size
+        max_size = min(max_size, total_max_size) if given_total else max_size
+    if not given_min:
+        min_idle = min(min_idle, max_size)
+    if not given_total:
+        total_max_size = max(total_max_size, max_size)
+    return min_idle, max_size, total_max_size
+
+
+def resolve_times(idle_timeout: float | None, max_lifetime: float | None) -> tuple[float, float]:
+    """Check the expiries, and let the one that was not given follow."""
+    given_idle, given_life = idle_timeout is not IDLE_TIMEOUT, max_lifetime is not MAX_LIFETIME
+    idle = expiry('idle_timeout', idle_timeout)
+    life = expiry('max_lifetime', max_lifetime)
+    if given_idle and given_life and math.isfinite(idle) and idle > life:
+        contradict('idle_timeout', idle, 'max_lifetime', life)
+    if not given_idle:
+        idle = min(idle, life)
+    if not given_life and math.isfinite(idle):
+        life = max(life, idle)
+    return idle, life
+
+
+# --- one argument at a time ---
+
+def whole(name: str, value: Any, least: int) -> int:
+    """Check a whole number."""
+    if isinstance(value, bool):
+        raise TypeError(f'{name} must be a whole number, not a bool: {value!r}')
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f'{name} must be a whole number, not {type(value).__name__}: {value!r}') from None
+    if number < least:
+        raise ValueError(f'{name} must be at least {least}, not {number}')
+    return number
+
+
+def seconds(name: str, value: Any, expected: str) -> float:
+    """Check a number of seconds that is not negative."""
+    if isinstance(value, (bool, str, bytes)) or not hasattr(value, '__float__'):
+        raise TypeError(f'{name} must be {expected}, not {type(value).__name__}: {value!r}')
+    number = float(value)
+    if math.isnan(number) or number < 0:
+        raise ValueError(f'{name} must be {expected}, 0 or more, not {value!r}')
+    return number
+
+
+def limit(name: str, value: Any) -> float | None:
+    """Check what something may take: seconds, or None (or inf) for no limit."""
+    if value is None:
+        return None
+    number = seconds(name, value, 'a number of seconds or None')
+    return None if math.isinf(number) else number
+
+
+def expiry(name: str, value: Any) -> float:
+    """Check after what something expires: seconds, or None (or inf) for never."""
+    return math.inf if value is None else seconds(name, value, 'a number of seconds or None')
+
+
+def fraction(name: str, value: Any) -> float:
+    """Check a fraction."""
+    number = seconds(name, value, 'a fraction from 0 to 1')
+    if number > 1:
+        raise ValueError(f'{name} must be a fraction from 0 to 1, not {value!r}')
+    return number
+
+
+def flag(name: str, value: Any) -> bool:
+    """Check a yes or no."""
+    if not isinstance(value, bool):
+        raise TypeError(f'{name} must be True or False, not {type(value).__name__}: {value!r}')
+    return value
+
+
+def text(name: str, value: Any) -> str | None:
+    """Check a name."""
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f'{name} must be a string or None, not {type(value).__name__}: {value!r}')
+    if value == '':
+        raise ValueError(f'{name} must not be empty')
+    return value
+
+
+def contradict(name: str, value: float, other: str, bound: float) -> NoReturn:
+    raise ValueError(f'{name}={value:g} contradicts {other}={bound:g}: {name} must not be greater than {other}')
+
+
+def reject(name: str) -> NoReturn:
+    import difflib
+
+    close = difflib.get_close_matches(name, NAMES, n=1)
+    hint = f'; did you mean {close[0]!r}?' if close else f'; valid ones are {", ".join(NAMES)}'
+    raise TypeError(f'ConnectionPool got an unexpected argument {name!r}{hint}')
+
+
+# --- managers ---
+
+REQUIRED = ('create', 'dispose')
+OPTIONAL = ('check_aliveness', 'on_acquire', 'on_release', 'on_connection_dead')
+
+
+def check_manager(manager: Any, *, base: type, other: type, wrong: str, right: str) -> None:
+    """Check that something is a connection manager of the pool's colour.
+
+    :param base: the colour's own base class
+    :param other: the other colour's
+    :param wrong: what to call the other colour
+    :param right: what to call the pool's
+    :raises TypeError: when it is not
+    """
+    if isinstance(manager, type):
+        raise TypeError(f'connection_manager must be an instance, not the class {manager.__name__}: call it')
+    missing = [name for name in REQUIRED if not callable(getattr(manager, name, None))]
+    if missing:
+        raise TypeError(
+            f'connection_manager must have the hooks {" and ".join(REQUIRED)}; '
+            f'{type(manager).__name__} has no {" and no ".join(missing)}')
+    is_async = inspect.iscoroutinefunction(manager.create) or inspect.isasyncgenfunction(manager.create)
+    if isinstance(manager, other) and not isinstance(manager, base) or (is_async and right == 'threading'):
+        raise TypeError(
+            f'connection_manager is for the {wrong} pool: {type(manager).__name__} cannot serve the {right} pool; '
+            f'use gcp.{wrong}.ConnectionPool')
+
+
+def overridden(manager: Any, name: str, base: type) -> Any:
+    """Return a manager's hook, or None where it has only the base class's, which does nothing."""
+    hook = getattr(manager, name, None)
+    if hook is None or getattr(hook, '__func__', None) is getattr(base, name):
+        return None
+    return hook

@@ -1,0 +1,332 @@
+"""The blocking connection pool: waits, and calls the manager's hooks. What to do when is decided in `gcp._core`.
+
+Read it beside `gcp.asyncio`: the same page in the other colour. Idle hits never come here: the compiled half serves them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections.abc import Callable
+from math import inf
+from time import monotonic
+from types import CoroutineType, TracebackType
+from typing import Any, NoReturn
+
+from gcp import options
+from gcp._core import (
+    VERDICT_CREATE,
+    VERDICT_SHUT,
+    VERDICT_WAIT,
+    Checkout,
+    Core,
+    ThreadingPool,
+    Ticket,
+    chain,
+    check_timeout,
+    describe,
+)
+from gcp.disposal import BATCH, COURTESY, PARTING, TICK, tell, weakly
+from gcp.disposal.threads import Reaper
+from gcp.exceptions import ConnectionPoolClosedError
+from gcp.managers import AsyncConnectionManager, ConnectionT, EndpointT
+from gcp.managers import SyncConnectionManager as BaseConnectionManager
+from gcp.stats import PoolStats, picture
+
+__all__ = ['BaseConnectionManager', 'ConnectionPool', 'ConnectionT', 'EndpointT']
+
+logger = logging.getLogger(__name__)
+
+
+class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
+    """A pool of connections to many endpoints, for threads.
+
+    :param connection_manager: creates, disposes of and checks connections
+    :param acquire_timeout: what an acquire may take when it does not say, seconds; ``None``: no limit
+    :param background_collector: dispose of expired connections in a background thread, not on each release
+    :param dispose_batch_size: how many expired connections a release disposes of, at most; 0: about log2 of the pool's size
+    :param dispose_timeout: what a disposal may take, seconds; ``None``: no limit
+    :param min_idle: idle connections of an endpoint that are kept for their whole life (its base)
+    :param max_size: connections of one endpoint, at most
+    :param idle_timeout: seconds after which an idle connection beyond the base is disposed of; ``None`` or ``inf``: never
+    :param max_lifetime: seconds after which any connection is disposed of; ``None`` or ``inf``: never
+    :param total_max_size: connections of all endpoints together, at most
+    :param lifetime_jitter: by what part of itself each lifetime may be shortened, at random, once, 0 to 1: connections that
+                            were born together then do not die together
+    :param name: the pool's name; by default the manager's class and a number
+    :raises TypeError: for an argument that is unknown or of a wrong type
+    :raises ValueError: for one out of range, or two that contradict each other
+    """
+
+    def __init__(
+            self,
+            connection_manager: BaseConnectionManager[EndpointT, ConnectionT],
+            *,
+            acquire_timeout: float | None = None,
+            background_collector: bool = False,
+            dispose_batch_size: int = 0,
+            dispose_timeout: float | None = None,
+            min_idle: int = options.MIN_IDLE,
+            max_size: int = options.MAX_SIZE,
+            idle_timeout: float | None = options.IDLE_TIMEOUT,
+            max_lifetime: float | None = options.MAX_LIFETIME,
+            total_max_size: int = options.TOTAL_MAX_SIZE,
+            lifetime_jitter: float = 0.0,
+            name: str | None = None,
+            **unknown: NoReturn,
+    ) -> None:
+        given = options.resolve({key: value for key, value in locals().items() if key in options.NAMES}, unknown)
+        manager = connection_manager
+        options.check_manager(
+            manager, base=BaseConnectionManager, other=AsyncConnectionManager, wrong='asyncio', right='threading')
+        self._check_aliveness = options.overridden(manager, 'check_aliveness', BaseConnectionManager)
+        self._on_acquire = options.overridden(manager, 'on_acquire', BaseConnectionManager)
+        self._on_release = options.overridden(manager, 'on_release', BaseConnectionManager)
+        self._on_connection_dead = options.overridden(manager, 'on_connection_dead', BaseConnectionManager)
+        self._set_up(
+            manager, given, direct=self._check_aliveness is None and self._on_acquire is None, plain=self._on_release is None)
+        self._reaper = Reaper(self._core, manager.dispose, given.dispose_timeout)
+        self._closers: list[threading.Lock] = []
+        self._core.on_quiet = weakly(self._wake_closers)
+        self._core.on_fork = weakly(self._start_anew)
+        self._collector = Collector(self, self._core, self._reaper) if given.background_collector else None
+
+    # --- acquire ---
+
+    def _acquire(self, ticket: Ticket) -> None:
+        """Serve an acquire that is no plain idle hit. Its caller undoes whatever an error leaves half-done."""
+        core = self._core
+        if self._collector is not None:
+            self._collector.ensure()
+        while True:
+            verdict = core.request(ticket)
+            if core.has_victims:
+                self._tidy_aside(ticket)
+            if verdict == VERDICT_WAIT:
+                verdict = self._wait(ticket)
+            if verdict == VERDICT_SHUT:
+                raise ConnectionPoolClosedError(f'{self.name} is closed')
+            if verdict == VERDICT_CREATE:
+                self._create(ticket)
+            elif not self._is_alive(ticket):
+                continue
+            if self._on_acquire is not None:
+                self._call(ticket, 'on_acquire', self._on_acquire)
+                ticket.hook = None
+            return
+
+    def _wait(self, ticket: Ticket) -> int:
+        """Wait in line until there is a verdict."""
+        core, reaper = self._core, self._reaper
+        lock = threading.Lock()
+        lock.acquire()
+        verdict = core.arm(ticket, lock.release)
+        while verdict == VERDICT_WAIT:
+            woken = reaper.is_busy and acquire_within(lock, ticket.patience(COURTESY))
+            if not woken:
+                if reaper.is_busy:
+                    reaper.watch()
+                woken = acquire_within(lock, ticket.patience(COURTESY if ticket.nowait else inf))
+            verdict = core.poll(ticket) if woken else core.expire(ticket)
+            if core.has_victims:    # a finalizer left something, and woke this waiter to see to it
+                reaper.reap_aside(0)
+            if verdict == VERDICT_WAIT and not woken:
+                raise self._timed_out(ticket, 'waiting') from ticket.last_error
+        return verdict
+
+    def _create(self, ticket: Ticket) -> None:
+        """Create a connection. One that comes too late is kept for others."""
+        self._check_deadline(ticket, 'creation')
+        try:
+            verdict = ticket.create(self._manager.create, ticket.remaining())
+        except Exception as error:
+            self._check_deadline(ticket, 'creation', error)
+            raise
+        if verdict == VERDICT_SHUT:
+            self._tidy_aside(ticket)
+            raise ConnectionPoolClosedError(f'{self.name} was closed while a connection was being created')
+        if isinstance(ticket.conn, CoroutineType):
+            ticket.conn.close()
+            ticket.hook = 'create'
+            raise TypeError(f'{type(self._manager).__name__}.create returned a coroutine: it is for gcp.asyncio.ConnectionPool')
+        self._check_deadline(ticket, 'creation')
+
+    def _is_alive(self, ticket: Ticket) -> bool:
+        """Check an idle connection before its reuse; a dead one is disposed of."""
+        if self._check_aliveness is None:
+            return True
+        alive = self._call(ticket, 'check_aliveness', self._check_aliveness, ticket.remaining())
+        if not alive:
+            self._mourn(ticket)
+            self._core.discard(ticket, 'dead')
+            self._tidy_aside(ticket)
+        ticket.hook = None
+        return bool(alive)
+
+    def _mourn(self, ticket: Ticket) -> None:
+        """Tell the manager of a dead connection."""
+        if self._on_connection_dead is None:
+            return
+        try:
+            self._on_connection_dead(ticket.endpoint, ticket.conn)
+        except Exception as error:
+            tell(logger, logging.ERROR, 'on_connection_dead failed for %s: %r', describe(ticket.endpoint), error)
+
+    def _call(self, ticket: Ticket, name: str, hook: Callable[..., Any], *args: Any) -> Any:
+        """Call a hook on the ticket's connection. While `ticket.hook` is set, an error costs the connection."""
+        ticket.hook = name
+        try:
+            result = hook(ticket.endpoint, ticket.conn, *args)
+        except Exception as error:
+            self._check_deadline(ticket, name, error)
+            raise
+        self._check_deadline(ticket, name)
+        return result
+
+    def _check_deadline(self, ticket: Ticket, phase: str, cause: BaseException | None = None) -> None:
+        if ticket.overran():
+            raise self._timed_out(ticket, phase) from cause or ticket.last_error
+
+    # --- release ---
+
+    def _release(self, checkout: Checkout, body: BaseException | None) -> None:
+        """Release by way of `on_release`, whose error costs the connection, but never hides that of the body."""
+        endpoint = checkout.endpoint
+        try:
+            if self._on_release is not None:
+                checkout.hook = 'on_release'
+                self._on_release(endpoint, checkout.conn)
+                checkout.hook = None
+        except BaseException as error:
+            self._core.discard(checkout, 'error')
+            self._tidy(endpoint)
+            if body is None or not isinstance(error, Exception):
+                raise
+            chain(body, error)
+            tell(logger, logging.ERROR, 'on_release failed for %s: %r', describe(endpoint), error)
+        else:
+            self._core.give_back(checkout)
+            self._tidy(endpoint)
+
+    def _tidy(self, endpoint: object) -> None:
+        """After a release: dispose of what it left, and of a few that have expired."""
+        if self._collector is None:
+            self._core.collect(self._batch_size())
+        if self._core.has_victims:
+            self._reaper.reap(endpoint, COURTESY)
+
+    def _tidy_aside(self, ticket: Ticket) -> None:
+        """Within an acquire: have victims disposed of, on others' time."""
+        if self._core.has_victims:
+            self._reaper.reap_aside(ticket.patience(COURTESY))
+
+    # --- close ---
+
+    def close(self, timeout: float | None = None) -> None:
+        """Close the pool. Waiting acquires fail at once, idle connections are disposed of at once, used ones when they
+        are released, or at the time-out by force; releasing those later does nothing. May be called again.
+
+        :param timeout: how long to wait for used connections, seconds; ``None``: until all are released
+        """
+        deadline = inf if (allowed := check_timeout(timeout)) is None else monotonic() + max(0.0, allowed)
+        quiet = threading.Lock()
+        quiet.acquire()
+        self._closers.append(quiet)
+        try:
+            self._core.close()
+            if self._collector is not None:
+                self._collector.ring()
+            if deadline == inf:
+                self._reaper.reap_all()
+            else:
+                self._reaper.reap_aside(max(0.0, deadline - monotonic()))
+            while self._core.size and acquire_within(quiet, deadline - monotonic()):
+                pass
+            if self._core.size:
+                self._core.force()
+                self._reaper.reap_aside(PARTING)
+        finally:
+            self._closers.remove(quiet)
+
+    def _wake_closers(self) -> None:
+        for quiet in self._closers:
+            ring(quiet)
+
+    def __enter__(self) -> ConnectionPool[EndpointT, ConnectionT]:
+        return self
+
+    def __exit__(
+            self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # --- looking ---
+
+    def get_endpoint_pool_size(self, endpoint: EndpointT, acquired: bool | None = None) -> int:
+        """Return the number of an endpoint's connections.
+
+        :param endpoint: the endpoint
+        :param acquired: ``True``: those checked out; ``False``: the idle ones; ``None``: all places taken
+        """
+        return self._core.endpoint_size(endpoint, acquired)
+
+    def stats(self) -> PoolStats[EndpointT]:
+        """Return one consistent picture of the pool."""
+        return picture(self.name, self._core.closed, *self._core.snapshot())
+
+    def _start_anew(self) -> None:
+        """In a forked child there are no threads but this one."""
+        self._closers.clear()
+        self._reaper.start_anew()
+        if self._collector is not None:
+            self._collector.start_anew()
+
+
+class Collector:
+    """A daemon thread that disposes of what has expired. It does not keep its pool alive, and ends with it."""
+
+    def __init__(self, pool: ConnectionPool[Any, Any], core: Core, reaper: Reaper) -> None:
+        self._core = core
+        self._reaper = reaper
+        self.start_anew()
+        self._pool = weakref.ref(pool, lambda _: self.ring())
+        core.on_poke = self.ring
+        self.ensure()
+
+    def start_anew(self) -> None:
+        """Begin without a thread: a forked child has none."""
+        self._bell = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def ensure(self) -> None:
+        """Start the thread, unless it runs."""
+        if self._thread is None and not self._core.closed:
+            self._thread = threading.Thread(target=self._run, name='gcp-collector', daemon=True)
+            self._thread.start()
+
+    def ring(self) -> None:
+        """Have it look again."""
+        ring(self._bell)
+
+    def _run(self) -> None:
+        core, reaper, bell = self._core, self._reaper, self._bell
+        while not core.closed and self._pool() is not None:
+            core.collect(BATCH)
+            if core.has_victims:
+                reaper.reap_aside(COURTESY)
+            else:
+                # Not shorter than a tick: on a coarse clock, what is due in no time at all is not due yet.
+                acquire_within(bell, max(core.next_expiry() - core.time(), TICK))
+
+
+def acquire_within(lock: threading.Lock, timeout: float) -> bool:
+    """Wait for a lock that somebody else will release, at most so many seconds (``inf``: for ever)."""
+    return lock.acquire(timeout=max(0.0, timeout) if timeout < threading.TIMEOUT_MAX else -1)
+
+
+def ring(lock: threading.Lock) -> None:
+    """Release a lock that somebody may be waiting for. Once or twice is the same."""
+    try:
+        lock.release()
+    except RuntimeError:
+        pass
