@@ -370,6 +370,7 @@ cdef class Core:
             ticket.enter(self)
         ticket.w.ep = &ticket.ep.e
         ticket.w.queued = False
+        ticket.since = NEVER
         Py_INCREF(ticket)
         verdict = step_request(&self.pool, &ticket.w, now)
         if ticket.w.queued:
@@ -515,8 +516,11 @@ cdef class Core:
         :return: its checkout, or ``None`` for one that the parent of this forked process holds, or of a closed pool
         :raises ConnectionNotAcquiredError: when nobody holds it
         """
-        cdef Slot slot = self.holder(conn, endpoint)
+        cdef Slot slot
         cdef Checkout checkout
+        self.before('checkin')
+        check_hashable(endpoint)
+        slot = self.holder(conn, endpoint)
         if slot is None:
             return None
         checkout = Checkout.__new__(Checkout)
@@ -524,22 +528,22 @@ cdef class Core:
         self.take_back(checkout)
         return checkout
 
+    cdef inline slot_t* held_as(self, conn, endpoint) except? NULL:
+        """Find a held connection by identity. Runs user code where the key is not the very same object."""
+        cdef slot_t* s = table_find(&self.pool.held, <PyObject*>conn, NULL)
+        cdef Endpoint ep
+        if s == NULL or s.ep.key == <PyObject*>endpoint:
+            return s
+        ep = self.find(endpoint)
+        return NULL if ep is None else table_find(&self.pool.held, <PyObject*>conn, &ep.e)
+
     cdef Slot holder(self, conn, endpoint):
         """Find who holds a connection: by identity, else by equality. None where a release is to do nothing."""
-        cdef slot_t* s
+        cdef slot_t* s = self.held_as(conn, endpoint)
         cdef Endpoint ep
         cdef Slot slot
-        self.before('release')
-        s = table_find(&self.pool.held, <PyObject*>conn, NULL)
         if s != NULL:
-            if s.ep.key == <PyObject*>endpoint:
-                return <Slot>s.self
-            ep = self.find(endpoint)
-            if ep is not None:
-                s = table_find(&self.pool.held, <PyObject*>conn, &ep.e)
-                if s != NULL:
-                    return <Slot>s.self
-            raise ConnectionNotAcquiredError(f'this connection was not acquired for endpoint {describe(endpoint)}')
+            return <Slot>s.self
         ep = self.find(endpoint)
         slot = None if ep is None else self.equal_holder(conn, ep)
         if slot is not None:
@@ -547,7 +551,8 @@ cdef class Core:
         if self.pool.closed or table_find(&self.pool.inherited, <PyObject*>conn, NULL) != NULL:
             return None
         raise ConnectionNotAcquiredError(
-            f'this connection of endpoint {describe(endpoint)} is not acquired: it is foreign, or was released already')
+            f'this connection is not acquired for endpoint {describe(endpoint)}: it is foreign, of another endpoint, or was '
+            f'released already')
 
     cdef Slot equal_holder(self, conn, Endpoint ep):
         """A caller may have rebuilt its connection, say a (reader, writer) tuple. Runs user code: ``__eq__``."""

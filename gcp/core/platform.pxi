@@ -96,6 +96,10 @@ cdef extern from 'Python.h':
     PyObject* PyDict_GetItemWithError(object, object) except? NULL
     PyObject* look_up_quietly "PyDict_GetItemWithError" (object, object) noexcept
     PyObject* PyObject_CallNoArgs(object) except NULL
+    ctypedef struct PyThreadState:
+        pass
+    PyThreadState* PyThreadState_Get() noexcept
+    uint64_t PyThreadState_GetID(PyThreadState*) noexcept
 
 
 cdef inline uint64_t next_random(uint64_t* state) noexcept nogil:

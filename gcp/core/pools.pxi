@@ -42,6 +42,14 @@ def check_timeout(timeout, str name='timeout'):
     return seconds
 
 
+cdef int check_hashable(endpoint) except -1:
+    try:
+        hash(endpoint)
+    except TypeError as error:
+        raise TypeError(f'endpoint must be hashable, not {type(endpoint).__name__}: {describe(endpoint)}') from error
+    return 0
+
+
 def chain(body, error):
     """Hang an error on the context of the one that goes on its way, so that neither hides the other."""
     link = error
@@ -120,10 +128,7 @@ cdef class BaseConnectionPool:
 
     cdef Ticket open_ticket(self, endpoint, timeout):
         timeout = self.acquire_timeout if timeout is None else check_timeout(timeout)
-        try:
-            hash(endpoint)
-        except TypeError as error:
-            raise TypeError(f'endpoint must be hashable, not {type(endpoint).__name__}: {describe(endpoint)}') from error
+        check_hashable(endpoint)
         return self._core.ticket(endpoint, timeout, self.acquire_timeout)
 
     cdef inline bint untidy(self, double now) noexcept:

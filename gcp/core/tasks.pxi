@@ -6,19 +6,34 @@ cdef enum lease_phase:
 
 cdef class AsyncioPool(BaseConnectionPool):
     """Serves idle hits itself and hands everything else to its Python half."""
-    cdef public object _loop
+    cdef object loop             # the event loop that the pool belongs to
+    cdef uint64_t thread         # in which it runs, by the id of the thread's state: those are never used twice
+    cdef bint tells              # whether it says by an attribute that it is running
     cdef object running_loop
 
     def _bind(self, running_loop):
         """Say how to find the running event loop."""
         self.running_loop = running_loop
 
+    @property
+    def _loop(self):
+        """The event loop that the pool belongs to, or None before its first use."""
+        return self.loop
+
+    @_loop.setter
+    def _loop(self, loop):
+        self.loop = loop
+        self.thread = PyThreadState_GetID(PyThreadState_Get())
+        self.tells = getattr(loop, '_thread_id', None) is not None
+
     cdef inline int check_loop(self) except -1:
-        """An event loop's connections are of no use to another."""
-        loop = PyObject_CallNoArgs(self.running_loop)
-        if <PyObject*>(<object>loop) != <PyObject*>self._loop:
-            self._enter_loop(<object>loop)
-        Py_DECREF(<object>loop)
+        """An event loop's connections are of no use to another. Asking asyncio costs two system calls on some versions of
+        Python, so a loop that is known to be running in this very thread is taken at its word."""
+        if self.tells and self.thread == PyThreadState_GetID(PyThreadState_Get()) and self.loop._thread_id is not None:
+            return 0
+        loop = self.running_loop()
+        if loop is not self.loop:
+            self._enter_loop(loop)
         return 0
 
     def acquire(self, endpoint, timeout=None):
@@ -65,8 +80,8 @@ cdef class AsyncioPool(BaseConnectionPool):
         try:
             self.check_loop()
             core.before('release')
-            s = table_find(&core.pool.held, <PyObject*>conn, NULL)
-            if s != NULL and self.plain and s.ep.key == <PyObject*>endpoint:
+            s = core.held_as(conn, endpoint) if self.plain else NULL
+            if s != NULL:
                 gcp_lock(&core.mutex)
                 step_give_back(&core.pool, s, now)
                 gcp_unlock(&core.mutex)

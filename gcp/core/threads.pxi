@@ -32,8 +32,8 @@ cdef class ThreadingPool(BaseConnectionPool):
         cdef double now = core.now()
         cdef slot_t* s
         core.before('release')
-        s = table_find(&core.pool.held, <PyObject*>conn, NULL)
-        if s != NULL and self.plain and s.ep.key == <PyObject*>endpoint:
+        s = core.held_as(conn, endpoint) if self.plain else NULL
+        if s != NULL:
             gcp_lock(&core.mutex)
             step_give_back(&core.pool, s, now)
             gcp_unlock(&core.mutex)

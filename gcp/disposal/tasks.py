@@ -100,7 +100,7 @@ class Reaper:
         :param own: the caller's endpoint
         :param wait: how long to wait for the others, seconds; ``None``: until they are gone
         """
-        victims = list(iter(self._core.victim, None))
+        victims = deque(iter(self._core.victim, None))
         if not victims:
             return
         mine = all(victim.concerns(own) for victim in victims)
@@ -121,13 +121,13 @@ class Reaper:
 
     def reap_soon(self) -> Latch | None:
         """Have all victims disposed of, without waiting for it."""
-        victims = list(iter(self._core.victim, None))
+        victims = deque(iter(self._core.victim, None))
         return self._hand_over(victims) if victims else None
 
-    def _hand_over(self, victims: list[Victim]) -> Latch:
+    def _hand_over(self, victims: deque[Victim]) -> Latch:
         latch = Latch(len(victims))
         while victims:
-            self._jobs.append(Job(victims.pop(0), latch))
+            self._jobs.append(Job(victims.popleft(), latch))
         self._man()
         if self._watching is None:
             self._watching = asyncio.get_running_loop().call_later(COURTESY, self._watch)

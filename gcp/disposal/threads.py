@@ -6,6 +6,7 @@ import logging
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +27,10 @@ class Latch:
     def count_down(self) -> None:
         self._left.pop()
         if not self._left:
-            self._lock.release()
+            try:
+                self._lock.release()
+            except RuntimeError:    # the last two came at once
+                pass
 
     def wait(self, timeout: float | None) -> bool:
         return self._lock.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX))
@@ -80,12 +84,13 @@ class Reaper:
         :param own: the caller's endpoint
         :param wait: how long to wait for the workers, seconds; ``None``: until they are done
         """
-        victims = list(iter(self._core.victim, None))
-        if self._timeout is None and all(victim.concerns(own) for victim in victims):
+        victims = deque(iter(self._core.victim, None))
+        mine = all(victim.concerns(own) for victim in victims)
+        if mine and self._timeout is None:
             while victims:
-                self._dispose_of(Job(victims.pop(0), None))
+                self._dispose_of(Job(victims.popleft(), None))
         elif victims:
-            self._hand_over(victims, wait)
+            self._hand_over(victims, self._timeout if mine else wait)
 
     def reap_all(self) -> None:
         """Dispose of all victims, however long it takes: in this thread, unless there is a ``dispose_timeout``."""
@@ -99,14 +104,14 @@ class Reaper:
 
         :param wait: how long to wait for it, seconds; ``None``: until it is done
         """
-        victims = list(iter(self._core.victim, None))
+        victims = deque(iter(self._core.victim, None))
         if victims:
             self._hand_over(victims, wait)
 
-    def _hand_over(self, victims: list[Victim], wait: float | None) -> None:
+    def _hand_over(self, victims: deque[Victim], wait: float | None) -> None:
         latch = Latch(len(victims))
         while victims:
-            self._jobs.put(Job(victims.pop(0), latch))
+            self._jobs.put(Job(victims.popleft(), latch))
         self._man()
         if wait == 0 or latch.wait(COURTESY if wait is None else min(wait, COURTESY)):
             return
