@@ -1,0 +1,146 @@
+# What a developer does, by name. All that a fresh clone needs is Python with venv and a C compiler.
+#
+# Stamps in the environment and the compiled core's own date say what is up to date: a second run of any target starts its
+# job at once. An environment of another Python is made anew; cores of several Pythons lie side by side.
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+SHELL := /bin/bash
+.SHELLFLAGS := -e -u -o pipefail -c
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+PY := $(VENV)/bin/python
+
+# "3.13.0 .cpython-313-x86_64-linux-gnu.so"
+IDENTIFY := import platform, sysconfig; print(platform.python_version(), sysconfig.get_config_var("EXT_SUFFIX"))
+IDENTITY := $(shell $(PYTHON) -c '$(IDENTIFY)')
+PYTHON_STAMP := $(VENV)/.python-$(word 1,$(IDENTITY))$(basename $(word 2,$(IDENTITY)))
+CORE := gcp/_core$(word 2,$(IDENTITY))
+CORE_SOURCES := gcp/_core.pyx $(wildcard gcp/core/*.pxi)
+
+# The lines of pyproject.toml that an extra, or the build itself, asks for. (pip brings a TOML reader where Python has none.)
+define REQUIREMENTS
+import sys
+try:
+    import tomllib
+except ImportError:
+    from pip._vendor import tomli as tomllib
+
+with open('pyproject.toml', 'rb') as file:
+    project = tomllib.load(file)
+extras = project['project']['optional-dependencies'] | {'build': project['build-system']['requires']}
+
+def show(extra):
+    for line in extras[extra]:
+        if line.startswith('gcpool['):
+            for inner in line[len('gcpool['):-1].split(','):
+                show(inner)
+        else:
+            print(line)
+
+show(sys.argv[1])
+endef
+export REQUIREMENTS
+
+.PHONY: help
+help:  ## list the targets (the default)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo '  PYTHON=$(PYTHON)  the interpreter to work with'
+	@echo '  VENV=$(VENV)      the environment, made when missing'
+	@echo '  ARGS=...          passed to the program that demo, test, bench and sanitize run'
+
+.PHONY: demo
+demo: $(VENV)/.have-demo $(CORE)  ## serve three PostgreSQL databases for 15 s, and watch
+	$(PY) -m gcp demo $(ARGS)
+
+.PHONY: test
+test: $(VENV)/.have-test $(CORE)  ## run the tests
+	$(PY) -m pytest $(ARGS)
+
+.PHONY: dev
+dev: $(VENV)/.have-dev $(CORE)  ## prepare the environment for everything below, and build the core in place
+	@echo 'Ready: source $(VENV)/bin/activate'
+
+.PHONY: lint
+lint: $(VENV)/.have-dev  ## check style: Python and Cython
+	@failed=0; \
+	$(PY) -m ruff check . || failed=1; \
+	PATH="$$(cd $(VENV)/bin && pwd):$$PATH" cython-lint $(CORE_SOURCES) || failed=1; \
+	exit $$failed
+
+.PHONY: types
+types: $(VENV)/.have-dev $(CORE)  ## check types: the package, the stub of the core, the examples of use
+	$(PY) -m mypy
+	$(PY) -m mypy.stubtest gcp._core
+	$(if $(wildcard tests/typing_examples.py),$(PY) -m mypy tests/typing_examples.py)
+
+.PHONY: bench
+bench: $(VENV)/.have-dev $(CORE)  ## run the benchmarks (ARGS=--quick: each once)
+	$(PY) -m asv --config asv_bench/asv.conf.json machine --yes >/dev/null
+	$(PY) -m asv --config asv_bench/asv.conf.json run --python=same --show-stderr $(ARGS)
+
+.PHONY: docs
+docs:  ## list the pages of the documentation
+	@grep --with-filename --max-count=1 '^# ' README.md CHANGELOG.md docs/*.md | sed 's/:# /: /'
+
+.PHONY: changelog
+changelog: $(VENV)/.have-dev  ## show what the change log will say of the next version
+	@$(PY) -m towncrier build --draft --version next
+
+.PHONY: wheel
+wheel: $(VENV)/.have-dev  ## build dist/*.tar.gz, and dist/*.whl from it
+	CFLAGS=-g0 $(PY) -m build --no-isolation
+
+# A tree of its own under build/, with the instrumented core, the tests and the settings. Python itself is not instrumented:
+# the sanitizer's library has to be loaded before it, and memory has to come from malloc to be seen.
+.PHONY: sanitize
+sanitize: $(VENV)/.have-test  ## run the stress tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	GCP_SANITIZE=address,undefined $(PY) setup.py --quiet build --build-base build/sanitize --build-lib build/sanitize/lib
+	rm -rf build/sanitize/lib/tests
+	cp -R tests pyproject.toml build/sanitize/lib/
+	@python="$$(cd $(VENV)/bin && pwd)/python"; \
+	library="$$($(CC) -print-file-name=libasan.so)"; \
+	test -e "$$library" || { echo '$(CC) brings no libasan.so' >&2; exit 1; }; \
+	cd build/sanitize/lib; \
+	export PYTHONPATH="$$PWD" PYTHONMALLOC=malloc LD_PRELOAD="$$library"; \
+	export ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=abort_on_error=1:halt_on_error=1:print_stacktrace=1; \
+	"$$python" -c 'import gcp._core as core, os; assert core.__file__.startswith(os.getcwd()), core.__file__'; \
+	"$$python" -m pytest --capture=sys tests/test_stress.py $(ARGS)
+
+.PHONY: clean
+clean:  ## remove what was built; environments stay
+	rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -f gcp/_core.*.so
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
+
+# --- what the targets above stand on ---
+
+$(CORE): setup.py $(CORE_SOURCES) | $(VENV)/.have-build gcp/contrib
+	$(PY) setup.py --quiet build_ext --inplace
+	@touch $@
+
+# an sdist has no symlinks
+gcp/contrib:
+	ln -s ../contrib $@
+
+$(PYTHON_STAMP):
+	@$(PYTHON) -c 'import sys; sys.exit("gcp needs Python 3.10 or newer: PYTHON=..." if sys.version_info < (3, 10) else 0)'
+	@if [ -e $(VENV) ] && [ ! -e $(VENV)/pyvenv.cfg ]; then echo '$(VENV) exists and is no environment' >&2; exit 1; fi
+	@if [ "$$($(PY) -c '$(IDENTIFY)' 2>/dev/null)" != '$(IDENTITY)' ]; then \
+		echo 'Making $(VENV) with Python $(word 1,$(IDENTITY))'; \
+		$(PYTHON) -m venv --clear $(VENV); \
+	fi
+	@$(PY) -c 'import os, sysconfig; open(sysconfig.get_path("purelib") + "/gcp-in-place.pth", "w").write(os.getcwd() + "\n")'
+	@touch $@
+
+# the stamp comes last: what was interrupted is done again
+$(VENV)/.have-%: pyproject.toml $(PYTHON_STAMP)
+	@echo 'Installing into $(VENV): what `$*` needs'
+	@$(PY) -c "$$REQUIREMENTS" $* | $(PY) -m pip install --quiet --disable-pip-version-check --requirement /dev/stdin
+	@touch $@

@@ -1,0 +1,177 @@
+"""What a wheel, an sdist and an editable install contain, and that what was installed works.
+
+Everything is built from a copy of what a clone has, with the build requirements of this environment, and installed into
+environments that have nothing else. The core is compiled without optimisation: only its presence is at stake."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import gcp
+
+pytestmark = pytest.mark.slow
+
+pytest.importorskip('build')
+pytest.importorskip('Cython')
+pytest.importorskip('pip')
+
+ROOT = Path(__file__).resolve().parent.parent
+if not (ROOT / '.git').exists() or shutil.which('git') is None:
+    pytest.skip('only a clone can tell what belongs to the project', allow_module_level=True)
+
+#: what the environment of a developer may say and must not decide here
+FOREIGN = {'CFLAGS', 'CPPFLAGS', 'GCP_CYTHON_ANNOTATE', 'GCP_SANITIZE', 'LDFLAGS', 'PYTHONHOME', 'PYTHONPATH'}
+
+UNOPTIMISED = {'CFLAGS': '-O0 -g0'}
+
+
+def call(*command: str | Path, cwd: Path, **variables: str) -> str:
+    """Run a command; on failure show what it said."""
+    env = {name: value for name, value in os.environ.items() if name not in FOREIGN and not name.startswith('GIT_')}
+    result = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env={**env, **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert result.returncode == 0, f'{command[0]} exited with {result.returncode}:\n{result.stdout[-8000:]}'
+
+    return result.stdout
+
+
+def cloned_files() -> Iterator[Path]:
+    """What a clone has, or will have once the new files are added."""
+    listing = call(
+        'git', '-c', 'safe.directory=*', 'ls-files', '-z', '--cached', '--others', '--exclude-standard',
+        cwd=ROOT,
+    )
+    yield from {Path(name) for name in listing.split('\0') if name and os.path.lexists(ROOT / name)}
+
+
+def modules() -> set[str]:
+    """The files of the package that are installed, the core excepted."""
+    paths = [path for path in cloned_files() if path.parts[0] in ('contrib', 'gcp') and path != Path('gcp', 'contrib')]
+    names = {path.as_posix() for path in paths if path.suffix in ('.py', '.pyi') or path.name == 'py.typed'}
+
+    return {f'gcp/{name}' if name.startswith('contrib/') else name for name in names}
+
+
+@pytest.fixture(scope='session')
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    copy = tmp_path_factory.mktemp('packaging') / 'project'
+    for path in cloned_files():
+        target = copy / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / path, target, follow_symlinks=False)
+
+    return copy
+
+
+@pytest.fixture(scope='session')
+def archives(project: Path) -> tuple[Path, Path]:
+    """The sdist, and the wheel that was built from it, not from the tree."""
+    out = project.parent / 'dist'
+    call(sys.executable, '-m', 'build', '--no-isolation', '--outdir', out, project, cwd=project.parent, **UNOPTIMISED)
+    sdist, = out.glob('*.tar.gz')
+    wheel, = out.glob('*.whl')
+
+    return sdist, wheel
+
+
+def make_environment(path: Path, *wheels: Path) -> Path:
+    """Create an environment with these wheels and nothing else; return its interpreter."""
+    call(sys.executable, '-m', 'venv', '--without-pip', path, cwd=path.parent)
+    python = path / 'bin' / 'python'
+    call(
+        sys.executable, '-m', 'pip', '--python', python, 'install', '--quiet', '--no-deps', '--no-index', *wheels,
+        cwd=path.parent,
+    )
+
+    return python
+
+
+def check_import(python: Path, cwd: Path, where: Path) -> None:
+    """Import each module that needs no driver, from anywhere, and see that it comes from there."""
+    code = '\n'.join([
+        'import importlib.metadata, os, sys',
+        'import gcp, gcp.threading, gcp.asyncio, gcp.contrib.socket, gcp.dropin',
+        'from generic_connection_pool.threading import ConnectionPool',
+        'assert ConnectionPool is gcp.threading.ConnectionPool',
+        'assert importlib.metadata.version("gcpool") == gcp.__version__',
+        'where = os.path.realpath(sys.argv[1])',
+        'for name, module in list(sys.modules.items()):',
+        '    if name.split(".")[0] == "gcp":',
+        '        assert os.path.realpath(module.__file__).startswith(where), (name, module.__file__)',
+    ])
+    call(python, '-I', '-W', 'error', '-c', code, where, cwd=cwd)
+
+
+def test_wheel_has_every_module_once_and_no_source_of_the_core(archives: tuple[Path, Path]) -> None:
+    with zipfile.ZipFile(archives[1]) as wheel:
+        names = wheel.namelist()
+    installed = [name for name in names if '.dist-info/' not in name]
+
+    assert len(names) == len(set(names))
+    assert set(installed) == modules() | {name for name in installed if name.endswith('.so')}
+    assert len([name for name in installed if name.startswith('gcp/_core.') and name.endswith('.so')]) == 1
+    assert {'gcp/py.typed', 'gcp/_core.pyi', 'gcp/contrib/__init__.py', 'gcp/contrib/socket.py'} <= set(installed)
+    assert f'gcpool-{gcp.__version__}.dist-info/licenses/LICENSE' in names
+
+
+def test_wheel_needs_nothing_at_run_time(archives: tuple[Path, Path]) -> None:
+    with zipfile.ZipFile(archives[1]) as wheel:
+        metadata = wheel.read(f'gcpool-{gcp.__version__}.dist-info/METADATA').decode().partition('\n\n')[0].splitlines()
+
+    assert [line for line in metadata if line.startswith('Requires-Dist:') and 'extra ==' not in line] == []
+    extras = {line.partition(': ')[2] for line in metadata if line.startswith('Provides-Extra:')}
+    assert {'asyncpg', 'demo', 'dev', 'psycopg2'} <= extras
+
+
+def test_sdist_has_what_a_clone_has(archives: tuple[Path, Path]) -> None:
+    with tarfile.open(archives[0]) as sdist:
+        members = sdist.getmembers()
+    names = [member.name.partition('/')[2] for member in members if not member.isdir()]
+
+    assert len(names) == len(set(names))
+    assert not [name for name in names if name.startswith(('build/', 'gcp/contrib')) or name.endswith(('.c', '.so'))]
+    made_by_setuptools = {name for name in names if '.egg-info/' in name} | {'PKG-INFO', 'setup.cfg'}
+    only_for_clones = {'.gitignore', 'gcp/contrib'}
+    assert set(names) - made_by_setuptools == {path.as_posix() for path in cloned_files()} - only_for_clones
+
+
+def test_installed_wheel_works(archives: tuple[Path, Path], tmp_path: Path) -> None:
+    python = make_environment(tmp_path / 'venv', archives[1])
+    check_import(python, tmp_path, tmp_path / 'venv')
+
+
+@pytest.mark.parametrize('mode', ['lenient', 'strict'])
+def test_editable_install_works(mode: str, project: Path, tmp_path: Path) -> None:
+    copy = tmp_path / 'project'
+    shutil.copytree(project, copy, symlinks=True)
+    code = 'import build, sys; build.ProjectBuilder(sys.argv[1]).build("editable", ".", {"editable_mode": sys.argv[2]})'
+    call(sys.executable, '-c', code, copy, mode, cwd=tmp_path, **UNOPTIMISED)
+    wheel, = tmp_path.glob('*.whl')
+    python = make_environment(tmp_path / 'venv', wheel)
+    check_import(python, tmp_path, tmp_path)
+
+    # an edit is seen
+    with (copy / 'contrib' / 'socket.py').open('a') as file:
+        file.write('\nEDITED = True\n')
+    call(python, '-I', '-c', 'import gcp.contrib.socket; assert gcp.contrib.socket.EDITED', cwd=tmp_path)
+
+
+def test_symlink_is_what_a_clone_has() -> None:
+    link = ROOT / 'gcp' / 'contrib'
+    assert link.is_symlink()
+    assert os.readlink(link) == os.path.join('..', 'contrib')
