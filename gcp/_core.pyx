@@ -15,7 +15,7 @@ tasks       ... of the asyncio pool
 """
 
 import os
-from types import GenericAlias
+from types import CoroutineType, GenericAlias
 
 cimport cython
 from cpython.exc cimport PyErr_Clear

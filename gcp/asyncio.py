@@ -26,7 +26,7 @@ from gcp._core import (
     describe,
 )
 from gcp.disposal import BATCH, COURTESY, PARTING, TICK, tell, weakly
-from gcp.disposal.deadline import Bounded
+from gcp.disposal.deadline import Bounded, HookTimeoutError
 from gcp.disposal.tasks import Reaper
 from gcp.exceptions import AcquireTimeoutError, ConnectionPoolClosedError
 from gcp.managers import AsyncConnectionManager as BaseConnectionManager
@@ -119,22 +119,24 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
         core = self._core
         if self._collector is not None:
             self._collector.ensure()
+        verdict = core.request(ticket)
         while True:
-            verdict = core.request(ticket)
             if core.has_victims:
-                await self._reaper.reap_aside(ticket.patience(COURTESY) if verdict != VERDICT_WAIT else 0)
+                await self._reaper.reap_aside(0 if verdict == VERDICT_WAIT else ticket.patience(COURTESY))
             if verdict == VERDICT_WAIT:
                 verdict = await self._wait(ticket)
             if verdict == VERDICT_SHUT:
                 raise ConnectionPoolClosedError(f'{self.name} is closed')
             if verdict == VERDICT_CREATE:
                 await self._create(ticket)
-            elif not await self._is_alive(ticket):
-                continue
-            if self._on_acquire is not None:
-                await self._call(ticket, 'on_acquire', self._on_acquire)
-                ticket.hook = None
-            return
+                break
+            if await self._is_alive(ticket):
+                break
+            verdict = core.retry(ticket)
+            ticket.hook = None
+        if self._on_acquire is not None:
+            await self._call(ticket, 'on_acquire', self._on_acquire)
+            ticket.hook = None
 
     async def _wait(self, ticket: Ticket) -> int:
         """Wait in line until there is a verdict."""
@@ -172,25 +174,18 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
             raise ConnectionPoolClosedError(f'{self.name} was closed while a connection was being created')
 
     async def _is_alive(self, ticket: Ticket) -> bool:
-        """Check an idle connection before its reuse; a dead one is disposed of."""
+        """Check an idle connection before its reuse. The manager is told of a dead one."""
         if self._check_aliveness is None:
             return True
-        alive = await self._call(ticket, 'check_aliveness', self._check_aliveness)
-        if not alive:
-            await self._mourn(ticket)
-            self._core.discard(ticket, 'dead')
-            await self._reaper.reap_aside(ticket.patience(COURTESY))
-        ticket.hook = None
-        return bool(alive)
-
-    async def _mourn(self, ticket: Ticket) -> None:
-        """Tell the manager of a dead connection."""
-        if self._on_connection_dead is None:
-            return
-        try:
-            await Bounded(self._on_connection_dead(ticket.endpoint, ticket.conn), ticket.remaining())
-        except Exception as error:
-            tell(logger, logging.ERROR, 'on_connection_dead failed for %s: %r', describe(ticket.endpoint), error)
+        if await self._call(ticket, 'check_aliveness', self._check_aliveness):
+            ticket.hook = None
+            return True
+        if self._on_connection_dead is not None:
+            try:
+                await Bounded(self._on_connection_dead(ticket.endpoint, ticket.conn), ticket.remaining())
+            except Exception as error:
+                tell(logger, logging.ERROR, 'on_connection_dead failed for %s: %r', describe(ticket.endpoint), error)
+        return False
 
     async def _call(self, ticket: Ticket, name: str, hook: Callable[..., Any]) -> Any:
         """Call a hook on the ticket's connection. While `ticket.hook` is set, an error costs the connection."""
@@ -204,7 +199,9 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
 
     def _check_deadline(self, ticket: Ticket, phase: str, cause: BaseException | None = None) -> None:
         if ticket.overran():
-            raise self._timed_out(ticket, phase, TimedOut) from cause or ticket.last_error
+            if cause is None or isinstance(cause, HookTimeoutError):
+                cause = ticket.last_error or cause
+            raise self._timed_out(ticket, phase, TimedOut) from cause
 
     # --- release ---
 

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable
 from math import inf
 from time import monotonic
-from types import CoroutineType, TracebackType
+from types import TracebackType
 from typing import Any, NoReturn
 
 from gcp import options
@@ -98,22 +98,24 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
         core = self._core
         if self._collector is not None:
             self._collector.ensure()
+        verdict = core.request(ticket)
         while True:
-            verdict = core.request(ticket)
             if core.has_victims:
-                self._tidy_aside(ticket)
+                self._tidy_aside(ticket, verdict)
             if verdict == VERDICT_WAIT:
                 verdict = self._wait(ticket)
             if verdict == VERDICT_SHUT:
                 raise ConnectionPoolClosedError(f'{self.name} is closed')
             if verdict == VERDICT_CREATE:
                 self._create(ticket)
-            elif not self._is_alive(ticket):
-                continue
-            if self._on_acquire is not None:
-                self._call(ticket, 'on_acquire', self._on_acquire)
-                ticket.hook = None
-            return
+                break
+            if self._is_alive(ticket):
+                break
+            verdict = core.retry(ticket)
+            ticket.hook = None
+        if self._on_acquire is not None:
+            self._call(ticket, 'on_acquire', self._on_acquire)
+            ticket.hook = None
 
     def _wait(self, ticket: Ticket) -> int:
         """Wait in line until there is a verdict."""
@@ -145,32 +147,21 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
         if verdict == VERDICT_SHUT:
             self._tidy_aside(ticket)
             raise ConnectionPoolClosedError(f'{self.name} was closed while a connection was being created')
-        if isinstance(ticket.conn, CoroutineType):
-            ticket.conn.close()
-            ticket.hook = 'create'
-            raise TypeError(f'{type(self._manager).__name__}.create returned a coroutine: it is for gcp.asyncio.ConnectionPool')
         self._check_deadline(ticket, 'creation')
 
     def _is_alive(self, ticket: Ticket) -> bool:
-        """Check an idle connection before its reuse; a dead one is disposed of."""
+        """Check an idle connection before its reuse. The manager is told of a dead one."""
         if self._check_aliveness is None:
             return True
-        alive = self._call(ticket, 'check_aliveness', self._check_aliveness, ticket.remaining())
-        if not alive:
-            self._mourn(ticket)
-            self._core.discard(ticket, 'dead')
-            self._tidy_aside(ticket)
-        ticket.hook = None
-        return bool(alive)
-
-    def _mourn(self, ticket: Ticket) -> None:
-        """Tell the manager of a dead connection."""
-        if self._on_connection_dead is None:
-            return
-        try:
-            self._on_connection_dead(ticket.endpoint, ticket.conn)
-        except Exception as error:
-            tell(logger, logging.ERROR, 'on_connection_dead failed for %s: %r', describe(ticket.endpoint), error)
+        if self._call(ticket, 'check_aliveness', self._check_aliveness, ticket.remaining()):
+            ticket.hook = None
+            return True
+        if self._on_connection_dead is not None:
+            try:
+                self._on_connection_dead(ticket.endpoint, ticket.conn)
+            except Exception as error:
+                tell(logger, logging.ERROR, 'on_connection_dead failed for %s: %r', describe(ticket.endpoint), error)
+        return False
 
     def _call(self, ticket: Ticket, name: str, hook: Callable[..., Any], *args: Any) -> Any:
         """Call a hook on the ticket's connection. While `ticket.hook` is set, an error costs the connection."""
@@ -215,10 +206,10 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
         if self._core.has_victims:
             self._reaper.reap(endpoint, COURTESY)
 
-    def _tidy_aside(self, ticket: Ticket) -> None:
-        """Within an acquire: have victims disposed of, on others' time."""
+    def _tidy_aside(self, ticket: Ticket, verdict: int | None = None) -> None:
+        """Within an acquire: have victims disposed of, on others' time. One that waits in line will wait there."""
         if self._core.has_victims:
-            self._reaper.reap_aside(ticket.patience(COURTESY))
+            self._reaper.reap_aside(0 if verdict == VERDICT_WAIT else ticket.patience(COURTESY))
 
     # --- close ---
 

@@ -176,6 +176,9 @@ cdef class Ticket(Checkout):
         and its booking no signal handler can run and lose it. Returns the verdict."""
         try:
             conn = create(self.key, timeout=timeout)
+            if isinstance(conn, CoroutineType):
+                conn.close()
+                raise TypeError('create() returned an awaitable: is this a manager for gcp.asyncio.ConnectionPool?')
         except BaseException as error:
             self.core.failed(self, error)
             raise

@@ -355,9 +355,18 @@ cdef class Core:
 
     def request(self, Ticket ticket not None):
         """Ask for a connection: USE, CREATE, WAIT or SHUT."""
+        self.before('request')
+        return self.ask(ticket, False)
+
+    def retry(self, Ticket ticket not None):
+        """The ticket's connection was found dead: make it a victim and ask again. One step, so that nobody younger takes the
+        place that it leaves."""
+        self.before('retry')
+        return self.ask(ticket, True)
+
+    cdef int ask(self, Ticket ticket, bint dead) except -1:
         cdef int verdict
         cdef double now
-        self.before('request')
         while True:
             if not ticket.ep.e.listed:
                 ticket.ep = self.enlist(ticket.key)
@@ -366,6 +375,8 @@ cdef class Core:
             if ticket.ep.e.listed:
                 break
             gcp_unlock(&self.mutex)
+        if dead and ticket.current():
+            step_discard(&self.pool, &ticket.slot.s, DEAD)
         if ticket.epoch != self.pool.epoch:
             ticket.enter(self)
         ticket.w.ep = &ticket.ep.e
@@ -373,13 +384,15 @@ cdef class Core:
         ticket.since = NEVER
         Py_INCREF(ticket)
         verdict = step_request(&self.pool, &ticket.w, now)
-        if ticket.w.queued:
-            ticket.waited = True
-        if verdict == USE:
-            ticket.receive()
-        elif verdict == CREATE:
+        if ticket.w.queued and ticket.ep.e.promised + ticket.ep.e.disposing < ticket.ep.e.waiting:
+            ticket.waited = True        # for others, not for a disposal of its own making
+        if verdict == CREATE:
             ticket.since = now
         gcp_unlock(&self.mutex)
+        if dead:
+            ticket.end()
+        if verdict == USE:
+            ticket.receive()
         if not ticket.w.queued:
             Py_DECREF(ticket)
         self.after()
@@ -405,6 +418,7 @@ cdef class Core:
             ticket.receive()
         elif ticket.w.state == CREATE and ticket.since == NEVER:
             ticket.since = self.now()
+            ticket.cause = ticket.ep.last_error
         return ticket.w.state
 
     def expire(self, Ticket ticket not None):
@@ -726,7 +740,11 @@ cdef class Core:
 
     def endpoint_size(self, endpoint, acquired=None):
         """Count an endpoint's connections: used ones, idle ones, or all places taken."""
-        cdef Endpoint ep = self.find(endpoint)
+        cdef Endpoint ep
+        if acquired is not None and not isinstance(acquired, bool):
+            raise TypeError(f'acquired must be True, False or None, not {type(acquired).__name__}: {acquired!r}')
+        check_hashable(endpoint)
+        ep = self.find(endpoint)
         if ep is None:
             return 0
         if acquired is None:

@@ -7,8 +7,12 @@ from collections.abc import Awaitable, Generator
 from typing import Any
 
 
+class HookTimeoutError(TimeoutError):
+    """A hook took longer than it may."""
+
+
 class Bounded:
-    """Await a hook's coroutine in the same task, for so many seconds at most; then `TimeoutError` is raised.
+    """Await a hook's coroutine in the same task, for so many seconds at most; then `HookTimeoutError` is raised.
 
     At the deadline, what the coroutine is waiting for is cancelled, as `asyncio.Task.cancel` would do it, but the task
     itself is not: a cancellation from outside stays distinct, on all versions of Python. A coroutine that never
@@ -43,7 +47,7 @@ class Bounded:
             return (yield from self._go_on(steps))
         except asyncio.CancelledError:
             if self._expired and not is_cancelled():
-                raise TimeoutError(f'a hook took longer than {self._timeout:.3g} s') from None
+                raise HookTimeoutError(f'a hook took longer than {self._timeout:.3g} s') from None
             raise
         finally:
             timer.cancel()

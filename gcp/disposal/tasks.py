@@ -10,7 +10,7 @@ from typing import Any
 
 from gcp._core import Core, Victim, describe
 from gcp.disposal import COURTESY, tell
-from gcp.disposal.deadline import Bounded
+from gcp.disposal.deadline import Bounded, HookTimeoutError
 
 logger = logging.getLogger('gcp.asyncio')
 
@@ -146,6 +146,8 @@ class Reaper:
 
     def _dismiss(self, task: asyncio.Task[None]) -> None:
         self._busy.pop(task, None)
+        if self._jobs:      # it was cancelled from outside
+            self._man()
 
     async def _work(self) -> None:
         me = asyncio.current_task()
@@ -164,6 +166,7 @@ class Reaper:
         for job in list(self._busy.values()):
             if job is not None and loop.time() - job.started >= COURTESY:
                 self._core.overdue(job.victim)
+                self.reap_soon()        # somebody else was chosen instead
         if self._jobs:
             self._man()
             self._watching = loop.call_later(COURTESY, self._watch)
@@ -176,9 +179,11 @@ class Reaper:
         try:
             victim.started = True
             await Bounded(self._dispose(victim.endpoint, victim.conn), self._timeout)
-        except TimeoutError as error:
-            tell(logger, logging.ERROR, 'disposal of a connection to %s timed out: %r', where, error)
-        except Exception as error:
+        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+            raise
+        except HookTimeoutError:
+            tell(logger, logging.ERROR, 'disposal of a connection to %s timed out', where)
+        except BaseException as error:
             tell(logger, logging.ERROR, 'disposal of a connection to %s failed: %r', where, error)
         finally:
             job.end()

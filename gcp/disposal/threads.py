@@ -43,7 +43,8 @@ class Job:
         self.victim = victim
         self.latch = latch
         self.started = 0.0
-        self.told = False
+        self.overdue = False    # nobody counts on its place any more
+        self.told = False       # its caller was let go
 
     def end(self) -> bool:
         """Let the caller go, once; tell whether this was the first time."""
@@ -160,29 +161,40 @@ class Reaper:
                 break
             job.started = time.monotonic()
             busy[me] = job
-            self._dispose_of(job)
+            try:
+                self._dispose_of(job)
+            except BaseException:
+                pass            # logged; a worker has nobody to raise it to
             del job
         busy.pop(me, None)
         if not jobs.empty():    # it came in just now
             self._man()
 
     def _watch(self) -> None:
-        """While somebody is stuck: give the rest to another worker, and give up on those past their time."""
+        """While somebody is at work: give what waits behind one who is stuck to another, and give up on those past their time."""
         pause = threading.Lock()
         pause.acquire()
-        while self._busy:
+        while any(self._needs_watching(job) for job in list(self._busy.values())) or not self._jobs.empty():
             pause.acquire(timeout=COURTESY)
-            stuck = [job for job in list(self._busy.values()) if job is not None and not self._is_free(job)]
-            for job in stuck:
-                self._core.overdue(job.victim)
-                if self._timeout is not None and time.monotonic() - job.started >= self._timeout and job.end():
-                    self._core.disposed(job.victim)
-                    tell(logger, logging.ERROR, 'disposal of a connection to %s timed out', describe(job.victim.endpoint))
+            for job in list(self._busy.values()):
+                if job is not None and not self._is_free(job):
+                    self._give_up_on(job)
             if not self._jobs.empty():
                 self._man()
-            elif self._timeout is None or all(job.told for job in stuck):
-                break
         self._watching = False
+
+    def _needs_watching(self, job: Job | None) -> bool:
+        return job is not None and not (job.told if self._timeout is not None else job.overdue)
+
+    def _give_up_on(self, job: Job) -> None:
+        """Let nobody wait for one who is stuck."""
+        if not job.overdue:
+            job.overdue = True
+            self._core.overdue(job.victim)
+            self.reap_aside(0)      # somebody else was chosen instead
+        if self._timeout is not None and time.monotonic() - job.started >= self._timeout and job.end():
+            self._core.disposed(job.victim)
+            tell(logger, logging.ERROR, 'disposal of a connection to %s timed out', describe(job.victim.endpoint))
 
     def _dispose_of(self, job: Job) -> None:
         victim = job.victim
@@ -190,11 +202,15 @@ class Reaper:
         try:
             victim.started = True
             self._dispose(victim.endpoint, victim.conn, timeout=self._timeout)
-        except Exception as e:
+        except BaseException as e:
             error = e
         finally:
             first = job.end()
             self._core.disposed(victim)
-        if error is not None and first:
+        if error is None:
+            return
+        if first:
             where = describe(victim.endpoint)
             tell(logger, logging.ERROR, 'disposal of a connection to %s failed: %r', where, error)
+        if not isinstance(error, Exception):
+            raise error
