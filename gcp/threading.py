@@ -232,7 +232,8 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
             else:
                 self._reaper.reap_aside(max(0.0, deadline - monotonic()))
             while self._core.size and acquire_within(quiet, deadline - monotonic()):
-                pass
+                self._core.drain()      # a finalizer may have left a lease, and rung
+                self._reaper.reap_aside(COURTESY)
             if self._core.size:
                 self._core.force()
                 self._reaper.reap_aside(PARTING)

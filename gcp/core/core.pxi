@@ -330,7 +330,9 @@ cdef class Core:
     cdef void nudge(self, endpoint_t* ep):
         """Have somebody drain soon: the front's deferred call, or the first who waits."""
         cdef object wake = self.on_orphan
-        if wake is None and ep != NULL:
+        if wake is None and self.pool.closed:
+            wake = self.on_quiet        # whoever closes will drain
+        elif wake is None and ep != NULL:
             if ep.waiting == 0 and self.pool.blocked.n:
                 ep = self.pool.blocked.items[0]
             if ep.waiting:
@@ -482,7 +484,7 @@ cdef class Core:
         cdef bint ours
         self.before('finish')
         gcp_lock(&self.mutex)
-        ours = ticket.current()
+        ours = ticket.current() and not self.pool.closed
         if ours:
             ticket.slot.s.lent = True
             ticket.count(WAITED if ticket.waited else CREATED if ticket.made else HIT)
@@ -652,6 +654,8 @@ cdef class Core:
             gone = True
         gcp_unlock(&self.mutex)
         if gone:
+            slot.s.conn = NULL
+            slot.conn = None    # its finalizer runs here, before anybody is told that it is gone
             Py_DECREF(slot)     # the endpoint's
         return 0
 

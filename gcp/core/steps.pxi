@@ -508,11 +508,18 @@ cdef void step_close(pool_t* pool) noexcept nogil:
 
 
 cdef void step_force(pool_t* pool) noexcept nogil:
-    """Take every used connection from its holder. Its release, later, finds nothing and does nothing."""
+    """Take every lent connection from its holder. Its release, later, finds nothing and does nothing. (One with a hook
+    running is not lent: it becomes a victim when the hook is done.)"""
     cdef ring_t* node = pool.endpoints.next
+    cdef ring_t* used
     cdef endpoint_t* ep
+    cdef slot_t* s
     while node != &pool.endpoints:
         ep = <endpoint_t*>node.owner
         node = node.next
-        while ep.n_used:
-            step_discard(pool, first_slot(&ep.used), POOL_CLOSED)
+        used = ep.used.next
+        while used != &ep.used:
+            s = <slot_t*>used.owner
+            used = used.next
+            if s.lent and s.state == USED:
+                step_discard(pool, s, POOL_CLOSED)

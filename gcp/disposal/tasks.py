@@ -186,5 +186,5 @@ class Reaper:
         except BaseException as error:
             tell(logger, logging.ERROR, 'disposal of a connection to %s failed: %r', where, error)
         finally:
-            job.end()
             self._core.disposed(victim)
+            job.end()

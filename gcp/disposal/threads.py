@@ -205,8 +205,8 @@ class Reaper:
         except BaseException as e:
             error = e
         finally:
-            first = job.end()
             self._core.disposed(victim)
+            first = job.end()
         if error is None:
             return
         if first:
