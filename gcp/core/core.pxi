@@ -290,14 +290,13 @@ cdef class Core:
             slot = <Slot>orphan.self
             Py_DECREF(slot)
             gcp_lock(&self.mutex)
-            if orphan.lease == orphan.orphan_lease and (orphan.state == USED or orphan.state == RETURNING):
-                step_discard(&self.pool, orphan, DISCARDED)
-                orphan = NULL
+            if orphan.orphan_lease:
+                if orphan.lease == orphan.orphan_lease and (orphan.state == USED or orphan.state == RETURNING):
+                    step_discard(&self.pool, orphan, DISCARDED)
             elif orphan.state == DISPOSING and not orphan.started:
                 ring_insert(&self.pool.victims, &orphan.far)
-                orphan = NULL
             gcp_unlock(&self.mutex)
-            if orphan != NULL and orphan.started:
+            if orphan.orphan_lease == 0 and orphan.started:
                 self.bury(slot)
         while w != NULL:
             ticket = <Ticket>w.self
@@ -323,6 +322,7 @@ cdef class Core:
         if victim.epoch != self.pool.epoch or s.state != DISPOSING:
             return
         Py_INCREF(victim.slot)
+        s.orphan_lease = 0
         s.started = victim.started
         gcp_push(&self.pool.orphans, s, &s.next_orphan)
         self.nudge(s.ep)
