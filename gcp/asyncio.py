@@ -272,7 +272,7 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
             self._closers.remove(quiet)
 
     def _wake_closers(self) -> None:
-        for quiet in self._closers:
+        for quiet in list(self._closers):
             expire(quiet)
 
     async def __aenter__(self) -> ConnectionPool[EndpointT, ConnectionT]:

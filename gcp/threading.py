@@ -241,7 +241,7 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
             self._closers.remove(quiet)
 
     def _wake_closers(self) -> None:
-        for quiet in self._closers:
+        for quiet in list(self._closers):
             ring(quiet)
 
     def __enter__(self) -> ConnectionPool[EndpointT, ConnectionT]:
@@ -294,7 +294,10 @@ class Collector:
         """Start the thread, unless it runs."""
         if self._thread is None and not self._core.closed:
             self._thread = threading.Thread(target=self._run, name='gcp-collector', daemon=True)
-            self._thread.start()
+            try:
+                self._thread.start()
+            except RuntimeError:    # no more threads, or the interpreter is going down: the next acquire tries again
+                self._thread = None
 
     def ring(self) -> None:
         """Have it look again."""

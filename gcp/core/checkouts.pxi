@@ -62,7 +62,8 @@ cdef class Ticket(Checkout):
     cdef readonly bint nowait
     cdef readonly double deadline    # by the core's clock; inf: none
     cdef double since                # creation started
-    cdef bint waited
+    cdef bint waited                 # for others
+    cdef readonly bint stirred       # set a disposal off that will leave it a place
     cdef bint made
     cdef bint ended
     cdef readonly str blocked_by
@@ -81,7 +82,6 @@ cdef class Ticket(Checkout):
         self.deadline = INFINITY if seconds == INFINITY else core.now() + seconds
         self.since = NEVER
         self.core = core
-        self.ep = core.enlist(endpoint)
         ring_init(&self.w.node, &self.w)
         self.w.self = <PyObject*>self
         self.enter(core)
@@ -111,7 +111,8 @@ cdef class Ticket(Checkout):
             self.core.pool.size += 1
 
     cdef inline void count(self, int result) noexcept:
-        cdef counters_t* counters = &self.ep.e.counters if self.ep.e.listed else &self.core.pool.retired
+        cdef bint known = self.ep is not None and self.ep.e.listed
+        cdef counters_t* counters = &self.ep.e.counters if known else &self.core.pool.retired
         counters.acquires[result] += 1
         self.ended = True
 
@@ -147,14 +148,9 @@ cdef class Ticket(Checkout):
         return self.w.state
 
     @property
-    def stirred(self):
-        """Whether a disposal is under way that will leave a place to this endpoint."""
-        return self.ep.e.promised > 0 or self.ep.e.disposing > 0
-
-    @property
     def last_error(self):
         """What the endpoint's latest creation failed with, while somebody waits for it."""
-        return self.ep.last_error if self.cause is None else self.cause
+        return self.cause if self.cause is not None or self.ep is None else self.ep.last_error
 
     def remaining(self):
         """Return the seconds left for hooks, or None without a limit."""
@@ -185,11 +181,15 @@ cdef class Ticket(Checkout):
         return self.core.created(self, conn)
 
     def __dealloc__(self):
-        if self.core is not None and self.epoch == self.core.pool.epoch and not self.ended and self.w.state == CREATE:
-            # The permit of a ticket that was dropped in the middle. (One in line is owned by the line.)
-            self.core.pool.creating -= 1
-            self.ep.e.creating -= 1
-            self.core.pool.size -= 1
+        # Dropped in the middle, with a permit or a slot that nobody came for. (One in line is owned by the line.)
+        if self.core is None or self.epoch != self.core.pool.epoch or self.ended:
+            return
+        if self.w.state == CREATE and self.ep.e.listed:
+            self.ep.e.lost_permits += 1
+            self.core.pool.lost_permits = True
+            self.core.nudge(&self.ep.e)
+        elif self.w.state == USE:
+            self.receive()      # and the checkout's finalizer sees to it
 
 
 @cython.final

@@ -11,6 +11,11 @@ OUTCOMES = ('idle', 'handoff', 'discarded')
 cdef double NEVER = INFINITY
 
 
+cdef int is_unlisted(PyObject* endpoint) noexcept:
+    """Whether a record may leave the dict: not when somebody has revived it."""
+    return not (<Endpoint>endpoint).e.listed
+
+
 # --- pictures: what a snapshot copies while the lock is held ---
 
 cdef struct picture_t:
@@ -107,6 +112,7 @@ cdef class Core:
         ring_init(&pool.idle_bases, NULL)
         ring_init(&pool.idle_extras, NULL)
         ring_init(&pool.victims, NULL)
+        ring_init(&pool.pledged, NULL)
         ring_init(&pool.endpoints, NULL)
         ring_init(&self.link, <void*>self)
         ring_insert(&all_cores, &self.link)
@@ -134,6 +140,7 @@ cdef class Core:
         cdef ring_t* ring
         cdef int i
         cdef slot_t* s
+        cdef waiter_t* w
         while not ring_empty(&pool.endpoints):
             e = <endpoint_t*>pool.endpoints.next.owner
             ring_remove(&e.link)
@@ -144,11 +151,18 @@ cdef class Core:
                     s = first_slot(ring)
                     ring_remove(&s.near)
                     ring_remove(&s.far)
+                    ring_remove(&s.pledge)
                     s.state = FREE
                     s.lease = 0
                     s.due = -1
                     if not bury:
                         Py_DECREF(<object>s.self)
+            while not ring_empty(&e.line):
+                w = first_waiter(e)
+                ring_remove(&w.node)
+                w.state = DONE
+                if not bury:
+                    Py_DECREF(<object>w.self)
             if not bury:
                 Py_DECREF(<object>e.self)
         pool.n_endpoints = 0
@@ -198,7 +212,7 @@ cdef class Core:
         """Drop the records of endpoints that became empty; what they counted goes to the retired totals."""
         cdef pool_t* pool = &self.pool
         cdef endpoint_t* e
-        cdef Endpoint ep, other
+        cdef Endpoint ep
         cdef bint gone
         while pool.empties != NULL:
             gcp_lock(&self.mutex)
@@ -221,12 +235,9 @@ cdef class Core:
             ep = <Endpoint>e.self
             Py_DECREF(ep)
             try:
-                other = self.endpoints.pop(ep.key, None)
-                # User code may have run in pop(): somebody may have revived the record, or added another.
-                if other is not None and other.e.listed:
-                    self.endpoints.setdefault(ep.key, other)
+                gcp_delete_if(self.endpoints, ep.key, is_unlisted)
             except Exception:
-                pass    # a key that cannot be hashed any more; its record is found and revived, or never again
+                pass    # gone already; or a key that cannot be hashed any more: its record is never found again
         return 0
 
     # --- what a step leaves to do ---
@@ -234,7 +245,7 @@ cdef class Core:
     cdef inline int before(self, str verb) except -1:
         if self.on_step is not None:
             self.on_step(verb)
-        if self.pool.orphans != NULL or self.pool.lost != NULL:
+        if self.pool.orphans != NULL or self.pool.lost != NULL or self.pool.lost_permits:
             self.drain()
         return 0
 
@@ -254,17 +265,16 @@ cdef class Core:
     cdef int wake_all(self) except -1:
         """Wake the waiters that a step gave a verdict, the longest waiting first."""
         cdef waiter_t* w
-        cdef waiter_t* first = NULL
         cdef Ticket ticket
         cdef object trouble = None
-        gcp_lock(&self.mutex)
-        w = self.pool.woken
-        self.pool.woken = NULL
-        gcp_unlock(&self.mutex)
-        while w != NULL:
-            w.next_woken, first, w = first, w, w.next_woken
-        while first != NULL:
-            w, first = first, first.next_woken
+        while True:
+            gcp_lock(&self.mutex)
+            w = self.pool.woken
+            if w != NULL:
+                self.pool.woken = w.next_woken
+            gcp_unlock(&self.mutex)
+            if w == NULL:
+                break
             ticket = <Ticket>w.self
             Py_DECREF(ticket)
             if ticket.wake is not None:
@@ -303,13 +313,17 @@ cdef class Core:
             w = w.next_orphan
             Py_DECREF(ticket)
             self.abandon(ticket, GeneratorExit())
+        if self.pool.lost_permits:
+            gcp_lock(&self.mutex)
+            step_lose_permits(&self.pool)
+            gcp_unlock(&self.mutex)
         self.after()
 
     cdef void orphan(self, Checkout checkout):
         """Called by finalizers: leave an abandoned checkout to the next call. Takes no lock, runs no Python code but a
         thread-safe nudge."""
         cdef slot_t* s = &checkout.slot.s
-        if checkout.epoch != self.pool.epoch or s.lease != checkout.lease:
+        if checkout.epoch != self.pool.epoch or s.lease != checkout.lease or s.orphan_lease == s.lease:
             return
         Py_INCREF(checkout.slot)
         s.orphan_lease = checkout.lease
@@ -370,7 +384,10 @@ cdef class Core:
         cdef int verdict
         cdef double now
         while True:
-            if not ticket.ep.e.listed:
+            if self.pool.closed:
+                ticket.w.state = SHUT
+                return SHUT
+            if ticket.ep is None or not ticket.ep.e.listed:
                 ticket.ep = self.enlist(ticket.key)
             now = self.now()
             gcp_lock(&self.mutex)
@@ -386,8 +403,10 @@ cdef class Core:
         ticket.since = NEVER
         Py_INCREF(ticket)
         verdict = step_request(&self.pool, &ticket.w, now)
-        if ticket.w.queued and ticket.ep.e.promised + ticket.ep.e.disposing < ticket.ep.e.waiting:
-            ticket.waited = True        # for others, not for a disposal of its own making
+        if ticket.w.queued:
+            # For a disposal of its own making, or for others?
+            ticket.stirred = ticket.ep.e.promised + ticket.ep.e.disposing >= ticket.ep.e.waiting
+            ticket.waited = ticket.waited or not ticket.stirred
         if verdict == CREATE:
             ticket.since = now
         gcp_unlock(&self.mutex)
@@ -425,13 +444,18 @@ cdef class Core:
 
     def expire(self, Ticket ticket not None):
         """Leave the line at the deadline. Returns WAIT when nothing had come, else the verdict that had."""
+        cdef int found
         self.before('expire')
-        if ticket.w.state != WAIT or ticket.epoch != self.pool.epoch:
+        if ticket.epoch != self.pool.epoch:
             return self.look(ticket)
         gcp_lock(&self.mutex)
-        step_give_up(&self.pool, &ticket.w)
-        ticket.note_block()
+        found = ticket.w.state
+        if found == WAIT:
+            step_give_up(&self.pool, &ticket.w)
+            ticket.note_block()
         gcp_unlock(&self.mutex)
+        if found != WAIT:
+            return self.look(ticket)
         Py_DECREF(ticket)
         ticket.cause = ticket.ep.last_error
         if ticket.ep.e.waiting == 0 and ticket.ep.e.creating == 0:
@@ -514,6 +538,8 @@ cdef class Core:
                         step_discard(&self.pool, &ticket.slot.s, HOOK_ERROR)
                     else:
                         step_give_back(&self.pool, &ticket.slot.s, now)
+            if ticket.ep is not None:
+                note_if_empty(&self.pool, &ticket.ep.e)
         ticket.w.state = DONE
         ticket.count(
             TIMED_OUT if isinstance(error, AcquireTimeoutError) else ERROR if isinstance(error, Exception) else CANCELLED,
@@ -818,10 +844,12 @@ cdef class Core:
         pool.idle = pool.used = pool.creating = pool.disposing = pool.waiting = pool.size = 0
         pool.due.n = 0
         pool.blocked.n = 0
+        ring_init(&pool.pledged, NULL)
         pool.woken = NULL
         pool.empties = NULL
         pool.orphans = NULL
         pool.lost = NULL
+        pool.lost_permits = False
         pool.poke = False
         pool.wake_at = -INFINITY
         pool.epoch += 1
@@ -835,6 +863,8 @@ cdef class Core:
 
 core_traverse_attributes = (<PyTypeObject*>Core).tp_traverse
 (<PyTypeObject*>Core).tp_traverse = core_traverse
+core_clear_attributes = (<PyTypeObject*>Core).tp_clear
+(<PyTypeObject*>Core).tp_clear = core_clear
 
 
 def _after_fork():

@@ -46,6 +46,22 @@ cdef extern from *:
     #define gcp_take(head) gcp_take_plain((void **)(head))
     #endif
 
+    /* Delete a dict's entry only if a condition holds of its value, with no user code between the look-up and the deletion
+       (as weakref's own dictionaries do). */
+    typedef int (*gcp_condition_t)(PyObject *);
+    #if PY_VERSION_HEX < 0x030D0000
+    PyAPI_FUNC(int) _PyDict_DelItemIf(PyObject *, PyObject *, int (*)(PyObject *));
+    static int gcp_delete_if(PyObject *dict, PyObject *key, gcp_condition_t holds) {
+        return _PyDict_DelItemIf(dict, key, holds);
+    }
+    #else
+    PyAPI_FUNC(int) _PyDict_DelItemIf(PyObject *, PyObject *, int (*)(PyObject *, void *), void *);
+    static int gcp_call_condition(PyObject *value, void *holds) { return ((gcp_condition_t)holds)(value); }
+    static int gcp_delete_if(PyObject *dict, PyObject *key, gcp_condition_t holds) {
+        return _PyDict_DelItemIf(dict, key, gcp_call_condition, (void *)holds);
+    }
+    #endif
+
     /* Exported by CPython for its own compiled awaitables: StopIteration(value) without a traceback. */
     PyAPI_FUNC(int) _PyGen_SetStopIterationValue(PyObject *);
 
@@ -66,6 +82,8 @@ cdef extern from *:
     }
     static PyObject *gcp_finished_next(PyObject *Py_UNUSED(self)) { return NULL; }
     """
+    ctypedef int (*gcp_condition_t)(PyObject*) noexcept
+    int gcp_delete_if(object, object, gcp_condition_t) except -1
     ctypedef int (*gcp_advance_t)(PyObject*, PyObject**) except -1
     gcp_advance_t gcp_advance
     PyObject* gcp_lease_next(PyObject*) noexcept
@@ -84,9 +102,11 @@ cdef extern from *:
 cdef extern from 'Python.h':
     ctypedef int (*visitproc)(PyObject*, void*) noexcept
     ctypedef int (*traverseproc)(PyObject*, visitproc, void*) noexcept
+    ctypedef int (*inquiry)(PyObject*) noexcept
     ctypedef PyObject* (*unaryfunc)(PyObject*) noexcept
     ctypedef struct PyTypeObject:
         traverseproc tp_traverse
+        inquiry tp_clear
         unaryfunc tp_iternext
     ctypedef enum PySendResult:
         PYGEN_RETURN

@@ -114,7 +114,8 @@ cdef class BaseConnectionPool:
             return NULL
         found = look_up_quietly(core.endpoints, endpoint)
         if found == NULL:
-            PyErr_Clear()       # it cannot be hashed, say: the slow path will find out again, and say so
+            if PyErr_Occurred() != NULL and PyErr_ExceptionMatches(Exception):
+                PyErr_Clear()   # it cannot be hashed, say: the slow path will find out again, and say so
             return NULL
         ep = <Endpoint>found
         now = core.now()

@@ -40,6 +40,7 @@ cdef struct slot_t:          # one connection
     Py_ssize_t due           # its place in the heap of lifetimes, or -1
     uint64_t lease           # new with each checkout: whoever holds another number holds nothing
     endpoint_t* promised_to  # who may create one when this victim is gone
+    ring_t pledge            # in the pool's ring of victims that have promised their place
     slot_t* next_orphan
     uint64_t orphan_lease
     int state
@@ -67,6 +68,7 @@ cdef struct endpoint_t:
     double create_time       # smoothed, seconds; 0 before the first
     PyObject* self           # the Endpoint; while listed, the pool's ring owns a reference
     PyObject* key            # borrowed from it
+    Py_ssize_t lost_permits  # of tickets that were dropped; among the creating until the next call
     endpoint_t* next_empty
     bint noted               # in the list of the empty
     bint listed              # known to the pool
@@ -104,6 +106,7 @@ cdef struct pool_t:
     ring_t idle_bases        # pool-wide, longest idle first
     ring_t idle_extras
     ring_t victims           # decided on, not yet taken away for disposal
+    ring_t pledged           # victims whose place is promised, oldest first
     ring_t endpoints
     Py_ssize_t n_endpoints
     due_heap_t due
@@ -111,12 +114,14 @@ cdef struct pool_t:
     table_t held             # who holds which connection
     table_t inherited        # held by the parent of this forked process
     # what a step leaves for its caller to do
-    waiter_t* woken
+    waiter_t* woken          # first come first
+    waiter_t* last_woken
     endpoint_t* empties
     bint poke                # the collector sleeps longer than it should
     # left by finalizers, drained by the next call
     slot_t* orphans
     waiter_t* lost
+    bint lost_permits
     # counters
     uint64_t leases
     uint64_t arrivals
@@ -165,6 +170,7 @@ cdef class Slot:
     def __cinit__(self):
         ring_init(&self.s.near, &self.s)
         ring_init(&self.s.far, &self.s)
+        ring_init(&self.s.pledge, &self.s)
         self.s.self = <PyObject*>self
         self.s.due = -1
 
@@ -196,6 +202,18 @@ cdef class Endpoint:
 
 cdef traverseproc endpoint_traverse_attributes
 cdef traverseproc core_traverse_attributes
+cdef inquiry core_clear_attributes
+
+
+cdef int visit_line(ring_t* ring, visitproc visit, void* arg) noexcept:
+    cdef ring_t* node = ring.next
+    cdef int stop
+    while node != ring:
+        stop = visit((<waiter_t*>node.owner).self, arg)
+        if stop:
+            return stop
+        node = node.next
+    return 0
 
 
 cdef int visit_slots(ring_t* ring, visitproc visit, void* arg) noexcept:
@@ -214,7 +232,8 @@ cdef int endpoint_traverse(PyObject* self, visitproc visit, void* arg) noexcept:
     cdef int stop = endpoint_traverse_attributes(self, visit, arg)
     if not stop and e.listed:
         stop = visit_slots(&e.base, visit, arg) or visit_slots(&e.extras, visit, arg) \
-            or visit_slots(&e.used, visit, arg) or visit_slots(&e.limbo, visit, arg)
+            or visit_slots(&e.used, visit, arg) or visit_slots(&e.limbo, visit, arg) \
+            or visit_line(&e.line, visit, arg)
     return stop
 
 
@@ -226,6 +245,12 @@ cdef int core_traverse(PyObject* self, visitproc visit, void* arg) noexcept:
         stop = visit((<endpoint_t*>node.owner).self, arg)
         node = node.next
     return stop
+
+
+cdef int core_clear(PyObject* self) noexcept:
+    """The pool is garbage: let go of everything, so that what refers to it from there goes too."""
+    (<Core>self).drop_all(False)
+    return core_clear_attributes(self)
 
 
 endpoint_traverse_attributes = (<PyTypeObject*>Endpoint).tp_traverse

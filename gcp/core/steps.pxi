@@ -15,8 +15,12 @@ cdef enum:
 cdef inline void wake(pool_t* pool, waiter_t* w, int state) noexcept nogil:
     """Give a waiter its verdict. The line's reference to the ticket goes along."""
     w.state = state
-    w.next_woken = pool.woken
-    pool.woken = w
+    w.next_woken = NULL
+    if pool.woken == NULL:
+        pool.woken = w
+    else:
+        pool.last_woken.next_woken = w
+    pool.last_woken = w
 
 
 cdef inline void refile(pool_t* pool, endpoint_t* ep) noexcept nogil:
@@ -172,9 +176,20 @@ cdef inline void evict_for(pool_t* pool, slot_t* s, endpoint_t* needy) noexcept 
     """Make a slot that is in no list a victim, and promise its place."""
     retire(pool, s, EVICTED)
     s.promised_to = needy
+    ring_insert(&pool.pledged, &s.pledge)
     needy.promised += 1
     refile(pool, needy)
     refile(pool, s.ep)
+
+
+cdef inline endpoint_t* release_pledge(slot_t* s) noexcept nogil:
+    """Take a victim's promise back. Returns to whom it was given, or NULL."""
+    cdef endpoint_t* needy = s.promised_to
+    if needy != NULL:
+        s.promised_to = NULL
+        ring_remove(&s.pledge)
+        needy.promised -= 1
+    return needy
 
 
 cdef inline slot_t* longest_idle(pool_t* pool) noexcept nogil:
@@ -190,6 +205,7 @@ cdef void settle(pool_t* pool) noexcept nogil:
     nobody waits while something could serve them."""
     cdef endpoint_t* needy
     cdef slot_t* s
+    cdef ring_t* node
     while pool.blocked.n:
         needy = pool.blocked.items[0]
         if pool.size < pool.total_max_size:
@@ -200,6 +216,14 @@ cdef void settle(pool_t* pool) noexcept nogil:
             break
         unpark(pool, s)
         evict_for(pool, s, needy)
+    # A place may be free before the one that was promised: nobody needs to wait for that one then.
+    node = pool.pledged.next
+    while pool.size < pool.total_max_size and node != &pool.pledged:
+        s = <slot_t*>node.owner
+        node = node.next
+        if s.promised_to.waiting:
+            needy = release_pledge(s)
+            grant_permit(pool, needy)
 
 
 cdef inline bint yields_to(pool_t* pool, slot_t* s, endpoint_t* needy, double now) noexcept nogil:
@@ -362,6 +386,24 @@ cdef void step_created(pool_t* pool, waiter_t* w, slot_t* s, double now, double 
         w.state = SHUT
 
 
+cdef void step_lose_permits(pool_t* pool) noexcept nogil:
+    """Take back the permits of tickets that were dropped."""
+    cdef ring_t* node = pool.endpoints.next
+    cdef endpoint_t* ep
+    pool.lost_permits = False
+    while node != &pool.endpoints:
+        ep = <endpoint_t*>node.owner
+        node = node.next
+        if ep.lost_permits:
+            ep.creating -= ep.lost_permits
+            pool.creating -= ep.lost_permits
+            pool.size -= ep.lost_permits
+            ep.lost_permits = 0
+            refile(pool, ep)
+            note_if_empty(pool, ep)
+    settle(pool)
+
+
 # --- release ---
 
 cdef bint step_take_back(pool_t* pool, slot_t* s, uint64_t lease) noexcept nogil:
@@ -413,16 +455,14 @@ cdef slot_t* step_victim(pool_t* pool) noexcept nogil:
 cdef void step_disposed(pool_t* pool, slot_t* s) noexcept nogil:
     """A victim is gone: its place serves whom it was promised to, or the neediest."""
     cdef endpoint_t* ep = s.ep
-    cdef endpoint_t* needy = s.promised_to
+    cdef endpoint_t* needy = release_pledge(s)
     ring_remove(&s.near)
     ring_remove(&s.far)
     s.state = FREE
-    s.promised_to = NULL
     ep.disposing -= 1
     pool.disposing -= 1
     pool.size -= 1
     if needy != NULL:
-        needy.promised -= 1
         if needy.waiting and taken(needy) < pool.max_size and pool.size < pool.total_max_size:
             grant_permit(pool, needy)
         refile(pool, needy)
@@ -434,11 +474,9 @@ cdef void step_disposed(pool_t* pool, slot_t* s) noexcept nogil:
 
 cdef void step_overdue(pool_t* pool, slot_t* s) noexcept nogil:
     """A disposal takes too long: whoever counts on its place is free to get another."""
-    cdef endpoint_t* needy = s.promised_to
-    if s.state != DISPOSING or needy == NULL:
+    cdef endpoint_t* needy = release_pledge(s)
+    if needy == NULL:
         return
-    s.promised_to = NULL
-    needy.promised -= 1
     refile(pool, needy)
     settle(pool)
     note_if_empty(pool, needy)

@@ -310,8 +310,8 @@ cdef class AsyncLease(Checkout):
         cdef Ticket ticket = self.ticket
         if ticket is not None and not ticket.ended:
             Py_INCREF(ticket)
-            gcp_push(&self.pool._core.pool.lost, &ticket.w, &ticket.w.next_orphan)
-            self.pool._core.nudge(&ticket.ep.e)
+            gcp_push(&ticket.core.pool.lost, &ticket.w, &ticket.w.next_orphan)
+            ticket.core.nudge(NULL if ticket.ep is None else &ticket.ep.e)
 
 
 cdef int advance_lease(PyObject* lease, PyObject** result) except -1:

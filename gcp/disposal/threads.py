@@ -20,17 +20,13 @@ class Latch:
     """Opens when all victims of a caller are gone."""
 
     def __init__(self, count: int) -> None:
-        self._left = [None] * count
+        self._last = [True] + [False] * (count - 1)
         self._lock = threading.Lock()
         self._lock.acquire()
 
     def count_down(self) -> None:
-        self._left.pop()
-        if not self._left:
-            try:
-                self._lock.release()
-            except RuntimeError:    # the last two came at once
-                pass
+        if self._last.pop():
+            self._lock.release()
 
     def wait(self, timeout: float | None) -> bool:
         return self._lock.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX))

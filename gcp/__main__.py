@@ -1,0 +1,68 @@
+"""`python -m gcp`: the command line. Knows the arguments; what a command does is imported when it is asked for."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Callable, Sequence
+
+from gcp import __version__
+
+MOST_WORKERS = 10_000
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    :param arguments: the command line; ``None``: that of the process
+    :return: the exit status
+    """
+    options = _parser().parse_args(arguments)
+    run: Callable[[argparse.Namespace], int] = options.run
+    return run(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser('python -m gcp', description='A keyed connection pool for Python.')
+    parser.add_argument('--version', action='version', version=f'gcpool {__version__}')
+    commands = parser.add_subparsers(title='commands', required=True, metavar='COMMAND')
+    demo = commands.add_parser(
+        'demo',
+        help='watch two pools serve three PostgreSQL databases, and lose some connections',
+        description='Serve three PostgreSQL databases to threads and to asyncio tasks through two pools, end some of '
+                    'the connections on the way, and tell whether every acquire was served and every loss replaced.',
+    )
+    demo.add_argument('--seconds', type=_positive, default=15.0, help='how long (default: %(default)g)')
+    demo.add_argument('--threads', type=_count, default=32, help='how many threads (default: %(default)s)')
+    demo.add_argument('--tasks', type=_count, default=200, help='how many asyncio tasks (default: %(default)s)')
+    demo.add_argument('--dsn', help='a PostgreSQL server to use, as libpq knows it: "host=... user=..." or '
+                                    '"postgresql://..." (default: start one in a temporary directory)')
+    demo.set_defaults(run=_demo)
+    return parser
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from gcp import demo
+
+    return demo.main(options.seconds, options.threads, options.tasks, options.dsn)
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f'a number of seconds above 0 was expected, not {text}')
+    return value
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_WORKERS:
+        raise argparse.ArgumentTypeError(f'a number from 1 to {MOST_WORKERS} was expected, not {text}')
+    return int(text)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

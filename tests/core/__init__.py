@@ -1,0 +1,1 @@
+"""Tests of the compiled core: rule by rule, against a model, and under every interleaving that matters."""

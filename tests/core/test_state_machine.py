@@ -1,0 +1,455 @@
+"""The core under any sequence of verbs, in agreement with a model and with the rules that need none.
+
+``GCP_HYPOTHESIS=long`` tries many more sequences, new ones each time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import pytest
+from core import model as rules
+from core.helpers import CREATE, SHUT, USE, WAIT, Clock, Conn
+from core.model import Model
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from gcp._core import Checkout, Core, Ticket, Victim
+from gcp.exceptions import AcquireTimeoutError, ConnectionNotAcquiredError, ConnectionPoolClosedError
+
+T = TypeVar('T')
+
+VERDICTS = {WAIT: rules.WAIT, CREATE: rules.CREATE, USE: rules.USE, SHUT: rules.SHUT}
+IDLE_TIMEOUT = 10.0 + 2**-12  # never on the same tick as the end of a life
+MAX_LIFETIME = 60.0
+ERRORS = {'timeout': AcquireTimeoutError, 'error': ValueError, 'cancelled': KeyboardInterrupt}
+
+SOME = st.integers(0, 7)
+"""Which of those there are: counted round and round."""
+
+
+class Acquire:
+    """An acquire, and the same in the model."""
+
+    def __init__(self, ticket: Ticket, twin: rules.Ticket) -> None:
+        self.ticket = ticket
+        self.twin = twin
+        self.conn: Any = None  # once it is the caller's
+
+    @property
+    def state(self) -> str:
+        return self.twin.state
+
+    @property
+    def is_lent(self) -> bool:
+        return self.conn is not None
+
+
+class PoolMachine(RuleBasedStateMachine):
+    """Callers, finalizers, a reaper, a collector and a closer, in any order."""
+
+    @initialize(
+        max_size=st.integers(1, 3), total_max_size=st.integers(1, 5), min_idle=st.integers(0, 2), names=st.integers(1, 4)
+    )
+    def build(self, max_size: int, total_max_size: int, min_idle: int, names: int) -> None:
+        self.clock = Clock()
+        limits: dict[str, Any] = {
+            'max_size': min(max_size, total_max_size), 'total_max_size': total_max_size, 'min_idle': min_idle,
+            'idle_timeout': IDLE_TIMEOUT, 'max_lifetime': MAX_LIFETIME,
+        }  # fmt: skip
+        self.core = Core(clock=self.clock, **limits)
+        self.model = Model(**limits)
+        self.names = 'abcd'[:names]
+        self.numbers = 0
+        self.acquires: list[Acquire] = []
+        self.releases: list[tuple[Checkout, rules.Slot, Acquire]] = []
+        self.victims: list[tuple[Victim, rules.Slot]] = []
+        self.seen: dict[str, int] = {}
+        self.woken: list[Acquire] = []
+
+    # --- help ---
+
+    def pick(self, number: int, *, where: Callable[[Acquire], bool] = lambda acquire: True) -> Acquire | None:
+        """Choose an acquire."""
+        some = [acquire for acquire in self.acquires if where(acquire)]
+        return some[number % len(some)] if some else None
+
+    def tick(self) -> float:
+        """Begin a verb: no two happen at the same time, so that nothing is left to chance."""
+        self.clock.advance(2**-10)
+        self.model.begin(self.clock.now)
+        return self.clock.now
+
+    def check_verdict(self, verdict: int, expected: str) -> None:
+        assert VERDICTS[verdict] == expected
+
+    # --- acquire ---
+
+    @rule(name=SOME, ask=st.booleans())
+    def acquire(self, name: int, ask: bool) -> None:
+        endpoint = self.names[name % len(self.names)]
+        acquire = Acquire(self.core.ticket(endpoint), self.model.open(endpoint))
+        self.acquires.append(acquire)
+        if ask:
+            self.request(len(self.acquires) - 1)
+
+    @rule(number=SOME)
+    def request(self, number: int) -> None:
+        if acquire := self.pick(number, where=lambda acquire: acquire.state == 'new'):
+            self.tick()
+            self.check_verdict(self.core.request(acquire.ticket), self.model.request(acquire.twin))
+            self.model.end()
+
+    @rule(number=SOME)
+    def arm(self, number: int) -> None:
+        if acquire := self.pick(number, where=lambda acquire: acquire.state in ('wait', 'create', 'use')):
+            if not acquire.is_lent:
+                self.tick()
+                wake = self.waker(acquire)
+                self.check_verdict(self.core.arm(acquire.ticket, wake), self.model.poll(acquire.twin))
+
+    def waker(self, acquire: Acquire) -> Callable[[], None]:
+        # by its place, not the acquire itself: a ticket must not keep itself alive
+        twin = acquire.twin
+        return lambda: self.woken.extend(each for each in self.acquires if each.twin is twin)
+
+    @rule(number=SOME)
+    def poll(self, number: int) -> None:
+        if acquire := self.pick(number, where=lambda acquire: not acquire.is_lent and acquire.state in VERDICTS.values()):
+            self.tick()
+            self.check_verdict(self.core.poll(acquire.ticket), self.model.poll(acquire.twin))
+
+    @rule(number=SOME)
+    def expire(self, number: int) -> None:
+        if acquire := self.pick(number, where=lambda acquire: not acquire.is_lent and acquire.state in VERDICTS.values()):
+            self.tick()
+            self.check_verdict(self.core.expire(acquire.ticket), self.model.expire(acquire.twin))
+            self.model.end()
+
+    @rule(number=SOME)
+    def created(self, number: int) -> None:
+        if acquire := self.pick(number, where=lambda acquire: acquire.state == 'create'):
+            self.tick()
+            self.model.poll(acquire.twin)
+            self.core.poll(acquire.ticket)
+            self.numbers += 1
+            conn = Conn(acquire.twin.endpoint, self.numbers)
+            self.check_verdict(self.core.created(acquire.ticket, conn), self.model.created(acquire.twin, repr(conn)))
+            self.model.end()
+
+    @rule(number=SOME)
+    def failed(self, number: int) -> None:
+        if acquire := self.pick(number, where=lambda acquire: acquire.state == 'create'):
+            self.tick()
+            self.core.failed(acquire.ticket, ValueError())
+            self.model.failed(acquire.twin)
+            self.model.end()
+
+    @rule(number=SOME)
+    def finish(self, number: int) -> None:
+        if acquire := self.pick(number, where=lambda acquire: acquire.state == 'use' and not acquire.twin.ended):
+            self.core.poll(acquire.ticket)
+            self.model.poll(acquire.twin)
+            self.tick()
+            if self.model.finish(acquire.twin):
+                assert acquire.twin.slot is not None
+                acquire.conn = self.core.finish(acquire.ticket)
+                assert repr(acquire.conn) == acquire.twin.slot.name
+                others = [each for each in self.acquires if each is not acquire and each.conn is acquire.conn]
+                assert not others, 'two holders'
+                assert acquire.conn.number not in self.gone, 'it was disposed of'
+            else:
+                with pytest.raises(ConnectionPoolClosedError):
+                    self.core.finish(acquire.ticket)
+
+    @rule(number=SOME)
+    def find_it_dead(self, number: int) -> None:
+        if acquire := self.pick(number, where=lambda acquire: acquire.state == 'use' and not acquire.twin.ended):
+            self.core.poll(acquire.ticket)
+            self.tick()
+            self.check_verdict(self.core.retry(acquire.ticket), self.model.retry(acquire.twin))
+            self.model.end()
+
+    @rule(number=SOME, result=st.sampled_from(sorted(ERRORS)), in_hook=st.booleans())
+    def abandon(self, number: int, result: str, in_hook: bool) -> None:
+        if acquire := self.pick(number, where=lambda acquire: not acquire.is_lent):
+            self.tick()
+            if acquire.state == 'use' and in_hook:
+                self.core.poll(acquire.ticket)
+                acquire.ticket.hook = 'on_acquire'
+                acquire.twin.hook = True
+            self.core.abandon(acquire.ticket, ERRORS[result]())
+            self.model.abandon(acquire.twin, result)
+            self.model.end()
+            self.acquires.remove(acquire)
+
+    @rule(number=SOME)
+    def drop_a_ticket(self, number: int) -> None:
+        """A ticket in line stays there; what comes for it later is lost and found again."""
+        if acquire := self.pick(number, where=lambda acquire: not acquire.is_lent):
+            self.acquires.remove(acquire)
+            acquire.twin.dropped = True
+            if acquire.state != 'wait' and not acquire.twin.ended:
+                self.model.lose(acquire.twin)
+
+    # --- release ---
+
+    @rule(number=SOME)
+    def checkin(self, number: int) -> None:
+        if acquire := self.pick(number, where=lambda acquire: acquire.is_lent):
+            self.tick()
+            slot = acquire.twin.slot
+            assert slot is not None
+            self.acquires.remove(acquire)
+            if slot.holder is acquire.twin:
+                checkout = self.core.checkin(acquire.conn, acquire.twin.endpoint)
+                assert checkout is not None and checkout.conn is acquire.conn
+                self.model.checkin(slot)
+                self.releases.append((checkout, slot, acquire))
+            else:  # it was taken by force
+                assert self.model.closed
+                assert self.core.checkin(acquire.conn, acquire.twin.endpoint) is None
+
+    @rule(number=SOME)
+    def release(self, number: int) -> None:
+        self.checkin(number)
+        if self.releases:
+            self.give_back(len(self.releases) - 1)
+
+    @precondition(lambda self: self.releases)
+    @rule(number=SOME)
+    def give_back(self, number: int) -> None:
+        checkout, slot, _ = self.releases.pop(number % len(self.releases))
+        self.tick()
+        self.core.give_back(checkout)
+        self.model.give_back(slot)
+        self.model.end()
+
+    @precondition(lambda self: self.releases)
+    @rule(number=SOME)
+    def discard(self, number: int) -> None:
+        checkout, slot, _ = self.releases.pop(number % len(self.releases))
+        self.tick()
+        self.core.discard(checkout, 'error')
+        self.model.discard(slot, 'error')
+        self.model.end()
+
+    @precondition(lambda self: self.releases)
+    @rule(number=SOME)
+    def drop_a_release(self, number: int) -> None:
+        checkout, slot, acquire = self.releases.pop(number % len(self.releases))
+        self.model.orphans.append((slot, acquire.twin))
+        del checkout, acquire
+
+    @rule(number=SOME)
+    def drop_a_lease(self, number: int) -> None:
+        if acquire := self.pick(number, where=lambda acquire: acquire.is_lent):
+            self.acquires.remove(acquire)
+            self.model.lose(acquire.twin)
+
+    @rule(number=SOME)
+    def release_what_is_not_held(self, number: int) -> None:
+        self.tick()
+        if self.model.closed:
+            assert self.core.checkin(object(), self.names[0]) is None
+            return
+        with pytest.raises(ConnectionNotAcquiredError):
+            self.core.checkin(object(), self.names[number % len(self.names)])
+        if self.releases:  # one that is being released already
+            checkout, slot, _ = self.releases[number % len(self.releases)]
+            with pytest.raises(ConnectionNotAcquiredError):
+                self.core.checkin(checkout.conn, slot.endpoint)
+
+    # --- disposal and expiry ---
+
+    @rule()
+    def victim(self) -> None:
+        self.tick()
+        victim, slot = self.core.victim(), self.model.victim()
+        assert (victim is None) == (slot is None)
+        if victim is not None and slot is not None:
+            assert (repr(victim.conn), victim.reason, victim.endpoint) == (slot.name, slot.reason, slot.endpoint)
+            self.victims.append((victim, slot))
+
+    @precondition(lambda self: self.victims)
+    @rule(number=SOME, twice=st.booleans())
+    def disposed(self, number: int, twice: bool) -> None:
+        victim, slot = self.victims.pop(number % len(self.victims))
+        self.tick()
+        self.core.disposed(victim)
+        self.model.disposed(slot)
+        self.model.end()
+        if twice:
+            self.core.disposed(victim)
+
+    @rule()
+    def reap(self) -> None:
+        while self.model.victims:
+            self.victim()
+            self.disposed(len(self.victims) - 1, False)
+
+    @precondition(lambda self: self.victims)
+    @rule(number=SOME)
+    def overdue(self, number: int) -> None:
+        victim, slot = self.victims[number % len(self.victims)]
+        self.tick()
+        self.core.overdue(victim)
+        self.model.overdue(slot)
+        self.model.end()
+
+    @precondition(lambda self: self.victims)
+    @rule(number=SOME, started=st.booleans())
+    def drop_a_victim(self, number: int, started: bool) -> None:
+        victim, slot = self.victims.pop(number % len(self.victims))
+        victim.started = slot.started = started
+        self.model.orphans.append((slot, None))
+
+    @rule(limit=st.integers(0, 3))
+    def collect(self, limit: int) -> None:
+        self.tick()
+        assert self.core.collect(limit) == self.model.collect(limit)
+        self.model.end()
+
+    @rule(seconds=st.sampled_from([0.125, 1.0, 5.0, 11.0, 45.0]))
+    def pass_time(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+
+    @rule()
+    def drain(self) -> None:
+        self.tick()
+        self.core.drain()
+
+    # --- closing ---
+
+    @precondition(lambda self: self.numbers > 2)
+    @rule(sure=st.integers(0, 5))
+    def close(self, sure: int) -> None:
+        if sure:  # a closed pool has little to tell
+            return
+        self.tick()
+        self.core.close()
+        self.model.close()
+        self.model.end()
+
+    @precondition(lambda self: self.model.closed)
+    @rule()
+    def force(self) -> None:
+        self.tick()
+        self.core.force()
+        self.model.force()
+        self.model.end()
+
+    # --- what must hold ---
+
+    @property
+    def gone(self) -> set[int]:
+        """The numbers of connections that no longer count."""
+        return set(range(1, self.numbers + 1)) - {int(slot.name[1:]) for slot in self.model.slots}
+
+    @invariant()
+    def agrees_with_the_model(self) -> None:
+        model = self.model
+        total, endpoints = self.core.snapshot()
+        by_name = dict(endpoints)
+        assert set(by_name) == set(model.endpoints)
+        for name, counts in by_name.items():
+            assert counts['idle'] == model.count(name, 'idle')
+            assert counts['used'] == model.count(name, 'used', 'returning')
+            assert counts['creating'] == model.at(name).creating
+            assert counts['disposing'] == model.count(name, 'disposing')
+            assert counts['waiting'] == len(model.at(name).line)
+        assert self.core.size == model.size
+        assert total['created'] == model.created_total
+        assert {reason: count for reason, count in total['closed'].items() if count} == +model.closed_by
+        served = sum(total['acquires'][result] for result in ('hit', 'created', 'waited'))
+        assert served == model.results['served']
+        assert all(total['acquires'][result] == model.results[result] for result in ERRORS)
+        assert {outcome: count for outcome, count in total['releases'].items() if count} == +model.releases
+        for acquire in self.acquires:
+            if acquire.ticket.verdict in VERDICTS:
+                assert VERDICTS[acquire.ticket.verdict] == acquire.state
+
+    @invariant()
+    def caps_are_kept(self) -> None:
+        assert self.core.size <= self.model.total_max_size
+        for _, counts in self.core.snapshot()[1]:
+            taken = counts['idle'] + counts['used'] + counts['creating'] + counts['disposing']
+            assert taken <= self.model.max_size
+
+    @invariant()
+    def books_balance(self) -> None:
+        total, _ = self.core.snapshot()
+        assert total['created'] - sum(total['closed'].values()) == total['idle'] + total['used']
+        served = sum(total['acquires'][result] for result in ('hit', 'created', 'waited'))
+        lent = sum(slot.lent for slot in self.model.slots)
+        assert served - sum(total['releases'].values()) == lent
+        for path, value in flat(total):
+            if path.startswith(('created', 'closed', 'acquires', 'releases')):
+                assert value >= self.seen.get(path, 0), f'{path} went back'
+                self.seen[path] = value
+
+    @invariant()
+    def nobody_waits_while_something_could_serve_it(self) -> None:
+        counts = dict(self.core.snapshot()[1])
+        full = self.core.size >= self.model.total_max_size
+        idle = self.core.idle
+        for name, each in counts.items():
+            taken = each['idle'] + each['used'] + each['creating'] + each['disposing']
+            if each['waiting']:
+                assert not each['idle'], f'{name} waits beside an idle connection'
+                assert full or taken >= self.model.max_size, f'{name} waits beside a free place'
+                promised = self.model.promised(name)
+                assert not idle or each['waiting'] <= promised or taken + promised >= self.model.max_size, (
+                    f'{name} waits while another endpoint has an idle connection'
+                )
+
+    @invariant()
+    def lines_are_in_order(self) -> None:
+        """Whoever is still in line came after everybody of the endpoint who was served; the woken know it."""
+        for name in self.model.endpoints:
+            ages = [ticket.age for ticket in self.model.at(name).line]
+            assert ages == sorted(ages)
+        for acquire in self.woken:
+            assert acquire.ticket.verdict != WAIT or acquire.twin.state == 'wait'
+
+    def teardown(self) -> None:
+        """Whatever happened: when all is let go, all is gone."""
+        if not hasattr(self, 'core'):
+            return
+        core = self.core
+        self.acquires.clear()
+        self.releases.clear()
+        self.victims.clear()
+        self.woken.clear()
+        core.on_step = None
+        core.close()
+        core.force()
+        for _ in range(100):  # whoever was dropped in line gets its turn, and loses it
+            while (victim := core.victim()) is not None:
+                core.disposed(victim)
+            core.drain()
+        assert core.size == core.waiting == 0, core.snapshot()
+        assert core.snapshot()[1] == []
+
+
+def flat(counts: dict[str, Any], prefix: str = '') -> list[tuple[str, int]]:
+    """Write nested counts as paths."""
+    paths: list[tuple[str, int]] = []
+    for name, value in counts.items():
+        paths += flat(value, f'{prefix}{name}.') if isinstance(value, dict) else [(prefix + name, value)]
+    return paths
+
+
+SHARED: dict[str, Any] = {
+    'deadline': None, 'database': None, 'print_blob': False,
+    'suppress_health_check': [HealthCheck.too_slow, HealthCheck.filter_too_much],
+}  # fmt: skip
+PROFILES = {
+    'ci': settings(max_examples=400, stateful_step_count=80, derandomize=True, **SHARED),
+    'long': settings(max_examples=5000, stateful_step_count=200, **SHARED),
+}
+
+TestPool = PoolMachine.TestCase
+TestPool.settings = PROFILES[os.environ.get('GCP_HYPOTHESIS', 'ci')]

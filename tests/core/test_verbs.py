@@ -1,0 +1,1757 @@
+"""The rules of the core, one by one: an injected clock, no threads, no sleeps."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable
+from math import inf
+from typing import Any
+
+import pytest
+from core.helpers import CREATE, SHUT, USE, WAIT, Bench, Conn, Shape
+from core.simulation import Simulation
+
+from gcp._core import OUTCOMES, REASONS, RESULTS, Core, Ticket
+from gcp.exceptions import AcquireTimeoutError, ConnectionNotAcquiredError, ConnectionPoolClosedError
+
+Script = Callable[..., Any]
+
+
+class Fault(Exception):
+    """What a hook raised."""
+
+
+# --- base and extras ---
+
+
+def test_an_idle_base_is_acquired_first_in_first_out() -> None:
+    bench = Bench(min_idle=3)
+    conns = bench.fill('a', 3)
+    assert [bench.get('a').conn for _ in range(3)] == conns
+
+
+def test_idle_extras_are_acquired_last_in_first_out() -> None:
+    bench = Bench(min_idle=0)
+    conns = bench.fill('a', 3)
+    assert [bench.get('a').conn for _ in range(3)] == conns[::-1]
+
+
+def test_the_base_is_acquired_before_the_extras() -> None:
+    bench = Bench(min_idle=1)
+    first, second, third = bench.fill('a', 3)  # the last to come back is the base
+    assert [bench.get('a').conn for _ in range(3)] == [third, second, first]
+
+
+def test_the_first_to_come_back_is_the_extra() -> None:
+    """While others are still out, the places of the base are kept for them."""
+    bench = Bench(min_idle=1, idle_timeout=10.0)
+    early, late = bench.get('a'), bench.get('a')
+    bench.put(early, late)
+    bench.clock.advance(11.0)
+    assert bench.core.collect(9) == 1
+    assert bench.bury() == [('a1', 'idle_timeout')]
+    assert bench.get('a').conn is late.conn
+
+
+def test_one_that_comes_back_while_the_base_is_full_is_an_extra() -> None:
+    bench = Bench(min_idle=2, idle_timeout=10.0)
+    held = [bench.get('a') for _ in range(4)]
+    bench.put(*held)
+    bench.clock.advance(11.0)
+    assert bench.core.collect(9) == 2
+    assert bench.bury() == [('a1', 'idle_timeout'), ('a2', 'idle_timeout')]
+
+
+# --- expiry ---
+
+
+def test_extras_expire_in_the_order_of_release_and_at_most_as_many_as_asked() -> None:
+    bench = Bench(min_idle=0, idle_timeout=10.0)
+    a1, b2, a3 = bench.get('a'), bench.get('b'), bench.get('a')
+    for held in (a3, a1, b2):
+        bench.put(held)
+        bench.clock.advance(1.0)
+    bench.clock.advance(9.0)
+    assert bench.core.collect(2) == 2
+    assert bench.bury() == [('a3', 'idle_timeout'), ('a1', 'idle_timeout')]
+    assert bench.core.collect(2) == 1
+    assert bench.bury() == [('b2', 'idle_timeout')]
+    assert bench.core.collect(2) == 0
+
+
+def test_an_extra_expires_at_its_idle_timeout_and_not_before() -> None:
+    bench = Bench(min_idle=0, idle_timeout=10.0)
+    bench.fill('a', 1)
+    bench.clock.advance(9.999)
+    assert bench.core.collect(9) == 0
+    assert bench.core.next_expiry() == 1010.0
+    bench.clock.advance(0.001)
+    assert bench.core.collect(9) == 1
+
+
+def test_a_base_does_not_expire_but_for_its_age() -> None:
+    bench = Bench(min_idle=1, idle_timeout=10.0, max_lifetime=100.0)
+    bench.fill('a', 1)
+    bench.clock.advance(99.0)
+    assert bench.core.collect(9) == 0
+    assert bench.core.next_expiry() == 1100.0
+    bench.clock.advance(1.0)
+    assert bench.core.collect(9) == 1
+    assert [reason for _, reason in bench.bury()] == ['max_lifetime']
+
+
+def test_idle_timeouts_and_lifetimes_are_collected_in_one_order() -> None:
+    bench = Bench(min_idle=1, idle_timeout=50.0, max_lifetime=100.0)
+    bench.fill('a', 1)
+    bench.clock.advance(20.0)  # 1020
+    young = [bench.get('b') for _ in range(2)]
+    bench.clock.advance(40.0)  # 1060
+    bench.put(*young)  # an extra until 1110, a base until 1120; a's base until 1100
+    bench.clock.advance(60.0)
+    assert bench.core.collect(9) == 3
+    assert bench.bury() == [('a1', 'max_lifetime'), ('b2', 'idle_timeout'), ('b3', 'max_lifetime')]
+
+
+def test_an_expired_connection_is_not_handed_out() -> None:
+    bench = Bench(min_idle=0, idle_timeout=10.0)
+    old = bench.fill('a', 1)
+    bench.clock.advance(10.0)
+    held = bench.get('a')
+    assert held.conn is not old[0]
+    assert bench.bury() == [('a1', 'idle_timeout')]
+
+
+def test_an_expired_base_does_not_hide_a_fresh_extra() -> None:
+    bench = Bench(min_idle=1, max_lifetime=100.0)
+    old = bench.get('a')
+    bench.clock.advance(60.0)
+    young = bench.get('a')
+    bench.put(young, old)  # the extra is young, the base is old
+    bench.clock.advance(45.0)
+    assert bench.hold('a').conn is young.conn
+    assert bench.bury() == [('a1', 'max_lifetime')]
+
+
+def test_a_connection_that_outlived_its_life_in_use_is_disposed_of_at_its_release() -> None:
+    bench = Bench(max_lifetime=100.0)
+    held = bench.get('a')
+    bench.clock.advance(100.0)
+    assert bench.core.next_expiry() == inf  # it is used: there is nothing to collect
+    bench.put(held)
+    assert bench.bury() == [('a1', 'max_lifetime')]
+
+
+def test_a_connection_that_outlived_its_life_in_use_is_not_handed_over() -> None:
+    bench = Bench(max_size=1, max_lifetime=100.0)
+    held = bench.get('a')
+    waiter = bench.wait('a')
+    bench.clock.advance(100.0)
+    bench.put(held)
+    assert waiter.verdict == WAIT
+    bench.bury()
+    assert waiter.verdict == CREATE
+
+
+def test_endless_lives_are_never_due() -> None:
+    bench = Bench(min_idle=0, idle_timeout=inf, max_lifetime=inf)
+    bench.fill('a', 3)
+    bench.clock.advance(1e12)
+    assert bench.core.next_expiry() == inf
+    assert bench.core.collect(9) == 0
+    assert bench.get('a')
+
+
+def test_lifetimes_are_jittered_once_at_birth() -> None:
+    bench = Bench(max_size=200, total_max_size=200, min_idle=200, max_lifetime=100.0, lifetime_jitter=0.5)
+    bench.fill('a', 200)
+    deaths = []
+    while bench.core.idle:
+        due = bench.core.next_expiry()
+        assert due == bench.core.next_expiry()  # it stays what it was
+        bench.clock.now = due
+        deaths += [due - 1000.0] * bench.core.collect(200)
+    assert all(50.0 <= death <= 100.0 for death in deaths)
+    assert min(deaths) < 60.0 and max(deaths) > 90.0
+    assert len(set(deaths)) > 190
+
+
+def test_without_jitter_all_live_as_long() -> None:
+    bench = Bench(min_idle=5, max_lifetime=100.0)
+    bench.fill('a', 5)
+    bench.clock.advance(100.0)
+    assert bench.core.collect(9) == 5
+
+
+def test_the_collector_is_poked_by_what_expires_before_it_would_look() -> None:
+    bench = Bench(min_idle=0, idle_timeout=10.0, max_lifetime=100.0)
+    pokes: list[float] = []
+    bench.core.on_poke = lambda: pokes.append(bench.clock.now)
+    held = bench.get('a')
+    assert not pokes  # nobody has said when it will look
+    assert bench.core.next_expiry() == 1100.0
+    bench.put(held)  # expires at 1010
+    assert pokes == [1000.0]
+    assert bench.core.next_expiry() == 1010.0
+    bench.fill('b', 1)  # not before the one it knows of
+    assert pokes == [1000.0]
+
+
+# --- caps ---
+
+
+def test_a_cap_of_an_endpoint_counts_creating_used_idle_and_disposing() -> None:
+    bench = Bench(max_size=3)
+    creating, used, dying = bench.ask('a'), bench.get('a'), bench.get('a')
+    bench.core.discard(dying, 'dead')
+    (victim,) = bench.victims()
+    waiter = bench.wait('a')
+    assert bench.of('a') == Shape(used=1, creating=1, disposing=1, waiting=1)
+    bench.hold('b')  # another endpoint's is another matter
+    bench.core.disposed(victim)
+    assert waiter.verdict == CREATE
+    bench.core.abandon(creating, Fault())
+    bench.core.abandon(waiter, Fault())
+    bench.put(used)
+    assert bench.of('a') == Shape(idle=1)
+
+
+def test_the_total_cap_counts_creating_used_and_disposing() -> None:
+    bench = Bench(total_max_size=3)
+    creating, dying = bench.ask('a'), bench.get('b')
+    bench.hold('c')
+    bench.core.discard(dying, 'dead')
+    (victim,) = bench.victims()
+    waiter = bench.wait('d')
+    assert bench.shape == Shape(used=1, creating=1, disposing=1, waiting=1)
+    bench.core.disposed(victim)
+    assert waiter.verdict == CREATE
+    bench.core.abandon(creating, Fault())
+    assert bench.get('e')
+
+
+def test_endpoint_size_counts_states() -> None:
+    bench = Bench(max_size=9)
+    bench.fill('a', 5)
+    bench.core.discard(bench.get('a'), 'dead')
+    bench.hold('a')
+    creating = [bench.ask('a') for _ in range(5)]
+    assert bench.of('a') == Shape(used=4, creating=2, disposing=1)
+    bench.core.give_back(creating[0])
+    assert bench.core.endpoint_size('a') == 7
+    assert bench.core.endpoint_size('a', acquired=True) == 3
+    assert bench.core.endpoint_size('a', acquired=False) == 1
+    for acquired in (None, True, False):
+        assert bench.core.endpoint_size('nobody', acquired) == 0
+
+
+# --- eviction ---
+
+
+def test_eviction_takes_the_longest_idle_extra_then_the_longest_idle_base() -> None:
+    bench = Bench(total_max_size=4, min_idle=1)
+    a1, a2, b3, b4 = (bench.get(endpoint) for endpoint in 'aabb')
+    for held in (a1, b3, b4, a2):  # extras a1, b3; bases b4, a2
+        bench.put(held)
+        bench.clock.advance(1.0)
+    held_for_good = []
+    for endpoint, expected in zip('cdef', ('a1', 'b3', 'b4', 'a2'), strict=True):
+        waiter = bench.wait(endpoint)
+        assert bench.bury() == [(expected, 'evicted')]
+        held_for_good.append(bench.take(waiter))
+
+
+def test_an_idle_connection_is_evicted_at_once_however_young() -> None:
+    bench = Bench(total_max_size=1)
+    bench.fill('a', 1)
+    waiter = bench.wait('b')
+    assert bench.shape == Shape(disposing=1, waiting=1)
+    assert bench.bury() == [('a1', 'evicted')]
+    assert waiter.verdict == CREATE
+
+
+def test_one_waiter_evicts_one() -> None:
+    bench = Bench(total_max_size=3, min_idle=3)
+    bench.fill('a', 3)
+    waiters = [bench.wait('b'), bench.wait('b')]
+    assert bench.shape == Shape(idle=1, disposing=2, waiting=2)
+    bench.bury()
+    assert [waiter.verdict for waiter in waiters] == [CREATE, CREATE]
+
+
+def test_a_place_that_is_promised_counts_against_the_cap() -> None:
+    bench = Bench(total_max_size=2, max_size=1)
+    bench.fill('a', 1)
+    bench.fill('b', 1)
+    first, second = bench.wait('c'), bench.wait('c')  # the second is blocked by its endpoint's cap
+    assert bench.shape == Shape(idle=1, disposing=1, waiting=2)
+    bench.bury()
+    assert (first.verdict, second.verdict) == (CREATE, WAIT)
+    assert bench.of('c') == Shape(creating=1, waiting=1)
+
+
+def test_a_released_connection_with_no_line_of_its_own_is_evicted_for_a_blocked_endpoint() -> None:
+    """Total cap 2, both held by one endpoint, a waiter on another: it is served when one is released."""
+    bench = Bench(total_max_size=2)
+    one, _two = bench.get('a'), bench.get('a')
+    waiter = bench.wait('b')
+    bench.put(one)
+    assert bench.bury() == [('a1', 'evicted')]
+    assert bench.take(waiter)
+
+
+# --- whom a released connection serves ---
+
+CREATE_TIME = 0.5
+"""What a connection costs to create in the tests of sharing, seconds; its price is 8 times that."""
+
+
+def sharing(hold: int, other: int) -> tuple[Bench, Ticket]:
+    """Fill a pool: endpoint `a` holds so many, endpoint `b` so many, and each creation has taken `CREATE_TIME`.
+
+    :return: the bench, and a's youngest checkout, born just now
+    """
+    bench = Bench(total_max_size=hold + other)
+    for endpoint in 'b' * other + 'a' * hold:
+        ticket = bench.ask(endpoint)
+        bench.clock.advance(CREATE_TIME)
+        bench.keep(bench.take(ticket))
+    return bench, ticket
+
+
+def test_a_released_connection_goes_to_its_own_line_where_holdings_are_even() -> None:
+    bench, held = sharing(2, 1)
+    b, a = bench.wait('b'), bench.wait('a')
+    bench.clock.advance(100.0)
+    bench.put(held)
+    assert (a.verdict, b.verdict) == (USE, WAIT)
+
+
+def test_it_goes_to_the_blocked_endpoint_that_holds_less_by_more_than_one() -> None:
+    bench, held = sharing(3, 1)
+    a, b = bench.wait('a'), bench.wait('b')
+    bench.clock.advance(8 * CREATE_TIME)
+    bench.put(held)
+    assert (a.verdict, b.verdict) == (WAIT, WAIT)
+    assert [reason for _, reason in bench.bury()] == ['evicted']
+    assert (a.verdict, b.verdict) == (WAIT, CREATE)
+
+
+def test_but_only_once_it_has_lived_eight_times_what_the_others_creation_costs() -> None:
+    bench, held = sharing(3, 1)
+    a, b = bench.wait('a'), bench.wait('b')
+    bench.clock.advance(8 * CREATE_TIME - 0.001)
+    bench.put(held)
+    assert (a.verdict, b.verdict) == (USE, WAIT)
+
+
+def test_it_ends_anothers_having_none_when_that_waiter_is_the_older() -> None:
+    bench, held = sharing(1, 0)
+    b, a = bench.wait('b'), bench.wait('a')
+    bench.clock.advance(8 * CREATE_TIME)
+    bench.put(held)
+    assert [reason for _, reason in bench.bury()] == ['evicted']
+    assert (a.verdict, b.verdict) == (WAIT, CREATE)
+
+
+def test_it_does_not_end_anothers_having_none_when_that_waiter_is_the_younger() -> None:
+    bench, held = sharing(1, 0)
+    a, b = bench.wait('a'), bench.wait('b')
+    bench.clock.advance(100.0)
+    bench.put(held)
+    assert (a.verdict, b.verdict) == (USE, WAIT)
+
+
+def test_it_does_not_end_anothers_having_none_before_it_has_lived() -> None:
+    bench, held = sharing(1, 0)
+    b, a = bench.wait('b'), bench.wait('a')
+    bench.clock.advance(8 * CREATE_TIME - 0.001)
+    bench.put(held)
+    assert (a.verdict, b.verdict) == (USE, WAIT)
+
+
+def test_the_neediest_is_the_one_that_holds_least_and_then_the_oldest_waiter() -> None:
+    bench = Bench(total_max_size=4)
+    a = [bench.get('a'), bench.get('a')]
+    bench.hold('b')
+    bench.hold('c')
+    of_b, of_d, of_e, of_c = (bench.wait(endpoint) for endpoint in 'bdec')
+    order = []
+    bench.clock.advance(100.0)
+    waiting = {'b': of_b, 'c': of_c, 'd': of_d, 'e': of_e}
+    for held in a:
+        bench.put(held)
+        bench.bury()
+        (served,) = (name for name, ticket in waiting.items() if ticket.verdict == CREATE)
+        del waiting[served]
+        order.append(served)
+    assert order == ['d', 'e']  # these hold none, d's waiter is the older
+
+
+def test_a_promised_place_counts_as_held() -> None:
+    bench = Bench(total_max_size=2)
+    a = [bench.get('a'), bench.get('a')]
+    of_b, _again, of_c = bench.wait('b'), bench.wait('b'), bench.wait('c')
+    bench.put(a[0])  # promised to b, which holds none and is the older
+    bench.put(a[1])  # b will have one: to c
+    bench.bury()
+    assert (of_b.verdict, of_c.verdict) == (CREATE, CREATE)
+
+
+def test_create_times_are_smoothed() -> None:
+    """A fifth of each new sample: one slow creation does not make an endpoint dear."""
+    bench = Bench(total_max_size=3)
+    for seconds in (1.0, 0.5):  # smoothed: 0.9
+        ticket = bench.ask('b')
+        bench.clock.advance(seconds)
+        bench.take(ticket)
+        bench.core.discard(ticket, 'dead')
+    victims = bench.victims()
+    bench.core.disposed(victims.pop())  # the other one keeps the endpoint known, and counts against the cap
+    held = [bench.get('a'), bench.get('a')]
+    assert bench.core.size == 3
+    b, a = bench.wait('b'), bench.wait('a')
+    bench.clock.advance(8 * 0.9 - 0.001)
+    bench.put(held[0])
+    assert (a.verdict, b.verdict) == (USE, WAIT)
+    bench.keep(bench.take(a))
+    a = bench.wait('a')
+    bench.clock.advance(0.002)
+    bench.put(held[1])
+    assert (a.verdict, b.verdict) == (WAIT, WAIT)
+    assert bench.of('a') == Shape(used=1, disposing=1, waiting=1)
+
+
+def test_an_endpoint_that_was_never_created_for_is_taken_to_cost_what_others_do() -> None:
+    bench = Bench(total_max_size=1)
+    ticket = bench.ask('a')
+    bench.clock.advance(1.0)
+    held = bench.take(ticket)
+    b, a = bench.wait('b'), bench.wait('a')
+    bench.clock.advance(8.0 - 0.001)
+    bench.put(held)
+    assert (a.verdict, b.verdict) == (USE, WAIT)
+    bench.take(a)
+    later = bench.wait('a')
+    bench.clock.advance(0.002)
+    bench.put(a)
+    bench.bury()
+    assert (later.verdict, b.verdict) == (WAIT, CREATE)
+
+
+@pytest.mark.parametrize('dispose', [0.0, 0.005])
+@pytest.mark.parametrize('clients', [3, 10])
+def test_evenly_overloaded_endpoints_share_evenly_and_do_not_thrash(clients: int, dispose: float) -> None:
+    """5 endpoints under a total cap of 10, 20 ms to create, 2 ms of use, steady overload."""
+    outcome = Simulation(5, clients, 10, dispose=dispose).run(5.0)
+    assert 0.98 <= outcome.shares[0] <= outcome.shares[-1] <= 1.02, str(outcome)
+    assert outcome.evicted < 0.01 * outcome.served.total(), str(outcome)
+    assert outcome.rate > 0.98 * 10 / 0.002, str(outcome)
+
+
+@pytest.mark.parametrize('dispose', [0.0, 0.005])
+@pytest.mark.parametrize('clients', [3, 10])
+def test_more_endpoints_than_places_share_them_in_time(clients: int, dispose: float) -> None:
+    """20 endpoints under a total cap of 5, 20 ms to create, 2 ms of use, steady overload: nobody starves, and most of the time
+    is use."""
+    outcome = Simulation(20, clients, 5, dispose=dispose).run(5.0)
+    assert outcome.shares[0] >= 0.85, str(outcome)
+    assert outcome.shares[-1] <= 1.15, str(outcome)
+    assert outcome.creating <= 0.13 * outcome.capacity, str(outcome)
+    assert outcome.rate > 0.8 * 5 / 0.002, str(outcome)
+
+
+def test_slow_creation_costs_fewer_evictions() -> None:
+    """The dearer a connection, the longer it stays: the cost of sharing is a share of the capacity, not a rate."""
+    outcomes = [Simulation(20, 5, 5, create=create).run(5.0, warm_up=5.0) for create in (0.005, 0.02, 0.08)]
+    assert outcomes[0].evicted > 2 * outcomes[1].evicted > 4 * outcomes[2].evicted
+    assert all(outcome.creating <= 0.13 * outcome.capacity for outcome in outcomes), [str(each) for each in outcomes]
+
+
+# --- lines and hand-off ---
+
+
+def test_waiters_are_served_first_come_first_served_by_hand_off() -> None:
+    bench = Bench(max_size=1)
+    held = bench.get('a')
+    order: list[int] = []
+    waiters = [bench.wait('a', lambda number=number: order.append(number)) for number in range(4)]  # type: ignore[misc]
+    conn = held.conn
+    for number, waiter in enumerate(waiters):
+        bench.put(held)
+        assert order == list(range(number + 1))
+        assert bench.core.poll(waiter) == USE
+        assert bench.core.finish(waiter) is conn
+        held = waiter
+    assert bench.total['releases'] == {'idle': 0, 'handoff': 4, 'discarded': 0}
+    assert bench.total['acquires']['waited'] == 4
+
+
+def test_a_newcomer_does_not_overtake() -> None:
+    bench = Bench(max_size=1)
+    held = bench.get('a')
+    waiter = bench.wait('a')
+    bench.put(held)  # handed over, though nobody has noticed yet
+    newcomer = bench.wait('a', None)
+    assert bench.core.poll(waiter) == USE
+    assert bench.core.poll(newcomer) == WAIT
+
+
+def test_a_newcomer_does_not_overtake_at_a_freed_place() -> None:
+    bench = Bench(max_size=2)
+    first, second = bench.ask('a'), bench.ask('a')
+    waiter = bench.wait('a')
+    bench.core.failed(first, Fault())
+    assert waiter.verdict == CREATE
+    assert bench.wait('a').verdict == WAIT
+    assert second.verdict == CREATE
+
+
+def test_a_hand_off_to_one_that_has_given_up_goes_to_the_next() -> None:
+    bench = Bench(max_size=1)
+    held = bench.get('a')
+    woken: list[str] = []
+    quitter = bench.wait('a', lambda: woken.append('quitter'))
+    patient = bench.wait('a', lambda: woken.append('patient'))
+    bench.put(held)
+    assert woken == ['quitter']
+    bench.core.abandon(quitter, KeyboardInterrupt())  # before it looked
+    assert woken == ['quitter', 'patient']
+    assert bench.core.poll(patient) == USE
+    assert bench.total['acquires']['cancelled'] == 1
+
+
+def test_a_permit_for_one_that_has_given_up_goes_to_the_next() -> None:
+    bench = Bench(max_size=1)
+    creator = bench.ask('a')
+    quitter, patient = bench.wait('a'), bench.wait('a')
+    bench.core.failed(creator, Fault())
+    assert quitter.verdict == CREATE
+    bench.core.abandon(quitter, KeyboardInterrupt())
+    assert patient.verdict == CREATE
+    assert bench.of('a') == Shape(creating=1)
+
+
+def test_one_that_leaves_the_line_lets_the_next_move_up() -> None:
+    bench = Bench(max_size=1)
+    held = bench.get('a')
+    quitter, patient = bench.wait('a'), bench.wait('a')
+    assert bench.core.expire(quitter) == WAIT
+    bench.put(held)
+    assert bench.core.poll(patient) == USE
+    assert bench.shape == Shape(used=1)
+
+
+def test_a_verdict_that_came_before_the_deadline_counts() -> None:
+    bench = Bench(max_size=1)
+    held = bench.get('a')
+    waiter = bench.wait('a')
+    bench.put(held)
+    assert bench.core.expire(waiter) == USE
+    assert bench.take(waiter).conn is held.conn
+
+
+def test_a_verdict_that_came_before_the_arming_is_seen_by_it() -> None:
+    bench = Bench(max_size=1)
+    held = bench.get('a')
+    waiter = bench.wait('a')
+    bench.put(held)
+    assert bench.core.arm(waiter, lambda: pytest.fail('too late')) == USE
+
+
+def test_one_whose_connection_was_dead_keeps_its_place() -> None:
+    """It came first; those who lined up while it checked stay behind it."""
+    bench = Bench(max_size=1)
+    bench.fill('a', 1)
+    first = bench.ask('a')
+    assert first.verdict == USE
+    second = bench.wait('a')
+    assert bench.core.retry(first) == WAIT
+    assert bench.bury() == [('a1', 'dead')]
+    assert (first.verdict, second.verdict) == (CREATE, WAIT)
+
+
+def test_one_whose_connections_are_dead_takes_the_next_idle_one() -> None:
+    bench = Bench(min_idle=3)
+    conns = bench.fill('a', 3)
+    ticket = bench.ask('a')
+    assert ticket.conn is conns[0]
+    assert bench.core.retry(ticket) == USE
+    assert ticket.conn is conns[1]
+    assert bench.core.retry(ticket) == USE
+    assert bench.core.retry(ticket) == CREATE
+    assert [reason for _, reason in bench.bury()] == ['dead'] * 3
+    bench.take(ticket)
+    assert bench.total['acquires'] == dict.fromkeys(RESULTS, 0) | {'created': 4}
+
+
+def test_waiters_are_not_woken_twice_for_one_place() -> None:
+    bench = Bench(max_size=1)
+    held = bench.get('a')
+    woken: list[int] = []
+    waiters = [bench.wait('a', lambda number=number: woken.append(number)) for number in range(3)]  # type: ignore[misc]
+    bench.core.discard(held, 'dead')
+    bench.bury()
+    assert woken == [0]
+    assert [waiter.verdict for waiter in waiters] == [CREATE, WAIT, WAIT]
+
+
+def test_a_wake_that_raises_keeps_nobody_else_asleep() -> None:
+    bench = Bench(max_size=1)
+    woken: list[str] = []
+    waiters = []
+
+    def gone() -> None:
+        woken.append('gone')
+        raise RuntimeError('the event loop is closed')
+
+    def interrupted() -> None:
+        woken.append('interrupted')
+        raise KeyboardInterrupt
+
+    held = [bench.get(endpoint) for endpoint in 'abc']
+    for endpoint, wake in zip('abc', (gone, interrupted, lambda: woken.append('well')), strict=True):
+        waiters.append(bench.wait(endpoint, wake))
+    with pytest.raises(KeyboardInterrupt):
+        bench.core.close()
+    assert woken == ['gone', 'interrupted', 'well']
+    assert [waiter.verdict for waiter in waiters] == [SHUT] * 3
+    assert held
+
+
+def test_a_waiter_that_is_woken_while_others_are_being_woken_hides_nobody() -> None:
+    """A callback may call the pool: the second in the chain gives up, waits again and is served again in the first's."""
+    bench = Bench(max_size=1)
+    held = [bench.get(endpoint) for endpoint in 'abc']
+    waiters = [bench.wait(endpoint) for endpoint in 'abc']
+    woken: list[str] = []
+
+    def meddle() -> None:
+        woken.append('a')
+        if bench.core.poll(waiters[1]) != CREATE:
+            return
+        bench.core.failed(waiters[1])
+        stranger = bench.ask('b')
+        assert bench.core.request(waiters[1]) == WAIT
+        bench.core.failed(stranger)
+
+    bench.core.arm(waiters[0], meddle)
+    bench.core.arm(waiters[1], lambda: woken.append('b'))
+    bench.core.arm(waiters[2], lambda: woken.append('c'))
+    for each in held:
+        bench.core.discard(each, 'dead')
+    victims = bench.victims()
+    for victim in victims:
+        victim.started = True
+    del victim
+    while victims:
+        del victims[-1]  # so that a is the first of three in one drain
+    bench.core.drain()
+    assert 'c' in woken
+    assert [waiter.verdict for waiter in waiters] == [CREATE] * 3
+
+
+# --- creation that fails ---
+
+
+def test_a_permit_returns_from_a_failed_creation() -> None:
+    bench = Bench(max_size=1)
+    ticket = bench.ask('a')
+    bench.core.failed(ticket, Fault())
+    bench.core.abandon(ticket, Fault())
+    assert bench.shape == Shape()
+    assert bench.get('a')
+
+
+def test_every_failed_creation_lets_the_next_waiter_try() -> None:
+    bench = Bench(max_size=1)
+    tickets = [bench.ask('a') for _ in range(4)]
+    for ticket, following in zip(tickets, tickets[1:], strict=False):
+        assert (ticket.verdict, following.verdict) == (CREATE, WAIT)
+        error = Fault()
+        bench.core.failed(ticket, error)
+        bench.core.abandon(ticket, error)
+        assert following.verdict == CREATE
+        assert following.last_error is error
+
+
+def test_a_place_freed_by_a_failed_creation_serves_another_endpoint() -> None:
+    bench = Bench(total_max_size=1)
+    ticket, waiter = bench.ask('a'), bench.wait('b')
+    bench.core.failed(ticket, Fault())
+    assert waiter.verdict == CREATE
+
+
+def test_the_last_error_is_forgotten_with_success_and_with_the_last_waiter() -> None:
+    bench = Bench(max_size=1)
+    creator, next_one, last = bench.ask('a'), bench.wait('a'), bench.wait('a')
+    error = Fault()
+    gone = weakref.ref(error)
+    bench.core.failed(creator, error)
+    assert last.last_error is error
+    assert bench.core.expire(last) == WAIT
+    assert last.last_error is error  # it is this one's cause now
+    bench.take(next_one)
+    assert bench.wait('a').last_error is None
+    del error, last, next_one
+    assert gone() is None
+
+
+def test_a_ticket_creates_in_one_piece() -> None:
+    bench = Bench()
+    conn, asked = Conn('a', 1), []
+    ticket = bench.ask('a')
+
+    def create(endpoint: str, timeout: float | None) -> Conn:
+        asked.append((endpoint, timeout))
+        return conn
+
+    assert ticket.create(create, 3.0) == USE
+    assert asked == [('a', 3.0)]
+    assert bench.core.finish(ticket) is conn
+    failing = bench.ask('a')
+    with pytest.raises(KeyboardInterrupt):
+        failing.create(raiser(KeyboardInterrupt), None)
+    assert bench.shape == Shape(used=1)
+
+
+def raiser(error: type[BaseException]) -> Callable[..., Any]:
+    def raise_(*args: Any, **kwargs: Any) -> Any:
+        raise error
+
+    return raise_
+
+
+# --- a place that becomes free ---
+
+
+def test_a_free_place_serves_one_that_counts_on_a_slow_disposal() -> None:
+    """Nobody waits for the place he was promised while another one is free."""
+    bench = Bench(total_max_size=2)
+    bench.fill('a', 1)
+    held = bench.get('b')
+    waiter = bench.wait('c')  # a's connection is evicted; its disposal takes long
+    (slow,) = bench.victims()
+    bench.core.discard(held, 'dead')
+    assert bench.bury() == [('b2', 'dead')]
+    assert waiter.verdict == CREATE
+    assert bench.shape == Shape(creating=1, disposing=1)
+    bench.core.disposed(slow)
+    assert bench.shape == Shape(creating=1)
+
+
+def test_a_place_promised_to_one_that_left_serves_another() -> None:
+    bench = Bench(total_max_size=1)
+    bench.fill('a', 1)
+    quitter = bench.wait('b')
+    (victim,) = bench.victims()
+    patient = bench.wait('c')
+    assert bench.core.expire(quitter) == WAIT
+    bench.core.disposed(victim)
+    assert patient.verdict == CREATE
+    assert set(bench.endpoints) == {'c'}
+
+
+def test_a_promise_to_one_that_left_does_not_count_against_its_endpoints_cap() -> None:
+    bench = Bench(total_max_size=2, max_size=1)
+    bench.fill('a', 1)
+    held = bench.get('d')
+    quitter = bench.wait('b')
+    (slow,) = bench.victims()
+    assert bench.core.expire(quitter) == WAIT
+    bench.core.discard(held, 'dead')
+    bench.bury()
+    newcomer = bench.ask('b')
+    assert newcomer.verdict == CREATE
+    bench.core.disposed(slow)
+    assert bench.shape == Shape(creating=1)
+
+
+def test_an_overdue_disposal_frees_its_waiter_to_be_served_otherwise() -> None:
+    bench = Bench(total_max_size=2)
+    bench.fill('a', 1)
+    held = bench.get('b')
+    waiter = bench.wait('c')
+    assert waiter.stirred
+    (hanging,) = bench.victims()
+    bench.core.overdue(hanging)
+    assert not waiter.stirred
+    bench.put(held)
+    assert bench.bury() == [('b2', 'evicted')]
+    assert waiter.verdict == CREATE
+    bench.core.overdue(hanging)  # told again, it means nothing
+    bench.core.disposed(hanging)
+    bench.core.overdue(hanging)
+    assert bench.shape == Shape(creating=1)
+
+
+def test_an_overdue_disposal_has_another_one_evicted() -> None:
+    bench = Bench(total_max_size=2, min_idle=2)
+    bench.fill('a', 2)
+    waiter = bench.wait('c')
+    (hanging,) = bench.victims()
+    bench.core.overdue(hanging)
+    assert bench.bury() == [('a2', 'evicted')]
+    assert waiter.verdict == CREATE
+
+
+def test_a_place_that_was_overdue_serves_whoever_waits_when_it_comes() -> None:
+    bench = Bench(total_max_size=1)
+    bench.fill('a', 1)
+    first = bench.wait('b')
+    (hanging,) = bench.victims()
+    bench.core.overdue(hanging)
+    bench.core.disposed(hanging)
+    assert first.verdict == CREATE
+
+
+def test_a_disposal_that_is_told_twice_counts_once() -> None:
+    bench = Bench()
+    held = bench.get('a')
+    other = bench.get('a')
+    bench.core.discard(held, 'dead')
+    (victim,) = bench.victims()
+    bench.core.disposed(victim)
+    bench.core.disposed(victim)
+    assert bench.shape == Shape(used=1)
+    assert bench.total['closed']['dead'] == 1
+    assert other.conn
+
+
+def test_a_victim_says_what_it_is() -> None:
+    bench = Bench(total_max_size=1)
+    (conn,) = bench.fill('a', 1)
+    waiter = bench.wait('b')
+    (victim,) = bench.victims()
+    assert (victim.endpoint, victim.conn, victim.reason, victim.core) == ('a', conn, 'evicted', bench.core)
+    assert not victim.concerns('a')  # its place is b's
+    assert waiter.stirred
+    bench.core.disposed(victim)
+    held = bench.take(waiter)
+    bench.core.discard(held, 'error')
+    (own,) = bench.victims()
+    assert own.concerns('b') and not own.concerns('a')
+
+
+# --- releases ---
+
+
+def test_a_connection_is_known_by_identity() -> None:
+    bench = Bench()
+    twins = [[], []]
+    held = []
+    for twin in twins:
+        ticket = bench.ask('a')
+        bench.core.created(ticket, twin)
+        bench.core.finish(ticket)
+        held.append(ticket)
+    checkout = bench.core.checkin(twins[1], 'a')
+    assert checkout is not None and checkout.conn is twins[1]
+    bench.core.give_back(checkout)
+    assert bench.of('a') == Shape(idle=1, used=1)
+    assert held
+
+
+def test_a_connection_that_was_rebuilt_is_found_by_equality() -> None:
+    bench = Bench()
+    ticket = bench.ask('a')
+    bench.core.created(ticket, (['reader'], ['writer']))
+    conn = bench.core.finish(ticket)
+    checkout = bench.core.checkin((['reader'], ['writer']), 'a')
+    assert checkout is not None and checkout.conn is conn
+    bench.core.give_back(checkout)
+    with pytest.raises(ConnectionNotAcquiredError):
+        bench.core.checkin((['reader'], ['writer']), 'a')
+
+
+def test_one_connection_that_was_created_twice_is_held_twice() -> None:
+    """A manager may return one object for two endpoints, or even twice for one."""
+    bench = Bench()
+    conn = object()
+    held = []
+    for endpoint in 'aba':
+        held.append(bench.ask(endpoint))
+        bench.core.created(held[-1], conn)
+        bench.core.finish(held[-1])
+    for endpoint in 'baa':
+        checkout = bench.core.checkin(conn, endpoint)
+        assert checkout is not None and checkout.endpoint == endpoint
+        bench.core.give_back(checkout)
+    with pytest.raises(ConnectionNotAcquiredError):
+        bench.core.checkin(conn, 'a')
+    assert bench.shape == Shape(idle=3)
+
+
+def test_misuse_is_told_and_changes_nothing() -> None:
+    bench = Bench()
+    held = bench.get('a')
+    bench.hold('b')
+    before = bench.core.snapshot()
+    for conn, endpoint in ((held.conn, 'b'), (object(), 'a'), (object(), 'nowhere')):
+        with pytest.raises(ConnectionNotAcquiredError, match=f'not acquired for endpoint {endpoint!r}'):
+            bench.core.checkin(conn, endpoint)
+    with pytest.raises(TypeError):
+        bench.core.checkin(object(), [])
+    assert bench.core.snapshot() == before
+
+
+def test_of_a_closed_pool_a_strange_release_does_nothing() -> None:
+    """What it names may have been taken by force."""
+    bench = Bench()
+    held = bench.get('a')
+    bench.core.close()
+    before = bench.core.snapshot()
+    assert bench.core.checkin(object(), 'a') is None
+    assert bench.core.checkin(object(), 'nowhere') is None
+    assert bench.core.snapshot() == before
+    bench.put(held)
+    assert bench.shape == Shape(disposing=1)
+
+
+def test_a_second_release_finds_nothing() -> None:
+    bench = Bench()
+    held = bench.get('a')
+    bench.put(held)
+    with pytest.raises(ConnectionNotAcquiredError):
+        bench.core.checkin(held.conn, 'a')
+    assert bench.of('a') == Shape(idle=1)
+
+
+def test_a_release_in_progress_cannot_be_begun_again() -> None:
+    bench = Bench()
+    held = bench.get('a')
+    checkout = bench.core.checkin(held.conn, 'a')
+    assert checkout is not None
+    with pytest.raises(ConnectionNotAcquiredError):
+        bench.core.checkin(held.conn, 'a')
+    assert bench.of('a') == Shape(used=1)
+    bench.core.give_back(checkout)
+    bench.core.give_back(checkout)  # it has ended: this does nothing
+    assert bench.of('a') == Shape(idle=1)
+
+
+def test_a_stale_checkout_changes_nothing() -> None:
+    """Its connection is another caller's now."""
+    bench = Bench(max_size=1)
+    old = bench.get('a')
+    bench.put(old)
+    new = bench.get('a')
+    assert new.conn is old.conn
+    bench.core.give_back(old)
+    assert bench.of('a') == Shape(used=1)
+    bench.put(new)
+    newer = bench.get('a')
+    bench.core.discard(new, 'error')
+    assert bench.of('a') == Shape(used=1)
+    assert newer.conn is not None
+    with pytest.raises(ConnectionPoolClosedError):
+        bench.core.finish(new)
+
+
+def test_a_stale_checkout_that_is_dropped_changes_nothing() -> None:
+    bench = Bench(max_size=1)
+    old = bench.get('a')
+    bench.put(old)
+    new = bench.get('a')
+    del old
+    bench.core.drain()
+    assert bench.of('a') == Shape(used=1)
+    assert new.conn
+
+
+def test_a_reason_must_be_known() -> None:
+    bench = Bench()
+    held = bench.get('a')
+    with pytest.raises(ValueError):
+        bench.core.discard(held, 'boredom')  # type: ignore[arg-type]
+    assert bench.of('a') == Shape(used=1)
+
+
+def test_an_acquire_that_came_too_late_keeps_its_connection_for_others() -> None:
+    bench = Bench(max_size=1)
+    ticket = bench.ask('a')
+    assert bench.core.created(ticket, Conn('a', 1)) == USE
+    waiter = bench.wait('a')
+    bench.core.abandon(ticket, AcquireTimeoutError())
+    assert bench.core.poll(waiter) == USE
+    assert bench.total['acquires']['timeout'] == 1
+    assert bench.total['releases'] == dict.fromkeys(OUTCOMES, 0)  # nobody had acquired it
+
+
+def test_an_acquire_that_ends_in_a_hook_costs_its_connection() -> None:
+    bench = Bench()
+    bench.fill('a', 1)
+    ticket = bench.ask('a')
+    ticket.hook = 'on_acquire'
+    bench.core.abandon(ticket, Fault())
+    assert [reason for _, reason in bench.bury()] == ['error']
+    assert bench.total['acquires']['error'] == 1
+
+
+def test_an_acquire_ends_once() -> None:
+    bench = Bench()
+    ticket = bench.get('a')
+    bench.core.abandon(ticket, Fault())
+    assert bench.of('a') == Shape(used=1)
+    assert bench.total['acquires'] == dict.fromkeys(RESULTS, 0) | {'created': 1}
+
+
+# --- what finalizers leave ---
+
+
+def test_a_dropped_lease_is_disposed_of_by_the_next_call() -> None:
+    bench = Bench(max_size=1)
+    held = bench.get('a')
+    waiter = bench.wait('a')
+    del held
+    assert bench.of('a') == Shape(used=1, waiting=1)  # a finalizer only leaves word
+    assert bench.core.poll(waiter) == WAIT
+    assert bench.bury() == [('a1', 'discarded')]
+    assert waiter.verdict == CREATE
+    assert bench.total['releases']['discarded'] == 1
+
+
+def test_a_dropped_release_is_disposed_of() -> None:
+    """Somebody began to release, and vanished."""
+    bench = Bench()
+    held = bench.get('a')
+    checkout = bench.core.checkin(held.conn, 'a')
+    del checkout
+    bench.core.drain()
+    assert bench.bury() == [('a1', 'discarded')]
+    assert held
+
+
+def test_two_checkouts_of_one_lease_that_are_dropped_count_once() -> None:
+    bench = Bench()
+    held = bench.get('a')
+    other = bench.get('a')
+    checkout = bench.core.checkin(held.conn, 'a')
+    del checkout, held, other  # in one go: nobody drains in between
+    bench.core.drain()
+    assert bench.of('a') == Shape(disposing=2)
+    assert [reason for _, reason in bench.bury()] == ['discarded', 'discarded']
+
+
+def test_a_dropped_lease_wakes_one_who_can_use_it() -> None:
+    bench = Bench(total_max_size=1)
+    woken: list[str] = []
+    held = bench.get('a')
+    waiter = bench.wait('b', lambda: woken.append('b'))
+    del held
+    assert woken == ['b']
+    assert bench.core.poll(waiter) == WAIT
+    bench.bury()
+    assert waiter.verdict == CREATE
+
+
+def test_a_front_may_be_told_of_what_finalizers_leave() -> None:
+    bench = Bench()
+    told: list[str] = []
+    bench.core.on_orphan = lambda: told.append('orphan')
+    held = bench.get('a')
+    del held
+    assert told == ['orphan']
+    bench.core.on_orphan = raiser(Fault)
+    held = bench.get('a')
+    del held  # an error there is nobody's
+    bench.core.drain()
+    assert bench.shape == Shape(disposing=2)
+
+
+def test_whoever_closes_is_told_of_a_dropped_lease() -> None:
+    bench = Bench()
+    held = bench.get('a')
+    bench.core.close()
+    told: list[str] = []
+    bench.core.on_quiet = lambda: told.append('quiet')
+    del held
+    assert told == ['quiet']
+    bench.core.drain()
+    assert bench.shape == Shape(disposing=1)
+
+
+def test_a_dropped_victim_is_offered_again() -> None:
+    bench = Bench()
+    held = bench.get('a')
+    bench.core.discard(held, 'dead')
+    (victim,) = bench.victims()
+    del victim
+    assert bench.bury() == [('a1', 'dead')]
+    assert bench.shape == Shape()
+
+
+def test_a_dropped_victim_whose_disposal_had_begun_is_not_disposed_of_again() -> None:
+    bench = Bench(max_size=1)
+    held = bench.get('a')
+    bench.core.discard(held, 'dead')
+    waiter = bench.wait('a')
+    (victim,) = bench.victims()
+    victim.started = True
+    del victim
+    assert bench.victims() == []
+    assert waiter.verdict == CREATE
+
+
+def test_a_ticket_dropped_with_a_permit_serves_the_next() -> None:
+    bench = Bench(max_size=1)
+    ticket = bench.ask('a')
+    waiter = bench.wait('a')
+    del ticket
+    bench.core.drain()
+    assert waiter.verdict == CREATE
+    assert bench.of('a') == Shape(creating=1)
+
+
+def test_a_ticket_dropped_with_a_permit_leaves_no_record() -> None:
+    bench = Bench(max_size=1)
+    ticket = bench.ask('a')
+    del ticket
+    bench.core.drain()
+    assert bench.endpoints == {}
+
+
+def test_a_ticket_dropped_in_line_serves_the_next_when_its_turn_comes() -> None:
+    bench = Bench(max_size=1)
+    held = bench.get('a')
+    dropped, waiter = bench.wait('a'), bench.wait('a')
+    del dropped
+    bench.put(held)
+    bench.core.drain()
+    bench.bury()
+    assert waiter.verdict in (USE, CREATE)
+    assert bench.of('a') in (Shape(used=1), Shape(creating=1))
+
+
+def test_a_ticket_dropped_with_a_connection_gives_it_up() -> None:
+    bench = Bench()
+    bench.fill('a', 1)
+    ticket = bench.ask('a')
+    assert ticket.verdict == USE
+    del ticket
+    bench.core.drain()
+    assert [reason for _, reason in bench.bury()] == ['discarded']
+
+
+def test_a_core_that_is_dropped_lets_go_of_its_connections() -> None:
+    bench = Bench()
+    conns = bench.fill('a', 2)
+    held = bench.get('b')
+    refs = [weakref.ref(conn) for conn in [*conns, held.conn]]
+    del conns, held, bench
+    gc.collect()
+    assert [ref() for ref in refs] == [None] * 3
+
+
+def test_a_connection_that_knows_its_pool_is_collected_with_it() -> None:
+    bench = Bench()
+    (conn,) = bench.fill('a', 1)
+    conn.bench = bench
+    ref = weakref.ref(conn)
+    del conn, bench
+    gc.collect()
+    assert ref() is None
+
+
+def test_a_core_with_somebody_in_line_is_collected() -> None:
+    bench = Bench(max_size=1)
+    conn = bench.get('a').conn
+    ref = weakref.ref(conn)
+    held = bench.get('b')
+    waiter = bench.wait('b')
+    bench.core.arm(waiter, lambda: held)
+    del bench, held, waiter, conn
+    gc.collect()
+    assert ref() is None
+
+
+def test_a_ticket_that_was_served_and_never_looked_is_collected_with_its_core() -> None:
+    """It has been handed a connection that goes with the core."""
+    for _ in range(3):
+        bench = Bench(max_size=1)
+        held = bench.get('a')
+        waiter = bench.wait('a')
+        bench.put(held)
+        cycle: list[object] = [bench, held, waiter]
+        bench.core.on_poke = lambda cycle=cycle: cycle  # type: ignore[misc]
+        ref = weakref.ref(waiter.conn or held.conn)
+        del bench, held, waiter, cycle
+        gc.collect()
+        assert ref() is None
+
+
+# --- closing ---
+
+
+def test_a_close_turns_waiters_away_and_takes_what_is_idle() -> None:
+    bench = Bench(max_size=2)
+    bench.fill('a', 1)
+    held, creating = bench.get('b'), bench.ask('b')
+    woken: list[str] = []
+    waiter = bench.wait('b', lambda: woken.append('b'))
+    bench.core.close()
+    assert woken == ['b']
+    assert waiter.verdict == SHUT
+    assert bench.ask('a').verdict == SHUT
+    assert [reason for _, reason in bench.bury()] == ['pool_closed']
+    assert bench.core.created(creating, Conn('b', 9)) == SHUT
+    bench.put(held)
+    assert [reason for _, reason in bench.bury()] == ['pool_closed', 'pool_closed']
+    assert bench.core.closed and bench.shape == Shape()
+
+
+def test_a_closed_core_says_when_it_has_become_empty() -> None:
+    bench = Bench()
+    told: list[int] = []
+    bench.core.on_quiet = lambda: told.append(bench.core.size)
+    bench.fill('a', 1)
+    held = bench.get('b')
+    bench.core.close()
+    bench.bury()
+    assert told == []
+    bench.put(held)
+    assert told == []
+    bench.bury()
+    assert told and set(told) == {0}
+
+
+def test_one_whose_connection_was_dead_when_the_pool_closed_leaves_nothing() -> None:
+    bench = Bench()
+    bench.fill('a', 1)
+    ticket = bench.ask('a')
+    ticket.hook = 'check_aliveness'
+    bench.core.close()
+    assert bench.core.retry(ticket) == SHUT
+    bench.core.abandon(ticket, ConnectionPoolClosedError())
+    assert len(bench.bury()) == 1
+    assert bench.shape == Shape()
+
+
+def test_force_takes_what_is_lent_and_its_release_does_nothing() -> None:
+    bench = Bench()
+    held = bench.get('a')
+    conn = held.conn
+    bench.core.close()
+    bench.core.force()
+    assert bench.bury() == [('a1', 'pool_closed')]
+    assert bench.core.checkin(conn, 'a') is None
+    bench.core.give_back(held)
+    del held
+    bench.core.drain()
+    assert bench.shape == Shape()
+    assert bench.total['releases']['discarded'] == 1
+
+
+def test_force_leaves_one_whose_hook_is_running_to_that_hook() -> None:
+    bench = Bench()
+    bench.fill('a', 1)
+    acquiring = bench.ask('a')
+    held = bench.get('a')
+    releasing = bench.core.checkin(held.conn, 'a')
+    assert releasing is not None
+    bench.core.close()
+    bench.core.force()
+    assert bench.shape == Shape(used=2)
+    bench.core.give_back(releasing)
+    with pytest.raises(ConnectionPoolClosedError):
+        bench.core.finish(acquiring)
+    bench.core.abandon(acquiring, ConnectionPoolClosedError())
+    assert [reason for _, reason in bench.bury()] == ['pool_closed', 'pool_closed']
+    assert bench.shape == Shape()
+
+
+def test_closing_again_changes_nothing() -> None:
+    bench = Bench()
+    bench.fill('a', 2)
+    bench.core.close()
+    bench.core.close()
+    bench.core.force()
+    assert len(bench.bury()) == 2
+    bench.core.close()
+    assert bench.shape == Shape()
+
+
+# --- endpoints ---
+
+
+def test_an_endpoint_is_forgotten_with_its_last_connection_but_not_what_it_counted() -> None:
+    bench = Bench()
+    for number in range(100):
+        held = bench.get(('endpoint', number))
+        bench.core.discard(held, 'dead')
+        bench.bury()
+    assert bench.endpoints == {}
+    assert bench.total['created'] == bench.total['closed']['dead'] == bench.total['acquires']['created'] == 100
+
+
+def test_an_endpoint_is_forgotten_after_a_failed_creation() -> None:
+    bench = Bench()
+    ticket = bench.ask('a')
+    bench.core.failed(ticket, Fault())
+    bench.core.abandon(ticket, Fault())
+    assert bench.endpoints == {}
+    assert bench.total['acquires']['error'] == 1
+
+
+def test_an_endpoint_is_forgotten_with_its_last_waiter() -> None:
+    bench = Bench(total_max_size=1)
+    held = bench.get('a')
+    waiter = bench.wait('b')
+    assert set(bench.endpoints) == {'a', 'b'}
+    bench.core.expire(waiter)
+    bench.core.abandon(waiter, AcquireTimeoutError())
+    assert set(bench.endpoints) == {'a'}
+    assert bench.total['acquires']['timeout'] == 1
+    assert held
+
+
+def test_an_acquire_that_a_closed_pool_refuses_leaves_no_record() -> None:
+    bench = Bench()
+    bench.core.close()
+    for number in range(10):
+        ticket = bench.ask(number)
+        assert ticket.verdict == SHUT
+        bench.core.abandon(ticket, ConnectionPoolClosedError())
+    assert bench.endpoints == {}
+    assert bench.total['acquires']['error'] == 10
+
+
+def test_an_acquire_that_ends_before_it_asked_leaves_no_record() -> None:
+    bench = Bench()
+    ticket = bench.core.ticket('a')
+    bench.core.abandon(ticket, KeyboardInterrupt())
+    dropped = bench.core.ticket('b')
+    del ticket, dropped
+    bench.core.drain()
+    assert bench.endpoints == {}
+
+
+def test_a_forgotten_endpoint_may_come_back() -> None:
+    bench = Bench()
+    ticket = bench.core.ticket('a')  # knows the record that is going
+    held = bench.get('a')
+    bench.core.discard(held, 'dead')
+    bench.bury()
+    assert bench.endpoints == {}
+    assert bench.core.request(ticket) == CREATE
+    bench.take(ticket)
+    assert bench.of('a') == Shape(used=1)
+    assert bench.total['created'] == 2
+
+
+def test_keys_are_not_kept_alive() -> None:
+    bench = Bench()
+    key = Conn('key', 1)
+    ref = weakref.ref(key)
+    held = bench.get(key)
+    bench.core.discard(held, 'dead')
+    bench.bury()
+    del held, key
+    gc.collect()
+    assert ref() is None
+
+
+# --- hostile keys and connections ---
+
+
+class Key:
+    """A key that is equal by its value; its hash and its comparisons run what they are told, once each."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+        self.script: list[Callable[[], object] | None] = []
+
+    def _run(self) -> None:
+        action = self.script.pop(0) if self.script else None
+        if action is not None:
+            action()
+
+    def __hash__(self) -> int:
+        self._run()
+        return self.value
+
+    def __eq__(self, other: object) -> bool:
+        self._run()
+        return isinstance(other, Key) and self.value == other.value
+
+
+def test_a_key_that_is_equal_is_the_same_endpoint() -> None:
+    bench = Bench(max_size=1)
+    held = bench.get(Key(1))
+    waiter = bench.wait(Key(1))
+    checkout = bench.core.checkin(held.conn, Key(1))
+    assert checkout is not None
+    bench.core.give_back(checkout)
+    assert bench.core.poll(waiter) == USE
+
+
+def test_keys_that_are_not_hashable_are_refused() -> None:
+    bench = Bench()
+    for verb in (bench.ask, bench.core.endpoint_size):
+        with pytest.raises(TypeError):
+            verb([])
+    assert bench.endpoints == {}
+
+
+@pytest.mark.parametrize('position', range(3))
+@pytest.mark.parametrize('error', [Fault, KeyboardInterrupt])
+def test_a_key_that_raises_changes_nothing(error: type[BaseException], position: int) -> None:
+    bench = Bench()
+    key = Key(1)
+    held = bench.get(key)
+    before = bench.core.snapshot()
+    for verb in (bench.ask, bench.core.endpoint_size, lambda bad: bench.core.checkin(held.conn, bad)):
+        bad = Key(1)
+        bad.script = [None] * position + [raiser(error)]
+        kept: list[object] = []
+        try:
+            kept.append(verb(bad))  # type: ignore[operator]
+        except error:
+            assert bench.core.snapshot() == before
+        else:
+            assert bad.script  # found before it could raise
+            break
+
+
+@pytest.mark.parametrize('position', range(4))
+@pytest.mark.parametrize('verb', ['acquire', 'endpoint_size', 'checkin'])
+def test_a_key_that_calls_the_core_while_it_is_looked_up_harms_nobody(verb: str, position: int) -> None:
+    bench = Bench(max_size=2)
+    keys = [Key(1), Key(1)]
+    held = bench.get(keys[0])
+
+    def meddle() -> None:
+        bench.put(bench.get('other'))
+        bench.core.discard(bench.get('other'), 'dead')
+        bench.bury()
+        bench.core.drain()
+        bench.core.snapshot()
+
+    keys[1].script = [None] * position + [meddle]
+    if verb == 'checkin':
+        checkout = bench.core.checkin(held.conn, keys[1])
+        assert checkout is not None
+        bench.core.give_back(checkout)
+        assert bench.of(keys[0]) == Shape(idle=1)
+    elif verb == 'acquire':
+        assert bench.get(keys[1]).conn is not held.conn
+    else:
+        assert bench.core.endpoint_size(keys[1]) == 1
+
+
+@pytest.mark.parametrize('first', range(4))
+@pytest.mark.parametrize('second', range(4))
+def test_an_endpoint_that_comes_back_while_it_is_forgotten_has_one_record(first: int, second: int) -> None:
+    """Forgetting looks the key up; its hash is user code, in which other threads (or, here, it itself) may acquire."""
+    bench = Bench(max_size=1)
+    key = Key(1)
+    tickets = []
+    held = bench.get(key)
+    bench.core.discard(held, 'dead')
+    (victim,) = bench.victims()
+    del held
+
+    def come_back() -> None:
+        tickets.append(bench.ask(Key(1)))
+
+    key.script = [None] * first + [come_back] + [None] * second + [come_back]
+    bench.core.disposed(victim)
+    key.script = []
+    tickets.append(bench.ask(Key(1)))
+    assert [ticket.verdict for ticket in tickets] == [CREATE] + [WAIT] * (len(tickets) - 1)
+    assert bench.shape == Shape(creating=1, waiting=len(tickets) - 1)
+    for ticket in tickets:
+        bench.core.abandon(ticket, Fault())
+    assert bench.shape == Shape()
+    assert bench.endpoints == {}
+
+
+def test_a_key_whose_hash_fails_while_it_is_forgotten_can_come_back() -> None:
+    bench = Bench(max_size=1)
+    key = Key(1)
+    held = bench.get(key)
+    bench.core.discard(held, 'dead')
+    (victim,) = bench.victims()
+    key.script = [raiser(Fault)]
+    bench.core.disposed(victim)
+    key.script = []
+    assert bench.shape == Shape()
+    tickets = [bench.ask(Key(1)) for _ in range(2)]
+    assert [ticket.verdict for ticket in tickets] == [CREATE, WAIT]
+
+
+class Awkward:
+    """A connection that cannot be hashed, and whose comparisons run what they are told."""
+
+    def __init__(self, compare: Callable[[], bool]) -> None:
+        self.compare = compare
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        return self.compare()
+
+
+def test_a_connection_need_not_be_hashable_nor_equal_to_itself() -> None:
+    bench = Bench()
+    ticket = bench.ask('a')
+    conn = Awkward(lambda: False)
+    bench.core.created(ticket, conn)
+    assert bench.core.finish(ticket) is conn
+    checkout = bench.core.checkin(conn, 'a')
+    assert checkout is not None
+    bench.core.give_back(checkout)
+    assert bench.of('a') == Shape(idle=1)
+
+
+def test_a_comparison_of_connections_that_raises_changes_nothing() -> None:
+    bench = Bench()
+    ticket = bench.ask('a')
+    bench.core.created(ticket, Awkward(raiser(Fault)))
+    bench.core.finish(ticket)
+    with pytest.raises(Fault):
+        bench.core.checkin(object(), 'a')
+    assert bench.of('a') == Shape(used=1)
+
+
+def test_a_comparison_of_connections_that_releases_them_ends_in_an_error() -> None:
+    bench = Bench()
+    ticket = bench.ask('a')
+
+    def release_it() -> bool:
+        bench.put(ticket)
+        return True
+
+    bench.core.created(ticket, Awkward(release_it))
+    bench.core.finish(ticket)
+    with pytest.raises(ConnectionNotAcquiredError):
+        bench.core.checkin(object(), 'a')
+    assert bench.of('a') == Shape(idle=1)
+
+
+class Loud:
+    """A connection whose finalizer calls the pool."""
+
+    def __init__(self, say: Callable[[], object]) -> None:
+        self.say = say
+
+    def __del__(self) -> None:
+        self.say()
+
+
+def test_a_finalizer_may_call_the_core() -> None:
+    bench = Bench(max_size=1)
+    heard: list[Shape] = []
+
+    def say() -> None:
+        heard.append(bench.shape)
+        bench.core.collect(9)
+        bench.core.drain()
+        bench.put(bench.get('b'))
+
+    ticket = bench.ask('a')
+    bench.core.created(ticket, Loud(say))
+    bench.core.finish(ticket)
+    bench.core.discard(ticket, 'dead')
+    waiter = bench.wait('a')
+    bench.bury()
+    assert len(heard) == 1
+    assert waiter.verdict == CREATE
+
+
+# --- looking ---
+
+
+def test_a_snapshot_is_consistent() -> None:
+    bench = Bench(max_size=2, total_max_size=5)
+    bench.fill('a', 2)
+    held = [bench.get('b'), bench.get('b'), bench.ask('c')]
+    waiting = [bench.wait('b'), bench.wait('d')]
+    total, endpoints = bench.core.snapshot()
+    by_name = dict(endpoints)
+    assert len(by_name) == len(endpoints)
+    for field in (*Shape._fields, 'created'):
+        assert total[field] == sum(counts[field] for counts in by_name.values()), field
+    assert set(total['closed']) == set(REASONS)
+    assert set(total['acquires']) == set(RESULTS)
+    assert set(total['releases']) == set(OUTCOMES)
+    assert held and waiting
+
+
+def test_a_ticket_that_gave_up_says_what_stood_in_the_way() -> None:
+    bench = Bench(max_size=2, total_max_size=3)
+    first = bench.get('a')
+    bench.clock.advance(1.0)
+    second = bench.get('a')
+    waiter = bench.wait('a')
+    assert bench.core.expire(waiter) == WAIT
+    assert waiter.blocked_by == 'endpoint cap'
+    assert waiter.block == (0, 2, 0, 0, 2, 1000.0)
+    creating = bench.ask('b')
+    waiter = bench.wait('c')
+    assert bench.core.expire(waiter) == WAIT
+    assert waiter.blocked_by == 'total cap'
+    assert waiter.block == (0, 2, 1, 0, 3, 1000.0)
+    assert first and second and creating
+
+
+def test_a_ticket_that_only_creations_stood_in_the_way_of_says_so() -> None:
+    bench = Bench(max_size=1, total_max_size=2)
+    creating = [bench.ask('a'), bench.ask('b')]
+    for endpoint in 'ac':
+        waiter = bench.wait(endpoint)
+        assert bench.core.expire(waiter) == WAIT
+        assert waiter.blocked_by == 'creation'
+    assert creating
+
+
+def test_a_ticket_knows_its_time() -> None:
+    bench = Bench()
+    ticket = bench.core.ticket('a', 5.0)
+    assert (ticket.deadline, ticket.nowait, ticket.remaining(), ticket.overran()) == (1005.0, False, 5.0, False)
+    assert (ticket.patience(1.0), ticket.patience(9.0)) == (1.0, 5.0)
+    bench.clock.advance(5.0)
+    assert (ticket.remaining(), ticket.patience(9.0), ticket.overran()) == (0.0, 0.0, True)
+    endless = bench.core.ticket('a')
+    assert (endless.deadline, endless.remaining(), endless.patience(9.0), endless.overran()) == (inf, None, 9.0, False)
+    assert bench.core.ticket('a', inf).deadline == inf
+    hurried = bench.core.ticket('a', 0, 30.0)
+    assert (hurried.deadline, hurried.nowait, hurried.patience(9.0)) == (1035.0, True, 0.0)
+    assert bench.core.ticket('a', -1).deadline == inf
+
+
+def test_one_that_does_not_wait_is_patient_with_a_disposal_for_its_sake() -> None:
+    bench = Bench(total_max_size=1)
+    bench.fill('a', 1)
+    ticket = bench.ask('b', timeout=0)
+    assert ticket.verdict == WAIT
+    assert ticket.patience(0.05) == 0.05
+    bench.bury()
+    assert bench.core.poll(ticket) == CREATE
+
+
+def test_each_verb_is_announced_before_its_step() -> None:
+    bench = Bench(max_size=1)
+    steps: list[str] = []
+    bench.core.on_step = steps.append
+    held = bench.get('a')
+    waiter = bench.wait('a', lambda: None)
+    bench.put(held)
+    bench.take(waiter)
+    bench.core.discard(waiter, 'dead')
+    bench.bury()
+    bench.core.collect(1)
+    bench.core.close()
+    bench.core.force()
+    assert steps == [
+        'request', 'poll', 'created', 'finish', 'request', 'arm', 'checkin', 'give_back', 'poll', 'finish', 'discard',
+        'victim', 'disposed', 'victim', 'collect', 'close', 'force',
+    ]  # fmt: skip
+
+
+# --- fork ---
+
+
+def test_a_forked_child_begins_empty_and_works(script: Script) -> None:
+    assert script("""
+        import gc, os, sys
+        from core.helpers import Bench, Shape, CREATE, USE, WAIT
+        from gcp.exceptions import AcquireTimeoutError
+
+        class Conn:
+            def __del__(self):
+                if os.getpid() != parent:
+                    print('the parent is still talking to it', flush=True)
+
+        parent = os.getpid()
+        bench = Bench(max_size=3, total_max_size=4)
+        core = bench.core
+        tickets = [bench.ask('a') for _ in range(3)]
+        for ticket in tickets[:2]:
+            core.created(ticket, Conn())
+            core.finish(ticket)
+        bench.put(tickets[0])
+        creating = tickets.pop()
+        in_line = bench.ask('b')
+        waiter = bench.wait('c')
+        forked = []
+        core.on_fork = lambda: forked.append(bench.shape)
+        child = os.fork()
+        if not child:
+            assert forked == [Shape()], forked
+            assert core.checkin(tickets[1].conn, 'a') is None       # inherited: a release does nothing
+            core.give_back(tickets[1])
+            assert tickets[1].inherited
+            assert core.poll(waiter) == CREATE                      # nobody stands in the way here
+            core.abandon(in_line, AcquireTimeoutError())
+            assert core.created(creating, object()) == USE          # was under way: it goes on
+            core.finish(creating)
+            assert bench.shape == Shape(used=1, creating=1), bench.shape
+            bench.put(creating)
+            core.abandon(waiter, AcquireTimeoutError())
+            assert bench.get('a').conn is not None
+            tickets.clear()
+            del ticket, in_line, waiter
+            gc.collect()
+            core.drain()
+            assert bench.shape.disposing == 1, bench.shape           # the one that was got just now, and dropped
+            bench.bury()
+            core.close()
+            assert not bench.bury() and bench.shape == Shape()
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        assert forked == []
+        assert bench.shape == Shape(used=1, creating=2, disposing=1, waiting=1), bench.shape
+        print(os.waitstatus_to_exitcode(status))
+    """).quietly().strip() == '0'
+
+
+def test_a_creation_that_fails_in_a_forked_child_touches_nobody(script: Script) -> None:
+    assert script("""
+        import os
+        from core.helpers import Bench, Shape, CREATE
+
+        for limits in ({'max_size': 1}, {'total_max_size': 1}, {'max_size': 2, 'total_max_size': 2}):
+            bench = Bench(**limits)
+            creating, others = bench.ask('a'), [bench.ask(endpoint) for endpoint in 'aaabbb']
+            child = os.fork()
+            if not child:
+                bench.core.failed(creating, OSError())
+                bench.core.abandon(creating, OSError())
+                assert bench.shape == Shape(), bench.shape
+                assert bench.get('a') and bench.core.used == 1
+                os._exit(0)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, limits
+        print('fine')
+    """).quietly().strip() == 'fine'
+
+
+def test_the_children_of_children_work(script: Script) -> None:
+    assert script("""
+        import os
+        from core.helpers import Bench, Shape
+
+        bench = Bench()
+        generations = [bench.get('a')]
+        for generation in range(3):
+            child = os.fork()
+            if child:
+                os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+            assert bench.shape == Shape(), bench.shape
+            assert bench.core.checkin(generations[-1].conn, 'a') is None
+            generations.append(bench.get('a'))
+            bench.fill('b', 2)
+        bench.put(generations[-1])
+        print(bench.shape)
+    """).quietly().strip() == repr(Shape(idle=3))
+
+
+# --- by default ---
+
+
+def test_a_core_reads_the_monotonic_clock() -> None:
+    import time
+
+    core = Core()
+    before = time.monotonic()
+    assert before <= core.time() <= time.monotonic()

@@ -1,0 +1,159 @@
+"""Promise 10: disposal cannot hurt others, whether it raises or hangs."""
+
+from __future__ import annotations
+
+import pytest
+from fronts import Front, elapsed
+
+from gcp.exceptions import AcquireTimeoutError
+from gcp.testing import error, never, ok, slow
+
+
+async def test_a_disposal_that_raises_is_counted_and_logged(front: Front, caplog: pytest.LogCaptureFixture) -> None:
+    manager = front.manager()
+    manager.dispose.does(error(OSError('reset by peer')))
+    pool = front.pool(manager, max_size=1, max_lifetime=0.01)
+    connection = await pool.acquire('db')
+    await front.sleep(0.02)
+    await pool.release(connection, 'db')
+    await front.until(lambda: pool.get_size() == 0)
+    assert pool.stats().closed['max_lifetime'] == 1
+    [record] = [record for record in caplog.records if 'reset by peer' in record.getMessage() + str(record.exc_info)]
+    assert record.name.startswith('gcp')
+
+
+async def test_a_failed_disposal_frees_its_place(front: Front) -> None:
+    manager = front.manager()
+    manager.dispose.does(error(OSError('reset by peer')))
+    pool = front.pool(manager, max_size=1, total_max_size=1)
+    for endpoint in 'abcabc':
+        async with pool.connection(endpoint, timeout=5):
+            pass
+    assert pool.stats().closed['evicted'] == 5
+
+
+async def test_a_release_does_not_raise_what_a_disposal_of_others_raises(front: Front) -> None:
+    manager = front.manager()
+    manager.dispose.does(error(OSError('reset by peer')))
+    pool = front.pool(manager, min_idle=0, idle_timeout=0.01, dispose_batch_size=10)
+    await front.give_back(pool, await front.fill(pool, 'a', 3))
+    connection = await pool.acquire('b')
+    await front.sleep(0.02)
+    await pool.release(connection, 'b')
+    await front.until(lambda: pool.get_size() == 1)
+
+
+async def test_a_hanging_disposal_does_not_hold_up_a_release_of_another_endpoint(front: Front) -> None:
+    manager = front.manager()
+    manager.dispose.does(never(), endpoint='a')
+    pool = front.pool(manager, min_idle=0, idle_timeout=0.01, dispose_batch_size=10)
+    await front.give_back(pool, await front.fill(pool, 'a', 2))
+    connection = await pool.acquire('b')
+    await front.sleep(0.02)
+    async with elapsed(most=1):
+        await pool.release(connection, 'b')
+        for _ in range(5):
+            async with pool.connection('b'):
+                pass
+    await front.until(lambda: manager.dispose.running == 2)
+    manager.let_go()
+    await front.until(lambda: pool.stats().disposing == 0)
+
+
+async def test_a_disposal_is_over_when_the_release_returns(front: Front) -> None:
+    manager = front.manager()
+    pool = front.pool(manager, min_idle=0, idle_timeout=0.02)
+    held = await front.fill(pool, 'a', 2)
+    await front.give_back(pool, held)
+    connection = await pool.acquire('b')
+    await front.sleep(0.03)
+    await pool.release(connection, 'b')
+    assert [call.outcome for call in manager.dispose.calls] == ['ok', 'ok']
+    assert pool.stats().disposing == 0
+
+
+async def test_the_dispose_timeout_bounds_what_a_caller_waits(front: Front) -> None:
+    manager = front.manager()
+    manager.dispose.does(slow(2))
+    manager.on_release.does(error(OSError('broken')), ok())
+    pool = front.pool(manager, max_size=2, dispose_timeout=0.05)
+    connection = await pool.acquire('db')
+    async with elapsed(most=0.8):
+        with pytest.raises(OSError):
+            await pool.release(connection, 'db')
+    async with elapsed(most=0.8):
+        async with pool.connection('db', timeout=5):
+            pass
+    manager.let_go()
+
+
+async def test_a_disposal_that_runs_out_of_time_is_logged(front: Front, caplog: pytest.LogCaptureFixture) -> None:
+    manager = front.manager()
+    manager.dispose.does(slow(0.1, honours_timeout=True))
+    pool = front.pool(manager, min_idle=0, idle_timeout=0.01, dispose_timeout=0.02)
+    await pool.release(await pool.acquire('a'), 'a')
+    await front.sleep(0.02)
+    async with pool.connection('b'):
+        pass
+    await front.until(lambda: any(record.name.startswith('gcp') for record in caplog.records))
+
+
+async def test_async_disposals_are_cancelled_at_the_dispose_timeout(asyncio_front: Front) -> None:
+    manager = asyncio_front.manager()
+    manager.dispose.does(never())
+    pool = asyncio_front.pool(manager, max_size=1, total_max_size=1, dispose_timeout=0.05)
+    await pool.release(await pool.acquire('a'), 'a')
+    async with elapsed(least=0.05, most=1):
+        async with pool.connection('b', timeout=5):
+            pass
+    assert 'Cancelled' in manager.dispose.calls[0].outcome
+
+
+async def test_a_cancelled_caller_does_not_cancel_a_disposal(asyncio_front: Front) -> None:
+    manager = asyncio_front.manager()
+    manager.dispose.does(slow(0.1))
+    pool = asyncio_front.pool(manager, max_size=1, total_max_size=1)
+    await pool.release(await pool.acquire('a'), 'a')
+    with pytest.raises(AcquireTimeoutError):
+        await pool.acquire('b', timeout=0.02)
+    await asyncio_front.until(lambda: pool.stats().disposing == 0)
+    assert manager.dispose.calls[0].outcome == 'ok'
+
+
+async def test_a_hanging_victim_serves_its_waiter_when_it_is_gone(front: Front) -> None:
+    manager = front.manager()
+    manager.dispose.does(never())
+    pool = front.pool(manager, max_size=1, total_max_size=1)
+    await pool.release(await pool.acquire('a'), 'a')
+    waiter = front.spawn(pool.acquire('b'))
+    await front.until(lambda: manager.dispose.running)
+    manager.let_go()
+    await pool.release(await waiter, 'b')
+
+
+async def test_a_waiter_does_not_depend_on_a_victim_that_hangs(front: Front) -> None:
+    manager = front.manager()
+    manager.dispose.does(never(), endpoint='a')
+    pool = front.pool(manager, max_size=2, total_max_size=4, min_idle=2)
+    for endpoint in 'ab':
+        await front.give_back(pool, await front.fill(pool, endpoint, 2))
+    async with elapsed(most=3):
+        connection = await pool.acquire('c', timeout=5)
+    await pool.release(connection, 'c')
+    manager.let_go()
+    await front.until(lambda: pool.stats().disposing == 0)
+    manager.check(total_max_size=4)
+
+
+async def test_a_victim_that_hangs_for_a_while_is_not_lost(front: Front) -> None:
+    manager = front.manager()
+    manager.dispose.does(slow(0.2), ok())
+    pool = front.pool(manager, max_size=2, total_max_size=4, min_idle=2)
+    for endpoint in 'ab':
+        await front.give_back(pool, await front.fill(pool, endpoint, 2))
+    waiters = [front.spawn(pool.acquire('c', timeout=5)) for _ in range(2)]
+    for waiter in waiters:
+        await pool.release(await waiter, 'c')
+    await front.until(lambda: pool.stats().disposing == 0)
+    assert pool.stats().waiting == 0
+    manager.check(total_max_size=4)

@@ -1,0 +1,134 @@
+"""Promise 14: endpoints leave nothing behind but what they counted."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+import weakref
+from typing import Any
+
+import pytest
+from fronts import Front
+
+from gcp.testing import error
+
+
+class Endpoint:
+    """An endpoint that can be watched."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+async def test_an_endpoint_is_forgotten_with_its_last_connection(front: Front) -> None:
+    pool = front.pool(front.manager(bare=True), max_size=2, total_max_size=2)
+    for endpoint in 'abc':
+        await front.give_back(pool, await front.fill(pool, endpoint, 2))
+    assert set(pool.stats().endpoints) == {'c'}
+    assert pool.stats().created == 6
+    assert pool.stats().closed['evicted'] == 4
+    assert sum(pool.stats().acquires.values()) == 6
+    assert pool.stats().releases['idle'] == 6
+
+
+async def test_one_that_only_waited_is_forgotten(front: Front) -> None:
+    pool = front.pool(front.manager(bare=True), max_size=1, total_max_size=1)
+    async with pool.connection('held'):
+        for number in range(5):
+            with pytest.raises(TimeoutError):
+                await pool.acquire(number, timeout=0)
+            with pytest.raises(TimeoutError):
+                await pool.acquire(number, timeout=0.002)
+        assert set(pool.stats().endpoints) == {'held'}
+        assert pool.stats().acquires['timeout'] == 10
+
+
+async def test_one_whose_creation_failed_is_forgotten(front: Front) -> None:
+    manager = front.manager(bare=True)
+    manager.create.does(error(OSError()))
+    pool = front.pool(manager)
+    with pytest.raises(OSError):
+        await pool.acquire('db')
+    assert not pool.stats().endpoints
+    assert pool.stats().acquires['error'] == 1
+
+
+async def test_asking_for_sizes_makes_no_endpoint(front: Front) -> None:
+    pool = front.pool(front.manager(bare=True))
+    assert await pool.get_endpoint_pool_size('db') == 0
+    assert not pool.stats().endpoints
+
+
+async def test_endpoints_and_connections_are_not_kept_alive(front: Front) -> None:
+    made: list[weakref.ref[Any]] = []
+    pool = front.pool(minimal_manager(front, made), max_size=1, total_max_size=1)
+
+    async def visit(endpoint: Endpoint) -> None:
+        made.append(weakref.ref(endpoint))
+        async with pool.connection(endpoint):
+            pass
+
+    for number in range(3):
+        await visit(Endpoint(number))
+    async with pool.connection('last'):
+        pass
+    gc.collect()
+    assert [ref() for ref in made[:-1]] == [None] * 6
+
+
+class Connection:
+    """A connection that can be watched."""
+
+
+def minimal_manager(front: Front, made: list[weakref.ref[Any]]) -> Any:
+    """A duck-typed manager that keeps nothing alive."""
+    def create() -> Connection:
+        connection = Connection()
+        made.append(weakref.ref(connection))
+        return connection
+
+    class Sync:
+        def create(self, endpoint: Any, timeout: float | None = None) -> Connection:
+            return create()
+
+        def dispose(self, endpoint: Any, conn: Connection, timeout: float | None = None) -> None:
+            pass
+
+    class Async:
+        async def create(self, endpoint: Any) -> Connection:
+            return create()
+
+        async def dispose(self, endpoint: Any, conn: Connection) -> None:
+            pass
+
+    return Sync() if front.name == 'threads' else Async()
+
+
+async def test_100_000_endpoints_leave_no_memory_behind(front: Front) -> None:
+    made: list[weakref.ref[Any]] = []
+    pool = front.pool(minimal_manager(front, made), max_size=1, total_max_size=10)
+
+    async def visit(first: int, last: int) -> None:
+        for number in range(first, last):
+            async with pool.connection(f'endpoint {number}'):
+                pass
+        made.clear()
+
+    await visit(0, 2_000)
+    gc.collect()
+    tracemalloc.start()
+    await visit(2_000, 4_000)
+    gc.collect()
+    before, _ = tracemalloc.get_traced_memory()
+    objects = len(gc.get_objects())
+    await visit(4_000, 6_000)
+    gc.collect()
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert after - before < 50_000
+    assert len(gc.get_objects()) - objects < 200
+    await visit(6_000, 100_000)
+    gc.collect()
+    assert len(gc.get_objects()) - objects < 500
+    assert len(pool.stats().endpoints) == pool.get_size() == 10
+    assert pool.stats().created == 100_000

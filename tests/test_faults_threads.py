@@ -1,0 +1,413 @@
+"""Errors, KeyboardInterrupt from hooks, and real signals at random points: no slot is lost.
+
+A signal can also hit the test's own code: only what Python promises is used to take a connection (the `with` statement
+starts and ends between two signals), and the pool's counts, not the test's, are the judge."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import pytest
+from fronts import audit
+
+from gcp.exceptions import AcquireTimeoutError
+from gcp.testing import BareFakeManager, Behaviour, FakeManager, dead, error, never, ok, slow
+from gcp.threading import ConnectionPool
+
+HOOKS = ['create', 'check_aliveness', 'on_acquire', 'on_release', 'on_connection_dead', 'dispose']
+MOODS = ['ok', 'error', 'interrupt', 'slow']
+
+
+class Fault(Exception):
+    """What a faulty hook raises."""
+
+
+class Struck(BaseException):
+    """What the signal handler raises."""
+
+
+def behaviour(mood: str) -> Behaviour:
+    return {'ok': ok(), 'error': error(Fault), 'interrupt': error(KeyboardInterrupt), 'slow': slow(0.0002),
+            'dead': dead()}[mood]
+
+
+@pytest.fixture(autouse=True)
+def silence() -> Iterator[None]:
+    """Thousands of logged errors are what is wanted here, and nobody wants to read them."""
+    logger = logging.getLogger('gcp')
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    yield
+    logger.setLevel(level)
+
+
+def use(pool: Any, endpoint: str) -> None:
+    try:
+        with pool.connection(endpoint, timeout=5):
+            pass
+    except (Fault, KeyboardInterrupt):
+        pass
+
+
+def check_that_all_places_are_free(pool: Any, endpoint: str = 'z') -> None:
+    """See that as many connections as the caps allow can be acquired, without waiting for anybody."""
+    held = [pool.acquire(endpoint, timeout=5) for _ in range(pool.max_size)]
+    assert pool.stats().used == len(held)
+    for connection in held:
+        pool.release(connection, endpoint)
+
+
+def settle(pool: Any) -> None:
+    """Wait until nothing is under way. What a signal left undone is done by the collector, or by the next call."""
+    deadline = time.monotonic() + 5
+    while (stats := pool.stats()).disposing or stats.used or stats.creating or stats.waiting:
+        assert time.monotonic() < deadline, stats
+        time.sleep(0.0002)
+    audit(stats)
+
+
+@pytest.mark.parametrize('create', MOODS)
+def test_all_combinations(create: str) -> None:
+    choices = [[create], [*MOODS, 'dead'], *[MOODS] * 4]
+    seen: set[tuple[str, ...]] = set()
+    for combination in itertools.product(*choices):
+        if any(all(mood == known for mood, known in zip(combination, knowns, strict=True) if known) for knowns in seen):
+            continue
+        moods = dict(zip(HOOKS, combination, strict=True))
+        manager = FakeManager()
+        for hook, mood in moods.items():
+            getattr(manager, hook).does(behaviour(mood))
+        pool = ConnectionPool[str, Any](manager, max_size=2, total_max_size=2)
+        try:
+            for endpoint in 'aabca':
+                use(pool, endpoint)
+            settle(pool)
+            seen.add(tuple(mood if getattr(manager, hook).calls else '' for hook, mood in moods.items()))
+            for hook in HOOKS:
+                getattr(manager, hook).does(ok())
+            check_that_all_places_are_free(pool)
+            pool.close(timeout=5)
+            settle(pool)
+            assert pool.get_size() == 0 and not manager.live
+            manager.check(max_size=2, total_max_size=2)
+        except BaseException:
+            print(moods, *manager.story(), pool, pool.stats(), sep='\n')
+            raise
+
+
+@pytest.mark.parametrize('hook', HOOKS)
+def test_a_hook_that_never_ends_costs_its_own_caller_only(hook: str) -> None:
+    manager = FakeManager()
+    pool = ConnectionPool[str, Any](manager, max_size=2, total_max_size=4)
+    if hook == 'on_connection_dead':
+        manager.check_aliveness.does(dead(), endpoint='a')
+    if hook == 'dispose':
+        manager.on_release.does(error(Fault), endpoint='a')
+    getattr(manager, hook).does(never(), endpoint='a')
+
+    def twice() -> None:
+        use(pool, 'a')
+        use(pool, 'a')
+
+    stuck = threading.Thread(target=twice, daemon=True)
+    stuck.start()
+    while not getattr(manager, hook).running:
+        time.sleep(0.0005)
+    for endpoint in 'bcbc':
+        with pool.connection(endpoint, timeout=1):
+            pass
+    manager.let_go()
+    stuck.join(5)
+    settle(pool)
+    check_that_all_places_are_free(pool, 'b')
+    pool.close()
+
+
+# -- signals
+
+@contextmanager
+def thunderstorm(*, longest: float) -> Iterator[Callable[[Callable[[], object]], bool]]:
+    """Give a function that runs a body, in which a signal strikes once within so many seconds; tells whether it did."""
+    armed = False
+
+    def strike(signum: int, frame: Any) -> None:
+        nonlocal armed
+        if armed:
+            armed = False
+            raise Struck
+
+    def bolt(body: Callable[[], object]) -> bool:
+        nonlocal armed
+        try:
+            armed = True
+            signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, longest))
+            body()
+            armed = False
+            return False
+        except Struck:
+            return True
+
+    before = signal.signal(signal.SIGALRM, strike)
+    try:
+        yield bolt
+    finally:
+        armed = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+class Plain:
+    """A manager without a log: a log could itself be struck between two entries."""
+
+    def create(self, endpoint: str, timeout: float | None = None) -> object:
+        return object()
+
+    def dispose(self, endpoint: str, conn: object, timeout: float | None = None) -> None:
+        pass
+
+
+class Hooked(Plain):
+    def check_aliveness(self, endpoint: str, conn: object, timeout: float | None = None) -> bool:
+        return random.random() < 0.9
+
+    def on_acquire(self, endpoint: str, conn: object) -> None:
+        pass
+
+    def on_release(self, endpoint: str, conn: object) -> None:
+        pass
+
+
+PLAIN: Any = Plain  # duck-typed: no relatives of the base class
+HOOKED: Any = Hooked
+
+
+@pytest.mark.parametrize('background_collector', [False, True])
+@pytest.mark.parametrize('manager', [Plain, Hooked])
+def test_hundreds_of_signals_cost_no_slot(manager: Any, background_collector: bool) -> None:
+    pool = ConnectionPool[str, object](manager(), max_size=2, total_max_size=3, min_idle=1, idle_timeout=0.0005,
+                                       background_collector=background_collector)
+
+    def work() -> None:
+        for endpoint in 'aabac' * 12:
+            with pool.connection(endpoint, timeout=5), pool.connection(endpoint, timeout=5):
+                pass
+
+    with thunderstorm(longest=0.0004) as bolt:
+        assert sum(bolt(work) for _ in range(500)) > 100
+    if not background_collector:
+        use(pool, 'next')
+    settle(pool)
+    check_that_all_places_are_free(pool)
+    pool.close(timeout=5)
+    settle(pool)
+    assert pool.get_size() == 0
+
+
+def test_signals_while_others_use_the_pool() -> None:
+    pool = ConnectionPool[str, object](HOOKED(), max_size=2, total_max_size=3, idle_timeout=0.001)
+    runs, trouble = True, []
+
+    def work(number: int) -> None:
+        try:
+            while runs:
+                with pool.connection('abc'[number % 3], timeout=5):
+                    time.sleep(0.0001)
+        except BaseException as e:
+            trouble.append(e)
+
+    def one_round() -> None:
+        for endpoint in 'abcabc':
+            with pool.connection(endpoint, timeout=5):
+                pass
+
+    threads = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    with thunderstorm(longest=0.005) as bolt:
+        for _ in range(400):
+            bolt(one_round)
+    runs = False
+    for thread in threads:
+        thread.join(10)
+    assert not trouble
+    settle(pool)
+    check_that_all_places_are_free(pool)
+    pool.close(timeout=5)
+    settle(pool)
+
+
+def test_signals_while_it_waits_in_line() -> None:
+    pool = ConnectionPool[str, Any](BareFakeManager(), max_size=1)
+    connection = pool.acquire('db')
+
+    def wait(timeout: float | None) -> None:
+        with pool.connection('db', timeout=timeout):
+            raise AssertionError('nobody released it')
+
+    with thunderstorm(longest=0.002) as bolt:
+        for number in range(300):
+            assert bolt(partial(wait, None if number % 2 else 60))
+    assert pool.stats().waiting == 0
+    assert 200 <= pool.stats().acquires['cancelled'] + pool.stats().acquires['error'] <= 300
+    pool.release(connection, 'db')
+    check_that_all_places_are_free(pool)
+    pool.close()
+
+
+def test_signals_at_hand_offs() -> None:
+    """Signals that race with releases: the connection reaches the waiter, or the next, or the idle."""
+    pool = ConnectionPool[str, Any](BareFakeManager(), max_size=1)
+    runs = True
+
+    def pass_around() -> None:
+        while runs:
+            with pool.connection('db'):
+                time.sleep(0.0002)
+
+    threads = [threading.Thread(target=pass_around, daemon=True) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+
+    def for_ever() -> None:
+        while True:
+            with pool.connection('db'):
+                pass
+
+    with thunderstorm(longest=0.002) as bolt:
+        assert all(bolt(for_ever) for _ in range(500))
+    runs = False
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
+    settle(pool)
+    check_that_all_places_are_free(pool)
+    pool.close()
+
+
+def test_signals_while_it_closes() -> None:
+    for _ in range(100):
+        pool = ConnectionPool[str, Any](PLAIN(), max_size=3, min_idle=3)
+        for connection in [pool.acquire('db') for _ in range(3)]:
+            pool.release(connection, 'db')
+        with thunderstorm(longest=0.0002) as bolt:
+            bolt(pool.close)
+        pool.close(timeout=5)
+        settle(pool)
+        assert pool.closed and pool.get_size() == 0
+
+
+def test_pthread_kill_at_random() -> None:
+    pool = ConnectionPool[str, Any](HOOKED(), max_size=2, total_max_size=2)
+    runs, me, strikes = True, threading.get_ident(), 0
+    ready = threading.Event()
+
+    def strike(signum: int, frame: Any) -> None:
+        if runs:
+            raise Struck
+
+    def shoot() -> None:
+        while runs:
+            time.sleep(random.uniform(0, 0.001))
+            if ready.is_set():
+                ready.clear()
+                signal.pthread_kill(me, signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, strike)
+    gun = threading.Thread(target=shoot, daemon=True)
+    gun.start()
+    try:
+        while strikes < 300:
+            try:
+                ready.set()
+                while True:
+                    for endpoint in 'ab':
+                        with pool.connection(endpoint, timeout=5):
+                            pass
+            except Struck:
+                strikes += 1
+    finally:
+        runs = False
+        gun.join(5)
+        signal.signal(signal.SIGUSR1, before)
+    settle(pool)
+    check_that_all_places_are_free(pool)
+    pool.close()
+
+
+@pytest.mark.parametrize('timeout', [None, 60])
+def test_a_blocked_acquire_answers_ctrl_c_at_once(timeout: float | None) -> None:
+    pool = ConnectionPool[str, Any](BareFakeManager(), max_size=1)
+    connection = pool.acquire('db')
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    began = time.monotonic()
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(KeyboardInterrupt):
+            pool.acquire('db', timeout=timeout)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - began < 1
+    assert pool.stats().waiting == 0
+    pool.release(connection, 'db')
+    check_that_all_places_are_free(pool)
+    pool.close()
+
+
+def test_a_blocked_close_answers_ctrl_c_at_once() -> None:
+    pool = ConnectionPool[str, Any](BareFakeManager())
+    connection = pool.acquire('db')
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        began = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            pool.close()
+        assert time.monotonic() - began < 1
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    pool.release(connection, 'db')
+    pool.close()
+    assert pool.get_size() == 0
+
+
+@pytest.mark.parametrize('background_collector', [False, True])
+def test_a_signal_handler_may_use_the_pool(background_collector: bool) -> None:
+    pool = ConnectionPool[str, Any](HOOKED(), max_size=2, total_max_size=4, idle_timeout=0.001,
+                                    background_collector=background_collector)
+    handled = 0
+
+    def handle(signum: int, frame: Any) -> None:
+        nonlocal handled
+        handled += 1
+        try:
+            with pool.connection('handler', timeout=0):
+                pool.stats()
+        except AcquireTimeoutError:
+            pass
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 0.0005))  # the next one, not before this one is over
+
+    before = signal.signal(signal.SIGALRM, handle)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.0001)
+        end = time.monotonic() + 0.5
+        while time.monotonic() < end:
+            for endpoint in 'ab':
+                with pool.connection(endpoint, timeout=5):
+                    pass
+    finally:
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert handled > 50
+    settle(pool)
+    check_that_all_places_are_free(pool)
+    pool.close()
