@@ -63,7 +63,7 @@ cdef class Ticket(Checkout):
     cdef readonly double deadline    # by the core's clock; inf: none
     cdef double since                # creation started
     cdef bint waited                 # for others
-    cdef readonly bint stirred       # set a disposal off that will leave it a place
+    cdef bint set_off                # a disposal that will leave it a place
     cdef bint made
     cdef bint ended
     cdef readonly str blocked_by
@@ -146,6 +146,11 @@ cdef class Ticket(Checkout):
     def verdict(self):
         """NEW, WAIT, CREATE, USE, SHUT or DONE."""
         return self.w.state
+
+    @property
+    def stirred(self):
+        """Whether a disposal that the ticket has set off is under way, and will leave it a place."""
+        return self.set_off and self.ep.e.promised + self.ep.e.disposing > 0
 
     @property
     def last_error(self):

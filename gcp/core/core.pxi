@@ -128,6 +128,7 @@ cdef class Core:
         if self.link.next != NULL:
             ring_remove(&self.link)
             self.drop_all(False)
+            self.drop_abandoned()
         free(self.pool.due.items)
         free(self.pool.blocked.items)
         free(self.pool.held.items)
@@ -166,6 +167,20 @@ cdef class Core:
             if not bury:
                 Py_DECREF(<object>e.self)
         pool.n_endpoints = 0
+
+    cdef void drop_abandoned(self):
+        """Forget what finalizers left."""
+        cdef slot_t* s = <slot_t*>gcp_take(&self.pool.orphans)
+        cdef waiter_t* w = <waiter_t*>gcp_take(&self.pool.lost)
+        cdef PyObject* owned
+        while s != NULL:
+            owned = s.self
+            s = s.next_orphan
+            Py_DECREF(<object>owned)
+        while w != NULL:
+            owned = w.self
+            w = w.next_orphan
+            Py_DECREF(<object>owned)
 
     # --- time ---
 
@@ -384,7 +399,7 @@ cdef class Core:
         cdef int verdict
         cdef double now
         while True:
-            if self.pool.closed:
+            if self.pool.closed and not dead:
                 ticket.w.state = SHUT
                 return SHUT
             if ticket.ep is None or not ticket.ep.e.listed:
@@ -405,8 +420,8 @@ cdef class Core:
         verdict = step_request(&self.pool, &ticket.w, now)
         if ticket.w.queued:
             # For a disposal of its own making, or for others?
-            ticket.stirred = ticket.ep.e.promised + ticket.ep.e.disposing >= ticket.ep.e.waiting
-            ticket.waited = ticket.waited or not ticket.stirred
+            ticket.set_off = ticket.ep.e.promised + ticket.ep.e.disposing >= ticket.ep.e.waiting
+            ticket.waited = ticket.waited or not ticket.set_off
         if verdict == CREATE:
             ticket.since = now
         gcp_unlock(&self.mutex)

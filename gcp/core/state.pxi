@@ -239,17 +239,27 @@ cdef int endpoint_traverse(PyObject* self, visitproc visit, void* arg) noexcept:
 
 cdef int core_traverse(PyObject* self, visitproc visit, void* arg) noexcept:
     cdef pool_t* pool = &(<Core>self).pool
+    cdef slot_t* s = pool.orphans
+    cdef waiter_t* w = pool.lost
     cdef int stop = core_traverse_attributes(self, visit, arg)
     cdef ring_t* node = pool.endpoints.next
     while not stop and node != NULL and node != &pool.endpoints:
         stop = visit((<endpoint_t*>node.owner).self, arg)
         node = node.next
+    while not stop and s != NULL:
+        stop = visit(s.self, arg)
+        s = s.next_orphan
+    while not stop and w != NULL:
+        stop = visit(w.self, arg)
+        w = w.next_orphan
     return stop
 
 
 cdef int core_clear(PyObject* self) noexcept:
     """The pool is garbage: let go of everything, so that what refers to it from there goes too."""
+    (<Core>self).pool.epoch += 1        # what handles are left hold nothing
     (<Core>self).drop_all(False)
+    (<Core>self).drop_abandoned()
     return core_clear_attributes(self)
 
 

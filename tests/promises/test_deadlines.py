@@ -291,8 +291,6 @@ async def test_a_hand_off_just_in_time_is_not_lost(front: Front) -> None:
     for round_ in range(60):
         connection = await pool.acquire('db', timeout=5)
         actors = [front.spawn(wait(0.003 + 0.00005 * round_)) for _ in range(2)]
-        if round_ % 2:
-            await front.waiting(pool, 2)
         await front.sleep(0.003)
         await pool.release(connection, 'db')
         for actor in actors:

