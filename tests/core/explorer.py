@@ -166,9 +166,10 @@ class Scheduler:
         :param timeout: seconds; ``inf``: no limit
         """
         me = self.me
-        if me is None or self.failure is not None:
-            # not a thread of the schedule, or one that is to end: it never waits
+        if me is None:      # the scenario itself: it never waits
             return ready()
+        if self.failure is not None:
+            raise Abandoned
         self.trace.append(f'{me.name}: {label}')
         me.waits_for, me.deadline = ready, self.now + round(timeout, 3)
         me.timed_out = False
@@ -295,7 +296,7 @@ class Lock:
         if not self._is_locked:
             self._is_locked = True
             return True
-        if not blocking:
+        if not blocking or timeout == 0:
             return False
         if self._scheduler.wait('wait', lambda: not self._is_locked, inf if timeout < 0 else timeout):
             self._is_locked = True
