@@ -32,6 +32,7 @@ from gcp.exceptions import ConnectionPoolClosedError
 from gcp.managers import AsyncConnectionManager, ConnectionT, EndpointT
 from gcp.managers import SyncConnectionManager as BaseConnectionManager
 from gcp.stats import PoolStats, picture
+from gcp.waiting import acquire_within, ring
 
 __all__ = ['BaseConnectionManager', 'ConnectionPool', 'ConnectionT', 'EndpointT']
 
@@ -312,16 +313,3 @@ class Collector:
             else:
                 # Not shorter than a tick: on a coarse clock, what is due in no time at all is not due yet.
                 acquire_within(bell, max(core.next_expiry() - core.time(), TICK))
-
-
-def acquire_within(lock: threading.Lock, timeout: float) -> bool:
-    """Wait for a lock that somebody else will release, at most so many seconds (``inf``: for ever)."""
-    return lock.acquire(timeout=max(0.0, timeout) if timeout < threading.TIMEOUT_MAX else -1)
-
-
-def ring(lock: threading.Lock) -> None:
-    """Release a lock that somebody may be waiting for. Once or twice is the same."""
-    try:
-        lock.release()
-    except RuntimeError:
-        pass

@@ -18,7 +18,9 @@ ROOT = Path(gcp.__file__).resolve().parent.parent
 PACKAGE = ROOT / 'gcp'
 
 #: what both fronts stand on
-FRONT = {'gcp._core', 'gcp.disposal', 'gcp.exceptions', 'gcp.managers', 'gcp.options', 'gcp.stats'}
+FRONT = {
+    'gcp._core', 'gcp.disposal', 'gcp.exceptions', 'gcp.managers', 'gcp.options', 'gcp.stats', 'gcp.waiting',
+}
 
 #: what each module may import of gcp; a name stands for its submodules too
 ALLOWED = {
@@ -27,6 +29,7 @@ ALLOWED = {
     'gcp.stats': {'gcp._core', 'gcp.exceptions'},
     'gcp.managers': {'gcp._core', 'gcp.exceptions'},
     'gcp.options': {'gcp._core', 'gcp.exceptions'},
+    'gcp.waiting': {'gcp._core', 'gcp.exceptions'},
     'gcp.disposal': {'gcp._core', 'gcp.disposal', 'gcp.exceptions', 'gcp.managers', 'gcp.stats'},
     'gcp': {'gcp._core', 'gcp.exceptions', 'gcp.stats'},
     'gcp.threading': FRONT,

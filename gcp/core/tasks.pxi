@@ -134,6 +134,14 @@ cdef class AsyncLease(Checkout):
 
     # --- to be awaited, or driven as a coroutine ---
 
+    @property
+    def __name__(self):
+        return 'acquire'
+
+    @property
+    def __qualname__(self):
+        return f'{type(self.pool).__name__}.acquire'
+
     def __await__(self):
         return self
 
