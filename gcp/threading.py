@@ -120,19 +120,21 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
 
     def _wait(self, ticket: Ticket) -> int:
         """Wait in line until there is a verdict."""
-        core, reaper = self._core, self._reaper
+        core = self._core
         lock = threading.Lock()
         lock.acquire()
         verdict = core.arm(ticket, lock.release)
+        if core.has_victims:            # `arm` may have taken back what a finalizer left
+            self._reaper.reap_aside(0)
         while verdict == VERDICT_WAIT:
-            woken = reaper.is_busy and acquire_within(lock, ticket.patience(COURTESY))
+            woken = bool(core.disposing) and acquire_within(lock, ticket.patience(COURTESY))
             if not woken:
-                if reaper.is_busy:
-                    reaper.watch()
+                if core.disposing and self._reaper.is_busy:     # a disposal takes long: it may be what this one waits for
+                    self._reaper.watch()
                 woken = acquire_within(lock, ticket.patience(COURTESY if ticket.nowait else inf))
             verdict = core.poll(ticket) if woken else core.expire(ticket)
             if core.has_victims:    # a finalizer left something, and woke this waiter to see to it
-                reaper.reap_aside(0)
+                self._reaper.reap_aside(0)
             if verdict == VERDICT_WAIT and not woken:
                 raise self._timed_out(ticket, 'waiting') from ticket.last_error
         return verdict

@@ -194,6 +194,11 @@ cdef bint table_reserve(table_t* table, size_t wanted) noexcept nogil:
     return True
 
 
+cdef inline bint table_has_room(table_t* table) noexcept nogil:
+    """Make room for one entry more. The table grows with what is held, not with what is idle: it stays in the cache."""
+    return 2 * (table.n + 1) <= table.mask or table_reserve(table, table.n + 1)
+
+
 cdef inline void table_add(table_t* table, slot_t* slot) noexcept nogil:
     cdef size_t i = home_of(slot.conn, table.mask)
     while table.items[i] != NULL:

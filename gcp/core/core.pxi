@@ -6,7 +6,7 @@ ring_init(&all_cores, NULL)
 
 REASONS = ('idle_timeout', 'max_lifetime', 'dead', 'discarded', 'evicted', 'pool_closed', 'error')
 RESULTS = ('hit', 'created', 'waited', 'timeout', 'cancelled', 'error')
-OUTCOMES = ('idle', 'handoff', 'discarded')
+OUTCOMES = ('handoff', 'discarded', 'idle')
 
 cdef double NEVER = INFINITY
 

@@ -62,6 +62,13 @@ cdef extern from *:
     }
     #endif
 
+    /* Ask for a cache line that will be needed soon. */
+    #if defined(__GNUC__) || defined(__clang__)
+    #define gcp_prefetch(p) __builtin_prefetch((const void *)(p), 1)
+    #else
+    #define gcp_prefetch(p) ((void)0)
+    #endif
+
     /* Exported by CPython for its own compiled awaitables: StopIteration(value) without a traceback. */
     PyAPI_FUNC(int) _PyGen_SetStopIterationValue(PyObject *);
 
@@ -94,6 +101,7 @@ cdef extern from *:
     void gcp_mutex_init(gcp_mutex*) noexcept nogil
     void gcp_lock(gcp_mutex*) noexcept nogil
     void gcp_unlock(gcp_mutex*) noexcept nogil
+    void gcp_prefetch(void*) noexcept nogil
     void gcp_push(void* head, void* node, void* next) noexcept nogil
     void* gcp_take(void* head) noexcept nogil
     int _PyGen_SetStopIterationValue(object) except -1

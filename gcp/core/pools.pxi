@@ -118,6 +118,7 @@ cdef class BaseConnectionPool:
                 PyErr_Clear()   # it cannot be hashed, say: the slow path will find out again, and say so
             return NULL
         ep = <Endpoint>found
+        fetch_ahead(&ep.e)
         now = core.now()
         gcp_lock(&core.mutex)
         s = take_idle(&core.pool, &ep.e, now)

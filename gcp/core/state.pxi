@@ -15,64 +15,66 @@ cdef enum acquire_result:
     HIT, CREATED, WAITED, TIMED_OUT, CANCELLED, ERROR, N_RESULTS
 
 cdef enum release_outcome:
-    TO_IDLE, HANDOFF, TO_DISPOSAL, N_OUTCOMES
+    HANDOFF, TO_DISPOSAL, TO_IDLE, N_OUTCOMES     # the last one beside the first of the results: both are hot
 
 
 cdef struct waiter_t
 
 
 cdef struct counters_t:
+    uint64_t releases[<int>N_OUTCOMES]
+    uint64_t acquires[<int>N_RESULTS]
     uint64_t created
     uint64_t closed[<int>N_REASONS]
-    uint64_t acquires[<int>N_RESULTS]
-    uint64_t releases[<int>N_OUTCOMES]
 
+
+# The fields that an idle hit touches come first, to lie in as few cache lines as may be.
 
 cdef struct slot_t:          # one connection
     ring_t near              # in its endpoint: base, extras, used or limbo
     ring_t far               # in the pool: idle bases or idle extras in the order of release, or the victims
     endpoint_t* ep
-    PyObject* self           # the Slot
     PyObject* conn           # borrowed from the Slot
     double since             # when it entered its state
-    double born
     double expires
-    Py_ssize_t due           # its place in the heap of lifetimes, or -1
     uint64_t lease           # new with each checkout: whoever holds another number holds nothing
-    endpoint_t* promised_to  # who may create one when this victim is gone
+    int state
+    bint extra
+    bint lent                # its acquire ended well: a release will be counted
+    int reason
+    double born
+    Py_ssize_t due           # its place in the heap of lifetimes, or -1
+    PyObject* self           # the Slot
     ring_t pledge            # in the pool's ring of victims that have promised their place
+    endpoint_t* promised_to  # who may create one when this victim is gone
     slot_t* next_orphan
     uint64_t orphan_lease
-    int state
-    int reason
-    bint extra
     bint started             # orphaned after its dispose was called
-    bint lent                # its acquire ended well: a release will be counted
 
 
 cdef struct endpoint_t:
+    PyObject* key            # borrowed from the Endpoint
     ring_t base              # idle, acquired first in, first out
-    ring_t extras            # idle, acquired last in, first out
     ring_t used              # in the order of checkout
-    ring_t limbo             # being disposed of
-    ring_t line              # waiters, first come first
-    ring_t link              # in the pool
     Py_ssize_t n_base
     Py_ssize_t n_extra
     Py_ssize_t n_used
+    Py_ssize_t waiting
+    counters_t counters
+    ring_t extras            # idle, acquired last in, first out
+    ring_t limbo             # being disposed of
+    ring_t line              # waiters, first come first
+    ring_t link              # in the pool
     Py_ssize_t creating
     Py_ssize_t disposing
-    Py_ssize_t waiting
     Py_ssize_t promised      # permits that victims of other endpoints will leave to this one
     Py_ssize_t rank          # its place in the heap of the blocked, or -1
     double create_time       # smoothed, seconds; 0 before the first
     PyObject* self           # the Endpoint; while listed, the pool's ring owns a reference
-    PyObject* key            # borrowed from it
     Py_ssize_t lost_permits  # of tickets that were dropped; among the creating until the next call
     endpoint_t* next_empty
     bint noted               # in the list of the empty
     bint listed              # known to the pool
-    counters_t counters
 
 
 cdef struct waiter_t:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import os
 import threading as real
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -321,8 +322,8 @@ class Queue:
         self._items: deque[Any] = deque()
 
     def put(self, item: Any) -> None:
-        self._scheduler.pause('put')
         self._items.append(item)
+        self._scheduler.pause('put')
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         if not block:
@@ -332,13 +333,11 @@ class Queue:
         return self._items.popleft()
 
     def get_nowait(self) -> Any:
-        self._scheduler.pause('get')
         if not self._items:
             raise Empty
         return self._items.popleft()
 
     def empty(self) -> bool:
-        self._scheduler.pause('look')
         return not self._items
 
 
@@ -412,9 +411,7 @@ def explore(scenario: Callable[[Scheduler], Callable[[], None]], *, preemptions:
     """
     report = Report()
     now: deque[tuple[int, ...]] = deque([()])
-    collecting = gc.isenabled()
-    gc.disable()  # a finalizer in the middle of a schedule would not be there in its replay
-    try:
+    with undisturbed():
         for bound in range(preemptions + 1):
             report.schedules.append(0)
             later: deque[tuple[int, ...]] = deque()
@@ -429,10 +426,25 @@ def explore(scenario: Callable[[Scheduler], Callable[[], None]], *, preemptions:
                         (later if choice.preempts else now).append((*chosen[:position], other))
             now = later
             gc.collect()
+    return report
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Without garbage collections: a finalizer in the middle of a schedule would not be there in its replay. And on one
+    processor: threads of which only one runs are switched several times as fast there."""
+    collecting = gc.isenabled()
+    processors = os.sched_getaffinity(0) if hasattr(os, 'sched_getaffinity') else None
+    gc.disable()
+    try:
+        if processors:
+            os.sched_setaffinity(0, {min(processors)})
+        yield
     finally:
+        if processors:
+            os.sched_setaffinity(0, processors)
         if collecting:
             gc.enable()
-    return report
 
 
 def run(scenario: Callable[[Scheduler], Callable[[], None]], prefix: tuple[int, ...] = ()) -> Scheduler:

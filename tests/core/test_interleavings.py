@@ -70,15 +70,17 @@ class Manager(BaseConnectionManager[str, Conn]):
 class HookedManager(Manager):
     """One whose other hooks do something, too: what is doomed does not survive them."""
 
-    doomed: ClassVar[frozenset[str]] = frozenset({'a1', 'b1'})
+    def __init__(self, scheduler: Scheduler, max_size: int, total_max_size: int) -> None:
+        super().__init__(scheduler, max_size, total_max_size)
+        self.doomed: set[Conn] = set()
 
     def check_aliveness(self, endpoint: str, conn: Conn, timeout: float | None = None) -> bool:
         self.scheduler.pause(f'check {conn}')
-        return conn.name not in self.doomed
+        return conn not in self.doomed
 
     def on_release(self, endpoint: str, conn: Conn) -> None:
         self.scheduler.pause(f'on_release {conn}')
-        if conn.name in self.doomed:
+        if conn in self.doomed:
             raise Fault
 
 
@@ -105,6 +107,19 @@ class World:
     def release(self, conn: Conn, endpoint: str) -> None:
         self.held.remove(conn)
         self.pool.release(conn, endpoint)
+
+    def park(self, endpoint: str) -> Conn:
+        """Leave a connection idle, as a release does that has nothing to tidy up."""
+        conn = self.pool.acquire(endpoint)
+        checkout = self.pool._core.checkin(conn, endpoint)
+        assert checkout is not None
+        self.pool._core.give_back(checkout)
+        return conn
+
+    def doom(self, conn: Conn) -> None:
+        """See to it that the next hook finds fault with a connection."""
+        assert isinstance(self.manager, HookedManager)
+        self.manager.doomed.add(conn)
 
     def verify(self) -> None:
         """See that all is well when all is over."""
@@ -179,6 +194,10 @@ class Discard(Release):
 
     hooked = True
 
+    def prepare(self) -> None:
+        super().prepare()
+        self.world.doom(self.conn)
+
     def act(self) -> None:
         with pytest.raises(Fault):
             self.world.release(self.conn, self.endpoint)
@@ -191,7 +210,7 @@ class Expire(Action):
     expires = True
 
     def prepare(self) -> None:
-        self.pool._core.give_back(self.pool._core.checkin(self.pool.acquire(self.endpoint), self.endpoint))  # type: ignore[arg-type]
+        self.world.park(self.endpoint)
 
     def act(self) -> None:
         self.pool._core.collect(BATCH)
@@ -262,7 +281,7 @@ class Bury(Acquire):
     hooked = True
 
     def prepare(self) -> None:
-        self.pool._core.give_back(self.pool._core.checkin(self.pool.acquire(self.endpoint), self.endpoint))  # type: ignore[arg-type]
+        self.world.doom(self.world.park(self.endpoint))
 
 
 ACTIONS: dict[str, type[Action]] = {
@@ -279,11 +298,12 @@ ACTIONS: dict[str, type[Action]] = {
 }
 
 
-def meeting(*names: str, shared: bool, warm: bool = False) -> Callable[[Scheduler], Callable[[], None]]:
+def meeting(*names: str, shared: bool, warm: bool = False, alone: bool = False) -> Callable[[Scheduler], Callable[[], None]]:
     """Make a scenario: callers that do these things at the same time.
 
     :param shared: on one endpoint, under its cap; otherwise each on an endpoint of its own, under the total cap
     :param warm: with an idle connection to begin with
+    :param alone: dispose of victims in the callers' threads, always, so that there are no others
     """
     actions = [ACTIONS[name] for name in names]
     endpoints = 'a' * len(names) if shared else 'abc'[: len(names)]
@@ -297,12 +317,15 @@ def meeting(*names: str, shared: bool, warm: bool = False) -> Callable[[Schedule
             manager, max_size=places, total_max_size=places + shared, min_idle=0 if expires else 1,
             idle_timeout=0.0 if expires else None,
         )  # fmt: skip
+        if alone:
+            monkey = pool._reaper
+            monkey.reap_aside = lambda wait: monkey.reap_all()  # type: ignore[method-assign]
         world = World(scheduler, manager, pool)
         callers = [action(world, endpoint) for action, endpoint in zip(actions, endpoints, strict=True)]
         for caller in callers:
             caller.prepare()
         if warm:
-            pool._core.give_back(pool._core.checkin(pool.acquire('a'), 'a'))  # type: ignore[arg-type]
+            world.park('a')
         pool._core.on_step = scheduler.pause
         for number, (name, caller) in enumerate(zip(names, callers, strict=True)):
             scheduler.spawn(f'{number}-{name}', caller, impatience=caller.impatience)

@@ -26,7 +26,7 @@ async def test_no_connection_has_two_holders(front: Front, bare: bool) -> None:
     for actor in [front.spawn(work(number)) for number in range(16)]:
         await actor
     manager.check(max_size=3)
-    assert pool.stats().created == 3
+    assert pool.stats().created <= 3
 
 
 async def test_a_disposed_connection_is_never_handed_out(front: Front) -> None:
