@@ -1,5 +1,6 @@
-# Handles on what the core lends: checkouts (a connection in somebody's hands), tickets (an acquire in progress), victims (a
-# connection on its way out). One that is dropped half-way is found by its finalizer and taken back by the next call.
+# Handles on what the core lends: checkouts (a connection in somebody's hands), tickets (an acquire in progress),
+# victims (a connection on its way out). One that is dropped half-way is found by its finalizer and taken back by the
+# next call.
 
 @cython.no_gc_clear
 cdef class Checkout:

@@ -1,5 +1,5 @@
-# The core: the steps behind a lock, their left-overs done, user keys looked up outside. This is the face that the fronts
-# (and the tests, with a clock of their own) talk to.
+# The core: the steps behind a lock, their left-overs done, user keys looked up outside. This is the face that the
+# fronts (and the tests, with a clock of their own) talk to.
 
 cdef ring_t all_cores        # so that a forked child can empty its copies
 ring_init(&all_cores, NULL)
@@ -390,8 +390,8 @@ cdef class Core:
         return self.ask(ticket, False)
 
     def retry(self, Ticket ticket not None):
-        """The ticket's connection was found dead: make it a victim and ask again. One step, so that nobody younger takes the
-        place that it leaves."""
+        """The ticket's connection was found dead: make it a victim and ask again. One step, so that nobody younger takes
+        the place that it leaves."""
         self.before('retry')
         return self.ask(ticket, True)
 
@@ -537,9 +537,12 @@ cdef class Core:
         discarded), count the result. Does nothing for a ticket that has ended."""
         cdef Slot slot = ticket.slot
         cdef int found
+        cdef int result = CANCELLED
         cdef double now
         if ticket.ended:
             return
+        if isinstance(error, Exception):
+            result = TIMED_OUT if isinstance(error, AcquireTimeoutError) else ERROR
         self.before('abandon')
         now = self.now()
         gcp_lock(&self.mutex)
@@ -556,9 +559,7 @@ cdef class Core:
             if ticket.ep is not None:
                 note_if_empty(&self.pool, &ticket.ep.e)
         ticket.w.state = DONE
-        ticket.count(
-            TIMED_OUT if isinstance(error, AcquireTimeoutError) else ERROR if isinstance(error, Exception) else CANCELLED,
-        )
+        ticket.count(result)
         gcp_unlock(&self.mutex)
         ticket.slot = None
         if found == WAIT:
@@ -608,8 +609,8 @@ cdef class Core:
         if self.pool.closed or table_find(&self.pool.inherited, <PyObject*>conn, NULL) != NULL:
             return None
         raise ConnectionNotAcquiredError(
-            f'this connection is not acquired for endpoint {describe(endpoint)}: it is foreign, of another endpoint, or was '
-            f'released already')
+            f'this connection is not acquired for endpoint {describe(endpoint)}: it is foreign, of another endpoint, '
+            f'or was released already')
 
     cdef Slot equal_holder(self, conn, Endpoint ep):
         """A caller may have rebuilt its connection, say a (reader, writer) tuple. Runs user code: ``__eq__``."""
@@ -722,8 +723,8 @@ cdef class Core:
         return n
 
     def next_expiry(self):
-        """Return when the next connection may expire, by the core's clock (``inf``: none), and remember it as the time when the
-        collector will look again: an earlier one, from now on, pokes it."""
+        """Return when the next connection may expire, by the core's clock (``inf``: none), and remember it as the time
+        when the collector will look again: an earlier one, from now on, pokes it."""
         cdef double when
         when = self.now()
         gcp_lock(&self.mutex)
@@ -838,8 +839,8 @@ cdef class Core:
     # --- fork ---
 
     cdef int start_anew(self) except -1:
-        """In a forked child: empty, working. The parent's connections are neither used nor finalized here: many drivers'
-        finalizers would say goodbye to a server that the parent is still talking to."""
+        """In a forked child: empty, working. The parent's connections are neither used nor finalized here: many
+        drivers' finalizers would say goodbye to a server that the parent is still talking to."""
         cdef pool_t* pool = &self.pool
         cdef table_t inherited = pool.held
         gcp_mutex_init(&self.mutex)

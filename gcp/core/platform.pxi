@@ -41,13 +41,14 @@ cdef extern from *:
     #define gcp_mutex_init(m) ((void)(m))
     #define gcp_lock(m) ((void)(m))
     #define gcp_unlock(m) ((void)(m))
-    #define gcp_push(head, node, next) do { *(void **)(next) = *(void **)(head); *(void **)(head) = (void *)(node); } while (0)
+    #define gcp_push(head, node, next) do { \\
+        *(void **)(next) = *(void **)(head); *(void **)(head) = (void *)(node); } while (0)
     static inline void *gcp_take_plain(void **head) { void *all = *head; *head = NULL; return all; }
     #define gcp_take(head) gcp_take_plain((void **)(head))
     #endif
 
-    /* Delete a dict's entry only if a condition holds of its value, with no user code between the look-up and the deletion
-       (as weakref's own dictionaries do). */
+    /* Delete a dict's entry only if a condition holds of its value, with no user code between the look-up and the
+       deletion (as weakref's own dictionaries do). */
     typedef int (*gcp_condition_t)(PyObject *);
     #if PY_VERSION_HEX < 0x030D0000
     PyAPI_FUNC(int) _PyDict_DelItemIf(PyObject *, PyObject *, int (*)(PyObject *));

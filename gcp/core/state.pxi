@@ -1,5 +1,5 @@
-# The state: what a slot, an endpoint, a waiter and a pool are. Plain C structs that point at each other, so that a step can
-# change them without touching a Python object. Each struct lives inside the Python object that owns its memory.
+# The state: what a slot, an endpoint, a waiter and a pool are. Plain C structs that point at each other, so that a step
+# can change them without touching a Python object. Each struct lives inside the Python object that owns its memory.
 
 cdef enum slot_state:
     FREE, IDLE, USED, RETURNING, DISPOSING
@@ -199,8 +199,8 @@ cdef class Endpoint:
         ring_init(&e.link, e)
 
 
-# Slots hang on their endpoint, and endpoints on their core, by C pointers that own references. The cyclic garbage collector
-# has to see them: a connection that refers to its pool would otherwise keep both alive for ever.
+# Slots hang on their endpoint, and endpoints on their core, by C pointers that own references. The cyclic garbage
+# collector has to see them: a connection that refers to its pool would otherwise keep both alive for ever.
 
 cdef traverseproc endpoint_traverse_attributes
 cdef traverseproc core_traverse_attributes

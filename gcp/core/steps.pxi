@@ -1,11 +1,11 @@
 # The steps: everything the pool decides, one short atomic transition each.
 #
 # A step is `noexcept nogil`: the compiler proves that it runs no Python code, so nothing can happen in its middle. It
-# returns a verdict and leaves what remains to be done in the pool: waiters to wake, victims to dispose of, endpoints that
-# became empty. No step waits, allocates (room is made before), or calls anybody.
+# returns a verdict and leaves what remains to be done in the pool: waiters to wake, victims to dispose of, endpoints
+# that became empty. No step waits, allocates (room is made before), or calls anybody.
 
-# How many times its target's create time a connection lives before it may be taken from a line of its own for an endpoint
-# in greater need: time-sharing then costs about a tenth of the capacity.
+# How many times its target's create time a connection lives before it may be taken from a line of its own for an
+# endpoint in greater need: time-sharing then costs about a tenth of the capacity.
 cdef enum:
     LIVES = 8
 
@@ -102,7 +102,8 @@ cdef inline void unpark(pool_t* pool, slot_t* s) noexcept nogil:
 
 
 cdef inline void park(pool_t* pool, slot_t* s, double now) noexcept nogil:
-    """A slot that is in no list becomes idle: base while there are places that nobody still out may claim, else extra."""
+    """A slot that is in no list becomes idle: base while there are places that nobody still out may claim, else
+    extra."""
     cdef endpoint_t* ep = s.ep
     s.state = IDLE
     s.since = now
@@ -227,8 +228,8 @@ cdef void settle(pool_t* pool) noexcept nogil:
 
 
 cdef inline bint yields_to(pool_t* pool, slot_t* s, endpoint_t* needy, double now) noexcept nogil:
-    """Whether a slot whose own line waits should serve a blocked endpoint instead: where that evens out holdings by more
-    than one, or ends the other's having none while its waiter is the older; and only once the slot has lived for
+    """Whether a slot whose own line waits should serve a blocked endpoint instead: where that evens out holdings by
+    more than one, or ends the other's having none while its waiter is the older; and only once the slot has lived for
     LIVES times what a connection of the other costs to create."""
     cdef Py_ssize_t mine = held(s.ep) + 1           # it is in no list now, but still of its endpoint
     cdef Py_ssize_t theirs = held(needy) + needy.promised

@@ -27,8 +27,8 @@ cdef class AsyncioPool(BaseConnectionPool):
         self.tells = getattr(loop, '_thread_id', None) is not None
 
     cdef inline int check_loop(self) except -1:
-        """An event loop's connections are of no use to another. Asking asyncio costs two system calls on some versions of
-        Python, so a loop that is known to be running in this very thread is taken at its word."""
+        """An event loop's connections are of no use to another. Asking asyncio costs two system calls on some versions
+        of Python, so a loop that is known to be running in this very thread is taken at its word."""
         if self.tells and self.thread == PyThreadState_GetID(PyThreadState_Get()) and self.loop._thread_id is not None:
             return 0
         loop = self.running_loop()
@@ -39,12 +39,12 @@ cdef class AsyncioPool(BaseConnectionPool):
     def acquire(self, endpoint, timeout=None):
         """Acquire a connection. The caller must release it.
 
-        Returns an awaitable that is also an asynchronous context manager. It takes a connection when it is first driven, not
-        before, and gives it back when it is cancelled, closed or dropped on the way.
+        Returns an awaitable that is also an asynchronous context manager. It takes a connection when it is first
+        driven, not before, and gives it back when it is cancelled, closed or dropped on the way.
 
         :param endpoint: what to connect to; any hashable
-        :param timeout: seconds for everything: waiting, creating, checking; zero or less: do not wait in line; ``inf``: no limit;
-                        ``None``: the pool's ``acquire_timeout``
+        :param timeout: seconds for everything: waiting, creating, checking; zero or less: do not wait in line;
+                        ``inf``: no limit; ``None``: the pool's ``acquire_timeout``
         :raises AcquireTimeoutError: when it took longer
         :raises ConnectionPoolClosedError: when the pool is closed
         """
@@ -289,10 +289,11 @@ cdef class AsyncLease(Checkout):
         core.before('release')
         if not self.current() or self.slot.s.state != USED:
             self.phase = OVER
-            checkout_inert = error is not None or self.inherited or core.pool.closed
+            told = error is not None or self.inherited or core.pool.closed
             self.slot = None
-            if not checkout_inert:
-                raise ConnectionNotAcquiredError(f'this connection of endpoint {describe(self.key)} was released already')
+            if not told:
+                where = describe(self.key)
+                raise ConnectionNotAcquiredError(f'this connection of endpoint {where} was released already')
             return True
         pool.check_loop()
         if pool.plain:

@@ -7,8 +7,8 @@ cdef class ThreadingPool(BaseConnectionPool):
         """Acquire a connection. The caller must release it.
 
         :param endpoint: what to connect to; any hashable
-        :param timeout: seconds for everything: waiting, creating, checking; zero or less: do not wait in line; ``inf``: no limit;
-                        ``None``: the pool's ``acquire_timeout``
+        :param timeout: seconds for everything: waiting, creating, checking; zero or less: do not wait in line;
+                        ``inf``: no limit; ``None``: the pool's ``acquire_timeout``
         :raises AcquireTimeoutError: when it took longer
         :raises ConnectionPoolClosedError: when the pool is closed
         """

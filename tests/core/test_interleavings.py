@@ -318,8 +318,9 @@ def meeting(*names: str, shared: bool, warm: bool = False, alone: bool = False) 
             idle_timeout=0.0 if expires else None,
         )  # fmt: skip
         if alone:
-            monkey = pool._reaper
-            monkey.reap_aside = lambda wait: monkey.reap_all()  # type: ignore[method-assign]
+            reap_all = pool._reaper.reap_all
+            pool._reaper.reap_aside = lambda wait: reap_all()  # type: ignore[method-assign]
+            pool._reaper.reap = lambda own, wait: reap_all()  # type: ignore[method-assign]
         world = World(scheduler, manager, pool)
         callers = [action(world, endpoint) for action, endpoint in zip(actions, endpoints, strict=True)]
         for caller in callers:
