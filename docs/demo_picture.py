@@ -35,7 +35,8 @@ class Picture(view.LineView):
         caption = f'{view._tell_losses(self._losses, sights)}; {self._seconds - elapsed:.0f} s left'
         console.print(view._table(sights, caption))
         svg = console.export_svg(title='python -m gcp demo')
-        svg = re.sub(r'@font-face \{.*?\}|<!--.*?-->', '', svg, flags=re.DOTALL).replace('Fira Code, ', '')  # nothing to fetch
+        # a picture that needs nothing fetched
+        svg = re.sub(r'@font-face \{.*?\}|<!--.*?-->', '', svg, flags=re.DOTALL).replace('Fira Code, ', '')
         svg = '\n'.join(line.rstrip() for line in svg.splitlines() if line.strip()) + '\n'
         Path(__file__).with_name('demo.svg').write_text(svg)
 

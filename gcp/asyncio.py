@@ -1,6 +1,7 @@
 """The asyncio connection pool: waits, and calls the manager's hooks. What to do when is decided in `gcp._core`.
 
-Read it beside `gcp.threading`: the same page in the other colour. Idle hits never come here: the compiled half serves them."""
+Read it beside `gcp.threading`: the same page in the other colour. Idle hits never come here: the compiled half serves
+them."""
 
 from __future__ import annotations
 
@@ -52,15 +53,17 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
     :param connection_manager: creates, disposes of and checks connections
     :param acquire_timeout: what an acquire may take when it does not say, seconds; ``None``: no limit
     :param background_collector: dispose of expired connections in the background, not on each release
-    :param dispose_batch_size: how many expired connections a release disposes of, at most; 0: about log2 of the pool's size
+    :param dispose_batch_size: how many expired connections a release disposes of, at most; 0: about log2 of the pool's
+                               size
     :param dispose_timeout: what a disposal may take, seconds; ``None``: no limit
     :param min_idle: idle connections of an endpoint that are kept for their whole life (its base)
     :param max_size: connections of one endpoint, at most
-    :param idle_timeout: seconds after which an idle connection beyond the base is disposed of; ``None`` or ``inf``: never
+    :param idle_timeout: seconds after which an idle connection beyond the base is disposed of; ``None`` or ``inf``:
+                         never
     :param max_lifetime: seconds after which any connection is disposed of; ``None`` or ``inf``: never
     :param total_max_size: connections of all endpoints together, at most
-    :param lifetime_jitter: by what part of itself each lifetime may be shortened, at random, once, 0 to 1: connections that
-                            were born together then do not die together
+    :param lifetime_jitter: by what part of itself each lifetime may be shortened, at random, once, 0 to 1: connections
+                            that were born together then do not die together
     :param name: the pool's name; by default the manager's class and a number
     :raises TypeError: for an argument that is unknown or of a wrong type
     :raises ValueError: for one out of range, or two that contradict each other
@@ -91,8 +94,8 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
         self._on_acquire = options.overridden(manager, 'on_acquire', BaseConnectionManager)
         self._on_release = options.overridden(manager, 'on_release', BaseConnectionManager)
         self._on_connection_dead = options.overridden(manager, 'on_connection_dead', BaseConnectionManager)
-        self._set_up(
-            manager, given, direct=self._check_aliveness is None and self._on_acquire is None, plain=self._on_release is None)
+        direct = self._check_aliveness is None and self._on_acquire is None
+        self._set_up(manager, given, direct=direct, plain=self._on_release is None)
         self._bind(asyncio.get_running_loop)
         self._reaper = Reaper(self._core, manager.dispose, given.dispose_timeout)
         self._closers: list[asyncio.Future[None]] = []
@@ -103,10 +106,10 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
     def _enter_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         """Take the first event loop for the pool's own; refuse any other."""
         if self._loop is not None and self._loop is not loop:
-            state = 'closed' if self._loop.is_closed() else 'another'
+            owner = 'an event loop that is closed' if self._loop.is_closed() else 'another event loop'
             raise RuntimeError(
-                f'{self.name} belongs to {"an event loop that is closed" if state == "closed" else "another event loop"}, in '
-                f'which it was first used; its connections are of no use here: make one pool for each event loop')
+                f'{self.name} belongs to {owner}, in which it was first used; its connections are of no use here: '
+                f'make one pool for each event loop')
         self._loop = loop
         self._core.on_orphan = Nudge(self)
         if self._collector is not None:

@@ -36,7 +36,8 @@ class ConnectionNotAcquiredError(BaseError, RuntimeError):
 class AcquireTimeoutError(BaseError, TimeoutError):
     """An acquire ran out of time. The message says where and why; the attributes say it to programs.
 
-    On Python 3.10, where `asyncio.TimeoutError` is a class of its own, the asyncio pool raises a subclass that is one too.
+    On Python 3.10, where `asyncio.TimeoutError` is a class of its own, the asyncio pool raises a subclass that is one
+    too.
 
     :ivar pool: the pool's name
     :ivar phase: what the time ran out in: ``waiting``, ``creation``, ``check_aliveness`` or ``on_acquire``

@@ -1,9 +1,9 @@
 """Connection managers: what the pool asks of a kind of connection. The sync and the async one, side by side.
 
-The pool calls a hook outside any lock, never two hooks of one connection at a time. A hook that raises (or is cancelled,
-or runs out of time) costs its connection: the pool disposes of it, once, and does not hand it out again. Hooks that a
-manager does not override are never called and cost nothing; which ones it overrides is looked up once, when a pool is
-built. Times are in seconds."""
+The pool calls a hook outside any lock, never two hooks of one connection at a time. A hook that raises (or is
+cancelled, or runs out of time) costs its connection: the pool disposes of it, once, and does not hand it out again.
+Hooks that a manager does not override are never called and cost nothing; which ones it overrides is looked up once,
+when a pool is built. Times are in seconds."""
 
 from __future__ import annotations
 

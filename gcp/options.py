@@ -1,6 +1,7 @@
 """A pool's options: defaults, checks, and how those that were not given follow those that were.
 
-Only what a caller gave explicitly can contradict; a default gives way: with ``max_size=200`` alone the total cap is 200 too."""
+Only what a caller gave explicitly can contradict; a default gives way: with ``max_size=200`` alone the total cap is 200
+too."""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ NAMES = (
 
 @dataclass(frozen=True)
 class Options:
-    """Checked and resolved options. Times are in seconds; never is ``inf`` for what expires and ``None`` for what may take."""
+    """Checked and resolved options. Times are in seconds: ``inf`` for what never expires, ``None`` for no limit."""
 
     acquire_timeout: float | None
     background_collector: bool
@@ -77,7 +78,8 @@ def resolve(given: Mapping[str, Any], unknown: Mapping[str, Any]) -> Options:
 
 def resolve_sizes(min_idle: int, max_size: int, total_max_size: int) -> tuple[int, int, int]:
     """Check the caps, and let those that were not given follow."""
-    given_min, given_max, given_total = min_idle is not MIN_IDLE, max_size is not MAX_SIZE, total_max_size is not TOTAL_MAX_SIZE
+    given_min, given_max = min_idle is not MIN_IDLE, max_size is not MAX_SIZE
+    given_total = total_max_size is not TOTAL_MAX_SIZE
     min_idle = whole('min_idle', min_idle, least=0)
     max_size = whole('max_size', max_size, least=1)
     total_max_size = whole('total_max_size', total_max_size, least=1)

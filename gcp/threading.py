@@ -1,6 +1,7 @@
 """The blocking connection pool: waits, and calls the manager's hooks. What to do when is decided in `gcp._core`.
 
-Read it beside `gcp.asyncio`: the same page in the other colour. Idle hits never come here: the compiled half serves them."""
+Read it beside `gcp.asyncio`: the same page in the other colour. Idle hits never come here: the compiled half serves
+them."""
 
 from __future__ import annotations
 
@@ -45,15 +46,17 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
     :param connection_manager: creates, disposes of and checks connections
     :param acquire_timeout: what an acquire may take when it does not say, seconds; ``None``: no limit
     :param background_collector: dispose of expired connections in a background thread, not on each release
-    :param dispose_batch_size: how many expired connections a release disposes of, at most; 0: about log2 of the pool's size
+    :param dispose_batch_size: how many expired connections a release disposes of, at most; 0: about log2 of the pool's
+                               size
     :param dispose_timeout: what a disposal may take, seconds; ``None``: no limit
     :param min_idle: idle connections of an endpoint that are kept for their whole life (its base)
     :param max_size: connections of one endpoint, at most
-    :param idle_timeout: seconds after which an idle connection beyond the base is disposed of; ``None`` or ``inf``: never
+    :param idle_timeout: seconds after which an idle connection beyond the base is disposed of; ``None`` or ``inf``:
+                         never
     :param max_lifetime: seconds after which any connection is disposed of; ``None`` or ``inf``: never
     :param total_max_size: connections of all endpoints together, at most
-    :param lifetime_jitter: by what part of itself each lifetime may be shortened, at random, once, 0 to 1: connections that
-                            were born together then do not die together
+    :param lifetime_jitter: by what part of itself each lifetime may be shortened, at random, once, 0 to 1: connections
+                            that were born together then do not die together
     :param name: the pool's name; by default the manager's class and a number
     :raises TypeError: for an argument that is unknown or of a wrong type
     :raises ValueError: for one out of range, or two that contradict each other
@@ -84,8 +87,8 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
         self._on_acquire = options.overridden(manager, 'on_acquire', BaseConnectionManager)
         self._on_release = options.overridden(manager, 'on_release', BaseConnectionManager)
         self._on_connection_dead = options.overridden(manager, 'on_connection_dead', BaseConnectionManager)
-        self._set_up(
-            manager, given, direct=self._check_aliveness is None and self._on_acquire is None, plain=self._on_release is None)
+        direct = self._check_aliveness is None and self._on_acquire is None
+        self._set_up(manager, given, direct=direct, plain=self._on_release is None)
         self._reaper = Reaper(self._core, manager.dispose, given.dispose_timeout)
         self._closers: list[threading.Lock] = []
         self._core.on_quiet = weakly(self._wake_closers)
@@ -129,7 +132,7 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
         while verdict == VERDICT_WAIT:
             woken = bool(core.disposing) and acquire_within(lock, ticket.patience(COURTESY))
             if not woken:
-                if core.disposing and self._reaper.is_busy:     # a disposal takes long: it may be what this one waits for
+                if core.disposing and self._reaper.is_busy:     # a disposal takes long: is it what this one waits for?
                     self._reaper.watch()
                 woken = acquire_within(lock, ticket.patience(COURTESY if ticket.nowait else inf))
             verdict = core.poll(ticket) if woken else core.expire(ticket)

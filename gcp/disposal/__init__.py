@@ -2,8 +2,8 @@
 
 The core names the victims; here they are disposed of, in the colour of the front: `gcp.disposal.threads`,
 `gcp.disposal.tasks`. Whatever a `dispose` does, raise or hang, it is logged, its place is freed when it ends (or when
-``dispose_timeout`` has passed), and nobody else waits for it: not the collector, not another endpoint, and no caller longer
-than its own deadline, ``dispose_timeout`` or a short courtesy."""
+``dispose_timeout`` has passed), and nobody else waits for it: not the collector, not another endpoint, and no caller
+longer than its own deadline, ``dispose_timeout`` or a short courtesy."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import weakref
 from collections.abc import Callable
 
 COURTESY = 0.05
-"""For how long a caller waits for a disposal that is not its own business, in seconds. Enough for a well-behaved one, so that
-what an acquire or a release set off has usually happened when it returns."""
+"""For how long a caller waits for a disposal that is not its own business, in seconds. Enough for a well-behaved one, so
+that what an acquire or a release set off has usually happened when it returns."""
 
 PARTING = 0.25
 """For how long a close waits for the disposal of what it took by force, in seconds."""

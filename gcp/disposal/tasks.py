@@ -94,8 +94,8 @@ class Reaper:
     async def reap(self, own: object, wait: float | None) -> None:
         """Dispose of all victims on behalf of a caller.
 
-        Those of the caller's own endpoint are its own business: without a ``dispose_timeout`` it waits for them, however
-        long it takes. A caller that is cancelled stops waiting, no more.
+        Those of the caller's own endpoint are its own business: without a ``dispose_timeout`` it waits for them,
+        however long it takes. A caller that is cancelled stops waiting, no more.
 
         :param own: the caller's endpoint
         :param wait: how long to wait for the others, seconds; ``None``: until they are gone
@@ -139,8 +139,9 @@ class Reaper:
         """See to it that somebody works who is not stuck."""
         loop = asyncio.get_running_loop()
         if not any(job is None or loop.time() - job.started < COURTESY for job in self._busy.values()):
-            task = loop.create_task(Quiet(self._work()), name='gcp-disposer')  # type: ignore[arg-type]
-            task._log_destroy_pending = False  # type: ignore[attr-defined]  # the loop may end first: no reason for noise
+            task = loop.create_task(Quiet(self._work()), name='gcp-disposer')
+            # The loop may end first: no reason for noise.
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
             self._busy[task] = None
             task.add_done_callback(self._dismiss)
 

@@ -75,8 +75,8 @@ class Reaper:
     def reap(self, own: object, wait: float | None) -> None:
         """Dispose of all victims on behalf of a caller.
 
-        Those of the caller's own endpoint are its own business: without a ``dispose_timeout`` they are disposed of here,
-        however long it takes. All others go to the workers.
+        Those of the caller's own endpoint are its own business: without a ``dispose_timeout`` they are disposed of
+        here, however long it takes. All others go to the workers.
 
         :param own: the caller's endpoint
         :param wait: how long to wait for the workers, seconds; ``None``: until they are done
@@ -168,7 +168,8 @@ class Reaper:
             self._man()
 
     def _watch(self) -> None:
-        """While somebody is at work: give what waits behind one who is stuck to another, and give up on those past their time."""
+        """While somebody is at work: give what waits behind one who is stuck to another, and give up on those past
+        their time."""
         pause = threading.Lock()
         pause.acquire()
         while any(self._needs_watching(job) for job in list(self._busy.values())) or not self._jobs.empty():
