@@ -1,8 +1,8 @@
 """Waiting on a lock that another thread will release, and not waiting when no thread is left that could.
 
 At interpreter exit Python joins all threads that are not daemons. One that waits for a connection which the main
-thread held, say, would be waited for for ever. So when the main thread has ended and every other thread waits like that,
-without a time limit, those threads are ended by `SystemExit`, which is silent in a thread."""
+thread held, say, would be waited for for ever. So when the main thread has ended and every other thread waits like
+that, without a time limit, those threads are ended by `SystemExit`, which is silent in a thread."""
 
 from __future__ import annotations
 

@@ -390,8 +390,8 @@ cdef class Core:
         return self.ask(ticket, False)
 
     def retry(self, Ticket ticket not None):
-        """The ticket's connection was found dead: make it a victim and ask again. One step, so that nobody younger takes
-        the place that it leaves."""
+        """The ticket's connection was found dead: make it a victim and ask again. One step, so that nobody younger
+        takes the place that it leaves."""
         self.before('retry')
         return self.ask(ticket, True)
 

@@ -12,8 +12,8 @@ import weakref
 from collections.abc import Callable
 
 COURTESY = 0.05
-"""For how long a caller waits for a disposal that is not its own business, in seconds. Enough for a well-behaved one, so
-that what an acquire or a release set off has usually happened when it returns."""
+"""For how long a caller waits for a disposal that is not its own business, in seconds. Enough for a well-behaved one,
+so that what an acquire or a release set off has usually happened when it returns."""
 
 PARTING = 0.25
 """For how long a close waits for the disposal of what it took by force, in seconds."""
