@@ -295,6 +295,21 @@ def test_asyncio_ends_in_every_way(script: Run, ending: str) -> None:
         script(source, timeout=15).quietly(status=ASYNCIO_ENDINGS[ending][1])
 
 
+def test_ctrl_c_in_a_loop_with_everything_in_flight(script: Run) -> None:
+    for in_flight in ('a waiter', 'a creation', 'a close', 'busy tasks'):
+        source = asyncio_script(in_flight, 'end of asyncio.run', True, True).replace('asyncio.run(main())', '''
+async def stay():
+    await main()
+    os.kill(os.getpid(), signal.SIGINT)
+    await asyncio.sleep(5)
+try:
+    asyncio.run(stay())
+except KeyboardInterrupt:
+    print('interrupted')
+''')
+        assert script(source, '-X', 'dev', '-W', 'error', timeout=15).quietly() == 'interrupted\n'
+
+
 def test_an_async_pool_that_is_used_from_several_runs_says_so(script: Run) -> None:
     out = script('''
         import asyncio, gcp.asyncio

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import math
 from typing import Any
@@ -20,7 +21,7 @@ from gcp.exceptions import (
     ConnectionPoolIsFull,
     ConnectionPoolNotFound,
 )
-from gcp.testing import calling, error
+from gcp.testing import dead, error, ok
 
 OPTIONS = {
     'acquire_timeout': None,
@@ -182,7 +183,7 @@ class TestManagers:
         pool = front.pool(manager)
         async with pool.connection('db'):
             pass
-        manager.check_aliveness.does(calling(lambda endpoint, connection: False))
+        manager.check_aliveness.does(dead())
         async with pool.connection('db'):
             pass
         story = manager.story('on_connection_dead', 'create')
@@ -192,12 +193,11 @@ class TestManagers:
         manager = front.manager()
         pool = front.pool(manager)
         for hook in ('create', 'on_acquire', 'check_aliveness', 'on_release'):
-            async with pool.connection('db'):
-                pass
-            if hook == 'create':
-                await front.fill(pool, 'db', 1)
+            if hook == 'check_aliveness':
+                async with pool.connection('db'):
+                    pass
             sentinel = KeyError(hook)
-            getattr(manager, hook).does(error(sentinel), calling(lambda endpoint, connection: None))
+            getattr(manager, hook).does(error(sentinel), ok())
             with pytest.raises(KeyError) as caught:
                 async with pool.connection('db'):
                     pass
@@ -215,8 +215,6 @@ class TestUse:
         assert await pool.get_endpoint_pool_size('db', acquired=False) == 1
 
     async def test_a_full_pool_times_out_with_a_timeout_error(self, front: Front) -> None:
-        import asyncio
-
         pool = front.pool(front.manager(), max_size=1)
         kind = asyncio.TimeoutError if front.name == 'asyncio' else TimeoutError
         async with pool.connection('db'):

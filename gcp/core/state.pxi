@@ -56,10 +56,10 @@ cdef struct endpoint_t:
     PyObject* key            # borrowed from the Endpoint
     ring_t base              # idle, acquired first in, first out
     ring_t used              # in the order of checkout
-    Py_ssize_t n_base
-    Py_ssize_t n_extra
-    Py_ssize_t n_used
-    Py_ssize_t waiting
+    int n_base
+    int n_extra
+    int n_used
+    int waiting
     counters_t counters
     ring_t extras            # idle, acquired last in, first out
     ring_t limbo             # being disposed of

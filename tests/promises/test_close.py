@@ -204,6 +204,17 @@ async def test_the_deadline_holds_though_a_disposal_hangs(front: Front) -> None:
     manager.let_go()
 
 
+async def test_a_hanging_disposal_holds_it_no_longer_than_the_dispose_timeout(front: Front) -> None:
+    manager = front.manager()
+    pool = front.pool(manager, min_idle=3, dispose_timeout=0.05)
+    await front.give_back(pool, await front.fill(pool, 'db', 3))
+    manager.dispose.does(never())
+    async with elapsed(most=2):
+        await pool.close()
+    assert sorted(manager.disposed) == manager.created
+    manager.let_go()
+
+
 async def test_the_deadline_holds_though_a_creation_hangs(front: Front) -> None:
     manager = front.manager()
     manager.create.does(never())

@@ -1,0 +1,244 @@
+"""The fake managers themselves: they do as told, remember all, and notice each breach of the rules of a connection's life.
+
+What the other modules see to by `manager.check()` would be worth nothing if this failed."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from fronts import Front, drive
+
+from gcp.testing import (
+    AsyncFakeManager,
+    BareFakeManager,
+    FakeConnection,
+    FakeManager,
+    calling,
+    dead,
+    error,
+    never,
+    ok,
+    slow,
+)
+
+
+def test_a_script_is_followed_and_its_last_step_goes_on() -> None:
+    manager = FakeManager()
+    manager.create.does(ok(), error(ConnectionRefusedError), ok())
+    assert manager.create('db').name == 'db#1'
+    with pytest.raises(ConnectionRefusedError):
+        manager.create('db')
+    assert [manager.create('db').number for _ in range(3)] == [2, 3, 4]
+    assert [call.outcome for call in manager.create.calls] == ['ok', 'ConnectionRefusedError()', 'ok', 'ok', 'ok']
+
+
+def test_endpoints_have_scripts_of_their_own_until_all_are_told() -> None:
+    manager = FakeManager()
+    manager.create.does(error(OSError), endpoint='a')
+    manager.create('b')
+    with pytest.raises(OSError):
+        manager.create('a')
+    manager.create.does(ok())
+    manager.create('a')
+
+
+def test_what_checks_and_functions_answer() -> None:
+    manager = FakeManager()
+    connection = manager.create('db')
+    manager.check_aliveness.does(ok(), dead(), calling(lambda endpoint, conn: endpoint == 'db'))
+    assert [manager.check_aliveness('db', connection) for _ in range(3)] == [True, False, True]
+    manager.create.does(calling(lambda endpoint, conn: {'made for': endpoint}))
+    made: Any = manager.create('db')
+    assert made == {'made for': 'db'} and manager.created == [connection, made]
+
+
+def test_slow_and_never_in_threads() -> None:
+    manager = FakeManager()
+    began = time.monotonic()
+    manager.create.does(slow(0.05), slow(30, honours_timeout=True), never(then=error(OSError)))
+    manager.create('db', timeout=0.01)
+    assert time.monotonic() - began >= 0.05
+    with pytest.raises(TimeoutError):
+        manager.create('db', timeout=0.01)
+    caught: list[BaseException] = []
+
+    def create() -> None:
+        try:
+            manager.create('db')
+        except OSError as e:
+            caught.append(e)
+
+    thread = threading.Thread(target=create)
+    thread.start()
+    while not manager.create.running:
+        time.sleep(0.001)
+    manager.create.let_go()
+    thread.join(5)
+    assert len(caught) == 1
+    manager.let_go()
+    with pytest.raises(OSError):
+        manager.create('db')  # no hook waits any more
+
+
+def test_slow_and_never_in_tasks() -> None:
+    async def main() -> None:
+        manager = AsyncFakeManager()
+        manager.create.does(slow(0.01), never())
+        await manager.create('db')
+        task = asyncio.ensure_future(manager.create('db'))
+        await asyncio.sleep(0.01)
+        assert manager.create.running == 1
+        manager.create.let_go()
+        assert (await task).name == 'db#2'
+        manager.let_go()
+        await manager.create('db')
+
+    asyncio.run(main())
+
+
+def test_an_async_hook_awaits_what_a_function_gives() -> None:
+    async def answer(endpoint: Any, connection: Any) -> bool:
+        return False
+
+    manager = AsyncFakeManager()
+    manager.check_aliveness.does(calling(answer))
+    assert drive(manager.check_aliveness('db', FakeConnection('db', 1))) is False
+
+
+def test_it_counts() -> None:
+    manager = FakeManager()
+    a, b, c = manager.create('x'), manager.create('x'), manager.create('y')
+    manager.dispose('x', b, timeout=3)
+    assert (manager.created, manager.disposed, manager.live) == ([a, b, c], [b], [a, c])
+    assert (manager.places('x'), manager.places('y'), manager.places()) == (1, 1, 2)
+    assert (manager.peak('x'), manager.peak('y'), manager.peak()) == (2, 1, 3)
+    assert manager.story() == ['create x#1', 'create x#2', 'create y#3', 'dispose x#2']
+    assert manager.dispose.calls[0].timeout == 3
+    assert a < b < c and a != b and sorted([c, a, b]) == [a, b, c]
+    manager.check(max_size=2, total_max_size=3)
+
+
+def test_a_connection_being_created_or_disposed_of_takes_its_place() -> None:
+    manager = FakeManager()
+    during: list[int] = []
+    manager.create.does(calling(lambda endpoint, conn: during.append(manager.places())))
+    connection = manager.create('db')
+    manager.dispose.does(calling(lambda endpoint, conn: during.append(manager.places())))
+    manager.dispose('db', connection)
+    assert during == [1, 1] and manager.places() == 0
+
+
+def handed_out_twice(manager: FakeManager, connection: Any) -> None:
+    manager.on_acquire('db', connection)
+    manager.on_acquire('db', connection)
+
+
+def held_twice(manager: FakeManager, connection: Any) -> None:
+    with manager.hold(connection), manager.hold(connection):
+        pass
+
+
+def released_by_nobody(manager: FakeManager, connection: Any) -> None:
+    manager.on_acquire('db', connection)
+    manager.on_release('db', connection)
+    manager.on_release('db', connection)
+
+
+def checked_while_used(manager: FakeManager, connection: Any) -> None:
+    manager.on_acquire('db', connection)
+    manager.check_aliveness('db', connection)
+
+
+def used_after_its_disposal(manager: FakeManager, connection: Any) -> None:
+    manager.dispose('db', connection)
+    manager.on_acquire('db', connection)
+
+
+def held_after_its_disposal(manager: FakeManager, connection: Any) -> None:
+    manager.dispose('db', connection)
+    with manager.hold(connection):
+        pass
+
+
+def disposed_of_twice(manager: FakeManager, connection: Any) -> None:
+    manager.dispose('db', connection)
+    manager.dispose('db', connection)
+
+
+def disposed_of_while_held(manager: FakeManager, connection: Any) -> None:
+    with manager.hold(connection):
+        manager.dispose('db', connection)
+
+
+def two_hooks_at_a_time(manager: FakeManager, connection: Any) -> None:
+    manager.on_release.does(calling(lambda endpoint, conn: manager.dispose('db', conn)))
+    manager.on_acquire('db', connection)
+    manager.on_release('db', connection)
+
+
+def a_stranger(manager: FakeManager, connection: Any) -> None:
+    manager.dispose('db', FakeConnection('db', 7))
+
+
+@pytest.mark.parametrize('breach', [
+    handed_out_twice, held_twice, released_by_nobody, checked_while_used, used_after_its_disposal, held_after_its_disposal,
+    disposed_of_twice, disposed_of_while_held, two_hooks_at_a_time, a_stranger,
+], ids=lambda breach: breach.__name__)
+def test_it_notices(breach: Callable[[FakeManager, Any], None]) -> None:
+    manager = FakeManager()
+    connection = manager.create('db')
+    manager.check()
+    breach(manager, connection)
+    with pytest.raises(AssertionError, match='db#'):
+        manager.check()
+
+
+def test_it_notices_too_many() -> None:
+    manager = BareFakeManager()
+    for endpoint in 'aab':
+        manager.create(endpoint)
+    manager.check(max_size=2, total_max_size=3)
+    with pytest.raises(AssertionError, match='a: 2 connections'):
+        manager.check(max_size=1)
+    with pytest.raises(AssertionError, match='all: 3 connections'):
+        manager.check(total_max_size=2)
+
+
+def test_a_failed_acquire_leaves_no_holder() -> None:
+    manager = FakeManager()
+    connection = manager.create('db')
+    manager.on_acquire.does(error(OSError))
+    with pytest.raises(OSError):
+        manager.on_acquire('db', connection)
+    manager.dispose('db', connection)
+    manager.check()
+
+
+def test_it_can_be_subclassed() -> None:
+    class Mine(FakeManager):
+        def create(self, endpoint: Any, timeout: float | None = None) -> FakeConnection:  # type: ignore[override]
+            connection: FakeConnection = super().create(endpoint, timeout)
+            connection.greeting = 'hello'  # type: ignore[attr-defined]
+            return connection
+
+    manager = Mine()
+    assert manager.create('db').greeting == 'hello'  # type: ignore[attr-defined]
+    assert manager.story() == ['create db#1']
+
+
+async def test_a_bare_one_has_no_other_hooks(front: Front) -> None:
+    pool = front.pool(manager := front.manager(bare=True))
+    for _ in range(2):
+        async with pool.connection('db'):
+            pass
+    await pool.close()
+    assert manager.story() == ['create db#1', 'dispose db#1']
+
+
+def test_it_imports_no_asyncio(script: Callable[..., Any]) -> None:
+    script('import sys, gcp.testing; gcp.testing.FakeManager(); assert "asyncio" not in sys.modules').quietly()
