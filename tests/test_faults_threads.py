@@ -149,7 +149,7 @@ def thunderstorm(*, longest: float) -> Iterator[Callable[[Callable[[], object]],
         nonlocal armed
         try:
             armed = True
-            # A signal that comes just before a lock is waited for is seen by CPython with the next signal only: so again.
+            # CPython sees a signal that comes just before it waits for a lock with the next signal only: so again.
             signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, longest), 0.01)
             body()
             armed = False

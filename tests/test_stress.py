@@ -1,6 +1,6 @@
 """Random faults under contention, with the interpreter switching threads as often as it can; the books must balance.
 
-``GCP_STRESS_SECONDS`` (default 5) is how long each runs; ``GCP_STRESS_SEED`` repeats a seed."""
+``GCP_STRESS_SECONDS`` (default 5) is for how long each front is stressed; ``GCP_STRESS_SEED`` repeats a seed."""
 
 from __future__ import annotations
 

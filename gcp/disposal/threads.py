@@ -68,6 +68,7 @@ class Reaper:
         """Begin without workers: a forked child has none."""
         self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self._busy: dict[int, Job | None] = {}
+        self._open: set[Job] = set()        # queued or in work
         self._watching = False
 
     # --- in the caller's thread ---
@@ -109,7 +110,9 @@ class Reaper:
         latch = Latch(len(victims))
         self._man()     # before and after: neither a signal nor a worker that just goes may leave a job to nobody
         while victims:
-            self._jobs.put(Job(victims.popleft(), latch))
+            job = Job(victims.popleft(), latch)
+            self._open.add(job)
+            self._jobs.put(job)
         self._man()
         if wait == 0 or latch.wait(COURTESY if wait is None else min(wait, COURTESY)):
             return
@@ -120,7 +123,7 @@ class Reaper:
     @property
     def is_busy(self) -> bool:
         """Whether disposals are under way."""
-        return not self._jobs.empty() or any(job is not None for job in list(self._busy.values()))
+        return bool(self._open)
 
     def watch(self) -> None:
         """Something takes long: keep an eye on it."""
@@ -172,17 +175,19 @@ class Reaper:
         their time."""
         pause = threading.Lock()
         pause.acquire()
-        while any(self._needs_watching(job) for job in list(self._busy.values())) or not self._jobs.empty():
+        while any(self._needs_watching(job) for job in list(self._open)):
             pause.acquire(timeout=COURTESY)
-            for job in list(self._busy.values()):
-                if job is not None and not self._is_free(job):
+            for job in list(self._open):
+                if job.started and not self._is_free(job):
                     self._give_up_on(job)
             if not self._jobs.empty():
                 self._man()
         self._watching = False
+        if any(self._needs_watching(job) for job in list(self._open)):     # it came in just now
+            self.watch()
 
-    def _needs_watching(self, job: Job | None) -> bool:
-        return job is not None and not (job.told if self._timeout is not None else job.overdue)
+    def _needs_watching(self, job: Job) -> bool:
+        return not (job.told if self._timeout is not None else job.overdue)
 
     def _give_up_on(self, job: Job) -> None:
         """Let nobody wait for one who is stuck."""
@@ -204,6 +209,7 @@ class Reaper:
             error = e
         finally:
             self._core.disposed(victim)
+            self._open.discard(job)
             first = job.end()
         if error is None:
             return

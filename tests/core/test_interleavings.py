@@ -1,16 +1,18 @@
 """All interleavings, with up to two preemptions, of what two callers of a threading pool may do at the same time.
 
-``GCP_PREEMPTIONS`` (default 2) is the bound; see `core.explorer` for how they are found."""
+``GCP_PREEMPTIONS`` (default 2) is the bound for two callers who are alone; with workers, or with three callers, it is one less.
+``GCP_SCHEDULES`` (default 250, ``inf`` for all) limits the schedules of each of the latter. `core.explorer` says how they are
+found."""
 
 from __future__ import annotations
 
 import itertools
+import math
 import os
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from math import inf
 
 import pytest
 from core.explorer import Broken, Lock, Report, Scheduler, explore
@@ -21,6 +23,7 @@ from gcp.exceptions import AcquireTimeoutError, ConnectionPoolClosedError
 from gcp.threading import BaseConnectionManager, ConnectionPool
 
 PREEMPTIONS = int(os.environ.get('GCP_PREEMPTIONS', '2'))
+MOST = float(os.environ.get('GCP_SCHEDULES', '250'))
 LONG = 1000.0
 """A time-out that passes only for the impatient, seconds."""
 
@@ -93,10 +96,11 @@ class World:
     pool: ConnectionPool[str, Conn]
     held: list[Conn] = field(default_factory=list)
     is_closing: bool = False
+    is_forced: bool = False
 
     def hold(self, conn: Conn) -> None:
         assert conn not in self.held, f'{conn} has two holders'
-        assert conn not in self.manager.disposed, f'{conn} was disposed of'
+        assert conn not in self.manager.disposed or self.is_forced, f'{conn} was disposed of'
         self.held.append(conn)
 
     def use_and_release(self, conn: Conn, endpoint: str) -> None:
@@ -199,8 +203,11 @@ class Discard(Release):
         self.world.doom(self.conn)
 
     def act(self) -> None:
-        with pytest.raises(Fault):
+        try:
             self.world.release(self.conn, self.endpoint)
+        except Fault:
+            return
+        assert self.world.is_forced  # its release did nothing
 
 
 class Expire(Action):
@@ -223,6 +230,14 @@ class Close(Action):
         self.world.is_closing = True
         self.pool.close()
         assert self.pool.get_size() == 0
+
+
+class Force(Action):
+    """A close that waits for nobody."""
+
+    def act(self) -> None:
+        self.world.is_closing = self.world.is_forced = True
+        self.pool.close(timeout=0)
 
 
 class Cancel(Acquire):
@@ -290,6 +305,7 @@ ACTIONS: dict[str, type[Action]] = {
     'discard': Discard,
     'expire': Expire,
     'close': Close,
+    'force': Force,
     'cancel': Cancel,
     'interrupt': Interrupt,
     'hurry': Hurry,
@@ -337,35 +353,228 @@ def meeting(*names: str, shared: bool, warm: bool = False, alone: bool = False) 
 
 # --- the tests ---
 
+PAIRS = list(itertools.combinations_with_replacement(ACTIONS, 2))
+TRIPLES = [
+    ('acquire', 'acquire', 'close'),
+    ('acquire', 'cancel', 'cancel'),
+    ('acquire', 'release', 'force'),
+    ('bury', 'cancel', 'hurry'),
+    ('cancel', 'acquire', 'discard'),
+    ('cancel', 'acquire', 'drop'),
+    ('cancel', 'acquire', 'release'),
+    ('cancel', 'close', 'release'),
+    ('close', 'close', 'drop'),
+    ('close', 'close', 'release'),
+    ('close', 'discard', 'interrupt'),
+    ('discard', 'drop', 'acquire'),
+    ('expire', 'acquire', 'cancel'),
+    ('expire', 'hurry', 'release'),
+    ('hurry', 'acquire', 'release'),
+    ('interrupt', 'cancel', 'release'),
+]
+
 
 class Tally:
-    """What all the explorations of this module have run."""
+    """What the explorations of this module have run."""
 
-    reports: ClassVar[list[Report]] = []
+    scenarios = 0
+    schedules = 0
+    longest = 0
+
+    @classmethod
+    def add(cls, report: Report) -> None:
+        cls.scenarios += 1
+        cls.schedules += report.total
+        cls.longest = max(cls.longest, report.longest)
 
 
 @pytest.fixture(scope='module', autouse=True)
 def tally(request: pytest.FixtureRequest) -> Iterator[None]:
     """Say at the end how much was tried."""
-    Tally.reports.clear()
+    Tally.scenarios = Tally.schedules = Tally.longest = 0
     yield
     reporter = request.config.pluginmanager.get_plugin('terminalreporter')
-    if reporter is not None and Tally.reports:
-        schedules = sum(report.total for report in Tally.reports)
-        longest = max(report.longest for report in Tally.reports)
-        reporter.write_line(f'\n{schedules} schedules of {len(Tally.reports)} scenarios, of up to {longest} choices each')
+    if reporter is not None and Tally.scenarios:
+        reporter.write_line(
+            f'\n{Tally.schedules:,} schedules of {Tally.scenarios} scenarios, with up to {Tally.longest} choices each')
 
 
-def explore_all(*names: str, preemptions: int = PREEMPTIONS) -> list[Report]:
+def meet(*names: str, alone: bool, preemptions: int, most: float = inf) -> int:
     """Explore a meeting under the cap of an endpoint, under the total cap, and with an idle connection there."""
-    reports = [explore(meeting(*names, shared=shared), preemptions=preemptions) for shared in (True, False)]
+    worlds = [{'shared': True}, {'shared': False}]
     if not any(ACTIONS[name].brings for name in names):
-        reports.append(explore(meeting(*names, shared=True, warm=True), preemptions=preemptions))
-    Tally.reports += reports
-    return reports
+        worlds.append({'shared': True, 'warm': True})
+    schedules = 0
+    for world in worlds:
+        report = explore(meeting(*names, alone=alone, **world), preemptions=preemptions, most=most)
+        Tally.add(report)
+        schedules += report.total
+    return schedules
 
 
-@pytest.mark.parametrize('pair', itertools.combinations_with_replacement(ACTIONS, 2), ids='+'.join)
+@pytest.mark.parametrize('pair', PAIRS, ids='+'.join)
 def test_two_callers(pair: tuple[str, str]) -> None:
-    for report in explore_all(*pair):
-        assert report.total > 1
+    """All schedules. Whoever finds a victim disposes of it, so that there are no threads but the callers."""
+    assert meet(*pair, alone=True, preemptions=PREEMPTIONS) >= 4
+
+
+@pytest.mark.parametrize('pair', PAIRS, ids='+'.join)
+def test_two_callers_and_the_workers(pair: tuple[str, str]) -> None:
+    """Disposals are the workers', as they are in earnest. That makes three threads, or four, or five."""
+    assert meet(*pair, alone=False, preemptions=PREEMPTIONS - 1, most=MOST) >= 4
+
+
+@pytest.mark.parametrize('triple', TRIPLES, ids='+'.join)
+def test_three_callers(triple: tuple[str, str, str]) -> None:
+    assert meet(*triple, alone=True, preemptions=PREEMPTIONS - 1, most=2 * MOST) >= 12
+
+
+def test_all_that_was_tried(request: pytest.FixtureRequest) -> None:
+    """Should the boundaries get lost, the tests above would try next to nothing, and pass."""
+    if Tally.scenarios < 2 * (2 * len(PAIRS) + len(TRIPLES)) or PREEMPTIONS < 2:
+        pytest.skip('not all were run')
+    assert Tally.schedules > 20_000
+    assert Tally.longest > 30
+
+
+# --- and the explorer itself ---
+
+
+def counting(increments: int, *, careful: bool = False) -> tuple[Callable[[Scheduler], Callable[[], None]], list[list[int]]]:
+    """Make a scenario: two threads count, each reads and writes in two steps. Also returns what they counted, each time."""
+    outcomes: list[list[int]] = []
+
+    def scenario(scheduler: Scheduler) -> Callable[[], None]:
+        count = [0]
+        outcomes.append(count)
+        lock = Lock(scheduler)
+
+        def work() -> None:
+            for _ in range(increments):
+                if careful:
+                    lock.acquire()
+                seen = count[0]
+                scheduler.pause('read')
+                count[0] = seen + 1
+                if careful:
+                    lock.release()
+
+        scheduler.spawn('one', work)
+        scheduler.spawn('two', work)
+        return lambda: None
+
+    return scenario, outcomes
+
+
+def test_the_explorer_finds_what_a_preemption_breaks() -> None:
+    scenario, outcomes = counting(1)
+    assert explore(scenario, preemptions=0).schedules == [2]  # one after the other, whoever begins
+    assert outcomes == [[2], [2]]
+    outcomes.clear()
+    report = explore(scenario, preemptions=1)
+    assert report.schedules == [2, 2]
+    assert outcomes == [[2], [2], [1], [1]]
+
+
+def test_the_explorer_runs_each_schedule_once() -> None:
+    """Two threads of n boundaries each have (2n)! / (n!)^2 interleavings of their n + 1 pieces, as C(2n + 2, n + 1)."""
+    for boundaries in range(1, 4):
+        scenario, _ = counting(boundaries)
+        assert explore(scenario, preemptions=99).total == math.comb(2 * boundaries + 2, boundaries + 1)
+
+
+def test_the_explorer_tries_the_same_each_time() -> None:
+    stories = []
+    for _ in range(2):
+        told: list[str] = []
+        scenario = meeting('cancel', 'release', shared=False)
+
+        def telling(scheduler: Scheduler, told: list[str] = told) -> Callable[[], None]:
+            verify = scenario(scheduler)
+            return lambda: (told.append(scheduler.story()), verify())[1]
+
+        explore(telling, preemptions=1, most=100)
+        stories.append(told)
+    assert stories[0] == stories[1]
+    assert len(set(stories[0])) == len(stories[0])
+
+
+def test_a_lock_keeps_counts_right() -> None:
+    scenario, outcomes = counting(2, careful=True)
+    assert explore(scenario, preemptions=99).total > 2
+    assert {tuple(count) for count in outcomes} == {(4,)}
+
+
+def test_the_explorer_finds_a_deadlock() -> None:
+    def scenario(scheduler: Scheduler) -> Callable[[], None]:
+        locks = [Lock(scheduler), Lock(scheduler)]
+
+        def work(first: Lock, second: Lock) -> None:
+            first.acquire()
+            scheduler.pause('between')
+            second.acquire()
+            second.release()
+            first.release()
+
+        scheduler.spawn('one', lambda: work(*locks))
+        scheduler.spawn('two', lambda: work(*reversed(locks)))
+        return lambda: None
+
+    assert explore(scenario, preemptions=0).total == 2
+    with pytest.raises(Broken, match='all wait for ever: one, two'):
+        explore(scenario, preemptions=1)
+
+
+def test_the_explorer_lets_time_pass_only_when_all_wait() -> None:
+    elapsed = []
+
+    def scenario(scheduler: Scheduler) -> Callable[[], None]:
+        lock = Lock(scheduler)
+        lock.acquire()
+
+        def sleeper() -> None:
+            assert not lock.acquire(timeout=5.0)
+
+        def worker() -> None:
+            for _ in range(3):
+                scheduler.pause('work')
+                assert scheduler.now == 0.0
+
+        scheduler.spawn('sleeper', sleeper)
+        scheduler.spawn('worker', worker)
+        return lambda: elapsed.append((scheduler.now, scheduler.slept))
+
+    explore(scenario)
+    assert set(elapsed) == {(5.0, 5.0)}
+
+
+def test_the_impatient_may_give_up_at_any_time() -> None:
+    outcomes: Counter[bool] = Counter()
+
+    def scenario(scheduler: Scheduler) -> Callable[[], None]:
+        lock = Lock(scheduler)
+        lock.acquire()
+
+        def worker() -> None:
+            scheduler.pause('work')
+            lock.release()
+
+        scheduler.spawn('hasty', lambda: outcomes.update([lock.acquire(timeout=5.0)]), impatience=TimeoutError)
+        scheduler.spawn('worker', worker)
+        return lambda: None
+
+    explore(scenario)
+    assert outcomes[True] and outcomes[False]
+
+
+def test_an_error_in_a_thread_is_told_with_the_schedule() -> None:
+    def scenario(scheduler: Scheduler) -> Callable[[], None]:
+        def fail() -> None:
+            scheduler.pause('about to fail')
+            raise Fault
+
+        scheduler.spawn('one', fail)
+        return lambda: None
+
+    with pytest.raises(Broken, match=r'one raised Fault\(\)\n    one: about to fail'):
+        explore(scenario)

@@ -1,4 +1,4 @@
-"""The fake managers themselves: they do as told, remember all, and notice each breach of the rules of a connection's life.
+"""The fake managers themselves: they do as told, remember all, and notice each breach of a connection's rules.
 
 What the other modules see to by `manager.check()` would be worth nothing if this failed."""
 
@@ -186,8 +186,8 @@ def a_stranger(manager: FakeManager, connection: Any) -> None:
 
 
 @pytest.mark.parametrize('breach', [
-    handed_out_twice, held_twice, released_by_nobody, checked_while_used, used_after_its_disposal, held_after_its_disposal,
-    disposed_of_twice, disposed_of_while_held, two_hooks_at_a_time, a_stranger,
+    handed_out_twice, held_twice, released_by_nobody, checked_while_used, used_after_its_disposal,
+    held_after_its_disposal, disposed_of_twice, disposed_of_while_held, two_hooks_at_a_time, a_stranger,
 ], ids=lambda breach: breach.__name__)
 def test_it_notices(breach: Callable[[FakeManager, Any], None]) -> None:
     manager = FakeManager()
