@@ -65,7 +65,7 @@ class Actor:
 
     def __init__(self, number: int, name: str, target: Callable[[], None], impatience: type[BaseException] | None) -> None:
         self.number = number
-        self.name = name
+        self.name = f'{number}-{name}'
         self.target = target
         self.impatience = impatience
         self.gate = real.Lock()
@@ -193,6 +193,7 @@ class Scheduler:
             return
         if heir is not None:
             self._current = heir
+            self.trace.append(f'{heir.name}:')
             heir.gate.release()
         else:
             self._end.release()
@@ -419,13 +420,16 @@ def explore(scenario: Callable[[Scheduler], Callable[[], None]], *, preemptions:
                 prefix = now.popleft()
                 scheduler = run(scenario, prefix)
                 report.schedules[bound] += 1
+                if not report.total % 1000:
+                    gc.collect()
                 report.longest = max(report.longest, len(scheduler.choices))
                 chosen = tuple(choice.chosen for choice in scheduler.choices)
                 for position, choice in itertools.islice(enumerate(scheduler.choices), len(prefix), None):
                     for other in range(1, len(choice.options)):
                         (later if choice.preempts else now).append((*chosen[:position], other))
+            if not later or report.total >= most:
+                break
             now = later
-            gc.collect()
     return report
 
 

@@ -344,8 +344,8 @@ def meeting(*names: str, shared: bool, warm: bool = False, alone: bool = False) 
         if warm:
             world.park('a')
         pool._core.on_step = scheduler.pause
-        for number, (name, caller) in enumerate(zip(names, callers, strict=True)):
-            scheduler.spawn(f'{number}-{name}', caller, impatience=caller.impatience)
+        for name, caller in zip(names, callers, strict=True):
+            scheduler.spawn(name, caller, impatience=caller.impatience)
         return world.verify
 
     return scenario
@@ -521,7 +521,7 @@ def test_the_explorer_finds_a_deadlock() -> None:
         return lambda: None
 
     assert explore(scenario, preemptions=0).total == 2
-    with pytest.raises(Broken, match='all wait for ever: one, two'):
+    with pytest.raises(Broken, match='all wait for ever: 0-one, 1-two'):
         explore(scenario, preemptions=1)
 
 
@@ -576,5 +576,5 @@ def test_an_error_in_a_thread_is_told_with_the_schedule() -> None:
         scheduler.spawn('one', fail)
         return lambda: None
 
-    with pytest.raises(Broken, match=r'one raised Fault\(\)\n    one: about to fail'):
+    with pytest.raises(Broken, match=r'0-one raised Fault\(\)\n    0-one:\n    0-one: about to fail'):
         explore(scenario)
