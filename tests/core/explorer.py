@@ -1,20 +1,21 @@
-"""Every interleaving that matters: real threads over a real pool, one at a time, under a scheduler that decides at each step
-boundary who goes on, and tries them all.
+"""Every interleaving that matters: real threads over a real pool, one at a time, under a scheduler that decides at each
+step boundary who goes on, and tries them all.
 
-The threads are the threading front's own callers and workers. They can be switched at the boundaries of the core's verbs
-(`Core.on_step`), at each lock and each queue that the front waits on (both are replaced by cooperative ones), and wherever a
-scenario says so, as in a manager's hooks. In between they run undisturbed; with the GIL no step of the core can be cut.
+The threads are the threading front's own callers and workers. They can be switched at the boundaries of the core's
+verbs (`Core.on_step`), at each lock and queue that the front waits on (both are replaced by cooperative ones), and
+wherever a scenario says so, as in a manager's hooks. In between they run undisturbed; with the GIL no step of the core
+can be cut.
 
-The order of exploration is iterative context bounding (M. Musuvathi and S. Qadeer, "Iterative Context Bounding for Systematic
-Testing of Multithreaded Programs", PLDI 2007): first all schedules without a preemption, then all with one, then all with two.
-A switch away from a thread that cannot go on is free; a switch away from one that could is a preemption. Most concurrency bugs
-need few preemptions, and the number of schedules is polynomial in the number of steps for a fixed bound. The search is
-stateless: each schedule runs from the beginning, by replaying the choices of an earlier one up to a point and choosing
-differently there.
+The order of exploration is iterative context bounding (M. Musuvathi and S. Qadeer, "Iterative Context Bounding for
+Systematic Testing of Multithreaded Programs", PLDI 2007): first all schedules without a preemption, then all with one,
+then all with two. A switch away from a thread that cannot go on is free; one away from a thread that could is a
+preemption. Most concurrency bugs need few of them, and for a fixed bound the number of schedules is polynomial in the
+number of steps. The search is stateless: each schedule runs from the beginning, by replaying the choices of an earlier
+one up to a point and choosing differently there.
 
-Time stands still while anybody can go on. When all wait, the earliest of their time-outs passes; a thread may also be told to
-be *impatient*: its time-out may pass (or a signal handler may raise in it) at any boundary. When nobody can go on and nobody
-has a time-out, that is a deadlock, or a lost wake-up."""
+Time stands still while anybody can go on. When all wait, the earliest of their time-outs passes; a thread may also be
+told to be *impatient*: its time-out may pass (or a signal handler may raise in it) at any boundary. When nobody can go
+on and nobody has a time-out, that is a deadlock, or a lost wake-up."""
 
 from __future__ import annotations
 
@@ -29,13 +30,13 @@ from dataclasses import dataclass, field
 from math import inf
 from queue import Empty
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 STEPS = 2000
 """More steps than any schedule takes that ends at all."""
 
 SECONDS = 20.0
-"""For how long a schedule may take in real time: one that takes longer waits for something that is not under control."""
+"""For how long a schedule may take in real time: a longer one waits for something that is not under control."""
 
 
 class Abandoned(BaseException):
@@ -63,7 +64,9 @@ class Choice:
 class Actor:
     """One thread under control."""
 
-    def __init__(self, number: int, name: str, target: Callable[[], None], impatience: type[BaseException] | None) -> None:
+    def __init__(
+        self, number: int, name: str, target: Callable[[], None], impatience: type[BaseException] | None
+    ) -> None:
         self.number = number
         self.name = f'{number}-{name}'
         self.target = target
@@ -106,13 +109,18 @@ class Scheduler:
     # --- for the scenario ---
 
     def spawn(
-        self, name: str, target: Callable[[], None], *, foreground: bool = True, impatience: type[BaseException] | None = None
+        self,
+        name: str,
+        target: Callable[[], None],
+        *,
+        foreground: bool = True,
+        impatience: type[BaseException] | None = None,
     ) -> None:
         """Add a thread.
 
         :param foreground: whether the schedule is about it: when only others are left, nothing is explored any more
-        :param impatience: what may happen to it in any wait with a time-out: `TimeoutError` for the time-out, another error
-                           to be raised there, as by a signal handler
+        :param impatience: what may happen to it in any wait: `TimeoutError` for its time-out, another error to be
+                           raised there, as by a signal handler
         """
         actor = Actor(len(self.actors), name, target, impatience)
         self.actors.append(actor)
@@ -207,7 +215,7 @@ class Scheduler:
         assert current is not None
         self._steps += 1
         if self._steps > STEPS:
-            return self._fail('it goes on and on')
+            self._fail('it goes on and on')
         ready = [actor for actor in self.actors if actor.is_ready]
         impatient = [
             actor for actor in self.actors
@@ -238,16 +246,17 @@ class Scheduler:
             return None
         first = min(waiting, key=lambda actor: (actor.deadline, actor.number))
         if first.deadline == inf:
-            return self._fail('all wait for ever: ' + ', '.join(actor.name for actor in waiting))
+            self._fail('all wait for ever: ' + ', '.join(actor.name for actor in waiting))
         if not all(actor.is_over for actor in self.foreground):
             self.slept += first.deadline - self.now
         self.now = max(self.now, first.deadline)
         first.timed_out = True
         return first
 
-    def _fail(self, failure: str) -> None:
+    def _fail(self, failure: str) -> NoReturn:
         self.failure = failure
         self._abandon()
+        raise Abandoned
 
     def _abandon(self) -> None:
         """Let all threads go, to raise `Abandoned`."""
@@ -257,7 +266,6 @@ class Scheduler:
                 actor.gate.release()
         if me is not None:
             self._end.release()
-            raise Abandoned
 
     # --- threads ---
 
@@ -372,7 +380,7 @@ def cooperative(scheduler: Scheduler) -> Iterator[None]:
         (reaper, 'queue', SimpleNamespace(SimpleQueue=lambda: Queue(scheduler), Empty=Empty)),
         (reaper, 'time', SimpleNamespace(monotonic=now)),
     ]
-    real_ring = front.ring
+    real_ring = getattr(front, 'ring')  # noqa: B009  # not for others, but where threads can be switched
     replacements.append((front, 'ring', ring))
     before = [(module, name, getattr(module, name)) for module, name, _ in replacements]
     for module, name, value in replacements:
@@ -385,6 +393,9 @@ def cooperative(scheduler: Scheduler) -> Iterator[None]:
 
 
 # --- the search ---
+
+Scenario = Callable[[Scheduler], Callable[[], None]]
+"""Sets a world up under a scheduler, and returns what is to hold afterwards."""
 
 
 @dataclass
@@ -403,7 +414,7 @@ class Report:
         return sum(self.schedules)
 
 
-def explore(scenario: Callable[[Scheduler], Callable[[], None]], *, preemptions: int = 2, most: float = inf) -> Report:
+def explore(scenario: Scenario, *, preemptions: int = 2, most: float = inf) -> Report:
     """Run a scenario under all its interleavings with so many preemptions at most, those with fewer first.
 
     :param scenario: sets a world up under a scheduler, and returns what is to hold afterwards
@@ -451,7 +462,7 @@ def undisturbed() -> Iterator[None]:
             gc.enable()
 
 
-def run(scenario: Callable[[Scheduler], Callable[[], None]], prefix: tuple[int, ...] = ()) -> Scheduler:
+def run(scenario: Scenario, prefix: tuple[int, ...] = ()) -> Scheduler:
     """Run one schedule of a scenario.
 
     :raises Broken: when it goes wrong

@@ -1,4 +1,4 @@
-"""A bench for the core: a clock that stands still until it is told, connections with names, and the few moves of a front."""
+"""A bench for the core: a clock that stands still, connections with names, and the few moves of a front."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class Bench:
             self.core.give_back(checkout)
 
     def fill(self, endpoint: Hashable, count: int) -> list[Any]:
-        """Leave so many connections idle; they come back in the order of their creation, which is that of the result."""
+        """Leave so many connections idle: they come back in the order of the result, that of their creation."""
         held = [self.get(endpoint) for _ in range(count)]
         conns = [ticket.conn for ticket in held]
         self.put(*held)
@@ -118,7 +118,7 @@ class Bench:
 
     def bury(self) -> list[tuple[str, str]]:
         """Dispose of all victims; give their names and the reasons."""
-        gone = []
+        gone: list[tuple[str, str]] = []
         while (victim := self.core.victim()) is not None:
             gone.append((repr(victim.conn), victim.reason))
             self.core.disposed(victim)

@@ -56,9 +56,7 @@ class Endpoint:
 
 
 class Model:
-    """The state of a pool, by the book.
-
-    Attributes that end in ``_now`` are recomputed; all others change only in the verbs."""
+    """The state of a pool, by the book. Its methods are the core's verbs, and what they are made of."""
 
     def __init__(
         self, *, max_size: int, total_max_size: int, min_idle: int, idle_timeout: float, max_lifetime: float
@@ -77,7 +75,7 @@ class Model:
         self.endpoints: dict[str, Endpoint] = {}
         self.create_time = 0.0
         self.arrivals = 0
-        self.orphans: list[tuple[Slot, Ticket | None]] = []  # left by finalizers: a lease, or (without a ticket) a victim
+        self.orphans: list[tuple[Slot, Ticket | None]] = []  # left by finalizers: leases, or (no ticket) victims
         self.lost_permits: list[str] = []
         self.woken: list[Ticket] = []
         self.created_total = 0
@@ -109,7 +107,8 @@ class Model:
         return len(self.slots) + sum(each.creating for each in self.endpoints.values())
 
     def blocked(self, but: str | None = None) -> str | None:
-        """Find the endpoint whose waiters only the total cap holds back that holds least; the oldest waiter among equals."""
+        """Find the endpoint that holds least, of those whose waiters only the total cap holds back; among equals, the
+        one with the oldest waiter."""
         return min(
             (
                 name
@@ -364,7 +363,8 @@ class Model:
         self.slots.remove(slot)
         endpoint = slot.promised_to
         self.release_pledge(slot)
-        if endpoint and self.at(endpoint).line and self.taken(endpoint) < self.max_size and self.size < self.total_max_size:
+        has_room = self.size < self.total_max_size
+        if endpoint and self.at(endpoint).line and self.taken(endpoint) < self.max_size and has_room:
             self.grant(endpoint)
         self.settle()
 
@@ -391,7 +391,7 @@ class Model:
                 ticket.state = SHUT
                 self.woken.append(ticket)
             self.at(name).line.clear()
-        for slot in [slot for slot in self.idle_order if slot.extra] + [slot for slot in self.idle_order if not slot.extra]:
+        for slot in sorted(self.idle_order, key=lambda slot: not slot.extra):  # a stable sort: else in their order
             self.retire(slot, 'pool_closed')
 
     def force(self) -> None:

@@ -1,5 +1,5 @@
-"""A discrete-event simulation of overloaded endpoints over a real core: clients acquire, use and release as fast as they can,
-in simulated time. What is measured is the sharing rule, not the machine."""
+"""A discrete-event simulation of overloaded endpoints over a real core: clients acquire, use and release as fast as
+they can, in simulated time. What is measured is the sharing rule, not the machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 
 from core.helpers import CREATE, SHUT, WAIT, Clock, Conn
-
 from gcp._core import Core, Victim
 
 Process = Generator[float | None, None, None]

@@ -1,8 +1,8 @@
 """All interleavings, with up to two preemptions, of what two callers of a threading pool may do at the same time.
 
-``GCP_PREEMPTIONS`` (default 2) is the bound for two callers who are alone; with workers, or with three callers, it is one less.
-``GCP_SCHEDULES`` (default 250, ``inf`` for all) limits the schedules of each of the latter. `core.explorer` says how they are
-found."""
+``GCP_PREEMPTIONS`` (default 2) is the bound for two callers who are alone; with workers, or with three callers, it is
+one less. ``GCP_SCHEDULES`` (default 250, ``inf`` for all) limits the schedules of each of the latter. `core.explorer`
+says how they are found."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import itertools
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
 
 import pytest
-from core.explorer import Broken, Lock, Report, Scheduler, explore
 from fronts import audit
 
+from core.explorer import Broken, Lock, Report, Scenario, Scheduler, explore
 from gcp.disposal import BATCH, COURTESY
 from gcp.exceptions import AcquireTimeoutError, ConnectionPoolClosedError
 from gcp.threading import BaseConnectionManager, ConnectionPool
@@ -314,7 +314,7 @@ ACTIONS: dict[str, type[Action]] = {
 }
 
 
-def meeting(*names: str, shared: bool, warm: bool = False, alone: bool = False) -> Callable[[Scheduler], Callable[[], None]]:
+def meeting(*names: str, shared: bool, warm: bool = False, alone: bool = False) -> Scenario:
     """Make a scenario: callers that do these things at the same time.
 
     :param shared: on one endpoint, under its cap; otherwise each on an endpoint of its own, under the total cap
@@ -375,7 +375,7 @@ TRIPLES = [
 
 
 class Tally:
-    """What the explorations of this module have run."""
+    """What the explorations of this module have run; the conftest tells it."""
 
     scenarios = 0
     schedules = 0
@@ -387,16 +387,9 @@ class Tally:
         cls.schedules += report.total
         cls.longest = max(cls.longest, report.longest)
 
-
-@pytest.fixture(scope='module', autouse=True)
-def tally(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Say at the end how much was tried."""
-    Tally.scenarios = Tally.schedules = Tally.longest = 0
-    yield
-    reporter = request.config.pluginmanager.get_plugin('terminalreporter')
-    if reporter is not None and Tally.scenarios:
-        reporter.write_line(
-            f'\n{Tally.schedules:,} schedules of {Tally.scenarios} scenarios, with up to {Tally.longest} choices each')
+    @classmethod
+    def told(cls) -> str:
+        return f'{cls.schedules:,} schedules of {cls.scenarios} scenarios, with up to {cls.longest} choices each'
 
 
 def meet(*names: str, alone: bool, preemptions: int, most: float = inf) -> int:
@@ -429,7 +422,7 @@ def test_three_callers(triple: tuple[str, str, str]) -> None:
     assert meet(*triple, alone=True, preemptions=PREEMPTIONS - 1, most=2 * MOST) >= 12
 
 
-def test_all_that_was_tried(request: pytest.FixtureRequest) -> None:
+def test_all_that_was_tried() -> None:
     """Should the boundaries get lost, the tests above would try next to nothing, and pass."""
     if Tally.scenarios < 2 * (2 * len(PAIRS) + len(TRIPLES)) or PREEMPTIONS < 2:
         pytest.skip('not all were run')
@@ -440,8 +433,8 @@ def test_all_that_was_tried(request: pytest.FixtureRequest) -> None:
 # --- and the explorer itself ---
 
 
-def counting(increments: int, *, careful: bool = False) -> tuple[Callable[[Scheduler], Callable[[], None]], list[list[int]]]:
-    """Make a scenario: two threads count, each reads and writes in two steps. Also returns what they counted, each time."""
+def counting(increments: int, *, careful: bool = False) -> tuple[Scenario, list[list[int]]]:
+    """Make a scenario: two threads count, each reads and writes in two steps. Also returns what they counted."""
     outcomes: list[list[int]] = []
 
     def scenario(scheduler: Scheduler) -> Callable[[], None]:
@@ -484,19 +477,22 @@ def test_the_explorer_runs_each_schedule_once() -> None:
 
 
 def test_the_explorer_tries_the_same_each_time() -> None:
-    stories = []
-    for _ in range(2):
-        told: list[str] = []
-        scenario = meeting('cancel', 'release', shared=False)
+    scenario = meeting('cancel', 'release', shared=False)
+    stories: list[str] = []
 
-        def telling(scheduler: Scheduler, told: list[str] = told) -> Callable[[], None]:
-            verify = scenario(scheduler)
-            return lambda: (told.append(scheduler.story()), verify())[1]
+    def telling(scheduler: Scheduler) -> Callable[[], None]:
+        verify = scenario(scheduler)
 
-        explore(telling, preemptions=1, most=100)
-        stories.append(told)
-    assert stories[0] == stories[1]
-    assert len(set(stories[0])) == len(stories[0])
+        def tell() -> None:
+            stories.append(scheduler.story())
+            verify()
+
+        return tell
+
+    explore(telling, preemptions=1, most=100)
+    explore(telling, preemptions=1, most=100)
+    assert stories[:100] == stories[100:]
+    assert len(set(stories)) == 100
 
 
 def test_a_lock_keeps_counts_right() -> None:

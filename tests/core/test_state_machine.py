@@ -9,13 +9,13 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import pytest
-from core import model as rules
-from core.helpers import CREATE, SHUT, USE, WAIT, Clock, Conn
-from core.model import Model
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from core import model as rules
+from core.helpers import CREATE, SHUT, USE, WAIT, Clock, Conn
+from core.model import Model
 from gcp._core import Checkout, Core, Ticket, Victim
 from gcp.exceptions import AcquireTimeoutError, ConnectionNotAcquiredError, ConnectionPoolClosedError
 
@@ -46,12 +46,20 @@ class Acquire:
     def is_lent(self) -> bool:
         return self.conn is not None
 
+    @property
+    def has_verdict(self) -> bool:
+        """Whether it is in progress."""
+        return not self.is_lent and self.state in VERDICTS.values()
+
 
 class PoolMachine(RuleBasedStateMachine):
     """Callers, finalizers, a reaper, a collector and a closer, in any order."""
 
     @initialize(
-        max_size=st.integers(1, 3), total_max_size=st.integers(1, 5), min_idle=st.integers(0, 2), names=st.integers(1, 4)
+        max_size=st.integers(1, 3),
+        total_max_size=st.integers(1, 5),
+        min_idle=st.integers(0, 2),
+        names=st.integers(1, 4),
     )
     def build(self, max_size: int, total_max_size: int, min_idle: int, names: int) -> None:
         self.clock = Clock()
@@ -106,13 +114,12 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(number=SOME)
     def arm(self, number: int) -> None:
-        if acquire := self.pick(number, where=lambda acquire: acquire.state in ('wait', 'create', 'use')):
-            if not acquire.is_lent:
-                self.tick()
-                self.check_verdict(
-                    self.core.arm(acquire.ticket, self.waker(acquire.twin)), self.model.poll(acquire.twin))
-                if acquire.state == 'wait':
-                    self.armed.append(acquire.twin)
+        if acquire := self.pick(number, where=lambda acquire: acquire.has_verdict):
+            self.tick()
+            verdict = self.core.arm(acquire.ticket, self.waker(acquire.twin))
+            self.check_verdict(verdict, self.model.poll(acquire.twin))
+            if acquire.state == 'wait':
+                self.armed.append(acquire.twin)
 
     def waker(self, twin: rules.Ticket) -> Callable[[], None]:
         # not of the acquire: a ticket that was dropped must be gone
@@ -120,13 +127,13 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(number=SOME)
     def poll(self, number: int) -> None:
-        if acquire := self.pick(number, where=lambda acquire: not acquire.is_lent and acquire.state in VERDICTS.values()):
+        if acquire := self.pick(number, where=lambda acquire: acquire.has_verdict):
             self.tick()
             self.check_verdict(self.core.poll(acquire.ticket), self.model.poll(acquire.twin))
 
     @rule(number=SOME)
     def expire(self, number: int) -> None:
-        if acquire := self.pick(number, where=lambda acquire: not acquire.is_lent and acquire.state in VERDICTS.values()):
+        if acquire := self.pick(number, where=lambda acquire: acquire.has_verdict):
             self.tick()
             self.check_verdict(self.core.expire(acquire.ticket), self.model.expire(acquire.twin))
             self.model.end()
@@ -285,6 +292,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.model.disposed(slot)
         self.model.end()
         if twice:
+            self.tick()
             self.core.disposed(victim)
 
     @rule()
