@@ -28,7 +28,7 @@ from gcp._core import (
     describe,
 )
 from gcp.disposal import BATCH, COURTESY, PARTING, TICK, tell, weakly
-from gcp.disposal.threads import Reaper
+from gcp.disposal.threads import Reaper, start_daemon
 from gcp.exceptions import ConnectionPoolClosedError
 from gcp.managers import AsyncConnectionManager, ConnectionT, EndpointT
 from gcp.managers import SyncConnectionManager as BaseConnectionManager
@@ -294,16 +294,12 @@ class Collector:
     def start_anew(self) -> None:
         """Begin without a thread: a forked child has none."""
         self._bell = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._runs = False
 
     def ensure(self) -> None:
         """Start the thread, unless it runs."""
-        if self._thread is None and not self._core.closed:
-            self._thread = threading.Thread(target=self._run, name='gcp-collector', daemon=True)
-            try:
-                self._thread.start()
-            except RuntimeError:    # no more threads, or the interpreter is going down: the next acquire tries again
-                self._thread = None
+        if not self._runs and not self._core.closed:
+            self._runs = start_daemon(self._run, 'gcp-collector')   # if that cannot be, the next acquire tries again
 
     def ring(self) -> None:
         """Have it look again."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
 import queue
 import threading
 import time
@@ -14,6 +16,42 @@ from gcp._core import Core, Victim, describe
 from gcp.disposal import COURTESY, LINGER, tell
 
 logger = logging.getLogger('gcp.threading')
+
+
+starting = threading.RLock()
+going_down = False
+
+
+def start_daemon(target: Callable[[], object], name: str) -> bool:
+    """Start a daemon thread; tell whether that was possible: there may be too many, or the interpreter is going down.
+
+    A thread that is born while CPython takes itself apart may crash it (seen on 3.10), so from then on none is."""
+    with starting:
+        if going_down:
+            return False
+        try:
+            threading.Thread(target=target, name=name, daemon=True).start()
+        except RuntimeError:
+            return False
+        return True
+
+
+@atexit.register    # at import, and so after whatever programs have registered
+def stop_starting() -> None:
+    """The interpreter is going down. Who is just starting a thread is waited for."""
+    global going_down  # noqa: PLW0603  # it is the process's
+    with starting:
+        going_down = True
+
+
+def after_fork_in_child() -> None:
+    """Forget who was starting a thread: it is not here."""
+    global starting  # noqa: PLW0603  # it is the process's
+    starting = threading.RLock()
+
+
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=after_fork_in_child)
 
 
 class Latch:
@@ -41,6 +79,7 @@ class Job:
         self.started = 0.0
         self.overdue = False    # nobody counts on its place any more
         self.told = False       # its caller was let go
+        self.done = False
 
     def end(self) -> bool:
         """Let the caller go, once; tell whether this was the first time."""
@@ -111,8 +150,10 @@ class Reaper:
         self._man()     # before and after: neither a signal nor a worker that just goes may leave a job to nobody
         while victims:
             job = Job(victims.popleft(), latch)
+            self._jobs.put(job)     # before it is entered: a signal between the two then costs no more than a watch
             self._open.add(job)
-            self._jobs.put(job)
+            if job.done:
+                self._open.discard(job)
         self._man()
         if wait == 0 or latch.wait(COURTESY if wait is None else min(wait, COURTESY)):
             return
@@ -123,7 +164,7 @@ class Reaper:
     @property
     def is_busy(self) -> bool:
         """Whether disposals are under way."""
-        return bool(self._open)
+        return any(not job.done for job in list(self._open))
 
     def watch(self) -> None:
         """Something takes long: keep an eye on it."""
@@ -142,13 +183,11 @@ class Reaper:
         return job is None or time.monotonic() - job.started < COURTESY
 
     def _start(self, target: Callable[[], None], name: str) -> None:
-        thread = threading.Thread(target=target, name=name, daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:    # no more threads, or the interpreter is going down
-            self._watching = False
-            if target == self._work:
-                self._work(linger=0)
+        if start_daemon(target, name):
+            return
+        self._watching = False
+        if target == self._work and not going_down:
+            self._work(linger=0)
 
     def _work(self, linger: float = LINGER) -> None:
         me = threading.get_ident()
@@ -187,7 +226,7 @@ class Reaper:
             self.watch()
 
     def _needs_watching(self, job: Job) -> bool:
-        return not (job.told if self._timeout is not None else job.overdue)
+        return not (job.done or (job.told if self._timeout is not None else job.overdue))
 
     def _give_up_on(self, job: Job) -> None:
         """Let nobody wait for one who is stuck."""
@@ -209,6 +248,7 @@ class Reaper:
             error = e
         finally:
             self._core.disposed(victim)
+            job.done = True
             self._open.discard(job)
             first = job.end()
         if error is None:
