@@ -1,7 +1,8 @@
 """What gcp must show, measured: a table of targets and of what was seen. The exit status is 1 when one is missed.
 
-Contenders take turns in one run, round after round, and medians are compared: on a machine that does other things as well,
-ratios hold where times do not. Of the predecessor, ``generic-connection-pool==0.8.1`` is measured where it is installed.
+Contenders take turns in one run, round after round, and medians are compared: on a machine that does other things as
+well, ratios hold where times do not. Of the predecessor, ``generic-connection-pool==0.8.1`` is measured where it is
+installed.
 
     python asv_bench/must_show.py                 everything, about two minutes
     python asv_bench/must_show.py hit endpoints   these cases
@@ -69,7 +70,7 @@ clock = time.thread_time
 """Processor time: what this thread was busy for, whatever else the machine was busy with."""
 
 SLICE = 0.005
-"""For how long a contender runs before it is the next one's turn, seconds: short enough to fit between interruptions."""
+"""For how long a contender runs before it is the next one's turn, seconds: fits between interruptions."""
 
 
 def take_turns(contenders: dict[str, Contender], rounds: int) -> dict[str, float]:
@@ -181,7 +182,7 @@ def case_hit(effort: float) -> Iterator[Row]:
     seen = take_turns(contenders, rounds=round(100 * effort) + 5)
     loop.close()
     yield at_most('acquire+release / deque.pop+append', 5, seen['pair'] / seen['deque'], ' x')
-    for name, bound in (('with', 0), ('await pair', 0), ('async with', 0)):
+    for name in ('with', 'await pair', 'async with'):
         yield Row(f'{name} / deque.pop+append', '', f'{seen[name] / seen["deque"]:.3g} x', None)
     for name, what, bound in (
         ('pair', 'acquire+release', 80), ('with', 'with pool.connection()', 50),
@@ -198,7 +199,9 @@ def case_hit(effort: float) -> Iterator[Row]:
 
 # --- threads, tasks: waiting in line ---
 
-def compare_loads(what: str, run: dict[str, Callable[[], loads.Seen]], rounds: int) -> tuple[list[Row], list[loads.Seen]]:
+def compare_loads(
+    what: str, run: dict[str, Callable[[], loads.Seen]], rounds: int,
+) -> tuple[list[Row], list[loads.Seen]]:
     """Let a pool and a bare queue take turns. The pool is the first of the two."""
     seen: dict[str, list[loads.Seen]] = {name: [] for name in run}
     for _ in range(rounds):
@@ -210,7 +213,7 @@ def compare_loads(what: str, run: dict[str, Callable[[], loads.Seen]], rounds: i
     ratio = statistics.median(one.rate for one in ours) / statistics.median(one.rate for one in bare)
     return [
         at_least(f'{what}: Jain fairness', 0.99, fairness),
-        Row(f'{what}: Jain fairness of {bare_name}', '', f'{statistics.median(one.fairness for one in bare):.3g}', None),
+        Row(f'{what}: Jain fairness of {bare_name}', '', f'{statistics.median(s.fairness for s in bare):.3g}', None),
         at_least(f'{what}: throughput / {bare_name}', 95, 100 * ratio, ' %'),
     ], ours
 
@@ -346,7 +349,8 @@ def share(front: ModuleType, cap: int, endpoints: int, workers: int, seconds: fl
             manager = managers.asynchronous(front, create_time=0.02)
             async with gcp.asyncio.ConnectionPool(manager, **options) as pool:
                 seen = await loads.in_tasks(
-                    [loads.of_pool(pool, name) for name in names], 0.002, seconds, 1.0, lambda: before.append(pool.stats()))
+                    [loads.of_pool(pool, name) for name in names], 0.002, seconds, 1.0,
+                    lambda: before.append(pool.stats()))
                 return seen, pool.stats()
 
         seen, after = asyncio.run(run())
@@ -444,7 +448,7 @@ def case_expiry(effort: float) -> Iterator[Row]:
     }
     for what, options in variants.items():
         for name, expire in (
-            ('threads', lambda **given: expire_in_threads(**given)),
+            ('threads', expire_in_threads),
             ('asyncio', lambda **given: asyncio.run(expire_in_tasks(**given))),
         ):
             seen = [expire(idle_timeout=1.0, **options) for _ in range(rounds)]

@@ -523,7 +523,8 @@ def test_a_loop_that_ends_while_its_pool_has_waiters() -> None:
     from gcp.asyncio import ConnectionPool
 
     async def main() -> tuple[Any, Any]:
-        pool = ConnectionPool[str, Connection](AsyncManager(), max_size=1, background_collector=True)  # type: ignore[arg-type]
+        manager: Any = AsyncManager()
+        pool = ConnectionPool[str, Connection](manager, max_size=1, background_collector=True)
         connection = await pool.acquire('db')
         waiter = asyncio.ensure_future(pool.acquire('db'))
         await asyncio.sleep(0)
