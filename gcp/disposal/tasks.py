@@ -176,15 +176,16 @@ class Reaper:
 
     async def _dispose_of(self, job: Job) -> None:
         victim = job.victim
-        where = describe(victim.endpoint)
         try:
             victim.started = True
-            await Bounded(self._dispose(victim.endpoint, victim.conn), self._timeout)
+            hook = self._dispose(victim.endpoint, victim.conn)
+            await (hook if self._timeout is None else Bounded(hook, self._timeout))
         except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
             raise
         except HookTimeoutError:
-            tell(logger, logging.ERROR, 'disposal of a connection to %s timed out', where)
+            tell(logger, logging.ERROR, 'disposal of a connection to %s timed out', describe(victim.endpoint))
         except BaseException as error:
+            where = describe(victim.endpoint)
             tell(logger, logging.ERROR, 'disposal of a connection to %s failed: %r', where, error)
         finally:
             self._core.disposed(victim)
