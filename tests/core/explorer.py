@@ -25,7 +25,7 @@ import os
 import threading as real
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from math import inf
 from queue import Empty
@@ -379,6 +379,7 @@ def cooperative(scheduler: Scheduler) -> Iterator[None]:
         (reaper, 'threading', threads),
         (reaper, 'queue', SimpleNamespace(SimpleQueue=lambda: Queue(scheduler), Empty=Empty)),
         (reaper, 'time', SimpleNamespace(monotonic=now)),
+        (reaper, 'starting', nullcontext()),    # its holder can be switched where it starts a thread
     ]
     real_ring = getattr(front, 'ring')  # noqa: B009  # not for others, but where threads can be switched
     replacements.append((front, 'ring', ring))
