@@ -4,7 +4,7 @@ Contenders take turns in one run, round after round, and medians are compared: o
 well, ratios hold where times do not. Of the predecessor, ``generic-connection-pool==0.8.1`` is measured where it is
 installed.
 
-    python asv_bench/must_show.py                 everything, about two minutes
+    python asv_bench/must_show.py                 everything, about three minutes
     python asv_bench/must_show.py hit endpoints   these cases
     python asv_bench/must_show.py --quick         shorter, and less certain
 """
@@ -16,6 +16,7 @@ import asyncio
 import gc
 import platform
 import queue
+import random
 import statistics
 import sys
 import threading
@@ -23,7 +24,6 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -210,7 +210,7 @@ def compare_loads(
     ours, bare = seen.values()
     _, bare_name = seen
     fairness = statistics.median(one.fairness for one in ours)
-    ratio = statistics.median(one.rate for one in ours) / statistics.median(one.rate for one in bare)
+    ratio = statistics.median(one.rate / other.rate for one, other in zip(ours, bare, strict=True))
     return [
         at_least(f'{what}: Jain fairness', 0.99, fairness),
         Row(f'{what}: Jain fairness of {bare_name}', '', f'{statistics.median(s.fairness for s in bare):.3g}', None),
@@ -232,7 +232,7 @@ def case_threads(effort: float) -> Iterator[Row]:
             tokens.put(object())
         return loads.in_threads([(tokens.get, tokens.put)] * threads, hold, seconds)
 
-    rows, seen = compare_loads('threads', {'pool': ours, 'queue.SimpleQueue': bare}, rounds=3)
+    rows, seen = compare_loads('threads', {'pool': ours, 'queue.SimpleQueue': bare}, rounds=round(4 * effort) + 1)
     yield from rows
     ideal = threads / conns * hold
     longest = statistics.median(one.longest_wait for one in seen)
@@ -241,7 +241,7 @@ def case_threads(effort: float) -> Iterator[Row]:
 
 def case_tasks(effort: float) -> Iterator[Row]:
     """1000 asyncio tasks on 10 connections held 1 ms, against asyncio.Queue"""
-    tasks, conns, hold, seconds = 1000, 10, 0.001, max(3 * effort, 1.5)
+    tasks, conns, hold, seconds = 1000, 10, 0.001, max(3 * effort, 2)
 
     async def ours() -> loads.Seen:
         async with gcp.asyncio.ConnectionPool(managers.asynchronous(gcp.asyncio), max_size=conns) as pool:
@@ -254,7 +254,8 @@ def case_tasks(effort: float) -> Iterator[Row]:
         return await loads.in_tasks([(tokens.get, tokens.put)] * tasks, hold, seconds)
 
     rows, _ = compare_loads(
-        'tasks', {'pool': lambda: asyncio.run(ours()), 'asyncio.Queue': lambda: asyncio.run(bare())}, rounds=3)
+        'tasks', {'pool': lambda: asyncio.run(ours()), 'asyncio.Queue': lambda: asyncio.run(bare())},
+        rounds=round(4 * effort) + 1)
     yield from rows
 
 
@@ -459,31 +460,37 @@ def case_expiry(effort: float) -> Iterator[Row]:
 # --- endpoints: one, and a hundred thousand ---
 
 def case_endpoints(effort: float) -> Iterator[Row]:
-    """acquire+release over 100,000 endpoints, against one"""
+    """acquire+release over 100,000 endpoints, round and round, against one"""
     number = 100_000
     names = [f'endpoint {i}' for i in range(number)]
-    pool = gcp.threading.ConnectionPool(managers.blocking(gcp.threading), total_max_size=number + 1)
-    for name in names:
-        pool.release(pool.acquire(name), name)
-    turn = count()
 
-    def run(order: list[str]) -> float:
-        start = clock()
-        for name in order:
-            conn = pool.acquire(name)
-            pool.release(conn, name)
-        return clock() - start
+    def walk(known: list[str], route: list[str]) -> Contender:
+        """Go along a route, a stretch at a time, and again from its beginning."""
+        pool = gcp.threading.ConnectionPool(managers.blocking(gcp.threading), total_max_size=number)
+        for name in known:
+            pool.release(pool.acquire(name), name)
+        position = 0
 
-    def next_of_many(times: int) -> float:
-        first = next(turn) * times % (number - times)
-        return run(names[first:first + times])
+        def run(times: int) -> float:
+            nonlocal position
+            position = position if position + times <= len(route) else 0
+            stretch = route[position:position + times]
+            position += times
+            start = clock()
+            for name in stretch:
+                conn = pool.acquire(name)
+                pool.release(conn, name)
+            return clock() - start
+
+        return run
 
     seen = take_turns({
-        'one': lambda times: run(names[:1] * times),
-        'many': next_of_many,
-    }, rounds=round(200 * effort) + 5)
-    yield at_most('endpoints: 100,000 / one', 2.5, seen['many'] / seen['one'], ' x')
-    pool.close(0)
+        'one': walk(names[:1], names[:1] * number),
+        'many': walk(names, names * 20),
+        'random': walk(names, random.Random(1).choices(names, k=3 * number)),
+    }, rounds=round(100 * effort) + 5)
+    yield at_most('endpoints: 100,000, round and round / one', 2.5, seen['many'] / seen['one'], ' x')
+    yield Row('endpoints: 100,000, in random order / one', '', f'{seen["random"] / seen["one"]:.3g} x', None)
 
 
 # --- the table ---

@@ -42,23 +42,51 @@ class Acquire:
     def state(self) -> str:
         return self.twin.state
 
-    @property
-    def is_lent(self) -> bool:
-        return self.conn is not None
 
-    @property
-    def has_verdict(self) -> bool:
-        """Whether it is in progress."""
-        return not self.is_lent and self.state in VERDICTS.values()
+def is_new(acquire: Acquire) -> bool:
+    return acquire.state == 'new'
+
+
+def is_open(acquire: Acquire) -> bool:
+    return acquire.conn is None
+
+
+def has_verdict(acquire: Acquire) -> bool:
+    return is_open(acquire) and acquire.state in VERDICTS.values()
+
+
+def waits(acquire: Acquire) -> bool:
+    return acquire.state == 'wait'
+
+
+def may_create(acquire: Acquire) -> bool:
+    return acquire.state == 'create'
+
+
+def may_use(acquire: Acquire) -> bool:
+    return is_open(acquire) and acquire.state == 'use'
+
+
+def was_served(acquire: Acquire) -> bool:
+    return may_create(acquire) or may_use(acquire)
+
+
+def is_lent(acquire: Acquire) -> bool:
+    return acquire.conn is not None
+
+
+def where(which: Callable[[Acquire], bool]) -> Callable[[T], T]:
+    """Have a rule apply only while there is such an acquire."""
+    return precondition(lambda self: any(map(which, self.acquires)))
 
 
 class PoolMachine(RuleBasedStateMachine):
     """Callers, finalizers, a reaper, a collector and a closer, in any order."""
 
     @initialize(
-        max_size=st.integers(1, 3),
-        total_max_size=st.integers(1, 5),
-        min_idle=st.integers(0, 2),
+        max_size=st.integers(1, 4),
+        total_max_size=st.integers(1, 6),
+        min_idle=st.integers(0, 3),
         names=st.integers(1, 4),
     )
     def build(self, max_size: int, total_max_size: int, min_idle: int, names: int) -> None:
@@ -81,152 +109,209 @@ class PoolMachine(RuleBasedStateMachine):
 
     # --- help ---
 
-    def pick(self, number: int, *, where: Callable[[Acquire], bool] = lambda acquire: True) -> Acquire | None:
+    def pick(self, number: int, which: Callable[[Acquire], bool]) -> Acquire:
         """Choose an acquire."""
-        some = [acquire for acquire in self.acquires if where(acquire)]
-        return some[number % len(some)] if some else None
+        some = [acquire for acquire in self.acquires if which(acquire)]
+        return some[number % len(some)]
 
-    def tick(self) -> float:
+    def tick(self) -> None:
         """Begin a verb: no two happen at the same time, so that nothing is left to chance."""
         self.clock.advance(2**-10)
         self.model.begin(self.clock.now)
-        return self.clock.now
 
-    def check_verdict(self, verdict: int, expected: str) -> None:
+    def check(self, verdict: int, expected: str) -> None:
+        """End a verb that gives a verdict."""
         assert VERDICTS[verdict] == expected
+        self.model.end()
 
-    # --- acquire ---
+    # --- acquire, step by step ---
 
-    @rule(name=SOME, ask=st.booleans())
-    def acquire(self, name: int, ask: bool) -> None:
+    @rule(name=SOME)
+    def open(self, name: int) -> None:
+        self.begin_acquire(name)
+
+    def begin_acquire(self, name: int) -> Acquire:
         endpoint = self.names[name % len(self.names)]
-        acquire = Acquire(self.core.ticket(endpoint), self.model.open(endpoint))
-        self.acquires.append(acquire)
-        if ask:
-            self.request(len(self.acquires) - 1)
+        self.acquires.append(Acquire(self.core.ticket(endpoint), self.model.open(endpoint)))
+        return self.acquires[-1]
 
+    @where(is_new)
     @rule(number=SOME)
     def request(self, number: int) -> None:
-        if acquire := self.pick(number, where=lambda acquire: acquire.state == 'new'):
-            self.tick()
-            self.check_verdict(self.core.request(acquire.ticket), self.model.request(acquire.twin))
-            self.model.end()
+        self.ask(self.pick(number, is_new))
 
+    def ask(self, acquire: Acquire) -> None:
+        self.tick()
+        self.check(self.core.request(acquire.ticket), self.model.request(acquire.twin))
+
+    @where(has_verdict)
     @rule(number=SOME)
     def arm(self, number: int) -> None:
-        if acquire := self.pick(number, where=lambda acquire: acquire.has_verdict):
-            self.tick()
-            verdict = self.core.arm(acquire.ticket, self.waker(acquire.twin))
-            self.check_verdict(verdict, self.model.poll(acquire.twin))
-            if acquire.state == 'wait':
-                self.armed.append(acquire.twin)
+        acquire = self.pick(number, has_verdict)
+        self.tick()
+        self.check(self.core.arm(acquire.ticket, self.waker(acquire.twin)), self.model.poll(acquire.twin))
+        if acquire.state == 'wait':
+            self.armed.append(acquire.twin)
 
     def waker(self, twin: rules.Ticket) -> Callable[[], None]:
         # not of the acquire: a ticket that was dropped must be gone
         return lambda: self.woken.append(twin)
 
+    @where(has_verdict)
     @rule(number=SOME)
     def poll(self, number: int) -> None:
-        if acquire := self.pick(number, where=lambda acquire: acquire.has_verdict):
-            self.tick()
-            self.check_verdict(self.core.poll(acquire.ticket), self.model.poll(acquire.twin))
+        self.look(self.pick(number, has_verdict))
 
+    def look(self, acquire: Acquire) -> None:
+        self.tick()
+        self.check(self.core.poll(acquire.ticket), self.model.poll(acquire.twin))
+
+    @where(waits)
     @rule(number=SOME)
     def expire(self, number: int) -> None:
-        if acquire := self.pick(number, where=lambda acquire: acquire.has_verdict):
-            self.tick()
-            self.check_verdict(self.core.expire(acquire.ticket), self.model.expire(acquire.twin))
-            self.model.end()
+        acquire = self.pick(number, waits)
+        self.tick()
+        self.check(self.core.expire(acquire.ticket), self.model.expire(acquire.twin))
 
+    @where(was_served)
     @rule(number=SOME)
-    def created(self, number: int) -> None:
-        if acquire := self.pick(number, where=lambda acquire: acquire.state == 'create'):
-            self.tick()
-            self.model.poll(acquire.twin)
-            self.core.poll(acquire.ticket)
-            self.numbers += 1
-            conn = Conn(acquire.twin.endpoint, self.numbers)
-            self.check_verdict(self.core.created(acquire.ticket, conn), self.model.created(acquire.twin, repr(conn)))
-            self.model.end()
+    def expire_too_late(self, number: int) -> None:
+        acquire = self.pick(number, was_served)
+        self.tick()
+        self.check(self.core.expire(acquire.ticket), self.model.expire(acquire.twin))
 
+    @where(may_create)
     @rule(number=SOME)
-    def failed(self, number: int) -> None:
-        if acquire := self.pick(number, where=lambda acquire: acquire.state == 'create'):
-            self.tick()
-            self.core.failed(acquire.ticket, ValueError())
-            self.model.failed(acquire.twin)
-            self.model.end()
+    def create(self, number: int) -> None:
+        self.end_creation(self.pick(number, may_create))
 
+    def end_creation(self, acquire: Acquire) -> None:
+        self.look(acquire)
+        self.tick()
+        self.numbers += 1
+        conn = Conn(acquire.twin.endpoint, self.numbers)
+        self.check(self.core.created(acquire.ticket, conn), self.model.created(acquire.twin, repr(conn)))
+
+    @where(may_create)
+    @rule(number=SOME)
+    def fail(self, number: int) -> None:
+        acquire = self.pick(number, may_create)
+        self.tick()
+        self.core.failed(acquire.ticket, ValueError())
+        self.model.failed(acquire.twin)
+        self.model.end()
+
+    @where(may_use)
     @rule(number=SOME)
     def finish(self, number: int) -> None:
-        if acquire := self.pick(number, where=lambda acquire: acquire.state == 'use' and not acquire.twin.ended):
-            self.core.poll(acquire.ticket)
-            self.model.poll(acquire.twin)
-            self.tick()
-            if self.model.finish(acquire.twin):
-                assert acquire.twin.slot is not None
-                acquire.conn = self.core.finish(acquire.ticket)
-                assert repr(acquire.conn) == acquire.twin.slot.name
-                others = [each for each in self.acquires if each is not acquire and each.conn is acquire.conn]
-                assert not others, 'two holders'
-                assert acquire.conn.number not in self.gone, 'it was disposed of'
-            else:
-                with pytest.raises(ConnectionPoolClosedError):
-                    self.core.finish(acquire.ticket)
+        self.end_acquire(self.pick(number, may_use))
 
+    def end_acquire(self, acquire: Acquire) -> None:
+        self.look(acquire)
+        self.tick()
+        if not self.model.finish(acquire.twin):
+            with pytest.raises(ConnectionPoolClosedError):
+                self.core.finish(acquire.ticket)
+            return
+        assert acquire.twin.slot is not None
+        acquire.conn = self.core.finish(acquire.ticket)
+        assert repr(acquire.conn) == acquire.twin.slot.name
+        assert all(each is acquire or each.conn is not acquire.conn for each in self.acquires), 'two holders'
+        assert acquire.conn.number not in self.gone, 'it was disposed of'
+
+    @where(may_use)
     @rule(number=SOME)
     def find_it_dead(self, number: int) -> None:
-        if acquire := self.pick(number, where=lambda acquire: acquire.state == 'use' and not acquire.twin.ended):
-            self.core.poll(acquire.ticket)
-            self.tick()
-            self.check_verdict(self.core.retry(acquire.ticket), self.model.retry(acquire.twin))
-            self.model.end()
+        acquire = self.pick(number, may_use)
+        self.look(acquire)
+        self.tick()
+        self.check(self.core.retry(acquire.ticket), self.model.retry(acquire.twin))
 
+    @where(is_open)
     @rule(number=SOME, result=st.sampled_from(sorted(ERRORS)), in_hook=st.booleans())
     def abandon(self, number: int, result: str, in_hook: bool) -> None:
-        if acquire := self.pick(number, where=lambda acquire: not acquire.is_lent):
-            self.tick()
-            if acquire.state == 'use' and in_hook:
-                self.core.poll(acquire.ticket)
-                acquire.ticket.hook = 'on_acquire'
-                acquire.twin.hook = True
-            self.core.abandon(acquire.ticket, ERRORS[result]())
-            self.model.abandon(acquire.twin, result)
-            self.model.end()
-            self.acquires.remove(acquire)
+        acquire = self.pick(number, is_open)
+        if may_use(acquire) and in_hook:
+            self.look(acquire)
+            acquire.ticket.hook = 'on_acquire'
+            acquire.twin.hook = True
+        self.tick()
+        self.core.abandon(acquire.ticket, ERRORS[result]())
+        self.model.abandon(acquire.twin, result)
+        self.model.end()
+        self.acquires.remove(acquire)
 
+    @where(is_open)
     @rule(number=SOME)
     def drop_a_ticket(self, number: int) -> None:
         """A ticket in line stays there; what comes for it later is lost and found again."""
-        if acquire := self.pick(number, where=lambda acquire: not acquire.is_lent):
-            self.acquires.remove(acquire)
-            acquire.twin.dropped = True
-            if acquire.state != 'wait' and not acquire.twin.ended:
-                self.model.lose(acquire.twin)
+        acquire = self.pick(number, is_open)
+        self.acquires.remove(acquire)
+        acquire.twin.dropped = True
+        if acquire.state != 'wait' and not acquire.twin.ended:
+            self.model.lose(acquire.twin)
+
+    # --- acquire, all at once ---
+
+    @rule(name=SOME, takes=st.sampled_from([0.0, 0.125, 0.5]))
+    def acquire(self, name: int, takes: float) -> None:
+        """What a caller does most of the time."""
+        acquire = self.begin_acquire(name)
+        self.ask(acquire)
+        self.carry_on(acquire, takes)
+
+    @where(was_served)
+    @rule(number=SOME, takes=st.sampled_from([0.0, 0.125, 0.5]))
+    def go_on(self, number: int, takes: float) -> None:
+        """... and when its turn has come."""
+        self.carry_on(self.pick(number, was_served), takes)
+
+    def carry_on(self, acquire: Acquire, takes: float) -> None:
+        if acquire.state == 'create':
+            self.look(acquire)
+            self.clock.advance(takes)
+            self.end_creation(acquire)
+        if acquire.state == 'use':
+            self.end_acquire(acquire)
+
+    @rule(name=SOME, count=st.integers(2, 4))
+    def line_up(self, name: int, count: int) -> None:
+        """Many callers, one endpoint."""
+        for _ in range(count):
+            self.acquire(name, 0.0)
 
     # --- release ---
 
+    @where(is_lent)
     @rule(number=SOME)
     def checkin(self, number: int) -> None:
-        if acquire := self.pick(number, where=lambda acquire: acquire.is_lent):
-            self.tick()
-            slot = acquire.twin.slot
-            assert slot is not None
-            self.acquires.remove(acquire)
-            if slot.holder is acquire.twin:
-                checkout = self.core.checkin(acquire.conn, acquire.twin.endpoint)
-                assert checkout is not None and checkout.conn is acquire.conn
-                self.model.checkin(slot)
-                self.releases.append((checkout, slot, acquire))
-            else:  # it was taken by force
-                assert self.model.closed
-                assert self.core.checkin(acquire.conn, acquire.twin.endpoint) is None
+        self.take_back(self.pick(number, is_lent))
 
+    def take_back(self, acquire: Acquire) -> None:
+        self.tick()
+        slot = acquire.twin.slot
+        assert slot is not None
+        self.acquires.remove(acquire)
+        checkout = self.core.checkin(acquire.conn, acquire.twin.endpoint)
+        if slot.holder is not acquire.twin:  # it was taken by force
+            assert self.model.closed and checkout is None
+            return
+        assert checkout is not None and checkout.conn is acquire.conn
+        self.model.checkin(slot)
+        self.releases.append((checkout, slot, acquire))
+
+    @where(is_lent)
     @rule(number=SOME)
     def release(self, number: int) -> None:
-        self.checkin(number)
+        self.take_back(self.pick(number, is_lent))
         if self.releases:
             self.give_back(len(self.releases) - 1)
+
+    @where(is_lent)
+    @rule()
+    def release_all(self) -> None:
+        while any(map(is_lent, self.acquires)):
+            self.release(0)
 
     @precondition(lambda self: self.releases)
     @rule(number=SOME)
@@ -246,6 +331,18 @@ class PoolMachine(RuleBasedStateMachine):
         self.model.discard(slot, 'error')
         self.model.end()
 
+    @where(is_lent)
+    @rule(number=SOME)
+    def keep_a_stale_checkout(self, number: int) -> None:
+        """Releases by name, while its own handle stays: a second release by that one finds nothing."""
+        acquire = self.pick(number, is_lent)
+        self.take_back(acquire)
+        if self.releases:
+            self.give_back(len(self.releases) - 1)
+        self.tick()
+        self.core.give_back(acquire.ticket)
+        self.model.end()
+
     @precondition(lambda self: self.releases)
     @rule(number=SOME)
     def drop_a_release(self, number: int) -> None:
@@ -253,11 +350,12 @@ class PoolMachine(RuleBasedStateMachine):
         self.model.orphans.append((slot, acquire.twin))
         del checkout, acquire
 
+    @where(is_lent)
     @rule(number=SOME)
     def drop_a_lease(self, number: int) -> None:
-        if acquire := self.pick(number, where=lambda acquire: acquire.is_lent):
-            self.acquires.remove(acquire)
-            self.model.lose(acquire.twin)
+        acquire = self.pick(number, is_lent)
+        self.acquires.remove(acquire)
+        self.model.lose(acquire.twin)
 
     @rule(number=SOME)
     def release_what_is_not_held(self, number: int) -> None:
@@ -275,7 +373,7 @@ class PoolMachine(RuleBasedStateMachine):
     # --- disposal and expiry ---
 
     @rule()
-    def victim(self) -> None:
+    def take_a_victim(self) -> None:
         self.tick()
         victim, slot = self.core.victim(), self.model.victim()
         assert (victim is None) == (slot is None)
@@ -285,21 +383,21 @@ class PoolMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.victims)
     @rule(number=SOME, twice=st.booleans())
-    def disposed(self, number: int, twice: bool) -> None:
+    def dispose(self, number: int, twice: bool) -> None:
         victim, slot = self.victims.pop(number % len(self.victims))
-        self.tick()
-        self.core.disposed(victim)
-        self.model.disposed(slot)
-        self.model.end()
-        if twice:
+        for _ in range(1 + twice):
             self.tick()
             self.core.disposed(victim)
+            self.model.disposed(slot)
+            self.model.end()
 
     @rule()
     def reap(self) -> None:
+        self.tick()  # drains: there may be more after it
+        self.core.drain()
         while self.model.victims:
-            self.victim()
-            self.disposed(len(self.victims) - 1, False)
+            self.take_a_victim()
+            self.dispose(len(self.victims) - 1, False)
 
     @precondition(lambda self: self.victims)
     @rule(number=SOME)
@@ -317,6 +415,7 @@ class PoolMachine(RuleBasedStateMachine):
         victim.started = slot.started = started
         self.model.orphans.append((slot, None))
 
+    @precondition(lambda self: self.core.idle)
     @rule(limit=st.integers(0, 3))
     def collect(self, limit: int) -> None:
         self.tick()
@@ -334,7 +433,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     # --- closing ---
 
-    @precondition(lambda self: self.numbers > 2)
+    @precondition(lambda self: self.numbers > 5)
     @rule(sure=st.integers(0, 5))
     def close(self, sure: int) -> None:
         if sure:  # a closed pool has little to tell
@@ -468,7 +567,7 @@ SHARED: dict[str, Any] = {
     'suppress_health_check': [HealthCheck.too_slow, HealthCheck.filter_too_much],
 }  # fmt: skip
 PROFILES = {
-    'ci': settings(max_examples=200, stateful_step_count=80, derandomize=True, **SHARED),
+    'ci': settings(max_examples=200, stateful_step_count=60, derandomize=True, **SHARED),
     'long': settings(max_examples=5000, stateful_step_count=200, **SHARED),
 }
 
