@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import random
 import weakref
 from collections.abc import Callable
 from math import inf
@@ -166,15 +167,33 @@ def test_endless_lives_are_never_due() -> None:
 def test_lifetimes_are_jittered_once_at_birth() -> None:
     bench = Bench(max_size=200, total_max_size=200, min_idle=200, max_lifetime=100.0, lifetime_jitter=0.5)
     bench.fill('a', 200)
-    deaths = []
+    deaths: list[float] = []
     while bench.core.idle:
         due = bench.core.next_expiry()
         assert due == bench.core.next_expiry()  # it stays what it was
         bench.clock.now = due
-        deaths += [due - 1000.0] * bench.core.collect(200)
+        collected = bench.core.collect(200)
+        assert collected == 1, 'they die one by one, in order'
+        deaths.append(due - 1000.0)
     assert all(50.0 <= death <= 100.0 for death in deaths)
     assert min(deaths) < 60.0 and max(deaths) > 90.0
-    assert len(set(deaths)) > 190
+
+
+def test_lifetimes_end_in_order_whatever_dies_before_its_time() -> None:
+    chance = random.Random(1)
+    bench = Bench(max_size=300, total_max_size=300, min_idle=300, max_lifetime=100.0, lifetime_jitter=0.9)
+    held = [bench.get('a') for _ in range(300)]
+    chance.shuffle(held)
+    for ticket in held[:150]:
+        bench.core.discard(ticket, 'dead')
+    bench.bury()
+    bench.put(*held[150:])
+    deaths = []
+    while bench.core.idle:
+        bench.clock.now = bench.core.next_expiry()
+        deaths.append(bench.clock.now)
+        assert bench.core.collect(300) == 1
+    assert deaths == sorted(deaths) and len(deaths) == 150
 
 
 def test_without_jitter_all_live_as_long() -> None:
@@ -398,6 +417,19 @@ def test_a_promised_place_counts_as_held() -> None:
     bench.put(a[1])  # b will have one: to c
     bench.bury()
     assert (of_b.verdict, of_c.verdict) == (CREATE, CREATE)
+
+
+def test_one_that_has_yielded_is_as_needy_as_what_it_still_holds() -> None:
+    bench = Bench(total_max_size=6)
+    a = [bench.get('a') for _ in range(3)]
+    for endpoint in 'cc':
+        bench.hold(endpoint)
+    other = bench.get('e')
+    of_a, of_b, of_c = (bench.wait(endpoint) for endpoint in 'abc')
+    bench.put(a[0])  # to b, which has none; a holds as many as c now, and its waiter is the older
+    bench.put(other)
+    bench.bury()
+    assert (of_a.verdict, of_b.verdict, of_c.verdict) == (CREATE, CREATE, WAIT)
 
 
 def test_create_times_are_smoothed() -> None:
@@ -862,6 +894,24 @@ def test_a_connection_that_was_rebuilt_is_found_by_equality() -> None:
     bench.core.give_back(checkout)
     with pytest.raises(ConnectionNotAcquiredError):
         bench.core.checkin((['reader'], ['writer']), 'a')
+
+
+def test_connections_are_found_among_many_whatever_was_released_before() -> None:
+    """By identity: these are not even equal to themselves."""
+    chance = random.Random(2)
+    bench = Bench(max_size=2000, total_max_size=2000)
+    held = []
+    for _ in range(1500):
+        held.append(bench.ask('a'))
+        bench.core.created(held[-1], Awkward(lambda: False))
+        bench.core.finish(held[-1])
+    for _ in range(5):
+        chance.shuffle(held)
+        bench.put(*held[:1000])
+        held[:1000] = [bench.get('a') for _ in range(1000)]
+        assert bench.of('a').used == 1500
+    bench.put(*held)
+    assert bench.of('a').used == 0
 
 
 def test_one_connection_that_was_created_twice_is_held_twice() -> None:
