@@ -4,18 +4,43 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import math
 import os
 import select
 import socket
 import threading
-from collections.abc import Callable
-from typing import TypeVar
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Generic, Literal, TypeVar
 
-__all__ = ['hang_up', 'is_quiet', 'is_writable', 'peek', 'within']
+__all__ = [
+    'Births',
+    'UnsolicitedData',
+    'await_any',
+    'await_io',
+    'check_unsolicited_data',
+    'deadline_in',
+    'hang_up',
+    'has_ended',
+    'is_quiet',
+    'is_writable',
+    'peek',
+    'time_left',
+    'within',
+]
 
+ConnectionT = TypeVar('ConnectionT')
 ResultT = TypeVar('ResultT')
+UnsolicitedData = Literal['dead', 'allowed']
 
 READABLE = select.POLLIN | select.POLLPRI
+
+#: The peer will send no more, seen past whatever waits to be read before that; not known to each platform.
+HALF_CLOSED: int = getattr(select, 'POLLRDHUP', 0)
+
+#: For how long to wait at a time: poll(2) counts milliseconds in an int.
+LONGEST_WAIT = 86400.0
 
 
 def is_quiet(fd: int) -> bool:
@@ -32,6 +57,17 @@ def is_quiet(fd: int) -> bool:
     return not poller.poll(0)
 
 
+def has_ended(fd: int) -> bool:
+    """Tell whether the peer will send no more, EOF or error, though data may still wait to be read before that.
+
+    :param fd: the descriptor
+    :raises ValueError: when it is negative
+    """
+    poller = select.poll()
+    poller.register(fd, HALF_CLOSED)
+    return bool(poller.poll(0)) or (not HALF_CLOSED and not is_quiet(fd) and peek(fd) == b'')
+
+
 def is_writable(fd: int) -> bool:
     """Tell whether a few bytes can be sent without waiting.
 
@@ -43,14 +79,42 @@ def is_writable(fd: int) -> bool:
     return bool(poller.poll(0))
 
 
-def peek(fd: int) -> bytes:
-    """Return the first byte that waits to be read, and leave it there; nothing at EOF.
+def await_any(socks: Iterable[socket.socket], timeout: float) -> None:
+    """Wait until something can be sent through one of some sockets, or an error is known of it.
+
+    :param socks: the sockets
+    :param timeout: for how long at most
+    """
+    poller = select.poll()
+    for sock in socks:
+        poller.register(sock, select.POLLOUT)
+    poller.poll(min(timeout, LONGEST_WAIT) * 1000)
+
+
+def await_io(fd: int, events: int, deadline: float, what: str) -> None:
+    """Wait until a descriptor is ready.
 
     :param fd: the descriptor
+    :param events: for what, as of poll(2)
+    :param deadline: until when, as of `deadline_in`
+    :param what: what is being done, for the error
+    :raises TimeoutError: when it is not ready by then
+    """
+    poller = select.poll()
+    poller.register(fd, events)
+    while not poller.poll(min(time_left(deadline, what), LONGEST_WAIT) * 1000):
+        pass
+
+
+def peek(fd: int, size: int = 1) -> bytes:
+    """Return the first byte, or bytes, of what waits to be read, and leave them there; nothing at EOF.
+
+    :param fd: the descriptor
+    :param size: how many bytes, at most
     :raises BlockingIOError: when nothing waits
     """
     with socket.socket(fileno=os.dup(fd)) as sock:
-        return sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        return sock.recv(size, socket.MSG_PEEK | socket.MSG_DONTWAIT)
 
 
 def hang_up(fd: int) -> None:
@@ -62,6 +126,58 @@ def hang_up(fd: int) -> None:
     """
     with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as sock:
         sock.shutdown(socket.SHUT_RDWR)
+
+
+class Births(Generic[ConnectionT]):
+    """In which process each connection was created.
+
+    One that came through a fork is the parent's: a word said to it in the child, be it the goodbye, lands in the middle
+    of the parent's conversation."""
+
+    def __init__(self) -> None:
+        self._births: weakref.WeakKeyDictionary[ConnectionT, int] = weakref.WeakKeyDictionary()
+
+    def record(self, conn: ConnectionT) -> None:
+        self._births[conn] = os.getpid()
+
+    def was_here(self, conn: ConnectionT) -> bool:
+        """Tell whether a connection was created in this process; one that is not known is taken to be."""
+        here = os.getpid()
+        return self._births.get(conn, here) == here
+
+
+def check_unsolicited_data(value: object) -> UnsolicitedData:
+    """Return what data that nobody asked for means to a manager, after a check.
+
+    :param value: ``'dead'`` or ``'allowed'``
+    :raises ValueError: when it is neither
+    """
+    if value == 'dead':
+        return 'dead'
+    if value == 'allowed':
+        return 'allowed'
+    raise ValueError(f"unsolicited_data: 'dead' or 'allowed' was expected, not {value!r}")
+
+
+def deadline_in(timeout: float | None) -> float:
+    """Return the time, on the monotonic clock, at which a time-out that starts now will have passed.
+
+    :param timeout: ``None``: never
+    """
+    return math.inf if timeout is None else time.monotonic() + timeout
+
+
+def time_left(deadline: float, what: str) -> float:
+    """Return how long it is until a deadline.
+
+    :param deadline: as of `deadline_in`
+    :param what: what is being done, for the error
+    :raises TimeoutError: when it has passed
+    """
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError(f'{what}: not done in time')
+    return left
 
 
 def within(

@@ -1,31 +1,75 @@
-"""TCP connections for the threading pool. Knows no protocol: to it, bytes that nobody asked for are a fault."""
+"""TCP and TLS connections for the threading pool. Knows no protocol above: to it, bytes that nobody asked for are a
+fault, unless it is told otherwise."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import socket
-import time
+from collections.abc import Callable, Sequence
 from functools import partial
-from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Any, Generic
+from ssl import SSLContext, SSLSocket
+from typing import Generic
 
-from gcp.contrib._wire import is_quiet, within
+from gcp.contrib import _tls
+from gcp.contrib._tcp import (
+    ATTEMPT_DELAY,
+    Address,
+    Hostname,
+    IpAddress,
+    KeepAlive,
+    Port,
+    Race,
+    SocketT,
+    TcpEndpoint,
+    TcpOptions,
+    check_endpoint,
+    is_address,
+    look_up,
+)
+from gcp.contrib._wire import (
+    Births,
+    UnsolicitedData,
+    await_any,
+    check_unsolicited_data,
+    deadline_in,
+    has_ended,
+    is_quiet,
+    time_left,
+    within,
+)
 from gcp.threading import BaseConnectionManager, EndpointT
 
-__all__ = ['IpAddress', 'Port', 'SocketAlivenessCheckingMixin', 'TcpEndpoint', 'TcpSocketConnectionManager']
+__all__ = [
+    'Hostname',
+    'IpAddress',
+    'KeepAlive',
+    'Port',
+    'SocketAlivenessCheckingMixin',
+    'SslEndpoint',
+    'SslSocketAlivenessCheckingMixin',
+    'SslSocketConnectionManager',
+    'TcpEndpoint',
+    'TcpSocketConnectionManager',
+]
 
-IpAddress = IPv4Address | IPv6Address
-Port = int
-TcpEndpoint = tuple[str | IpAddress, Port]
-Address = tuple[Any, Any, int, str, Any]  # as of socket.getaddrinfo
+SslEndpoint = TcpEndpoint
+
+#: How long a goodbye may take where nobody says.
+GOODBYE_TIMEOUT = 2.0
 
 
 class SocketAlivenessCheckingMixin(Generic[EndpointT]):
     """Tells a socket's aliveness from what waits to be read on it, without a packet sent.
 
     EOF, an error and unexpected data all mean dead: data that came while nobody used the connection would be taken for
-    the answer to the next caller's first question."""
+    the answer to the next caller's first question.
+
+    :cvar unsolicited_data: ``'allowed'`` where the protocol lets the peer speak unasked: then only EOF and errors mean
+        dead, also behind data
+    """
+
+    unsolicited_data: UnsolicitedData = 'dead'
 
     def check_aliveness(self, endpoint: EndpointT, conn: socket.socket, timeout: float | None = None) -> bool:
         """Tell whether an idle socket can still be used.
@@ -35,7 +79,8 @@ class SocketAlivenessCheckingMixin(Generic[EndpointT]):
         :param timeout: not needed: this never waits
         """
         try:
-            return is_quiet(conn.fileno())
+            fd = conn.fileno()
+            return is_quiet(fd) or (self.unsolicited_data == 'allowed' and not has_ended(fd))
         except ValueError:  # closed
             return False
 
@@ -44,7 +89,29 @@ class TcpSocketConnectionManager(
     SocketAlivenessCheckingMixin[TcpEndpoint],
     BaseConnectionManager[TcpEndpoint, socket.socket],
 ):
-    """Connects TCP sockets. An endpoint is a pair of a host (a name or an address) and a port."""
+    """Connects TCP sockets. An endpoint is a pair of a host (a name or an address) and a port.
+
+    :param keepalive: how the kernel finds out that an idle peer is gone without a word; ``None``: not at all
+    :param nodelay: send small packets at once (``TCP_NODELAY``)
+    :param source_address: an IP address of this host and a port (0: any) to connect from; ``None``: the kernel chooses
+    :param unsolicited_data: what data means that came while nobody used the connection: ``'dead'`` or ``'allowed'``;
+        ``None``: what the class says
+    :raises TypeError: for an argument of a wrong type
+    :raises ValueError: for one that is impossible
+    """
+
+    def __init__(
+            self,
+            *,
+            keepalive: KeepAlive | None = KeepAlive(),  # noqa: B008  # it is frozen
+            nodelay: bool = True,
+            source_address: tuple[str, Port] | None = None,
+            unsolicited_data: UnsolicitedData | None = None,
+    ) -> None:
+        self._options = TcpOptions(keepalive, nodelay, source_address)
+        if unsolicited_data is not None:
+            self.unsolicited_data = check_unsolicited_data(unsolicited_data)
+        self._births = Births[socket.socket]()
 
     def create(self, endpoint: TcpEndpoint, timeout: float | None = None) -> socket.socket:
         """Connect to the first address of a host that accepts.
@@ -52,26 +119,16 @@ class TcpSocketConnectionManager(
         :param endpoint: host and port
         :param timeout: how long it may take in all, the look-up of the name and all addresses tried included;
             ``None``: no limit
-        :return: a socket with ``TCP_NODELAY`` set
         :raises TimeoutError: when it took longer
         :raises OSError: what the last address answered, or the look-up
+        :raises TypeError: when the endpoint is none
+        :raises ValueError: when a part of it is impossible
         """
-        host, port = _checked(endpoint)
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
-        addresses = _resolve(host, port, deadline)
-        error: OSError | None = None
-        try:
-            for tried, address in enumerate(addresses):
-                try:
-                    # an even share of what is left, so that a silent address leaves time for those after it
-                    return _connect(address, (deadline - time.monotonic()) / (len(addresses) - tried))
-                except OSError as exc:
-                    error = exc
-            if isinstance(error, TimeoutError):
-                raise TimeoutError(f'no connection to {host} port {port} in time') from error
-            raise error or OSError(f'no address of {host} found')
-        finally:
-            del error  # else it and its traceback keep each other alive
+        host, port = check_endpoint(endpoint)
+        sock = _connect(host, port, self._options.open, deadline_in(timeout))
+        sock.settimeout(socket.getdefaulttimeout())
+        self._births.record(sock)
+        return sock
 
     def dispose(self, endpoint: TcpEndpoint, conn: socket.socket, timeout: float | None = None) -> None:
         """Close a connection, also in the hands of another thread that waits on it.
@@ -80,52 +137,154 @@ class TcpSocketConnectionManager(
         :param conn: the socket
         :param timeout: not needed: this never waits
         """
-        with contextlib.suppress(OSError):  # dead already
-            conn.shutdown(socket.SHUT_RDWR)
+        if self._births.was_here(conn):
+            with contextlib.suppress(OSError):  # dead already
+                conn.shutdown(socket.SHUT_RDWR)
         conn.close()
 
 
-def _checked(endpoint: TcpEndpoint) -> tuple[str, Port]:
-    if not isinstance(endpoint, tuple) or len(endpoint) != 2:
-        raise TypeError(f'endpoint: a (host, port) pair was expected, not {endpoint!r}')
-    host, port = endpoint
-    if not isinstance(host, (str, IPv4Address, IPv6Address)):
-        raise TypeError(f'endpoint: a host name or an IP address was expected, not {host!r}')
-    if not isinstance(port, int) or isinstance(port, bool):
-        raise TypeError(f'endpoint: a port number was expected, not {port!r}')
-    if not 0 < port < 65536:
-        raise ValueError(f'endpoint: a port number from 1 to 65535 was expected, not {port!r}')
-    return str(host), port
+class SslSocketAlivenessCheckingMixin(Generic[EndpointT]):
+    """Tells a TLS connection's aliveness from what waits to be read on it, without a packet sent.
+
+    EOF, an error, the peer's close_notify and unexpected data all mean dead. What TLS tells itself, such as the session
+    tickets that a TLS 1.3 server sends after the handshake, is not data.
+
+    :cvar unsolicited_data: ``'allowed'`` where the protocol lets the peer speak unasked: then only EOF and errors mean
+        dead, also behind data. (A close_notify looks like data until it is read; the EOF behind it is seen.)
+    """
+
+    unsolicited_data: UnsolicitedData = 'dead'
+
+    def check_aliveness(self, endpoint: EndpointT, conn: SSLSocket, timeout: float | None = None) -> bool:
+        """Tell whether an idle connection can still be used.
+
+        :param endpoint: what it is connected to
+        :param conn: the connection, in whatever blocking mode
+        :param timeout: not needed: this never waits
+        """
+        try:
+            fd = conn.fileno()
+            if self.unsolicited_data == 'allowed':
+                return is_quiet(fd) or not has_ended(fd)
+            return not conn.pending() and (is_quiet(fd) or _tls.heard_no_data(conn))
+        except (OSError, ValueError):  # closed, or broken
+            return False
+
+
+class SslSocketConnectionManager(
+    SslSocketAlivenessCheckingMixin[SslEndpoint],
+    BaseConnectionManager[SslEndpoint, SSLSocket],
+):
+    """Connects TLS over TCP. An endpoint is a pair of a host (a name or an address) and a port.
+
+    :param ssl: what is trusted and spoken; ``None``: a default context, which verifies the peer's certificate and name
+    :param server_hostname: the name to ask for (SNI) and to verify; ``None``: the endpoint's host
+    :param alpn_protocols: protocols to offer, best first; set on the context, also on one that was given
+    :param session_reuse: resume the last TLS session with the endpoint, which saves most of a handshake's work
+    :param keepalive: how the kernel finds out that an idle peer is gone without a word; ``None``: not at all
+    :param nodelay: send small packets at once (``TCP_NODELAY``)
+    :param source_address: an IP address of this host and a port (0: any) to connect from; ``None``: the kernel chooses
+    :param unsolicited_data: what data means that came while nobody used the connection: ``'dead'`` or ``'allowed'``;
+        ``None``: what the class says
+    :raises TypeError: for an argument of a wrong type
+    :raises ValueError: for one that is impossible
+    """
+
+    def __init__(
+            self,
+            ssl: SSLContext | None = None,
+            *,
+            server_hostname: str | None = None,
+            alpn_protocols: Sequence[str] = (),
+            session_reuse: bool = True,
+            keepalive: KeepAlive | None = KeepAlive(),  # noqa: B008  # it is frozen
+            nodelay: bool = True,
+            source_address: tuple[str, Port] | None = None,
+            unsolicited_data: UnsolicitedData | None = None,
+    ) -> None:
+        self._context = _tls.check_context(ssl, alpn_protocols)
+        self._server_hostname = _tls.check_server_hostname(server_hostname)
+        self._sessions = _tls.Sessions() if session_reuse else None
+        self._options = TcpOptions(keepalive, nodelay, source_address)
+        if unsolicited_data is not None:
+            self.unsolicited_data = check_unsolicited_data(unsolicited_data)
+        self._births = Births[SSLSocket]()
+
+    def create(self, endpoint: SslEndpoint, timeout: float | None = None) -> SSLSocket:
+        """Connect to the first address of a host that accepts, and shake hands.
+
+        :param endpoint: host and port
+        :param timeout: how long it may take in all, the look-up of the name, all addresses tried and the handshake
+            included; ``None``: no limit
+        :raises TimeoutError: when it took longer
+        :raises ssl.SSLError: when the handshake fails, `ssl.SSLCertVerificationError` when the peer is not who it ought
+            to be
+        :raises OSError: what the last address answered, or the look-up
+        :raises TypeError: when the endpoint is none
+        :raises ValueError: when a part of it is impossible
+        """
+        host, port = check_endpoint(endpoint)
+        deadline = deadline_in(timeout)
+        wrap = partial(
+            self._context.wrap_socket,
+            do_handshake_on_connect=False,
+            server_hostname=self._server_hostname or _tls.name_of(host),
+            session=None if self._sessions is None else self._sessions.find((host, port)),
+        )
+        # wrapped before it is connected: a peer that resets the connection in between makes the wrapping leak it
+        conn = _connect(host, port, lambda address: wrap(self._options.open(address)), deadline)
+        try:
+            _tls.shake_hands(conn, deadline, f'TLS handshake with {host} port {port}')
+            conn.settimeout(socket.getdefaulttimeout())
+        except BaseException:
+            conn.close()
+            if self._sessions is not None:
+                self._sessions.forget((host, port))
+            raise
+        if self._sessions is not None:
+            self._sessions.keep((host, port), conn)
+        self._births.record(conn)
+        return conn
+
+    def dispose(self, endpoint: SslEndpoint, conn: SSLSocket, timeout: float | None = None) -> None:
+        """Close a connection, also in the hands of another thread that waits on it. Says goodbye (close_notify), but
+        does not wait for the peer's.
+
+        :param endpoint: what it is connected to
+        :param conn: the connection
+        :param timeout: how long a peer that takes nothing in may hold up the goodbye; ``None``: 2 seconds
+        """
+        if self._births.was_here(conn):
+            if self._sessions is not None:
+                self._sessions.keep(check_endpoint(endpoint), conn)
+            with contextlib.suppress(OSError, ValueError):  # dead already
+                _tls.say_goodbye(conn, deadline_in(GOODBYE_TIMEOUT if timeout is None else timeout))
+            with contextlib.suppress(OSError):
+                conn.shutdown(socket.SHUT_RDWR)
+        conn.close()
+
+
+def _connect(
+        host: str, port: Port, open_socket: Callable[[Address], SocketT], deadline: float,
+) -> SocketT:
+    """Return a socket that is connected to the first address that accepts, in non-blocking mode."""
+    what = f'connection to {host} port {port}'
+    addresses = _resolve(host, port, deadline)
+    # with little time, an address that is silent must leave some for those after it
+    delay = min(ATTEMPT_DELAY, time_left(deadline, what) / max(1, len(addresses)))
+    with Race(addresses, open_socket, delay) as race:
+        while (sock := race.step()) is None:
+            try:
+                wait = min(race.patience(), time_left(deadline, what))
+            except TimeoutError as error:
+                raise error from race.error
+            await_any(race.attempts, wait)
+        return sock
 
 
 def _resolve(host: str, port: Port, deadline: float) -> list[Address]:
-    look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
-    if deadline == math.inf or _is_address(host):
-        return look_up()
+    if deadline == math.inf or is_address(host):
+        return look_up(host, port)
     # the resolver knows no deadline of ours
-    return within(deadline - time.monotonic(), look_up, what=f'look-up of {host}')
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def _connect(address: Address, timeout: float) -> socket.socket:
-    family, kind, protocol, _, target = address
-    if timeout <= 0:  # to a socket, 0 would mean: do not wait, and be neither connected nor refused
-        raise TimeoutError('no time left')
-    sock = socket.socket(family, kind, protocol)
-    try:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        usual = sock.gettimeout()
-        sock.settimeout(None if timeout == math.inf else timeout)
-        sock.connect(target)
-        sock.settimeout(usual)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+    what = f'look-up of {host}'
+    return within(time_left(deadline, what), partial(look_up, host, port), what=what)
