@@ -1,14 +1,12 @@
 """PostgreSQL connections by psycopg2 for the threading pool.
 
-Sees to it that a connection is alive, carries no transaction from one user to the next, and that a server that falls
-silent costs no more than the time-out. It does not touch what else a session can be left with."""
+Sees to it that a connection is alive, that it carries nothing from one user to the next, and that a server that falls
+silent costs no more than the time-out."""
 
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Literal
 
 try:
@@ -18,13 +16,26 @@ try:
         TRANSACTION_STATUS_ACTIVE,
         TRANSACTION_STATUS_IDLE,
         TRANSACTION_STATUS_UNKNOWN,
+        cursor,
+        parse_dsn,
     )
     from psycopg2.extensions import connection as Connection  # noqa: N812
 except ImportError as exc:
     raise ImportError('gcp.contrib.psycopg2 needs psycopg2: pip install gcpool[psycopg2]', name='psycopg2') from exc
 
-from gcp.contrib._postgres import NEWS, Births, DbEndpoint, Directory, Parameters, UnknownEndpointError, asks_server
-from gcp.contrib._wire import hang_up, is_quiet, is_writable, peek, within
+from gcp.contrib._libpq import connect_within, spelled_out
+from gcp.contrib._postgres import (
+    CHECK_TIMEOUT,
+    NEWS,
+    RESET_TIMEOUT,
+    DbEndpoint,
+    Manager,
+    Parameters,
+    Settings,
+    UnknownEndpointError,
+)
+from gcp.contrib._watch import Watch
+from gcp.contrib._wire import hang_up, is_quiet, is_writable, peek
 from gcp.threading import BaseConnectionManager
 
 __all__ = ['Connection', 'DbConnectionManager', 'DbEndpoint', 'DsnParameters', 'UnknownEndpointError']
@@ -34,20 +45,29 @@ DsnParameters = Mapping[DbEndpoint, Parameters]
 #: How often to read from an idle connection until it is quiet.
 READS = 8
 
+#: What `connection.closed` is after an error; 1: it was closed.
+BROKEN = 2
 
-class DbConnectionManager(BaseConnectionManager[DbEndpoint, Connection]):
+
+class DbConnectionManager(Manager[Connection], BaseConnectionManager[DbEndpoint, Connection]):
     """Connects to PostgreSQL databases by name.
 
-    A connection that comes back in a transaction, failed or not, is rolled back before the next can have it; one that
-    cannot be makes the release raise, and is disposed of.
+    A connection that comes back in a transaction, failed or not, is rolled back before the next can have it, and is set
+    as it was (autocommit, isolation level, read-only, deferrable, cursor factory); one that cannot be, within five
+    seconds, makes the release raise, and is disposed of.
 
     :param dsn_params: keyword arguments of `psycopg2.connect` by endpoint name, or a function that returns those of an
         endpoint, called for each new connection (for credentials that rotate)
-    :param aliveness: ``'socket'``: look at the socket, which costs about 2 microseconds and sends nothing, and sees
+    :param aliveness: ``'socket'``: look at the socket, which costs about a microsecond and sends nothing, and sees
         whatever has reached this host; ``'query'``: one round trip on top of it, which also sees a server that is gone
         without a word
+    :param reset: what is done on release: ``'rollback'``; ``'discard all'``: on top of it ``DISCARD ALL``, one round
+        trip, after which nothing is left of the session's past; or a function of the connection, called after the
+        rollback, that raises when the connection is of no use any more
+    :param check_timeout: how long a server may take to answer a check, seconds: with ``aliveness='query'``, and after a
+        connection of the same endpoint was found dead
     :raises TypeError: when `dsn_params` is neither, or has something else than a mapping for an endpoint
-    :raises ValueError: when `aliveness` is neither
+    :raises ValueError: when `aliveness`, `reset` or `check_timeout` is none of these
     """
 
     def __init__(
@@ -55,13 +75,13 @@ class DbConnectionManager(BaseConnectionManager[DbEndpoint, Connection]):
             dsn_params: DsnParameters | Callable[[DbEndpoint], Parameters],
             *,
             aliveness: Literal['socket', 'query'] = 'socket',
+            reset: Literal['rollback', 'discard all'] | Callable[[Connection], object] = 'rollback',
+            check_timeout: float = CHECK_TIMEOUT,
     ) -> None:
-        self._directory = Directory(dsn_params)
-        self._asks_server = asks_server(aliveness)
-        self._births = Births[Connection]()
-
-    def __repr__(self) -> str:
-        return f'<{type(self).__name__}: {self._directory}>'
+        super().__init__(dsn_params, aliveness, reset, _discard_all, check_timeout)
+        # autocommit first: it takes what it has told the server of the others back
+        self._settings = Settings[Connection](
+            'autocommit', 'isolation_level', 'readonly', 'deferrable', 'cursor_factory')
 
     def create(self, endpoint: DbEndpoint, timeout: float | None = None) -> Connection:
         """Connect to a database.
@@ -72,9 +92,14 @@ class DbConnectionManager(BaseConnectionManager[DbEndpoint, Connection]):
         :raises TimeoutError: when it took longer
         :raises psycopg2.Error: when the server cannot be reached, or refuses
         """
-        parameters = self._directory.check(endpoint, self._directory.find(endpoint))
-        conn = _connect(parameters) if timeout is None else _connect_within(timeout, endpoint, parameters)
-        self._births.record(conn)
+        found = self._directory.check(endpoint, self._directory.find(endpoint))
+        parameters = spelled_out(endpoint, found, 'dsn', parse_dsn)
+        if timeout is None:
+            conn = _connect(parameters)
+        else:
+            conn = connect_within(timeout, endpoint, parameters, _connect, Connection.close)
+        self._settings.record(conn)
+        self._welcome(endpoint, conn)
         return conn
 
     def dispose(self, endpoint: DbEndpoint, conn: Connection, timeout: float | None = None) -> None:
@@ -86,6 +111,7 @@ class DbConnectionManager(BaseConnectionManager[DbEndpoint, Connection]):
         :param timeout: not needed: this does not wait for the server
         """
         if self._births.was_here(conn):
+            self._generations.gone(endpoint, conn)
             with contextlib.suppress(psycopg2.Error, ValueError):  # ValueError: libpq has no socket any more
                 if _is_tied_up(conn):
                     hang_up(conn.fileno())
@@ -97,51 +123,74 @@ class DbConnectionManager(BaseConnectionManager[DbEndpoint, Connection]):
 
         :param endpoint: what it is connected to
         :param conn: the connection
-        :param timeout: how long a query may take; ``None``: no limit
+        :param timeout: how long a query may take; ``None``: as long as `check_timeout` says
         """
-        if conn.closed:
-            return False
         try:
             alive = is_quiet(conn.fileno()) or _heard_only_news(conn)
         except (psycopg2.Error, OSError, ValueError):  # ValueError: libpq has no socket any more
+            alive = False
+        if alive and not self._asks_server and endpoint not in self._suspects:
+            return True
+        if not alive:
+            self._bury(endpoint, conn)
             return False
-        return alive and (not self._asks_server or (self._births.was_here(conn) and _answers(conn, timeout)))
+        if self._is_doomed(endpoint, conn):
+            return False
+        return not self._is_doubted(endpoint, conn) or self._answers(endpoint, conn, timeout)
 
     def on_release(self, endpoint: DbEndpoint, conn: Connection) -> None:
-        """Roll back what the user left open.
+        """Clear away what the user left behind.
 
         :param endpoint: what it is connected to
         :param conn: the connection
         :raises psycopg2.Error: when that is impossible
+        :raises TimeoutError: when it takes more than five seconds
         """
         status = conn.get_transaction_status()
-        if status == TRANSACTION_STATUS_IDLE and conn.status == STATUS_READY:
+        is_clean = status == TRANSACTION_STATUS_IDLE and conn.status == STATUS_READY and self._settings.are_kept(conn)
+        if is_clean and self._reset is None:
             return
         if conn.closed or status == TRANSACTION_STATUS_UNKNOWN:
+            self._bury(endpoint, conn)
             return  # the user closed it or saw it break: no fault of the release, and the next check finds it dead
         if status == TRANSACTION_STATUS_ACTIVE:
             raise psycopg2.InterfaceError('the connection was released in the middle of a command')
-        _roll_back(conn)
+        try:
+            with Watch(conn.fileno(), RESET_TIMEOUT, what='reset'):
+                self._clean(conn)
+                if self._reset is not None:
+                    self._reset(conn)
+                    self._clean(conn)
+        except BaseException:
+            self._bury(endpoint, conn)
+            raise
+
+    def _bury(self, endpoint: DbEndpoint, conn: Connection) -> None:
+        """Take note of a death, unless it was the user who closed the connection, or it may yet live."""
+        if conn.closed == BROKEN or not conn.closed and conn.get_transaction_status() == TRANSACTION_STATUS_UNKNOWN:
+            self._generations.found_dead(endpoint, conn)
+
+    def _answers(self, endpoint: DbEndpoint, conn: Connection, timeout: float | None) -> bool:
+        limit = self._check_timeout if timeout is None else min(timeout, self._check_timeout)
+        try:
+            with self._generations.proof(endpoint, conn), Watch(conn.fileno(), limit, what='query'):
+                _execute(conn, 'SELECT 1')
+        except (psycopg2.Error, TimeoutError):
+            return False
+        return True
+
+    def _clean(self, conn: Connection) -> None:
+        """End whatever transaction there is, and set the connection as it was."""
+        conn.rollback()
+        if conn.get_transaction_status() != TRANSACTION_STATUS_IDLE:
+            _execute(conn, 'ROLLBACK')  # the user said BEGIN: psycopg2 knows of no transaction
+        for name, value in self._settings.changed(conn):
+            setattr(conn, name, value)
 
 
 def _connect(parameters: Parameters) -> Connection:
     conn: Connection = psycopg2.connect(**parameters)
     return conn
-
-
-def _connect_within(timeout: float, endpoint: DbEndpoint, parameters: Parameters) -> Connection:
-    """Connect in a thread that can be left behind: libpq counts in whole seconds, for each address anew, and
-    psycopg2 cannot make a blocking connection of one that it has connected step by step.
-
-    libpq's own limit only ends a thread that was left behind, so it is the first that is longer than ours."""
-    limit = math.floor(min(timeout, 1e6)) + 1
-    given = int(parameters.get('connect_timeout') or 0)
-    return within(
-        timeout,
-        partial(_connect, {**parameters, 'connect_timeout': min(given, limit) if given > 0 else limit}),
-        what=f'connection to {endpoint!r}',
-        discard=Connection.close,
-    )
 
 
 def _is_tied_up(conn: Connection) -> bool:
@@ -167,32 +216,19 @@ def _heard_only_news(conn: Connection) -> bool:
     return False  # it goes on and on: no connection that waits for questions
 
 
-def _answers(conn: Connection, timeout: float | None) -> bool:
-    try:
-        if timeout is None:
-            _ask(conn)
-        else:
-            within(timeout, partial(_ask, conn), what='query')
-    except TimeoutError:
-        hang_up(conn.fileno())  # ends the thread that was left behind
-        return False
-    except psycopg2.Error:
-        return False
-    return True
-
-
-def _ask(conn: Connection) -> None:
+def _execute(conn: Connection, statement: str) -> None:
     before = conn.autocommit
     conn.autocommit = True  # else BEGIN and ROLLBACK make three round trips of one
-    with conn.cursor() as cursor:
-        cursor.execute('SELECT 1')
+    with cursor(conn) as plain:
+        plain.execute(statement)
     conn.autocommit = before
 
 
-def _roll_back(conn: Connection) -> None:
-    if conn.autocommit:
-        # the user said BEGIN; psycopg2 knows of no transaction, and its own rollback would do nothing
-        with conn.cursor() as cursor:
-            cursor.execute('ROLLBACK')
-    else:
-        conn.rollback()
+def _discard_all(conn: Connection) -> None:
+    """Leave nothing of a session's past, neither on the server nor here."""
+    _execute(conn, 'DISCARD ALL')
+    # psycopg2 does not listen when the server says that the encoding is again what it was at first
+    encoding = conn.info.parameter_status('client_encoding')
+    if encoding and encoding.replace('_', '') != conn.encoding:
+        conn.set_client_encoding(encoding)
+    del conn.notifies[:], conn.notices[:]

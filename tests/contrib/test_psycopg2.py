@@ -288,12 +288,12 @@ def test_a_look_at_the_socket_sends_nothing_and_a_query_takes_one_round_trip(
     looks = DbConnectionManager({'orders': proxied})
     asks = DbConnectionManager({'orders': proxied}, aliveness='query')
     conn = looks.create('orders', 10.0)
-    conn.autocommit = autocommit
     before = proxy.questions
     for _ in range(100):
         assert looks.check_aliveness('orders', conn, 1.0)
         looks.on_release('orders', conn)
     assert proxy.questions == before
+    conn.autocommit = autocommit
     for turn in range(1, 4):
         assert asks.check_aliveness('orders', conn, 1.0 if turn % 2 else None)
         assert proxy.questions == before + turn

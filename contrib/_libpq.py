@@ -1,0 +1,126 @@
+"""What psycopg2 and psycopg have in common: libpq, its connection strings, and its notion of a connect time-out.
+
+Connection strings hold passwords, and libpq's complaints about one quote it. So nothing of them gets out of here."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import os
+import socket
+import stat
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from gcp.contrib._postgres import DbEndpoint, Parameters
+from gcp.contrib._wire import hang_up, within
+
+__all__ = ['connect_within', 'spelled_out']
+
+ConnectionT = TypeVar('ConnectionT')
+
+#: Values of TCP_USER_TIMEOUT (milliseconds: twelve days and more) by which a socket of libpq's is known again.
+MARKS = range(1 << 30, (1 << 31) - 1)
+OPTION: int | None = getattr(socket, 'TCP_USER_TIMEOUT', None)
+
+#: How long to wait for a thread to let go of its socket, once that is broken off: in all, and each time, seconds.
+FAREWELL = 0.1
+GLANCE = 0.005
+
+_marks = itertools.cycle(MARKS)
+
+
+def spelled_out(
+        endpoint: DbEndpoint, parameters: Parameters, key: str, parse: Callable[[str], Parameters],
+) -> dict[str, Any]:
+    """Return an endpoint's connect parameters with its connection string, if it has one, taken to pieces.
+
+    :param endpoint: the endpoint
+    :param parameters: keywords, those beside a connection string having precedence over it
+    :param key: the keyword of the connection string
+    :param parse: the driver's parser
+    :raises ValueError: when the connection string is none; does not say where, as that would quote it
+    """
+    conninfo = parameters.get(key)
+    if conninfo is None:
+        return {name: value for name, value in parameters.items() if name != key}
+    try:
+        pieces = parse(conninfo)
+    except Exception:
+        pieces = None
+    if pieces is None:  # out here, where no context holds on to what the driver said
+        raise ValueError(f'dsn_params of endpoint {endpoint!r}: {key!r} is no connection string that libpq understands')
+    return {**pieces, **{name: value for name, value in parameters.items() if name != key}}
+
+
+def connect_within(
+        timeout: float,
+        endpoint: DbEndpoint,
+        parameters: dict[str, Any],
+        connect: Callable[[dict[str, Any]], ConnectionT],
+        close: Callable[[ConnectionT], object],
+) -> ConnectionT:
+    """Connect, but no longer than it may take, in a thread that can be left behind: libpq counts in whole seconds, for
+    each address anew, and does not count what the look-up of a name takes.
+
+    A thread that was left behind has its socket broken off under it. Should it come to a result all the same, it closes
+    it. What cannot be broken off, a unix socket, is ended by libpq's own limit, the first that is longer than ours.
+
+    :param timeout: how long it may take, all in all
+    :param endpoint: the endpoint, for the error
+    :param parameters: keywords
+    :param connect: connects by keywords
+    :param close: closes a connection; must not raise
+    :raises TimeoutError: when it took longer
+    """
+    limit = math.floor(min(timeout, 1e6)) + 1
+    given = int(parameters.get('connect_timeout') or 0)
+    lasting = int(parameters.get('tcp_user_timeout') or 0)
+    mark = next(_marks)
+    marked = {**parameters, 'connect_timeout': min(given, limit) if given > 0 else limit, 'tcp_user_timeout': mark}
+    ended = threading.Event()
+
+    def work() -> ConnectionT:
+        try:
+            conn = connect(marked)
+            _unmark(conn.fileno(), lasting)  # type: ignore[attr-defined]
+            return conn
+        finally:
+            ended.set()
+
+    try:
+        return within(timeout, work, what=f'connection to {endpoint!r}', discard=close)
+    except TimeoutError:
+        _break_off(mark, ended)
+        raise
+
+
+def _break_off(mark: int, ended: threading.Event) -> None:
+    """Break off the socket with a mark, and those that libpq goes on to, the next addresses', as long as that is quick.
+
+    Nobody tells the descriptor of a connection that is not there yet. But libpq sets options on its socket before it
+    connects it, and the options can be read by anybody."""
+    if OPTION is None or not os.path.isdir('/proc/self/fd'):
+        return
+    for _ in range(round(FAREWELL / GLANCE)):
+        for fd in map(int, os.listdir('/proc/self/fd')):
+            with contextlib.suppress(OSError):
+                if stat.S_ISSOCK(os.fstat(fd).st_mode) and _is_marked(fd, mark):
+                    hang_up(fd)
+        if ended.wait(GLANCE):
+            return
+
+
+def _is_marked(fd: int, mark: int) -> bool:
+    assert OPTION is not None
+    with socket.socket(fileno=os.dup(fd)) as sock:
+        return sock.getsockopt(socket.IPPROTO_TCP, OPTION) == mark
+
+
+def _unmark(fd: int, lasting: int) -> None:
+    """Set TCP_USER_TIMEOUT to what the user wants."""
+    if OPTION is not None:
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as sock:  # OSError: a unix socket has none
+            sock.setsockopt(socket.IPPROTO_TCP, OPTION, lasting)
