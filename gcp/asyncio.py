@@ -90,12 +90,7 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
         manager = connection_manager
         options.check_manager(
             manager, base=BaseConnectionManager, other=SyncConnectionManager, wrong='threading', right='asyncio')
-        self._check_aliveness = options.overridden(manager, 'check_aliveness', BaseConnectionManager)
-        self._on_acquire = options.overridden(manager, 'on_acquire', BaseConnectionManager)
-        self._on_release = options.overridden(manager, 'on_release', BaseConnectionManager)
-        self._on_connection_dead = options.overridden(manager, 'on_connection_dead', BaseConnectionManager)
-        direct = self._check_aliveness is None and self._on_acquire is None
-        self._set_up(manager, given, direct=direct, plain=self._on_release is None)
+        self._set_up(manager, given, options.hooks(manager, BaseConnectionManager))
         self._bind(asyncio.get_running_loop)
         self._reaper = Reaper(self._core, manager.dispose, given.dispose_timeout)
         self._closers: list[asyncio.Future[None]] = []
@@ -183,12 +178,16 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
         if await self._call(ticket, 'check_aliveness', self._check_aliveness):
             ticket.hook = None
             return True
+        await self._mourn(ticket)
+        return False
+
+    async def _mourn(self, ticket: Ticket) -> None:
+        """Tell the manager of a dead connection."""
         if self._on_connection_dead is not None:
             try:
                 await Bounded(self._on_connection_dead(ticket.endpoint, ticket.conn), ticket.remaining())
             except Exception as error:
                 tell(logger, logging.ERROR, 'on_connection_dead failed for %s: %r', describe(ticket.endpoint), error)
-        return False
 
     async def _call(self, ticket: Ticket, name: str, hook: Callable[..., Any]) -> Any:
         """Call a hook on the ticket's connection. While `ticket.hook` is set, an error costs the connection."""

@@ -216,9 +216,10 @@ def check_manager(manager: Any, *, base: type, other: type, wrong: str, right: s
             f'use gcp.{wrong}.ConnectionPool')
 
 
-def overridden(manager: Any, name: str, base: type) -> Any:
-    """Return a manager's hook, or None where it has only the base class's, which does nothing."""
-    hook = getattr(manager, name, None)
-    if hook is None or getattr(hook, '__func__', None) is getattr(base, name):
-        return None
-    return hook
+def hooks(manager: Any, base: type) -> dict[str, Any]:
+    """Return a manager's optional hooks by name, but for those that are the base class's and do nothing."""
+    found = {name: getattr(manager, name, None) for name in OPTIONAL}
+    return {
+        name: hook for name, hook in found.items()
+        if hook is not None and getattr(hook, '__func__', None) is not getattr(base, name)
+    }

@@ -83,12 +83,7 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
         manager = connection_manager
         options.check_manager(
             manager, base=BaseConnectionManager, other=AsyncConnectionManager, wrong='asyncio', right='threading')
-        self._check_aliveness = options.overridden(manager, 'check_aliveness', BaseConnectionManager)
-        self._on_acquire = options.overridden(manager, 'on_acquire', BaseConnectionManager)
-        self._on_release = options.overridden(manager, 'on_release', BaseConnectionManager)
-        self._on_connection_dead = options.overridden(manager, 'on_connection_dead', BaseConnectionManager)
-        direct = self._check_aliveness is None and self._on_acquire is None
-        self._set_up(manager, given, direct=direct, plain=self._on_release is None)
+        self._set_up(manager, given, options.hooks(manager, BaseConnectionManager))
         self._reaper = Reaper(self._core, manager.dispose, given.dispose_timeout)
         self._closers: list[threading.Lock] = []
         self._core.on_quiet = weakly(self._wake_closers)
@@ -98,11 +93,19 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
     # --- acquire ---
 
     def _acquire(self, ticket: Ticket) -> None:
-        """Serve an acquire that is no plain idle hit. Its caller undoes whatever an error leaves half-done."""
-        core = self._core
+        """Serve an acquire that is no idle hit. Its caller undoes whatever an error leaves half-done."""
         if self._collector is not None:
             self._collector.ensure()
-        verdict = core.request(ticket)
+        self._serve(ticket, self._core.request(ticket))
+
+    def _replace(self, ticket: Ticket) -> None:
+        """Go on from an idle hit that was found dead."""
+        self._mourn(ticket)
+        self._serve(ticket, self._retry(ticket))
+
+    def _serve(self, ticket: Ticket, verdict: int) -> None:
+        """Do as the core says, until there is a connection that the hooks find in order."""
+        core = self._core
         while True:
             if core.has_victims:
                 self._tidy_aside(ticket, verdict)
@@ -115,8 +118,7 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
                 break
             if self._is_alive(ticket):
                 break
-            verdict = core.retry(ticket)
-            ticket.hook = None
+            verdict = self._retry(ticket)
         if self._on_acquire is not None:
             self._call(ticket, 'on_acquire', self._on_acquire)
             ticket.hook = None
@@ -162,23 +164,38 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
         if self._call(ticket, 'check_aliveness', self._check_aliveness, ticket.remaining()):
             ticket.hook = None
             return True
+        self._mourn(ticket)
+        return False
+
+    def _mourn(self, ticket: Ticket) -> None:
+        """Tell the manager of a dead connection."""
         if self._on_connection_dead is not None:
             try:
                 self._on_connection_dead(ticket.endpoint, ticket.conn)
             except Exception as error:
                 tell(logger, logging.ERROR, 'on_connection_dead failed for %s: %r', describe(ticket.endpoint), error)
-        return False
+
+    def _retry(self, ticket: Ticket) -> int:
+        """Ask again, after a connection that was dead."""
+        verdict = self._core.retry(ticket)
+        ticket.hook = None
+        return verdict
 
     def _call(self, ticket: Ticket, name: str, hook: Callable[..., Any], *args: Any) -> Any:
         """Call a hook on the ticket's connection. While `ticket.hook` is set, an error costs the connection."""
         ticket.hook = name
         try:
             result = hook(ticket.endpoint, ticket.conn, *args)
-        except Exception as error:
-            self._check_deadline(ticket, name, error)
-            raise
+        except BaseException as error:
+            self._blame(ticket, name, error)
         self._check_deadline(ticket, name)
         return result
+
+    def _blame(self, ticket: Ticket, name: str, error: BaseException) -> NoReturn:
+        """Raise a hook's error, or, where it took too long, that."""
+        if isinstance(error, Exception):
+            self._check_deadline(ticket, name, error)
+        raise error
 
     def _check_deadline(self, ticket: Ticket, phase: str, cause: BaseException | None = None) -> None:
         if ticket.overran():
@@ -186,24 +203,15 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
 
     # --- release ---
 
-    def _release(self, checkout: Checkout, body: BaseException | None) -> None:
-        """Release by way of `on_release`, whose error costs the connection, but never hides that of the body."""
+    def _spoil(self, checkout: Checkout, error: BaseException, body: BaseException | None) -> None:
+        """End a release whose `on_release` raised: that costs the connection, but never hides the error of the body."""
         endpoint = checkout.endpoint
-        try:
-            if self._on_release is not None:
-                checkout.hook = 'on_release'
-                self._on_release(endpoint, checkout.conn)
-                checkout.hook = None
-        except BaseException as error:
-            self._core.discard(checkout, 'error')
-            self._tidy(endpoint)
-            if body is None or not isinstance(error, Exception):
-                raise
-            chain(body, error)
-            tell(logger, logging.ERROR, 'on_release failed for %s: %r', describe(endpoint), error)
-        else:
-            self._core.give_back(checkout)
-            self._tidy(endpoint)
+        self._core.discard(checkout, 'error')
+        self._tidy(endpoint)
+        if body is None or not isinstance(error, Exception):
+            raise error
+        chain(body, error)
+        tell(logger, logging.ERROR, 'on_release failed for %s: %r', describe(endpoint), error)
 
     def _tidy(self, endpoint: object) -> None:
         """After a release: dispose of what it left, and of a few that have expired."""

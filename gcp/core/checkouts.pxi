@@ -2,6 +2,24 @@
 # victims (a connection on its way out). One that is dropped half-way is found by its finalizer and taken back by the
 # next call.
 
+cdef struct glance_t:        # at an idle hit, while the manager's hooks look at it
+    uint64_t arrival         # how old the acquire is: should it have to go on, nobody younger comes before it
+    uint64_t epoch
+    uint64_t lease
+    double began
+    double deadline
+
+
+cdef double seconds_allowed(timeout, hook_timeout):
+    """How long an acquire may take. One that is not to wait in line has for its hooks what the pool says."""
+    cdef double seconds = INFINITY
+    if timeout is not None:
+        seconds = timeout
+        if seconds <= 0:
+            seconds = INFINITY if hook_timeout is None or hook_timeout <= 0 else hook_timeout
+    return seconds
+
+
 @cython.no_gc_clear
 cdef class Checkout:
     """One checkout of one slot.
@@ -72,14 +90,10 @@ cdef class Ticket(Checkout):
     cdef object cause
 
     cdef int open(self, Core core, endpoint, timeout, hook_timeout) except -1:
-        cdef double seconds = INFINITY
+        cdef double seconds = seconds_allowed(timeout, hook_timeout)
         self.key = endpoint
         self.timeout = timeout
-        if timeout is not None:
-            seconds = timeout
-            if seconds <= 0:
-                self.nowait = True
-                seconds = INFINITY if hook_timeout is None or hook_timeout <= 0 else hook_timeout
+        self.nowait = timeout is not None and timeout <= 0
         self.deadline = INFINITY if seconds == INFINITY else core.now() + seconds
         self.since = NEVER
         self.core = core
@@ -87,6 +101,17 @@ cdef class Ticket(Checkout):
         self.w.self = <PyObject*>self
         self.enter(core)
         return 0
+
+    cdef void adopt(self, Slot slot, glance_t* glance):
+        """Take over an idle hit with which something is wrong."""
+        self.slot = slot
+        self.lease = glance.lease
+        self.epoch = glance.epoch
+        self.deadline = glance.deadline
+        self.w.seq = glance.arrival
+        self.w.state = USE
+        if self.current():
+            self.ep = <Endpoint>slot.s.ep.self
 
     cdef void enter(self, Core core):
         self.epoch = core.pool.epoch

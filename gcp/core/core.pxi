@@ -592,7 +592,11 @@ cdef class Core:
         cdef Endpoint ep
         if s == NULL or s.ep.key == <PyObject*>endpoint:
             return s
-        ep = self.find(endpoint)
+        try:
+            ep = self.find(endpoint)
+        except TypeError:
+            check_hashable(endpoint)
+            raise
         return NULL if ep is None else table_find(&self.pool.held, <PyObject*>conn, &ep.e)
 
     cdef Slot holder(self, conn, endpoint):

@@ -71,7 +71,12 @@ cdef class BaseConnectionPool:
     cdef readonly object _options
     cdef object acquire_timeout
     cdef readonly str name
-    # Whether an idle hit needs no Python: no hook to call on the way out, on the way in, no expiry to look for.
+    # The manager's hooks; None where it has none. Looked up once, so that a hook that is not there costs nothing.
+    cdef readonly object _check_aliveness
+    cdef readonly object _on_acquire
+    cdef readonly object _on_release
+    cdef readonly object _on_connection_dead
+    # Whether an idle hit calls no hook on the way out, none on the way in, looks for nothing that expired.
     cdef bint direct
     cdef bint plain
     cdef bint collects
@@ -82,14 +87,18 @@ cdef class BaseConnectionPool:
     def __cinit__(self, *args, **kwargs):
         self._core = Core()         # so that one whose __init__ failed is merely useless
 
-    def _set_up(self, manager, options, *, bint direct, bint plain):
-        """Take the resolved options, and which hooks there are to call."""
+    def _set_up(self, manager, options, dict hooks not None):
+        """Take the resolved options, and the hooks that there are to call."""
         self._manager = manager
+        self._check_aliveness = hooks.get('check_aliveness')
+        self._on_acquire = hooks.get('on_acquire')
+        self._on_release = hooks.get('on_release')
+        self._on_connection_dead = hooks.get('on_connection_dead')
         self._options = options
         self.acquire_timeout = options.acquire_timeout
         self.name = options.name or next_name(type(manager).__name__)
-        self.direct = direct
-        self.plain = plain
+        self.direct = self._check_aliveness is None and self._on_acquire is None
+        self.plain = self._on_release is None
         self.collects = not options.background_collector
         self._core = Core(
             max_size=options.max_size,
@@ -100,8 +109,12 @@ cdef class BaseConnectionPool:
             lifetime_jitter=options.lifetime_jitter,
         )
 
-    cdef inline slot_t* hit(self, endpoint, timeout) except? NULL:
-        """Check an idle connection out, or return NULL: then the Python front does it."""
+    cdef inline slot_t* hit(self, endpoint, timeout, glance_t* glance) except? NULL:
+        """Check an idle connection out, or return NULL: then the Python front does it.
+
+        :param glance: what has to be known when the hooks have had a look at the connection; NULL: none will, so the
+                       acquire has ended well
+        """
         cdef Core core = self._core
         cdef PyObject* found
         cdef Endpoint ep
@@ -110,8 +123,6 @@ cdef class BaseConnectionPool:
         if timeout is not None:
             check_timeout(timeout)
         core.before('acquire')
-        if not self.direct:
-            return NULL
         found = look_up_quietly(core.endpoints, endpoint)
         if found == NULL:
             if PyErr_Occurred() != NULL and PyErr_ExceptionMatches(Exception):
@@ -123,15 +134,25 @@ cdef class BaseConnectionPool:
         gcp_lock(&core.mutex)
         s = take_idle(&core.pool, &ep.e, now)
         if s != NULL:
-            s.lent = True
-            ep.e.counters.acquires[<int>HIT] += 1
+            if glance == NULL:
+                s.lent = True
+                ep.e.counters.acquires[<int>HIT] += 1
+            else:
+                core.pool.arrivals += 1
+                glance.arrival = core.pool.arrivals
+                glance.epoch = core.pool.epoch
+                glance.lease = s.lease
+                glance.began = now
         gcp_unlock(&core.mutex)
         return s
 
     cdef Ticket open_ticket(self, endpoint, timeout):
-        timeout = self.acquire_timeout if timeout is None else check_timeout(timeout)
         check_hashable(endpoint)
-        return self._core.ticket(endpoint, timeout, self.acquire_timeout)
+        return self._core.ticket(endpoint, self.limit(timeout), self.acquire_timeout)
+
+    cdef inline object limit(self, timeout):
+        """What an acquire may take: what its caller says, else what the pool says."""
+        return self.acquire_timeout if timeout is None else check_timeout(timeout)
 
     cdef inline bint untidy(self, double now) noexcept:
         """Whether a release leaves something to dispose of."""

@@ -211,7 +211,7 @@ cdef class AsyncLease(Checkout):
         cdef slot_t* s
         if self.phase == FRESH:
             self.pool.check_loop()
-            s = self.pool.hit(self.key, self.timeout)
+            s = self.pool.hit(self.key, self.timeout, NULL) if self.pool.direct else NULL
             if s != NULL:
                 if self.entered:
                     self.phase = HELD

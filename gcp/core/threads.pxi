@@ -1,4 +1,9 @@
-# The compiled half of the threading pool: the idle hit, whole.
+# The compiled half of the threading pool: the idle hit, whole, with the hooks that look at it on its way out and in.
+
+cdef enum finding:
+    # of the hooks at an idle hit
+    FINE, FOUND_DEAD, TOO_LATE
+
 
 cdef class ThreadingPool(BaseConnectionPool):
     """Serves idle hits itself and hands everything else to its Python half."""
@@ -12,14 +17,7 @@ cdef class ThreadingPool(BaseConnectionPool):
         :raises AcquireTimeoutError: when it took longer
         :raises ConnectionPoolClosedError: when the pool is closed
         """
-        cdef Ticket ticket
-        cdef slot_t* s = self.hit(endpoint, timeout)
-        if s != NULL:
-            return <object>s.conn
-        ticket = self.serve(endpoint, timeout)
-        conn = ticket.slot.conn
-        ticket.end()
-        return conn
+        return <object>self.take(endpoint, timeout).conn
 
     def release(self, conn, endpoint):
         """Release a connection.
@@ -29,19 +27,21 @@ cdef class ThreadingPool(BaseConnectionPool):
         :raises ConnectionNotAcquiredError: when nobody holds it; nothing has changed then
         """
         cdef Core core = self._core
-        cdef double now = core.now()
+        cdef Checkout checkout
         cdef slot_t* s
         core.before('release')
-        s = core.held_as(conn, endpoint) if self.plain else NULL
-        if s != NULL:
-            gcp_lock(&core.mutex)
-            step_give_back(&core.pool, s, now)
-            gcp_unlock(&core.mutex)
-            core.after()
-            if self.untidy(now):
-                self._tidy(endpoint)
-            return
-        self.return_named(conn, endpoint)
+        s = core.held_as(conn, endpoint)
+        if s == NULL:
+            checkout = core.checkin(conn, endpoint)
+            if checkout is not None:
+                self.bring_back(checkout, None)
+        elif self.plain:
+            self.put_back(s, endpoint)
+        else:
+            checkout = Checkout.__new__(Checkout)
+            checkout.hold(core, <Slot>s.self, s.lease)
+            core.take_back(checkout)
+            self.bring_back(checkout, None)
 
     def connection(self, endpoint, timeout=None):
         """Return a context manager that acquires a connection and releases it at the end.
@@ -55,22 +55,144 @@ cdef class ThreadingPool(BaseConnectionPool):
         lease.timeout = timeout
         return lease
 
-    cdef Ticket serve(self, endpoint, timeout):
+    # --- acquire ---
+
+    cdef inline slot_t* take(self, endpoint, timeout) except NULL:
+        """Check a connection out: an idle one, else whatever the Python half comes to."""
+        cdef glance_t glance
+        cdef slot_t* s = self.hit(endpoint, timeout, NULL if self.direct else &glance)
+        if s == NULL:
+            return self.serve(endpoint, timeout)
+        if not self.direct:
+            return self.present(s, &glance, endpoint, timeout)
+        return s
+
+    cdef slot_t* present(self, slot_t* s, glance_t* glance, endpoint, timeout) except NULL:
+        """Let the hooks look at an idle hit. Where something is wrong with it, the Python half takes over."""
+        cdef Slot slot = <Slot>s.self       # whatever a hook does, the record stays
+        cdef double seconds = seconds_allowed(self.limit(timeout), self.acquire_timeout)
+        cdef PyObject* hook = NULL
+        cdef int found
+        glance.deadline = glance.began + seconds
+        try:
+            found = self.look_over(slot, endpoint, glance.deadline, &hook)
+        except BaseException as error:
+            return self.recover(slot, glance, endpoint, timeout, <str>hook, False, error)
+        if found == FINE and self.lend(s, glance):
+            return s
+        told = <str>hook if hook != NULL else None
+        return self.recover(slot, glance, endpoint, timeout, told, found == FOUND_DEAD, None)
+
+    cdef int look_over(self, Slot slot, endpoint, double deadline, PyObject** hook) except -1:
+        """Call the hooks. While `hook` is the name of one, an error costs the connection."""
+        cdef Core core = self._core
+        if self._check_aliveness is not None:
+            hook[0] = <PyObject*>'check_aliveness'
+            if not self._check_aliveness(
+                    endpoint, slot.conn, None if deadline == INFINITY else max(0.0, deadline - core.now())):
+                return FOUND_DEAD
+            if deadline < INFINITY and core.now() >= deadline:
+                return TOO_LATE
+        if self._on_acquire is not None:
+            hook[0] = <PyObject*>'on_acquire'
+            self._on_acquire(endpoint, slot.conn)
+            if deadline < INFINITY and core.now() >= deadline:
+                return TOO_LATE
+        hook[0] = NULL
+        return FINE
+
+    cdef bint lend(self, slot_t* s, glance_t* glance) except -1:
+        """End an idle hit well, unless the pool was closed meanwhile."""
+        cdef Core core = self._core
+        cdef bint ours
+        core.before('finish')
+        gcp_lock(&core.mutex)
+        ours = s.lease == glance.lease and s.state == USED and core.pool.epoch == glance.epoch and not core.pool.closed
+        if ours:
+            s.lent = True
+            s.ep.counters.acquires[<int>HIT] += 1
+        gcp_unlock(&core.mutex)
+        return ours
+
+    cdef slot_t* serve(self, endpoint, timeout) except NULL:
         """Acquire by way of the Python half. Whatever goes wrong there, at any point, nothing is left behind."""
         cdef Ticket ticket = self.open_ticket(endpoint, timeout)
         try:
             self._acquire(ticket)
             self._core.finish(ticket)
         except BaseException as error:
-            self._core.abandon(ticket, error)
-            self._tidy_aside(ticket)
+            self.give_up(ticket, error)
             raise
-        return ticket
+        return self.slot_of(ticket)
 
-    cdef int return_named(self, conn, endpoint) except -1:
-        cdef Checkout checkout = self._core.checkin(conn, endpoint)
-        if checkout is not None:
-            self._release(checkout, None)
+    cdef slot_t* recover(
+        self, Slot slot, glance_t* glance, endpoint, timeout, str hook, bint dead, error,
+    ) except NULL:
+        """Go on from an idle hit of which a hook raised an error, or found it dead, or took too long."""
+        cdef Ticket ticket = self._core.ticket(endpoint, self.limit(timeout), self.acquire_timeout)
+        ticket.adopt(slot, glance)
+        ticket.hook = hook
+        try:
+            if dead:
+                self._replace(ticket)
+            elif error is not None:
+                self._blame(ticket, hook, error)
+            elif hook is not None:
+                self._check_deadline(ticket, hook)
+            self._core.finish(ticket)
+        except BaseException as trouble:
+            self.give_up(ticket, trouble)
+            raise
+        return self.slot_of(ticket)
+
+    cdef slot_t* slot_of(self, Ticket ticket) except NULL:
+        """The slot of a ticket that ended well. The pool owns it."""
+        cdef slot_t* s = &ticket.slot.s
+        ticket.end()
+        return s
+
+    cdef int give_up(self, Ticket ticket, error) except -1:
+        self._core.abandon(ticket, error)
+        self._tidy_aside(ticket)
+        return 0
+
+    # --- release ---
+
+    cdef inline int put_back(self, slot_t* s, endpoint) except -1:
+        """Release what no hook wants to see."""
+        cdef Core core = self._core
+        cdef double now = core.now()
+        gcp_lock(&core.mutex)
+        step_give_back(&core.pool, s, now)
+        gcp_unlock(&core.mutex)
+        core.after()
+        if self.untidy(now):
+            self._tidy(endpoint)
+        return 0
+
+    cdef int bring_back(self, Checkout checkout, body) except -1:
+        """Release by way of `on_release`."""
+        cdef Core core = self._core
+        cdef Slot slot = checkout.slot
+        cdef double now
+        if self._on_release is not None:
+            try:
+                checkout.hook = 'on_release'
+                self._on_release(slot.endpoint, slot.conn)
+                checkout.hook = None
+            except BaseException as error:
+                self._spoil(checkout, error, body)
+                return 0
+        core.before('give_back')
+        now = core.now()
+        gcp_lock(&core.mutex)
+        if checkout.current():
+            step_give_back(&core.pool, &slot.s, now)
+        gcp_unlock(&core.mutex)
+        checkout.end()
+        core.after()
+        if self.untidy(now):
+            self._tidy(slot.endpoint)
         return 0
 
 
@@ -84,41 +206,29 @@ cdef class Lease(Checkout):
     cdef bint entered
 
     def __enter__(self):
-        cdef Ticket ticket
         cdef slot_t* s
         if self.entered:
             raise RuntimeError('a lease can be entered only once: call connection() again')
         self.entered = True
-        s = self.pool.hit(self.key, self.timeout)
-        if s != NULL:
-            self.hold(self.pool._core, <Slot>s.self, s.lease)
-        else:
-            ticket = self.pool.serve(self.key, self.timeout)
-            self.hold(self.pool._core, ticket.slot, ticket.lease)
-            ticket.end()
+        s = self.pool.take(self.key, self.timeout)
+        self.hold(self.pool._core, <Slot>s.self, s.lease)
         return self.slot.conn
 
     def __exit__(self, kind, error, traceback):
         cdef ThreadingPool pool = self.pool
-        cdef Core core = pool._core
-        cdef double now
+        cdef slot_t* s
         if self.slot is None:
             raise RuntimeError('this lease was not entered, or was left already')
-        now = core.now()
-        core.before('release')
+        pool._core.before('release')
         if not self.current() or self.slot.s.state != USED:
             self.leave_stale(error)
         elif pool.plain:
-            gcp_lock(&core.mutex)
-            step_give_back(&core.pool, &self.slot.s, now)
-            gcp_unlock(&core.mutex)
+            s = &self.slot.s
             self.slot = None
-            core.after()
-            if pool.untidy(now):
-                pool._tidy(self.key)
+            pool.put_back(s, self.key)
         else:
-            core.take_back(self)
-            pool._release(self, error)
+            pool._core.take_back(self)
+            pool.bring_back(self, error)
         return False
 
     cdef int leave_stale(self, error) except -1:

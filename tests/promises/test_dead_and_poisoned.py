@@ -71,6 +71,23 @@ async def test_all_dead_ones_are_passed_over(front: Front) -> None:
     await pool.release(new, 'db')
 
 
+async def test_whoever_found_it_dead_keeps_his_place_in_the_line(front: Front) -> None:
+    manager = front.manager()
+    pool = front.pool(manager, max_size=1)
+    await pool.release(await pool.acquire('db'), 'db')
+    manager.check_aliveness.does(never(dead()), ok())
+    older = front.spawn(pool.acquire('db'))
+    await front.until(lambda: manager.check_aliveness.running)
+    younger = front.spawn(pool.acquire('db'))
+    await front.waiting(pool, 1)
+    manager.check_aliveness.let_go()
+    new = await older
+    assert not younger.done()
+    await pool.release(new, 'db')
+    assert await younger is new
+    await pool.release(new, 'db')
+
+
 async def test_the_search_goes_on_to_a_living_one(front: Front) -> None:
     manager = front.manager()
     pool = front.pool(manager, min_idle=3, max_size=3)
