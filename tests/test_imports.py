@@ -36,7 +36,10 @@ ALLOWED = {
     'gcp.asyncio': FRONT,
     'gcp.observe': {'gcp.exceptions', 'gcp.observe', 'gcp.stats'},
     'gcp.dropin': {'gcp', 'gcp.managers'},
-    'gcp.testing': {'gcp', 'gcp._core', 'gcp.asyncio', 'gcp.exceptions', 'gcp.managers', 'gcp.stats', 'gcp.threading'},
+    'gcp.testing': {
+        'gcp', 'gcp._core', 'gcp.asyncio', 'gcp.exceptions', 'gcp.managers', 'gcp.stats', 'gcp.testing',
+        'gcp.threading',
+    },
     'gcp.contrib': {
         'gcp._core', 'gcp.asyncio', 'gcp.contrib', 'gcp.exceptions', 'gcp.managers', 'gcp.stats', 'gcp.threading',
     },
@@ -156,6 +159,7 @@ DRIVERS = {'asyncpg', 'prometheus_client', 'psycopg2', 'rich'}
         ('import gcp.asyncio', {'gcp.contrib', 'gcp.threading'}),
         ('import gcp.dropin', {'asyncio', 'gcp.asyncio', 'gcp.contrib', 'gcp.threading'}),
         ('import gcp.contrib.socket', {'asyncio', 'gcp.asyncio'}),
+        ('import gcp.testing', {'asyncio', 'gcp.asyncio', 'gcp.contrib', 'gcp.threading', 'pytest'}),
     ],
 )
 def test_import_costs_no_other_front_driver_or_telemetry(statement: str, others: set[str]) -> None:
