@@ -119,8 +119,7 @@ class TcpOptions:
         sock = socket.socket(family, kind, protocol)
         try:
             sock.setblocking(False)
-            if self._nodelay:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.set_delay(sock)
             if self._keepalive is not None:
                 self._keepalive.apply(sock)
             if self._source is not None:
@@ -129,6 +128,13 @@ class TcpOptions:
             sock.close()
             raise
         return sock
+
+    def set_delay(self, sock: socket.socket) -> None:
+        """Have small packets sent at once, or held back.
+
+        :param sock: a TCP socket
+        """
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, self._nodelay)
 
     def _local(self, family: int) -> Any:
         assert self._source is not None

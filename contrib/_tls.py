@@ -6,6 +6,8 @@ peer that drips them makes a handshake last for ever."""
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import os
 import select
 from collections.abc import Sequence
 from ssl import (
@@ -24,6 +26,7 @@ from gcp.contrib._wire import await_io, peek
 
 __all__ = [
     'Sessions',
+    'Standing',
     'check_context',
     'check_server_hostname',
     'heard_no_data',
@@ -60,20 +63,32 @@ class Sessions:
         """Offer an endpoint nothing any more: it may be that which made a handshake fail."""
         self._sessions.pop(endpoint, None)
 
-    def keep(self, endpoint: tuple[str, Port], conn: SSLSocket) -> bool:
-        """Keep a connection's session, if it can be resumed.
-
-        :return: whether it can; with TLS 1.3 not until the server's tickets were read
-        """
+    def keep(self, endpoint: tuple[str, Port], conn: SSLSocket) -> None:
+        """Keep a connection's session, if it can be resumed: with TLS 1.3 not until the server's tickets were read."""
         session = conn.session
         if session is None or (conn.version() == 'TLSv1.3' and not session.has_ticket):
-            return False
+            return
         self._sessions.pop(endpoint, None)  # the latest come last
         self._sessions[endpoint] = session
         with contextlib.suppress(KeyError, RuntimeError, StopIteration):  # another thread is at it too
             while len(self._sessions) > MAX_SESSIONS:
                 del self._sessions[next(iter(self._sessions))]
-        return True
+
+
+@dataclasses.dataclass(slots=True)
+class Standing:
+    """What a manager remembers of a connection.
+
+    :ivar endpoint: what it is connected to
+    :ivar pid: in which process it was created
+    :ivar in_use: whether somebody holds it
+    :ivar session_seen: whether its session was looked at after its first use
+    """
+
+    endpoint: tuple[str, Port]
+    pid: int = dataclasses.field(default_factory=os.getpid)
+    in_use: bool = False
+    session_seen: bool = False
 
 
 def check_context(context: SSLContext | None, alpn_protocols: Sequence[str]) -> SSLContext:

@@ -17,12 +17,14 @@ from typing import Generic, Literal, TypeVar
 __all__ = [
     'Births',
     'UnsolicitedData',
+    'aside',
     'await_any',
     'await_io',
     'check_unsolicited_data',
     'deadline_in',
     'hang_up',
     'has_ended',
+    'is_alive',
     'is_quiet',
     'is_writable',
     'peek',
@@ -66,6 +68,18 @@ def has_ended(fd: int) -> bool:
     poller = select.poll()
     poller.register(fd, HALF_CLOSED)
     return bool(poller.poll(0)) or (not HALF_CLOSED and not is_quiet(fd) and peek(fd) == b'')
+
+
+def is_alive(fd: int, unsolicited_data: UnsolicitedData) -> bool:
+    """Tell whether an idle connection can still be used, from what waits to be read.
+
+    :param fd: its descriptor; that of a closed socket is negative
+    :param unsolicited_data: what data means that nobody asked for
+    """
+    try:
+        return is_quiet(fd) or (unsolicited_data == 'allowed' and not has_ended(fd))
+    except ValueError:  # closed
+        return False
 
 
 def is_writable(fd: int) -> bool:
@@ -180,6 +194,20 @@ def time_left(deadline: float, what: str) -> float:
     return left
 
 
+def aside(
+        work: Callable[[], ResultT], discard: Callable[[ResultT], object] = lambda result: None,
+) -> concurrent.futures.Future[ResultT]:
+    """Do work that knows no deadline in a daemon thread, which may be left behind: neither others nor the end of the
+    program wait for it, as they would for a thread of an executor.
+
+    :param work: the work
+    :param discard: undoes a result that comes when its future has been cancelled; must not raise
+    """
+    outcome: concurrent.futures.Future[ResultT] = concurrent.futures.Future()
+    threading.Thread(target=_work, args=(outcome, work, discard), name='gcp-deadline', daemon=True).start()
+    return outcome
+
+
 def within(
         timeout: float,
         work: Callable[[], ResultT],
@@ -197,8 +225,7 @@ def within(
     :param discard: undoes a result that came too late; must not raise
     :raises TimeoutError: when it took longer
     """
-    outcome: concurrent.futures.Future[ResultT] = concurrent.futures.Future()
-    threading.Thread(target=_work, args=(outcome, work, discard), name='gcp-deadline', daemon=True).start()
+    outcome = aside(work, discard)
     try:
         concurrent.futures.wait([outcome], min(timeout, threading.TIMEOUT_MAX))
         if outcome.cancel():  # refused once the work has ended, so that each result has exactly one owner

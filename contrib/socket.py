@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import socket
+import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
 from ssl import SSLContext, SSLSocket
@@ -33,7 +35,7 @@ from gcp.contrib._wire import (
     await_any,
     check_unsolicited_data,
     deadline_in,
-    has_ended,
+    is_alive,
     is_quiet,
     time_left,
     within,
@@ -78,11 +80,7 @@ class SocketAlivenessCheckingMixin(Generic[EndpointT]):
         :param conn: the socket, in whatever blocking mode
         :param timeout: not needed: this never waits
         """
-        try:
-            fd = conn.fileno()
-            return is_quiet(fd) or (self.unsolicited_data == 'allowed' and not has_ended(fd))
-        except ValueError:  # closed
-            return False
+        return is_alive(conn.fileno(), self.unsolicited_data)
 
 
 class TcpSocketConnectionManager(
@@ -163,10 +161,9 @@ class SslSocketAlivenessCheckingMixin(Generic[EndpointT]):
         :param timeout: not needed: this never waits
         """
         try:
-            fd = conn.fileno()
             if self.unsolicited_data == 'allowed':
-                return is_quiet(fd) or not has_ended(fd)
-            return not conn.pending() and (is_quiet(fd) or _tls.heard_no_data(conn))
+                return is_alive(conn.fileno(), 'allowed')
+            return not conn.pending() and (is_quiet(conn.fileno()) or _tls.heard_no_data(conn))
         except (OSError, ValueError):  # closed, or broken
             return False
 
@@ -208,7 +205,7 @@ class SslSocketConnectionManager(
         self._options = TcpOptions(keepalive, nodelay, source_address)
         if unsolicited_data is not None:
             self.unsolicited_data = check_unsolicited_data(unsolicited_data)
-        self._births = Births[SSLSocket]()
+        self._standings: weakref.WeakKeyDictionary[SSLSocket, _tls.Standing] = weakref.WeakKeyDictionary()
 
     def create(self, endpoint: SslEndpoint, timeout: float | None = None) -> SSLSocket:
         """Connect to the first address of a host that accepts, and shake hands.
@@ -243,25 +240,53 @@ class SslSocketConnectionManager(
             raise
         if self._sessions is not None:
             self._sessions.keep((host, port), conn)
-        self._births.record(conn)
+        self._standings[conn] = _tls.Standing((host, port))
         return conn
 
     def dispose(self, endpoint: SslEndpoint, conn: SSLSocket, timeout: float | None = None) -> None:
-        """Close a connection, also in the hands of another thread that waits on it. Says goodbye (close_notify), but
-        does not wait for the peer's.
+        """Close a connection. Says goodbye (close_notify), but does not wait for the peer's. One that somebody still
+        uses, in another thread, is broken off: two threads in one TLS connection would corrupt memory.
 
         :param endpoint: what it is connected to
         :param conn: the connection
         :param timeout: how long a peer that takes nothing in may hold up the goodbye; ``None``: 2 seconds
         """
-        if self._births.was_here(conn):
-            if self._sessions is not None:
-                self._sessions.keep(check_endpoint(endpoint), conn)
-            with contextlib.suppress(OSError, ValueError):  # dead already
-                _tls.say_goodbye(conn, deadline_in(GOODBYE_TIMEOUT if timeout is None else timeout))
+        standing = self._standings.get(conn)
+        if standing is None or standing.pid == os.getpid():
+            if standing is None or not standing.in_use:
+                self._keep_session(standing, conn)
+                with contextlib.suppress(OSError, ValueError):  # dead already
+                    _tls.say_goodbye(conn, deadline_in(GOODBYE_TIMEOUT if timeout is None else timeout))
             with contextlib.suppress(OSError):
                 conn.shutdown(socket.SHUT_RDWR)
         conn.close()
+
+    def on_acquire(self, endpoint: SslEndpoint, conn: SSLSocket) -> None:
+        """Take note that somebody uses a connection.
+
+        :param endpoint: what it is connected to
+        :param conn: the connection
+        """
+        standing = self._standings.get(conn)
+        if standing is not None:
+            standing.in_use = True
+
+    def on_release(self, endpoint: SslEndpoint, conn: SSLSocket) -> None:
+        """Take note that nobody uses a connection, and of its session: by now TLS 1.3 has read its tickets.
+
+        :param endpoint: what it is connected to
+        :param conn: the connection
+        """
+        standing = self._standings.get(conn)
+        if standing is not None:
+            standing.in_use = False
+            if not standing.session_seen:
+                standing.session_seen = True
+                self._keep_session(standing, conn)
+
+    def _keep_session(self, standing: _tls.Standing | None, conn: SSLSocket) -> None:
+        if standing is not None and self._sessions is not None:
+            self._sessions.keep(standing.endpoint, conn)
 
 
 def _connect(

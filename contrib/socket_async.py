@@ -1,0 +1,348 @@
+"""TCP and TLS connections for the asyncio pool, as sockets and as streams. Knows no protocol above: to it, bytes that
+nobody asked for are a fault, unless it is told otherwise."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import socket
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
+from ssl import SSLContext
+from typing import Any, Generic
+
+from gcp.asyncio import BaseConnectionManager, EndpointT
+from gcp.contrib import _tls
+from gcp.contrib._tcp import (
+    Address,
+    Hostname,
+    IpAddress,
+    KeepAlive,
+    Port,
+    Race,
+    TcpEndpoint,
+    TcpOptions,
+    check_endpoint,
+    is_address,
+    look_up,
+)
+from gcp.contrib._wire import Births, UnsolicitedData, aside, check_unsolicited_data, is_alive, is_quiet
+
+__all__ = [
+    'Hostname',
+    'IpAddress',
+    'KeepAlive',
+    'Port',
+    'SocketAlivenessCheckingMixin',
+    'Stream',
+    'StreamAlivenessCheckingMixin',
+    'TcpEndpoint',
+    'TcpSocketConnectionManager',
+    'TcpStreamConnectionManager',
+    'TcpStreamEndpoint',
+]
+
+TcpStreamEndpoint = TcpEndpoint
+Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+#: How long a goodbye may take before a connection is broken off.
+GOODBYE_TIMEOUT = 2.0
+
+#: For how many turns an event loop may have something left to read from a TLS connection, and that be but TLS's talk.
+TURNS = 4
+
+
+class SocketAlivenessCheckingMixin(Generic[EndpointT]):
+    """Tells a socket's aliveness from what waits to be read on it, without a packet sent.
+
+    EOF, an error and unexpected data all mean dead: data that came while nobody used the connection would be taken for
+    the answer to the next caller's first question.
+
+    :cvar unsolicited_data: ``'allowed'`` where the protocol lets the peer speak unasked: then only EOF and errors mean
+        dead, also behind data
+    """
+
+    unsolicited_data: UnsolicitedData = 'dead'
+
+    async def check_aliveness(self, endpoint: EndpointT, conn: socket.socket) -> bool:
+        """Tell whether an idle socket can still be used.
+
+        :param endpoint: what it is connected to
+        :param conn: the socket
+        """
+        return is_alive(conn.fileno(), self.unsolicited_data)
+
+
+class TcpSocketConnectionManager(
+    SocketAlivenessCheckingMixin[TcpEndpoint],
+    BaseConnectionManager[TcpEndpoint, socket.socket],
+):
+    """Connects non-blocking TCP sockets, for `loop.sock_recv`, `loop.sock_sendall` and the like. An endpoint is a pair
+    of a host (a name or an address) and a port.
+
+    :param keepalive: how the kernel finds out that an idle peer is gone without a word; ``None``: not at all
+    :param nodelay: send small packets at once (``TCP_NODELAY``)
+    :param source_address: an IP address of this host and a port (0: any) to connect from; ``None``: the kernel chooses
+    :param unsolicited_data: what data means that came while nobody used the connection: ``'dead'`` or ``'allowed'``;
+        ``None``: what the class says
+    :raises TypeError: for an argument of a wrong type
+    :raises ValueError: for one that is impossible
+    """
+
+    def __init__(
+            self,
+            *,
+            keepalive: KeepAlive | None = KeepAlive(),  # noqa: B008  # it is frozen
+            nodelay: bool = True,
+            source_address: tuple[str, Port] | None = None,
+            unsolicited_data: UnsolicitedData | None = None,
+    ) -> None:
+        self._options = TcpOptions(keepalive, nodelay, source_address)
+        if unsolicited_data is not None:
+            self.unsolicited_data = check_unsolicited_data(unsolicited_data)
+        self._births = Births[socket.socket]()
+
+    async def create(self, endpoint: TcpEndpoint) -> socket.socket:
+        """Connect to the first address of a host that accepts.
+
+        :param endpoint: host and port
+        :raises OSError: what the last address answered, or the look-up
+        :raises TypeError: when the endpoint is none
+        :raises ValueError: when a part of it is impossible
+        """
+        sock = await connect(*check_endpoint(endpoint), self._options)
+        self._births.record(sock)
+        return sock
+
+    async def dispose(self, endpoint: TcpEndpoint, conn: socket.socket) -> None:
+        """Close a connection, so that tasks that wait on it hear of it.
+
+        :param endpoint: what it is connected to
+        :param conn: the socket
+        """
+        if self._births.was_here(conn):
+            await close_socket(conn)
+        else:
+            conn.close()
+
+
+class StreamAlivenessCheckingMixin(Generic[EndpointT]):
+    """Tells a stream's aliveness from what was read, or waits to be, without a packet sent.
+
+    EOF, an error, a close_notify of TLS and unexpected data all mean dead, and so does a peer that has stopped taking
+    in what was written. What TLS tells itself, such as the session tickets that a TLS 1.3 server sends after the
+    handshake, is not data.
+
+    :cvar unsolicited_data: ``'allowed'`` where the protocol lets the peer speak unasked: then only EOF and errors mean
+        dead, also behind data
+    """
+
+    unsolicited_data: UnsolicitedData = 'dead'
+
+    async def check_aliveness(self, endpoint: EndpointT, conn: Stream) -> bool:
+        """Tell whether an idle stream can still be used.
+
+        :param endpoint: what it is connected to
+        :param conn: the stream
+        """
+        reader, writer = conn
+        if _has_ended(reader, writer) or _is_stuck(writer.transport):
+            return False
+        fd = _descriptor(writer)
+        if writer.get_extra_info('ssl_object') is not None and not is_quiet(fd):
+            await _be_read(fd)
+            if _has_ended(reader, writer):
+                return False
+        if self.unsolicited_data == 'allowed':
+            return is_alive(fd, 'allowed')
+        return not _internals(reader)._buffer and is_quiet(fd)
+
+
+class TcpStreamConnectionManager(
+    StreamAlivenessCheckingMixin[TcpStreamEndpoint],
+    BaseConnectionManager[TcpStreamEndpoint, Stream],
+):
+    """Connects streams over TCP, with TLS if asked for. An endpoint is a pair of a host (a name or an address) and a
+    port.
+
+    TLS sessions are not resumed: asyncio has no way to offer one.
+
+    :param ssl: what is trusted and spoken; ``True``: a default context, which verifies the peer's certificate and name;
+        ``None`` or ``False``: no TLS
+    :param server_hostname: the name to ask for (SNI) and to verify; ``None``: the endpoint's host
+    :param alpn_protocols: protocols to offer, best first; set on the context, also on one that was given
+    :param keepalive: how the kernel finds out that an idle peer is gone without a word; ``None``: not at all
+    :param nodelay: send small packets at once (``TCP_NODELAY``)
+    :param source_address: an IP address of this host and a port (0: any) to connect from; ``None``: the kernel chooses
+    :param unsolicited_data: what data means that came while nobody used the connection: ``'dead'`` or ``'allowed'``;
+        ``None``: what the class says
+    :raises TypeError: for an argument of a wrong type
+    :raises ValueError: for one that is impossible
+    """
+
+    def __init__(
+            self,
+            ssl: SSLContext | bool | None = None,
+            *,
+            server_hostname: str | None = None,
+            alpn_protocols: Sequence[str] = (),
+            keepalive: KeepAlive | None = KeepAlive(),  # noqa: B008  # it is frozen
+            nodelay: bool = True,
+            source_address: tuple[str, Port] | None = None,
+            unsolicited_data: UnsolicitedData | None = None,
+    ) -> None:
+        if not ssl and (server_hostname is not None or alpn_protocols):
+            name = 'alpn_protocols' if server_hostname is None else 'server_hostname'
+            raise ValueError(f'{name}: only with ssl')
+        self._context = _tls.check_context(None if ssl is True else ssl, alpn_protocols) if ssl else None
+        self._server_hostname = _tls.check_server_hostname(server_hostname)
+        self._options = TcpOptions(keepalive, nodelay, source_address)
+        if unsolicited_data is not None:
+            self.unsolicited_data = check_unsolicited_data(unsolicited_data)
+        self._births = Births[asyncio.StreamWriter]()
+
+    async def create(self, endpoint: TcpStreamEndpoint) -> Stream:
+        """Connect to the first address of a host that accepts, and shake hands.
+
+        :param endpoint: host and port
+        :raises ssl.SSLError: when the handshake fails, `ssl.SSLCertVerificationError` when the peer is not who it ought
+            to be
+        :raises OSError: what the last address answered, or the look-up
+        :raises TypeError: when the endpoint is none
+        :raises ValueError: when a part of it is impossible
+        """
+        host, port = check_endpoint(endpoint)
+        sock = await connect(host, port, self._options)
+        name = None if self._context is None else self._server_hostname or _tls.name_of(host)
+        stream = await open_stream(sock, partial(asyncio.open_connection, ssl=self._context, server_hostname=name))
+        self._options.set_delay(sock)  # event loops have an opinion of their own
+        self._births.record(stream[1])
+        return stream
+
+    async def dispose(self, endpoint: TcpStreamEndpoint, conn: Stream) -> None:
+        """Send what waits to be sent, and close a connection, within two seconds. Does nothing in a process forked off
+        since its creation.
+
+        :param endpoint: what it is connected to
+        :param conn: the stream
+        """
+        if self._births.was_here(conn[1]):
+            await close_stream(conn[1])
+
+
+async def connect(host: str, port: Port, options: TcpOptions) -> socket.socket:
+    """Return a non-blocking socket that is connected to the first address of a host that accepts.
+
+    RFC 8305 for all event loops alike: uvloop has no `happy_eyeballs_delay`, and asyncio's own, when cancelled, may
+    leave a socket that has just been connected to the garbage collector.
+
+    :param host: a name or an address
+    :param port: the port
+    :param options: the sockets'
+    :raises OSError: what the last address answered, or the look-up
+    :raises ValueError: when the host cannot be a name
+    """
+    addresses = await _resolve(host, port)
+    with Race(addresses, options.open) as race:
+        while (sock := race.step()) is None:
+            await _await_any(race.attempts, race.patience())
+        return sock
+
+
+async def close_socket(sock: socket.socket) -> None:
+    """Close a socket, so that tasks that wait on it hear of it.
+
+    :param sock: the socket
+    """
+    try:
+        with contextlib.suppress(OSError):  # dead already
+            sock.shutdown(socket.SHUT_RDWR)
+        for _ in range(2):  # an event loop that is not told of the end before the descriptor goes will wait for ever
+            await asyncio.sleep(0)
+    finally:
+        sock.close()
+
+
+async def open_stream(sock: socket.socket, open_connection: Callable[..., Awaitable[Stream]]) -> Stream:
+    """Return the stream over a connected socket, which is closed if that fails.
+
+    :param sock: the socket
+    :param open_connection: `asyncio.open_connection` or its like
+    """
+    try:
+        return await open_connection(sock=sock)
+    except BaseException:
+        sock.close()
+        raise
+
+
+async def close_stream(writer: asyncio.StreamWriter) -> None:
+    """Close a stream in the way of its protocol, within two seconds; if that cannot be, break it off.
+
+    :param writer: the stream's
+    """
+    try:
+        writer.close()
+        await asyncio.wait_for(writer.wait_closed(), GOODBYE_TIMEOUT)
+    except Exception:  # the peer does not care for a goodbye, or is gone
+        writer.transport.abort()
+        await asyncio.sleep(0)  # within which the descriptor is closed
+    finally:
+        writer.transport.abort()
+
+
+async def _resolve(host: str, port: Port) -> list[Address]:
+    if is_address(host):
+        return look_up(host, port)
+    # not in the loop's executor: a resolver that hangs would soon have all of its few threads
+    return await asyncio.wrap_future(aside(partial(look_up, host, port)))
+
+
+async def _await_any(socks: Iterable[socket.socket], timeout: float) -> None:
+    """Wait until something can be sent through one of some sockets, or an error is known of it, or time has passed."""
+    loop = asyncio.get_running_loop()
+    bell = loop.create_future()
+
+    def ring() -> None:
+        if not bell.done():
+            bell.set_result(None)
+
+    timer = loop.call_later(timeout, ring) if timeout < math.inf else None
+    for sock in socks:
+        loop.add_writer(sock.fileno(), ring)
+    try:
+        await bell
+    finally:
+        for sock in socks:
+            loop.remove_writer(sock.fileno())
+        if timer is not None:
+            timer.cancel()
+
+
+async def _be_read(fd: int) -> None:
+    """Let the event loop read what waits."""
+    for _ in range(TURNS):
+        await asyncio.sleep(0)
+        if is_quiet(fd):
+            return
+
+
+def _has_ended(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    return writer.is_closing() or reader.exception() is not None or _internals(reader)._eof
+
+
+def _is_stuck(transport: asyncio.WriteTransport) -> bool:
+    """Tell whether so much waits to be sent that the next user's `drain` would not return."""
+    _, high = transport.get_write_buffer_limits()
+    return transport.get_write_buffer_size() > high
+
+
+def _descriptor(writer: asyncio.StreamWriter) -> int:
+    fd: int = writer.get_extra_info('socket').fileno()
+    return fd
+
+
+def _internals(reader: asyncio.StreamReader) -> Any:
+    """The reader, for what nobody can ask it: whether it holds data, and whether EOF is behind them."""
+    return reader
