@@ -1,0 +1,791 @@
+"""The Redis managers, sync and async, against a real server, one that misbehaves, and one that falls silent.
+
+One body for both colours: `Colour` runs a manager's hooks, and those of a connection, until they are done."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import os
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from peers import Proxy, await_input, await_left_behind, driver, open_descriptors, silent_server
+from redis_peers import PASSWORD, USER, USER_PASSWORD, Misbehaving, RedisServer, free_ports, redis_server
+
+redis = driver('redis')
+
+import gcp.asyncio  # noqa: E402
+import gcp.threading  # noqa: E402
+from gcp.contrib.redis import (  # noqa: E402
+    AsyncRedisConnectionManager,
+    ClosedError,
+    KeepAlive,
+    RedisConnectionManager,
+    UnknownEndpointError,
+    client,
+)
+
+LIMIT = 10.0
+
+
+class Colour:
+    """Runs the hooks of sync managers."""
+
+    manager: Any = RedisConnectionManager
+    pool: Any = gcp.threading.ConnectionPool
+
+    def run(self, done: Any, timeout: float | None = LIMIT) -> Any:
+        return done
+
+    def create(self, manager: Any, endpoint: Any, timeout: float = LIMIT) -> Any:
+        return manager.create(endpoint, timeout)
+
+    def alive(self, manager: Any, conn: Any, timeout: float = LIMIT) -> bool:
+        alive: bool = manager.check_aliveness('', conn, timeout)
+        return alive
+
+    def fd(self, conn: Any) -> int:
+        fd: int = conn.wire.fileno()
+        return fd
+
+    def await_word(self, conn: Any) -> None:
+        """Wait until the next word of the peer's is here."""
+        await_input(self.fd(conn))
+
+    def sync(self, function: Callable[[], Any]) -> Any:
+        """What a user of this colour would write for a function."""
+        return function
+
+    def close(self) -> None:
+        pass
+
+
+class AsyncColour(Colour):
+    manager = AsyncRedisConnectionManager
+    pool = gcp.asyncio.ConnectionPool
+
+    def __init__(self) -> None:
+        self.loop = self.new_loop()
+
+    def new_loop(self) -> asyncio.AbstractEventLoop:
+        return asyncio.new_event_loop()
+
+    def run(self, done: Any, timeout: float | None = LIMIT) -> Any:
+        async def body() -> Any:
+            return await asyncio.wait_for(done, timeout) if inspect.isawaitable(done) else done
+
+        return self.loop.run_until_complete(body())
+
+    def create(self, manager: Any, endpoint: Any, timeout: float = LIMIT) -> Any:
+        try:
+            return self.run(manager.create(endpoint), timeout)
+        except asyncio.TimeoutError:  # on 3.10 it is no TimeoutError
+            raise TimeoutError from None
+
+    def alive(self, manager: Any, conn: Any, timeout: float = LIMIT) -> bool:
+        try:
+            return bool(self.run(manager.check_aliveness('', conn), timeout))
+        except asyncio.TimeoutError:
+            return False  # the pool takes it for dead
+
+    def fd(self, conn: Any) -> int:
+        fd: int = conn.streams[1].get_extra_info('socket').fileno()
+        return fd
+
+    def await_word(self, conn: Any) -> None:
+        fd = self.fd(conn)
+        if fd >= 0:
+            await_input(fd)
+        for _ in range(3):
+            self.run(asyncio.sleep(0))
+
+    def sync(self, function: Callable[[], Any]) -> Any:
+        async def later() -> Any:
+            await asyncio.sleep(0)
+            return function()
+
+        return later
+
+    def close(self) -> None:
+        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+        self.loop.close()
+
+
+class UvloopColour(AsyncColour):
+    def new_loop(self) -> asyncio.AbstractEventLoop:
+        loop: asyncio.AbstractEventLoop = driver('uvloop').new_event_loop()
+        return loop
+
+
+COLOURS = {'threads': Colour, 'asyncio': AsyncColour, 'uvloop': UvloopColour}
+
+
+@pytest.fixture(params=list(COLOURS))
+def colour(request: pytest.FixtureRequest) -> Iterator[Colour]:
+    made = COLOURS[request.param]()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope='session')
+def server() -> Iterator[RedisServer]:
+    with redis_server() as server:
+        yield server
+
+
+@pytest.fixture
+def proxy(server: RedisServer) -> Iterator[Proxy]:
+    with Proxy(server.path) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def endpoint(server: RedisServer) -> tuple[str, int]:
+    return ('127.0.0.1', server.port)
+
+
+class Connected:
+    """A manager, and connections of its own."""
+
+    def __init__(self, colour: Colour, endpoint: Any, options: dict[str, Any]) -> None:
+        self.colour, self.endpoint = colour, endpoint
+        self.manager = colour.manager(**{'password': PASSWORD, **options})
+        self.conn = colour.create(self.manager, endpoint)
+
+    def ask(self, *command: Any) -> Any:
+        return self.colour.run(self.conn.ask(*command))
+
+    def send(self, *command: Any) -> None:
+        self.colour.run(self.conn.send_command(*command))
+
+    def commands(self, use: Callable[[Any], Any]) -> Any:
+        return self.colour.run(use(client(self.conn)))
+
+    def release(self) -> None:
+        self.colour.run(self.manager.on_release(self.endpoint, self.conn))
+
+    def alive(self, timeout: float = LIMIT) -> bool:
+        return self.colour.alive(self.manager, self.conn, timeout)
+
+    def dispose(self) -> None:
+        self.colour.run(self.manager.dispose(self.endpoint, self.conn))
+
+    def await_word(self) -> None:
+        self.colour.await_word(self.conn)
+
+
+@pytest.fixture
+def connect(colour: Colour, endpoint: Any) -> Iterator[Callable[..., Connected]]:
+    made: list[Connected] = []
+
+    def connect(to: Any = endpoint, **options: Any) -> Connected:
+        made.append(Connected(colour, to, options))
+        return made[-1]
+
+    yield connect
+    for connected in made:
+        connected.dispose()
+
+
+def names(server: RedisServer) -> set[str]:
+    """The names of the server's clients."""
+    with contextlib.closing(redis.Redis(unix_socket_path=str(server.path), password=PASSWORD)) as admin:
+        return {found['name'] for found in admin.client_list() if found['name']}
+
+
+# ---- endpoints and sessions
+
+
+@pytest.mark.parametrize('protocol', [2, 3])
+def test_a_session_begins_as_it_was_ordered(connect: Callable[..., Connected], protocol: int) -> None:
+    made = connect(protocol=protocol, db=2, client_name='orders', username=USER, password=USER_PASSWORD)
+    info = made.ask('CLIENT', 'INFO').decode()
+    assert f'resp={protocol}' in info
+    assert 'db=2' in info and 'name=orders' in info and f'user={USER}' in info
+    assert made.ask('ECHO', 'hello') == b'hello'
+
+
+@pytest.mark.parametrize('kind', ['tcp', 'unix', 'tls', 'name', 'url', 'function', 'tls url'])
+def test_each_kind_of_endpoint(colour: Colour, connect: Callable[..., Connected], server: RedisServer, kind: str) -> None:
+    context = ssl.create_default_context(cafile=str(server.directory / 'ca.pem'))
+    url = f'redis://{USER}:{USER_PASSWORD}@127.0.0.1:{server.port}/1'
+    parameters = {'path': server.path, 'username': USER, 'password': USER_PASSWORD, 'db': 1}
+    made = {
+        'tcp': lambda: connect(db=1),
+        'unix': lambda: connect(server.path, db=1),
+        'tls': lambda: connect(('localhost', server.tls_port), ssl=context, db=1),
+        'name': lambda: connect('orders', servers={'orders': parameters}),
+        'url': lambda: connect('orders', servers={'orders': url}),
+        'function': lambda: connect('orders', servers=colour.sync(lambda: parameters) and (lambda name: parameters)),
+        'tls url': lambda: connect('orders', servers={'orders': {
+            'host': 'localhost', 'port': server.tls_port, 'ssl': context, 'db': 1}}),
+    }[kind]()
+    assert 'db=1' in made.ask('CLIENT', 'INFO').decode()
+    assert isinstance(made.conn, (redis.connection.AbstractConnection, redis.asyncio.connection.AbstractConnection))
+    assert made.alive()
+    made.release()
+    assert made.alive()
+
+
+def test_the_socket_has_the_options(connect: Callable[..., Connected]) -> None:
+    made = connect(keepalive=KeepAlive(idle=7), nodelay=True)
+    with socket.socket(fileno=os.dup(made.colour.fd(made.conn))) as sock:
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 7
+
+
+@pytest.mark.parametrize('kind', ['function', 'provider'])
+def test_credentials_are_asked_for_each_connection(connect: Callable[..., Connected], kind: str) -> None:
+    asked: list[str] = []
+
+    class Provider(redis.CredentialProvider):  # type: ignore[misc]
+        def get_credentials(self) -> tuple[str, str]:
+            asked.append(kind)
+            return USER, USER_PASSWORD
+
+    provider = Provider()
+    options: dict[str, Any] = {'password': None, 'credential_provider': provider} if kind == 'provider' else {
+        'username': USER, 'password': lambda: provider.get_credentials()[1]}
+    assert f'user={USER}' in connect(**options).ask('CLIENT', 'INFO').decode()
+    connect(**options)
+    assert len(asked) == 2
+
+
+def test_an_async_password(endpoint: Any) -> None:
+    colour = AsyncColour()
+    manager = AsyncRedisConnectionManager(password=colour.sync(lambda: PASSWORD))
+    conn = colour.create(manager, endpoint)
+    assert colour.run(conn.ask('PING')) == b'PONG'
+    colour.run(manager.dispose(endpoint, conn))
+    colour.close()
+
+
+@pytest.mark.parametrize('decode', [False, True])
+def test_the_pool_serves_commands(colour: Colour, endpoint: Any, decode: bool) -> None:
+    if isinstance(colour, AsyncColour):
+        async def body() -> None:
+            pool = gcp.asyncio.ConnectionPool(AsyncRedisConnectionManager(password=PASSWORD, decode_responses=decode))
+            try:
+                async with pool.connection(endpoint) as first:
+                    await client(first).set('key', 'value')
+                async with pool.connection(endpoint, timeout=5) as again:
+                    assert again is first
+                    assert await client(again).get('key') == ('value' if decode else b'value')
+                    async with client(again).pipeline() as pipeline:
+                        assert await pipeline.incr('count').delete('count').execute() == [1, 1]
+            finally:
+                await pool.close()
+            assert not first.is_open()
+
+        colour.run(body())
+        return
+    pool = gcp.threading.ConnectionPool(RedisConnectionManager(password=PASSWORD, decode_responses=decode))
+    try:
+        with pool.connection(endpoint) as first:
+            client(first).set('key', 'value')
+        with pool.connection(endpoint, timeout=5) as again:
+            assert again is first
+            assert client(again).get('key') == ('value' if decode else b'value')
+            with client(again).pipeline() as pipeline:
+                assert pipeline.incr('count').delete('count').execute() == [1, 1]
+    finally:
+        pool.close()
+    assert not first.is_open()
+
+
+# ---- what a user leaves behind
+
+LEFT: dict[str, list[tuple[str, ...]]] = {
+    'transaction': [('MULTI',), ('SET', 'a', '1')],
+    'watched keys': [('WATCH', 'a')],
+    'other database': [('SELECT', '3')],
+    'by one word': [('select 3',)],
+    'transaction in another database': [('SELECT', '3'), ('WATCH', 'a'), ('MULTI',)],
+}
+DEEPER: dict[str, list[tuple[str, ...]]] = {
+    'another user': [('AUTH', 'guest', '')],
+    'another protocol': [('HELLO', '2')],
+    'tracking': [('CLIENT', 'TRACKING', 'ON', 'BCAST')],
+    'no eviction': [('client no-evict', 'ON')],
+    'another name': [('CLIENT', 'SETNAME', 'somebody')],
+}
+BEYOND: dict[str, list[tuple[str, ...]]] = {
+    'subscription': [('SUBSCRIBE', 'news')],
+    'pattern': [('PSUBSCRIBE', 'n*')],
+    'monitor': [('MONITOR',)],
+}
+
+
+def state(made: Connected) -> list[str]:
+    info = made.ask('CLIENT', 'INFO').decode().split()
+    return sorted(field for field in info if field.split('=')[0] in ('db', 'user', 'flags', 'sub', 'multi', 'name', 'resp'))
+
+
+@pytest.mark.parametrize('left', LEFT)
+def test_what_can_be_taken_back_is(connect: Callable[..., Connected], left: str) -> None:
+    made = connect(db=1, protocol=3, client_name='orders')
+    fresh = state(made)
+    for command in LEFT[left]:
+        made.ask(*command)
+    made.release()
+    assert made.alive()
+    assert state(made) == fresh
+
+
+@pytest.mark.parametrize('left', [*LEFT, *(left for left in DEEPER if left != 'no eviction')])
+def test_reset_takes_all_back(connect: Callable[..., Connected], left: str) -> None:
+    made = connect(db=1, protocol=3, client_name='orders', username=USER, password=USER_PASSWORD, reset='reset')
+    fresh = state(made)
+    for command in {**LEFT, **DEEPER}[left]:
+        made.ask(*command)
+    made.release()
+    assert made.alive()
+    assert state(made) == fresh
+
+
+@pytest.mark.parametrize('left', [*DEEPER, *BEYOND])
+def test_what_cannot_be_taken_back_costs_the_connection_at_once(connect: Callable[..., Connected], left: str) -> None:
+    made = connect()
+    before = open_descriptors()
+    for command in {**DEEPER, **BEYOND}[left]:
+        made.ask(*command)
+    made.release()
+    made.colour.run(None)
+    assert open_descriptors() == before - 1
+    assert not made.alive()
+
+
+@pytest.mark.parametrize('left', BEYOND)
+def test_no_reset_trusts_a_connection_that_is_told_things(connect: Callable[..., Connected], left: str) -> None:
+    made = connect(reset='reset')
+    for command in BEYOND[left]:
+        made.ask(*command)
+    made.release()
+    assert not made.alive()
+
+
+def test_a_function_resets(connect: Callable[..., Connected]) -> None:
+    seen: list[Any] = []
+
+    def reset(conn: Any) -> Any:
+        seen.append(conn)
+        return conn.ask('SELECT', 0)
+
+    made = connect(reset=reset)
+    made.ask('SELECT', 3)
+    made.release()
+    assert seen == [made.conn] and made.alive()
+    assert 'db=0' in state(made)
+
+
+def test_a_plain_release_sends_nothing(connect: Callable[..., Connected], proxy: Proxy) -> None:
+    made = connect(('127.0.0.1', proxy.port), db=1)
+    made.ask('SET', 'a', '1')
+    made.ask('CLIENT', 'GETNAME')
+    before = proxy.questions
+    made.release()
+    assert made.alive()
+    assert proxy.questions == before
+
+
+def test_a_transaction_that_ended_leaves_nothing(connect: Callable[..., Connected], proxy: Proxy) -> None:
+    made = connect(('127.0.0.1', proxy.port))
+    for commands in (['WATCH', 'MULTI', 'EXEC'], ['MULTI', 'DISCARD'], ['WATCH', 'UNWATCH']):
+        for name in commands:
+            made.ask(*([name, 'a'] if name == 'WATCH' else [name]))
+    before = proxy.questions
+    made.release()
+    assert made.alive() and proxy.questions == before
+
+
+@pytest.mark.parametrize('answered', ['none', 'some', 'elsewhere', 'off'])
+def test_an_answer_that_nobody_read_never_reaches_the_next_user(
+        connect: Callable[..., Connected], proxy: Proxy, answered: str,
+) -> None:
+    made = connect(('127.0.0.1', proxy.port))
+    if answered != 'off':
+        proxy.silent = True  # the answers are on their way: there is nothing to see yet
+    if answered == 'elsewhere':
+        made.colour.run(made.conn.send_packed_command([b'*1\r\n$4\r\nPING\r\n']))
+        made.conn.owed = 0
+    elif answered == 'off':
+        made.send('CLIENT', 'REPLY', 'OFF')
+    else:
+        made.send('ECHO', 'mine')
+    if answered == 'some':
+        packed = made.conn.pack_commands([('ECHO', 'a'), ('ECHO', 'b')])
+        made.colour.run(made.conn.send_packed_command(packed))
+    made.release()
+    assert not made.alive()
+
+
+def test_an_error_is_an_answer(connect: Callable[..., Connected]) -> None:
+    made = connect()
+    with pytest.raises(redis.ResponseError):
+        made.ask('NONSENSE')
+    with pytest.raises(redis.ResponseError):
+        made.commands(lambda r: r.execute_command('LPUSH'))
+    made.release()
+    assert made.alive()
+
+
+def test_an_answer_too_many_costs_the_connection(connect: Callable[..., Connected], proxy: Proxy) -> None:
+    with Misbehaving('ECHO', b'+mine\r\n+and another\r\n') as peer:
+        made = connect(('127.0.0.1', peer.port), password=None)
+        assert made.ask('ECHO', 'mine') == b'mine'  # the other has come along with it, and no socket shows it
+        made.release()
+        assert not made.alive()
+
+
+def test_pipelines_and_transactions_of_the_client(connect: Callable[..., Connected]) -> None:
+    made = connect()
+
+    async def use_later(r: Any) -> Any:
+        async with r.pipeline() as pipeline:
+            await pipeline.watch('a')
+            pipeline.multi()
+            return await pipeline.set('a', 1).get('a').execute()
+
+    def use(r: Any) -> Any:
+        if isinstance(r, redis.asyncio.Redis):
+            return use_later(r)
+        with r.pipeline() as pipeline:
+            pipeline.watch('a')
+            pipeline.multi()
+            return pipeline.set('a', 1).get('a').execute()
+
+    assert made.commands(use) == [True, b'1']
+    made.release()
+    assert made.alive() and not made.conn.left
+    assert client(made.conn) is client(made.conn)
+
+
+def test_closing_a_client_closes_nothing(connect: Callable[..., Connected]) -> None:
+    made = connect()
+    made.commands(lambda r: r.aclose() if isinstance(r, redis.asyncio.Redis) else r.close())
+    assert made.ask('PING') == b'PONG'
+
+
+# ---- aliveness
+
+
+@pytest.mark.parametrize('lapse', ['eof', 'garbage', 'an answer', 'error', 'killed', 'closed here', 'closed by redis-py'])
+def test_dead_connections_are_seen(
+        connect: Callable[..., Connected], server: RedisServer, proxy: Proxy, lapse: str,
+) -> None:
+    made = connect(('127.0.0.1', proxy.port))
+    made.release()
+    assert made.alive()
+    if lapse == 'eof':
+        proxy.cut()
+    elif lapse == 'killed':
+        with contextlib.closing(redis.Redis(unix_socket_path=str(server.path), password=PASSWORD)) as admin:
+            admin.client_kill_filter(_id=made.ask('CLIENT', 'ID'))
+    elif lapse == 'closed here':
+        made.dispose()
+    elif lapse == 'closed by redis-py':
+        made.colour.run(made.conn.disconnect())
+    else:
+        proxy.say({'garbage': b'\0', 'an answer': b'+PONG\r\n', 'error': b'-ERR max number of clients reached\r\n'}[lapse])
+    if not lapse.startswith('closed'):
+        made.await_word()
+    assert not made.alive()
+
+
+def test_no_connection_comes_back_to_life_behind_the_pools_back(connect: Callable[..., Connected]) -> None:
+    made = connect()
+    made.dispose()
+    for use in (lambda: made.ask('PING'), lambda: made.colour.run(made.conn.connect()),
+                lambda: made.commands(lambda r: r.ping())):
+        with pytest.raises(ClosedError, match='the connection is closed; acquire another one'):
+            use()
+    assert not made.alive()
+    made.release()
+    assert not made.alive()
+
+
+def test_a_ping_sees_a_server_that_is_gone_without_a_word(connect: Callable[..., Connected], proxy: Proxy) -> None:
+    made = connect(('127.0.0.1', proxy.port), aliveness='ping')
+    before = proxy.questions
+    assert made.alive()
+    assert proxy.questions == before + 1
+    proxy.silent = True
+    started = time.monotonic()
+    assert not made.alive(timeout=0.2)
+    assert 0.2 <= time.monotonic() - started < 1
+
+
+@pytest.mark.parametrize('answer', [b'garbage', b'+PING\r\n', b'-ERR\r\n', b'*-7\r\n', b':x\r\n', b'$3\r\nab'])
+def test_a_wrong_answer_to_a_ping_means_dead(connect: Callable[..., Connected], answer: bytes) -> None:
+    with Misbehaving('PING', answer) as peer:
+        made = connect(('127.0.0.1', peer.port), password=None, aliveness='ping')
+        assert not made.alive(timeout=0.2)
+
+
+def test_messages_are_allowed_where_the_manager_is_told_so(
+        connect: Callable[..., Connected], proxy: Proxy,
+) -> None:
+    made = connect(('127.0.0.1', proxy.port), protocol=3, unsolicited_data='allowed')
+    push = b'>2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\na\r\n'
+    proxy.say(push)
+    made.await_word()
+    made.release()
+    assert made.alive()
+    assert made.ask('ECHO', 'x') == b'x'
+    proxy.say(push)
+    proxy.cut()
+    made.await_word()
+    if isinstance(made.colour, AsyncColour):
+        made.colour.run(asyncio.sleep(0.01))
+    assert not made.alive()
+
+
+# ---- failures
+
+
+STEPS = {'AUTH': {}, 'HELLO': {'protocol': 3}, 'CLIENT': {'client_name': 'me'}, 'SELECT': {'db': 1}}
+
+
+@pytest.mark.parametrize('step', STEPS)
+@pytest.mark.parametrize('lapse', ['hang', 'drip', 'close', 'reset', b'garbage\r\n', b'-ERR no\r\n', b'-LOADING x\r\n'])
+def test_a_server_that_misbehaves_at_a_step_costs_no_more_than_the_timeout_and_no_descriptor(
+        colour: Colour, step: str, lapse: Any,
+) -> None:
+    manager = colour.manager(password=PASSWORD, **STEPS[step])
+    with Misbehaving(step, lapse) as peer:
+        await_quiet()
+        before, started = open_descriptors(), time.monotonic()
+        expected = TimeoutError if lapse in ('hang', 'drip') else Exception
+        if (step, lapse) == ('CLIENT', b'-ERR no\r\n'):
+            expected = redis.ResponseError
+        with pytest.raises(expected) as caught:
+            colour.create(manager, ('127.0.0.1', peer.port), 0.2)
+        assert time.monotonic() - started < 1
+        assert PASSWORD not in str(caught.value) + repr(caught.value)
+        await_quiet()
+        assert own_descriptors(before)
+
+
+def await_quiet() -> None:
+    """Wait until the servers' threads have closed what they have."""
+    deadline = time.monotonic() + LIMIT
+    while time.monotonic() < deadline and any(t.name == 'misbehaving-done' for t in threading.enumerate()):
+        time.sleep(0.001)
+
+
+def own_descriptors(before: int) -> bool:
+    # the server's own end of the connection may still be open
+    return open_descriptors() <= before + 1
+
+
+@pytest.mark.parametrize('protocol', [2, 3])
+@pytest.mark.parametrize('user', [None, USER])
+def test_a_wrong_password_is_told_without_it(colour: Colour, endpoint: Any, protocol: int, user: str | None) -> None:
+    manager = colour.manager(username=user, password='wrong-secret', protocol=protocol)
+    before = open_descriptors()
+    with pytest.raises(redis.AuthenticationError) as caught:
+        colour.create(manager, endpoint)
+    assert 'wrong-secret' not in str(caught.value) + repr(manager)
+    assert open_descriptors() == before
+
+
+@pytest.mark.parametrize('protocol', [2, 3])
+def test_a_server_that_repeats_the_password_does_not_make_an_error_of_it(colour: Colour, protocol: int) -> None:
+    manager = colour.manager(password=PASSWORD, protocol=protocol)
+    with Misbehaving('AUTH' if protocol == 2 else 'HELLO', 'echo') as peer:
+        with pytest.raises(redis.ResponseError) as caught:
+            colour.create(manager, ('127.0.0.1', peer.port))
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert PASSWORD not in str(error) + repr(error)
+        error = error.__cause__ or error.__context__
+
+
+def test_a_server_that_needs_a_password_that_nobody_has(colour: Colour, endpoint: Any) -> None:
+    with pytest.raises(redis.AuthenticationError):
+        colour.create(colour.manager(db=1), endpoint)
+
+
+def test_a_silent_server_costs_the_timeout(colour: Colour) -> None:
+    with silent_server() as port:
+        before, started = open_descriptors(), time.monotonic()
+        with pytest.raises(TimeoutError):
+            colour.create(colour.manager(password=PASSWORD), ('127.0.0.1', port), 0.2)
+        assert 0.2 <= time.monotonic() - started < 1
+        assert open_descriptors() == before
+
+
+def test_an_unreachable_port_and_an_unresolvable_name(colour: Colour) -> None:
+    manager, before = colour.manager(), open_descriptors()
+    for endpoint in [('127.0.0.1', free_ports(1)[0]), ('no-such-host.invalid', 6379), '/no/such/socket']:
+        with pytest.raises(redis.ConnectionError):
+            colour.create(manager, endpoint)
+    await_left_behind()
+    assert open_descriptors() == before
+
+
+def test_a_certificate_of_somebody_else(colour: Colour, server: RedisServer) -> None:
+    trusting = ssl.create_default_context(cafile=str(server.directory / 'ca.pem'))
+    before = open_descriptors()
+    for options, host in ((True, 'localhost'), (trusting, '127.0.0.2'), (trusting, 'localhost.localdomain')):
+        manager = colour.manager(password=PASSWORD, ssl=options)
+        with pytest.raises((redis.ConnectionError, OSError)):
+            colour.create(manager, (host, server.tls_port))
+    assert open_descriptors() == before
+
+
+def test_two_hundred_failures_leave_no_descriptor(colour: Colour, server: RedisServer, endpoint: Any) -> None:
+    refused = ('127.0.0.1', free_ports(1)[0])
+    manager = colour.manager(password='wrong')
+    tls = colour.manager(password='wrong', ssl=True)
+    before = open_descriptors()
+    for turn in range(200):
+        chosen, to = [(manager, refused), (manager, endpoint), (tls, ('localhost', server.tls_port)),
+                      (manager, server.path)][turn % 4]
+        with pytest.raises((redis.RedisError, OSError)):
+            colour.create(chosen, to)
+    colour.run(asyncio.sleep(0)) if isinstance(colour, AsyncColour) else None
+    assert open_descriptors() == before
+
+
+def test_a_password_function_that_takes_too_long_costs_the_timeout(endpoint: Any) -> None:
+    gate = threading.Event()
+    manager = RedisConnectionManager(password=lambda: str(gate.wait(LIMIT)))
+    before, started = open_descriptors(), time.monotonic()
+    with pytest.raises(TimeoutError):
+        manager.create(endpoint, 0.2)
+    assert time.monotonic() - started < 1
+    gate.set()
+    await_left_behind()
+    assert open_descriptors() == before
+
+
+def test_a_cancelled_create_leaves_no_descriptor(server: RedisServer, proxy: Proxy) -> None:
+    colour = AsyncColour()
+    manager = AsyncRedisConnectionManager(password=PASSWORD)
+    for turns in range(30):
+        async def body(turns: int = turns) -> None:
+            task = asyncio.ensure_future(manager.create(server.path))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            before_cancel = task.done()
+            task.cancel()
+            try:
+                conn = await task
+            except asyncio.CancelledError:
+                assert not before_cancel
+            else:
+                await manager.dispose(server.path, conn)
+
+        before = open_descriptors()
+        colour.run(body())
+        colour.run(asyncio.sleep(0))
+        assert open_descriptors() == before
+    colour.close()
+
+
+# ---- disposal
+
+
+def test_dispose_does_not_wait(connect: Callable[..., Connected], proxy: Proxy) -> None:
+    made = connect(('127.0.0.1', proxy.port))
+    proxy.silent = True
+    made.send('PING')
+    started, fd = time.monotonic(), made.colour.fd(made.conn)
+    made.dispose()
+    made.dispose()
+    assert time.monotonic() - started < 1
+    with pytest.raises(OSError):
+        os.fstat(fd)
+
+
+def test_dispose_ends_a_read_in_another_thread(endpoint: Any) -> None:
+    manager = RedisConnectionManager(password=PASSWORD)
+    conn = manager.create(endpoint, LIMIT)
+    errors: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            conn.read_response()
+        except BaseException as error:
+            errors.append(error)
+
+    conn.send_command('BLPOP', 'nothing', 0)
+    thread = threading.Thread(target=wait)
+    thread.start()
+    manager.dispose(endpoint, conn)
+    thread.join(LIMIT)
+    assert not thread.is_alive() and len(errors) == 1
+
+
+@pytest.mark.filterwarnings('ignore:.*fork:DeprecationWarning')
+@pytest.mark.parametrize('tls', [False, True])
+def test_a_forked_child_says_nothing_to_the_parents_server(server: RedisServer, tls: bool) -> None:
+    context = ssl.create_default_context(cafile=str(server.directory / 'ca.pem'))
+    manager = RedisConnectionManager(password=PASSWORD, aliveness='ping', ssl=context if tls else None)
+    endpoint = ('localhost', server.tls_port if tls else server.port)
+    conn = manager.create(endpoint, LIMIT)
+    child = os.fork()
+    if not child:
+        alive = manager.check_aliveness(endpoint, conn, 1.0)
+        manager.dispose(endpoint, conn)
+        os._exit(alive)
+    assert os.waitpid(child, 0)[1] == 0
+    assert conn.ask('PING') == b'PONG'
+    manager.dispose(endpoint, conn)
+
+
+# ---- bad input
+
+
+@pytest.mark.parametrize(
+    ('options', 'error', 'words'),
+    [
+        ({'protocol': 4}, ValueError, 'protocol: 2 or 3 was expected, not 4'),
+        ({'aliveness': 'query'}, ValueError, "aliveness: 'socket' or 'ping' was expected, not 'query'"),
+        ({'reset': 'no'}, ValueError, "reset: 'discard', 'reset' or a function was expected, not 'no'"),
+        ({'unsolicited_data': 'allowed'}, ValueError, "unsolicited_data: 'allowed' needs protocol=3"),
+        ({'db': -1}, ValueError, 'db: the number of a database was expected, not -1'),
+        ({'db': 'one'}, TypeError, 'db: the number of a database was expected, not an instance of str'),
+        ({'password': 7}, TypeError, 'password: a string or a function was expected, not an instance of int'),
+        ({'ssl': 'yes'}, TypeError, 'ssl: a bool or an SSLContext was expected, not an instance of str'),
+        ({'servers': 7}, TypeError, 'servers: a mapping of endpoint names to parameters'),
+        ({'servers': {'orders': 7}}, TypeError, "servers: for endpoint 'orders', a mapping of parameters or a URL"),
+        ({'servers': {'orders': {'hots': 'x'}}}, ValueError, "servers: for endpoint 'orders', 'hots' is not known"),
+        ({'servers': {'orders': {}}}, ValueError, "servers: for endpoint 'orders', either host or path was expected"),
+        ({'servers': {'orders': f'http://u:{PASSWORD}@h'}}, ValueError, "servers: for endpoint 'orders', a URL"),
+        ({'servers': {'orders': f'redis://u:{PASSWORD}@h:port'}}, ValueError, "servers: for endpoint 'orders', a URL"),
+    ],
+)
+def test_impossible_options_are_told(options: dict[str, Any], error: type[Exception], words: str) -> None:
+    for manager in (RedisConnectionManager, AsyncRedisConnectionManager):
+        with pytest.raises(error) as caught:
+            manager(**options)
+        assert words in str(caught.value)
+        assert PASSWORD not in str(caught.value)
+        assert caught.value.__cause__ is None and caught.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    ('endpoint', 'error', 'words'),
+    [
+        ('odrers', UnknownEndpointError, "unknown endpoint 'odrers'; known: 'orders'"),
+        (7, TypeError, 'endpoint: a (host, port) pair, a path or a name was expected, not 7'),
+        (('localhost',), TypeError, "endpoint: a (host, port) pair was expected, not ('localhost',)"),
+        (('localhost', '6379'), TypeError, "endpoint: a port number was expected, not '6379'"),
+    ],
+)
+def test_wrong_endpoints_are_told(colour: Colour, endpoint: Any, error: type[Exception], words: str) -> None:
+    manager = colour.manager({'orders': {'host': 'h', 'password': PASSWORD}})
+    with pytest.raises(error) as caught:
+        colour.create(manager, endpoint)
+    assert words in str(caught.value)
+    assert PASSWORD not in str(caught.value) + repr(manager) + repr(vars(manager))
