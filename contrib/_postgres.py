@@ -261,7 +261,8 @@ class Proof(Generic[ConnectionT]):
     ) -> None:
         if error is None:
             self._generations.proved(self._endpoint, self._conn, self._since)
-        elif isinstance(error, (TimeoutError, asyncio.CancelledError)):  # the asyncio pool cancels, out of time
+        elif isinstance(error, (TimeoutError, asyncio.TimeoutError, asyncio.CancelledError)):
+            # cancelled: the asyncio pool does that when its caller's time is up
             if time.monotonic() - self._began >= SILENCE:
                 self._generations.fell_silent(self._endpoint, self._conn, self._since)
         elif isinstance(error, Exception):

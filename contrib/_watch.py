@@ -1,26 +1,34 @@
-"""Ends what knows no deadline of its own, by breaking off the connection that it waits on. Knows no protocol.
-
-Costs about two microseconds: one thread watches all, and sleeps until the first deadline that there is."""
+"""Ends what knows no deadline of its own, or cannot be cancelled at once, by breaking off the connection that it waits
+on. Knows no protocol."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
 import os
 import threading
 import time
+from collections.abc import Callable, Coroutine
 from types import TracebackType
+from typing import Any, TypeVar
 
 from gcp.contrib._wire import hang_up
 
-__all__ = ['Watch']
+__all__ = ['Watch', 'watched']
+
+ResultT = TypeVar('ResultT')
+
+#: How long work may take to notice that its connection is gone, before it is cancelled and left to itself.
+NOTICE = 0.1
 
 
 class Watch:
     """Watch over work on a connection: ``with Watch(conn.fileno(), 5.0, what='rollback'): conn.rollback()``.
 
     At the limit the connection is broken off, which ends the work; whatever the work then says, `TimeoutError` is
-    raised. The work must not close the descriptor.
+    raised. The work must not close the descriptor. Costs a few microseconds: one thread watches all, and sleeps until
+    the first deadline that there is.
 
     :param fd: the connection's descriptor
     :param limit: how long the work may take, seconds
@@ -59,6 +67,45 @@ class Watch:
             # a watch that a signal kept from ending may have outlived its connection
             if os.fstat(self._fd).st_ino == self._inode:
                 hang_up(self._fd)
+
+
+async def watched(
+        work: Coroutine[Any, Any, ResultT], break_off: Callable[[], object], limit: float, *, what: str,
+) -> ResultT:
+    """Watch over work of an asyncio driver: at the limit, or when the caller is cancelled, break its connection off and
+    raise, whatever the driver would like to do first (such as to ask the server, politely, to cancel a command).
+
+    :param work: the work
+    :param break_off: breaks its connection off
+    :param limit: how long it may take, seconds
+    :param what: what is being done, for the error
+    :raises TimeoutError: when it took longer
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait([task], timeout=limit)
+        if task.done():
+            return task.result()
+        await _break_off(task, break_off)
+    except asyncio.CancelledError:
+        if not task.done():
+            await _break_off(task, break_off)
+        raise
+    raise TimeoutError(f'{what}: not done within {limit:g} s')
+
+
+async def _break_off(task: asyncio.Task[Any], break_off: Callable[[], object]) -> None:
+    task.add_done_callback(_forget_error)
+    break_off()
+    try:
+        await asyncio.wait([task], timeout=NOTICE)
+    finally:
+        task.cancel()
+
+
+def _forget_error(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()  # else asyncio complains that nobody looked
 
 
 class _Watchman:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, Generic, Literal, TypeVar
 
 try:
@@ -13,7 +15,16 @@ except ImportError as exc:
     raise ImportError('gcp.contrib.asyncpg needs asyncpg: pip install gcpool[asyncpg]', name='asyncpg') from exc
 
 from gcp.asyncio import BaseConnectionManager
-from gcp.contrib._postgres import NEWS, Births, DbEndpoint, Directory, Parameters, UnknownEndpointError, asks_server
+from gcp.contrib._postgres import (
+    CHECK_TIMEOUT,
+    NEWS,
+    RESET_TIMEOUT,
+    DbEndpoint,
+    Manager,
+    Parameters,
+    UnknownEndpointError,
+)
+from gcp.contrib._watch import watched
 
 __all__ = ['Connection', 'DbConnectionManager', 'DbEndpoint', 'DsnParameters', 'UnknownEndpointError']
 
@@ -24,22 +35,28 @@ RecordT = TypeVar('RecordT', bound=asyncpg.Record)
 #: How long a goodbye may take, the cancelling of a command in progress included, before the connection is broken off.
 GOODBYE_TIMEOUT = 2.0
 
-#: How long a server may take to roll back, the end of a cancelled command included.
-ROLLBACK_TIMEOUT = 10.0
-
-
-class DbConnectionManager(BaseConnectionManager[DbEndpoint, 'Connection[RecordT]'], Generic[RecordT]):
+class DbConnectionManager(
+    Manager['Connection[RecordT]'],
+    BaseConnectionManager[DbEndpoint, 'Connection[RecordT]'],
+    Generic[RecordT],
+):
     """Connects to PostgreSQL databases by name.
 
     A connection that comes back in a transaction, failed or not, is rolled back before the next can have it; one that
-    cannot be makes the release raise, and is disposed of.
+    cannot be, within five seconds, makes the release raise, and is disposed of.
 
     :param dsn_params: keyword arguments of `asyncpg.connect` by endpoint name, or a function, plain or async, that
         returns those of an endpoint, called for each new connection (for credentials that rotate)
     :param aliveness: ``'socket'``: ask what the event loop has read from the socket, which sends nothing;
         ``'query'``: one round trip on top of it, which also sees a server that is gone without a word
+    :param reset: what is done on release: ``'rollback'``; ``'discard all'``: on top of it ``DISCARD ALL``, one round
+        trip, after which nothing is left of the session's past, listeners and cached statements included; or a function
+        of the connection, plain or async, called after the rollback, that raises when the connection is of no use any
+        more
+    :param check_timeout: how long a server may take to answer a check, seconds: with ``aliveness='query'``, and after a
+        connection of the same endpoint was found dead
     :raises TypeError: when `dsn_params` is neither, or has something else than a mapping for an endpoint
-    :raises ValueError: when `aliveness` is neither
+    :raises ValueError: when `aliveness`, `reset` or `check_timeout` is none of these
     """
 
     def __init__(
@@ -47,13 +64,10 @@ class DbConnectionManager(BaseConnectionManager[DbEndpoint, 'Connection[RecordT]
             dsn_params: DsnParameters | Callable[[DbEndpoint], Parameters | Awaitable[Parameters]],
             *,
             aliveness: Literal['socket', 'query'] = 'socket',
+            reset: Literal['rollback', 'discard all'] | Callable[[Connection[RecordT]], object] = 'rollback',
+            check_timeout: float = CHECK_TIMEOUT,
     ) -> None:
-        self._directory = Directory(dsn_params)
-        self._asks_server = asks_server(aliveness)
-        self._births = Births['Connection[RecordT]']()
-
-    def __repr__(self) -> str:
-        return f'<{type(self).__name__}: {self._directory}>'
+        super().__init__(dsn_params, aliveness, reset, _discard_all, check_timeout)
 
     async def create(self, endpoint: DbEndpoint) -> Connection[RecordT]:
         """Connect to a database.
@@ -63,13 +77,13 @@ class DbConnectionManager(BaseConnectionManager[DbEndpoint, 'Connection[RecordT]
         :raises OSError: when the server cannot be reached
         :raises asyncpg.PostgresError: when it refuses
         """
-        parameters = self._directory.find(endpoint)
-        if inspect.isawaitable(parameters):
-            parameters = await parameters
-        conn = await asyncpg.connect(**self._directory.check(endpoint, parameters))
+        found = self._directory.find(endpoint)
+        if inspect.isawaitable(found):
+            found = await found
+        conn = await _connect(endpoint, self._directory.check(endpoint, found))
         transport = _internals(conn)._transport
         transport.set_protocol(_Ear(transport.get_protocol()))
-        self._births.record(conn)
+        self._welcome(endpoint, conn)
         return conn
 
     async def dispose(self, endpoint: DbEndpoint, conn: Connection[RecordT]) -> None:
@@ -80,6 +94,7 @@ class DbConnectionManager(BaseConnectionManager[DbEndpoint, 'Connection[RecordT]
         """
         if not self._births.was_here(conn):
             return
+        self._generations.gone(endpoint, conn)
         try:
             # not close(timeout=...): before 0.32 that is no limit where a command is being cancelled
             await asyncio.wait_for(conn.close(), GOODBYE_TIMEOUT)
@@ -99,27 +114,62 @@ class DbConnectionManager(BaseConnectionManager[DbEndpoint, 'Connection[RecordT]
         :param conn: the connection
         """
         transport = _internals(conn)._transport
-        if conn.is_closed() or transport.is_closing() or not _ear(transport).is_fine():
+        alive = not conn.is_closed() and not transport.is_closing() and _ear(transport).is_fine()
+        if alive and not self._asks_server and endpoint not in self._suspects:
+            return True
+        if not alive:
+            self._bury(endpoint, conn)
             return False
-        return not self._asks_server or (self._births.was_here(conn) and await _answers(conn))
+        if self._is_doomed(endpoint, conn):
+            return False
+        return not self._is_doubted(endpoint, conn) or await self._answers(endpoint, conn)
 
     async def on_release(self, endpoint: DbEndpoint, conn: Connection[RecordT]) -> None:
-        """Roll back what the user left open.
+        """Clear away what the user left behind.
 
         :param endpoint: what it is connected to
         :param conn: the connection
         :raises asyncpg.PostgresError: when that is impossible
         :raises asyncpg.InterfaceError: when another task is in the middle of a command
-        :raises TimeoutError: when it takes more than ten seconds
+        :raises TimeoutError: when it takes more than five seconds
         """
         if conn.is_closed():
+            self._bury(endpoint, conn)
             return  # the user closed it or saw it break: no fault of the release, and the next check finds it dead
-        # a command that its user's cancellation broke off may go on for a while: not at the cost of the next user
-        if conn.is_in_transaction() or _internals(conn)._protocol._is_cancelling():
-            await conn.execute('ROLLBACK', timeout=ROLLBACK_TIMEOUT)
+        transport = _internals(conn)._transport
+        if self._reset is None and not _is_occupied(conn):
+            await _check_at_rest(conn)
+        else:
+            try:
+                await watched(self._clear_away(conn), partial(_break_off, conn), RESET_TIMEOUT, what='reset')
+            except BaseException:
+                self._bury(endpoint, conn)
+                raise
         # a `conn.transaction()` that was started and never ended; else the next user's would be a savepoint within it
         _internals(conn)._top_xact = None
-        _ear(_internals(conn)._transport).is_idle = True
+        _ear(transport).is_idle = True
+
+    def _bury(self, endpoint: DbEndpoint, conn: Connection[RecordT]) -> None:
+        """Take note of a death, unless it was the user who closed the connection, or it may yet live."""
+        if _ear(_internals(conn)._transport).is_gone:
+            self._generations.found_dead(endpoint, conn)
+
+    async def _answers(self, endpoint: DbEndpoint, conn: Connection[RecordT]) -> bool:
+        question = conn.execute('SELECT 1')  # the simple protocol: one round trip, no statement left behind
+        try:
+            with self._generations.proof(endpoint, conn):
+                await watched(question, partial(_break_off, conn), self._check_timeout, what='query')
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError):
+            return False
+        return True
+
+    async def _clear_away(self, conn: Connection[RecordT]) -> None:
+        await _roll_back(conn)
+        if self._reset is not None:
+            done = self._reset(conn)
+            if inspect.isawaitable(done):
+                await done
+            await _roll_back(conn)
 
 
 class _Ear(asyncio.Protocol):
@@ -129,30 +179,33 @@ class _Ear(asyncio.Protocol):
     not there, that after it too. A server that ends sessions takes a millisecond or more from the one to the other.
 
     :ivar is_idle: nobody uses the connection: it should hear nothing but news
+    :ivar is_gone: the connection broke, or is about to; and it was not us who closed it
     """
 
     def __init__(self, protocol: Any) -> None:
         self._protocol = protocol
         self._receive = protocol.data_received
-        self._is_gone = False
+        self.is_gone = False
         self.is_idle = False
 
     def is_fine(self) -> bool:
         """Tell whether all is well so far; what comes from here on is for the connection's next user."""
         self.is_idle = False
-        return not self._is_gone
+        return not self.is_gone
 
     def data_received(self, data: bytes) -> None:
         # FATAL is the server's goodbye, also to one who has a connection and asks nothing
         if (self.is_idle and data[:1] not in NEWS) or (data[:1] == b'E' and b'FATAL\0' in data):
-            self._is_gone = True
+            self.is_gone = True
         self._receive(data)
 
     def eof_received(self) -> bool | None:
+        self.is_gone = True
         closes_itself: bool | None = self._protocol.eof_received()
         return closes_itself
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.is_gone = self.is_gone or exc is not None
         self._protocol.connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -173,9 +226,46 @@ def _internals(conn: Connection[Any]) -> Any:
     return conn
 
 
-async def _answers(conn: Connection[Any]) -> bool:
+async def _connect(endpoint: DbEndpoint, parameters: Parameters) -> Connection[Any]:
     try:
-        await conn.execute('SELECT 1')  # the simple protocol: one round trip, no statement left behind
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
-        return False
-    return True
+        return await asyncpg.connect(**parameters)
+    except ValueError:
+        if 'dsn' not in parameters:
+            raise
+    # out here, where no context holds on to what asyncpg said: it quotes the DSN
+    raise ValueError(f"dsn_params of endpoint {endpoint!r}: 'dsn' is no connection string that asyncpg understands")
+
+
+def _break_off(conn: Connection[Any]) -> None:
+    transport = _internals(conn)._transport
+    _ear(transport).is_gone = True
+    transport.abort()
+
+
+def _is_occupied(conn: Connection[Any]) -> bool:
+    """Tell whether there is a transaction, or a command that its user's cancellation broke off: it may go on for a
+    while, and not at the cost of the next user."""
+    return conn.is_in_transaction() or _internals(conn)._protocol._is_cancelling()
+
+
+async def _check_at_rest(conn: Connection[Any]) -> None:
+    """Raise when a task is in the middle of a command. Asks for one whose time has run out: asyncpg looks first whether
+    it could be begun, and then at the time, so that nothing is sent."""
+    with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
+        await _internals(conn)._protocol.query('', -1)
+
+
+async def _roll_back(conn: Connection[Any]) -> None:
+    if _is_occupied(conn):
+        await conn.execute('ROLLBACK')
+
+
+async def _discard_all(conn: Connection[Any]) -> None:
+    """Leave nothing of a session's past, neither on the server nor here."""
+    await conn.execute('DISCARD ALL')
+    internals = _internals(conn)
+    # the server has forgotten the statements that asyncpg remembers to have prepared, and closes no more
+    internals._mark_stmts_as_closed()
+    # it has forgotten the channels, too; asyncpg would take the next user's for known, and not tell it
+    internals._listeners.clear()
+    internals._log_listeners.clear()

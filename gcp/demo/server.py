@@ -11,9 +11,10 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from gcp.demo.programs import ServerError, account, find_base, find_programs
 
@@ -35,26 +36,70 @@ SETTINGS = {
 }
 
 
-@dataclass(frozen=True)
 class Server:
-    """A running server.
+    """A server, and what it takes to start it.
 
     :ivar directory: where its socket is, and its data
     """
 
-    directory: Path
+    def __init__(self, launch: _Launch, command: Sequence[str | Path]) -> None:
+        self.directory = launch.data
+        self._launch = launch
+        self._command = command
+        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def parameters(self) -> dict[str, str]:
         """Connect parameters, in libpq's names."""
         return {'host': str(self.directory), 'user': 'postgres', 'dbname': 'postgres'}
 
+    def start(self) -> None:
+        """Start it, and wait until it is ready. To be called in a thread that outlives it.
+
+        :raises ServerError: when it does not start
+        """
+        (self.directory / 'postmaster.pid').unlink(missing_ok=True)  # where it was killed, it still says: ready
+        self._process = self._launch.start(self._command)
+        self._launch.await_ready(self._process)
+
+    def stop(self, *, kindly: bool = True) -> None:
+        """Have it end its sessions and itself; when that takes long, have it end at once; at last, do not ask.
+
+        :param kindly: whether to ask kindly at first, as ``pg_ctl stop -m fast`` does, or not even that, as ``-m
+            immediate``
+        """
+        signals = (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL)
+        for number in signals if kindly else signals[1:]:
+            if self._process is not None and self._process.poll() is None:
+                self._process.send_signal(number)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(STOP_TIMEOUT)
+
+    def restart(self, *, kindly: bool = True) -> None:
+        """Stop it and start it again, with what is in its databases.
+
+        :param kindly: see `stop`
+        :raises ServerError: when it does not start
+        """
+        self.stop(kindly=kindly)
+        self.start()
+
 
 @contextlib.contextmanager
-def serve(max_connections: int = 100, *, given_up: Callable[[], bool] = lambda: False) -> Iterator[Server]:
+def serve(
+        max_connections: int = 100,
+        *,
+        settings: Mapping[str, object] = MappingProxyType({}),
+        files: Mapping[str, bytes] = MappingProxyType({}),
+        programs: Path | None = None,
+        given_up: Callable[[], bool] = lambda: False,
+) -> Iterator[Server]:
     """Start a server, and stop it at the end. To be called in the main thread.
 
     :param max_connections: how many connections it accepts
+    :param settings: on top of `SETTINGS`
+    :param files: what to put into its data directory, readable by it alone: certificates, keys
+    :param programs: the folder of ``initdb`` and ``postgres``; by default the wheel's
     :param given_up: asked again and again while the server starts: whether to leave it
     :raises ServerError: when it does not start
     """
@@ -62,7 +107,7 @@ def serve(max_connections: int = 100, *, given_up: Callable[[], bool] = lambda: 
     base = find_base(to_all=other is not None)
     with tempfile.TemporaryDirectory(prefix='gcp-', dir=base, ignore_cleanup_errors=True) as made:
         directory = Path(made)
-        programs = find_programs(other is not None, directory, given_up)
+        programs = programs or find_programs(other is not None, directory, given_up)
         data = directory / 'data'
         data.mkdir(mode=0o700)
         if other is not None:
@@ -71,13 +116,15 @@ def serve(max_connections: int = 100, *, given_up: Callable[[], bool] = lambda: 
         launch = _Launch(other, data, directory / 'log', given_up)
         launch.run([programs / 'initdb', '-D', data, '-U', 'postgres', '--auth=trust', '--encoding=UTF8',
                     '--locale=C', '--no-sync', '--no-instructions'])
-        settings = {**SETTINGS, 'max_connections': max_connections, 'unix_socket_directories': data}
-        process = launch.start([programs / 'postgres', '-D', data, *(f'--{key}={settings[key]}' for key in settings)])
+        for name, content in files.items():
+            launch.write(name, content)
+        chosen = {**SETTINGS, 'max_connections': max_connections, 'unix_socket_directories': data, **settings}
+        server = Server(launch, [programs / 'postgres', '-D', data, *(f'--{key}={chosen[key]}' for key in chosen)])
         try:
-            launch.await_ready(process)
-            yield Server(data)
+            server.start()
+            yield server
         finally:
-            _stop(process)
+            server.stop()
 
 
 @dataclass(frozen=True)
@@ -116,6 +163,13 @@ class _Launch:
             raise
         self._check(process)
 
+    def write(self, name: str, content: bytes) -> None:
+        path = self.data / name
+        path.touch(mode=0o600)
+        path.write_bytes(content)
+        if self.account is not None:
+            os.chown(path, self.account.pw_uid, self.account.pw_gid)
+
     def await_ready(self, process: subprocess.Popen[bytes]) -> None:
         self._await(lambda: process.poll() is not None or self._is_ready())
         self._check(process)
@@ -141,12 +195,3 @@ class _Launch:
 
     def _last_words(self) -> str:
         return ''.join(f'\n  {line}' for line in self.log.read_text(errors='replace').strip().splitlines()[-5:])
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ask a server to end its sessions and itself, then to end at once, then do not ask."""
-    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
-        if process.poll() is None:
-            process.send_signal(number)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(STOP_TIMEOUT)
