@@ -145,6 +145,22 @@ class Session:
         self.owed = 0
         self.left = set()
 
+    def is_open(self) -> bool:
+        """Tell whether it was connected, and not closed on this side since."""
+        raise NotImplementedError
+
+    def connect(self) -> Any:
+        self.check_not_over()
+        return super().connect()  # type: ignore[misc]
+
+    def check_not_over(self) -> None:
+        """Let a connection have but one life.
+
+        :raises ClosedError: when it was connected, and no longer is
+        """
+        if self.born_in is not None and not self.is_open():
+            raise ClosedError('the connection is closed; acquire another one')
+
     def pack_command(self, *args: Any) -> Packed:
         return Packed(super().pack_command(*args), [name_of(args)])  # type: ignore[misc]
 
@@ -156,6 +172,7 @@ class Session:
         return self.send_packed_command(self.pack_command(*args), check_health=kwargs.get('check_health', True))
 
     def send_packed_command(self, command: Any, check_health: bool = True) -> Any:
+        self.check_not_over()
         for name in command.names if isinstance(command, Packed) else ['words packed elsewhere']:
             self.owed += 1
             self._note(name)

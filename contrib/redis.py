@@ -117,7 +117,6 @@ class Connection(Session, redis.connection.AbstractConnection):
     wire: Wire | None = None
 
     def is_open(self) -> bool:
-        """Tell whether it was connected, and not closed on this side since."""
         return self.wire is not None and self.wire.fileno() >= 0
 
     def ask(self, *command: Any) -> Any:
@@ -175,8 +174,7 @@ class Connection(Session, redis.connection.AbstractConnection):
 
     def _connect(self) -> Any:
         # what redis-py's own kinds of connection fill in; there is no public way to bring a socket
-        if self.wire is not None:
-            raise ClosedError('the connection is closed; acquire another one')
+        self.check_not_over()
         self.born_in = os.getpid()
         self.wire = Wire(self.dialer.create(self.address, self.deadline.left()), self.deadline)
         self.wire.settimeout(self.socket_timeout)
@@ -224,7 +222,6 @@ class AsyncConnection(Session, redis.asyncio.connection.AbstractConnection):
         await asyncio.sleep(0)  # within which the descriptor is closed
 
     def is_open(self) -> bool:
-        """Tell whether it was connected, and not closed on this side since."""
         return self.streams is not None and not self.streams[1].is_closing()
 
     async def ask(self, *command: Any) -> Any:
@@ -261,8 +258,7 @@ class AsyncConnection(Session, redis.asyncio.connection.AbstractConnection):
 
     async def _connect(self) -> None:
         # what redis-py's own kinds of connection fill in; there is no public way to bring streams
-        if self.streams is not None:
-            raise ClosedError('the connection is closed; acquire another one')
+        self.check_not_over()
         self.born_in = os.getpid()
         self.streams = self._reader, self._writer = await self.dialer.create(self.address)
 

@@ -73,6 +73,15 @@ class AsyncColour(Colour):
 
     def __init__(self) -> None:
         self.loop = self.new_loop()
+        self.run(self._warm_up())
+
+    async def _warm_up(self) -> None:
+        """Have uvloop open what it keeps for itself, lest that be taken for a leak."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            _, writer = await asyncio.open_connection(sock=ours)
+            writer.transport.abort()
+            await asyncio.sleep(0)
 
     def new_loop(self) -> asyncio.AbstractEventLoop:
         return asyncio.new_event_loop()
