@@ -11,6 +11,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 try:
     import asyncpg
+    from asyncpg.protocol.protocol import PreparedStatementState
 except ImportError as exc:
     raise ImportError('gcp.contrib.asyncpg needs asyncpg: pip install gcpool[asyncpg]', name='asyncpg') from exc
 
@@ -249,10 +250,15 @@ def _is_occupied(conn: Connection[Any]) -> bool:
 
 
 async def _check_at_rest(conn: Connection[Any]) -> None:
-    """Raise when a task is in the middle of a command. Asks for one whose time has run out: asyncpg looks first whether
-    it could be begun, and then at the time, so that nothing is sent."""
-    with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
-        await _internals(conn)._protocol.query('', -1)
+    """Raise when a task is in the middle of a command.
+
+    asyncpg keeps that to itself, until it is asked for another. So ask to close a statement that cannot be closed, as
+    it is said to be in use: of that it complains only after it has seen that the connection is free to begin."""
+    protocol = _internals(conn)._protocol
+    statement = PreparedStatementState('', '', protocol, asyncpg.Record, False)
+    statement.attach()
+    with contextlib.suppress(asyncpg.InternalClientError):
+        await protocol.close_statement(statement, None)
 
 
 async def _roll_back(conn: Connection[Any]) -> None:
