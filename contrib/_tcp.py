@@ -246,7 +246,7 @@ def check_endpoint(endpoint: TcpEndpoint) -> tuple[str, Port]:
     host, port = endpoint
     if not isinstance(host, (str, IPv4Address, IPv6Address)):
         raise TypeError(f'endpoint: a host name or an IP address was expected, not {host!r}')
-    if host == '' or str(host)[:1] == '[':
+    if host == '' or str(host)[0] == '[' or '\0' in str(host):  # the C library would stop at a zero byte
         raise ValueError(f'endpoint: a host name or an IP address without brackets was expected, not {host!r}')
     if not isinstance(port, int) or isinstance(port, bool):
         raise TypeError(f'endpoint: a port number was expected, not {port!r}')
@@ -276,7 +276,7 @@ def look_up(host: str, port: Port) -> list[Address]:
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
         raise socket.gaierror(error.errno, f'{error.strerror}: {host!r}') from None
-    except ValueError:  # not encodable: a label of more than 63 characters, a zero byte
+    except ValueError:  # not encodable: a label of more than 63 characters
         raise ValueError(f'endpoint: a host name was expected, not {host!r}') from None
 
 

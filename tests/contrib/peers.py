@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import datetime
+import functools
+import gc
 import importlib
+import inspect
 import os
+import queue
 import select
 import socket
+import ssl
+import struct
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +75,184 @@ def deaf_server() -> Iterator[int]:
             with contextlib.suppress(BlockingIOError):
                 filler.connect(listener.getsockname())
         yield listener.getsockname()[1]
+
+
+def link_local_address() -> str:
+    """Return an IPv6 address of this host with a scope; skip without."""
+    with contextlib.suppress(FileNotFoundError):
+        for line in Path('/proc/net/if_inet6').read_text().splitlines():
+            address, _, _, scope, _, name = line.split()
+            if scope == '20':
+                return f'{IPv6Address(int(address, 16))}%{name}'
+    pytest.skip('no link-local address here')
+
+
+class Service:
+    """Serves a socket: each connection is prepared in a thread of its own, and handed to the test by `peer`.
+
+    :param prepare: what to do with each connection; returns the test's end of it, or nothing
+    :param listener: where; by default any port of 127.0.0.1
+    """
+
+    def __init__(
+            self,
+            prepare: Callable[[socket.socket], socket.socket | None] = lambda sock: sock,
+            listener: socket.socket | None = None,
+    ) -> None:
+        self._prepare = prepare
+        self._listener = listener or socket.create_server(('127.0.0.1', 0), backlog=256)
+        self._peers: queue.Queue[socket.socket] = queue.Queue()
+        self._ends: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        self._acceptor = threading.Thread(target=self._accept, name='service', daemon=True)
+        self._acceptor.start()
+
+    @property
+    def port(self) -> int:
+        port: int = self._listener.getsockname()[1]
+        return port
+
+    @property
+    def endpoint(self) -> tuple[str, int]:
+        return '127.0.0.1', self.port
+
+    def peer(self) -> Any:
+        """Return the other end of the next connection, when it is prepared."""
+        return self._peers.get(timeout=10)
+
+    def hang_up(self) -> None:
+        """Close all connections, once what goes on with them has ended: that is for the other end to see to."""
+        while self._threads:
+            thread = self._threads.pop()
+            thread.join(10)
+            assert not thread.is_alive(), 'a peer goes on'
+        while self._ends:
+            self._ends.pop().close()
+
+    def __enter__(self) -> Service:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._acceptor.join(10)
+        self._listener.close()
+        self.hang_up()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            thread = threading.Thread(target=self._serve, args=(sock,), daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self, sock: socket.socket) -> None:
+        try:
+            peer = self._prepare(sock)
+        except OSError:
+            peer = None
+        if peer is None:
+            sock.close()
+        else:
+            self._ends.append(peer)
+            self._peers.put(peer)
+
+
+def reset(sock: socket.socket) -> None:
+    """Close a connection so that the other end is told that it is broken."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+    sock.close()
+
+
+def garbage(sock: socket.socket) -> None:
+    """Say what nobody understands."""
+    sock.sendall(b'HTTP/1.1 400 Bad Request\r\n\r\n' * 8)
+
+
+def drip(sock: socket.socket) -> None:
+    """Say a long TLS message, byte by byte, as long as the other end listens."""
+    sock.sendall(b'\x16\x03\x03\x3f\xff')
+    poller = select.poll()
+    poller.register(sock, select.POLLRDHUP)
+    while not poller.poll(10):
+        sock.sendall(b'\x02')
+    sock.close()
+
+
+@functools.cache
+def authority(name: str) -> Any:
+    """A certificate authority."""
+    return driver('trustme').CA()
+
+
+@functools.cache
+def server_context(
+        *names: str, issuer: str = 'good', expired: bool = False, version: ssl.TLSVersion | None = None, alpn: str = '',
+) -> ssl.SSLContext:
+    """A server's TLS context, with a certificate for some names."""
+    yesterday = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(days=1)
+    validity = {'not_before': yesterday - datetime.timedelta(days=1), 'not_after': yesterday} if expired else {}
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority(issuer).issue_cert(*(names or ('localhost', '127.0.0.1')), **validity).configure_cert(context)
+    if version is not None:
+        context.minimum_version = context.maximum_version = version
+    if alpn:
+        context.set_alpn_protocols([alpn])
+    return context
+
+
+def client_context() -> ssl.SSLContext:
+    """A client's TLS context that trusts the good authority."""
+    context = ssl.create_default_context()
+    authority('good').configure_trust(context)
+    return context
+
+
+def shaking_hands(context: ssl.SSLContext) -> Callable[[socket.socket], socket.socket | None]:
+    """A preparation: TLS."""
+
+    def prepare(sock: socket.socket) -> socket.socket | None:
+        sock.settimeout(10)
+        return context.wrap_socket(sock, server_side=True, suppress_ragged_eofs=False)
+
+    return prepare
+
+
+def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run an `async def` test on asyncio's event loop and on uvloop's. Whatever one of them has to complain of is an
+    error."""
+
+    @pytest.mark.parametrize('loop_of', ['asyncio', 'uvloop'])
+    @functools.wraps(test)
+    def wrapper(*args: Any, loop_of: str, **kwargs: Any) -> None:
+        complaints: list[Any] = []
+        loop = driver(loop_of).new_event_loop()
+        loop.set_exception_handler(lambda loop, context: complaints.append(context))
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_until_complete(asyncio.wait_for(test(*args, **kwargs), 30))
+            gc.collect()
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        finally:
+            asyncio.set_event_loop(None)
+            loop.close()
+        assert not complaints
+
+    signature = inspect.signature(test)
+    choice = inspect.Parameter('loop_of', inspect.Parameter.KEYWORD_ONLY)
+    wrapper.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*signature.parameters.values(), choice])
+    return wrapper
+
+
+@contextlib.contextmanager
+def lasting(seconds: float, *, spare: float = 1.0) -> Iterator[None]:
+    """Check that something takes as long as it should, and not much longer."""
+    started = time.monotonic()
+    yield
+    assert seconds <= time.monotonic() - started < seconds + spare
 
 
 class Proxy:

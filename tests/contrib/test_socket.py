@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import select
 import socket
 import struct
 import threading
@@ -11,9 +13,18 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 import pytest
-from peers import await_input, await_left_behind, deaf_server, open_descriptors
+from peers import (
+    Service,
+    await_input,
+    await_left_behind,
+    deaf_server,
+    lasting,
+    link_local_address,
+    open_descriptors,
+)
 
-from gcp.contrib.socket import SocketAlivenessCheckingMixin, TcpEndpoint, TcpSocketConnectionManager
+from gcp.contrib import _tcp
+from gcp.contrib.socket import KeepAlive, SocketAlivenessCheckingMixin, TcpEndpoint, TcpSocketConnectionManager
 from gcp.threading import ConnectionPool
 
 
@@ -90,6 +101,33 @@ def test_the_pool_reuses_a_connection_and_replaces_a_dead_one(
         assert first.fileno() == -1
     finally:
         pool.close()
+
+
+def test_where_the_protocol_allows_it_data_is_fine_and_the_end_behind_it_is_seen(listener: socket.socket) -> None:
+    manager = TcpSocketConnectionManager(unsolicited_data='allowed')
+    with manager.create(listener.getsockname()) as conn, listener.accept()[0] as peer:
+        assert manager.check_aliveness(listener.getsockname(), conn)
+        peer.sendall(b'news')
+        await_input(conn.fileno())
+        assert manager.check_aliveness(listener.getsockname(), conn)
+        peer.shutdown(socket.SHUT_WR)
+        poller = select.poll()
+        poller.register(conn, select.POLLRDHUP)
+        assert poller.poll(10_000)
+        assert not manager.check_aliveness(listener.getsockname(), conn)
+        conn.close()
+        assert not manager.check_aliveness(listener.getsockname(), conn)
+
+
+def test_a_subclass_may_allow_data(listener: socket.socket) -> None:
+    class Chatty(TcpSocketConnectionManager):
+        unsolicited_data = 'allowed'
+
+    manager = Chatty()
+    with manager.create(listener.getsockname()) as conn, listener.accept()[0] as peer:
+        peer.sendall(b'news')
+        await_input(conn.fileno())
+        assert manager.check_aliveness(listener.getsockname(), conn)
 
 
 @pytest.mark.parametrize('lapse', ['eof', 'half-close', 'reset', 'data', 'closed here'])
@@ -196,9 +234,67 @@ def test_a_resolver_that_refuses_is_heard(
             manager.create(('no.example', 80), timeout)
 
 
-def test_a_hundred_refusals_leave_no_descriptor(manager: TcpSocketConnectionManager) -> None:
+def test_families_take_turns_and_the_first_comes_first() -> None:
+    v6, v4 = [(10, 1, 6, '', n) for n in 'abc'], [(2, 1, 6, '', n) for n in 'de']
+    assert [address[4] for address in _tcp._interleaved(v6 + v4)] == ['a', 'd', 'b', 'e', 'c']  # type: ignore[arg-type]
+    assert _tcp._interleaved(v4) == v4  # type: ignore[arg-type]
+
+
+def test_the_next_address_gets_its_chance_while_the_first_is_silent(
+        manager: TcpSocketConnectionManager, listener: socket.socket, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with deaf_server() as deaf:
+        addresses = [address_of(deaf), address_of(deaf), address_of(closed_port()), address_of(port_of(listener))]
+        monkeypatch.setattr('socket.getaddrinfo', lambda *args, **kwargs: addresses)
+        before = open_descriptors()
+        for timeout, expected in [(10.0, 2 * _tcp.ATTEMPT_DELAY), (0.2, 0.1)]:
+            with lasting(expected, spare=0.4), manager.create(('many.example', 80), timeout) as conn:
+                assert conn.getpeername() == listener.getsockname()
+                assert open_descriptors() == before + 1
+
+
+def test_a_family_that_the_host_does_not_have_is_passed_over(
+        manager: TcpSocketConnectionManager, listener: socket.socket, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    addresses = [(12345, socket.SOCK_STREAM, 6, '', ('x', 1)), address_of(port_of(listener))]
+    monkeypatch.setattr('socket.getaddrinfo', lambda *args, **kwargs: addresses)
+    with manager.create(('strange.example', 80), 5.0) as conn:
+        assert conn.getpeername() == listener.getsockname()
+
+
+def test_an_ipv6_address_with_a_scope(manager: TcpSocketConnectionManager) -> None:
+    address = link_local_address()
+    with socket.create_server(socket.getaddrinfo(address, 0)[0][4], family=socket.AF_INET6) as listener:
+        for host in (address, IPv6Address(address)):
+            with manager.create((host, port_of(listener)), 5.0) as conn:
+                assert conn.getpeername()[3] == listener.getsockname()[3] != 0
+
+
+def test_what_production_wants_is_set_on_each_socket(listener: socket.socket) -> None:
+    keepalive = KeepAlive(idle=30, interval=4.5, count=3)
+    manager = TcpSocketConnectionManager(keepalive=keepalive, source_address=('127.0.0.2', 0))
+    with manager.create(listener.getsockname()) as conn:
+        assert conn.getsockname()[0] == '127.0.0.2'
+        assert conn.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+        assert conn.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert conn.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
+        assert conn.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == 5
+        assert conn.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT) == 3
+    with TcpSocketConnectionManager(keepalive=None, nodelay=False).create(listener.getsockname()) as conn:
+        assert conn.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 0
+        assert conn.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 0
+
+
+def test_a_source_address_of_another_family_is_told(manager: TcpSocketConnectionManager) -> None:
+    manager, before = TcpSocketConnectionManager(source_address=('::1', 0)), open_descriptors()
+    with pytest.raises(OSError, match='source_address ::1 is of another family than the host'):
+        manager.create(('127.0.0.1', closed_port()))
+    assert open_descriptors() == before
+
+
+def test_200_refusals_leave_no_descriptor(manager: TcpSocketConnectionManager) -> None:
     port, before = closed_port(), open_descriptors()
-    for _ in range(100):
+    for _ in range(200):
         with pytest.raises(ConnectionRefusedError):
             manager.create(('127.0.0.1', port), 5.0)
     assert open_descriptors() == before
@@ -225,12 +321,48 @@ def test_dispose_of_a_dead_connection_is_no_error(
     manager.dispose(endpoint, conn)
 
 
+def test_a_thread_that_waits_for_an_answer_is_released_by_close(manager: TcpSocketConnectionManager) -> None:
+    with Service() as service:
+        pool: ConnectionPool[TcpEndpoint, socket.socket] = ConnectionPool(manager)
+        heard: list[bytes] = []
+        waits = threading.Event()
+
+        def use() -> None:
+            with pool.connection(service.endpoint) as conn:
+                waits.set()
+                heard.append(conn.recv(100))
+
+        thread = threading.Thread(target=use)
+        thread.start()
+        assert waits.wait(10)
+        pool.close(0)
+        thread.join(10)
+        assert heard == [b'']
+
+
+def test_a_forked_child_does_not_end_its_parents_connection(
+        manager: TcpSocketConnectionManager, pair: tuple[socket.socket, socket.socket],
+) -> None:
+    conn, peer = pair
+    child = os.fork()
+    if not child:
+        manager.dispose(conn.getpeername(), conn)
+        os._exit(conn.fileno() != -1)
+    assert os.waitpid(child, 0)[1] == 0
+    conn.sendall(b'ping')
+    assert peer.recv(100) == b'ping'
+
+
 @pytest.mark.parametrize(
     ('endpoint', 'error', 'words'),
     [
         ('localhost:80', TypeError, "a (host, port) pair was expected, not 'localhost:80'"),
         (('localhost',), TypeError, "a (host, port) pair was expected, not ('localhost',)"),
         ((80, 'localhost'), TypeError, 'a host name or an IP address was expected, not 80'),
+        (('', 80), ValueError, "a host name or an IP address without brackets was expected, not ''"),
+        (('[::1]', 80), ValueError, "a host name or an IP address without brackets was expected, not '[::1]'"),
+        (('a' * 64 + '.example', 80), ValueError, f"a host name was expected, not '{'a' * 64}.example'"),
+        (('nu\0l', 80), ValueError, "a host name or an IP address without brackets was expected, not 'nu\\x00l'"),
         (('localhost', '80'), TypeError, "a port number was expected, not '80'"),
         (('localhost', True), TypeError, 'a port number was expected, not True'),
         (('localhost', 0), ValueError, 'a port number from 1 to 65535 was expected, not 0'),
@@ -243,3 +375,44 @@ def test_a_wrong_endpoint_is_told(
     with pytest.raises(error) as caught:
         manager.create(endpoint)
     assert str(caught.value) == f'endpoint: {words}'
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'error', 'words'),
+    [
+        ({'keepalive': True}, TypeError, 'keepalive: a KeepAlive or None was expected, not True'),
+        ({'nodelay': 1}, TypeError, 'nodelay: a bool was expected, not 1'),
+        ({'source_address': '127.0.0.1'}, TypeError, 'source_address: an (IP address, port) pair'),
+        ({'source_address': ('127.0.0.1', True)}, TypeError, 'source_address: an (IP address, port) pair'),
+        ({'source_address': ('localhost', 0)}, ValueError, 'source_address: an (IP address, port) pair'),
+        ({'source_address': ('127.0.0.1', 65536)}, ValueError, 'source_address: an (IP address, port) pair'),
+        ({'unsolicited_data': True}, ValueError, "unsolicited_data: 'dead' or 'allowed' was expected, not True"),
+    ],
+)
+def test_a_wrong_argument_is_told(arguments: Any, error: type[Exception], words: str) -> None:
+    with pytest.raises(error) as caught:
+        TcpSocketConnectionManager(**arguments)
+    assert str(caught.value).startswith(words)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'error', 'words'),
+    [
+        ({'idle': '60'}, TypeError, "idle: seconds were expected, not '60'"),
+        ({'idle': True}, TypeError, 'idle: seconds were expected, not True'),
+        ({'idle': 0}, ValueError, 'idle: more than 0 and at most 32767 seconds were expected, not 0'),
+        ({'idle': float('nan')}, ValueError, 'idle: more than 0 and at most 32767 seconds were expected, not nan'),
+        ({'interval': -1}, ValueError, 'interval: more than 0 and at most 32767 seconds were expected, not -1'),
+        ({'count': 1.0}, TypeError, 'count: a number of probes was expected, not 1.0'),
+        ({'count': 128}, ValueError, 'count: a number of probes from 1 to 127 was expected, not 128'),
+    ],
+)
+def test_a_wrong_part_of_keepalive_is_told(arguments: Any, error: type[Exception], words: str) -> None:
+    with pytest.raises(error) as caught:
+        KeepAlive(**arguments)
+    assert str(caught.value) == words
+
+
+def test_the_limits_of_keepalive_are_those_of_the_kernel(listener: socket.socket) -> None:
+    for keepalive in (KeepAlive(idle=0.1, interval=0.1, count=1), KeepAlive(idle=32767, interval=32767, count=127)):
+        TcpSocketConnectionManager(keepalive=keepalive).create(listener.getsockname()).close()
