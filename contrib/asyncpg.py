@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import weakref
 from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
 from typing import Any, Generic, Literal, TypeVar
 
 try:
@@ -69,6 +69,7 @@ class DbConnectionManager(
             check_timeout: float = CHECK_TIMEOUT,
     ) -> None:
         super().__init__(dsn_params, aliveness, reset, _discard_all, check_timeout)
+        self._ears: weakref.WeakKeyDictionary[Connection[RecordT], _Ear] = weakref.WeakKeyDictionary()
 
     async def create(self, endpoint: DbEndpoint) -> Connection[RecordT]:
         """Connect to a database.
@@ -82,8 +83,7 @@ class DbConnectionManager(
         if inspect.isawaitable(found):
             found = await found
         conn = await _connect(endpoint, self._directory.check(endpoint, found))
-        transport = _internals(conn)._transport
-        transport.set_protocol(_Ear(transport.get_protocol()))
+        self._ear(conn)
         self._welcome(endpoint, conn)
         return conn
 
@@ -95,10 +95,14 @@ class DbConnectionManager(
         """
         if not self._births.was_here(conn):
             return
+        is_dead = self._ear(conn).is_gone or self._generations.is_condemned(endpoint, conn)
         self._generations.gone(endpoint, conn)
         try:
-            # not close(timeout=...): before 0.32 that is no limit where a command is being cancelled
-            await asyncio.wait_for(conn.close(), GOODBYE_TIMEOUT)
+            if is_dead:
+                conn.terminate()  # nobody is there to say goodbye to
+            else:
+                # not close(timeout=...): before 0.32 that is no limit where a command is being cancelled
+                await asyncio.wait_for(conn.close(), GOODBYE_TIMEOUT)
         except Exception:  # the server, or what is left of the connection, does not care for a goodbye
             pass
         finally:
@@ -115,7 +119,7 @@ class DbConnectionManager(
         :param conn: the connection
         """
         transport = _internals(conn)._transport
-        alive = not conn.is_closed() and not transport.is_closing() and _ear(transport).is_fine()
+        alive = not conn.is_closed() and not transport.is_closing() and self._ear(conn).is_fine()
         if alive and not self._asks_server and endpoint not in self._suspects:
             return True
         if not alive:
@@ -134,32 +138,39 @@ class DbConnectionManager(
         :raises asyncpg.InterfaceError: when another task is in the middle of a command
         :raises TimeoutError: when it takes more than five seconds
         """
-        if conn.is_closed():
+        if conn.is_closed() or self._ear(conn).is_gone:
             self._bury(endpoint, conn)
             return  # the user closed it or saw it break: no fault of the release, and the next check finds it dead
-        transport = _internals(conn)._transport
         if self._reset is None and not _is_occupied(conn):
             await _check_at_rest(conn)
         else:
             try:
-                await watched(self._clear_away(conn), partial(_break_off, conn), RESET_TIMEOUT, what='reset')
+                await watched(self._clear_away(conn), self._ear(conn).break_off, RESET_TIMEOUT, what='reset')
             except BaseException:
                 self._bury(endpoint, conn)
                 raise
         # a `conn.transaction()` that was started and never ended; else the next user's would be a savepoint within it
         _internals(conn)._top_xact = None
-        _ear(transport).is_idle = True
+        self._ear(conn).is_idle = True
+
+    def _ear(self, conn: Connection[RecordT]) -> _Ear:
+        """The ear of a connection; of one that another manager created, one of our own."""
+        try:
+            return self._ears[conn]
+        except KeyError:
+            ear = self._ears[conn] = _Ear(_internals(conn)._transport)
+            return ear
 
     def _bury(self, endpoint: DbEndpoint, conn: Connection[RecordT]) -> None:
         """Take note of a death, unless it was the user who closed the connection, or it may yet live."""
-        if _ear(_internals(conn)._transport).is_gone:
+        if self._ear(conn).is_gone:
             self._generations.found_dead(endpoint, conn)
 
     async def _answers(self, endpoint: DbEndpoint, conn: Connection[RecordT]) -> bool:
         question = conn.execute('SELECT 1')  # the simple protocol: one round trip, no statement left behind
         try:
             with self._generations.proof(endpoint, conn):
-                await watched(question, partial(_break_off, conn), self._check_timeout, what='query')
+                await watched(question, self._ear(conn).break_off, self._check_timeout, what='query')
         except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError):
             return False
         return True
@@ -183,11 +194,18 @@ class _Ear(asyncio.Protocol):
     :ivar is_gone: the connection broke, or is about to; and it was not us who closed it
     """
 
-    def __init__(self, protocol: Any) -> None:
-        self._protocol = protocol
-        self._receive = protocol.data_received
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self._protocol: Any = transport.get_protocol() or asyncio.Protocol()
+        self._receive = self._protocol.data_received
         self.is_gone = False
         self.is_idle = False
+        transport.set_protocol(self)
+
+    def break_off(self) -> None:
+        """Close the connection without a word, and without waiting for one."""
+        self.is_gone = True
+        self._transport.abort()
 
     def is_fine(self) -> bool:
         """Tell whether all is well so far; what comes from here on is for the connection's next user."""
@@ -201,7 +219,7 @@ class _Ear(asyncio.Protocol):
         self._receive(data)
 
     def eof_received(self) -> bool | None:
-        self.is_gone = True
+        self.is_gone = self.is_gone or not self._protocol.is_closed()
         closes_itself: bool | None = self._protocol.eof_received()
         return closes_itself
 
@@ -214,12 +232,6 @@ class _Ear(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._protocol.resume_writing()
-
-
-def _ear(transport: Any) -> _Ear:
-    """The ear of a connection; of one that the manager did not create, one that has heard nothing."""
-    protocol = transport.get_protocol()
-    return protocol if isinstance(protocol, _Ear) else _Ear(asyncio.Protocol())
 
 
 def _internals(conn: Connection[Any]) -> Any:
@@ -235,12 +247,6 @@ async def _connect(endpoint: DbEndpoint, parameters: Parameters) -> Connection[A
             raise
     # out here, where no context holds on to what asyncpg said: it quotes the DSN
     raise ValueError(f"dsn_params of endpoint {endpoint!r}: 'dsn' is no connection string that asyncpg understands")
-
-
-def _break_off(conn: Connection[Any]) -> None:
-    transport = _internals(conn)._transport
-    _ear(transport).is_gone = True
-    transport.abort()
 
 
 def _is_occupied(conn: Connection[Any]) -> bool:

@@ -45,7 +45,7 @@ AnyConnection = Connection[Any] | AsyncConnection[Any]
 READS = 8
 
 #: How long to wait for a thread that is in the middle of a command, and has had its connection broken off.
-PARTING = 2.0
+PARTING = 0.2
 
 #: What is set on the client's side, in the order in which to set it again: by a method of the asyncio connection, ...
 BY_METHOD = ('autocommit', 'isolation_level', 'read_only', 'deferrable')
@@ -112,15 +112,15 @@ class DbConnectionManager(Manager['Connection[Any]'], SyncConnectionManager[DbEn
 
         :param endpoint: what it is connected to
         :param conn: the connection
-        :param timeout: how long to wait for a thread in the middle of a command, whose connection is broken off; two
-            seconds at most
+        :param timeout: not needed: this does not wait for the server
         """
         if not self._births.was_here(conn):
             return
         self._generations.gone(endpoint, conn)
         _part(conn)
-        # psycopg would free what another thread may still be in the middle of
-        is_ours = conn.lock.acquire(timeout=PARTING if timeout is None else max(0.0, min(timeout, PARTING)))
+        # psycopg would free what another thread may be in the middle of; the lock of a COPY that was left half-way
+        # stays taken, and tells nothing
+        is_ours = conn.lock.acquire(timeout=PARTING)
         try:
             conn.close()
         finally:
@@ -138,7 +138,8 @@ class DbConnectionManager(Manager['Connection[Any]'], SyncConnectionManager[DbEn
         if alive and not self._asks_server and endpoint not in self._suspects:
             return True
         if not alive:
-            self._bury(endpoint, conn)
+            if conn.broken or not conn.closed:  # else it was the user, and that says nothing about others
+                self._generations.found_dead(endpoint, conn)
             return False
         if self._is_doomed(endpoint, conn):
             return False
@@ -155,7 +156,8 @@ class DbConnectionManager(Manager['Connection[Any]'], SyncConnectionManager[DbEn
         if self._reset is None and _is_clean(conn) and self._settings.are_kept(conn):
             return
         if conn.closed:
-            self._bury(endpoint, conn)
+            if conn.broken:
+                self._generations.found_dead(endpoint, conn)
             return  # the user closed it or saw it break: no fault of the release, and the next check finds it dead
         _check_at_rest(conn)
         try:
@@ -165,13 +167,9 @@ class DbConnectionManager(Manager['Connection[Any]'], SyncConnectionManager[DbEn
                     self._reset(conn)
                     self._clean(conn)
         except BaseException:
-            self._bury(endpoint, conn)
+            if conn.broken:
+                self._generations.found_dead(endpoint, conn)
             raise
-
-    def _bury(self, endpoint: DbEndpoint, conn: Connection[Any]) -> None:
-        """Take note of a death, unless it was the user who closed the connection, or it may yet live."""
-        if conn.broken:
-            self._generations.found_dead(endpoint, conn)
 
     def _answers(self, endpoint: DbEndpoint, conn: Connection[Any], timeout: float | None) -> bool:
         limit = self._check_timeout if timeout is None else min(timeout, self._check_timeout)
@@ -255,7 +253,8 @@ class AsyncDbConnectionManager(
         if alive and not self._asks_server and endpoint not in self._suspects:
             return True
         if not alive:
-            self._bury(endpoint, conn)
+            if conn.broken or not conn.closed:  # else it was the user, and that says nothing about others
+                self._generations.found_dead(endpoint, conn)
             return False
         if self._is_doomed(endpoint, conn):
             return False
@@ -272,19 +271,16 @@ class AsyncDbConnectionManager(
         if self._reset is None and _is_clean(conn) and self._settings.are_kept(conn):
             return
         if conn.closed:
-            self._bury(endpoint, conn)
+            if conn.broken:
+                self._generations.found_dead(endpoint, conn)
             return  # the user closed it or saw it break: no fault of the release, and the next check finds it dead
         _check_at_rest(conn)
         try:
             await watched(self._clear_away(conn), partial(hang_up, conn.fileno()), RESET_TIMEOUT, what='reset')
         except BaseException:
-            self._bury(endpoint, conn)
+            if conn.broken:
+                self._generations.found_dead(endpoint, conn)
             raise
-
-    def _bury(self, endpoint: DbEndpoint, conn: AsyncConnection[Any]) -> None:
-        """Take note of a death, unless it was the user who closed the connection, or it may yet live."""
-        if conn.broken:
-            self._generations.found_dead(endpoint, conn)
 
     async def _answers(self, endpoint: DbEndpoint, conn: AsyncConnection[Any]) -> bool:
         question = _execute_async(conn, 'SELECT 1')

@@ -45,8 +45,8 @@ DsnParameters = Mapping[DbEndpoint, Parameters]
 #: How often to read from an idle connection until it is quiet.
 READS = 8
 
-#: What `connection.closed` is after an error; 1: it was closed.
-BROKEN = 2
+#: What `connection.closed` is after `connection.close()`, and after an error.
+CLOSED, BROKEN = 1, 2
 
 
 class DbConnectionManager(Manager[Connection], BaseConnectionManager[DbEndpoint, Connection]):
@@ -132,7 +132,8 @@ class DbConnectionManager(Manager[Connection], BaseConnectionManager[DbEndpoint,
         if alive and not self._asks_server and endpoint not in self._suspects:
             return True
         if not alive:
-            self._bury(endpoint, conn)
+            if conn.closed != CLOSED:  # that would have been the user, and says nothing about others
+                self._generations.found_dead(endpoint, conn)
             return False
         if self._is_doomed(endpoint, conn):
             return False
@@ -151,7 +152,8 @@ class DbConnectionManager(Manager[Connection], BaseConnectionManager[DbEndpoint,
         if is_clean and self._reset is None:
             return
         if conn.closed or status == TRANSACTION_STATUS_UNKNOWN:
-            self._bury(endpoint, conn)
+            if conn.closed != CLOSED:
+                self._generations.found_dead(endpoint, conn)
             return  # the user closed it or saw it break: no fault of the release, and the next check finds it dead
         if status == TRANSACTION_STATUS_ACTIVE:
             raise psycopg2.InterfaceError('the connection was released in the middle of a command')
@@ -162,13 +164,9 @@ class DbConnectionManager(Manager[Connection], BaseConnectionManager[DbEndpoint,
                     self._reset(conn)
                     self._clean(conn)
         except BaseException:
-            self._bury(endpoint, conn)
+            if conn.closed == BROKEN:
+                self._generations.found_dead(endpoint, conn)
             raise
-
-    def _bury(self, endpoint: DbEndpoint, conn: Connection) -> None:
-        """Take note of a death, unless it was the user who closed the connection, or it may yet live."""
-        if conn.closed == BROKEN or not conn.closed and conn.get_transaction_status() == TRANSACTION_STATUS_UNKNOWN:
-            self._generations.found_dead(endpoint, conn)
 
     def _answers(self, endpoint: DbEndpoint, conn: Connection, timeout: float | None) -> bool:
         limit = self._check_timeout if timeout is None else min(timeout, self._check_timeout)

@@ -1,0 +1,373 @@
+"""A failover: all connections of an endpoint die at once, perhaps without a word, and that must not cost one time-out
+for each of them."""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import threading
+import time
+from typing import Any
+
+import pytest
+from peers import Proxy, await_input
+from pg_drivers import Driver, done, each_driver, run
+
+from gcp.contrib import _postgres
+from gcp.contrib._postgres import Generations
+from gcp.contrib._wire import hang_up
+from gcp.demo.server import Server
+
+N = 10
+
+
+class Conn:
+    """Stands for a connection."""
+
+
+@pytest.fixture
+def generations() -> Generations[Conn]:
+    return Generations()
+
+
+def born(generations: Generations[Conn], count: int, endpoint: str = 'orders') -> list[Conn]:
+    conns = [Conn() for _ in range(count)]
+    for conn in conns:
+        generations.born(endpoint, conn)
+    return conns
+
+
+def doubts(generations: Generations[Conn], conns: list[Conn], endpoint: str = 'orders') -> str:
+    """What is thought of each: f(ine), s(uspect), c(ondemned)."""
+    return ''.join(
+        'c' if generations.is_condemned(endpoint, conn) else 's' if generations.is_suspect(endpoint, conn) else 'f'
+        for conn in conns
+    )
+
+
+def silence(generations: Generations[Conn], conn: Conn, error: type[BaseException] = TimeoutError) -> None:
+    with pytest.raises(error), generations.proof('orders', conn):
+        raise error
+
+
+# ---- the book-keeping
+
+
+def test_nobody_is_under_suspicion_at_first(generations: Generations[Conn]) -> None:
+    assert doubts(generations, born(generations, 3)) == 'fff'
+    assert not generations.suspects
+
+
+def test_a_dead_connection_casts_suspicion_on_the_older_of_its_endpoint(generations: Generations[Conn]) -> None:
+    others = born(generations, 1, 'users')
+    first, *rest = born(generations, 3)
+    generations.found_dead('orders', first)
+    assert doubts(generations, rest + born(generations, 1)) == 'ssf'
+    assert doubts(generations, others, 'users') == 'f'
+    assert list(generations.suspects) == ['orders']
+
+
+def test_a_proof_clears_one_and_the_last_ends_the_suspicion(generations: Generations[Conn]) -> None:
+    first, second, third = born(generations, 3)
+    generations.found_dead('orders', first)
+    with generations.proof('orders', second):
+        pass
+    assert doubts(generations, [second, third]) == 'fs'
+    generations.gone('orders', third)
+    assert not generations.suspects
+
+
+def test_the_death_of_a_suspect_is_no_news_and_that_of_one_proved_is(generations: Generations[Conn]) -> None:
+    first, second, third = born(generations, 3)
+    generations.found_dead('orders', first)
+    new = born(generations, 1)
+    generations.found_dead('orders', second)
+    assert doubts(generations, [third, *new]) == 'sf'
+    generations.found_dead('orders', new[0])
+    new = born(generations, 1)
+    with generations.proof('orders', third):
+        pass
+    assert not generations.suspects
+    generations.found_dead('orders', third)
+    assert doubts(generations, new) == 's'
+
+
+def test_the_same_death_is_noted_once(generations: Generations[Conn]) -> None:
+    first, second = born(generations, 2)
+    generations.found_dead('orders', first)
+    with generations.proof('orders', second):
+        pass
+    generations.found_dead('orders', first)
+    assert doubts(generations, [second]) == 'f'
+
+
+def test_silence_condemns_suspects_that_were_not_proved_since(
+        generations: Generations[Conn], monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_postgres, 'SILENCE', 0.0)
+    first, second, third, fourth = born(generations, 4)
+    generations.found_dead('orders', first)
+    with generations.proof('orders', second):
+        pass
+    silence(generations, third)
+    assert doubts(generations, [second, fourth, *born(generations, 1)]) == 'fcf'
+    generations.gone('orders', fourth)
+    assert not generations.suspects
+
+
+def test_silence_out_of_the_blue_condemns_what_is_older(
+        generations: Generations[Conn], monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As with aliveness='query', which asks without a suspicion."""
+    monkeypatch.setattr(_postgres, 'SILENCE', 0.0)
+    first, second = born(generations, 2)
+    with pytest.raises(TimeoutError), generations.proof('orders', first):
+        later = born(generations, 1)
+        raise TimeoutError
+    assert doubts(generations, [second, *later, *born(generations, 1)]) == 'csf'
+
+
+def test_a_short_silence_says_nothing_of_others(generations: Generations[Conn]) -> None:
+    first, second = born(generations, 2)
+    silence(generations, first)
+    assert doubts(generations, [second]) == 'f'
+
+
+def test_an_error_casts_suspicion_and_an_interrupt_does_not(generations: Generations[Conn]) -> None:
+    first, second, third = born(generations, 3)
+    silence(generations, first, KeyboardInterrupt)
+    assert doubts(generations, [second, third]) == 'ff'
+    silence(generations, second, OSError)
+    assert doubts(generations, [third]) == 's'
+
+
+def test_a_hundred_thousand_endpoints_leave_nothing(generations: Generations[Conn]) -> None:
+    for number in range(100_000):
+        first, second = born(generations, 2, f'db{number}')
+        generations.found_dead(f'db{number}', first)
+        generations.gone(f'db{number}', first)
+        generations.gone(f'db{number}', second)
+    assert not generations.suspects
+    assert not generations._members
+
+
+def test_connections_that_were_dropped_do_not_keep_a_suspicion_up(generations: Generations[Conn]) -> None:
+    first, second, third = born(generations, 3)
+    generations.found_dead('orders', first)
+    del second
+    gc.collect()
+    with generations.proof('orders', third):
+        pass
+    assert not generations.suspects
+
+
+def test_strangers_are_no_news(generations: Generations[Conn]) -> None:
+    stranger = Conn()
+    generations.found_dead('orders', stranger)
+    generations.gone('orders', stranger)
+    with generations.proof('orders', stranger):
+        pass
+    assert not generations.suspects
+    assert doubts(generations, [stranger]) == 'f'
+
+
+@pytest.mark.filterwarnings('ignore:.*fork:DeprecationWarning')
+def test_a_forked_child_starts_anew(generations: Generations[Conn]) -> None:
+    first, second = born(generations, 2)
+    generations.found_dead('orders', first)
+    suspects = generations.suspects
+    with generations._lock:
+        child = os.fork()
+        if not child:
+            thread = threading.Thread(target=born, args=(generations, 1), daemon=True)
+            thread.start()
+            thread.join(5)
+            os._exit(thread.is_alive() or bool(suspects) or generations.suspects is not suspects)
+    assert os.waitpid(child, 0)[1] == 0
+    assert doubts(generations, [second]) == 's'
+
+
+def test_threads_do_not_lose_track_of_each_other(generations: Generations[Conn]) -> None:
+    def work(seed: int) -> None:
+        chance = random.Random(seed)
+        mine: list[Conn] = []
+        for _ in range(2000):
+            if len(mine) < 5:
+                mine += born(generations, 1)
+            conn = chance.choice(mine)
+            act = chance.choice([generations.found_dead, generations.gone, None])
+            if act is None:
+                with generations.proof('orders', conn):
+                    pass
+            else:
+                act('orders', conn)
+                generations.gone('orders', conn)
+                mine.remove(conn)
+        for conn in mine:
+            generations.gone('orders', conn)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not generations.suspects
+    assert not generations._members
+
+
+# ---- the managers
+
+
+@pytest.fixture
+def proxied(proxy: Proxy, postgres: Server) -> dict[str, Any]:
+    return {**postgres.parameters, 'host': '127.0.0.1', 'port': proxy.port, 'sslmode': 'disable'}
+
+
+async def hand_back(pg: Driver, manager: Any, conns: list[Any]) -> None:
+    for conn in conns:
+        await pg.release(manager, conn)
+
+
+@each_driver
+def test_ten_connections_that_fell_silent_cost_one_checks_limit(
+        make: type[Driver], proxy: Proxy, proxied: dict[str, Any], postgres: Server,
+) -> None:
+    """One user meets the silence, and its connection breaks; the others go through the pool."""
+    async def body() -> None:
+        pg = make()
+        where = [pg.keywords(proxied)]
+        manager = pg.make(lambda endpoint: where[0], check_timeout=0.3)
+        pool = pg.pools.ConnectionPool(manager, min_idle=N)
+        conns = [await done(pool.acquire('orders')) for _ in range(N)]
+        for conn in conns[1:]:
+            await done(pool.release(conn, 'orders'))
+        proxy.silent = True
+        where[0] = pg.keywords(postgres.parameters)  # the name now leads to the new server
+        hang_up(pg.descriptor(conns[0]))
+        with pytest.raises(pg.errors):
+            await pg.ask(conns[0], 'SELECT 1')
+        await done(pool.release(conns[0], 'orders'))
+        started = time.monotonic()
+        new = [await done(pool.acquire('orders', 5)) for _ in range(N)]
+        took = time.monotonic() - started
+        assert 0.3 <= took < 0.3 + 0.7
+        assert not set(map(id, new)) & set(map(id, conns))
+        for conn in new:
+            assert await pg.ask(conn, 'SELECT 1') == 1
+            await done(conn.rollback() if hasattr(conn, 'rollback') else None)
+            await done(pool.release(conn, 'orders'))
+        assert not manager._suspects
+        await done(pool.close())
+
+    run(body())
+
+
+@each_driver
+def test_a_query_that_meets_silence_condemns_the_rest(
+        make: type[Driver], proxy: Proxy, proxied: dict[str, Any],
+) -> None:
+    async def body() -> None:
+        pg = make()
+        manager = pg.manager(proxied, aliveness='query', check_timeout=0.2)
+        conns = [await pg.create(manager) for _ in range(N)]
+        await hand_back(pg, manager, conns)
+        proxy.silent = True
+        started = time.monotonic()
+        for conn in conns:
+            assert not await pg.check(manager, conn)
+        assert 0.2 <= time.monotonic() - started < 0.4
+        for conn in conns:
+            await pg.dispose(manager, conn)
+
+    run(body())
+
+
+@each_driver
+def test_after_a_first_death_each_is_asked_once(
+        make: type[Driver], proxy: Proxy, proxied: dict[str, Any],
+) -> None:
+    async def body() -> None:
+        pg = make()
+        manager = pg.manager(proxied)
+        conns = [await pg.create(manager) for _ in range(4)]
+        await hand_back(pg, manager, conns)
+        proxy.cut()
+        dead = conns.pop()
+        await gone(pg, dead)
+        assert not await pg.check(manager, dead)
+        new = await pg.create(manager)
+        for conn, costs in [(new, 0), *((conn, 1) for conn in conns), *((conn, 0) for conn in conns)]:
+            before = proxy.questions
+            assert await pg.check(manager, conn)
+            assert proxy.questions == before + costs
+        assert not manager._suspects
+        for conn in (dead, new, *conns):
+            await pg.dispose(manager, conn)
+
+    run(body())
+
+
+@each_driver
+def test_a_connection_that_its_user_closed_is_no_sign(make: type[Driver], postgres: Server) -> None:
+    async def body() -> None:
+        pg = make()
+        async with pg.connected(postgres.parameters) as (manager, conn):
+            other = await pg.create(manager)
+            await done(conn.close())
+            await pg.release(manager, conn)
+            assert not await pg.check(manager, conn)
+            assert not manager._suspects
+            await pg.dispose(manager, other)
+
+    run(body())
+
+
+@each_driver
+def test_a_kill_that_its_user_met_is_a_sign(make: type[Driver], postgres: Server) -> None:
+    async def body() -> None:
+        pg = make()
+        async with pg.connected(postgres.parameters) as (manager, conn):
+            other = await pg.create(manager)
+            await pg.ask(other, f'SELECT pg_terminate_backend({pg.backend(conn)})')
+            await done(other.rollback() if hasattr(other, 'rollback') else None)
+            with pytest.raises(pg.errors):
+                await pg.ask(conn, 'SELECT pg_sleep(10)')
+            await pg.release(manager, conn)
+            assert manager._generations.is_suspect('orders', other)
+            assert await pg.check(manager, other)
+            assert not manager._suspects
+            await pg.dispose(manager, other)
+
+    run(body())
+
+
+@each_driver
+def test_a_check_takes_no_longer_than_the_acquire_that_wants_it(
+        make: type[Driver], proxy: Proxy, proxied: dict[str, Any],
+) -> None:
+    async def body() -> None:
+        pg = make()
+        pool = pg.pools.ConnectionPool(pg.manager(proxied, aliveness='query', check_timeout=10))
+        conn = await done(pool.acquire('orders'))
+        await done(pool.release(conn, 'orders'))
+        proxy.silent = True
+        started = time.monotonic()
+        with pytest.raises(TimeoutError):
+            await done(pool.acquire('orders', 0.2))
+        assert 0.2 <= time.monotonic() - started < 0.6
+        await done(pool.close())
+
+    run(body())
+
+
+async def gone(pg: Driver, conn: Any) -> None:
+    """Wait until the word of a connection's end is here."""
+    if pg.name == 'asyncpg':
+        import asyncio
+
+        heard = asyncio.Event()
+        conn.add_termination_listener(lambda conn: heard.set())
+        await heard.wait()
+    else:
+        await_input(conn.fileno())
