@@ -437,6 +437,15 @@ class RedisConnectionManager(_Manager, SyncConnectionManager[RedisEndpoint, Conn
             return False
         return not self._pings or (conn.born_in == os.getpid() and _answers(conn, timeout))
 
+    def on_acquire(self, endpoint: RedisEndpoint, conn: Connection) -> None:
+        """Take note that somebody uses a connection.
+
+        :param endpoint: what it is connected to
+        :param conn: the connection
+        """
+        if conn.wire is not None:
+            conn.dialer.on_acquire(conn.address, conn.wire.sock)
+
     def on_release(self, endpoint: RedisEndpoint, conn: Connection) -> None:
         """Take back what the user has left, or close the connection where that cannot be.
 
@@ -444,7 +453,7 @@ class RedisConnectionManager(_Manager, SyncConnectionManager[RedisEndpoint, Conn
         :param conn: the connection
         :raises redis.ResponseError: when the server refuses
         """
-        if not conn.is_open():
+        if conn.wire is None or not conn.is_open():
             return  # the user closed it or saw it break: no fault of the release, and the next check finds it dead
         try:
             if not self._is_reusable(conn) or (not self._allows_data and conn.can_read(0)):
@@ -454,6 +463,8 @@ class RedisConnectionManager(_Manager, SyncConnectionManager[RedisEndpoint, Conn
         except (redis.ConnectionError, TimeoutError):
             conn.disconnect()
         conn.settle()
+        if conn.is_open():
+            conn.dialer.on_release(conn.address, conn.wire.sock)
 
     def _make_dialer(self, over_unix: bool, ssl: SSLContext | bool | None) -> SyncConnectionManager[Any, Any]:
         if over_unix:

@@ -1,0 +1,564 @@
+"""HTTP connections: no response reaches any but the one who asked for it, whatever servers and users do."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import os
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from http_peers import Scripted, contexts, http_server
+from peers import await_input, await_left_behind, deaf_server, open_descriptors, silent_server
+
+from gcp.contrib.http import Connection, HttpConnectionManager, KeepAlive
+from gcp.threading import ConnectionPool
+
+LIMIT = 10.0
+OK = b'HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok'
+
+
+@pytest.fixture(scope='module')
+def tls() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    return contexts('localhost')
+
+
+@pytest.fixture(scope='module')
+def plain_origin() -> Iterator[str]:
+    with http_server() as port:
+        yield f'http://127.0.0.1:{port}'
+
+
+@pytest.fixture(scope='module')
+def tls_origin(tls: tuple[ssl.SSLContext, ssl.SSLContext]) -> Iterator[str]:
+    with http_server(tls[0]) as port:
+        yield f'https://localhost:{port}'
+
+
+@pytest.fixture
+def manager(tls: tuple[ssl.SSLContext, ssl.SSLContext]) -> HttpConnectionManager:
+    return HttpConnectionManager(tls[1], request_timeout=LIMIT)
+
+
+@pytest.fixture(params=['http', 'https'])
+def origin(request: pytest.FixtureRequest) -> str:
+    origin: str = request.getfixturevalue('plain_origin' if request.param == 'http' else 'tls_origin')
+    return origin
+
+
+@pytest.fixture
+def conn(manager: HttpConnectionManager, origin: str) -> Iterator[Connection]:
+    conn = manager.create(origin, LIMIT)
+    yield conn
+    manager.dispose(origin, conn)
+
+
+def ask(conn: Connection, path: str = '/peer', method: str = 'GET', **options: Any) -> bytes:
+    conn.request(method, path, **options)
+    answer: bytes = conn.getresponse().read()
+    return answer
+
+
+def released(manager: HttpConnectionManager, conn: Connection) -> bool:
+    """Release a connection; tell whether the next user may have it. If not, its descriptor is free already."""
+    fd = conn.wire.fileno()
+    manager.on_release('', conn)
+    alive = manager.check_aliveness('', conn)
+    if not alive and conn.sock is None:
+        with pytest.raises(OSError):
+            os.fstat(fd)
+    return alive
+
+
+# ---- what may be used again
+
+
+def test_the_pool_reuses_a_connection(manager: HttpConnectionManager, origin: str) -> None:
+    pool: ConnectionPool[str, Connection] = ConnectionPool(manager)
+    try:
+        with pool.connection(origin) as first:
+            peer = ask(first)
+        with pool.connection(origin, timeout=5) as again:
+            assert again is first and ask(again) == peer
+        with pool.connection(origin) as conn:
+            conn.request('GET', '/large')
+            held = conn.getresponse()
+        with pool.connection(origin) as other:
+            assert other is not first and ask(other) != peer
+            with pytest.raises(ValueError):
+                held.read()
+    finally:
+        pool.close()
+
+
+@pytest.mark.parametrize(('method', 'path', 'expected'), [
+    ('GET', '/peer', None),
+    ('GET', '/chunked', b'abcde'),
+    ('HEAD', '/large', b''),
+    ('HEAD', '/chunked', b''),
+    ('GET', '/nothing', b''),
+    ('GET', '/not-modified', b''),
+    ('GET', '/patiently', b''),
+    ('POST', '/echo', b'hello'),
+])
+def test_an_exchange_that_came_to_its_end_leaves_the_connection_to_the_next(
+        manager: HttpConnectionManager, conn: Connection, method: str, path: str, expected: bytes | None,
+) -> None:
+    answer = ask(conn, path, method, body=b'hello' if method == 'POST' else None)
+    assert expected is None or answer == expected
+    assert released(manager, conn)
+    assert ask(conn)
+    assert released(manager, conn)
+
+
+@pytest.mark.parametrize(('method', 'path'), [
+    ('HEAD', '/large'), ('HEAD', '/chunked'), ('GET', '/nothing'), ('GET', '/not-modified'), ('GET', '/patiently'),
+])
+def test_a_response_without_a_body_need_not_be_read(
+        manager: HttpConnectionManager, conn: Connection, method: str, path: str,
+) -> None:
+    conn.request(method, path)
+    conn.getresponse()
+    assert released(manager, conn)
+    assert ask(conn)
+
+
+@pytest.mark.parametrize('way', ['read', 'parts', 'lines', 'into', 'read1'])
+def test_all_ways_of_reading_to_the_end(manager: HttpConnectionManager, conn: Connection, way: str) -> None:
+    conn.request('POST', '/echo', body=b'ab\ncd\n')
+    response = conn.getresponse()
+    if way == 'read':
+        response.read()
+    elif way == 'parts':
+        assert response.read(3) + response.read(3) == b'ab\ncd\n'
+    elif way == 'lines':
+        assert list(response) == [b'ab\n', b'cd\n']
+    elif way == 'into':
+        assert response.readinto(bytearray(6)) == 6
+    else:
+        while response.read1(100):
+            pass
+    assert released(manager, conn)
+    assert ask(conn)
+
+
+def test_a_new_connection_that_nobody_used_is_used(manager: HttpConnectionManager, conn: Connection) -> None:
+    assert released(manager, conn)
+    assert ask(conn)
+
+
+@pytest.mark.parametrize('body', ['bytes', 'file', 'iterable', 'chunks', 'announced', 'array'])
+def test_all_kinds_of_bodies(manager: HttpConnectionManager, body: str) -> None:
+    with Scripted(OK, OK) as peer:
+        conn = manager.create(peer.origin, LIMIT)
+        conn.sock.settimeout(LIMIT)
+        if body == 'announced':
+            conn.putrequest('POST', '/')
+            conn.putheader('Content-Length', '5')
+            conn.endheaders()
+            conn.send(b'hel')
+            conn.send(bytearray(b'lo'))
+        elif body == 'chunks':
+            conn.putrequest('POST', '/')
+            conn.putheader('Transfer-Encoding', 'chunked')
+            conn.endheaders(b'5\r\nhello\r\n0\r\n\r\n')
+        else:
+            conn.request('POST', '/', body={
+                'bytes': b'hello', 'file': io.BytesIO(b'hello'), 'iterable': iter([b'he', b'llo']),
+                'array': memoryview(b'hello'),
+            }[body])
+        assert conn.getresponse().read() == b'ok'
+        assert released(manager, conn)
+        manager.dispose(peer.origin, conn)
+
+
+def test_a_setting_of_the_users_does_not_outlast_him(manager: HttpConnectionManager, conn: Connection) -> None:
+    assert conn.sock.gettimeout() == LIMIT
+    ask(conn)
+    conn.sock.settimeout(1)
+    assert released(manager, conn)
+    assert conn.sock.gettimeout() == LIMIT
+
+
+# ---- what may not
+
+
+@pytest.mark.parametrize('left', [
+    'request begun', 'headers not sent', 'request not answered', 'response not read', 'response read in part',
+    'response closed', 'line read', 'connection closed',
+])
+def test_an_exchange_that_is_not_over_costs_the_connection_at_once(
+        manager: HttpConnectionManager, conn: Connection, left: str,
+) -> None:
+    ask(conn)
+    if left == 'request begun':
+        conn.putrequest('GET', '/peer')
+    elif left == 'headers not sent':
+        conn.putrequest('GET', '/peer')
+        conn.putheader('Accept', '*/*')
+    else:
+        conn.request('GET', '/large')
+    if left.startswith(('response', 'line')):
+        response = conn.getresponse()
+        if left == 'response read in part':
+            response.read(10)
+        elif left == 'line read':
+            response.readline(10)
+        elif left == 'response closed':
+            response.close()
+    elif left == 'connection closed':
+        conn.close()
+    assert not released(manager, conn)
+    assert conn.sock is None
+
+
+def test_a_response_that_was_closed_early_is_not_read_by_the_next_request_either(conn: Connection) -> None:
+    conn.request('GET', '/large')
+    conn.getresponse().close()
+    with pytest.raises(http.client.NotConnected):
+        ask(conn)
+
+
+@pytest.mark.parametrize('path', ['/close', '/briefly'])
+def test_a_server_that_means_to_close_is_taken_at_its_word(
+        manager: HttpConnectionManager, conn: Connection, path: str,
+) -> None:
+    ask(conn, path)
+    assert not released(manager, conn)
+
+
+def test_a_server_that_closes_after_a_while_is_left_before_that(
+        manager: HttpConnectionManager, conn: Connection, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ask(conn, '/patiently')
+    assert released(manager, conn)
+    now = time.monotonic()
+    for later, alive in ((58.0, True), (59.5, False)):
+        monkeypatch.setattr('gcp.contrib.http.time.monotonic', lambda later=later: now + later)
+        assert manager.check_aliveness('', conn) is alive
+
+
+RESPONSES = {
+    'old': b'HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok',
+    'until eof': b'HTTP/1.1 200 OK\r\n\r\nok',
+    'upgrade': b'HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n',
+    'early hints': b'HTTP/1.1 103 Early Hints\r\n\r\n',
+    'garbage behind it': OK + b'garbage',
+    'another behind it': OK + OK,
+    'line end behind it': OK + b'\r\n',
+    'behind a head': b'HTTP/1.1 204 No Content\r\n\r\nbody',
+    'behind chunks': b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\nx',
+    'not http': b'220 smtp.example.org\r\n',
+    'bad header': b'HTTP/1.1 200 OK\r\n' + b'x: y\r\n' * 200 + b'\r\n',
+    'bad chunk': b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n',
+    'less than promised': b'HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok',
+}
+
+
+@pytest.mark.parametrize('response', RESPONSES)
+@pytest.mark.parametrize('read', [True, False])
+def test_what_cannot_be_followed_by_another_response(
+        manager: HttpConnectionManager, response: str, read: bool,
+) -> None:
+    with Scripted(RESPONSES[response], 'close') as peer:
+        conn = manager.create(peer.origin, LIMIT)
+        conn.sock.settimeout(0.2)
+        try:
+            conn.request('GET', '/')
+            found = conn.getresponse()
+            if read:
+                found.read()
+        except (http.client.HTTPException, OSError):
+            pass
+        assert not released(manager, conn)
+
+
+def test_a_connect_request_leaves_a_tunnel(manager: HttpConnectionManager) -> None:
+    with Scripted(b'HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n') as peer:
+        conn = manager.create(peer.origin, LIMIT)
+        assert ask(conn, 'example.org:443', 'CONNECT') == b''
+        assert not released(manager, conn)
+
+
+def test_a_100_continue_is_no_response(manager: HttpConnectionManager) -> None:
+    with Scripted(b'HTTP/1.1 100 Continue\r\n\r\n' + OK, OK) as peer:
+        conn = manager.create(peer.origin, LIMIT)
+        assert ask(conn, '/', 'POST', body=b'!', headers={'Expect': '100-continue'}) == b'ok'
+        assert released(manager, conn)
+        assert ask(conn) == b'ok'
+        manager.dispose(peer.origin, conn)
+
+
+@pytest.mark.parametrize('lie', [
+    'too short', 'too long', 'two lengths', 'chunks without end', 'no number', 'raw words',
+])
+def test_a_request_of_another_length_than_announced_costs_the_connection(
+        manager: HttpConnectionManager, lie: str,
+) -> None:
+    """Else the server takes the beginning of the next user's request for the end of this body."""
+    with Scripted(OK) as peer:
+        conn = manager.create(peer.origin, LIMIT)
+        if lie == 'raw words':
+            assert ask(conn) == b'ok'
+            conn.send(b'GET / HTTP/1.1\r\n\r\n')
+        else:
+            conn.putrequest('POST', '/')
+            if lie == 'chunks without end':
+                conn.putheader('Transfer-Encoding', 'chunked')
+            else:
+                length = {'too short': '6', 'too long': '4', 'two lengths': '5', 'no number': 'five'}[lie]
+                conn.putheader('Content-Length', length)
+            if lie == 'two lengths':
+                conn.putheader('Content-Length', '7')
+            conn.endheaders(b'hello')
+            assert conn.getresponse().read() == b'ok'
+        assert not released(manager, conn)
+
+
+@pytest.mark.parametrize('lapse', ['eof', 'half-close', 'reset', 'data', 'an answer'])
+def test_whatever_is_heard_on_an_idle_connection_means_dead(manager: HttpConnectionManager, lapse: str) -> None:
+    with Scripted(OK, 'close') as peer:
+        conn = manager.create(peer.origin, LIMIT)
+        ask(conn)
+        assert released(manager, conn)
+        client = peer.clients[0]
+        if lapse == 'reset':
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b'\1\0\0\0\0\0\0\0')
+            client.close()
+            peer.go_on.set()
+        if lapse in ('eof', 'half-close', 'reset'):
+            if lapse != 'reset':
+                client.shutdown(socket.SHUT_RDWR if lapse == 'eof' else socket.SHUT_WR)
+        else:
+            client.sendall(b'!' if lapse == 'data' else OK)
+        if lapse != 'reset':
+            await_input(conn.sock.fileno())
+            assert not manager.check_aliveness(peer.origin, conn)
+        manager.dispose(peer.origin, conn)
+
+
+def test_no_connection_comes_back_to_life_behind_the_pools_back(
+        manager: HttpConnectionManager, conn: Connection, origin: str,
+) -> None:
+    ask(conn, '/close')
+    with pytest.raises(http.client.NotConnected):
+        ask(conn)
+    with pytest.raises(http.client.NotConnected):
+        conn.connect()
+    manager.dispose(origin, conn)
+    with pytest.raises(http.client.NotConnected, match='acquire another one'):
+        ask(conn)
+    assert not manager.check_aliveness(origin, conn)
+
+
+def test_a_response_that_is_held_reads_nothing_that_is_anothers(manager: HttpConnectionManager) -> None:
+    with Scripted(b'HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nmine') as peer:
+        conn = manager.create(peer.origin, LIMIT)
+        conn.request('GET', '/')
+        held = conn.getresponse()
+        assert not released(manager, conn)
+        for read in (held.read, held.read1, held.readline, lambda: held.read(1), lambda: held.readinto(bytearray(1))):
+            with pytest.raises(ValueError):
+                read()
+
+
+def test_a_response_until_eof_ends_with_its_user_too(manager: HttpConnectionManager) -> None:
+    with Scripted(b'HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nthe beginning') as peer:
+        conn = manager.create(peer.origin, LIMIT)
+        conn.request('GET', '/')
+        held = conn.getresponse()
+        before = open_descriptors()
+        manager.on_release(peer.origin, conn)
+        assert open_descriptors() < before
+        with pytest.raises(ValueError):
+            held.read()
+
+
+# ---- time
+
+
+def test_a_request_timeout(tls: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+    manager = HttpConnectionManager(tls[1], request_timeout=0.2)
+    with Scripted() as peer:
+        conn = manager.create(peer.origin, LIMIT)
+        started = time.monotonic()
+        with pytest.raises(TimeoutError):
+            ask(conn)
+        assert 0.2 <= time.monotonic() - started < 1
+        assert not released(manager, conn)
+
+
+@pytest.mark.parametrize(('scheme', 'lapse'), [
+    ('http', 'deaf'), ('http', 'unresolvable'), ('https', 'deaf'), ('https', 'unresolvable'), ('https', 'silent'),
+])
+def test_a_create_costs_the_timeout_and_no_descriptor(
+        manager: HttpConnectionManager, scheme: str, lapse: str, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gate = threading.Event()
+    if lapse == 'unresolvable':
+        monkeypatch.setattr('socket.getaddrinfo', lambda *args, **kwargs: gate.wait(LIMIT) and [])
+    with (silent_server() if lapse == 'silent' else deaf_server()) as port:
+        before, started = open_descriptors(), time.monotonic()
+        with pytest.raises(TimeoutError):
+            host = 'slow.example' if lapse == 'unresolvable' else '127.0.0.1'
+            manager.create(f'{scheme}://{host}:{port}', 0.2)
+        assert 0.2 <= time.monotonic() - started < 1
+        gate.set()
+        await_left_behind()
+        assert open_descriptors() == before
+
+
+def test_dispose_ends_a_read_in_another_thread(manager: HttpConnectionManager) -> None:
+    with Scripted(b'HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nbegun') as peer:
+        conn = manager.create(peer.origin, LIMIT)
+        conn.request('GET', '/')
+        response = conn.getresponse()
+        reading = threading.Event()
+        ended: list[object] = []
+
+        def read() -> None:
+            reading.set()
+            try:
+                ended.append(response.read())
+            except Exception as error:
+                ended.append(error)
+
+        thread = threading.Thread(target=read)
+        thread.start()
+        assert reading.wait(LIMIT)
+        started = time.monotonic()
+        manager.dispose(peer.origin, conn, 1.0)
+        thread.join(LIMIT)
+        assert not thread.is_alive() and len(ended) == 1
+        assert time.monotonic() - started < 2
+
+
+def test_dispose_does_not_wait_for_a_peer_that_takes_nothing(manager: HttpConnectionManager, tls_origin: str) -> None:
+    conn = manager.create(tls_origin, LIMIT)
+    fd = conn.sock.fileno()
+    started = time.monotonic()
+    manager.dispose(tls_origin, conn, 0.2)
+    manager.dispose(tls_origin, conn, 0.2)
+    assert time.monotonic() - started < 1
+    with pytest.raises(OSError):
+        os.fstat(fd)
+
+
+# ---- failures
+
+
+def closed_port() -> int:
+    with socket.create_server(('127.0.0.1', 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def test_a_certificate_of_somebody_else(tls_origin: str, tls: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+    before = open_descriptors()
+    with pytest.raises(ssl.SSLCertVerificationError):
+        HttpConnectionManager().create(tls_origin, LIMIT)
+    with pytest.raises(ssl.SSLCertVerificationError):
+        HttpConnectionManager(tls[1]).create(tls_origin.replace('localhost', '127.0.0.1'), LIMIT)
+    assert open_descriptors() == before
+    manager = HttpConnectionManager(tls[1], server_hostname='localhost')
+    origin = tls_origin.replace('localhost', '127.0.0.1')
+    conn = manager.create(origin, LIMIT)
+    assert ask(conn)
+    manager.dispose(origin, conn)
+
+
+def test_two_hundred_failures_leave_no_descriptor(
+        manager: HttpConnectionManager, plain_origin: str, tls_origin: str,
+) -> None:
+    refused = f'127.0.0.1:{closed_port()}'
+    origins = [f'http://{refused}', f'https://{refused}', tls_origin.replace('localhost', '127.0.0.1'),
+               plain_origin.replace('http', 'https').replace('127.0.0.1', 'localhost')]
+    before = open_descriptors()
+    for turn in range(200):
+        with pytest.raises(OSError):
+            manager.create(origins[turn % 4], LIMIT)
+    assert open_descriptors() == before
+
+
+def test_two_hundred_broken_exchanges_leave_no_descriptor(manager: HttpConnectionManager, origin: str) -> None:
+    with Scripted('reset') as peer:
+        ours: set[str] = set()
+        for turn in range(200):
+            to = origin if turn % 2 else peer.origin
+            conn = manager.create(to, LIMIT)
+            ours.add(str(conn.sock.fileno()))
+            conn.request('GET', '/large')
+            try:
+                response = conn.getresponse()
+                response.read(10)
+            except (OSError, http.client.HTTPException):
+                pass
+            assert not released(manager, conn)
+        assert len(ours) < 20  # each is free again before the next
+
+
+def test_the_sockets_options(tls: tuple[ssl.SSLContext, ssl.SSLContext], origin: str) -> None:
+    manager = HttpConnectionManager(tls[1], keepalive=KeepAlive(idle=7))
+    conn = manager.create(origin, LIMIT)
+    assert conn.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 7
+    assert conn.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    assert conn.sock.gettimeout() is None
+    assert isinstance(conn, http.client.HTTPSConnection) is origin.startswith('https')
+    manager.dispose(origin, conn)
+
+
+@pytest.mark.filterwarnings('ignore:.*fork:DeprecationWarning')
+def test_a_forked_child_says_nothing_to_the_parents_server(
+        manager: HttpConnectionManager, conn: Connection, origin: str,
+) -> None:
+    peer = ask(conn)
+    child = os.fork()
+    if not child:
+        manager.dispose(origin, conn)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert released(manager, conn)
+    assert ask(conn) == peer
+
+
+# ---- bad input
+
+
+@pytest.mark.parametrize(('endpoint', 'error', 'words'), [
+    (('localhost', 80), TypeError, "an origin such as 'https://example.org' was expected, not ('localhost', 80)"),
+    ('localhost:80', ValueError, "'http://host[:port]' or 'https://host[:port]', was expected, not 'localhost:80'"),
+    ('ftp://localhost', ValueError, "was expected, not 'ftp://localhost'"),
+    ('http://', ValueError, "was expected, not 'http://'"),
+    ('http://localhost:port', ValueError, "was expected, not 'http://localhost:port'"),
+    ('http://localhost:99999', ValueError, "was expected, not 'http://localhost:99999'"),
+    ('http://[::1', ValueError, "was expected, not 'http://[::1'"),
+    (' http://localhost', ValueError, "was expected, not ' http://localhost'"),
+    ('http://localhost/', ValueError, "without path and query, unlike that for 'localhost'"),
+    ('http://localhost?key=hunter2', ValueError, "without path and query, unlike that for 'localhost'"),
+    ('http://me:hunter2@localhost', ValueError, 'without user name and password'),
+    ('http:/me:hunter2@localhost', ValueError, 'without user name and password'),
+])
+def test_a_wrong_endpoint_is_told(
+        manager: HttpConnectionManager, endpoint: Any, error: type[Exception], words: str,
+) -> None:
+    with pytest.raises(error) as caught:
+        manager.create(endpoint)
+    assert words in str(caught.value)
+    assert 'hunter2' not in str(caught.value)
+
+
+@pytest.mark.parametrize(('options', 'error', 'words'), [
+    ({'ssl': True}, TypeError, 'ssl: an SSLContext or None was expected, not True'),
+    ({'request_timeout': 0}, ValueError, 'request_timeout: more than 0 seconds were expected, not 0'),
+    ({'request_timeout': '5'}, TypeError, "request_timeout: seconds were expected, not '5'"),
+    ({'keepalive': 5}, TypeError, 'keepalive: '),
+])
+def test_impossible_options_are_told(options: dict[str, Any], error: type[Exception], words: str) -> None:
+    with pytest.raises(error) as caught:
+        HttpConnectionManager(**options)
+    assert words in str(caught.value)
