@@ -4,6 +4,7 @@ Parameters hold passwords, so nothing here puts them, or a part of them, into an
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import math
@@ -11,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from ssl import SSLContext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import redis
 from redis.credentials import CredentialProvider
@@ -125,6 +126,10 @@ class Session:
     owed = 0
     left: set[str]
 
+    if TYPE_CHECKING:  # what it is mixed into has these, without types
+        def disconnect(self, *args: Any, **kwargs: Any) -> Any: ...
+        def on_connect(self) -> Any: ...
+
     dialer: Any
     born_in: int | None = None
     client: Any = None
@@ -164,8 +169,8 @@ class Session:
     def pack_command(self, *args: Any) -> Packed:
         return Packed(super().pack_command(*args), [name_of(args)])  # type: ignore[misc]
 
-    def pack_commands(self, commands: Iterable[Command]) -> Packed:
-        listed = list(commands)
+    def pack_commands(self, commands: Iterable[Iterable[Any]]) -> Packed:
+        listed = [list(command) for command in commands]
         return Packed(super().pack_commands(listed), [name_of(command) for command in listed])  # type: ignore[misc]
 
     def send_command(self, *args: Any, **kwargs: Any) -> Any:
@@ -334,13 +339,12 @@ def _parameters(endpoint: RedisEndpoint, found: Any) -> Parameters:
 
 def _of_url(endpoint: RedisEndpoint, url: str) -> Parameters:
     """Take a URL apart by redis-py's own rules. An error of theirs may quote it, so none is passed on."""
-    error: str | None = None
-    try:
-        parameters = redis.connection.parse_url(url)
-    except ValueError:
-        error = f'servers: for endpoint {endpoint!r}, a URL of redis, rediss or unix was expected'
-    if error:
-        raise ValueError(error)
+    parse: Any = redis.connection.parse_url
+    parameters: dict[str, Any] | None = None
+    with contextlib.suppress(ValueError):
+        parameters = parse(url)
+    if parameters is None:
+        raise ValueError(f'servers: for endpoint {endpoint!r}, a URL of redis, rediss or unix was expected')
     kind = parameters.pop('connection_class', None)
     if kind is redis.SSLConnection:
         parameters['ssl'] = True
@@ -376,13 +380,13 @@ class Credentials(CredentialProvider):
         self._deadline = deadline
         self._told = ''
 
-    def get_credentials(self) -> tuple[str, ...]:
+    def get_credentials(self) -> Any:
         left = self._deadline.left()
         ask = self._ask if self._provider is None else self._provider.get_credentials
         asks_user = self._provider is not None or callable(self._password)
         return self._answer(within(left, ask, what='credentials') if asks_user and left is not None else ask())
 
-    async def get_credentials_async(self) -> tuple[str, ...]:
+    async def get_credentials_async(self) -> Any:
         found = self._ask() if self._provider is None else self._provider.get_credentials_async()
         return self._answer(await found if inspect.isawaitable(found) else found)
 

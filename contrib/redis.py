@@ -318,9 +318,9 @@ class _Manager(abc.ABC):
         self._pings = aliveness == 'ping'
         self._reset = reset
         self._allows_data = unsolicited_data == 'allowed'
-        self._of_sockets = {'unsolicited_data': unsolicited_data}
-        self._of_tcp = {'keepalive': keepalive, 'nodelay': nodelay, 'source_address': source_address}
-        self._of_redis = {
+        self._of_sockets: dict[str, Any] = {'unsolicited_data': unsolicited_data}
+        self._of_tcp: dict[str, Any] = {'keepalive': keepalive, 'nodelay': nodelay, 'source_address': source_address}
+        self._of_redis: dict[str, Any] = {
             'protocol': protocol, 'decode_responses': decode_responses,
             'socket_timeout': socket_timeout, 'socket_connect_timeout': None,
         }
@@ -611,7 +611,7 @@ class _OnlyConnection:
     A mixin for redis-py's pools of either colour."""
 
     def __init__(self, conn: Any) -> None:
-        super().__init__(
+        super().__init__(  # type: ignore[call-arg]
             type(conn), 1, protocol=conn.protocol, db=conn.db, decode_responses=conn.encoder.decode_responses)
         self._borrowed = weakref.ref(conn)  # which keeps the client
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import trustme
-from peers import missing
+from peers import missing, open_descriptors
 
 PASSWORD = 'hunter2-of-the-server'
 USER, USER_PASSWORD = 'ann', 'swordfish-of-ann'
@@ -86,6 +86,14 @@ def redis_server() -> Iterator[RedisServer]:
     with tempfile.TemporaryDirectory(prefix='gcp-redis-') as directory:
         with RedisServer(Path(directory)).running() as server:
             yield server
+
+
+def settled_descriptors(expected: int, timeout: float = 10.0) -> int:
+    """Count this process's descriptors, once the servers in it have had time to close theirs."""
+    deadline = time.monotonic() + timeout
+    while open_descriptors() > expected and time.monotonic() < deadline:
+        time.sleep(0.001)
+    return open_descriptors()
 
 
 def free_ports(count: int) -> list[int]:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from http_peers import Scripted, contexts, http_server
 from peers import await_input, await_left_behind, deaf_server, open_descriptors, silent_server
+from redis_peers import settled_descriptors
 
 from gcp.contrib.http import Connection, HttpConnectionManager, KeepAlive
 from gcp.threading import ConnectionPool
@@ -464,7 +465,7 @@ def test_a_certificate_of_somebody_else(tls_origin: str, tls: tuple[ssl.SSLConte
         HttpConnectionManager().create(tls_origin, LIMIT)
     with pytest.raises(ssl.SSLCertVerificationError):
         HttpConnectionManager(tls[1]).create(tls_origin.replace('localhost', '127.0.0.1'), LIMIT)
-    assert open_descriptors() == before
+    assert settled_descriptors(before) == before
     manager = HttpConnectionManager(tls[1], server_hostname='localhost')
     origin = tls_origin.replace('localhost', '127.0.0.1')
     conn = manager.create(origin, LIMIT)
@@ -482,7 +483,7 @@ def test_two_hundred_failures_leave_no_descriptor(
     for turn in range(200):
         with pytest.raises(OSError):
             manager.create(origins[turn % 4], LIMIT)
-    assert open_descriptors() == before
+    assert settled_descriptors(before) == before
 
 
 def test_two_hundred_broken_exchanges_leave_no_descriptor(manager: HttpConnectionManager, origin: str) -> None:

@@ -17,7 +17,16 @@ from typing import Any
 
 import pytest
 from peers import Proxy, await_input, await_left_behind, driver, open_descriptors, silent_server
-from redis_peers import PASSWORD, USER, USER_PASSWORD, Misbehaving, RedisServer, free_ports, redis_server
+from redis_peers import (
+    PASSWORD,
+    USER,
+    USER_PASSWORD,
+    Misbehaving,
+    RedisServer,
+    free_ports,
+    redis_server,
+    settled_descriptors,
+)
 
 redis = driver('redis')
 
@@ -59,9 +68,9 @@ class Colour:
         """Wait until the next word of the peer's is here."""
         await_input(self.fd(conn))
 
-    def sync(self, function: Callable[[], Any]) -> Any:
-        """What a user of this colour would write for a function."""
-        return function
+    def later(self, value: Any) -> Any:
+        """What a function of a user of this colour may return for a value."""
+        return value
 
     def close(self) -> None:
         pass
@@ -115,12 +124,9 @@ class AsyncColour(Colour):
         for _ in range(3):
             self.run(asyncio.sleep(0))
 
-    def sync(self, function: Callable[[], Any]) -> Any:
-        async def later() -> Any:
-            await asyncio.sleep(0)
-            return function()
-
-        return later
+    async def later(self, value: Any) -> Any:
+        await asyncio.sleep(0)
+        return value
 
     def close(self) -> None:
         self.loop.run_until_complete(self.loop.shutdown_asyncgens())
@@ -203,12 +209,6 @@ def connect(colour: Colour, endpoint: Any) -> Iterator[Callable[..., Connected]]
         connected.dispose()
 
 
-def names(server: RedisServer) -> set[str]:
-    """The names of the server's clients."""
-    with contextlib.closing(redis.Redis(unix_socket_path=str(server.path), password=PASSWORD)) as admin:
-        return {found['name'] for found in admin.client_list() if found['name']}
-
-
 # ---- endpoints and sessions
 
 
@@ -222,7 +222,9 @@ def test_a_session_begins_as_it_was_ordered(connect: Callable[..., Connected], p
 
 
 @pytest.mark.parametrize('kind', ['tcp', 'unix', 'tls', 'name', 'url', 'function', 'tls url'])
-def test_each_kind_of_endpoint(colour: Colour, connect: Callable[..., Connected], server: RedisServer, kind: str) -> None:
+def test_each_kind_of_endpoint(
+        colour: Colour, connect: Callable[..., Connected], server: RedisServer, kind: str,
+) -> None:
     context = ssl.create_default_context(cafile=str(server.directory / 'ca.pem'))
     url = f'redis://{USER}:{USER_PASSWORD}@127.0.0.1:{server.port}/1'
     parameters = {'path': server.path, 'username': USER, 'password': USER_PASSWORD, 'db': 1}
@@ -232,7 +234,7 @@ def test_each_kind_of_endpoint(colour: Colour, connect: Callable[..., Connected]
         'tls': lambda: connect(('localhost', server.tls_port), ssl=context, db=1),
         'name': lambda: connect('orders', servers={'orders': parameters}),
         'url': lambda: connect('orders', servers={'orders': url}),
-        'function': lambda: connect('orders', servers=colour.sync(lambda: parameters) and (lambda name: parameters)),
+        'function': lambda: connect('orders', servers=lambda name: colour.later(parameters)),
         'tls url': lambda: connect('orders', servers={'orders': {
             'host': 'localhost', 'port': server.tls_port, 'ssl': context, 'db': 1}}),
     }[kind]()
@@ -270,7 +272,7 @@ def test_credentials_are_asked_for_each_connection(connect: Callable[..., Connec
 
 def test_an_async_password(endpoint: Any) -> None:
     colour = AsyncColour()
-    manager = AsyncRedisConnectionManager(password=colour.sync(lambda: PASSWORD))
+    manager = AsyncRedisConnectionManager(password=lambda: colour.later(PASSWORD))
     conn = colour.create(manager, endpoint)
     assert colour.run(conn.ask('PING')) == b'PONG'
     colour.run(manager.dispose(endpoint, conn))
@@ -335,7 +337,8 @@ BEYOND: dict[str, list[tuple[str, ...]]] = {
 
 def state(made: Connected) -> list[str]:
     info = made.ask('CLIENT', 'INFO').decode().split()
-    return sorted(field for field in info if field.split('=')[0] in ('db', 'user', 'flags', 'sub', 'multi', 'name', 'resp'))
+    told = ('db', 'flags', 'multi', 'name', 'resp', 'sub', 'user')
+    return sorted(field for field in info if field.split('=')[0] in told)
 
 
 @pytest.mark.parametrize('left', LEFT)
@@ -386,7 +389,7 @@ def test_a_function_resets(connect: Callable[..., Connected]) -> None:
 
     def reset(conn: Any) -> Any:
         seen.append(conn)
-        return conn.ask('SELECT', 0)
+        return conn.ask('SELECT', 0)  # asyncio's: to be awaited
 
     made = connect(reset=reset)
     made.ask('SELECT', 3)
@@ -486,7 +489,10 @@ def test_closing_a_client_closes_nothing(connect: Callable[..., Connected]) -> N
 # ---- aliveness
 
 
-@pytest.mark.parametrize('lapse', ['eof', 'garbage', 'an answer', 'error', 'killed', 'closed here', 'closed by redis-py'])
+WORDS = {'garbage': b'\0', 'an answer': b'+PONG\r\n', 'error': b'-ERR max number of clients reached\r\n'}
+
+
+@pytest.mark.parametrize('lapse', ['eof', *WORDS, 'killed', 'closed here', 'closed by redis-py'])
 def test_dead_connections_are_seen(
         connect: Callable[..., Connected], server: RedisServer, proxy: Proxy, lapse: str,
 ) -> None:
@@ -503,7 +509,7 @@ def test_dead_connections_are_seen(
     elif lapse == 'closed by redis-py':
         made.colour.run(made.conn.disconnect())
     else:
-        proxy.say({'garbage': b'\0', 'an answer': b'+PONG\r\n', 'error': b'-ERR max number of clients reached\r\n'}[lapse])
+        proxy.say(WORDS[lapse])
     if not lapse.startswith('closed'):
         made.await_word()
     assert not made.alive()
@@ -570,7 +576,6 @@ def test_a_server_that_misbehaves_at_a_step_costs_no_more_than_the_timeout_and_n
 ) -> None:
     manager = colour.manager(password=PASSWORD, **STEPS[step])
     with Misbehaving(step, lapse) as peer:
-        await_quiet()
         before, started = open_descriptors(), time.monotonic()
         expected = TimeoutError if lapse in ('hang', 'drip') else Exception
         if (step, lapse) == ('CLIENT', b'-ERR no\r\n'):
@@ -579,20 +584,7 @@ def test_a_server_that_misbehaves_at_a_step_costs_no_more_than_the_timeout_and_n
             colour.create(manager, ('127.0.0.1', peer.port), 0.2)
         assert time.monotonic() - started < 1
         assert PASSWORD not in str(caught.value) + repr(caught.value)
-        await_quiet()
-        assert own_descriptors(before)
-
-
-def await_quiet() -> None:
-    """Wait until the servers' threads have closed what they have."""
-    deadline = time.monotonic() + LIMIT
-    while time.monotonic() < deadline and any(t.name == 'misbehaving-done' for t in threading.enumerate()):
-        time.sleep(0.001)
-
-
-def own_descriptors(before: int) -> bool:
-    # the server's own end of the connection may still be open
-    return open_descriptors() <= before + 1
+        assert settled_descriptors(before) == before
 
 
 @pytest.mark.parametrize('protocol', [2, 3])
