@@ -226,7 +226,12 @@ class AsyncDbConnectionManager(
         if inspect.isawaitable(found):
             found = await found
         parameters = spelled_out(endpoint, self._directory.check(endpoint, found), 'conninfo', conninfo_to_dict)
-        conn: AsyncConnection[Any] = await AsyncConnection.connect(**parameters)
+        try:
+            conn: AsyncConnection[Any] = await AsyncConnection.connect(**parameters)
+        except BaseException as error:
+            # psycopg leaves it to the garbage collector to close a connection that was not completed, and the frames
+            # of the traceback hold on to it
+            raise error.with_traceback(None)  # noqa: B904
         self._settings.record(conn)
         self._welcome(endpoint, conn)
         return conn

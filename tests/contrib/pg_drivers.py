@@ -54,6 +54,11 @@ class Driver:
     async def release(self, manager: Any, conn: Any) -> None:
         await done(manager.on_release('orders', conn))
 
+    async def pass_on(self, manager: Any, conn: Any) -> None:
+        """Release a connection and acquire it again, as its pool would."""
+        await self.release(manager, conn)
+        assert await self.check(manager, conn)
+
     async def dispose(self, manager: Any, conn: Any) -> None:
         await done(manager.dispose('orders', conn))
 
@@ -147,7 +152,7 @@ class Asyncpg(Driver):
 
     @property
     def errors(self) -> tuple[type[Exception], ...]:
-        return (self.module.PostgresError, self.module.InterfaceError, OSError)
+        return (self.module.PostgresError, self.module.InterfaceError, self.module.InternalClientError, OSError)
 
     def make(self, parameters: Any, **options: Any) -> Any:
         from gcp.contrib.asyncpg import DbConnectionManager

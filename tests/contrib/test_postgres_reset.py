@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import Any
 
@@ -48,10 +49,10 @@ def test_discard_all_leaves_nothing(make: type[Driver], postgres: Server) -> Non
                 await pg.ask(conn, leave)
                 await commit(pg, conn)
                 if leave.startswith('SET'):  # as somebody else, the rest would not be allowed
-                    await pg.release(manager, conn)
+                    await pg.pass_on(manager, conn)
             await pg.ask(conn, "SET work_mem = '77MB'")
             await commit(pg, conn)
-            await pg.release(manager, conn)
+            await pg.pass_on(manager, conn)
             for _, look, new in LEFT.values():
                 assert await pg.ask(conn, look) == new
 
@@ -66,7 +67,7 @@ def test_a_rollback_leaves_what_a_session_holds(make: type[Driver], postgres: Se
         async with pg.connected(postgres.parameters) as (manager, conn):
             await pg.ask(conn, "SET work_mem = '77MB'")
             await commit(pg, conn)
-            await pg.release(manager, conn)
+            await pg.pass_on(manager, conn)
             assert await pg.ask(conn, 'SHOW work_mem') == '77MB'
 
     run(body())
@@ -85,7 +86,7 @@ def test_an_open_transaction_is_rolled_back(make: type[Driver], postgres: Server
             if failed:
                 with pytest.raises(pg.errors):
                     await pg.ask(conn, 'SELECT * FROM no_such')
-            await pg.release(manager, conn)
+            await pg.pass_on(manager, conn)
             assert await pg.ask(conn, "SELECT to_regclass('left_open')") is None
 
     run(body())
@@ -103,7 +104,7 @@ def test_statements_that_the_driver_prepared_survive_discard_all(make: type[Driv
                 for number in range(5):
                     assert await pg.ask(conn, f'SELECT {number}') == number
                     await commit(pg, conn)
-                await pg.release(manager, conn)
+                await pg.pass_on(manager, conn)
 
     run(body())
 
@@ -134,7 +135,7 @@ def test_a_function_is_called_after_the_rollback_and_what_it_opens_is_rolled_bac
         reset = using if colour == 'async' else plain if pg.is_async else using_plainly
         async with pg.connected(postgres.parameters, reset=reset) as (manager, conn):
             await pg.ask(conn, 'SELECT 1')
-            await pg.release(manager, conn)
+            await pg.pass_on(manager, conn)
             assert seen == [conn]
             assert await pg.ask(conn, "SELECT to_regclass('by_reset')") is None
 
@@ -223,7 +224,7 @@ def test_a_connection_is_set_as_it_was(make: type[Driver], postgres: Server, res
                         await getattr(conn, f'set_{name}')(value)
                     else:
                         setattr(conn, name, value)
-                await pg.release(manager, conn)
+                await pg.pass_on(manager, conn)
                 assert [getattr(conn, name) for name in changes] == then
                 assert await pg.ask(conn, 'SHOW transaction_read_only') == 'off'
                 assert await pg.ask(conn, 'SHOW transaction_isolation') == 'read committed'
@@ -246,7 +247,7 @@ def test_what_the_parameters_say_is_kept_for_each_connection(make: type[Driver],
         plain, special = [await pg.create(manager) for _ in range(2)]
         for conn, value in ((plain, False), (special, True)):
             await done(conn.set_autocommit(not value) if pg.is_async else setattr(conn, 'autocommit', not value))
-            await pg.release(manager, conn)
+            await pg.pass_on(manager, conn)
             assert conn.autocommit is value
             await pg.dispose(manager, conn)
 
@@ -258,7 +259,7 @@ def test_psycopg2_learns_that_the_encoding_is_again_what_it_was(postgres: Server
         pg = Psycopg2()
         async with pg.connected(postgres.parameters, reset='discard all') as (manager, conn):
             conn.set_client_encoding('LATIN1')
-            await pg.release(manager, conn)
+            await pg.pass_on(manager, conn)
             assert await pg.ask(conn, "SELECT 'ü'") == 'ü'
 
     run(body())
@@ -290,6 +291,11 @@ def test_what_is_left_half_way_is_disposed_of(make: type[Driver], postgres: Serv
         assert pg.is_closed(conn)
         assert pool.get_size() == 0
         await done(pool.close())
+        with contextlib.suppress(pg.module.Error):
+            if what == 'stream':
+                await done(left.aclose() if pg.is_async else left.close())
+            else:
+                await done((left.__aexit__ if pg.is_async else left.__exit__)(None, None, None))
 
     run(body())
 
@@ -305,7 +311,7 @@ def test_a_copy_that_failed_in_psycopg2_leaves_nothing(postgres: Server) -> None
             await pg.ask(conn, 'CREATE TEMP TABLE rows (id int)')
             with conn.cursor() as cursor, pytest.raises(pg.errors):
                 cursor.copy_expert('COPY rows FROM STDIN', Broken())
-            await pg.release(manager, conn)
+            await pg.pass_on(manager, conn)
             assert await pg.ask(conn, 'SELECT 1') == 1
 
     run(body())
@@ -332,7 +338,7 @@ def test_asyncpg_hears_the_next_users_channel_after_discard_all(postgres: Server
         heard: asyncio.Queue[str] = asyncio.Queue()
         async with pg.connected(postgres.parameters, reset='discard all') as (manager, conn):
             await conn.add_listener('orders', lambda *news: heard.put_nowait('first user'))
-            await pg.release(manager, conn)
+            await pg.pass_on(manager, conn)
             await conn.add_listener('orders', lambda *news: heard.put_nowait('second user'))
             await conn.execute('NOTIFY orders')
             assert await heard.get() == 'second user'

@@ -1,0 +1,235 @@
+"""Connecting to PostgreSQL: a server that falls silent at whatever step, what it costs, and what is said of it."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import os
+import socket
+import struct
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from peers import Proxy, open_descriptors, silent_server
+from pg_drivers import Asyncpg, Driver, Psycopg, Psycopg2, each_driver, run
+
+from gcp.demo.server import Server
+
+SECRET = 'hunter2'
+
+SSL_REQUEST, GSS_REQUEST = 80877103, 80877104
+ASK_FOR_PASSWORD = b'R' + struct.pack('!ii', 8, 3)
+WORDS = b'SFATAL\0C28P01\0Mwrong password for you\0\0'
+REFUSE = b'E' + struct.pack('!i', 4 + len(WORDS)) + WORDS
+
+#: What a server does before it falls silent: what it answers to a wish for TLS, and to the startup message.
+STEPS: dict[str, tuple[bytes, bytes]] = {
+    'says nothing': (b'', b''),
+    'agrees to TLS': (b'S', b''),
+    'refuses TLS': (b'N', b''),
+    'asks for a password': (b'N', ASK_FOR_PASSWORD),
+}
+
+
+@contextlib.contextmanager
+def server(on_wish: bytes, on_startup: bytes) -> Iterator[int]:
+    """Serve a port that answers so far, and no further."""
+    with socket.create_server(('127.0.0.1', 0)) as listener:
+        threading.Thread(target=_serve, args=(listener, on_wish, on_startup), name='server', daemon=True).start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def _serve(listener: socket.socket, on_wish: bytes, on_startup: bytes) -> None:
+    kept = []
+    with contextlib.suppress(OSError):
+        while True:
+            sock, _ = listener.accept()
+            kept.append(sock)
+            while message := sock.recv(8192):
+                code = struct.unpack('!i', message[4:8])[0]
+                answer = b'N' if code == GSS_REQUEST else on_wish if code == SSL_REQUEST else on_startup
+                sock.sendall(answer)
+                if answer not in (b'N',):
+                    break
+    for sock in kept:
+        sock.close()
+
+
+def at(port: int, **more: Any) -> dict[str, Any]:
+    return {'host': '127.0.0.1', 'port': port, 'user': 'me', 'password': SECRET, 'dbname': 'postgres', **more}
+
+
+def everything(error: BaseException | None) -> str:
+    """All that an error says, and all that hangs on it."""
+    if error is None:
+        return ''
+    said = [str(error), repr(error), *traceback.format_exception(error)]
+    return '\n'.join(said) + everything(error.__cause__) + everything(error.__context__)
+
+
+@each_driver
+@pytest.mark.parametrize('step', STEPS)
+def test_a_server_that_falls_silent_costs_exactly_the_timeout(make: type[Driver], step: str) -> None:
+    async def body() -> None:
+        pg = make()
+        before = open_descriptors()
+        with server(*STEPS[step]) as port:
+            mode = 'require' if STEPS[step][0] == b'S' else 'prefer'
+            manager = pg.manager(at(port, sslmode=mode))
+            started = time.monotonic()
+            with pytest.raises((TimeoutError, asyncio.TimeoutError)) as caught:
+                await pg.create(manager, 0.2)
+            assert 0.2 <= time.monotonic() - started < 0.5
+            assert SECRET not in everything(caught.value)
+        await pg.settle()
+        for thread in threading.enumerate():
+            if thread.name == 'server':
+                thread.join(5)
+        assert open_descriptors() == before
+
+    run(body())
+
+
+@pytest.mark.parametrize('make', [Psycopg2, Psycopg])
+def test_no_thread_waits_on_for_a_server_that_was_given_up(make: type[Driver]) -> None:
+    """libpq itself would wait on until its next whole second, or the one after."""
+    async def body() -> None:
+        pg = make()
+        with silent_server() as port:
+            manager = pg.manager(at(port))
+            before = open_descriptors()
+            for _ in range(3):
+                with pytest.raises(TimeoutError):
+                    await pg.create(manager, 0.05)
+                assert open_descriptors() == before
+
+    run(body())
+
+
+@each_driver
+def test_two_hundred_failures_leave_no_descriptor(make: type[Driver]) -> None:
+    async def body() -> None:
+        pg = make()
+        with silent_server() as port:
+            manager = pg.manager(at(port))
+            loop = asyncio.get_running_loop()
+            with concurrent.futures.ThreadPoolExecutor(20) as threads:
+                before = open_descriptors()
+                for _ in range(10):
+                    tries = [
+                        pg.create(manager, 0.1) if pg.is_async
+                        else loop.run_in_executor(threads, manager.create, 'orders', 0.1)
+                        for _ in range(20)
+                    ]
+                    errors = await asyncio.gather(*tries, return_exceptions=True)
+                    assert all(isinstance(error, (TimeoutError, asyncio.TimeoutError)) for error in errors), errors
+                    del tries, errors
+                await pg.settle()
+                assert open_descriptors() == before
+
+    run(body())
+
+
+@pytest.mark.parametrize('make', [Psycopg2, Psycopg])
+@pytest.mark.parametrize('wanted', [0, 4321])
+def test_a_socket_is_as_its_user_wants_it(make: type[Driver], proxy: Proxy, postgres: Server, wanted: int) -> None:
+    """What the time-out needs to know it again by is gone."""
+    async def body() -> None:
+        pg = make()
+        parameters = {**postgres.parameters, 'host': '127.0.0.1', 'port': proxy.port, 'tcp_user_timeout': wanted}
+        async with pg.connected(parameters) as (manager, conn):
+            with socket.socket(fileno=os.dup(conn.fileno())) as sock:
+                assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == wanted
+
+    run(body())
+
+
+@each_driver
+def test_a_refusal_tells_no_secret(make: type[Driver]) -> None:
+    async def body() -> None:
+        pg = make()
+        with server(b'N', REFUSE) as port:
+            with pytest.raises(pg.errors) as caught:
+                await pg.create(pg.manager(at(port)), 5)
+        assert SECRET not in everything(caught.value)
+
+    run(body())
+
+
+@each_driver
+@pytest.mark.parametrize(
+    'dsn',
+    [
+        f'host=x {SECRET}',
+        f'postgresql://me:{SECRET}%zz@host/db',
+        f'postgresql://me:pass/{SECRET}@host:{SECRET}/db',
+        f'{SECRET}://me@host',
+    ],
+)
+def test_a_connection_string_that_is_none_is_not_quoted(make: type[Driver], dsn: str) -> None:
+    async def body() -> None:
+        pg = make()
+        key = {'psycopg': 'conninfo'}.get(pg.name, 'dsn')
+        manager = pg.make({'orders': {key: dsn}})
+        with pytest.raises(Exception) as caught:
+            await pg.create(manager, 1)
+        assert SECRET not in everything(caught.value)
+        assert SECRET not in repr(manager)
+
+    run(body())
+
+
+@each_driver
+def test_a_connection_string_connects_and_keywords_have_precedence(make: type[Driver], postgres: Server) -> None:
+    async def body() -> None:
+        pg = make()
+        key = {'psycopg': 'conninfo'}.get(pg.name, 'dsn')
+        dsn = f'postgresql://postgres@/nowhere?host={postgres.directory}'
+        keywords = pg.keywords({'dbname': 'postgres'})
+        manager = pg.make({'orders': {key: dsn, **keywords}})
+        conn = await pg.create(manager)
+        assert await pg.ask(conn, 'SELECT current_database()') == 'postgres'
+        await pg.dispose(manager, conn)
+
+    run(body())
+
+
+@each_driver
+@pytest.mark.parametrize('endpoint', [None, 1, ('host', 5432), b'orders'])
+def test_an_endpoint_of_a_wrong_type_is_told(make: type[Driver], endpoint: Any) -> None:
+    async def body() -> None:
+        pg = make()
+        manager = pg.make(lambda endpoint: {})
+        with pytest.raises(TypeError, match='endpoint: the name of a database was expected, not an instance of'):
+            created = manager.create(endpoint)
+            if pg.is_async:
+                await created
+
+    run(body())
+
+
+def test_asyncpg_names_an_option_that_it_does_not_know() -> None:
+    async def body() -> None:
+        pg = Asyncpg()
+        with pytest.raises(TypeError, match='pasword') as caught:
+            await pg.create(pg.make({'orders': {'pasword': SECRET}}))
+        assert SECRET not in everything(caught.value)
+
+    run(body())
+
+
+@pytest.mark.parametrize('make', [Psycopg2, Psycopg])
+def test_libpq_names_an_option_that_it_does_not_know(make: type[Driver]) -> None:
+    async def body() -> None:
+        pg = make()
+        with pytest.raises(pg.module.ProgrammingError, match='pasword') as caught:
+            await pg.create(pg.make({'orders': {'pasword': SECRET}}))
+        assert SECRET not in everything(caught.value)
+
+    run(body())
