@@ -76,7 +76,7 @@ async def use(parameters: Mapping[str, object]) -> None:
         stats = pool.stats()
         print(f'{stats.created} connections served {sum(stats.acquires.values())} acquires')
     finally:
-        await pool.close(timeout=2.0)
+        await pool.close(timeout=1.0)
 
 
 def main() -> None:

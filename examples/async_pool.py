@@ -19,7 +19,7 @@ from gcp.contrib.socket_async import Stream, TcpStreamConnectionManager, TcpStre
 Pool = ConnectionPool[TcpStreamEndpoint, Stream]
 
 REQUESTS = 40
-TIMEOUT = 5.0
+TIMEOUT = 3.0
 
 
 async def fetch(pool: Pool, endpoint: TcpStreamEndpoint) -> str:
@@ -66,7 +66,7 @@ async def use(endpoints: list[TcpStreamEndpoint], tls: bool) -> None:
         print(f'{stats.created} connections served {sum(stats.acquires.values())} acquires')
         print(pool)
     finally:
-        await pool.close(timeout=2.0)  # idle connections now, others when they come back, or then by force
+        await pool.close(timeout=1.0)  # idle connections now, others when they come back, or then by force
 
 
 async def main() -> None:

@@ -11,6 +11,7 @@ import contextlib
 import os
 import select
 import shutil
+import signal
 import socket
 import socketserver
 import subprocess
@@ -24,7 +25,7 @@ from typing import NamedTuple
 
 from gcp.threading import BaseConnectionManager, ConnectionPool
 
-TIMEOUT = 5.0
+TIMEOUT = 3.0
 
 
 class Database(NamedTuple):
@@ -155,7 +156,7 @@ def use(host: str, port: int) -> None:
             stats = pool.stats()
             print(f'{stats.created} connections served {sum(stats.acquires.values())} acquires')
         finally:
-            pool.close(timeout=2.0)
+            pool.close(timeout=1.0)
 
 
 def main() -> None:
@@ -178,10 +179,12 @@ def serve_redis() -> Iterator[int]:
     with socket.create_server(('127.0.0.1', 0)) as free:
         port = free.getsockname()[1]
     with tempfile.TemporaryDirectory() as directory:
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # no Ctrl-C between its start and the `try`
         server = subprocess.Popen(
             ['redis-server', '--bind', '127.0.0.1', '--port', str(port), '--save', '', '--dir', directory],
-            stdout=subprocess.DEVNULL, start_new_session=True)  # a Ctrl-C is for this program alone
+            stdout=subprocess.DEVNULL, start_new_session=True)
         try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
             while server.poll() is None:
                 with contextlib.suppress(ConnectionRefusedError), socket.create_connection(('127.0.0.1', port)):
                     break

@@ -23,7 +23,7 @@ from gcp.contrib.socket import TcpEndpoint, TcpSocketConnectionManager
 from gcp.threading import ConnectionPool
 
 REQUESTS = 20
-TIMEOUT = 5.0
+TIMEOUT = 3.0
 
 logger = logging.getLogger('hooks')
 
@@ -107,7 +107,7 @@ def use(endpoints: list[TcpEndpoint]) -> None:
         try:
             list(threads.map(lambda endpoint: fetch(pool, endpoint), requests))
         finally:
-            pool.close(timeout=2.0)
+            pool.close(timeout=1.0)
     print(*meter, sep='\n')
     # what a pool counts by itself needs no hooks
     stats = pool.stats()

@@ -71,7 +71,7 @@ def use(parameters: Mapping[str, object]) -> None:
         stats = pool.stats()
         print(f'{stats.created} connections served {sum(stats.acquires.values())} acquires')
     finally:
-        pool.close(timeout=2.0)
+        pool.close(timeout=1.0)
 
 
 def main() -> None:

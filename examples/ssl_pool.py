@@ -25,7 +25,7 @@ from gcp.threading import ConnectionPool
 Pool = ConnectionPool[SslEndpoint, ssl.SSLSocket]
 
 REQUESTS = 12
-TIMEOUT = 5.0
+TIMEOUT = 3.0
 
 
 def fetch(pool: Pool, endpoint: SslEndpoint) -> str:
@@ -57,7 +57,7 @@ def use(endpoint: SslEndpoint, certificates: Path | None) -> None:
             stats = pool.stats()
             print(f'{stats.created} connections served {sum(stats.acquires.values())} acquires')
         finally:
-            pool.close(timeout=2.0)
+            pool.close(timeout=1.0)
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from gcp.threading import ConnectionPool
 Pool = ConnectionPool[TcpEndpoint, socket.socket]
 
 REQUESTS = 20
-TIMEOUT = 5.0
+TIMEOUT = 3.0
 
 
 def fetch(pool: Pool, endpoint: TcpEndpoint) -> str:
@@ -66,7 +66,7 @@ def use(endpoints: list[TcpEndpoint]) -> None:
             print(f'{stats.created} connections served {sum(stats.acquires.values())} acquires')
             print(pool)
         finally:
-            pool.close(timeout=2.0)  # idle connections now, others when they come back, or then by force
+            pool.close(timeout=1.0)  # idle connections now, others when they come back, or then by force
 
 
 def main() -> None:
