@@ -297,9 +297,13 @@ class Directions:
 
         :param endpoint: the endpoint
         :raises UnknownEndpointError: when it is a name that the mapping has not
+        :raises TypeError: when it is nothing of the kind
+        :raises ValueError: when it is a URL
         """
         if isinstance(endpoint, Path) or (isinstance(endpoint, str) and endpoint[:1] in ('/', '\0')):
             return {'path': endpoint}
+        if isinstance(endpoint, str) and '://' in endpoint:
+            raise ValueError('endpoint: a name was expected; a URL, which may hold a password, belongs in servers')
         if isinstance(endpoint, str):
             return self._directory.find(endpoint)
         if isinstance(endpoint, tuple):

@@ -183,15 +183,15 @@ class Connection(Session, redis.connection.AbstractConnection):
 
 
 class TcpConnection(Connection, redis.Connection):
-    pass
+    """Over TCP."""
 
 
 class SslConnection(Connection, redis.SSLConnection):
-    pass
+    """Over TLS."""
 
 
 class UnixConnection(Connection, redis.UnixDomainSocketConnection):
-    pass
+    """Over a unix socket."""
 
 
 class AsyncConnection(Session, redis.asyncio.connection.AbstractConnection):
@@ -252,7 +252,7 @@ class AsyncConnection(Session, redis.asyncio.connection.AbstractConnection):
         return response
 
     async def has_heard(self) -> bool:
-        """Tell whether redis-py has read more than what it was asked for."""
+        """Tell whether redis-py has read more than what it was asked for. (Before 8.0, it has another name for it.)"""
         heard: bool = await (self.can_read() if hasattr(self, 'can_read') else self.can_read_destructive())
         return heard
 
@@ -264,15 +264,15 @@ class AsyncConnection(Session, redis.asyncio.connection.AbstractConnection):
 
 
 class AsyncTcpConnection(AsyncConnection, redis.asyncio.Connection):
-    pass
+    """Over TCP."""
 
 
 class AsyncSslConnection(AsyncConnection, redis.asyncio.SSLConnection):
-    pass
+    """Over TLS."""
 
 
 class AsyncUnixConnection(AsyncConnection, redis.asyncio.UnixDomainSocketConnection):
-    pass
+    """Over a unix socket."""
 
 
 # ---- managers
@@ -456,15 +456,16 @@ class RedisConnectionManager(_Manager, SyncConnectionManager[RedisEndpoint, Conn
         if conn.wire is None or not conn.is_open():
             return  # the user closed it or saw it break: no fault of the release, and the next check finds it dead
         try:
-            if not self._is_reusable(conn) or (not self._allows_data and conn.can_read(0)):
-                conn.disconnect()
-            elif conn.left or callable(self._reset):
+            reusable = self._is_reusable(conn) and (self._allows_data or not conn.can_read(0))
+            if reusable and (conn.left or callable(self._reset)):
                 conn.discreetly(functools.partial(_take_back, conn, self._reset), RESET_TIMEOUT)
         except (redis.ConnectionError, TimeoutError):
-            conn.disconnect()
-        conn.settle()
-        if conn.is_open():
+            reusable = False
+        if reusable and not conn.owed:
+            conn.settle()
             conn.dialer.on_release(conn.address, conn.wire.sock)
+        else:
+            conn.disconnect()
 
     def _make_dialer(self, over_unix: bool, ssl: SSLContext | bool | None) -> SyncConnectionManager[Any, Any]:
         if over_unix:
@@ -558,13 +559,15 @@ class AsyncRedisConnectionManager(_Manager, AsyncConnectionManager[RedisEndpoint
         if not conn.is_open():
             return  # the user closed it or saw it break: no fault of the release, and the next check finds it dead
         try:
-            if not self._is_reusable(conn) or (not self._allows_data and await self._has_heard(conn)):
-                await conn.break_off()
-            elif conn.left or callable(self._reset):
+            reusable = self._is_reusable(conn) and (self._allows_data or not await conn.has_heard())
+            if reusable and (conn.left or callable(self._reset)):
                 await asyncio.wait_for(conn.discreetly(_take_back_later(conn, self._reset)), RESET_TIMEOUT)
         except (redis.ConnectionError, redis.TimeoutError, asyncio.TimeoutError, TimeoutError):
+            reusable = False
+        if reusable and not conn.owed:
+            conn.settle()
+        else:
             await conn.break_off()
-        conn.settle()
 
     def _make_dialer(self, over_unix: bool, ssl: SSLContext | bool | None) -> AsyncConnectionManager[Any, Any]:
         if over_unix:
@@ -574,10 +577,6 @@ class AsyncRedisConnectionManager(_Manager, AsyncConnectionManager[RedisEndpoint
         from gcp.contrib.socket_async import TcpStreamConnectionManager
 
         return TcpStreamConnectionManager(ssl, **self._of_sockets, **self._of_tcp)
-
-    @staticmethod
-    async def _has_heard(conn: AsyncConnection) -> bool:
-        return not await conn.dialer.check_aliveness(conn.address, conn.streams) or await conn.has_heard()
 
 
 async def _answers_later(conn: AsyncConnection) -> bool:

@@ -398,6 +398,31 @@ def test_a_function_resets(connect: Callable[..., Connected]) -> None:
     assert 'db=0' in state(made)
 
 
+def test_a_function_that_leaves_an_answer_unread_costs_the_connection(connect: Callable[..., Connected]) -> None:
+    made = connect(reset=lambda conn: conn.send_command('PING'))
+    made.release()
+    assert not made.alive()
+
+
+@pytest.mark.parametrize('lapse', ['hang', 'close', b'-ERR unknown command\r\n'])
+@pytest.mark.parametrize('reset', ['discard', 'reset'])
+def test_a_reset_that_fails_costs_the_connection(
+        connect: Callable[..., Connected], lapse: Any, reset: str, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr('gcp.contrib.redis.RESET_TIMEOUT', 0.2)
+    with Misbehaving('DISCARD' if reset == 'discard' else 'RESET', lapse) as peer:
+        made = connect(('127.0.0.1', peer.port), password=None, reset=reset)
+        made.ask('MULTI')
+        started = time.monotonic()
+        if isinstance(lapse, bytes):
+            with pytest.raises(redis.ResponseError):  # upon which the pool disposes of it
+                made.release()
+        else:
+            made.release()
+            assert not made.alive()
+        assert time.monotonic() - started < 1
+
+
 def test_a_plain_release_sends_nothing(connect: Callable[..., Connected], proxy: Proxy) -> None:
     made = connect(('127.0.0.1', proxy.port), db=1)
     made.ask('SET', 'a', '1')
@@ -779,6 +804,7 @@ def test_impossible_options_are_told(options: dict[str, Any], error: type[Except
     ('endpoint', 'error', 'words'),
     [
         ('odrers', UnknownEndpointError, "unknown endpoint 'odrers'; known: 'orders'"),
+        (f'redis://me:{PASSWORD}@localhost', ValueError, 'endpoint: a name was expected; a URL'),
         (7, TypeError, 'endpoint: a (host, port) pair, a path or a name was expected, not 7'),
         (('localhost',), TypeError, "endpoint: a (host, port) pair was expected, not ('localhost',)"),
         (('localhost', '6379'), TypeError, "endpoint: a port number was expected, not '6379'"),
