@@ -45,6 +45,15 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object:
     return True
 
 
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Show the matrix of tests/contrib/test_matrix.py, if it was run."""
+    matrix = sys.modules.get('matrix_table')
+    if matrix is not None and matrix.TABLE.cells:
+        terminalreporter.section('managers in trouble')
+        for line in matrix.TABLE.text():
+            terminalreporter.line(line)
+
+
 class Ended:
     """How a script ended."""
 

@@ -486,7 +486,7 @@ def breaches(caught: pytest.ExceptionInfo[ManagerCheckError]) -> dict[str, str]:
         (Revives(), {'death': 'check_aliveness said dead, and then alive'}),
         (MournsAloud(), {'death': "on_connection_dead raised RuntimeError('it is dead')"}),
         (AcquireFails(), {'hooks': "on_acquire raised RuntimeError('not you')"}),
-        (ReleaseEndsIt(), {'hooks': 'use(), after on_release, raised '}),
+        (ReleaseEndsIt(), {'hooks': 'the connection is dead after on_acquire and on_release'}),
         (DisposeRaises(), {'dispose': "dispose raised RuntimeError('bye')", 'farewell': "RuntimeError('bye')"}),
         (SaysGoodbye(), {'farewell': 'dispose raised '}),
         (WaitsForGoodbye(), {

@@ -120,6 +120,8 @@ class Case:
         """Have the user's `kill` end the server's side of a connection."""
         if self.kill is None:
             raise NotLookedAt('there is no kill=')
+        # the server may know the connection only once it was asked something
+        await self.exchange(conn, 'before kill()', 'return a connection that is ready for use')
         outcome = await self.colour.call(self.kill, self.endpoint, conn, limit=self.timeout)
         self.expect('kill()', outcome, "this is your own function: it must end the server's side of the connection")
 

@@ -12,9 +12,9 @@ __all__ = ['Census']
 
 DIRECTORIES = ('/proc/self/fd', '/dev/fd')
 
-#: Threads that are none of a manager's: the pool's own, which linger for a while, those of the event loop's default
-#: executor, which stay, and those of the check itself.
-OTHERS = ('gcp-collector', 'gcp-disposer', 'gcp-watchdog', 'gcp-check', 'asyncio_')
+#: Threads that are no leak: those of the pool and of gcp.contrib that linger for a while and serve all connections,
+#: those of the event loop's default executor, which stay, and those of the check itself.
+OTHERS = ('gcp-collector', 'gcp-disposer', 'gcp-watch', 'gcp-check', 'asyncio_')
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,9 +108,14 @@ class Inspection:
         return report
 
     async def _warm_up(self) -> None:
-        """What stays after the first connection of a process (an executor, a resolver's socket) is no leak."""
+        """What comes with the first connection of a process, and serves all others too (a thread, a resolver's socket),
+        is no leak."""
+        case = self._case
         with contextlib.suppress(Broken, NotLookedAt):
-            await self._case.discard(await self._case.create())
+            async with case.connection() as conn:
+                for name in ('on_acquire', 'on_release', 'check_aliveness'):
+                    if case.colour.overrides(name):
+                        await case.attempt(name, conn)
 
     async def _look_at(self, entry: Promise) -> None:
         before, started = Census.take(), time.monotonic()
