@@ -337,8 +337,8 @@ def _heard_only_news(conn: AnyConnection) -> bool:
 
     A changed parameter, a notice and a notification are news: libpq reads them, and keeps notifications for the user.
     An error is the server's goodbye, of which libpq makes a mere notice until it meets the EOF behind it; whatever else
-    comes unasked is a fault, and libpq would skip it. So look at the first byte before libpq does, except through TLS,
-    where it tells nothing."""
+    comes unasked is a fault, and libpq would skip it. So look at the first byte before libpq does, and, as that tells
+    nothing through TLS, at the notices."""
     pgconn = conn.pgconn
     if not pgconn.ssl_in_use and peek(pgconn.socket) not in NEWS:
         return False

@@ -201,13 +201,13 @@ def _heard_only_news(conn: Connection) -> bool:
 
     A changed parameter, a notice and a notification are news: libpq reads them, and keeps notifications for the user.
     An error is the server's goodbye, of which libpq would make a mere notice until it meets the EOF behind it; whatever
-    else comes unasked is a fault, and libpq would skip it. So look at the first byte before libpq does, except through
-    TLS, where it tells nothing."""
+    else comes unasked is a fault, and libpq would skip it. So look at the first byte before libpq does, and, as that
+    tells nothing through TLS, at the notices."""
     if not conn.info.ssl_in_use and peek(conn.fileno()) not in NEWS:
         return False
     for _ in range(READS):
         conn.poll()  # reads what is there, never waits; raises at EOF
-        if conn.closed:
+        if conn.closed or any(str(notice).startswith('FATAL') for notice in conn.notices):
             return False
         if is_quiet(conn.fileno()):
             return True
