@@ -371,7 +371,8 @@ class Deadline:
 
 
 class Credentials(CredentialProvider):
-    """Answers redis-py's question for user name and password, and remembers what it has answered.
+    """Answers redis-py's question for user name and password. Whoever knows them is asked before: redis-py would wait
+    for him without a limit, and, before 5.3, without letting other tasks run.
 
     :param settings: where they, or who knows them, are
     :param deadline: until when a function of the user's has to answer
@@ -382,38 +383,49 @@ class Credentials(CredentialProvider):
         self._password = settings.password
         self._provider = settings.credential_provider
         self._deadline = deadline
-        self._told = ''
-
-    def get_credentials(self) -> Any:
-        left = self._deadline.left()
-        ask = self._ask if self._provider is None else self._provider.get_credentials
-        asks_user = self._provider is not None or callable(self._password)
-        return self._answer(within(left, ask, what='credentials') if asks_user and left is not None else ask())
-
-    async def get_credentials_async(self) -> Any:
-        found = self._ask() if self._provider is None else self._provider.get_credentials_async()
-        return self._answer(await found if inspect.isawaitable(found) else found)
+        self._answer: tuple[str, ...] = ()
 
     @property
     def are_needed(self) -> bool:
         """Whether there is somebody to log in as."""
         return not (self._username is None and self._password is None and self._provider is None)
 
+    def prepare(self) -> None:
+        """Ask whoever knows.
+
+        :raises TimeoutError: when that takes too long
+        """
+        left = self._deadline.left()
+        ask = self._password if self._provider is None else self._provider.get_credentials
+        if callable(ask):
+            self._take(ask() if left is None else within(left, ask, what='credentials'))
+        else:
+            self._take(ask)
+
+    async def prepare_later(self) -> None:
+        """Ask whoever knows."""
+        ask: Any = self._password
+        if self._provider is not None:
+            ask = getattr(self._provider, 'get_credentials_async', self._provider.get_credentials)
+        found = ask() if callable(ask) else ask
+        self._take(await found if inspect.isawaitable(found) else found)
+
+    def get_credentials(self) -> Any:
+        return self._answer
+
+    async def get_credentials_async(self) -> Any:
+        return self._answer
+
     def purged(self, error: redis.RedisError) -> redis.RedisError:
         """Return an error without the password in it: a server that does not know `AUTH` or `HELLO` repeats it.
 
         :param error: what redis-py made of the server's words
         """
-        words = str(error)
-        return type(error)(words.replace(self._told, '***')) if self._told and self._told in words else error
+        words, secret = str(error), self._answer[-1] if self._answer else ''
+        return type(error)(words.replace(secret, '***')) if secret and secret in words else error
 
-    def _ask(self) -> Any:
-        return self._password() if callable(self._password) else self._password
-
-    def _answer(self, found: Any) -> tuple[str, ...]:
-        answer: tuple[str, ...] = found if isinstance(found, tuple) else (self._username or 'default', found)
-        if self._provider is None and not self._username:
-            answer = answer[1:]  # servers before 6.0 know no users
-        self._told = answer[-1]
-        return answer
-
+    def _take(self, found: Any) -> None:
+        if self._provider is None:
+            # without a name: servers before 6.0 know no users
+            found = (self._username, found or '') if self._username else (found or '',)
+        self._answer = tuple(found)

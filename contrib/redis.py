@@ -138,6 +138,14 @@ class Connection(Session, redis.connection.AbstractConnection):
             self.owed -= 1
         return response
 
+    def log_in(self) -> None:
+        """Connect, unless it is, and begin a session."""
+        self.credentials.prepare()
+        if self.is_open():
+            self.on_connect()
+        else:
+            self.connect()
+
     def discreetly(self, work: Callable[[], None], timeout: float | None) -> None:
         """Do work within a time; its errors show no password.
 
@@ -201,6 +209,11 @@ class AsyncConnection(Session, redis.asyncio.connection.AbstractConnection):
     """
 
     streams: tuple[Any, Any] | None = None
+
+    async def log_in(self) -> None:
+        """Connect, unless it is, and begin a session."""
+        await self.credentials.prepare_later()
+        await (self.on_connect() if self.is_open() else self.connect())
 
     async def discreetly(self, work: Awaitable[None]) -> None:
         """Do work; its errors show no password.
@@ -406,7 +419,7 @@ class RedisConnectionManager(_Manager, SyncConnectionManager[RedisEndpoint, Conn
         """
         conn: Connection = self._prepare(endpoint, self._directions.find(endpoint))
         try:
-            conn.discreetly(conn.connect, timeout)
+            conn.discreetly(conn.log_in, timeout)
         except BaseException:
             conn.disconnect()
             raise
@@ -493,7 +506,7 @@ def _take_back(conn: Connection, reset: Any) -> None:
         reset(conn)
     elif reset == 'reset':
         conn.ask('RESET')
-        conn.on_connect()
+        conn.log_in()
     else:
         for name, undo in UNDOABLE.items():
             if name in conn.left:
@@ -518,7 +531,7 @@ class AsyncRedisConnectionManager(_Manager, AsyncConnectionManager[RedisEndpoint
         found = self._directions.find(endpoint)
         conn: AsyncConnection = self._prepare(endpoint, await found if inspect.isawaitable(found) else found)
         try:
-            await conn.discreetly(conn.connect())
+            await conn.discreetly(conn.log_in())
         except BaseException:
             await conn.break_off()
             raise
@@ -594,7 +607,7 @@ async def _take_back_later(conn: AsyncConnection, reset: Any) -> None:
             await done
     elif reset == 'reset':
         await conn.ask('RESET')
-        await conn.on_connect()
+        await conn.log_in()
     else:
         for name, undo in UNDOABLE.items():
             if name in conn.left:

@@ -411,7 +411,7 @@ def test_a_create_costs_the_timeout_and_no_descriptor(
         assert 0.2 <= time.monotonic() - started < 1
         gate.set()
         await_left_behind()
-        assert open_descriptors() == before
+        assert open_descriptors() <= before
 
 
 def test_dispose_ends_a_read_in_another_thread(manager: HttpConnectionManager) -> None:
@@ -465,7 +465,7 @@ def test_a_certificate_of_somebody_else(tls_origin: str, tls: tuple[ssl.SSLConte
         HttpConnectionManager().create(tls_origin, LIMIT)
     with pytest.raises(ssl.SSLCertVerificationError):
         HttpConnectionManager(tls[1]).create(tls_origin.replace('localhost', '127.0.0.1'), LIMIT)
-    assert settled_descriptors(before) == before
+    assert settled_descriptors(before) <= before
     manager = HttpConnectionManager(tls[1], server_hostname='localhost')
     origin = tls_origin.replace('localhost', '127.0.0.1')
     conn = manager.create(origin, LIMIT)
@@ -483,7 +483,7 @@ def test_two_hundred_failures_leave_no_descriptor(
     for turn in range(200):
         with pytest.raises(OSError):
             manager.create(origins[turn % 4], LIMIT)
-    assert settled_descriptors(before) == before
+    assert settled_descriptors(before) <= before
 
 
 def test_two_hundred_broken_exchanges_leave_no_descriptor(manager: HttpConnectionManager, origin: str) -> None:

@@ -609,7 +609,7 @@ def test_a_server_that_misbehaves_at_a_step_costs_no_more_than_the_timeout_and_n
             colour.create(manager, ('127.0.0.1', peer.port), 0.2)
         assert time.monotonic() - started < 1
         assert PASSWORD not in str(caught.value) + repr(caught.value)
-        assert settled_descriptors(before) == before
+        assert settled_descriptors(before) <= before
 
 
 @pytest.mark.parametrize('protocol', [2, 3])
@@ -620,7 +620,7 @@ def test_a_wrong_password_is_told_without_it(colour: Colour, endpoint: Any, prot
     with pytest.raises(redis.AuthenticationError) as caught:
         colour.create(manager, endpoint)
     assert 'wrong-secret' not in str(caught.value) + repr(manager)
-    assert open_descriptors() == before
+    assert open_descriptors() <= before
 
 
 @pytest.mark.parametrize('protocol', [2, 3])
@@ -646,7 +646,7 @@ def test_a_silent_server_costs_the_timeout(colour: Colour) -> None:
         with pytest.raises(TimeoutError):
             colour.create(colour.manager(password=PASSWORD), ('127.0.0.1', port), 0.2)
         assert 0.2 <= time.monotonic() - started < 1
-        assert open_descriptors() == before
+        assert open_descriptors() <= before
 
 
 def test_an_unreachable_port_and_an_unresolvable_name(colour: Colour) -> None:
@@ -655,7 +655,7 @@ def test_an_unreachable_port_and_an_unresolvable_name(colour: Colour) -> None:
         with pytest.raises(redis.ConnectionError):
             colour.create(manager, endpoint)
     await_left_behind()
-    assert open_descriptors() == before
+    assert open_descriptors() <= before
 
 
 def test_a_certificate_of_somebody_else(colour: Colour, server: RedisServer) -> None:
@@ -665,7 +665,7 @@ def test_a_certificate_of_somebody_else(colour: Colour, server: RedisServer) -> 
         manager = colour.manager(password=PASSWORD, ssl=options)
         with pytest.raises((redis.ConnectionError, OSError)):
             colour.create(manager, (host, server.tls_port))
-    assert open_descriptors() == before
+    assert open_descriptors() <= before
 
 
 def test_two_hundred_failures_leave_no_descriptor(colour: Colour, server: RedisServer, endpoint: Any) -> None:
@@ -679,7 +679,7 @@ def test_two_hundred_failures_leave_no_descriptor(colour: Colour, server: RedisS
         with pytest.raises((redis.RedisError, OSError)):
             colour.create(chosen, to)
     colour.run(asyncio.sleep(0)) if isinstance(colour, AsyncColour) else None
-    assert open_descriptors() == before
+    assert open_descriptors() <= before
 
 
 def test_a_password_function_that_takes_too_long_costs_the_timeout(endpoint: Any) -> None:
@@ -691,7 +691,7 @@ def test_a_password_function_that_takes_too_long_costs_the_timeout(endpoint: Any
     assert time.monotonic() - started < 1
     gate.set()
     await_left_behind()
-    assert open_descriptors() == before
+    assert open_descriptors() <= before
 
 
 def test_a_cancelled_create_leaves_no_descriptor(server: RedisServer, proxy: Proxy) -> None:
@@ -714,7 +714,7 @@ def test_a_cancelled_create_leaves_no_descriptor(server: RedisServer, proxy: Pro
         before = open_descriptors()
         colour.run(body())
         colour.run(asyncio.sleep(0))
-        assert open_descriptors() == before
+        assert open_descriptors() <= before
     colour.close()
 
 
