@@ -12,9 +12,17 @@ _ErrorT = TypeVar('_ErrorT', bound=AcquireTimeoutError)
 
 _Reason = Literal['idle_timeout', 'max_lifetime', 'dead', 'discarded', 'evicted', 'pool_closed', 'error']
 
+_Step = Literal['create', 'dispose', 'check_aliveness', 'on_acquire', 'on_release', 'on_connection_dead']
+_StepOutcome = Literal['ok', 'error', 'timeout', 'cancelled', 'dead']
+
 REASONS: Final[tuple[str, ...]]
 RESULTS: Final[tuple[str, ...]]
 OUTCOMES: Final[tuple[str, ...]]
+STEPS: Final[tuple[str, ...]]
+STEP_OUTCOMES: Final[tuple[str, ...]]
+WAIT_BOUNDS: Final[tuple[float, ...]]
+USE_BOUNDS: Final[tuple[float, ...]]
+AGE_BOUNDS: Final[tuple[float, ...]]
 
 VERDICT_WAIT: Final[int]
 VERDICT_CREATE: Final[int]
@@ -68,6 +76,14 @@ class Ticket(Checkout):
     def create(self, create: Callable[..., object], timeout: float | None) -> int: ...
 
 @final
+class Step:
+    def __enter__(self) -> Step: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> Literal[False]: ...
+    def end(self, outcome: _StepOutcome) -> None: ...
+
+@final
 class Victim:
     started: bool
     @property
@@ -98,6 +114,7 @@ class Core:
         idle_timeout: float = 60.0,
         max_lifetime: float = 3600.0,
         lifetime_jitter: float = 0.0,
+        leak_threshold: float = ...,
         clock: Callable[[], float] | None = None,
     ) -> Core: ...
     def time(self) -> float: ...
@@ -112,6 +129,8 @@ class Core:
     def failed(self, ticket: Ticket, error: BaseException | None = None) -> None: ...
     def finish(self, ticket: Ticket) -> Any: ...
     def abandon(self, ticket: Ticket, error: BaseException) -> None: ...
+    # the manager's steps
+    def step(self, name: _Step) -> Step: ...
     # release
     def checkin(self, conn: object, endpoint: Hashable) -> Checkout | None: ...
     def give_back(self, checkout: Checkout) -> None: ...

@@ -5,10 +5,12 @@ Pool state decides; it never waits, never calls a manager. Read it in this order
 
 platform    clock, mutex, random bits
 containers  rings, heaps, the table of held connections
+metrics     histograms and the counters of the manager's steps
 state       slot, endpoint, waiter, pool: what there is
 steps       what happens: one short atomic transition each, no Python inside
 core        the steps behind a lock; user keys looked up outside it
 checkouts   handles on what the core lends
+lifecycle   one call of a manager's hook: counted and timed
 pools       the compiled half of both fronts
 threads     ... of the threading pool
 tasks       ... of the asyncio pool
@@ -30,10 +32,12 @@ from gcp.exceptions import AcquireTimeoutError, ConnectionNotAcquiredError, Conn
 
 include "core/platform.pxi"
 include "core/containers.pxi"
+include "core/metrics.pxi"
 include "core/state.pxi"
 include "core/steps.pxi"
 include "core/core.pxi"
 include "core/checkouts.pxi"
+include "core/lifecycle.pxi"
 include "core/pools.pxi"
 include "core/threads.pxi"
 include "core/tasks.pxi"

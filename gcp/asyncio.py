@@ -175,7 +175,7 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
         """Check an idle connection before its reuse. The manager is told of a dead one."""
         if self._check_aliveness is None:
             return True
-        if await self._call(ticket, 'check_aliveness', self._check_aliveness):
+        if await self._call(ticket, 'check_aliveness', self._check_aliveness, false='dead'):
             ticket.hook = None
             return True
         await self._mourn(ticket)
@@ -185,15 +185,21 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
         """Tell the manager of a dead connection."""
         if self._on_connection_dead is not None:
             try:
-                await Bounded(self._on_connection_dead(ticket.endpoint, ticket.conn), ticket.remaining())
+                with self._core.step('on_connection_dead'):
+                    await Bounded(self._on_connection_dead(ticket.endpoint, ticket.conn), ticket.remaining())
             except Exception as error:
                 tell(logger, logging.ERROR, 'on_connection_dead failed for %s: %r', describe(ticket.endpoint), error)
 
-    async def _call(self, ticket: Ticket, name: str, hook: Callable[..., Any]) -> Any:
-        """Call a hook on the ticket's connection. While `ticket.hook` is set, an error costs the connection."""
+    async def _call(self, ticket: Ticket, name: str, hook: Callable[..., Any], *, false: str = 'ok') -> Any:
+        """Call a hook on the ticket's connection. While `ticket.hook` is set, an error costs the connection.
+
+        :param false: what a result that is false means
+        """
         ticket.hook = name
         try:
-            result = await Bounded(hook(ticket.endpoint, ticket.conn), ticket.remaining())
+            with self._core.step(name) as step:
+                result = await Bounded(hook(ticket.endpoint, ticket.conn), ticket.remaining())
+                step.end('ok' if result else false)
         except Exception as error:
             self._check_deadline(ticket, name, error)
             raise
@@ -213,7 +219,8 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
         try:
             if self._on_release is not None:
                 checkout.hook = 'on_release'
-                await Bounded(self._on_release(endpoint, checkout.conn), None)
+                with self._core.step('on_release'):
+                    await Bounded(self._on_release(endpoint, checkout.conn), None)
                 checkout.hook = None
         except BaseException as error:
             self._core.discard(checkout, 'error')

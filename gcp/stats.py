@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import nan
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
-__all__ = ['EndpointStats', 'PoolStats']
+from gcp._core import AGE_BOUNDS, USE_BOUNDS, WAIT_BOUNDS
+
+__all__ = ['EndpointStats', 'Histogram', 'PoolStats']
 
 EndpointT = TypeVar('EndpointT')
 
@@ -25,6 +28,7 @@ class Counts:
     :ivar closed: connections closed, ever, by reason
     :ivar acquires: acquires that ended, ever, by result: hit, created, waited, timeout, cancelled, error
     :ivar releases: releases, ever, by outcome: idle, handoff, discarded
+    :ivar leaks: connections that were held for longer than the pool's ``leak_threshold``, ever
     """
 
     idle: int
@@ -36,6 +40,7 @@ class Counts:
     closed: Mapping[str, int] = field(repr=False)
     acquires: Mapping[str, int] = field(repr=False)
     releases: Mapping[str, int] = field(repr=False)
+    leaks: int = field(repr=False)
 
     @property
     def size(self) -> int:
@@ -53,6 +58,43 @@ class EndpointStats(Counts, Generic[EndpointT]):
     endpoint: EndpointT
 
 
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """How long something took, by buckets.
+
+    :ivar bounds: the buckets' upper bounds, inclusive, ascending; the last bucket has none
+    :ivar counts: how many were in each bucket, one more than there are bounds; not cumulative
+    :ivar sum: the sum of all that was observed
+    """
+
+    bounds: tuple[float, ...] = field(repr=False)
+    counts: tuple[int, ...] = field(repr=False)
+    sum: float
+
+    @property
+    def count(self) -> int:
+        """How many were observed."""
+        return sum(self.counts)
+
+    def quantile(self, q: float) -> float:
+        """Estimate a quantile, as Prometheus' `histogram_quantile` does: observations are taken to be spread evenly
+        within a bucket, and none to exceed the highest bound.
+
+        :param q: from 0 to 1
+        :return: NaN when nothing was observed
+        :raises ValueError: when `q` is out of range
+        """
+        if not 0 <= q <= 1:
+            raise ValueError(f'q must be from 0 to 1, not {q!r}')
+        rank = q * self.count
+        below, lower = 0, 0.0
+        for upper, count in zip(self.bounds, self.counts, strict=False):
+            if count and below + count >= rank:
+                return lower + (upper - lower) * (rank - below) / count
+            below, lower = below + count, upper
+        return lower if self.count else nan
+
+
 @dataclass(frozen=True)
 class PoolStats(Counts, Generic[EndpointT]):
     """The whole pool, endpoints that are gone included in what has happened so far.
@@ -60,24 +102,47 @@ class PoolStats(Counts, Generic[EndpointT]):
     :ivar name: the pool's name
     :ivar is_closed: whether the pool was closed
     :ivar endpoints: by endpoint, those that have a connection or a waiter now
+    :ivar steps: calls of the manager's hooks that ended, ever, by hook and outcome: ok, error, timeout, cancelled, and for
+        `check_aliveness` also dead
+    :ivar step_time: how long they took, seconds, by hook
+    :ivar wait_time: from the call of an acquire to its end, however it ended, seconds; a hit counts as 0
+    :ivar use_time: from acquire to release, seconds
+    :ivar age: how old connections were when they were closed, seconds
+    :ivar oldest_waiter: for how long the oldest of the waiting acquires has waited, seconds; 0 without any
+    :ivar oldest_checkout: for how long the longest held connection has been held, seconds; 0 without any
     """
 
     name: str
     is_closed: bool
     endpoints: Mapping[EndpointT, EndpointStats[EndpointT]] = field(repr=False)
+    steps: Mapping[str, Mapping[str, int]] = field(repr=False)
+    step_time: Mapping[str, Histogram] = field(repr=False)
+    wait_time: Histogram = field(repr=False)
+    use_time: Histogram = field(repr=False)
+    age: Histogram = field(repr=False)
+    oldest_waiter: float = field(repr=False)
+    oldest_checkout: float = field(repr=False)
 
 
 def picture(
         name: str, is_closed: bool, total: dict[str, Any], endpoints: list[tuple[EndpointT, dict[str, Any]]],
 ) -> PoolStats[EndpointT]:
     """Make the records of a core's snapshot."""
+    step_time, wait, use, age = (total.pop(key) for key in ('step_time', 'wait', 'use', 'age'))
     return PoolStats(
         name=name,
         is_closed=is_closed,
         endpoints=MappingProxyType({key: EndpointStats(endpoint=key, **frozen(counts)) for key, counts in endpoints}),
+        step_time=MappingProxyType({step: Histogram(WAIT_BOUNDS, *timed) for step, timed in step_time.items()}),
+        wait_time=Histogram(WAIT_BOUNDS, *wait),
+        use_time=Histogram(USE_BOUNDS, *use),
+        age=Histogram(AGE_BOUNDS, *age),
         **frozen(total),
     )
 
 
-def frozen(counts: dict[str, Any]) -> dict[str, Any]:
-    return {name: MappingProxyType(value) if isinstance(value, dict) else value for name, value in counts.items()}
+def frozen(value: Any) -> Any:
+    """Make mappings of mappings unchangeable."""
+    if not isinstance(value, dict):
+        return value
+    return {key: MappingProxyType(frozen(inner)) if isinstance(inner, dict) else inner for key, inner in value.items()}

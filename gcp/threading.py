@@ -161,7 +161,7 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
         """Check an idle connection before its reuse. The manager is told of a dead one."""
         if self._check_aliveness is None:
             return True
-        if self._call(ticket, 'check_aliveness', self._check_aliveness, ticket.remaining()):
+        if self._call(ticket, 'check_aliveness', self._check_aliveness, ticket.remaining(), false='dead'):
             ticket.hook = None
             return True
         self._mourn(ticket)
@@ -171,7 +171,8 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
         """Tell the manager of a dead connection."""
         if self._on_connection_dead is not None:
             try:
-                self._on_connection_dead(ticket.endpoint, ticket.conn)
+                with self._core.step('on_connection_dead'):
+                    self._on_connection_dead(ticket.endpoint, ticket.conn)
             except Exception as error:
                 tell(logger, logging.ERROR, 'on_connection_dead failed for %s: %r', describe(ticket.endpoint), error)
 
@@ -181,11 +182,16 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
         ticket.hook = None
         return verdict
 
-    def _call(self, ticket: Ticket, name: str, hook: Callable[..., Any], *args: Any) -> Any:
-        """Call a hook on the ticket's connection. While `ticket.hook` is set, an error costs the connection."""
+    def _call(self, ticket: Ticket, name: str, hook: Callable[..., Any], *args: Any, false: str = 'ok') -> Any:
+        """Call a hook on the ticket's connection. While `ticket.hook` is set, an error costs the connection.
+
+        :param false: what a result that is false means
+        """
         ticket.hook = name
         try:
-            result = hook(ticket.endpoint, ticket.conn, *args)
+            with self._core.step(name) as step:
+                result = hook(ticket.endpoint, ticket.conn, *args)
+                step.end('ok' if result else false)
         except BaseException as error:
             self._blame(ticket, name, error)
         self._check_deadline(ticket, name)

@@ -94,7 +94,8 @@ cdef class Ticket(Checkout):
         self.key = endpoint
         self.timeout = timeout
         self.nowait = timeout is not None and timeout <= 0
-        self.deadline = INFINITY if seconds == INFINITY else core.now() + seconds
+        self.w.began = core.now()
+        self.deadline = self.w.began + seconds
         self.since = NEVER
         self.core = core
         ring_init(&self.w.node, &self.w)
@@ -109,6 +110,7 @@ cdef class Ticket(Checkout):
         self.epoch = glance.epoch
         self.deadline = glance.deadline
         self.w.seq = glance.arrival
+        self.w.began = glance.began
         self.w.state = USE
         if self.current():
             self.ep = <Endpoint>slot.s.ep.self
@@ -136,10 +138,13 @@ cdef class Ticket(Checkout):
             self.core.pool.creating += 1
             self.core.pool.size += 1
 
-    cdef inline void count(self, int result) noexcept:
+    cdef inline void count(self, int result, double now) noexcept:
+        """Count an acquire that has ended, and how long it took. A hit waited for nothing, and is not timed."""
         cdef bint known = self.ep is not None and self.ep.e.listed
         cdef counters_t* counters = &self.ep.e.counters if known else &self.core.pool.retired
         counters.acquires[result] += 1
+        if result != HIT:
+            observe(&self.core.pool.metrics.wait, gcp_seconds, N_WAIT_BOUNDS, now - self.w.began)
         self.ended = True
 
     cdef void note_block(self):

@@ -28,9 +28,15 @@ cdef struct picture_t:
     counters_t counters
 
 
+cdef struct ages_t:
+    double oldest_waiter     # when it began, by the core's clock; inf: none
+    double oldest_checkout
+
+
 cdef void add_counters(counters_t* to, counters_t* more) noexcept nogil:
     cdef int i
     to.created += more.created
+    to.leaks += more.leaks
     for i in range(<int>N_REASONS):
         to.closed[i] += more.closed[i]
     for i in range(<int>N_RESULTS):
@@ -59,6 +65,22 @@ cdef void take_total(pool_t* pool, picture_t* p) noexcept nogil:
     p.counters = pool.retired
 
 
+cdef ages_t oldest_of(pool_t* pool) noexcept nogil:
+    """Find who has waited, and what has been held, for longest."""
+    cdef ages_t found
+    cdef ring_t* node = pool.endpoints.next
+    cdef endpoint_t* e
+    found.oldest_waiter = found.oldest_checkout = INFINITY
+    while node != &pool.endpoints:
+        e = <endpoint_t*>node.owner
+        node = node.next
+        if e.waiting and first_waiter(e).began < found.oldest_waiter:
+            found.oldest_waiter = first_waiter(e).began
+        if e.n_used and first_slot(&e.used).since < found.oldest_checkout:
+            found.oldest_checkout = first_slot(&e.used).since
+    return found
+
+
 cdef dict counts_of(picture_t* p):
     return {
         'idle': p.idle,
@@ -67,6 +89,7 @@ cdef dict counts_of(picture_t* p):
         'disposing': p.disposing,
         'waiting': p.waiting,
         'created': p.counters.created,
+        'leaks': p.counters.leaks,
         'closed': {REASONS[i]: p.counters.closed[i] for i in range(<int>N_REASONS)},
         'acquires': {RESULTS[i]: p.counters.acquires[i] for i in range(<int>N_RESULTS)},
         'releases': {OUTCOMES[i]: p.counters.releases[i] for i in range(<int>N_OUTCOMES)},
@@ -83,6 +106,7 @@ cdef class Core:
     :param idle_timeout: seconds after which an idle extra expires
     :param max_lifetime: seconds after which any connection expires
     :param lifetime_jitter: by how much of itself a lifetime may be shortened, at random, 0 to 1
+    :param leak_threshold: seconds after which a connection that is still held counts as leaked
     :param clock: returns seconds; for tests. ``None``: the monotonic clock
     """
     cdef pool_t pool
@@ -98,7 +122,8 @@ cdef class Core:
 
     def __cinit__(
         self, *, Py_ssize_t max_size=10, Py_ssize_t total_max_size=100, Py_ssize_t min_idle=1,
-        double idle_timeout=60.0, double max_lifetime=3600.0, double lifetime_jitter=0.0, clock=None,
+        double idle_timeout=60.0, double max_lifetime=3600.0, double lifetime_jitter=0.0,
+        double leak_threshold=INFINITY, clock=None,
     ):
         cdef pool_t* pool = &self.pool
         gcp_mutex_init(&self.mutex)
@@ -108,6 +133,7 @@ cdef class Core:
         pool.idle_timeout = idle_timeout
         pool.max_lifetime = max_lifetime
         pool.jitter = lifetime_jitter
+        pool.leak_after = leak_threshold
         pool.wake_at = -INFINITY
         ring_init(&pool.idle_bases, NULL)
         ring_init(&pool.idle_extras, NULL)
@@ -310,11 +336,13 @@ cdef class Core:
         cdef slot_t* orphan
         cdef Slot slot
         cdef Ticket ticket
+        cdef double now = self.now()
         while s != NULL:
             orphan, s = s, s.next_orphan
             slot = <Slot>orphan.self
             Py_DECREF(slot)
             gcp_lock(&self.mutex)
+            self.pool.now = now
             if orphan.orphan_lease:
                 if orphan.lease == orphan.orphan_lease and (orphan.state == USED or orphan.state == RETURNING):
                     step_discard(&self.pool, orphan, DISCARDED)
@@ -330,6 +358,7 @@ cdef class Core:
             self.abandon(ticket, GeneratorExit())
         if self.pool.lost_permits:
             gcp_lock(&self.mutex)
+            self.pool.now = now
             step_lose_permits(&self.pool)
             gcp_unlock(&self.mutex)
         self.after()
@@ -409,6 +438,7 @@ cdef class Core:
             if ticket.ep.e.listed:
                 break
             gcp_unlock(&self.mutex)
+        self.pool.now = now
         if dead and ticket.current():
             step_discard(&self.pool, &ticket.slot.s, DEAD)
         if ticket.epoch != self.pool.epoch:
@@ -510,10 +540,15 @@ cdef class Core:
     def failed(self, Ticket ticket not None, error=None):
         """Give back the permit of a ticket whose creation failed; the next in line may try."""
         cdef Endpoint ep = ticket.ep
+        cdef int outcome = STEP_ERROR if error is None else outcome_of(error)
+        cdef double now
         self.before('failed')
+        now = self.now()
         gcp_lock(&self.mutex)
+        self.pool.now = now
         ticket.restore_permit()
         step_give_up(&self.pool, &ticket.w)
+        observe_step(&self.pool.metrics, CREATING, outcome, now - ticket.since)
         gcp_unlock(&self.mutex)
         ep.last_error = error if ep.e.waiting or ep.e.creating else None
         self.after()
@@ -521,12 +556,14 @@ cdef class Core:
     def finish(self, Ticket ticket not None):
         """End an acquire well: count it and return the connection, which is the caller's from here on."""
         cdef bint ours
+        cdef double now
         self.before('finish')
+        now = self.now()
         gcp_lock(&self.mutex)
         ours = ticket.current() and not self.pool.closed
         if ours:
             ticket.slot.s.lent = True
-            ticket.count(WAITED if ticket.waited else CREATED if ticket.made else HIT)
+            ticket.count(WAITED if ticket.waited else CREATED if ticket.made else HIT, now)
         gcp_unlock(&self.mutex)
         if not ours:
             raise ConnectionPoolClosedError('the pool was closed while the connection was being acquired')
@@ -546,6 +583,7 @@ cdef class Core:
         self.before('abandon')
         now = self.now()
         gcp_lock(&self.mutex)
+        self.pool.now = now
         found = DONE
         if ticket.epoch == self.pool.epoch:
             found = step_give_up(&self.pool, &ticket.w)
@@ -559,12 +597,26 @@ cdef class Core:
             if ticket.ep is not None:
                 note_if_empty(&self.pool, &ticket.ep.e)
         ticket.w.state = DONE
-        ticket.count(result)
+        ticket.count(result, now)
         gcp_unlock(&self.mutex)
         ticket.slot = None
         if found == WAIT:
             Py_DECREF(ticket)
         self.after()
+
+    # --- the manager's steps ---
+
+    def step(self, str name):
+        """Return a context manager around one call of a manager's hook: it counts and times it."""
+        cdef Step step = Step.__new__(Step)
+        step.core = self
+        step.kind = STEPS.index(name)
+        return step
+
+    cdef inline void count_step(self, int kind, int outcome, double seconds) noexcept:
+        gcp_lock(&self.mutex)
+        observe_step(&self.pool.metrics, kind, outcome, seconds)
+        gcp_unlock(&self.mutex)
 
     # --- release ---
 
@@ -655,8 +707,11 @@ cdef class Core:
     def discard(self, Checkout checkout not None, str reason):
         """Take a connection that somebody holds away for disposal."""
         cdef int why = REASONS.index(reason)
+        cdef double now
         self.before('discard')
+        now = self.now()
         gcp_lock(&self.mutex)
+        self.pool.now = now
         if checkout.current():
             step_discard(&self.pool, &checkout.slot.s, why)
         gcp_unlock(&self.mutex)
@@ -693,7 +748,9 @@ cdef class Core:
 
     cdef int bury(self, Slot slot) except -1:
         cdef bint gone = False
+        cdef double now = self.now()
         gcp_lock(&self.mutex)
+        self.pool.now = now
         if slot.s.state == DISPOSING:
             step_disposed(&self.pool, &slot.s)
             slot.s.ep = NULL
@@ -707,8 +764,11 @@ cdef class Core:
 
     def overdue(self, Victim victim not None):
         """A disposal takes long: whoever was promised its place may be served otherwise."""
+        cdef double now
         self.before('overdue')
+        now = self.now()
         gcp_lock(&self.mutex)
+        self.pool.now = now
         if victim.epoch == self.pool.epoch:
             step_overdue(&self.pool, &victim.slot.s)
         gcp_unlock(&self.mutex)
@@ -722,6 +782,7 @@ cdef class Core:
         now = self.now()
         gcp_lock(&self.mutex)
         n = step_collect(&self.pool, now, limit)
+        step_find_leaks(&self.pool)
         gcp_unlock(&self.mutex)
         self.after()
         return n
@@ -748,16 +809,22 @@ cdef class Core:
 
     def close(self):
         """Close: waiters are turned away, idle connections become victims, used ones will when they come back."""
+        cdef double now
         self.before('close')
+        now = self.now()
         gcp_lock(&self.mutex)
+        self.pool.now = now
         step_close(&self.pool)
         gcp_unlock(&self.mutex)
         self.after()
 
     def force(self):
         """Make victims of the connections that are still used."""
+        cdef double now
         self.before('force')
+        now = self.now()
         gcp_lock(&self.mutex)
+        self.pool.now = now
         step_force(&self.pool)
         gcp_unlock(&self.mutex)
         self.after()
@@ -804,6 +871,9 @@ cdef class Core:
     def snapshot(self):
         """Return one consistent picture as plain values: ``(total, [(endpoint, counts), ...])``."""
         cdef list endpoints = []
+        cdef metrics_t metrics
+        cdef ages_t oldest
+        cdef double now
         cdef pool_t* pool = &self.pool
         cdef Py_ssize_t room = 0, n = 0
         cdef picture_t* pictures = NULL
@@ -817,11 +887,16 @@ cdef class Core:
             pictures = <picture_t*>malloc(<size_t>room * sizeof(picture_t))
             if pictures == NULL:
                 raise MemoryError
+            now = self.now()
             gcp_lock(&self.mutex)
             if pool.n_endpoints <= room:
                 break
             gcp_unlock(&self.mutex)
+        pool.now = now
+        step_find_leaks(pool)
         take_total(pool, &total)
+        metrics = pool.metrics
+        oldest = oldest_of(pool)
         node = pool.endpoints.next
         while node != &pool.endpoints:
             take_picture(<endpoint_t*>node.owner, &pictures[n])
@@ -833,7 +908,13 @@ cdef class Core:
         try:
             for i in range(n):
                 endpoints.append((<object>pictures[i].key, counts_of(&pictures[i])))
-            return counts_of(&total), endpoints
+            metrics.wait.counts[0] += total.counters.acquires[<int>HIT]
+            return {
+                **counts_of(&total),
+                **metrics_of(&metrics),
+                'oldest_waiter': max(0.0, now - oldest.oldest_waiter),
+                'oldest_checkout': max(0.0, now - oldest.oldest_checkout),
+            }, endpoints
         finally:
             for i in range(n):
                 key = pictures[i].key
@@ -874,6 +955,7 @@ cdef class Core:
         pool.wake_at = -INFINITY
         pool.epoch += 1
         memset(&pool.retired, 0, sizeof(counters_t))
+        memset(&pool.metrics, 0, sizeof(metrics_t))
         self.endpoints = {}
         self.seed()
         if self.on_fork is not None:

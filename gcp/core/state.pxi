@@ -26,6 +26,7 @@ cdef struct counters_t:
     uint64_t acquires[<int>N_RESULTS]
     uint64_t created
     uint64_t closed[<int>N_REASONS]
+    uint64_t leaks
 
 
 # The fields that an idle hit touches come first, to lie in as few cache lines as may be.
@@ -41,6 +42,7 @@ cdef struct slot_t:          # one connection
     int state
     bint extra
     bint lent                # its acquire ended well: a release will be counted
+    bint leaked              # held for too long, and counted as such
     int reason
     double born
     Py_ssize_t due           # its place in the heap of lifetimes, or -1
@@ -85,6 +87,7 @@ cdef struct waiter_t:
     waiter_t* next_woken
     waiter_t* next_orphan
     slot_t* slot
+    double began             # when its acquire was called
     uint64_t lease
     int state
     bint queued              # has been in line
@@ -98,6 +101,7 @@ cdef struct pool_t:
     double idle_timeout
     double max_lifetime
     double jitter
+    double leak_after        # a use that takes longer counts as a leak; inf: none does
     # where connections are now
     Py_ssize_t idle
     Py_ssize_t used
@@ -115,6 +119,7 @@ cdef struct pool_t:
     blocked_heap_t blocked
     table_t held             # who holds which connection
     table_t inherited        # held by the parent of this forked process
+    double now               # when the step in progress happens
     # what a step leaves for its caller to do
     waiter_t* woken          # first come first
     waiter_t* last_woken
@@ -133,6 +138,7 @@ cdef struct pool_t:
     double wake_at           # when the collector will look next; -inf without one
     bint closed
     counters_t retired
+    metrics_t metrics
 
 
 cdef inline Py_ssize_t held(endpoint_t* ep) noexcept nogil:

@@ -72,12 +72,20 @@ cdef inline void check_out(pool_t* pool, slot_t* s, double now) noexcept nogil:
     cdef endpoint_t* ep = s.ep
     s.state = USED
     s.since = now
+    s.leaked = False
     pool.leases += 1
     s.lease = pool.leases
     ring_insert(&ep.used, &s.near)
     ep.n_used += 1
     pool.used += 1
     table_add(&pool.held, s)
+
+
+cdef inline void note_leak(slot_t* s) noexcept nogil:
+    """Count a connection that somebody has held for too long, once."""
+    if not s.leaked:
+        s.leaked = True
+        s.ep.counters.leaks += 1
 
 
 cdef inline void check_in(pool_t* pool, slot_t* s) noexcept nogil:
@@ -130,6 +138,7 @@ cdef void retire(pool_t* pool, slot_t* s, int reason) noexcept nogil:
     pool.leases += 1
     s.lease = pool.leases
     due_remove(&pool.due, s)
+    observe(&pool.metrics.age, gcp_ages, N_AGE_BOUNDS, pool.now - s.born)
     ring_insert(&ep.limbo, &s.near)
     ring_insert(&pool.victims, &s.far)
     ep.disposing += 1
@@ -308,6 +317,7 @@ cdef int step_request(pool_t* pool, waiter_t* w, double now) noexcept nogil:
     """Serve an acquire at once, or put it in line. Idle connections found expired become victims."""
     cdef endpoint_t* ep = w.ep
     cdef slot_t* s
+    pool.now = now
     if pool.closed:
         w.state = SHUT
         return w.state
@@ -378,11 +388,13 @@ cdef void step_created(pool_t* pool, waiter_t* w, slot_t* s, double now, double 
     """Turn a permit into a checked-out connection."""
     cdef endpoint_t* ep = w.ep
     cdef double life = pool.max_lifetime
+    pool.now = now
     ep.creating -= 1
     pool.creating -= 1
     ep.create_time += (took - ep.create_time) * (0.2 if ep.create_time > 0 else 1.0)
     pool.create_time += (took - pool.create_time) * (0.2 if pool.create_time > 0 else 1.0)
     ep.counters.created += 1
+    observe_step(&pool.metrics, CREATING, STEP_OK, took)
     if pool.jitter > 0:
         life *= 1.0 - pool.jitter * random_fraction(&pool.random)
     s.ep = ep
@@ -436,11 +448,16 @@ cdef int step_give_back(pool_t* pool, slot_t* s, double now) noexcept nogil:
     """End a release, or undo an acquire. A released connection that the line did not take may still serve others."""
     cdef endpoint_t* ep = s.ep
     cdef bint lent = s.lent
+    cdef double used = now - s.since
     cdef int outcome
+    pool.now = now
+    if used > pool.leak_after and lent:
+        note_leak(s)
     check_in(pool, s)
     outcome = place(pool, s, now)
     if lent:
         ep.counters.releases[outcome] += 1
+        observe(&pool.metrics.use, gcp_seconds, N_USE_BOUNDS, used)
     if outcome != TO_IDLE and pool.blocked.n:
         settle(pool)
     return outcome
@@ -448,13 +465,34 @@ cdef int step_give_back(pool_t* pool, slot_t* s, double now) noexcept nogil:
 
 cdef void step_discard(pool_t* pool, slot_t* s, int reason) noexcept nogil:
     """Take a used connection away for disposal."""
+    cdef double used = pool.now - s.since
     if s.lent:
         s.ep.counters.releases[<int>TO_DISPOSAL] += 1
+        observe(&pool.metrics.use, gcp_seconds, N_USE_BOUNDS, used)
+        if used > pool.leak_after:
+            note_leak(s)
     check_in(pool, s)
     retire(pool, s, POOL_CLOSED if pool.closed else reason)
     refile(pool, s.ep)
     if pool.blocked.n:
         settle(pool)
+
+
+cdef void step_find_leaks(pool_t* pool) noexcept nogil:
+    """Count the connections that are being held for too long. The longest held of an endpoint are first in its ring."""
+    cdef ring_t* node = pool.endpoints.next
+    cdef ring_t* used
+    cdef endpoint_t* ep
+    if pool.leak_after == INFINITY:
+        return
+    while node != &pool.endpoints:
+        ep = <endpoint_t*>node.owner
+        node = node.next
+        used = ep.used.next
+        while used != &ep.used and pool.now - (<slot_t*>used.owner).since > pool.leak_after:
+            if (<slot_t*>used.owner).lent:
+                note_leak(<slot_t*>used.owner)
+            used = used.next
 
 
 # --- disposal and expiry ---
@@ -523,6 +561,7 @@ cdef Py_ssize_t step_collect(pool_t* pool, double now, Py_ssize_t limit) noexcep
     cdef Py_ssize_t n = 0
     cdef double when
     cdef slot_t* s
+    pool.now = now
     while n < limit:
         when = now
         s = next_due(pool, &when)

@@ -75,7 +75,7 @@ cdef class ThreadingPool(BaseConnectionPool):
         cdef int found
         glance.deadline = glance.began + seconds
         try:
-            found = self.look_over(slot, endpoint, glance.deadline, &hook)
+            found = self.look_over(slot, endpoint, glance, &hook)
         except BaseException as error:
             return self.recover(slot, glance, endpoint, timeout, <str>hook, False, error)
         if found == FINE and self.lend(s, glance):
@@ -83,21 +83,33 @@ cdef class ThreadingPool(BaseConnectionPool):
         told = <str>hook if hook != NULL else None
         return self.recover(slot, glance, endpoint, timeout, told, found == FOUND_DEAD, None)
 
-    cdef int look_over(self, Slot slot, endpoint, double deadline, PyObject** hook) except -1:
-        """Call the hooks. While `hook` is the name of one, an error costs the connection."""
+    cdef int look_over(self, Slot slot, endpoint, glance_t* glance, PyObject** hook) except -1:
+        """Call the hooks, count and time them. While `hook` is the name of one, an error costs the connection."""
         cdef Core core = self._core
-        if self._check_aliveness is not None:
-            hook[0] = <PyObject*>'check_aliveness'
-            if not self._check_aliveness(
-                    endpoint, slot.conn, None if deadline == INFINITY else max(0.0, deadline - core.now())):
-                return FOUND_DEAD
-            if deadline < INFINITY and core.now() >= deadline:
-                return TOO_LATE
-        if self._on_acquire is not None:
-            hook[0] = <PyObject*>'on_acquire'
-            self._on_acquire(endpoint, slot.conn)
-            if deadline < INFINITY and core.now() >= deadline:
-                return TOO_LATE
+        cdef double began = glance.began
+        cdef double now = began
+        cdef int step = CHECKING
+        cdef bint alive
+        try:
+            if self._check_aliveness is not None:
+                hook[0] = <PyObject*>'check_aliveness'
+                alive = self._check_aliveness(
+                    endpoint, slot.conn, None if glance.deadline == INFINITY else max(0.0, glance.deadline - now))
+                now = core.now()
+                core.count_step(CHECKING, STEP_OK if alive else STEP_DEAD, now - began)
+                if not alive:
+                    return FOUND_DEAD
+            if self._on_acquire is not None and now < glance.deadline:
+                hook[0] = <PyObject*>'on_acquire'
+                step, began = ACQUIRING_HOOK, now
+                self._on_acquire(endpoint, slot.conn)
+                now = core.now()
+                core.count_step(ACQUIRING_HOOK, STEP_OK, now - began)
+        except BaseException as error:
+            core.count_step(step, outcome_of(error), core.now() - began)
+            raise
+        if now >= glance.deadline:
+            return TOO_LATE
         hook[0] = NULL
         return FINE
 
@@ -174,15 +186,18 @@ cdef class ThreadingPool(BaseConnectionPool):
         """Release by way of `on_release`."""
         cdef Core core = self._core
         cdef Slot slot = checkout.slot
-        cdef double now
+        cdef double began, now
         if self._on_release is not None:
+            began = core.now()
             try:
                 checkout.hook = 'on_release'
                 self._on_release(slot.endpoint, slot.conn)
                 checkout.hook = None
             except BaseException as error:
+                core.count_step(RELEASING_HOOK, outcome_of(error), core.now() - began)
                 self._spoil(checkout, error, body)
                 return 0
+            core.count_step(RELEASING_HOOK, STEP_OK, core.now() - began)
         core.before('give_back')
         now = core.now()
         gcp_lock(&core.mutex)

@@ -178,8 +178,9 @@ class Reaper:
         victim = job.victim
         try:
             victim.started = True
-            hook = self._dispose(victim.endpoint, victim.conn)
-            await (hook if self._timeout is None else Bounded(hook, self._timeout))
+            with self._core.step('dispose'):
+                hook = self._dispose(victim.endpoint, victim.conn)
+                await (hook if self._timeout is None else Bounded(hook, self._timeout))
         except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
             raise
         except HookTimeoutError:

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from gcp._core import Core, Victim, describe
+from gcp._core import Core, Step, Victim, describe
 from gcp.disposal import COURTESY, LINGER, tell
 
 logger = logging.getLogger('gcp.threading')
@@ -76,6 +76,7 @@ class Job:
     def __init__(self, victim: Victim, latch: Latch | None) -> None:
         self.victim = victim
         self.latch = latch
+        self.step: Step | None = None
         self.started = 0.0
         self.overdue = False    # nobody counts on its place any more
         self.told = False       # its caller was let go
@@ -235,6 +236,8 @@ class Reaper:
             self._core.overdue(job.victim)
             self.reap_aside(0)      # somebody else was chosen instead
         if self._timeout is not None and time.monotonic() - job.started >= self._timeout and job.end():
+            if job.step is not None:
+                job.step.end('timeout')
             self._core.disposed(job.victim)
             tell(logger, logging.ERROR, 'disposal of a connection to %s timed out', describe(job.victim.endpoint))
 
@@ -243,7 +246,8 @@ class Reaper:
         error: BaseException | None = None
         try:
             victim.started = True
-            self._dispose(victim.endpoint, victim.conn, timeout=self._timeout)
+            with self._core.step('dispose') as job.step:
+                self._dispose(victim.endpoint, victim.conn, timeout=self._timeout)
         except BaseException as e:
             error = e
         finally:

@@ -1,0 +1,99 @@
+# What is counted and timed: plain C fields of the pool, always on. They are read when somebody asks; nothing is pushed
+# anywhere, so that the fast path costs an increment and no call.
+
+cdef extern from *:
+    """
+    /* GCP_METRICS=0 leaves out what is timed, to measure what that costs. */
+    #ifndef GCP_METRICS
+    #define GCP_METRICS 1
+    #endif
+
+    /* Upper bounds of buckets, seconds. Waits and steps use the first 16, uses all 19. */
+    static const double gcp_seconds[] = {
+        .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300};
+    static const double gcp_ages[] = {1, 5, 10, 30, 60, 300, 600, 1800, 3600, 7200, 21600, 86400};
+    """
+    enum:
+        GCP_METRICS
+    const double* gcp_seconds
+    const double* gcp_ages
+
+cdef enum:
+    N_WAIT_BOUNDS = 16
+    N_USE_BOUNDS = 19
+    N_AGE_BOUNDS = 12
+    MOST_BUCKETS = 20
+
+# The steps of a connection's life that its manager takes, and how each can end.
+cdef enum manager_step:
+    CREATING, DISPOSING_OF, CHECKING, ACQUIRING_HOOK, RELEASING_HOOK, MOURNING, N_STEPS
+
+cdef enum step_outcome:
+    STEP_OK, STEP_ERROR, STEP_TIMEOUT, STEP_CANCELLED, STEP_DEAD, N_STEP_OUTCOMES
+
+
+cdef struct histogram_t:
+    double sum
+    uint64_t counts[<int>MOST_BUCKETS]     # not cumulative; the last in use is of what exceeds all bounds
+
+
+cdef struct metrics_t:
+    histogram_t use
+    histogram_t wait        # without the hits: those waited for nothing
+    histogram_t age
+    histogram_t step_time[<int>N_STEPS]
+    uint64_t steps[<int>N_STEPS][<int>N_STEP_OUTCOMES]
+
+
+cdef inline void observe(histogram_t* histogram, const double* bounds, int n, double value) noexcept nogil:
+    """Count a value in its bucket. From below: most are small."""
+    cdef int i = 0
+    if not GCP_METRICS:
+        return
+    if value < 0:
+        value = 0       # a clock that was set back
+    while i < n and value > bounds[i]:
+        i += 1
+    histogram.counts[i] += 1
+    histogram.sum += value
+
+
+cdef inline void observe_step(metrics_t* metrics, int step, int outcome, double seconds) noexcept nogil:
+    metrics.steps[step][outcome] += 1
+    observe(&metrics.step_time[step], gcp_seconds, N_WAIT_BOUNDS, seconds)
+
+
+cdef tuple bounds_of(const double* bounds, int n):
+    cdef int i
+    return tuple([bounds[i] for i in range(n)])
+
+
+WAIT_BOUNDS = bounds_of(gcp_seconds, N_WAIT_BOUNDS)
+USE_BOUNDS = bounds_of(gcp_seconds, N_USE_BOUNDS)
+AGE_BOUNDS = bounds_of(gcp_ages, N_AGE_BOUNDS)
+STEPS = ('create', 'dispose', 'check_aliveness', 'on_acquire', 'on_release', 'on_connection_dead')
+STEP_OUTCOMES = ('ok', 'error', 'timeout', 'cancelled', 'dead')
+
+
+cdef tuple histogram_of(histogram_t* histogram, int n):
+    """A histogram as plain values: ``(counts, sum)``."""
+    cdef int i
+    return tuple([histogram.counts[i] for i in range(n + 1)]), histogram.sum
+
+
+cdef dict metrics_of(metrics_t* metrics):
+    """All of it as plain values. Only a check can find a connection dead."""
+    cdef int i, j
+    return {
+        'use': histogram_of(&metrics.use, N_USE_BOUNDS),
+        'wait': histogram_of(&metrics.wait, N_WAIT_BOUNDS),
+        'age': histogram_of(&metrics.age, N_AGE_BOUNDS),
+        'step_time': {STEPS[i]: histogram_of(&metrics.step_time[i], N_WAIT_BOUNDS) for i in range(<int>N_STEPS)},
+        'steps': {
+            STEPS[i]: {
+                STEP_OUTCOMES[j]: metrics.steps[i][j]
+                for j in range(<int>N_STEP_OUTCOMES) if j != STEP_DEAD or i == CHECKING
+            }
+            for i in range(<int>N_STEPS)
+        },
+    }
