@@ -12,9 +12,9 @@ import weakref
 from collections.abc import Callable
 from math import inf
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
-from gcp import options
+from gcp import observe, options
 from gcp._core import (
     VERDICT_CREATE,
     VERDICT_SHUT,
@@ -65,6 +65,17 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
     :param lifetime_jitter: by what part of itself each lifetime may be shortened, at random, once, 0 to 1: connections
                             that were born together then do not die together
     :param name: the pool's name; by default the manager's class and a number
+    :param leak_threshold: seconds after which a connection that is still held counts as leaked; ``None`` or ``inf``:
+                           never
+    :param registry: the Prometheus registry in which the pool is seen; by default the global one; ``None``: in none
+    :param meter_provider: the OpenTelemetry meter provider; by default the global one; ``None``: none
+    :param tracer_provider: the OpenTelemetry tracer provider; by default the global one, once there is one; ``None``:
+                            none
+    :param tracing: what has spans: ``'lifecycle'``: waits, and steps of a connection's life; ``'all'``: also
+                    `on_acquire` and `on_release`; ``'off'``: nothing
+    :param endpoint_labels: how many endpoints have labels of their own in metrics, first come; the others share
+                            ``_other``
+    :param endpoint_label: makes an endpoint's label; by default from what can carry no credentials
     :raises TypeError: for an argument that is unknown or of a wrong type
     :raises ValueError: for one out of range, or two that contradict each other
     """
@@ -84,6 +95,13 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
             total_max_size: int = options.TOTAL_MAX_SIZE,
             lifetime_jitter: float = 0.0,
             name: str | None = None,
+            leak_threshold: float | None = None,
+            registry: Any = options.DEFAULT,
+            meter_provider: Any = options.DEFAULT,
+            tracer_provider: Any = options.DEFAULT,
+            tracing: Literal['off', 'lifecycle', 'all'] = 'lifecycle',
+            endpoint_labels: int = 20,
+            endpoint_label: Callable[[EndpointT], str] | None = None,
             **unknown: NoReturn,
     ) -> None:
         given = options.resolve({key: value for key, value in locals().items() if key in options.NAMES}, unknown)
@@ -97,6 +115,7 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
         self._core.on_quiet = weakly(self._wake_closers)
         self._core.on_fork = weakly(self._start_anew)
         self._collector = Collector(self) if given.background_collector else None
+        self._telemetry = observe.attach(self, self._core, given, 'asyncio')
 
     def _enter_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         """Take the first event loop for the pool's own; refuse any other."""
@@ -160,14 +179,16 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
     async def _create(self, ticket: Ticket) -> None:
         """Create a connection."""
         self._check_deadline(ticket, 'creation')
-        try:
-            conn = await Bounded(self._manager.create(ticket.endpoint), ticket.remaining())
-        except BaseException as error:
-            self._core.failed(ticket, error)
-            if isinstance(error, Exception):
-                self._check_deadline(ticket, 'creation', error)
-            raise
-        if self._core.created(ticket, conn) == VERDICT_SHUT:
+        with self._core.step('create', ticket.endpoint):
+            try:
+                conn = await Bounded(self._manager.create(ticket.endpoint), ticket.remaining())
+            except BaseException as error:
+                self._core.failed(ticket, error)
+                if isinstance(error, Exception):
+                    self._check_deadline(ticket, 'creation', error)
+                raise
+            verdict = self._core.created(ticket, conn)
+        if verdict == VERDICT_SHUT:
             self._tidy_aside(ticket)
             raise ConnectionPoolClosedError(f'{self.name} was closed while a connection was being created')
 
@@ -185,7 +206,7 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
         """Tell the manager of a dead connection."""
         if self._on_connection_dead is not None:
             try:
-                with self._core.step('on_connection_dead'):
+                with self._core.step('on_connection_dead', ticket.endpoint):
                     await Bounded(self._on_connection_dead(ticket.endpoint, ticket.conn), ticket.remaining())
             except Exception as error:
                 tell(logger, logging.ERROR, 'on_connection_dead failed for %s: %r', describe(ticket.endpoint), error)
@@ -197,7 +218,7 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
         """
         ticket.hook = name
         try:
-            with self._core.step(name) as step:
+            with self._core.step(name, ticket.endpoint, quiet=ticket.is_hit) as step:
                 result = await Bounded(hook(ticket.endpoint, ticket.conn), ticket.remaining())
                 step.end('ok' if result else false)
         except Exception as error:
@@ -219,7 +240,7 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
         try:
             if self._on_release is not None:
                 checkout.hook = 'on_release'
-                with self._core.step('on_release'):
+                with self._core.step('on_release', endpoint, quiet=True):
                     await Bounded(self._on_release(endpoint, checkout.conn), None)
                 checkout.hook = None
         except BaseException as error:

@@ -8,9 +8,16 @@ from __future__ import annotations
 import inspect
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
+
+
+class Default:
+    """What stands for the process's own: the registry, the meter and the tracer provider that everybody uses."""
+
+    def __repr__(self) -> str:
+        return 'DEFAULT'
 
 
 class DefaultInt(int):
@@ -26,10 +33,13 @@ MAX_SIZE = DefaultInt(10)
 TOTAL_MAX_SIZE = DefaultInt(100)
 IDLE_TIMEOUT = DefaultFloat(60.0)
 MAX_LIFETIME = DefaultFloat(3600.0)
+DEFAULT: Final = Default()
+TRACING = ('off', 'lifecycle', 'all')
 
 NAMES = (
     'acquire_timeout', 'background_collector', 'dispose_batch_size', 'dispose_timeout', 'min_idle', 'max_size',
     'idle_timeout', 'max_lifetime', 'total_max_size', 'lifetime_jitter', 'name',
+    'leak_threshold', 'registry', 'meter_provider', 'tracer_provider', 'tracing', 'endpoint_labels', 'endpoint_label',
 )
 
 
@@ -48,6 +58,13 @@ class Options:
     total_max_size: int
     lifetime_jitter: float
     name: str | None
+    leak_threshold: float
+    registry: Any
+    meter_provider: Any
+    tracer_provider: Any
+    tracing: str
+    endpoint_labels: int
+    endpoint_label: Callable[[Any], str] | None
 
 
 def resolve(given: Mapping[str, Any], unknown: Mapping[str, Any]) -> Options:
@@ -73,6 +90,13 @@ def resolve(given: Mapping[str, Any], unknown: Mapping[str, Any]) -> Options:
         total_max_size=total_max_size,
         lifetime_jitter=fraction('lifetime_jitter', given['lifetime_jitter']),
         name=text('name', given['name']),
+        leak_threshold=expiry('leak_threshold', given['leak_threshold']),
+        registry=having('registry', given['registry'], 'register', 'a Prometheus registry'),
+        meter_provider=having('meter_provider', given['meter_provider'], 'get_meter', 'a meter provider'),
+        tracer_provider=having('tracer_provider', given['tracer_provider'], 'get_tracer', 'a tracer provider'),
+        tracing=one_of('tracing', given['tracing'], TRACING),
+        endpoint_labels=whole('endpoint_labels', given['endpoint_labels'], least=0),
+        endpoint_label=function('endpoint_label', given['endpoint_label']),
     )
 
 
@@ -172,6 +196,29 @@ def text(name: str, value: Any) -> str | None:
         raise TypeError(f'{name} must be a string or None, not {type(value).__name__}: {value!r}')
     if value == '':
         raise ValueError(f'{name} must not be empty')
+    return value
+
+
+def having(name: str, value: Any, method: str, expected: str) -> Any:
+    """Check an object by what it can do. None turns off; the default stands for itself."""
+    if value is not None and value is not DEFAULT and (
+            isinstance(value, type) or not callable(getattr(value, method, None))):
+        raise TypeError(f'{name} must be {expected} (with a method {method}) or None, not {type(value).__name__}')
+    return value
+
+
+def one_of(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    """Check one of several words."""
+    if value not in choices:
+        kind = ValueError if isinstance(value, str) else TypeError
+        raise kind(f'{name} must be one of {", ".join(map(repr, choices))}, not {value!r}')
+    return str(value)
+
+
+def function(name: str, value: Any) -> Any:
+    """Check a function of one argument, or None."""
+    if value is not None and not callable(value):
+        raise TypeError(f'{name} must be a function of an endpoint or None, not {type(value).__name__}: {value!r}')
     return value
 
 

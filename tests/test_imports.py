@@ -19,7 +19,8 @@ PACKAGE = ROOT / 'gcp'
 
 #: what both fronts stand on
 FRONT = {
-    'gcp._core', 'gcp.disposal', 'gcp.exceptions', 'gcp.managers', 'gcp.options', 'gcp.stats', 'gcp.waiting',
+    'gcp._core', 'gcp.disposal', 'gcp.exceptions', 'gcp.managers', 'gcp.observe', 'gcp.options', 'gcp.stats',
+    'gcp.waiting',
 }
 
 #: what each module may import of gcp; a name stands for its submodules too
@@ -34,7 +35,7 @@ ALLOWED = {
     'gcp': {'gcp._core', 'gcp.exceptions', 'gcp.stats'},
     'gcp.threading': FRONT,
     'gcp.asyncio': FRONT,
-    'gcp.observe': {'gcp.exceptions', 'gcp.observe', 'gcp.stats'},
+    'gcp.observe': {'gcp._core', 'gcp.exceptions', 'gcp.observe', 'gcp.options', 'gcp.stats'},
     'gcp.dropin': {'gcp', 'gcp.managers'},
     'gcp.testing': {
         'gcp', 'gcp._core', 'gcp.asyncio', 'gcp.exceptions', 'gcp.managers', 'gcp.stats', 'gcp.testing',

@@ -95,6 +95,9 @@ def verify(pool: Any, manager: Any, ended: int) -> None:
     audit(stats)
     assert stats.used == 0
     assert sum(stats.acquires.values()) == ended, (stats.acquires, ended)
+    end = time.monotonic() + 10  # on a busy machine a disposal may have been given up on, and be still under way
+    while len(manager.live) != stats.idle and stats.steps['dispose']['timeout'] and time.monotonic() < end:
+        time.sleep(0.01)
     assert len(manager.live) == stats.idle
     assert stats.created == len(manager.created)
     assert sum(stats.closed.values()) == len(manager.disposed)

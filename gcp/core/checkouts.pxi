@@ -85,6 +85,8 @@ cdef class Ticket(Checkout):
     cdef bint set_off                # a disposal that will leave it a place
     cdef bint made
     cdef bint ended
+    cdef int result
+    cdef readonly object released_by    # the span in which its connection was, where somebody records spans
     cdef readonly str blocked_by
     cdef readonly tuple block        # (idle, used, creating, waiting, limit, oldest checkout's start)
     cdef object cause
@@ -142,6 +144,7 @@ cdef class Ticket(Checkout):
         """Count an acquire that has ended, and how long it took. A hit waited for nothing, and is not timed."""
         cdef bint known = self.ep is not None and self.ep.e.listed
         cdef counters_t* counters = &self.ep.e.counters if known else &self.core.pool.retired
+        self.result = result
         counters.acquires[result] += 1
         if result != HIT:
             observe(&self.core.pool.metrics.wait, gcp_seconds, N_WAIT_BOUNDS, now - self.w.began)
@@ -177,6 +180,21 @@ cdef class Ticket(Checkout):
     def verdict(self):
         """NEW, WAIT, CREATE, USE, SHUT or DONE."""
         return self.w.state
+
+    @property
+    def ahead(self):
+        """How many were in line when it came."""
+        return self.w.ahead
+
+    @property
+    def created_by(self):
+        """The span in which its connection was created, where somebody records spans."""
+        return None if self.slot is None else self.slot.created_by
+
+    @property
+    def is_hit(self):
+        """Whether it has neither waited nor created so far."""
+        return not self.w.queued and not self.made
 
     @property
     def stirred(self):

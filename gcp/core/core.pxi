@@ -81,6 +81,18 @@ cdef ages_t oldest_of(pool_t* pool) noexcept nogil:
     return found
 
 
+cdef dict total_of(picture_t* total, metrics_t* metrics, double oldest_waiter, double oldest_checkout):
+    """The whole pool's figures as plain values. A hit waited for nothing, and was not timed."""
+    cdef metrics_t complete = metrics[0]
+    complete.wait.counts[0] += total.counters.acquires[<int>HIT]
+    return {
+        **counts_of(total),
+        **metrics_of(&complete),
+        'oldest_waiter': oldest_waiter,
+        'oldest_checkout': oldest_checkout,
+    }
+
+
 cdef dict counts_of(picture_t* p):
     return {
         'idle': p.idle,
@@ -94,6 +106,20 @@ cdef dict counts_of(picture_t* p):
         'acquires': {RESULTS[i]: p.counters.acquires[i] for i in range(<int>N_RESULTS)},
         'releases': {OUTCOMES[i]: p.counters.releases[i] for i in range(<int>N_OUTCOMES)},
     }
+
+
+@cython.final
+cdef class Ledger:
+    """What a pool has counted, once it is gone: its totals must not vanish from the counters that others add up."""
+    cdef picture_t total
+    cdef metrics_t metrics
+    cdef bint closed
+
+    def read(self):
+        """Return the totals as `Core.snapshot` does, or None while there is a pool to ask."""
+        if not self.closed:
+            return None
+        return total_of(&self.total, &self.metrics, 0.0, 0.0)
 
 
 @cython.final
@@ -114,11 +140,14 @@ cdef class Core:
     cdef ring_t link
     cdef dict endpoints
     cdef object clock
+    cdef readonly Ledger ledger
     cdef public object on_step      # debug: called with a verb's name before each step
     cdef public object on_poke      # wakes the collector: it sleeps longer than it should
     cdef public object on_orphan    # called from finalizers, in any thread: there is something to drain
     cdef public object on_quiet     # called when a closed pool has become empty
     cdef public object on_fork      # called in a forked child
+    cdef public object tracer       # told of steps and of waits, while somebody records spans; None: nobody does
+    cdef public bint traces_hits    # also of the hooks at an idle hit, and at a release
 
     def __cinit__(
         self, *, Py_ssize_t max_size=10, Py_ssize_t total_max_size=100, Py_ssize_t min_idle=1,
@@ -144,6 +173,7 @@ cdef class Core:
         ring_insert(&all_cores, &self.link)
         self.endpoints = {}
         self.clock = clock
+        self.ledger = Ledger.__new__(Ledger)
         self.seed()
 
     cdef int seed(self) except -1:
@@ -153,12 +183,30 @@ cdef class Core:
     def __dealloc__(self):
         if self.link.next != NULL:
             ring_remove(&self.link)
+            self.close_ledger()
             self.drop_all(False)
             self.drop_abandoned()
         free(self.pool.due.items)
         free(self.pool.blocked.items)
         free(self.pool.held.items)
         free(self.pool.inherited.items)
+
+    cdef void close_ledger(self):
+        """The pool is garbage. What it still has goes with it, and the books are closed."""
+        cdef pool_t* pool = &self.pool
+        cdef Ledger ledger = self.ledger
+        cdef ring_t* node = pool.endpoints.next
+        cdef endpoint_t* e
+        if ledger is None or ledger.closed:
+            return
+        ledger.closed = True
+        while node != &pool.endpoints:
+            e = <endpoint_t*>node.owner
+            node = node.next
+            write_off(pool, e)
+            add_counters(&pool.retired, &e.counters)
+        ledger.total.counters = pool.retired
+        ledger.metrics = pool.metrics
 
     cdef void drop_all(self, bint bury):
         """Forget all endpoints and slots. Buried, their connections are never finalized."""
@@ -318,6 +366,8 @@ cdef class Core:
                 break
             ticket = <Ticket>w.self
             Py_DECREF(ticket)
+            if self.tracer is not None and w.state == USE:
+                ticket.released_by = self.tracer.here()
             if ticket.wake is not None:
                 try:
                     PyObject_CallNoArgs(ticket.wake)
@@ -355,7 +405,7 @@ cdef class Core:
             ticket = <Ticket>w.self
             w = w.next_orphan
             Py_DECREF(ticket)
-            self.abandon(ticket, GeneratorExit())
+            self.let_go(ticket, GeneratorExit())
         if self.pool.lost_permits:
             gcp_lock(&self.mutex)
             self.pool.now = now
@@ -518,6 +568,8 @@ cdef class Core:
         slot.conn = conn
         slot.endpoint = ticket.ep.key
         slot.s.conn = <PyObject*>conn
+        if self.tracer is not None:
+            slot.created_by = self.tracer.here()
         ticket.made = True
         now = self.now()
         ticket.ep.last_error = None
@@ -567,17 +619,36 @@ cdef class Core:
         gcp_unlock(&self.mutex)
         if not ours:
             raise ConnectionPoolClosedError('the pool was closed while the connection was being acquired')
+        try:
+            self.trace_wait(ticket, now, None)
+        except BaseException:       # a signal: the connection is its caller's already, who will not see it
+            gcp_lock(&self.mutex)
+            if ticket.current():
+                step_give_back(&self.pool, &ticket.slot.s, now)
+            gcp_unlock(&self.mutex)
+            raise
         return ticket.slot.conn
+
+    cdef inline int trace_wait(self, Ticket ticket, double now, error) except -1:
+        """Tell of an acquire that was no idle hit."""
+        if self.tracer is not None and ticket.result != HIT:
+            self.tracer.waited(ticket, RESULTS[ticket.result], now - ticket.w.began, error)
+        return 0
 
     def abandon(self, Ticket ticket not None, error):
         """End an acquire badly: leave the line, return the permit or the connection (one whose hook was running is
         discarded), count the result. Does nothing for a ticket that has ended."""
+        if self.let_go(ticket, error):
+            self.trace_wait(ticket, self.now(), error)
+
+    cdef bint let_go(self, Ticket ticket, error) except -1:
+        """The same, without a word. Returns whether it had not ended."""
         cdef Slot slot = ticket.slot
         cdef int found
         cdef int result = CANCELLED
         cdef double now
         if ticket.ended:
-            return
+            return False
         if isinstance(error, Exception):
             result = TIMED_OUT if isinstance(error, AcquireTimeoutError) else ERROR
         self.before('abandon')
@@ -603,15 +674,30 @@ cdef class Core:
         if found == WAIT:
             Py_DECREF(ticket)
         self.after()
+        return True
 
     # --- the manager's steps ---
 
-    def step(self, str name):
-        """Return a context manager around one call of a manager's hook: it counts and times it."""
+    def step(self, str name, endpoint, *, origin=None, bint quiet=False):
+        """Return a context manager around one call of a manager's hook: it counts, times and traces it.
+
+        :param origin: in the background: what `Tracer.here` said in whose interest it is
+        :param quiet: at an idle hit: no reason for a span, unless it goes wrong
+        """
         cdef Step step = Step.__new__(Step)
         step.core = self
         step.kind = STEPS.index(name)
+        step.endpoint = endpoint
+        step.origin = origin
+        step.quiet = quiet and not self.traces_hits
         return step
+
+    cdef inline int end_step(self, int kind, int outcome, double seconds, endpoint, error) except -1:
+        """End a step that had no span. If it went wrong, there will be one all the same."""
+        self.count_step(kind, outcome, seconds)
+        if outcome != STEP_OK and self.tracer is not None:
+            self.tracer.note(STEPS[kind], endpoint, STEP_OUTCOMES[outcome], seconds, error)
+        return 0
 
     cdef inline void count_step(self, int kind, int outcome, double seconds) noexcept:
         gcp_lock(&self.mutex)
@@ -908,13 +994,9 @@ cdef class Core:
         try:
             for i in range(n):
                 endpoints.append((<object>pictures[i].key, counts_of(&pictures[i])))
-            metrics.wait.counts[0] += total.counters.acquires[<int>HIT]
-            return {
-                **counts_of(&total),
-                **metrics_of(&metrics),
-                'oldest_waiter': max(0.0, now - oldest.oldest_waiter),
-                'oldest_checkout': max(0.0, now - oldest.oldest_checkout),
-            }, endpoints
+            return total_of(
+                &total, &metrics, max(0.0, now - oldest.oldest_waiter), max(0.0, now - oldest.oldest_checkout),
+            ), endpoints
         finally:
             for i in range(n):
                 key = pictures[i].key

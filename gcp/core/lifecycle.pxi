@@ -14,27 +14,46 @@ cdef int outcome_of(error):
 
 @cython.final
 cdef class Step:
-    """One step of a connection's life that its manager takes, as a context manager. Ends once: what it is told first."""
+    """One step of a connection's life that its manager takes, as a context manager. Ends once: as it is told first.
+
+    A creation is not counted here, but where it is booked, in one step with its connection."""
     cdef Core core
     cdef int kind
+    cdef object endpoint
+    cdef object origin
+    cdef object span
     cdef double began
+    cdef bint quiet
     cdef bint ended
 
     def __enter__(self):
-        self.began = self.core.now()
+        cdef Core core = self.core
+        self.began = core.now()
+        if core.tracer is not None and not self.quiet:
+            self.span = core.tracer.start(STEPS[self.kind], self.endpoint, self.origin)
         return self
 
     def __exit__(self, kind, error, traceback):
-        self.close(outcome_of(error))
+        self.close(outcome_of(error), error)
         return False
 
     def end(self, str outcome):
         """End before the hook does, or otherwise than it does."""
-        self.close(STEP_OUTCOMES.index(outcome))
+        self.close(STEP_OUTCOMES.index(outcome), None)
 
-    cdef int close(self, int outcome) except -1:
+    cdef int close(self, int outcome, error) except -1:
         cdef Core core = self.core
-        if not self.ended:
-            self.ended = True
-            core.count_step(self.kind, outcome, core.now() - self.began)
+        cdef double seconds
+        if self.ended:
+            return 0
+        self.ended = True
+        span = self.span
+        self.span = None
+        seconds = core.now() - self.began
+        if self.kind != CREATING:
+            core.count_step(self.kind, outcome, seconds)
+        if span is not None:
+            core.tracer.end(span, STEP_OUTCOMES[outcome], seconds, error)
+        elif self.quiet and outcome != STEP_OK and core.tracer is not None:
+            core.tracer.note(STEPS[self.kind], self.endpoint, STEP_OUTCOMES[outcome], seconds, error)
         return 0

@@ -71,6 +71,7 @@ cdef class BaseConnectionPool:
     cdef readonly object _options
     cdef object acquire_timeout
     cdef readonly str name
+    cdef public object _telemetry   # asked on slow paths whether somebody records spans by now
     # The manager's hooks; None where it has none. Looked up once, so that a hook that is not there costs nothing.
     cdef readonly object _check_aliveness
     cdef readonly object _on_acquire
@@ -107,6 +108,7 @@ cdef class BaseConnectionPool:
             idle_timeout=options.idle_timeout,
             max_lifetime=options.max_lifetime,
             lifetime_jitter=options.lifetime_jitter,
+            leak_threshold=options.leak_threshold,
         )
 
     cdef inline slot_t* hit(self, endpoint, timeout, glance_t* glance) except? NULL:
@@ -148,6 +150,8 @@ cdef class BaseConnectionPool:
 
     cdef Ticket open_ticket(self, endpoint, timeout):
         check_hashable(endpoint)
+        if self._telemetry is not None:
+            self._telemetry.recheck()
         return self._core.ticket(endpoint, self.limit(timeout), self.acquire_timeout)
 
     cdef inline object limit(self, timeout):

@@ -88,6 +88,7 @@ cdef struct waiter_t:
     waiter_t* next_orphan
     slot_t* slot
     double began             # when its acquire was called
+    int ahead                # how many were in line when it came
     uint64_t lease
     int state
     bint queued              # has been in line
@@ -174,6 +175,7 @@ cdef class Slot:
     cdef slot_t s
     cdef object conn
     cdef object endpoint     # the key
+    cdef object created_by   # the span in which it was created, where somebody records spans
 
     def __cinit__(self):
         ring_init(&self.s.near, &self.s)
@@ -266,6 +268,7 @@ cdef int core_traverse(PyObject* self, visitproc visit, void* arg) noexcept:
 cdef int core_clear(PyObject* self) noexcept:
     """The pool is garbage: let go of everything, so that what refers to it from there goes too."""
     (<Core>self).pool.epoch += 1        # what handles are left hold nothing
+    (<Core>self).close_ledger()
     (<Core>self).drop_all(False)
     (<Core>self).drop_abandoned()
     return core_clear_attributes(self)

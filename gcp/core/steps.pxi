@@ -47,8 +47,10 @@ cdef void join(pool_t* pool, waiter_t* w) noexcept nogil:
     """Stand in line: by age, so that one who comes back after a dead connection keeps its place."""
     cdef endpoint_t* ep = w.ep
     cdef ring_t* before = &ep.line
+    w.ahead = ep.waiting
     if ep.waiting and first_waiter(ep).seq > w.seq:
         before = ep.line.next
+        w.ahead = 0
     else:
         while before.prev != &ep.line and (<waiter_t*>before.prev.owner).seq > w.seq:
             before = before.prev
@@ -617,3 +619,22 @@ cdef void step_force(pool_t* pool) noexcept nogil:
             used = used.next
             if s.lent and s.state == USED:
                 step_discard(pool, s, POOL_CLOSED)
+
+
+cdef void write_off(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """Count what an endpoint still has as closed: its pool is garbage. Ages and uses end with the last step."""
+    cdef int i
+    cdef ring_t* ring
+    cdef ring_t* node
+    cdef slot_t* s
+    for i in range(3):
+        ring = &ep.base if i == 0 else &ep.extras if i == 1 else &ep.used
+        node = ring.next
+        while node != ring:
+            s = <slot_t*>node.owner
+            node = node.next
+            ep.counters.closed[<int>DISCARDED] += 1
+            observe(&pool.metrics.age, gcp_ages, N_AGE_BOUNDS, pool.now - s.born)
+            if s.lent:
+                ep.counters.releases[<int>TO_DISPOSAL] += 1
+                observe(&pool.metrics.use, gcp_seconds, N_USE_BOUNDS, pool.now - s.since)

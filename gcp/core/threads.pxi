@@ -60,7 +60,9 @@ cdef class ThreadingPool(BaseConnectionPool):
     cdef inline slot_t* take(self, endpoint, timeout) except NULL:
         """Check a connection out: an idle one, else whatever the Python half comes to."""
         cdef glance_t glance
-        cdef slot_t* s = self.hit(endpoint, timeout, NULL if self.direct else &glance)
+        cdef slot_t* s = NULL
+        if self.direct or not self._core.traces_hits:
+            s = self.hit(endpoint, timeout, NULL if self.direct else &glance)
         if s == NULL:
             return self.serve(endpoint, timeout)
         if not self.direct:
@@ -96,7 +98,7 @@ cdef class ThreadingPool(BaseConnectionPool):
                 alive = self._check_aliveness(
                     endpoint, slot.conn, None if glance.deadline == INFINITY else max(0.0, glance.deadline - now))
                 now = core.now()
-                core.count_step(CHECKING, STEP_OK if alive else STEP_DEAD, now - began)
+                core.end_step(CHECKING, STEP_OK if alive else STEP_DEAD, now - began, endpoint, None)
                 if not alive:
                     return FOUND_DEAD
             if self._on_acquire is not None and now < glance.deadline:
@@ -106,7 +108,7 @@ cdef class ThreadingPool(BaseConnectionPool):
                 now = core.now()
                 core.count_step(ACQUIRING_HOOK, STEP_OK, now - began)
         except BaseException as error:
-            core.count_step(step, outcome_of(error), core.now() - began)
+            core.end_step(step, outcome_of(error), core.now() - began, endpoint, error)
             raise
         if now >= glance.deadline:
             return TOO_LATE
@@ -182,22 +184,36 @@ cdef class ThreadingPool(BaseConnectionPool):
             self._tidy(endpoint)
         return 0
 
+    cdef int call_on_release(self, Slot slot) except -1:
+        """Call the hook, count and time it."""
+        cdef Core core = self._core
+        cdef double began
+        if core.traces_hits:
+            with core.step('on_release', slot.endpoint):
+                self._on_release(slot.endpoint, slot.conn)
+            return 0
+        began = core.now()
+        try:
+            self._on_release(slot.endpoint, slot.conn)
+        except BaseException as error:
+            core.end_step(RELEASING_HOOK, outcome_of(error), core.now() - began, slot.endpoint, error)
+            raise
+        core.count_step(RELEASING_HOOK, STEP_OK, core.now() - began)
+        return 0
+
     cdef int bring_back(self, Checkout checkout, body) except -1:
         """Release by way of `on_release`."""
         cdef Core core = self._core
         cdef Slot slot = checkout.slot
         cdef double began, now
         if self._on_release is not None:
-            began = core.now()
+            checkout.hook = 'on_release'
             try:
-                checkout.hook = 'on_release'
-                self._on_release(slot.endpoint, slot.conn)
-                checkout.hook = None
+                self.call_on_release(slot)
             except BaseException as error:
-                core.count_step(RELEASING_HOOK, outcome_of(error), core.now() - began)
                 self._spoil(checkout, error, body)
                 return 0
-            core.count_step(RELEASING_HOOK, STEP_OK, core.now() - began)
+            checkout.hook = None
         core.before('give_back')
         now = core.now()
         gcp_lock(&core.mutex)

@@ -11,6 +11,8 @@ import logging
 import weakref
 from collections.abc import Callable
 
+from gcp._core import Core
+
 COURTESY = 0.05
 """For how long a caller waits for a disposal that is not its own business, in seconds. Enough for a well-behaved one,
 so that what an acquire or a release set off has usually happened when it returns."""
@@ -24,6 +26,9 @@ BATCH = 256
 TICK = 0.001
 """The shortest sleep of a collector, in seconds."""
 
+NOWHERE = object()
+"""The origin of what is done in the background, and in the interest of nobody whose span records."""
+
 LINGER = 1.0
 """For how long a worker thread waits for more, in seconds, before it ends."""
 
@@ -34,6 +39,11 @@ def tell(logger: logging.Logger, level: int, message: str, *args: object, error:
         logger.log(level, message, *args, exc_info=error)
     except Exception:
         pass
+
+
+def origin_of(core: Core) -> object:
+    """Say in whose interest a disposal in the background is, for its span."""
+    return None if core.tracer is None else core.tracer.here() or NOWHERE
 
 
 def weakly(method: Callable[[], object]) -> Callable[[], None]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
 from gcp._core import Core, Victim, describe
-from gcp.disposal import COURTESY, tell
+from gcp.disposal import COURTESY, origin_of, tell
 from gcp.disposal.deadline import Bounded, HookTimeoutError
 
 logger = logging.getLogger('gcp.asyncio')
@@ -36,9 +36,10 @@ class Latch:
 class Job:
     """One victim in the hands of a worker."""
 
-    def __init__(self, victim: Victim, latch: Latch | None) -> None:
+    def __init__(self, victim: Victim, latch: Latch | None, origin: object) -> None:
         self.victim = victim
         self.latch = latch
+        self.origin = origin    # of its span
         self.started = 0.0
 
     def end(self) -> None:
@@ -126,8 +127,9 @@ class Reaper:
 
     def _hand_over(self, victims: deque[Victim]) -> Latch:
         latch = Latch(len(victims))
+        origin = origin_of(self._core)
         while victims:
-            self._jobs.append(Job(victims.popleft(), latch))
+            self._jobs.append(Job(victims.popleft(), latch, origin))
         self._man()
         if self._watching is None:
             self._watching = asyncio.get_running_loop().call_later(COURTESY, self._watch)
@@ -178,7 +180,7 @@ class Reaper:
         victim = job.victim
         try:
             victim.started = True
-            with self._core.step('dispose'):
+            with self._core.step('dispose', victim.endpoint, origin=job.origin):
                 hook = self._dispose(victim.endpoint, victim.conn)
                 await (hook if self._timeout is None else Bounded(hook, self._timeout))
         except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):

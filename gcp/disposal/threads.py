@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gcp._core import Core, Step, Victim, describe
-from gcp.disposal import COURTESY, LINGER, tell
+from gcp.disposal import COURTESY, LINGER, origin_of, tell
 
 logger = logging.getLogger('gcp.threading')
 
@@ -73,9 +73,10 @@ class Latch:
 class Job:
     """One victim in the hands of a worker."""
 
-    def __init__(self, victim: Victim, latch: Latch | None) -> None:
+    def __init__(self, victim: Victim, latch: Latch | None, origin: object = None) -> None:
         self.victim = victim
         self.latch = latch
+        self.origin = origin    # of its span, in the background
         self.step: Step | None = None
         self.started = 0.0
         self.overdue = False    # nobody counts on its place any more
@@ -148,9 +149,10 @@ class Reaper:
 
     def _hand_over(self, victims: deque[Victim], wait: float | None) -> None:
         latch = Latch(len(victims))
+        origin = origin_of(self._core)
         self._man()     # before and after: neither a signal nor a worker that just goes may leave a job to nobody
         while victims:
-            job = Job(victims.popleft(), latch)
+            job = Job(victims.popleft(), latch, origin)
             self._jobs.put(job)     # before it is entered: a signal between the two then costs no more than a watch
             self._open.add(job)
             if job.done:
@@ -246,7 +248,7 @@ class Reaper:
         error: BaseException | None = None
         try:
             victim.started = True
-            with self._core.step('dispose') as job.step:
+            with self._core.step('dispose', victim.endpoint, origin=job.origin) as job.step:
                 self._dispose(victim.endpoint, victim.conn, timeout=self._timeout)
         except BaseException as e:
             error = e
