@@ -6,6 +6,7 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from gcp import __version__
 
@@ -39,13 +40,42 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument('--dsn', help='a PostgreSQL server to use, as libpq knows it: "host=... user=..." or '
                                     '"postgresql://..." (default: start one in a temporary directory)')
     demo.set_defaults(run=_demo)
+    _add_files(commands)
     return parser
+
+
+def _add_files(commands: Any) -> None:
+    """Add the commands that print a file."""
+    for command, file, what, then in (
+        ('grafana', 'dashboard.json', 'the Grafana dashboard', 'import it in Grafana, or let it be provisioned'),
+        ('rules', 'rules.yml', 'the Prometheus recording and alerting rules', "name it in Prometheus's rule_files"),
+    ):
+        printer = commands.add_parser(
+            command, help=f'print {what}', description=f'Print {what}: {then}.')
+        printer.add_argument('-o', '--output', metavar='FILE', help='write to a file (default: print)')
+        printer.set_defaults(run=_print_file, file=file)
 
 
 def _demo(options: argparse.Namespace) -> int:
     from gcp import demo
 
     return demo.main(options.seconds, options.threads, options.tasks, options.dsn)
+
+
+def _print_file(options: argparse.Namespace) -> int:
+    from gcp.observe import grafana
+
+    text = grafana.read(options.file)
+    if options.output is None:
+        sys.stdout.write(text)
+        return 0
+    try:
+        with open(options.output, 'w', encoding='utf-8') as file:
+            file.write(text)
+    except OSError as error:
+        print(f'{options.output}: {error.strerror}', file=sys.stderr)
+        return 1
+    return 0
 
 
 def _positive(text: str) -> float:
