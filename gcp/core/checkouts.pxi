@@ -87,6 +87,7 @@ cdef class Ticket(Checkout):
     cdef bint ended
     cdef int result
     cdef readonly object released_by    # the span in which its connection was, where somebody records spans
+    cdef readonly object caller         # what `Tracer.caller` said when it turned out to be no idle hit
     cdef readonly str blocked_by
     cdef readonly tuple block        # (idle, used, creating, waiting, limit, oldest checkout's start)
     cdef object cause

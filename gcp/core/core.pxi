@@ -356,6 +356,13 @@ cdef class Core:
         cdef waiter_t* w
         cdef Ticket ticket
         cdef object trouble = None
+        cdef object here = None
+        tracer = self.tracer
+        if tracer is not None:
+            try:
+                here = tracer.here()
+            except BaseException as e:
+                trouble = e         # a signal handler raised: first wake them all
         while True:
             gcp_lock(&self.mutex)
             w = self.pool.woken
@@ -366,8 +373,8 @@ cdef class Core:
                 break
             ticket = <Ticket>w.self
             Py_DECREF(ticket)
-            if self.tracer is not None and w.state == USE:
-                ticket.released_by = self.tracer.here()
+            if w.state == USE:
+                ticket.released_by = here
             if ticket.wake is not None:
                 try:
                     PyObject_CallNoArgs(ticket.wake)
@@ -512,6 +519,9 @@ cdef class Core:
         if not ticket.w.queued:
             Py_DECREF(ticket)
         self.after()
+        tracer = self.tracer
+        if tracer is not None and verdict != USE and ticket.caller is None:
+            ticket.caller = tracer.caller()     # now: whoever drops the acquire may do so from anywhere
         return ticket.w.state
 
     def arm(self, Ticket ticket not None, wake):
@@ -568,8 +578,6 @@ cdef class Core:
         slot.conn = conn
         slot.endpoint = ticket.ep.key
         slot.s.conn = <PyObject*>conn
-        if self.tracer is not None:
-            slot.created_by = self.tracer.here()
         ticket.made = True
         now = self.now()
         ticket.ep.last_error = None
@@ -587,6 +595,9 @@ cdef class Core:
             self.failed(ticket)
             raise MemoryError
         self.after()
+        tracer = self.tracer
+        if tracer is not None:
+            slot.created_by = tracer.here()     # now that it is booked: a signal handler may raise in there
         return ticket.w.state
 
     def failed(self, Ticket ticket not None, error=None):
@@ -631,8 +642,9 @@ cdef class Core:
 
     cdef inline int trace_wait(self, Ticket ticket, double now, error) except -1:
         """Tell of an acquire that was no idle hit."""
-        if self.tracer is not None and ticket.result != HIT:
-            self.tracer.waited(ticket, RESULTS[ticket.result], now - ticket.w.began, error)
+        tracer = self.tracer
+        if tracer is not None and ticket.result != HIT:
+            tracer.waited(ticket, RESULTS[ticket.result], now - ticket.w.began, error)
         return 0
 
     def abandon(self, Ticket ticket not None, error):
@@ -695,8 +707,9 @@ cdef class Core:
     cdef inline int end_step(self, int kind, int outcome, double seconds, endpoint, error) except -1:
         """End a step that had no span. If it went wrong, there will be one all the same."""
         self.count_step(kind, outcome, seconds)
-        if outcome != STEP_OK and self.tracer is not None:
-            self.tracer.note(STEPS[kind], endpoint, STEP_OUTCOMES[outcome], seconds, error)
+        tracer = self.tracer
+        if outcome != STEP_OK and tracer is not None:
+            tracer.note(STEPS[kind], endpoint, STEP_OUTCOMES[outcome], seconds, error)
         return 0
 
     cdef inline void count_step(self, int kind, int outcome, double seconds) noexcept:

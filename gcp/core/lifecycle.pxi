@@ -21,6 +21,7 @@ cdef class Step:
     cdef int kind
     cdef object endpoint
     cdef object origin
+    cdef object tracer      # whoever began the span ends it, though somebody else may record by then
     cdef object span
     cdef double began
     cdef bint quiet
@@ -29,12 +30,17 @@ cdef class Step:
     def __enter__(self):
         cdef Core core = self.core
         self.began = core.now()
-        if core.tracer is not None and not self.quiet:
-            self.span = core.tracer.start(STEPS[self.kind], self.endpoint, self.origin)
+        self.tracer = core.tracer
+        if self.tracer is not None and not self.quiet:
+            self.span = self.tracer.start(STEPS[self.kind], self.endpoint, self.origin)
         return self
 
     def __exit__(self, kind, error, traceback):
-        self.close(outcome_of(error), error)
+        try:
+            self.close(outcome_of(error), error)
+        finally:
+            if self.span is not None:       # also after a watchdog has ended it, in a thread of its own
+                self.tracer.leave(self.span)
         return False
 
     def end(self, str outcome):
@@ -47,13 +53,11 @@ cdef class Step:
         if self.ended:
             return 0
         self.ended = True
-        span = self.span
-        self.span = None
         seconds = core.now() - self.began
         if self.kind != CREATING:
             core.count_step(self.kind, outcome, seconds)
-        if span is not None:
-            core.tracer.end(span, STEP_OUTCOMES[outcome], seconds, error)
-        elif self.quiet and outcome != STEP_OK and core.tracer is not None:
-            core.tracer.note(STEPS[self.kind], self.endpoint, STEP_OUTCOMES[outcome], seconds, error)
+        if self.span is not None:
+            self.tracer.end(self.span, STEP_OUTCOMES[outcome], seconds, error)
+        elif self.quiet and outcome != STEP_OK and self.tracer is not None:
+            self.tracer.note(STEPS[self.kind], self.endpoint, STEP_OUTCOMES[outcome], seconds, error)
         return 0

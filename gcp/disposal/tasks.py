@@ -179,8 +179,8 @@ class Reaper:
     async def _dispose_of(self, job: Job) -> None:
         victim = job.victim
         try:
-            victim.started = True
             with self._core.step('dispose', victim.endpoint, origin=job.origin):
+                victim.started = True
                 hook = self._dispose(victim.endpoint, victim.conn)
                 await (hook if self._timeout is None else Bounded(hook, self._timeout))
         except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
@@ -191,5 +191,6 @@ class Reaper:
             where = describe(victim.endpoint)
             tell(logger, logging.ERROR, 'disposal of a connection to %s failed: %r', where, error)
         finally:
-            self._core.disposed(victim)
+            if victim.started:      # else a signal came first: its finalizer hands it to the next call
+                self._core.disposed(victim)
             job.end()

@@ -247,13 +247,14 @@ class Reaper:
         victim = job.victim
         error: BaseException | None = None
         try:
-            victim.started = True
             with self._core.step('dispose', victim.endpoint, origin=job.origin) as job.step:
+                victim.started = True
                 self._dispose(victim.endpoint, victim.conn, timeout=self._timeout)
         except BaseException as e:
             error = e
         finally:
-            self._core.disposed(victim)
+            if victim.started:      # else a signal came first: its finalizer hands it to the next call
+                self._core.disposed(victim)
             job.done = True
             self._open.discard(job)
             first = job.end()

@@ -1,0 +1,116 @@
+"""Whether somebody records spans: gives the core its tracer, and takes it away again.
+
+A provider that was injected has its tracer at once. Without one, it is the global provider's, as soon as there is one:
+that is looked at by each acquire that is no idle hit. As long as nobody records, the core has no tracer, and nothing
+of OpenTelemetry is called."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from gcp.observe.names import SCHEMA_URL, SCOPE
+from gcp.options import DEFAULT
+
+if TYPE_CHECKING:
+    from gcp._core import Core
+    from gcp.options import Options
+
+__all__ = ['Tracing', 'make']
+
+
+class Tracing:
+    """Nobody records, and nobody ever will."""
+
+    __slots__ = ()
+
+    def recheck(self) -> None:
+        """See whether somebody records by now."""
+
+
+OFF: Final = Tracing()
+
+
+class Injected(Tracing):
+    """The tracer of one provider, for good.
+
+    :param telemetry: the pool's part in what is exported
+    :param core: the pool's core
+    :param everything: whether `on_acquire` and `on_release` have spans, too
+    """
+
+    __slots__ = ('_core', '_everything', '_provider', '_telemetry')
+
+    def __init__(self, telemetry: Any, core: Core, everything: bool) -> None:
+        self._telemetry = telemetry
+        self._core = core
+        self._everything = everything
+        self._provider: Any = None
+
+    def use(self, provider: Any) -> None:
+        """Have another provider record, or nobody."""
+        from opentelemetry.trace import NoOpTracer, NoOpTracerProvider, ProxyTracerProvider
+
+        import gcp
+        from gcp.observe.spans import PoolTracer
+
+        self._provider = provider
+        tracer = None
+        if not isinstance(provider, (ProxyTracerProvider, NoOpTracerProvider)):
+            tracer = provider.get_tracer(SCOPE, gcp.__version__, SCHEMA_URL)
+        if tracer is None or isinstance(tracer, NoOpTracer):
+            self._core.tracer = None
+            self._core.traces_hits = False
+        else:
+            self._core.tracer = PoolTracer(tracer, self._telemetry, self._everything)
+            self._core.traces_hits = self._everything
+
+
+class Global(Injected):
+    """The tracer of the global provider, whichever that is."""
+
+    __slots__ = ('_current',)
+
+    def __init__(self, telemetry: Any, core: Core, everything: bool) -> None:
+        from opentelemetry.trace import get_tracer_provider
+
+        super().__init__(telemetry, core, everything)
+        self._current = get_tracer_provider
+
+    def recheck(self) -> None:
+        """See whether somebody else records by now."""
+        try:
+            provider = self._current()
+            if provider is not self._provider:
+                self.use(provider)
+        except Exception as error:
+            self._telemetry.errors.note('spans', error)
+
+
+def make(telemetry: Any, core: Core, options: Options) -> Tracing:
+    """Have a pool's spans recorded by whoever its options say.
+
+    :param telemetry: the pool's part in what is exported: its name, its errors and its exemplars
+    :param core: the pool's core
+    :param options: its options, checked
+    :return: to be told of acquires that are no idle hits
+    """
+    if options.tracing == 'off' or options.tracer_provider is None:
+        return OFF
+    try:
+        return begin(telemetry, core, options.tracer_provider, options.tracing == 'all')
+    except Exception as error:
+        telemetry.errors.note('spans', error)
+        return OFF
+
+
+def begin(telemetry: Any, core: Core, provider: Any, everything: bool) -> Tracing:
+    """The same. The API's own stand-in for a provider that is not there yet counts as the global one."""
+    from opentelemetry.trace import ProxyTracerProvider
+
+    if provider is DEFAULT or isinstance(provider, ProxyTracerProvider):
+        follower = Global(telemetry, core, everything)
+        follower.recheck()
+        return follower
+    injected = Injected(telemetry, core, everything)
+    injected.use(provider)
+    return injected
