@@ -86,6 +86,7 @@ cdef class Ticket(Checkout):
     cdef bint made
     cdef bint ended
     cdef int result
+    cdef double took                    # from the call to the end, seconds
     cdef readonly object released_by    # the span in which its connection was, where somebody records spans
     cdef readonly object caller         # what `Tracer.caller` said when it turned out to be no idle hit
     cdef readonly str blocked_by
@@ -146,9 +147,10 @@ cdef class Ticket(Checkout):
         cdef bint known = self.ep is not None and self.ep.e.listed
         cdef counters_t* counters = &self.ep.e.counters if known else &self.core.pool.retired
         self.result = result
+        self.took = now - self.w.began
         counters.acquires[result] += 1
         if result != HIT:
-            observe(&self.core.pool.metrics.wait, gcp_seconds, N_WAIT_BOUNDS, now - self.w.began)
+            observe(&self.core.pool.metrics.wait, gcp_seconds, N_WAIT_BOUNDS, self.took)
         self.ended = True
 
     cdef void note_block(self):

@@ -631,7 +631,7 @@ cdef class Core:
         if not ours:
             raise ConnectionPoolClosedError('the pool was closed while the connection was being acquired')
         try:
-            self.trace_wait(ticket, now, None)
+            self.trace_wait(ticket, None)
         except BaseException:       # a signal: the connection is its caller's already, who will not see it
             gcp_lock(&self.mutex)
             if ticket.current():
@@ -640,18 +640,18 @@ cdef class Core:
             raise
         return ticket.slot.conn
 
-    cdef inline int trace_wait(self, Ticket ticket, double now, error) except -1:
+    cdef inline int trace_wait(self, Ticket ticket, error) except -1:
         """Tell of an acquire that was no idle hit."""
         tracer = self.tracer
         if tracer is not None and ticket.result != HIT:
-            tracer.waited(ticket, RESULTS[ticket.result], now - ticket.w.began, error)
+            tracer.waited(ticket, RESULTS[ticket.result], ticket.took, error)
         return 0
 
     def abandon(self, Ticket ticket not None, error):
         """End an acquire badly: leave the line, return the permit or the connection (one whose hook was running is
         discarded), count the result. Does nothing for a ticket that has ended."""
         if self.let_go(ticket, error):
-            self.trace_wait(ticket, self.now(), error)
+            self.trace_wait(ticket, error)
 
     cdef bint let_go(self, Ticket ticket, error) except -1:
         """The same, without a word. Returns whether it had not ended."""

@@ -5,11 +5,13 @@ counted and logged once. No telemetry package is imported before the first pool 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Final
 
 from gcp.observe.accounts import Books, Reading
 from gcp.observe.telemetry import Errors, Telemetry
+from gcp.options import DEFAULT
 
 __all__ = ['Attachment', 'Books', 'Errors', 'Reading', 'Telemetry', 'attach']
 
@@ -18,14 +20,18 @@ class Attachment:
     """What a pool holds of its telemetry.
 
     :ivar telemetry: the pool's part in what is exported
-    :ivar recheck: sees whether somebody records spans by now
     """
 
-    __slots__ = ('recheck', 'telemetry')
+    __slots__ = ('_looks', 'telemetry')
 
-    def __init__(self, telemetry: Telemetry, recheck: Callable[[], None]) -> None:
+    def __init__(self, telemetry: Telemetry, looks: Iterable[Callable[[], None]]) -> None:
         self.telemetry: Final = telemetry
-        self.recheck: Final = recheck
+        self._looks: Final = tuple(looks)
+
+    def recheck(self) -> None:
+        """See whether there are other providers by now: called by each acquire that is no idle hit."""
+        for look in self._looks:
+            look()
 
 
 def attach(pool: Any, core: Any, options: Any, frontend: str) -> Attachment:
@@ -37,38 +43,41 @@ def attach(pool: Any, core: Any, options: Any, frontend: str) -> Attachment:
     :param frontend: ``'threading'`` or ``'asyncio'``
     """
     telemetry = Telemetry(pool, core, options, frontend)
-    for part, join in (('registry', join_registry), ('meter_provider', join_meter_provider)):
+    looks: list[Callable[[], None]] = []
+    parts = (('registry', join_registry), ('meter_provider', join_meter_provider), ('tracer_provider', trace))
+    for part, join in parts:
         try:
-            join(telemetry, options)
+            looks += join(telemetry, core, options)
         except Exception as error:
             telemetry.errors.note(part, error)
-    try:
-        from gcp.observe import tracing
-
-        return Attachment(telemetry, tracing.make(telemetry, core, options).recheck)
-    except Exception as error:
-        telemetry.errors.note('tracer_provider', error)
-        return Attachment(telemetry, idle)
+    return Attachment(telemetry, looks)
 
 
-def join_registry(telemetry: Telemetry, options: Any) -> None:
+def join_registry(telemetry: Telemetry, core: Any, options: Any) -> list[Callable[[], None]]:
     """Let a pool be seen by Prometheus."""
     if options.registry is not None:
         from gcp.observe import multiprocess, prometheus
 
         prometheus.join(telemetry, options.registry)
         multiprocess.join(telemetry)
+    return []
 
 
-def join_meter_provider(telemetry: Telemetry, options: Any) -> None:
+def join_meter_provider(telemetry: Telemetry, core: Any, options: Any) -> list[Callable[[], None]]:
     """Let a pool be seen by OpenTelemetry."""
     if options.meter_provider is not None:
-        try:
-            from gcp.observe import opentelemetry  # type: ignore[attr-defined]
-        except ImportError:
-            return
+        from gcp.observe import opentelemetry
+
         opentelemetry.join(telemetry, options.meter_provider)
+        if options.meter_provider is DEFAULT:
+            return [partial(opentelemetry.recheck, telemetry)]
+    return []
 
 
-def idle() -> None:
-    """Nobody records spans, and nobody will."""
+def trace(telemetry: Telemetry, core: Any, options: Any) -> list[Callable[[], None]]:
+    """Have a pool's spans recorded, once there is somebody who does."""
+    if options.tracer_provider is not None and options.tracing != 'off':
+        from gcp.observe import tracing
+
+        return [tracing.make(telemetry, core, options).recheck]
+    return []

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import logging
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar, Token
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import PurePath
-from time import time_ns
+from time import time, time_ns
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,7 +20,7 @@ from opentelemetry import context as otel
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode, get_current_span, set_span_in_context
 
-from gcp._core import STEPS, describe
+from gcp._core import STEPS, WAIT_BOUNDS, describe
 from gcp.exceptions import ConnectionPoolClosedError
 from gcp.observe.names import ATTRIBUTES
 
@@ -124,7 +125,7 @@ class PoolTracer:
             if not self._is_wanted(step, origin):
                 return None
             parent = otel.get_current() if origin is None else Context()
-            span = self._begin(step, endpoint, parent, links=dict(caller=origin))
+            span = self._begin(step, endpoint, parent, links={'caller': origin})
             try:
                 return Handle(span, step, endpoint, set_span_in_context(span, parent))
             except BaseException:
@@ -176,7 +177,7 @@ class PoolTracer:
                 return
             span = self._begin(
                 WAIT, ticket.endpoint, parent, ago=seconds,
-                links=dict(released_by=ticket.released_by, created_by=ticket.created_by),
+                links={'released_by': ticket.released_by, 'created_by': ticket.created_by},
                 attributes={RESULT: result, AHEAD: ticket.ahead},
             )
             try:
@@ -246,7 +247,9 @@ class PoolTracer:
         """Leave an exemplar, if the span can be found where the exemplar leads."""
         context = span.get_span_context()
         if context.trace_flags.sampled and span.is_recording():
-            pass
+            found = {'trace_id': format(context.trace_id, '032x'), 'span_id': format(context.span_id, '016x')}
+            bucket = bisect_left(WAIT_BOUNDS, seconds)
+            self._telemetry.exemplars[histogram, step, bucket] = found, seconds, time()
 
     def _failed(self, error: Exception) -> None:
         self._telemetry.errors.note('spans', error)

@@ -6,6 +6,8 @@ of OpenTelemetry is called."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from gcp.observe.names import SCHEMA_URL, SCOPE
@@ -55,7 +57,7 @@ class Injected(Tracing):
 
         self._provider = provider
         tracer = None
-        if not isinstance(provider, (ProxyTracerProvider, NoOpTracerProvider)):
+        if not isinstance(provider, (ProxyTracerProvider, NoOpTracerProvider)) and provider is not None:
             tracer = provider.get_tracer(SCOPE, gcp.__version__, SCHEMA_URL)
         if tracer is None or isinstance(tracer, NoOpTracer):
             self._core.tracer = None
@@ -71,10 +73,8 @@ class Global(Injected):
     __slots__ = ('_current',)
 
     def __init__(self, telemetry: Any, core: Core, everything: bool) -> None:
-        from opentelemetry.trace import get_tracer_provider
-
         super().__init__(telemetry, core, everything)
-        self._current = get_tracer_provider
+        self._current = way_to_look()
 
     def recheck(self) -> None:
         """See whether somebody else records by now."""
@@ -83,7 +83,21 @@ class Global(Injected):
             if provider is not self._provider:
                 self.use(provider)
         except Exception as error:
-            self._telemetry.errors.note('spans', error)
+            self._current = lambda: self._provider      # one that cannot be loaded never will: ask no more
+            self._telemetry.errors.note('tracer_provider', error)
+
+
+def way_to_look() -> Callable[[], Any]:
+    """Return a function that returns the global provider: None, or the API's stand-in, while there is none.
+
+    The API's own looks the environment up each time, which takes longer than all the rest of an acquire that has to
+    call a hook. Without a provider named there, a look at the variable in which it will be found is enough."""
+    from opentelemetry import trace
+    from opentelemetry.environment_variables import OTEL_PYTHON_TRACER_PROVIDER
+
+    if OTEL_PYTHON_TRACER_PROVIDER in os.environ or not hasattr(trace, '_TRACER_PROVIDER'):
+        return trace.get_tracer_provider
+    return lambda: trace._TRACER_PROVIDER
 
 
 def make(telemetry: Any, core: Core, options: Options) -> Tracing:
@@ -99,7 +113,7 @@ def make(telemetry: Any, core: Core, options: Options) -> Tracing:
     try:
         return begin(telemetry, core, options.tracer_provider, options.tracing == 'all')
     except Exception as error:
-        telemetry.errors.note('spans', error)
+        telemetry.errors.note('tracer_provider', error)
         return OFF
 
 
