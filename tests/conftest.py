@@ -46,11 +46,16 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Show the matrix of tests/contrib/test_matrix.py, if it was run."""
+    """Show the matrix of tests/contrib/test_matrix.py, and what tests/observe/test_real_prometheus.py saw, if run."""
     matrix = sys.modules.get('matrix_table')
     if matrix is not None and matrix.TABLE.cells:
         terminalreporter.section('managers in trouble')
         for line in matrix.TABLE.text():
+            terminalreporter.line(line)
+    stage = sys.modules.get('stage')
+    if stage is not None and stage.TABLE:
+        terminalreporter.section('what a real Prometheus saw')
+        for line in stage.TABLE:
             terminalreporter.line(line)
 
 

@@ -405,7 +405,7 @@ SELF: Final = Row('Self-telemetry', (
         'process.',
         'short', (Query(added('gcpool_telemetry_errors_total', 'pool', labels=POOL), '{{pool}}'),), width=6),
     Panel(
-        'Endpoints',
+        'Endpoints held',
         'Endpoints that have a connection or a waiter, by pool.',
         'short', (Query(gauge('gcpool_endpoints', 'pool', labels=POOL), '{{pool}}'),), width=6),
     Panel(
