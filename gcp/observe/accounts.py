@@ -40,7 +40,7 @@ class Reading:
     :ivar pool: the name
     :ivar total: as `Core.snapshot` has it, pools that are gone included
     :ivar rows: connections, waiters and counts by endpoint label, as `flat` lays them out, `_other` last. The gauges of
-        a label without endpoints are -1. None where nobody asked for labels
+        a label without endpoints are -1. Where nobody asked for labels, all is in one row, under None
     :ivar endpoints: how many endpoints have a connection or a waiter
     :ivar limits: connections of all endpoints, and of one, at most; idle connections that each endpoint keeps; summed
         over the pools that are open; None where none is
@@ -52,7 +52,7 @@ class Reading:
 
     pool: str
     total: Mapping[str, Any]
-    rows: dict[str, Row] | None
+    rows: Mapping[str | None, Row]
     endpoints: int
     limits: tuple[int, ...] | None
     frontends: tuple[str, ...]
@@ -131,7 +131,7 @@ class Account:
         return Reading(
             pool=self.name,
             total=total,
-            rows=self._rows(total, listed, label_of) if labelled else None,
+            rows=self._rows(total, listed, label_of) if labelled else {None: flat(total)},
             endpoints=len(listed),
             limits=tuple(map(sum, zip(*(member.limits for member in is_open), strict=True))) or None,
             frontends=tuple(sorted({member.frontend for member in is_open})),
@@ -143,12 +143,13 @@ class Account:
     def _rows(
             self, total: dict[str, Any], listed: list[tuple[int, Any, dict[str, Any]]],
             label_of: dict[int, tuple[Telemetry, Any]],
-    ) -> dict[str, Row]:
+    ) -> Mapping[str | None, Row]:
         """Lay counts out by endpoint label; what is left is `_other`'s."""
         limit = max((member.endpoint_labels for member in self.members), default=0)
-        rows = self.labels.assign(listed, lambda number, key: self._label(*label_of[number], key), limit)
         rest = flat(total)
-        for row in rows.values():
+        rows: dict[str | None, Row] = {}
+        for label, row in self.labels.assign(listed, lambda number, key: self._label(*label_of[number], key), limit):
+            rows[label] = row
             rest = list(map(sub, rest, row)) if row[0] >= 0 else rest[:GAUGES] + list(map(sub, rest, row))[GAUGES:]
         rows[OTHER] = rest
         return rows
@@ -202,6 +203,18 @@ class Books:
             finally:
                 self._busy = False
 
+    def note(self, where: str, error: Exception, pool: str | None = None) -> None:
+        """Count an error in what exports.
+
+        :param where: what failed
+        :param pool: the name of the pool with which it did; None: it was about all of them
+        """
+        self.errors.note(where, error)
+        with self._lock:
+            account = self._accounts.get(pool or '') or next(iter(self._accounts.values()), None)
+            if account is not None:
+                account.errors += 1
+
     def telemetries(self) -> list[Telemetry]:
         """Return those who belong here."""
         with self._lock:
@@ -215,7 +228,7 @@ class Books:
             try:
                 yield account.read(self._labelled)
             except Exception as error:
-                self.errors.note('reading', error)
+                self.note('reading', error, account.name)
 
     def _settle(self) -> None:
         """Enter those who came, and take the totals of those who are gone."""
@@ -223,7 +236,7 @@ class Books:
             telemetry = self._arrived.popleft()
             account = self._accounts.pop(telemetry.name, None) or Account(telemetry.name)
             self._accounts[telemetry.name] = account        # at the end: those used last are remembered longest
-            account.members[telemetry] = NOTHING
+            account.members.setdefault(telemetry, NOTHING)
             account.automatic = account.automatic and telemetry.automatic
         for account in self._accounts.values():
             account.settle()

@@ -85,7 +85,7 @@ class Labels:
 
     def assign(
             self, listed: Iterable[tuple[int, Any, dict[str, Any]]], label_of: Callable[[int, Any], str], limit: int,
-    ) -> dict[str, Row]:
+    ) -> Iterable[tuple[str, Row]]:
         """Take what there is now, and lay it out by label.
 
         :param listed: the pool's number, the endpoint, and its counts, of all endpoints listed
@@ -140,7 +140,7 @@ class Labels:
             return True
         return False
 
-    def _rows(self) -> dict[str, Row]:
+    def _rows(self) -> Iterable[tuple[str, Row]]:
         rows = {
             label: place.base[:] if place.members else [-1] * GAUGES + place.base[GAUGES:]
             for label, place in self._places.items()
@@ -149,7 +149,7 @@ class Labels:
             if seen.place is not None:
                 label = seen.place.label
                 rows[label] = list(map(add, rows[label], seen.row))
-        return rows
+        return rows.items()
 
 
 # --- what is shown of an endpoint ---

@@ -85,17 +85,15 @@ class Marks:
             ]) for each in metric.combinations()]
             for metric in METRICS if metric.kind == 'histogram'
         }
-        self.rows: dict[str, dict[str, list[Labels]]] = {}
+        self.rows: dict[str | None, dict[str, list[Labels]]] = {}
 
-    def update(self, rows: Iterable[str]) -> None:
+    def update(self, rows: Iterable[str | None]) -> None:
         """Make the labels of those endpoints, and of no others."""
         self.rows = {label: self.rows.get(label) or self._row(label) for label in rows}
 
-    def _row(self, label: str) -> dict[str, list[Labels]]:
-        return {
-            name: [{**self.pool, 'endpoint': label, **each} for each in BY_NAME[name].combinations()]
-            for name in COLUMNS
-        }
+    def _row(self, label: str | None) -> dict[str, list[Labels]]:
+        own = self.pool if label is None else {**self.pool, 'endpoint': label}
+        return {name: [{**own, **each} for each in BY_NAME[name].combinations()] for name in COLUMNS}
 
 
 # --- the collector ---
@@ -122,7 +120,7 @@ class Collector:
         readings = self._books.read()
         marks = {reading.pool: self._marks.get(reading.pool) or Marks(reading.pool) for reading in readings}
         for reading in readings:
-            marks[reading.pool].update(reading.rows or ())
+            marks[reading.pool].update(reading.rows)
         self._marks = marks
         families = [self._family(metric, readings, marks) for metric in self._metrics]
         for family in families:
@@ -132,11 +130,11 @@ class Collector:
 
     def _family(self, metric: Metric, readings: list[Reading], marks: Mapping[str, Marks]) -> Family:
         family = family_of(metric)
-        try:
-            for reading in readings:
-                family.samples += samples_of(metric, reading, marks[reading.pool])
-        except Exception as error:
-            self._books.errors.note(metric.name, error)
+        for reading in readings:
+            try:
+                family.samples += list(samples_of(metric, reading, marks[reading.pool]))
+            except Exception as error:
+                self._books.note(metric.name, error, reading.pool)
         return family
 
 
@@ -166,7 +164,7 @@ def samples_of(metric: Metric, reading: Reading, marks: Marks) -> Iterator[Sampl
 
 def endpoint_samples(name: str, reading: Reading, marks: Marks) -> Iterator[Sample]:
     begin = COLUMNS[name]
-    for endpoint, row in (reading.rows or {}).items():
+    for endpoint, row in reading.rows.items():
         if begin < GAUGES and row[0] < 0:
             continue        # nothing is there; what it has counted stays
         for labels, value in zip(marks.rows[endpoint][name], row[begin:], strict=False):
