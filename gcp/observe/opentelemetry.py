@@ -13,15 +13,13 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from time import monotonic, time_ns
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from weakref import WeakKeyDictionary, WeakSet
 
 from gcp.observe.accounts import Books, Reading
 from gcp.observe.names import ATTRIBUTES, INSTRUMENTS, SCHEMA_URL, SCOPE, STATES, Instrument
+from gcp.observe.telemetry import Telemetry, version
 from gcp.options import DEFAULT
-
-if TYPE_CHECKING:
-    from gcp.observe.telemetry import Telemetry
 
 __all__ = ['join', 'record_histograms']
 
@@ -210,9 +208,7 @@ class Globe:
 
 
 def meter_of(provider: Any) -> Any:
-    import gcp
-
-    return provider.get_meter(SCOPE, gcp.__version__, SCHEMA_URL)
+    return provider.get_meter(SCOPE, version(), SCHEMA_URL)
 
 
 def outlet_of(provider: Any) -> Outlet:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from gcp.observe.names import SCHEMA_URL, SCOPE
+from gcp.observe.telemetry import version
 from gcp.options import DEFAULT
 
 if TYPE_CHECKING:
@@ -52,13 +53,12 @@ class Injected(Tracing):
         """Have another provider record, or nobody."""
         from opentelemetry.trace import NoOpTracer, NoOpTracerProvider, ProxyTracerProvider
 
-        import gcp
         from gcp.observe.spans import PoolTracer
 
         self._provider = provider
         tracer = None
         if not isinstance(provider, (ProxyTracerProvider, NoOpTracerProvider)) and provider is not None:
-            tracer = provider.get_tracer(SCOPE, gcp.__version__, SCHEMA_URL)
+            tracer = provider.get_tracer(SCOPE, version(), SCHEMA_URL)
         if tracer is None or isinstance(tracer, NoOpTracer):
             self._core.tracer = None
             self._core.traces_hits = False
