@@ -11,7 +11,7 @@ them to `_other` earlier would look like a burst there."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 from operator import add, gt
@@ -84,7 +84,7 @@ class Labels:
         self._seen: dict[tuple[int, int], Seen] = {}
 
     def assign(
-            self, listed: Iterable[tuple[int, Any, dict[str, Any]]], label_of: Callable[[int, Any], str], limit: int,
+            self, listed: Sequence[tuple[int, Any, dict[str, Any]]], label_of: Callable[[int, Any], str], limit: int,
     ) -> Iterable[tuple[str, Row]]:
         """Take what there is now, and lay it out by label.
 
@@ -93,21 +93,24 @@ class Labels:
         :param limit: how many labels, at most
         :return: all but what is `_other`'s. The gauges of a label without endpoints are -1
         """
-        before, self._seen, arrivals = self._seen, {}, []
-        for number, key, counts in listed:
-            identity = number, id(key)
+        present = [(number, id(key)) for number, key, _ in listed]
+        arrivals = [    # first, for it calls foreign code, which may raise anything
+            (label_of(number, key) if limit else '', number, key, flat(counts))
+            for (number, key, counts), identity in zip(listed, present, strict=True) if identity not in self._seen
+        ]
+        before, self._seen = self._seen, {}
+        for (_, _, counts), identity in zip(listed, present, strict=True):
             seen = before.pop(identity, None)
-            if seen is None:
-                arrivals.append((identity, key, counts))
-                continue
-            self._seen[identity] = seen
-            if seen.place is not None:
-                seen.see(flat(counts))
+            if seen is not None:
+                self._seen[identity] = seen
+                if seen.place is not None:
+                    seen.see(flat(counts))
         for seen in before.values():
             self._depart(seen)
-        for identity, key, counts in arrivals:
-            place = self._place(label_of(identity[0], key) if limit else '', limit, len(flat(counts)))
-            self._seen[identity] = Seen(key, place, flat(counts) if place is not None else [])
+        arrivals.sort(key=lambda arrival: arrival[0] not in self._places)   # before others take their labels
+        for label, number, key, row in arrivals:
+            place = self._place(label, limit, len(row))
+            self._seen[number, id(key)] = Seen(key, place, row if place is not None else [])
         return self._rows()
 
     def _depart(self, seen: Seen) -> None:
