@@ -40,8 +40,24 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument('--dsn', help='a PostgreSQL server to use, as libpq knows it: "host=... user=..." or '
                                     '"postgresql://..." (default: start one in a temporary directory)')
     demo.set_defaults(run=_demo)
+    _add_top(commands)
     _add_files(commands)
     return parser
+
+
+def _add_top(commands: Any) -> None:
+    top = commands.add_parser(
+        'top',
+        help='watch the pools on a page of metrics',
+        description='Show how all pools on a page of metrics are: connections against their limits, waiters, and what '
+                    'has happened since the last look (in the first frame: since they began). Leave with Ctrl-C.',
+    )
+    top.add_argument('targets', nargs='+', metavar='URL|FILE',
+                     help='a page: http://HOST:PORT/metrics, HOST:PORT, a file, or - for standard input (with --once)')
+    top.add_argument('--once', action='store_true', help='print one frame and end, for pipes')
+    top.add_argument('--interval', type=_positive, default=2.0, metavar='SECONDS',
+                     help='how often to look (default: %(default)g)')
+    top.set_defaults(run=_top)
 
 
 def _add_files(commands: Any) -> None:
@@ -60,6 +76,12 @@ def _demo(options: argparse.Namespace) -> int:
     from gcp import demo
 
     return demo.main(options.seconds, options.threads, options.tasks, options.dsn)
+
+
+def _top(options: argparse.Namespace) -> int:
+    from gcp import top
+
+    return top.main(options.targets, options.once, options.interval)
 
 
 def _print_file(options: argparse.Namespace) -> int:

@@ -47,7 +47,7 @@ ALLOWED = {
 }
 
 #: programs that use the library like anybody else; nothing imports them
-PROGRAMS = ('gcp.__main__', 'gcp.demo')
+PROGRAMS = ('gcp.__main__', 'gcp.demo', 'gcp.top')
 
 #: what the core must not know
 OUTSIDE_THE_CORE = {'asyncio', 'concurrent', 'logging', 'opentelemetry', 'prometheus_client', 'threading'}

@@ -1,0 +1,167 @@
+"""Pages of metrics: how one is got, and what it says of pools. Reads both formats, and nothing but what is ours."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address
+from math import isfinite
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as read_text
+
+from gcp.observe.names import METRICS, Metric
+
+__all__ = ['Figures', 'Page', 'PageError', 'Pool', 'parse', 'read']
+
+TIMEOUT: Final = 5.0
+LARGEST: Final = 64 << 20
+ACCEPT: Final = 'text/plain;version=0.0.4;q=1,application/openmetrics-text;version=1.0.0;q=0.5,*/*;q=0.1'
+
+BIRTH: Final = 'process_start_time_seconds'
+OURS: Final = re.compile(rf'(?:# *(?:TYPE|HELP|UNIT) +)?(?:gcpool_|{BIRTH})|# EOF')
+SERIES: Final[Mapping[str, Metric]] = {series: metric for metric in METRICS for series in metric.samples}
+
+Labels = tuple[tuple[str, str], ...]
+Figures = dict[str, dict[Labels, float]]
+"""Values by the name of the series, and by those of its labels that tell series of one pool apart."""
+
+
+class PageError(Exception):
+    """There is no page, or it cannot be read. Its text says why, without credentials."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Which pool. Pages that were merged, such as those of a Prometheus, have more labels than a process gives.
+
+    :ivar name: its name
+    :ivar target: labels that are not a pool's own: job, instance
+    """
+
+    name: str
+    target: Labels
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What a page says.
+
+    :ivar pools: the figures of each pool
+    :ivar born: by target, when the process started, seconds since the epoch, where the page says so
+    :ivar written: when the page was, seconds since the epoch
+    """
+
+    pools: Mapping[Pool, Figures]
+    born: Mapping[Labels, float]
+    written: float
+
+
+# --- what it says ---
+
+def parse(text: str, written: float) -> Page:
+    """Read a page in either format.
+
+    :raises PageError: when what is ours in it makes no sense
+    """
+    lines = [line for line in text.splitlines() if OURS.match(line)]
+    is_openmetrics = '# EOF' in lines[-1:]
+    pools: dict[Pool, Figures] = defaultdict(lambda: defaultdict(dict))
+    born: dict[Labels, float] = {}
+    read = read_openmetrics if is_openmetrics else read_text
+    try:
+        for name, labels, value in samples(read('\n'.join([*lines, '']))):
+            if name == BIRTH:
+                born[tuple(sorted(labels.items()))] = value
+            elif name in SERIES and 'pool' in labels and isfinite(value):
+                pool, own = owner(labels, SERIES[name])
+                pools[pool][name][own] = value
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise PageError(f'not a page of metrics: {printable(str(error)) or type(error).__name__}') from error
+    return Page(pools, born, written)
+
+
+def samples(families: Iterable[Any]) -> Iterator[tuple[str, dict[str, str], float]]:
+    for family in families:
+        for sample in family.samples:
+            yield sample.name, sample.labels, sample.value
+
+
+def owner(labels: Mapping[str, str], metric: Metric) -> tuple[Pool, Labels]:
+    """Tell whose a sample is, and which of its own labels tell it from others."""
+    own = {*metric.labels, 'le'} - {'pool'}
+    target = tuple(sorted(item for item in labels.items() if item[0] not in own and item[0] != 'pool'))
+    return Pool(labels['pool'], target), tuple(item for item in sorted(labels.items()) if item[0] in own)
+
+
+def printable(text: str) -> str:
+    """Replace what a terminal would obey."""
+    return ''.join(char if char.isprintable() else '\N{REPLACEMENT CHARACTER}' for char in text)
+
+
+# --- how it is got ---
+
+def read(target: str) -> Page:
+    """Get a page and read it.
+
+    :param target: a URL, ``host:port``, the name of a file, or ``-``
+    :raises PageError: when there is none
+    """
+    try:
+        if target == '-':
+            return parse(sys.stdin.read(), time.time())
+        if '://' not in target and (os.path.exists(target) or not re.fullmatch(r'[\w.-]+:\d+(/.*)?', target)):
+            return read_file(target)
+        return parse(fetch(target), time.time())
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise PageError(f'{error.code} {printable(str(error.reason))}') from None
+    except OSError as error:
+        reason = getattr(error, 'reason', error)
+        raise PageError(printable(getattr(reason, 'strerror', None) or str(reason) or type(reason).__name__)) from None
+    except UnicodeDecodeError:
+        raise PageError('not a page of metrics: not UTF-8') from None
+    except PageError:
+        raise
+    except Exception as error:      # an answer that is not HTTP, a URL that is none
+        raise PageError(f'{type(error).__name__}: {printable(str(error))}') from None
+
+
+def read_file(name: str) -> Page:
+    with open(name, encoding='utf-8') as file:
+        return parse(file.read(LARGEST), os.fstat(file.fileno()).st_mtime)
+
+
+def fetch(target: str) -> str:
+    """Ask a server. A URL without a path means its /metrics; credentials in it are sent, and shown nowhere."""
+    parts = urlsplit(target if '://' in target else f'http://{target}')
+    if parts.scheme not in ('http', 'https'):
+        raise PageError('neither http:// nor https://')
+    credentials, _, place = parts.netloc.rpartition('@')
+    request = urllib.request.Request(
+        urlunsplit((parts.scheme, place, parts.path.strip('/') and parts.path or '/metrics', parts.query, '')),
+        headers={'Accept': ACCEPT})
+    if credentials:
+        request.add_header('Authorization', f'Basic {base64.b64encode(unquote(credentials).encode()).decode()}')
+    opener = urllib.request.build_opener(*[urllib.request.ProxyHandler({})] * is_here(parts.hostname or ''))
+    with opener.open(request, timeout=TIMEOUT) as response:
+        text: str = response.read(LARGEST).decode()
+        return text
+
+
+def is_here(host: str) -> bool:
+    """Tell whether a host is this one: no proxy could find it."""
+    try:
+        return host == 'localhost' or ip_address(host).is_loopback
+    except ValueError:
+        return False
