@@ -165,8 +165,10 @@ class Users:
         self._begin(what, pause, 1)
 
     def stop(self) -> None:
+        """Tell them to stop, and wait until they have."""
         self._stop.set()
-        for thread in self._threads:
+        while self._threads:
+            thread = self._threads.pop()
             thread.join(30)
             assert not thread.is_alive()
 
@@ -228,7 +230,7 @@ class Cast:
         users.add(self._pools['orders'], hold=0.01, pause=0.02, number=4)
         users.add(self._pools['orders'], 'replica', hold=0.01, pause=0.05)
         users.add(self._pools['reports'], hold=0.02, pause=0.05)
-        users.add(self._pools['search'], hold=0.005, pause=0.15, timeout=0.01, number=2)
+        users.add(self._pools['search'], hold=0.005, pause=0.1, timeout=0.01)
         users.add(self._pools['mail'], hold=0.01, pause=0.05)
         users.add(self._pools['sessions'], hold=0.005, pause=0.05)
         users.add(self._pools['billing'], hold=0.01, pause=0.05)
@@ -306,25 +308,26 @@ def play(server: Server, directory: Path, acts: tuple[float, float, float], **op
     registry = CollectorRegistry()
     page, thread = start_http_server(0, '127.0.0.1', registry)
     cast = Cast(server, registry=registry, **options)
-    try:
-        with prometheus(directory, page.server_port) as running:
-            users = cast.live()
-            began = [time.time()]
-            time.sleep(acts[0])
-            began.append(time.time())
-            trouble = cast.suffer()
-            time.sleep(acts[1])
-            alerts = running.ask('/api/v1/alerts')['alerts']
-            began.append(time.time())
-            trouble.stop()
-            cast.recover()
-            time.sleep(acts[2])
-            wait_until(lambda: not running.ask('/api/v1/alerts')['alerts'])
-            began.append(time.time())
-            users.stop()
-            yield Play(running, (began[0], began[1], began[2], began[3]), alerts)
-    finally:
-        cast.close()
-        page.shutdown()
-        page.server_close()
-        thread.join(10)
+    with contextlib.ExitStack() as stack:
+        stack.callback(thread.join, 10)
+        stack.callback(page.server_close)
+        stack.callback(page.shutdown)
+        stack.callback(cast.close)
+        running = stack.enter_context(prometheus(directory, page.server_port))
+        users = cast.live()
+        stack.callback(users.stop)
+        began = [time.time()]
+        time.sleep(acts[0])
+        began.append(time.time())
+        trouble = cast.suffer()
+        stack.callback(trouble.stop)
+        time.sleep(acts[1])
+        alerts = running.ask('/api/v1/alerts')['alerts']
+        began.append(time.time())
+        trouble.stop()
+        cast.recover()
+        time.sleep(acts[2])
+        wait_until(lambda: not running.ask('/api/v1/query', query='ALERTS{alertstate="firing"}')['result'])
+        began.append(time.time())
+        users.stop()
+        yield Play(running, (began[0], began[1], began[2], began[3]), alerts)

@@ -97,7 +97,7 @@ def test_target_promql_rule(tmp_path: Path) -> None:
 def test_target_rate_interval_rule(panel: dict[str, Any], target: dict[str, Any]) -> None:
     for selector in boards.selectors(target['expr']):
         assert selector.window in ('', '$__rate_interval')
-        assert bool(selector.window) == (selector.function in ('rate', 'increase')), selector
+        assert bool(selector.window) == (selector.function in ('rate', 'increase', 'avg_over_time')), selector
 
 
 @every_target
@@ -230,11 +230,11 @@ def test_limits_are_dashed_lines() -> None:
                 assert overrides[target['refId']]['custom.lineStyle']['fill'] == 'dash'
                 assert overrides[target['refId']]['custom.stacking']['mode'] == 'none'
                 dashed += 1
-        if 'fullness' in panel['title'].lower():
-            assert panel['fieldConfig']['defaults']['custom']['thresholdsStyle'] == {'mode': 'dashed'}
-            assert panel['fieldConfig']['defaults']['thresholds']['steps'][-1]['value'] == 1
-            dashed += 1
-    assert dashed >= 6
+            if '/' in target['expr'] and 'gcpool_max_' in target['expr'] and panel['type'] == 'timeseries':
+                assert panel['fieldConfig']['defaults']['custom']['thresholdsStyle'] == {'mode': 'dashed'}
+                assert panel['fieldConfig']['defaults']['thresholds']['steps'][-1]['value'] == 1
+                dashed += 1
+    assert dashed == 6
 
 
 def test_latency_has_exemplars() -> None:

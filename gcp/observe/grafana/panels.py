@@ -90,6 +90,11 @@ def added(metric: str, by: str = '', where: str = '', labels: str = ENDPOINT) ->
     return summed('increase', metric, by, where, labels)
 
 
+def average(metric: str, by: str = '', where: str = '', labels: str = ENDPOINT) -> str:
+    """Ask how many there were on average, from one point to the next: what is so at a scrape only is no news."""
+    return summed('avg_over_time', metric, by, where, labels)
+
+
 def summed(function: str, metric: str, by: str, where: str, labels: str) -> str:
     return f'sum{grouped(by)} ({function}({metric}{{{both(labels, where)}}}[$__rate_interval]))'
 
@@ -129,12 +134,15 @@ QUEUED: Final = 'result=~"waited|timeout"'
 CREATED: Final = 'step="create", outcome="ok"'
 ONE_POOL: Final = 'job, instance, pool'
 FULLNESS: Final = (
-    gauge('gcpool_connections', ONE_POOL, BUSY, POOL) + ' / '
+    average('gcpool_connections', ONE_POOL, BUSY, POOL) + ' / '
     + gauge('gcpool_max_connections', ONE_POOL, labels=POOL))
 ENDPOINT_FULLNESS: Final = (
-    gauge('gcpool_connections', f'{ONE_POOL}, endpoint', f'endpoint!~"|_other", {BUSY}')
+    average('gcpool_connections', f'{ONE_POOL}, endpoint', f'endpoint!~"|_other", {BUSY}')
     + f' / on ({ONE_POOL}) group_left () '
     + gauge('gcpool_max_connections_per_endpoint', ONE_POOL, labels=POOL))
+NEEDED: Final = (
+    rate('gcpool_use_seconds_sum', ONE_POOL, labels=POOL) + ' / '
+    + gauge('gcpool_max_connections', ONE_POOL, labels=POOL))
 
 
 def colors(**of: str) -> Mapping[str, str]:
@@ -232,11 +240,10 @@ SATURATION: Final = Row('Saturation', (
         'percentunit', (Query(f'max by (pool) ({ENDPOINT_FULLNESS})', '{{pool}}'),), line=1),
     Panel(
         'Connections needed',
-        'Connections in use on average (time held, per second), against the limit (dashed): what the load asks for. '
-        'Plan for twice of this; near the limit, queues grow without bound.',
-        'short',
-        (Query(rate('gcpool_use_seconds_sum', 'pool', labels=POOL), '{{pool}}'),
-         Query(gauge('gcpool_max_connections', 'pool', labels=POOL), 'limit of {{pool}}', limit=True))),
+        'What the load asks for: connections held on average, by the clock of the pool and not by samples, of those '
+        'that it may have. Above 50 % for long, queues begin to grow; 100 % (dashed) is the end. A use counts when it '
+        'ends: a spike is one that was long.',
+        'percentunit', (Query(f'max by (pool) ({NEEDED})', '{{pool}}'),), line=1),
     Panel(
         'Acquires in line',
         'Acquires that wait for a connection, by pool. A line that comes back to 0 is a burst; one that does not is '
