@@ -240,7 +240,8 @@ def follow() -> None:
                 return
         books = outlet_of(provider).books
         for telemetry in list(followers):
-            books.add(telemetry)
+            if telemetry.pool() is not None:
+                books.add(telemetry)
 
 
 def stands_in(one: Any, other: Any) -> bool:

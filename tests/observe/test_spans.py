@@ -14,7 +14,7 @@ from fronts import AsyncioFront, Front, ThreadsFront
 from opentelemetry import context as otel
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import SpanKind, get_current_span
-from traces import Traces, attributes_of, errors_of, id_of, links_of, parent_of, scope_of, status_of
+from traces import Traces, attributes_of, errors_of, id_of, links_of, parent_of, scope_of, status_of, trace_of
 
 import gcp
 from gcp import AcquireTimeoutError, ConnectionPoolClosedError
@@ -133,7 +133,7 @@ async def test_evicted_is_disposed_of_in_a_trace_of_its_own(front: Front, traces
             pass
     dispose = traces.one('dispose orders')
     assert parent_of(dispose) is None
-    assert dispose.get_span_context().trace_id != caller.get_span_context().trace_id
+    assert trace_of(dispose) != trace_of(caller)
     assert links_of(dispose) == {'caller': id_of(caller)}
     assert attributes_of(dispose) == {**WHERE, 'server.address': 'db1', 'server.port': 1}
     assert status_of(dispose) == ('UNSET', None)

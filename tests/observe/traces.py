@@ -62,6 +62,10 @@ def id_of(span: ReadableSpan | Span) -> int:
     return span.get_span_context().span_id  # type: ignore[union-attr]
 
 
+def trace_of(span: ReadableSpan | Span) -> int:
+    return span.get_span_context().trace_id  # type: ignore[union-attr]
+
+
 def parent_of(span: ReadableSpan) -> int | None:
     return None if span.parent is None else span.parent.span_id
 

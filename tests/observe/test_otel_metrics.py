@@ -1,0 +1,412 @@
+"""OpenTelemetry metrics, with a real SDK: one set of instruments for each provider, over all of its pools."""
+
+from __future__ import annotations
+
+import gc
+import math
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from fronts import Front
+from opentelemetry import metrics
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, Metric
+from traces import forget_meter_provider, globals_of_our_own
+
+import gcp
+from gcp._core import OUTCOMES, REASONS, RESULTS, STEPS
+from gcp.exceptions import AcquireTimeoutError
+from gcp.observe import opentelemetry as ours
+from gcp.observe.names import INSTRUMENTS, SCHEMA_URL
+from gcp.observe.opentelemetry import record_histograms, since, spread
+from gcp.testing import BareFakeManager
+from gcp.threading import ConnectionPool
+
+POOL = 'db.client.connection.pool.name'
+
+#: what TELEMETRY promises; a mapping of names to kinds, units and further attributes
+PROMISED = {
+    'db.client.connection.count': (False, '{connection}', {'db.client.connection.state'}),
+    'db.client.connection.max': (False, '{connection}', set()),
+    'db.client.connection.idle.max': (False, '{connection}', set()),
+    'db.client.connection.idle.min': (False, '{connection}', set()),
+    'db.client.connection.pending_requests': (False, '{request}', set()),
+    'db.client.connection.timeouts': (True, '{timeout}', set()),
+    'gcpool.acquires': (True, '{acquire}', {'gcpool.result'}),
+    'gcpool.releases': (True, '{release}', {'gcpool.outcome'}),
+    'gcpool.connections.closed': (True, '{connection}', {'gcpool.reason'}),
+    'gcpool.steps': (True, '{call}', {'gcpool.step', 'gcpool.outcome'}),
+}
+
+
+@pytest.fixture(autouse=True)
+def own_globals() -> Iterator[None]:
+    gc.collect()        # pools of other tests would follow the global provider, too
+    with globals_of_our_own():
+        yield
+
+
+class Meters:
+    """A meter provider, and what it collects."""
+
+    def __init__(self) -> None:
+        self.reader = InMemoryMetricReader()
+        self.provider = MeterProvider([self.reader], shutdown_on_exit=False)
+
+    def collect(self) -> dict[str, Metric]:
+        """Collect once; by the instruments' names."""
+        data = self.reader.get_metrics_data()
+        if data is None:
+            return {}
+        found = [scope for resource in data.resource_metrics for scope in resource.scope_metrics
+                 if scope.scope.name == 'gcpool']
+        assert len(found) <= 1
+        for scope in found:
+            assert (scope.scope.version, scope.scope.schema_url, scope.schema_url) == (
+                gcp.__version__, SCHEMA_URL, SCHEMA_URL)
+        return {metric.name: metric for scope in found for metric in scope.metrics}
+
+    def values(self, name: str, pool: str | None = None) -> dict[Any, Any]:
+        """What one instrument shows, by its attribute values without the pool's; of one pool, or summed up."""
+        return values_of(self.collect(), name, pool)
+
+
+def values_of(collected: dict[str, Metric], name: str, pool: str | None = None) -> dict[Any, Any]:
+    found: dict[Any, Any] = {}
+    for point in collected[name].data.data_points if name in collected else []:
+        attributes = dict(point.attributes or {})
+        if pool in (None, attributes.pop(POOL)):
+            key: Any = tuple(attributes.values())
+            key = key[0] if len(key) == 1 else key
+            found[key] = found.get(key, 0) + getattr(point, 'value', 0)
+    return found
+
+
+def pool_of(front: Front, meters: Meters | None = None, name: str = 'orders', **arguments: Any) -> Any:
+    given: dict[str, Any] = {'meter_provider': meters.provider} if meters is not None else {}
+    return front.pool(front.manager(), name=name, registry=None, **given | arguments)
+
+
+async def use(pool: Any, times: int = 1, endpoint: str = 'db') -> None:
+    for _ in range(times):
+        async with pool.connection(endpoint):
+            pass
+
+
+# --- what is shown ---
+
+async def test_names_kinds_units_and_attributes(front: Front) -> None:
+    meters = Meters()
+    await use(pool_of(front, meters))
+    collected = meters.collect()
+    shown = {}
+    for name, metric in collected.items():
+        data: Any = metric.data
+        attributes = {key for point in data.data_points for key in point.attributes}
+        assert POOL in attributes and metric.description
+        shown[name] = getattr(data, 'is_monotonic', None), metric.unit, attributes - {POOL}
+    assert shown == PROMISED
+    assert set(PROMISED) == {each.name for each in INSTRUMENTS if each.kind != 'histogram'}
+
+
+async def test_values_are_the_pools_own(front: Front) -> None:
+    meters = Meters()
+    pool = pool_of(front, meters, max_size=2, total_max_size=7, min_idle=1)
+    await use(pool, 3)
+    one, two = await pool.acquire('db'), await pool.acquire('db')
+    waiter = (await front.line_up(pool, 'db', 1))[0]
+    with pytest.raises(AcquireTimeoutError):
+        await pool.acquire('db', timeout=0)
+
+    stats, shown = pool.stats(), meters.collect()
+    assert values_of(shown, 'db.client.connection.count') == {'idle': 0, 'used': 2, 'creating': 0}
+    assert values_of(shown, 'db.client.connection.max') == {(): 7}
+    assert values_of(shown, 'db.client.connection.idle.max') == {(): 7}
+    assert values_of(shown, 'db.client.connection.idle.min') == {(): 1}
+    assert values_of(shown, 'db.client.connection.pending_requests') == {(): 1}
+    assert values_of(shown, 'db.client.connection.timeouts') == {(): 1}
+    assert values_of(shown, 'gcpool.acquires') == dict(stats.acquires)
+    assert values_of(shown, 'gcpool.releases') == dict(stats.releases)
+    assert values_of(shown, 'gcpool.connections.closed') == dict(stats.closed)
+    assert values_of(shown, 'gcpool.steps') == {
+        (step, outcome): count for step, outcomes in stats.steps.items() for outcome, count in outcomes.items()}
+    await pool.release(one, 'db')
+    await pool.release(await waiter, 'db')
+    await pool.release(two, 'db')
+
+
+async def test_all_series_are_there_from_the_start(front: Front) -> None:
+    meters = Meters()
+    pool_of(front, meters)
+    shown = meters.collect()
+    assert set(values_of(shown, 'gcpool.acquires')) == set(RESULTS)
+    assert set(values_of(shown, 'gcpool.releases')) == set(OUTCOMES)
+    assert set(values_of(shown, 'gcpool.connections.closed')) == set(REASONS)
+    assert {step for step, _ in values_of(shown, 'gcpool.steps')} == set(STEPS)
+    assert all(value == 0 for name in PROMISED if PROMISED[name][0] for value in values_of(shown, name).values())
+
+
+async def test_one_snapshot_for_all_instruments(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    meters = Meters()
+    pool = pool_of(front, meters)
+    outlet = ours.outlet_of(meters.provider)
+    looks = []
+    read = outlet.books.read
+    monkeypatch.setattr(outlet.books, 'read', lambda: looks.append(1) or read())
+    for number in range(1, 4):
+        await use(pool)
+        meters.collect()
+        assert len(looks) == number
+
+
+# --- who is seen by whom ---
+
+async def test_two_pools_of_one_provider(front: Front) -> None:
+    """The SDK drops the callback of a second instrument of the same name."""
+    meters = Meters()
+    await use(pool_of(front, meters, 'one'), 2)
+    await use(pool_of(front, meters, 'two'), 3)
+    shown = meters.collect()
+    assert values_of(shown, 'gcpool.acquires', 'one')['hit'] == 1
+    assert values_of(shown, 'gcpool.acquires', 'two')['hit'] == 2
+
+
+async def test_two_pools_of_one_name_are_summed_up(front: Front) -> None:
+    meters = Meters()
+    await use(pool_of(front, meters), 2)
+    await use(pool_of(front, meters), 3)
+    assert meters.values('gcpool.acquires')['hit'] == 3
+    assert meters.values('db.client.connection.max') == {(): 200}
+
+
+async def test_three_providers(front: Front) -> None:
+    one, two, everybodys = Meters(), Meters(), Meters()
+    metrics.set_meter_provider(everybodys.provider)
+    for times, meters in enumerate((one, two, None), 2):
+        await use(pool_of(front, meters, f'pool {times}'), times)
+    for times, meters in enumerate((one, two, everybodys), 2):
+        assert meters.values('gcpool.acquires')['hit'] == times - 1
+        limits = meters.collect()['db.client.connection.max'].data.data_points
+        assert [dict(point.attributes or {}) for point in limits] == [{POOL: f'pool {times}'}]
+
+
+async def test_global_provider_that_is_set_later(front: Front) -> None:
+    await use(pool_of(front, name='before'), 2)
+    meters = Meters()
+    metrics.set_meter_provider(meters.provider)
+    assert meters.values('gcpool.acquires', 'before')['hit'] == 1      # though nobody has acquired since
+
+    await use(pool_of(front, name='after'), 3)
+    await use(pool_of(front, meters, name='given'), 4)
+    shown = meters.collect()
+    assert [values_of(shown, 'gcpool.acquires', name)['hit'] for name in ('before', 'after', 'given')] == [1, 2, 3]
+
+
+async def test_provider_that_becomes_the_global_one_after_it_was_given(front: Front) -> None:
+    meters = Meters()
+    await use(pool_of(front, name='everybodys'), 2)
+    await use(pool_of(front, meters, 'given'), 3)
+    metrics.set_meter_provider(meters.provider)
+    meters.collect()                    # notices
+    shown = meters.collect()
+    assert [values_of(shown, 'gcpool.acquires', name)['hit'] for name in ('everybodys', 'given')] == [1, 2]
+
+
+async def test_sdk_that_is_loaded_anew(front: Front) -> None:
+    pool = pool_of(front)
+    for number in range(1, 4):
+        meters = Meters()
+        metrics.set_meter_provider(meters.provider)
+        await use(pool, endpoint=f'db{number}')
+        assert meters.values('gcpool.acquires')['created'] == number
+        meters.provider.shutdown()
+        forget_meter_provider()
+
+
+async def test_stand_in_given_as_a_provider_is_the_global_one(front: Front) -> None:
+    pool = pool_of(front, meter_provider=metrics.get_meter_provider())
+    await use(pool, 2)
+    meters = Meters()
+    metrics.set_meter_provider(meters.provider)
+    assert meters.values('gcpool.acquires')['hit'] == 1
+
+
+async def test_none_is_seen_by_nobody(front: Front) -> None:
+    meters = Meters()
+    metrics.set_meter_provider(meters.provider)
+    await use(pool_of(front, meter_provider=None))
+    assert not meters.collect()
+
+
+def test_none_imports_nothing(script: Callable[..., Any]) -> None:
+    script("""
+        import sys
+        from gcp.testing import FakeManager
+        from gcp.threading import ConnectionPool
+
+        with ConnectionPool(FakeManager(), meter_provider=None, tracer_provider=None, registry=None):
+            assert not [name for name in sys.modules if name.startswith('opentelemetry')]
+    """).quietly()
+
+
+def test_sdk_is_not_imported(script: Callable[..., Any]) -> None:
+    script("""
+        import sys
+        from gcp.testing import FakeManager
+        from gcp.threading import ConnectionPool
+
+        with ConnectionPool(FakeManager()) as pool, pool.connection('db'):
+            assert 'opentelemetry.metrics' in sys.modules
+            assert not [name for name in sys.modules if name.startswith('opentelemetry.sdk')]
+    """).quietly()
+
+
+async def test_provider_that_raises(front: Front, caplog: pytest.LogCaptureFixture) -> None:
+    class Broken:
+        def get_meter(self, *args: Any) -> Any:
+            raise RuntimeError('no meter today')
+
+    pool = pool_of(front, meter_provider=Broken())
+    await use(pool)
+    assert pool._telemetry.telemetry.errors.count == 1
+    assert [record.getMessage() for record in caplog.records] == [
+        "orders: meter_provider failed: RuntimeError('no meter today'); from now on counted only"]
+
+
+async def test_reading_that_raises(
+        front: Front, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:
+    meters = Meters()
+    pool_of(front, meters)
+    books = ours.outlet_of(meters.provider).books
+
+    def fail() -> Any:
+        raise RuntimeError('no figures today')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(books, 'read', fail)
+        for _ in range(3):
+            assert not meters.collect()
+    assert books.errors.count == 3 * len(PROMISED)
+    assert len(caplog.records) == 1
+    assert meters.collect()
+
+
+# --- nothing ever steps back ---
+
+async def test_closed_pool(front: Front) -> None:
+    meters = Meters()
+    pool = pool_of(front, meters)
+    await use(pool, 2)
+    await pool.close()
+    shown = meters.collect()
+    assert values_of(shown, 'gcpool.acquires')['hit'] == 1
+    assert values_of(shown, 'db.client.connection.count') == {'idle': 0, 'used': 0, 'creating': 0}
+
+
+def test_pool_that_was_dropped() -> None:
+    meters = Meters()
+    for number in range(1, 4):
+        pool = ConnectionPool(BareFakeManager(), name='orders', meter_provider=meters.provider, registry=None)
+        with pool.connection('db'):
+            pass
+        with pool.connection('db'):
+            pass
+        assert meters.values('gcpool.acquires')['hit'] == number
+        died = weakref.ref(pool)
+        del pool
+        gc.collect()
+        assert died() is None
+        shown = meters.collect()
+        assert values_of(shown, 'gcpool.acquires')['hit'] == number
+        assert sum(values_of(shown, 'gcpool.connections.closed').values()) == number
+        assert values_of(shown, 'db.client.connection.count') == {'idle': 0, 'used': 0, 'creating': 0}
+
+
+def test_pools_that_come_and_go_leave_little_behind() -> None:
+    meters = Meters()
+    for number in range(300):
+        pool = ConnectionPool(BareFakeManager(), name=f'pool {number}', meter_provider=meters.provider, registry=None)
+        with pool.connection('db'):
+            pass
+        del pool
+    gc.collect()
+    shown = meters.collect()
+    assert values_of(shown, 'gcpool.acquires')['created'] == 300
+    assert len(shown['db.client.connection.timeouts'].data.data_points) <= 30
+
+
+def test_provider_that_is_dropped_is_forgotten() -> None:
+    gc.collect()
+    before = len(ours.outlets)
+    for _ in range(5):
+        meters = Meters()
+        pool = ConnectionPool(BareFakeManager(), meter_provider=meters.provider, registry=None)
+        meters.collect()
+        meters.provider.shutdown()
+        del meters, pool
+    gc.collect()
+    assert len(ours.outlets) <= before + 1
+
+
+# --- recorded histograms ---
+
+def points_of(shown: dict[str, Metric]) -> dict[str, Any]:
+    return {name.rsplit('.', 1)[1]: shown[name].data.data_points[0] for name in shown if name.endswith('_time')}
+
+
+async def test_recorded_histograms(front: Front) -> None:
+    meters = Meters()
+    pool = pool_of(front, meters)
+    record_histograms(meters.provider)
+    record_histograms(meters.provider)      # once is enough
+    for _ in range(3):
+        await use(pool, 4)
+        await use(pool, endpoint='slow')
+        shown = points_of(meters.collect())
+        stats = pool.stats()
+        for name, histogram in (
+            ('create_time', stats.step_time['create']), ('wait_time', stats.wait_time), ('use_time', stats.use_time),
+        ):
+            assert tuple(shown[name].bucket_counts) == histogram.counts
+            assert tuple(shown[name].explicit_bounds) == histogram.bounds
+            assert shown[name].sum == pytest.approx(histogram.sum, rel=0.01, abs=1e-7)
+            assert dict(shown[name].attributes) == {POOL: 'orders'}
+
+
+async def test_recorded_histograms_of_the_global_provider(front: Front) -> None:
+    meters = Meters()
+    metrics.set_meter_provider(meters.provider)
+    pool = pool_of(front)
+    record_histograms()
+    await use(pool, 4)
+    assert points_of(meters.collect())['use_time'].count == 4
+
+
+async def test_histograms_are_not_recorded_unless_asked_for(front: Front) -> None:
+    meters = Meters()
+    await use(pool_of(front, meters))
+    assert points_of(meters.collect()) == {}
+
+
+@pytest.mark.parametrize('counts, total', [
+    ((1, 0, 0), 0.5), ((0, 3, 0), 4.5), ((2, 1, 0), 2.5), ((5, 0, 0), 0.0), ((0, 0, 2), 60.0), ((1, 2, 3), 100.0),
+    ((1, 0, 1), 2.0), ((0, 0, 0), 0.0),
+])
+def test_spread_keeps_buckets_and_sum(counts: tuple[int, ...], total: float) -> None:
+    found = list(spread((1.0, 2.0), counts, total))
+    assert sum(count for _, count in found) == sum(counts)
+    for value, count in found:
+        bucket = 0 if value <= 1 else 1 if value <= 2 else 2
+        assert counts[bucket] == count
+    reachable = not counts[-1] or total > sum(counts) * 2
+    if reachable:
+        assert math.isclose(sum(value * count for value, count in found), total, rel_tol=1e-6, abs_tol=1e-6)
+
+
+def test_since() -> None:
+    assert since(None, (1, 2), 3.0) == ((1, 2), 3.0)
+    assert since(((1, 1), 1.0), (1, 2), 3.0) == ((0, 1), 2.0)
+    assert since(((5, 5), 9.0), (1, 2), 3.0) == ((1, 2), 3.0)       # a forked child begins anew
