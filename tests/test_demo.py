@@ -16,6 +16,7 @@ import sys
 import tempfile
 import termios
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ REQUIRED = os.environ.get('GCP_REQUIRE_SERVERS') == '1'
 
 pytestmark = pytest.mark.skipif(bool(MISSING) and not REQUIRED, reason=f'the demo needs {", ".join(MISSING)}')
 
+METRICS = r'metrics are at (http://127\.0\.0\.1:\d+/metrics); to watch: python -m gcp top \1'
 KEPT = 'every acquire was served, every lost connection was replaced'
 
 
@@ -68,19 +70,20 @@ def run(base: Path, *options: str) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
-def await_line(process: subprocess.Popen[str], pattern: str) -> None:
+def await_line(process: subprocess.Popen[str], pattern: str) -> re.Match[str]:
     assert process.stdout is not None
     for line in process.stdout:
-        if re.search(pattern, line):
-            return
+        if match := re.search(pattern, line):
+            return match
     raise AssertionError(f'ended without a line like {pattern}')
 
 
 def test_three_seconds_on_a_pipe(base: Path) -> None:
     status, out, err = run(base, '--seconds', '3')
     assert (status, err) == (0, ''), out + err
-    first, *lines, threads, threads_losses, tasks, tasks_losses, verdict = out.splitlines()
+    first, metrics, *lines, threads, threads_losses, tasks, tasks_losses, verdict = out.splitlines()
     assert first == 'starting PostgreSQL'
+    assert re.fullmatch(METRICS, metrics)
     assert [float(line.split()[0]) for line in lines] == [pytest.approx(1, abs=0.5), pytest.approx(2, abs=0.5)]
     for crowd, number, size, figures, losses in (
             ('threads', 32, 12, threads, threads_losses), ('tasks', 200, 24, tasks, tasks_losses),
@@ -106,6 +109,30 @@ def test_a_table_on_a_terminal(base: Path) -> None:
     for part in ('primary', 'replica-2', '200 tasks', 'waiting', 'wait p99', '■', KEPT):
         assert part in seen.decode()
     assert '…' not in seen.decode()
+
+
+def test_its_metrics_can_be_watched_while_it_runs(base: Path) -> None:
+    with start(base, '--seconds', '30') as process:
+        url = await_line(process, METRICS)[1]
+        await_line(process, r'^ +1\.\d s')
+        path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
+        top = subprocess.run(
+            [sys.executable, '-W', 'error', '-m', 'gcp', 'top', '--once', url], capture_output=True, text=True,
+            timeout=20, env={**os.environ, 'PYTHONPATH': path, 'PYTHONDONTWRITEBYTECODE': '1'})
+        with urllib.request.urlopen(url, timeout=5):  # and let nobody who is reading hold up its end
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (130, '')
+    assert (top.returncode, top.stderr) == (0, '')
+    for pool, front in (('threads', 'threading'), ('tasks', 'asyncio')):
+        block = re.search(rf'^{pool}  {front}  .*\n(.+\n){{11}}', top.stdout, re.MULTILINE)
+        assert block, top.stdout
+        for endpoint in ('primary', 'replica-1', 'replica-2'):
+            assert re.search(rf'^  {endpoint} +■.* used, ', block[0], re.MULTILINE), block[0]
+        assert re.search(r'^waiting +[1-9]\d*, the oldest for', block[0], re.MULTILINE)
+        assert re.search(r'^acquires +[1-9][\d,]*/s +hit', block[0], re.MULTILINE)
+    with pytest.raises(OSError):
+        urllib.request.urlopen(url, timeout=5)
 
 
 @pytest.mark.parametrize('moment', ['starting', r'^ +1\.\d s'], ids=['at its start', 'at work'])

@@ -14,6 +14,7 @@ from psycopg2.extensions import parse_dsn
 from gcp.demo.databases import ENDPOINTS, prepared
 from gcp.demo.loads import CONNECTIONS, TasksLoad, ThreadsLoad
 from gcp.demo.losses import Losses
+from gcp.demo.metrics import published
 from gcp.demo.server import ServerError, serve
 from gcp.demo.stop import Stop
 from gcp.demo.summary import judge
@@ -55,6 +56,9 @@ def perform(seconds: float, threads: int, tasks: int, dsn: str | None, stop: Sto
                 stage.callback(load.close)
             losses = stage.enter_context(contextlib.closing(Losses(server, databases, loads, seconds)))
             stage.callback(over.set)
+            url = stage.enter_context(published())
+            if url is not None:
+                print(f'metrics are at {url}; to watch: python -m gcp top {url}', flush=True)
             return _play(loads, losses, seconds, over, stop)
     except (ServerError, psycopg2.Error) as error:
         raise NoServerError(f'has no server: {str(error).strip()}') from error
