@@ -79,5 +79,6 @@ def trace(telemetry: Telemetry, core: Any, options: Any) -> list[Callable[[], No
     if options.tracer_provider is not None and options.tracing != 'off':
         from gcp.observe import tracing
 
-        return [tracing.make(telemetry, core, options).recheck]
+        made = tracing.make(telemetry, core, options)
+        return [made.recheck] if made.follows else []
     return []

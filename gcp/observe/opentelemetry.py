@@ -9,6 +9,7 @@ which is exact and costs nothing between exports, and `record_histograms`, for r
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
@@ -30,7 +31,6 @@ POOL: Final = ATTRIBUTES['pool']
 OBSERVED: Final = tuple(instrument for instrument in INSTRUMENTS if instrument.kind != 'histogram')
 HISTOGRAMS: Final = tuple(instrument for instrument in INSTRUMENTS if instrument.kind == 'histogram')
 
-lock: Final = threading.RLock()
 collected: Final = threading.local()
 """Its ``outlet``: the one that this thread has collected last. Exporters are called in the thread that collected."""
 
@@ -130,7 +130,7 @@ class Outlet:
     def _look(self, name: str) -> list[Reading]:
         """Read all pools, once for each collection."""
         collected.outlet = self
-        with lock:
+        with Globe.lock:
             if name not in self._waiting or monotonic() - self._taken > FRESH:
                 self._readings = self.books.read()
                 self._taken = monotonic()
@@ -201,10 +201,21 @@ class Globe:
 
     :ivar provider: the one known; the API's stand-in while there is none
     :ivar is_real: whether there is one
+    :ivar lock: held while anything here changes
     """
 
     provider: Any = None
     is_real = False
+    lock = threading.RLock()
+
+
+def start_anew() -> None:
+    """In a forked child, nobody holds the lock."""
+    Globe.lock = threading.RLock()
+
+
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=start_anew)
 
 
 def meter_of(provider: Any) -> Any:
@@ -213,7 +224,7 @@ def meter_of(provider: Any) -> Any:
 
 def outlet_of(provider: Any) -> Outlet:
     """Return a provider's outlet; make it if there is none."""
-    with lock:
+    with Globe.lock:
         outlet = outlets.get(provider)
         if outlet is None:
             outlet = outlets[provider] = Outlet()
@@ -228,7 +239,7 @@ def follow() -> None:
     provider = get_meter_provider()
     if provider is Globe.provider:
         return
-    with lock:
+    with Globe.lock:
         before, Globe.provider = Globe.provider, provider
         Globe.is_real = not is_stand_in(provider)
         if before is not None and before in outlets and stands_in(before, provider):
@@ -264,7 +275,7 @@ def join(telemetry: Telemetry, provider: Any) -> None:
     """
     follow()
     if provider is DEFAULT or is_stand_in(provider):
-        with lock:
+        with Globe.lock:
             followers.add(telemetry)
             outlet_of(Globe.provider).books.add(telemetry)
     else:
@@ -290,7 +301,7 @@ def record_histograms(meter_provider: Any = DEFAULT) -> None:
 
     :param meter_provider: by default the global one, which must be set by then
     """
-    with lock:
+    with Globe.lock:
         follow()
         provider = Globe.provider if meter_provider is DEFAULT else meter_provider
         outlet_of(provider).record(provider)

@@ -22,9 +22,13 @@ __all__ = ['Tracing', 'make']
 
 
 class Tracing:
-    """Nobody records, and nobody ever will."""
+    """Nobody records, and nobody ever will.
+
+    :cvar follows: whether that can change: then `recheck` is to be called by acquires that are no idle hits
+    """
 
     __slots__ = ()
+    follows = False
 
     def recheck(self) -> None:
         """See whether somebody records by now."""
@@ -71,6 +75,7 @@ class Global(Injected):
     """The tracer of the global provider, whichever that is."""
 
     __slots__ = ('_current',)
+    follows = True
 
     def __init__(self, telemetry: Any, core: Core, everything: bool) -> None:
         super().__init__(telemetry, core, everything)
@@ -106,7 +111,7 @@ def make(telemetry: Any, core: Core, options: Options) -> Tracing:
     :param telemetry: the pool's part in what is exported: its name, its errors and its exemplars
     :param core: the pool's core
     :param options: its options, checked
-    :return: to be told of acquires that are no idle hits
+    :return: to be asked to look again, if it follows
     """
     if options.tracing == 'off' or options.tracer_provider is None:
         return OFF
