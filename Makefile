@@ -89,6 +89,10 @@ bench: $(VENV)/.have-dev $(CORE)  ## run the benchmarks (ARGS=--quick: each once
 docs:  ## list the pages of the documentation
 	@grep --with-filename --max-count=1 '^# ' README.md CHANGELOG.md docs/*.md | sed 's/:# /: /'
 
+.PHONY: preview
+preview: $(VENV)/.have-dev $(CORE)  ## draw the Grafana dashboard from a real run: docs/dashboard.png
+	$(PY) docs/dashboard_picture.py
+
 .PHONY: changelog
 changelog: $(VENV)/.have-dev  ## show what the change log will say of the next version
 	@$(PY) -m towncrier build --draft --version next

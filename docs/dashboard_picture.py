@@ -40,9 +40,9 @@ COLORS = {
     'green': '#73bf69', 'blue': '#5794f2', 'yellow': '#fade2a', 'orange': '#ff9830', 'red': '#f2495c',
     'purple': '#b877d9'}
 PALETTE = ('#73bf69', '#f2cc0c', '#8ab8ff', '#ff780a', '#f2495c', '#5794f2', '#b877d9', '#705da0', '#37872d', '#fade2a',
-           '#447ebc', '#c15c17', '#890f02', '#0a437c', '#6d1f62', '#e0b400', '#96d98d', '#ffa6b0', '#ca95e5', '#c0d8ff')
+           '#447ebc', '#c15c17', '#e0b400', '#96d98d', '#ffa6b0', '#ca95e5', '#c0d8ff', '#c4162a', '#ffb357', '#56a64b')
 HEAT = LinearSegmentedColormap.from_list('heat', ['#1f1d3d', '#3b4cc0', '#22b8cf', '#8fd744', '#fde725', '#e8462e'])
-SMALL, MEDIUM, LARGE = 9.8, 11, 21
+SMALL, MEDIUM, LARGE = 9.8, 11, 19.5
 
 
 # --- figures and their units ---
@@ -73,6 +73,7 @@ class Paper:
 
     def __init__(self, height: int) -> None:
         self.height = height
+        self.colors: dict[str, str] = {}    # by a series' name: the same in all panels
         self.figure = Figure(figsize=(WIDTH / 100, height / 100), dpi=100, facecolor=BACKGROUND)
 
     def axes(self, x: float, y: float, width: float, height: float) -> Any:
@@ -101,8 +102,8 @@ class Paper:
 # --- panels ---
 
 def order(series: stage.Series) -> Any:
-    """Put what has no label of its own last."""
-    return series.labels.get('endpoint') == '_other', sorted(series.labels.items())
+    """Put those last of which there is nothing to be seen: not every legend has room for all."""
+    return not any(value for _, value in series.finite), sorted(series.labels.items())
 
 
 
@@ -151,7 +152,7 @@ class Drawn:
         axes.fill_between(range(len(values)), values, color=color, alpha=0.2, linewidth=0)
         axes.set(xlim=(0, len(values) - 1), ylim=(0, max(values) * 1.1 or 1), xticks=[], yticks=[])
         figure = tell(values[-1], self.unit)
-        size = min(LARGE, 1.05 * self.width / len(figure))
+        size = min(LARGE, 1.15 * self.width / len(figure))
         self.paper.text(self.x + self.width / 2, self.y + self.height * 0.46, figure, size, color, ha='center')
 
     def timeseries(self) -> None:
@@ -161,9 +162,11 @@ class Drawn:
         stacked = 'stacking' in self.panel['fieldConfig']['defaults']['custom']
         below: Any = None
         highest = 0.0
-        for number, (letter, name, series) in enumerate(self.answers):
+        for letter, name, series in self.answers:
             at, values = self._grid(series)
-            color, dashed = self._color(number, letter, name), letter in self.dashed
+            color, dashed = self._color(letter, name), letter in self.dashed
+            if stacked and not np.nan_to_num(values).any():
+                continue
             if stacked and not dashed:
                 total = np.nan_to_num(values) + (0 if below is None else below)
                 axes.fill_between(at, 0 if below is None else below, total, color=color, alpha=0.3, linewidth=0)
@@ -196,15 +199,13 @@ class Drawn:
         """Lay the legend out in two lines at most; what does not fit is told by number."""
         lines: list[list[tuple[float, str, str, bool]]] = [[]]
         x = self.x + 16
-        entries = [(name, self._color(number, letter, name), letter in self.dashed)
-                   for number, (letter, name, _) in enumerate(self.answers)]
+        entries = [(name, self._color(letter, name), letter in self.dashed) for letter, name, _ in self.answers]
         for number, (name, color, dashed) in enumerate(entries):
             width = 25 + 7.6 * len(name) + 14
-            if x + width > self.x + self.width - 8:
+            room = self.x + self.width - 8 - (90 if len(lines) == 2 and number + 1 < len(entries) else 0)
+            if x + width > room:
                 if len(lines) == 2:
-                    left = len(entries) - number + 1
-                    x, *_ = lines[-1][-1]
-                    lines[-1][-1] = (x, f'and {left} more', PANEL, False)
+                    lines[-1].append((x - 25, f'and {len(entries) - number} more', PANEL, False))
                     break
                 lines.append([])
                 x = self.x + 16
@@ -219,7 +220,7 @@ class Drawn:
         counts = np.diff(np.vstack([np.zeros(len(at)), *(np.nan_to_num(rows[bound]) for bound in bounds)]), axis=0)
         shown = np.flatnonzero(counts.max(axis=1) > 0.05)
         low, high = shown[0], shown[-1] + 1
-        axes = self.paper.axes(self.x + 72, self.y + 36, self.width - 84, self.height - 36 - 32)
+        axes = self.paper.axes(self.x + 72, self.y + 44, self.width - 84, self.height - 44 - 32)
         cells = np.where(counts[low:high] > 0.05, np.sqrt(np.clip(counts[low:high], 0, None)), np.nan)
         axes.pcolormesh(at, np.arange(high - low + 1), cells[:, :-1], cmap=HEAT, antialiased=False)
         axes.hlines(range(high - low), self.began, self.ended, color=PANEL, linewidth=1)
@@ -245,9 +246,12 @@ class Drawn:
             values[min(count - 1, round((at - self.began) / stage.SCRAPE))] = value
         return self.began + np.arange(count) * stage.SCRAPE, values
 
-    def _color(self, number: int, letter: str, name: str) -> str:
+    def _color(self, letter: str, name: str) -> str:
         chosen = self.fixed.get(name) or self.fixed.get(letter)
-        return COLORS.get(chosen, chosen) if chosen else PALETTE[number % len(PALETTE)]
+        if chosen:
+            return COLORS.get(chosen, chosen)
+        known = self.paper.colors
+        return known.setdefault(name, PALETTE[len(known) % len(PALETTE)])
 
     def _time(self, axes: Any) -> None:
         axes.set_xlim(self.began, self.ended)
@@ -301,7 +305,7 @@ def save(paper: Paper, path: Path) -> None:
     """Write a picture that is small: lines on a dark ground need few colours."""
     paper.figure.savefig(path, facecolor=BACKGROUND)
     with Image.open(path) as full:
-        small = full.convert('RGB').quantize(160, dither=Image.Dither.NONE)
+        small = full.convert('RGB').quantize(256, dither=Image.Dither.NONE)
     small.save(path, optimize=True)
     print(f'{path.relative_to(HERE.parent)}: {small.width} x {small.height}, {path.stat().st_size // 1024} KB')
 

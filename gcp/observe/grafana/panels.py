@@ -383,7 +383,7 @@ ENDPOINTS: Final = Row('Endpoints', (
         'Connections that wait to be used, against those that each endpoint keeps for ever (dashed). What stays far '
         'above is there for bursts.',
         'short',
-        (Query(gauge('gcpool_connections', 'pool, endpoint', 'state="idle"'), '{{pool}}: {{endpoint}}'),
+        (Query(average('gcpool_connections', 'pool, endpoint', 'state="idle"'), '{{pool}}: {{endpoint}}'),
          Query(gauge('gcpool_min_idle_connections', 'pool', labels=POOL), 'kept by {{pool}}', limit=True)),
         width=12),
     Panel(
@@ -397,7 +397,8 @@ ENDPOINTS: Final = Row('Endpoints', (
         'short', (Query(gauge('gcpool_waiters', 'pool, endpoint'), '{{pool}}: {{endpoint}}'),)),
     Panel(
         'Failing acquires by endpoint',
-        'Whose callers get errors.',
+        'Whose callers get errors. One that has neither a connection nor a waiter when the metrics are read counts as '
+        '_other: the log and the spans name it.',
         'ops', (Query(rate('gcpool_acquires_total', 'pool, endpoint', FAILING), '{{pool}}: {{endpoint}}'),)),
 ))
 
