@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from time import monotonic, time_ns
 from typing import Any, Final
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary, WeakSet, ref
 
 from gcp.observe.accounts import Books, Reading
 from gcp.observe.names import ATTRIBUTES, INSTRUMENTS, SCHEMA_URL, SCOPE, STATES, Instrument
@@ -32,7 +32,7 @@ OBSERVED: Final = tuple(instrument for instrument in INSTRUMENTS if instrument.k
 HISTOGRAMS: Final = tuple(instrument for instrument in INSTRUMENTS if instrument.kind == 'histogram')
 
 collected: Final = threading.local()
-"""Its ``outlet``: the one that this thread has collected last. Exporters are called in the thread that collected."""
+"""Its ``outlet``: the one that this thread has collected last, weakly. Exporters are called in the thread that did."""
 
 
 # --- figures ---
@@ -129,7 +129,7 @@ class Outlet:
 
     def _look(self, name: str) -> list[Reading]:
         """Read all pools, once for each collection."""
-        collected.outlet = self
+        collected.outlet = ref(self)
         with Globe.lock:
             if name not in self._waiting or monotonic() - self._taken > FRESH:
                 self._readings = self.books.read()
@@ -307,8 +307,12 @@ def record_histograms(meter_provider: Any = DEFAULT) -> None:
         outlet_of(provider).record(provider)
 
 
+def nothing() -> None:
+    """Stands for a reference to nothing."""
+
+
 def latest() -> tuple[Outlet, Mapping[str, Reading]] | None:
     """Return what this thread has collected last, by the pools' names."""
-    outlet: Outlet | None = getattr(collected, 'outlet', None)
-    collected.outlet = None
+    outlet: Outlet | None = getattr(collected, 'outlet', nothing)()
+    collected.outlet = nothing
     return None if outlet is None else (outlet, {reading.pool: reading for reading in outlet.readings})

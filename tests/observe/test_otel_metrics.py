@@ -351,6 +351,50 @@ def test_provider_that_is_dropped_is_forgotten() -> None:
     assert len(ours.outlets) <= before + 1
 
 
+def test_forked_child_begins_at_zero(script: Callable[..., Any]) -> None:
+    """And waits for no lock that somebody else held."""
+    script("""
+        import os, threading
+        from opentelemetry import metrics
+        from opentelemetry.sdk.metrics import MeterProvider
+        from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+        from gcp.observe.opentelemetry import Globe
+        from gcp.testing import FakeManager
+        from gcp.threading import ConnectionPool
+
+        reader = InMemoryMetricReader()
+        metrics.set_meter_provider(MeterProvider([reader]))
+        pool = ConnectionPool(FakeManager(), name='orders')
+
+        def acquired():
+            (scope,) = reader.get_metrics_data().resource_metrics[0].scope_metrics
+            (metric,) = (each for each in scope.metrics if each.name == 'gcpool.acquires')
+            return sum(point.value for point in metric.data.data_points)
+
+        with pool.connection('db'):
+            pass
+        assert acquired() == 1
+        held, over = threading.Event(), threading.Event()
+
+        def hold():
+            with Globe.lock:
+                held.set()
+                over.wait()
+
+        threading.Thread(target=hold).start()
+        held.wait()
+        child = os.fork()
+        if not child:
+            with ConnectionPool(FakeManager(), name='orders').connection('db'), pool.connection('db'):
+                pass
+            os._exit(acquired())
+        over.set()
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
+        assert acquired() == 1
+        pool.close()
+    """, '-W', 'ignore').quietly()
+
+
 # --- recorded histograms ---
 
 def points_of(shown: dict[str, Metric]) -> dict[str, Any]:

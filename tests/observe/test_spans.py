@@ -244,7 +244,7 @@ async def test_hook_that_takes_too_long(front: Front, traces: Traces, hook: str)
         await pool.acquire(DB, timeout=0.02)
     assert status_of(traces.one(WAIT)) == ('ERROR', 'timeout')
     assert attributes_of(traces.one(WAIT))['gcpool.result'] == 'timeout'
-    if hook != 'on_acquire' and not (isinstance(front, ThreadsFront) and hook == 'check_aliveness'):
+    if hook != 'on_acquire':
         assert status_of(traces.one(f'{hook} orders')) == ('ERROR', 'timeout')
 
 
