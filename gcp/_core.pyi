@@ -107,6 +107,8 @@ class Victim:
 
 @final
 class Ledger:
+    @property
+    def core(self) -> Core | None: ...
     def read(self) -> dict[str, Any] | None: ...
 
 @final

@@ -114,6 +114,12 @@ cdef class Ledger:
     cdef picture_t total
     cdef metrics_t metrics
     cdef bint closed
+    cdef PyObject* owner     # the core, until the books are closed: that is the first thing that happens to garbage
+
+    @property
+    def core(self):
+        """The core, while there is one: it may outlive its pool, in the hands of somebody who holds a lease."""
+        return None if self.owner == NULL else <Core>self.owner
 
     def read(self):
         """Return the totals as `Core.snapshot` does, or None while there is a pool to ask."""
@@ -174,6 +180,7 @@ cdef class Core:
         self.endpoints = {}
         self.clock = clock
         self.ledger = Ledger.__new__(Ledger)
+        self.ledger.owner = <PyObject*>self
         self.seed()
 
     cdef int seed(self) except -1:
@@ -200,6 +207,7 @@ cdef class Core:
         if ledger is None or ledger.closed:
             return
         ledger.closed = True
+        ledger.owner = NULL
         while node != &pool.endpoints:
             e = <endpoint_t*>node.owner
             node = node.next

@@ -23,14 +23,12 @@ from gcp.observe.telemetry import Errors, Telemetry
 __all__ = ['Books', 'Reading']
 
 #: how many names of pools that are gone are remembered; what is older is one account, `_other`
-REMEMBERED: Final = 20
+REMEMBERED: Final = 10
 
 #: what a pool shows that has counted nothing, as `Core.snapshot` has it
 NOTHING: Final[Mapping[str, Any]] = Core().snapshot()[0]
-#: what is so now, not ever; summed over pools, or the greatest
-NOW: Final = ('idle', 'used', 'creating', 'disposing', 'waiting')
+#: of several pools, the greatest is shown, not the sum
 AGES: Final = ('oldest_waiter', 'oldest_checkout')
-QUIET: Final = dict.fromkeys(NOW, 0) | dict.fromkeys(AGES, 0.0)
 
 
 @dataclass(slots=True)
@@ -85,15 +83,17 @@ class Account:
     def __init__(self, name: str) -> None:
         self.name = name
         self.automatic = True
-        self.members: dict[Telemetry, Mapping[str, Any]] = {}      # with the total last seen
+        self.members: dict[Telemetry, None] = {}
         self.retired: Any = NOTHING
         self.errors = 0
         self.labels = Labels()
 
     def settle(self) -> None:
-        """Take the final totals of those that are gone."""
+        """Take the final totals of those that are gone. A pool's core may outlive it, in the hands of who holds a
+        lease: it is looked at until then."""
         for member in list(self.members):
-            if member.pool() is None and (final := member.ledger.read()) is not None:
+            final = member.ledger.read()
+            if final is not None:
                 del self.members[member]
                 self.retired = plus(self.retired, final)
                 self.errors += member.errors.count
@@ -113,20 +113,20 @@ class Account:
         totals, listed, is_open = [self.retired], [], []
         label_of: dict[int, tuple[Telemetry, Any]] = {}
         exemplars: dict[tuple[str, str | None, int], tuple[dict[str, str], float, float]] = {}
-        for member, last in self.members.items():
-            pool = member.pool()
-            if pool is None:        # its core outlives it for a moment: somebody holds a lease
-                totals.append({**last, **QUIET})
+        for member in self.members:
+            core = member.ledger.core
+            if core is None:        # gone this very moment
+                totals.append(member.ledger.read())
                 continue
-            total, endpoints = pool._core.snapshot()
-            self.members[member] = total
+            total, endpoints = core.snapshot()
             totals.append(total)
             exemplars.update(member.exemplars)
             listed += [(member.number, key, counts) for key, counts in endpoints]
-            label_of[member.number] = member, pool._options.endpoint_label
-            if not pool.closed:
+            pool = member.pool()
+            if pool is not None and not core.closed:
                 is_open.append(member)
-            del pool, endpoints
+            label_of[member.number] = member, default_label if pool is None else pool._options.endpoint_label
+            del core, pool, endpoints
         total = total_of(totals)
         return Reading(
             pool=self.name,
@@ -236,7 +236,7 @@ class Books:
             telemetry = self._arrived.popleft()
             account = self._accounts.pop(telemetry.name, None) or Account(telemetry.name)
             self._accounts[telemetry.name] = account        # at the end: those used last are remembered longest
-            account.members.setdefault(telemetry, NOTHING)
+            account.members[telemetry] = None
             account.automatic = account.automatic and telemetry.automatic
         for account in self._accounts.values():
             account.settle()

@@ -57,8 +57,9 @@ class Errors:
 
 
 class Telemetry:
-    """One pool as exporters know it. They hold it longer than its owner holds the pool, so it refers to the pool
-    weakly, and to nothing through which an endpoint, a manager or a label function would stay alive.
+    """One pool as exporters know it. They hold it for longer than its owner holds the pool, so it refers to the pool
+    weakly, and to nothing through which an endpoint, a manager or a label function would stay alive: only to the core's
+    ledger, which remembers the totals.
 
     :ivar name: the pool's name
     :ivar automatic: whether the pool was given none

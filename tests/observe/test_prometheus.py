@@ -1,0 +1,655 @@
+"""Prometheus pages: what each series shows, for pools of both fronts, in peace, in trouble and after their end."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import logging
+import random
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+from fronts import AsyncioFront, Front
+from pages import Page, check, check_histograms, check_no_step_back, registry, scrape
+from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+
+import gcp
+import gcp.asyncio
+import gcp.threading
+from gcp.exceptions import AcquireTimeoutError
+from gcp.testing import AsyncFakeManager, BareFakeManager, FakeManager, calling, dead, error, never, ok, slow
+from gcp.threading import ConnectionPool
+
+
+class Refused(Exception):
+    """A server's."""
+
+
+# --- values ---
+
+async def test_each_series_counts_what_it_says(front: Front) -> None:
+    own = registry()
+    manager = front.manager()
+    pool = front.pool(manager, name='orders', registry=own, min_idle=1, max_size=2, total_max_size=3)
+
+    async with pool.connection('a'):                            # created, released to idle
+        pass
+    held = await pool.acquire('a')                              # a hit
+    await pool.acquire('a')                                     # created
+    page = scrape(own)
+    assert page.by('state', 'gcpool_connections', endpoint='a') == {'used': 2}
+    assert page.value('gcpool_oldest_checkout_seconds') > 0
+
+    (waiter,) = await front.line_up(pool, 'a', 1)
+    page = scrape(own)
+    assert page.by('endpoint', 'gcpool_waiters') == {'a': 1}
+    assert page.value('gcpool_oldest_waiter_seconds') > 0
+    await pool.release(held, 'a')                               # handed over
+    await pool.release(await waiter, 'a')
+    with pytest.raises(AcquireTimeoutError):
+        await pool.acquire('a', timeout=0.01)
+        await pool.acquire('a', timeout=0.01)
+
+    manager.create.does(error(Refused()), ok())
+    with pytest.raises(Refused):
+        await pool.acquire('b')
+    manager.check_aliveness.does(dead(), ok())
+    page = scrape(own)
+    assert page.by('result', 'gcpool_acquires_total', endpoint='a') == {
+        'hit': 2, 'created': 2, 'waited': 1, 'timeout': 1}
+    assert page.by('result', 'gcpool_acquires_total', endpoint='_other') == {'error': 1}     # `b` has come and gone
+    assert page.by('outcome', 'gcpool_releases_total') == {'idle': 2, 'handoff': 1}
+    assert page.by('outcome', 'gcpool_steps_total', step='create') == {'ok': 2, 'error': 1}
+    assert page.value('gcpool_acquire_wait_seconds_bucket', le='0.0001') >= 2
+    assert page.value('gcpool_acquire_wait_seconds_count') == 7
+    check(page)
+
+
+async def test_closed_connections_and_their_reasons(front: Front) -> None:
+    own = registry()
+    manager = front.manager()
+    pool = front.pool(manager, name='orders', registry=own, min_idle=0, max_size=1, total_max_size=2)
+    for endpoint in 'abc':          # the third evicts the first
+        async with pool.connection(endpoint):
+            pass
+    manager.check_aliveness.does(dead(), ok())
+    async with pool.connection('c'):
+        pass
+    manager.on_release.does(error(Refused()))
+    with pytest.raises(Refused):
+        async with pool.connection('b'):
+            pass
+    before = scrape(own)
+    assert before.by('reason', 'gcpool_connections_closed_total') == {'evicted': 1, 'dead': 1, 'error': 1}
+    assert before.by('outcome', 'gcpool_steps_total', step='check_aliveness') == {'ok': 1, 'dead': 1}
+    assert before.by('outcome', 'gcpool_steps_total', step='on_release') == {'ok': 4, 'error': 1}
+    assert before.by('outcome', 'gcpool_steps_total', step='on_connection_dead') == {'ok': 1}
+    check(before)
+    await pool.close()
+    page = scrape(own)
+    assert page.by('reason', 'gcpool_connections_closed_total') == {
+        'evicted': 1, 'dead': 1, 'error': 1, 'pool_closed': 1}
+    assert page.value('gcpool_connection_age_seconds_count') == 4
+    assert not page.by('state', 'gcpool_connections')
+    assert page.value('gcpool_endpoints') == 0
+    assert not list(page.find('gcpool_max_connections'))        # nobody is limited by a pool that is closed
+    assert not list(page.find('gcpool_info'))
+    check(page)
+    check_no_step_back(before, page)
+
+
+async def test_steps_that_take_long_or_time_out(front: Front) -> None:
+    own = registry()
+    manager = front.manager()
+    pool = front.pool(manager, name='orders', registry=own)
+    manager.create.does(slow(0.02))
+    async with pool.connection('a'):
+        pass
+    manager.on_release.does(error(TimeoutError()))
+    with pytest.raises(TimeoutError):
+        async with pool.connection('a'):
+            pass
+    page = scrape(own)
+    assert page.by('outcome', 'gcpool_steps_total', step='on_release') == {'ok': 1, 'timeout': 1}
+    assert page.value('gcpool_step_seconds_bucket', step='create', le='0.01') == 0
+    assert page.value('gcpool_step_seconds_bucket', step='create', le='+Inf') == 1
+    assert page.value('gcpool_step_seconds_sum', step='create') >= 0.02
+    check(page)
+
+
+async def test_leaks(front: Front) -> None:
+    own = registry()
+    pool = front.pool(front.manager(bare=True), name='orders', registry=own, leak_threshold=0.01)
+    held = await pool.acquire('a')
+    await front.until(lambda: scrape(own).sum('gcpool_leaks_detected_total', endpoint='a') == 1)
+    await pool.release(held, 'a')
+    assert scrape(own).sum('gcpool_leaks_detected_total', pool='orders') == 1
+
+
+async def test_limits_and_what_the_pool_is(front: Front) -> None:
+    own = registry()
+    front.pool(front.manager(), name='orders', registry=own, min_idle=2, max_size=5, total_max_size=7)
+    page = scrape(own)
+    assert page.value('gcpool_max_connections', pool='orders') == 7
+    assert page.value('gcpool_max_connections_per_endpoint', pool='orders') == 5
+    assert page.value('gcpool_min_idle_connections', pool='orders') == 2
+    frontend = 'asyncio' if front.name == 'asyncio' else 'threading'
+    assert page.value('gcpool_info', pool='orders', version=gcp.__version__, frontend=frontend) == 1
+    assert 0 < page.value('gcpool_collect_seconds') < 5
+
+
+# --- pools that come and go ---
+
+def use(pool: Any, endpoint: str = 'db', times: int = 1) -> None:
+    for _ in range(times):
+        with pool.connection(endpoint):
+            pass
+
+
+def test_two_pools_and_two_registries() -> None:
+    one, other = registry(), registry()
+    orders = ConnectionPool[str, Any](FakeManager(), name='orders', registry=one)
+    users = ConnectionPool[str, Any](FakeManager(), name='users', registry=one)
+    audit = ConnectionPool[str, Any](FakeManager(), name='audit', registry=other)
+    hidden = ConnectionPool[str, Any](FakeManager(), name='hidden', registry=None)
+    for times, pool in enumerate((orders, users, audit, hidden), start=1):
+        use(pool, times=times)
+    assert scrape(one).by('pool', 'gcpool_acquires_total') == {'orders': 1, 'users': 2}
+    assert scrape(other).by('pool', 'gcpool_acquires_total') == {'audit': 3}
+    check(scrape(one))
+
+
+def test_pools_of_one_name_are_summed() -> None:
+    own = registry()
+    pools = [ConnectionPool[str, Any](FakeManager(), name='orders', registry=own) for _ in range(2)]
+    use(pools[0], 'a')
+    use(pools[1], 'a', times=2)
+    use(pools[1], 'b')
+    page = scrape(own)
+    assert page.by('endpoint', 'gcpool_acquires_total') == {'a': 3, 'b': 1}
+    assert page.by('endpoint', 'gcpool_connections') == {'a': 2, 'b': 1}
+    assert page.value('gcpool_max_connections') == 200
+    check(page)
+    pools[0].close()
+    assert scrape(own).value('gcpool_max_connections') == 100
+
+
+def test_the_default_registry_shows_an_unnamed_pool(script: Callable[..., Any]) -> None:
+    out = script('''
+        import sys
+        import gcp.asyncio, gcp.threading
+        assert not {'prometheus_client', 'opentelemetry'} & set(sys.modules)
+        from gcp.testing import FakeManager
+        pool = gcp.threading.ConnectionPool(FakeManager())
+        with pool.connection('db'):
+            pass
+        from prometheus_client import generate_latest
+        print(generate_latest().decode())
+    ''').quietly()
+    assert Page(out).value('gcpool_acquires_total', pool='FakeManager-1', endpoint='db', result='created') == 1
+
+
+def test_a_pool_that_was_dropped_leaves_its_totals() -> None:
+    own = registry()
+    pool = ConnectionPool[str, Any](FakeManager(), name='orders', registry=own)
+    use(pool, times=3)
+    held = pool.acquire('db')
+    before, gone = scrape(own), weakref.ref(pool)
+    use(pool, 'other')              # after the last look
+    del pool, held
+    gc.collect()
+    assert gone() is None
+    for _ in range(2):
+        page = scrape(own)
+        check_no_step_back(before, page)
+        assert page.sum('gcpool_acquires_total', pool='orders') == 5
+        assert not page.by('state', 'gcpool_connections')
+        assert not list(page.find('gcpool_max_connections'))
+    use(again := ConnectionPool[str, Any](FakeManager(), name='orders', registry=own))
+    page, before = scrape(own), page
+    check_no_step_back(before, page)
+    assert page.by('endpoint', 'gcpool_acquires_total', pool='orders') == {'db': 5, '_other': 1}
+    assert page.value('gcpool_max_connections') == 100
+    again.close()
+
+
+def test_a_pool_that_was_dropped_while_a_lease_is_held() -> None:
+    own = registry()
+    pool = ConnectionPool[str, Any](FakeManager(), name='orders', registry=own)
+    use(pool)
+    lease = pool.connection('db')
+    lease.__enter__()
+    before = scrape(own)
+    del pool
+    gc.collect()
+    page = scrape(own)
+    check_no_step_back(before, page)
+    assert page.by('state', 'gcpool_connections') == {'used': 1}
+    check(page)
+    lease.__exit__(None, None, None)
+    del lease
+    gc.collect()
+    check_no_step_back(page, scrape(own))
+    assert scrape(own).sum('gcpool_acquires_total') == 2
+    check(scrape(own))
+
+
+def test_a_pool_is_not_kept_alive_by_its_label_function() -> None:
+    class Owner:
+        def __init__(self) -> None:
+            self.pool = ConnectionPool[str, Any](
+                BareFakeManager(), registry=registry(), endpoint_label=self.label)
+
+        def label(self, endpoint: str) -> str:
+            return endpoint
+
+    owner = Owner()
+    use(owner.pool)
+    gone = weakref.ref(owner.pool)
+    del owner
+    gc.collect()
+    assert gone() is None
+
+
+@pytest.mark.parametrize('looks', [False, True])
+def test_many_short_lived_pools_leave_little_behind(looks: bool) -> None:
+    own = registry()
+    sizes = []
+    for _ in range(8):
+        for _ in range(100):
+            use(ConnectionPool[str, Any](BareFakeManager(), registry=own))
+            if looks:
+                list(own.collect())
+        gc.collect()
+        sizes.append(len(gc.get_objects()))
+    page = scrape(own)
+    assert page.sum('gcpool_acquires_total') == 800
+    assert len(page.labels('pool')) <= 13
+    assert sizes[-1] < sizes[3] + 2000
+    check(page)
+
+
+def test_a_named_pool_is_remembered_longer_than_unnamed_ones() -> None:
+    own = registry()
+    use(ConnectionPool[str, Any](BareFakeManager(), name='orders', registry=own))
+    for _ in range(50):
+        use(ConnectionPool[str, Any](BareFakeManager(), registry=own))
+    gc.collect()
+    assert scrape(own).sum('gcpool_acquires_total', pool='orders') == 1
+
+
+# --- what must not break a pool ---
+
+class BrokenRegistry:
+    def register(self, collector: object) -> None:
+        raise RuntimeError('no room')
+
+
+def test_a_registry_that_is_broken(caplog: pytest.LogCaptureFixture) -> None:
+    own = BrokenRegistry()
+    pools = [ConnectionPool[str, Any](FakeManager(), name='orders', registry=own) for _ in range(3)]
+    for pool in pools:
+        use(pool)
+        assert pool._telemetry.telemetry.errors.count == 1
+    assert [record.getMessage() for record in caplog.records if record.name == 'gcp.observe'] == [
+        "orders: registry failed: RuntimeError('no room'); from now on counted only"]
+
+
+def test_a_registry_that_has_our_names(caplog: pytest.LogCaptureFixture) -> None:
+    own = CollectorRegistry()
+    theirs = Gauge('gcpool_waiters', 'Theirs.', registry=own)
+    Counter('gcpool_acquires', 'Theirs, too.', registry=own)
+    theirs.set(7)
+    pools = [ConnectionPool[str, Any](FakeManager(), name=name, registry=own) for name in ('orders', 'users')]
+    for pool in pools:
+        use(pool)
+    page = scrape(own)
+    assert page.value('gcpool_waiters') == 7
+    assert page.value('gcpool_telemetry_errors_total', pool='orders') == 1
+    assert page.by('pool', 'gcpool_releases_total') == {'orders': 1, 'users': 1}
+    assert len([record for record in caplog.records if record.name == 'gcp.observe']) == 1
+
+
+def test_a_registry_that_has_all_our_names(caplog: pytest.LogCaptureFixture) -> None:
+    own = registry()
+    first = ConnectionPool[str, Any](FakeManager(), name='first', registry=own)
+
+    class Same:
+        """Takes what its other face has taken; not known as the same registry."""
+
+        register, unregister = own.register, own.unregister
+
+    pools = [ConnectionPool[str, Any](FakeManager(), name='second', registry=same) for same in [Same()] * 2]
+    for pool in [first, *pools]:
+        use(pool)
+    assert scrape(own).by('pool', 'gcpool_acquires_total') == {'first': 1}
+    assert len([record for record in caplog.records if record.name == 'gcp.observe']) == 1
+
+
+def test_a_log_handler_that_raises() -> None:
+    class Handler(logging.Handler):
+        def handle(self, record: logging.LogRecord) -> bool:
+            raise OSError
+
+    logger, handler = logging.getLogger('gcp.observe'), Handler()
+    logger.addHandler(handler)
+    try:
+        use(pool := ConnectionPool[str, Any](FakeManager(), registry=BrokenRegistry()))
+    finally:
+        logger.removeHandler(handler)
+    assert pool._telemetry.telemetry.errors.count == 1
+
+
+def test_a_reading_that_fails_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = registry()
+    pools = [ConnectionPool[str, Any](FakeManager(), name=name, registry=own) for name in ('orders', 'users')]
+    for pool in pools:
+        use(pool)
+    from gcp.observe import accounts
+
+    look = accounts.Account.read
+
+    def read(self: Any, labelled: bool) -> Any:
+        if self.name == 'orders':
+            raise ZeroDivisionError
+        return look(self, labelled)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(accounts.Account, 'read', read)
+        assert scrape(own).by('pool', 'gcpool_acquires_total') == {'users': 1}
+    page = scrape(own)
+    assert page.by('pool', 'gcpool_acquires_total') == {'orders': 1, 'users': 1}
+    assert page.value('gcpool_telemetry_errors_total', pool='orders') == 1
+
+
+# --- exemplars ---
+
+def test_exemplars_are_shown_to_those_who_can_read_them() -> None:
+    own = registry()
+    pool = ConnectionPool[str, Any](FakeManager(), name='orders', registry=own)
+    use(pool)
+    exemplars = pool._telemetry.telemetry.exemplars
+    exemplars['wait', None, 3] = {'trace_id': 'a' * 32, 'span_id': 'b' * 16}, 0.0007, 1700000000.0
+    exemplars['step', 'create', 0] = {'trace_id': 'c' * 32, 'span_id': 'd' * 16}, 0.00001, 1700000000.0
+    text = generate_openmetrics(own).decode()
+    found = {
+        (sample.name, sample.labels['le'], sample.labels.get('step')): sample.exemplar
+        for family in parse_openmetrics(text) for sample in family.samples if sample.exemplar
+    }
+    assert set(found) == {
+        ('gcpool_acquire_wait_seconds_bucket', '0.001', None), ('gcpool_step_seconds_bucket', '0.0001', 'create')}
+    assert found['gcpool_acquire_wait_seconds_bucket', '0.001', None].labels['trace_id'] == 'a' * 32
+    assert 'trace_id' not in scrape(own).text
+    pool.close()
+
+
+# --- at any time ---
+
+def test_an_asyncio_pool_is_scraped_from_another_thread_while_it_works() -> None:
+    own = registry()
+    manager = AsyncFakeManager()
+    pages: list[Page] = []
+
+    async def main() -> None:
+        pool = gcp.asyncio.ConnectionPool[str, Any](
+            manager, name='orders', registry=own, min_idle=0, max_size=2, total_max_size=4)
+        stop = asyncio.Event()
+
+        async def work(chance: random.Random) -> None:
+            while not stop.is_set():
+                try:
+                    async with pool.connection(chance.choice('abcdef'), timeout=0.01):
+                        await asyncio.sleep(0)
+                except AcquireTimeoutError:
+                    pass
+
+        tasks = [asyncio.ensure_future(work(random.Random(seed))) for seed in range(8)]
+        pages.extend([await asyncio.to_thread(scrape, own) for _ in range(20)])
+        stop.set()
+        await asyncio.gather(*tasks)
+        await pool.close()
+
+    asyncio.run(main())
+    pages.append(scrape(own))
+    for before, after in itertools.pairwise(pages):
+        check_no_step_back(before, after)
+        check_histograms(after)
+    check(pages[-1])
+
+
+@pytest.fixture
+def busy() -> Iterator[None]:
+    """Switch threads as often as can be, without a word in the log."""
+    import sys
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    logging.getLogger('gcp').setLevel(logging.CRITICAL)
+    yield
+    logging.getLogger('gcp').setLevel(logging.NOTSET)
+    sys.setswitchinterval(interval)
+
+
+def trouble(chance: random.Random, *, async_: bool) -> Any:
+    def act(endpoint: Any, connection: Any) -> Any:
+        fate = chance.random()
+        if fate < 0.03:
+            raise Refused
+        return (asyncio.sleep if async_ else time.sleep)(0.0005) if fate < 0.1 else None
+
+    return calling(act)
+
+
+def troubled(manager: Any, *, async_: bool) -> Any:
+    chance = random.Random(4)
+    for hook in ('create', 'dispose', 'on_acquire', 'on_release', 'on_connection_dead'):
+        getattr(manager, hook).does(trouble(chance, async_=async_))
+    manager.check_aliveness.does(calling(lambda endpoint, connection: chance.random() > 0.05))
+    return manager
+
+
+CAPS: dict[str, Any] = {
+    'name': 'orders', 'min_idle': 1, 'max_size': 2, 'total_max_size': 5, 'idle_timeout': 0.005, 'max_lifetime': 0.1,
+    'endpoint_labels': 4, 'leak_threshold': 0.002,
+}
+
+
+def compare(page: Page, pool: Any) -> None:
+    """See that the page shows what the pool knows, to the last count."""
+    stats = pool.stats()
+    for metric, label, counts in (
+        ('gcpool_acquires_total', 'result', stats.acquires), ('gcpool_releases_total', 'outcome', stats.releases),
+        ('gcpool_connections_closed_total', 'reason', stats.closed),
+    ):
+        assert page.by(label, metric, pool='orders') == {key: count for key, count in counts.items() if count}
+    assert page.sum('gcpool_leaks_detected_total', pool='orders') == stats.leaks
+    assert page.value('gcpool_use_seconds_sum') == stats.use_time.sum
+    assert page.value('gcpool_acquire_wait_seconds_sum') == stats.wait_time.sum
+    assert sum(stats.acquires.values()) > 100
+
+
+def watched(own: Any, stop: threading.Event, pages: list[Page]) -> threading.Thread:
+    """Scrape in another thread until told to stop."""
+    def watch() -> None:
+        while not stop.is_set():
+            pages.append(scrape(own))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    return thread
+
+
+def test_books_balance_after_threads_in_trouble(busy: None) -> None:
+    own, stop = registry(), threading.Event()
+    pages: list[Page] = []
+    pool = ConnectionPool[str, Any](troubled(FakeManager(), async_=False), registry=own, **CAPS)
+    end = time.monotonic() + 1
+
+    def work(chance: random.Random) -> None:
+        while time.monotonic() < end:
+            try:
+                with pool.connection(chance.choice('abcdefgh'), timeout=chance.choice([None, 0.001, 0])):
+                    if chance.random() < 0.05:
+                        raise Refused
+            except (Refused, AcquireTimeoutError):
+                pass
+
+    watcher = watched(own, stop, pages)
+    threads = [threading.Thread(target=work, args=(random.Random(seed),)) for seed in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    stop.set()
+    watcher.join()
+    verify(own, pool, pages)
+    pool.close()
+    check(scrape(own))
+
+
+def verify(own: Any, pool: Any, pages: list[Page]) -> None:
+    pages.append(scrape(own))
+    check(pages[-1])
+    compare(pages[-1], pool)
+    for before, after in itertools.pairwise(pages):
+        for name, by in (('gcpool_acquires_total', 'result'), ('gcpool_connections_closed_total', 'reason')):
+            now = after.by(by, name)
+            assert all(now[key] >= count for key, count in before.by(by, name).items())
+        assert len(after.labels('endpoint')) <= 5
+        assert after.value('gcpool_acquire_wait_seconds_count') == after.sum('gcpool_acquires_total')
+
+
+def test_books_balance_after_tasks_in_trouble(busy: None) -> None:
+    own, stop = registry(), threading.Event()
+    pages: list[Page] = []
+
+    async def main() -> None:
+        pool = gcp.asyncio.ConnectionPool[str, Any](troubled(AsyncFakeManager(), async_=True), registry=own, **CAPS)
+        end = time.monotonic() + 1
+
+        async def act(chance: random.Random) -> None:
+            async with pool.connection(chance.choice('abcdefgh'), timeout=chance.choice([None, 0.001, 0])):
+                await asyncio.sleep(0)
+                if chance.random() < 0.05:
+                    raise Refused
+
+        async def work(chance: random.Random) -> None:
+            while time.monotonic() < end:
+                task = asyncio.ensure_future(act(chance))
+                if chance.random() < 0.2:
+                    await asyncio.sleep(0)
+                    task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+        watcher = watched(own, stop, pages)
+        await asyncio.gather(*(work(random.Random(seed)) for seed in range(24)))
+        stop.set()
+        watcher.join()
+        while pool.stats().disposing:
+            await asyncio.sleep(0.001)
+        verify(own, pool, pages)
+        await pool.close()
+        check(scrape(own))
+
+    asyncio.run(main())
+
+
+def test_a_forked_child_counts_from_0(script: Callable[..., Any]) -> None:
+    assert script(f'PAGES = {str(Path(__file__).parent)!r}\n' + dedent('''
+        import gc, os, sys
+        from gcp.testing import FakeManager
+        from gcp.threading import ConnectionPool
+        sys.path.append(PAGES)
+        from pages import check, registry, scrape
+
+        own = registry()
+        pool = ConnectionPool(FakeManager(), name='orders', registry=own)
+        gone = ConnectionPool(FakeManager(), name='gone', registry=own)
+        for each in pool, gone:
+            with each.connection('db'):
+                pass
+        del gone, each
+        gc.collect()
+        assert scrape(own).sum('gcpool_acquires_total') == 2
+        pid = os.fork()
+        if pid == 0:
+            page = scrape(own)
+            assert page.sum('gcpool_acquires_total') == 0 and page.labels('pool') == {'orders'}, page.text
+            with pool.connection('db'):
+                pass
+            assert scrape(own).sum('gcpool_acquires_total') == 1
+            check(scrape(own))
+            print('child done')
+            sys.stdout.flush()
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert scrape(own).sum('gcpool_acquires_total') == 2
+    '''), '-W', 'ignore::DeprecationWarning').quietly() == 'child done\n'
+
+
+# --- costs ---
+
+def test_a_scrape_of_100_endpoints_takes_little() -> None:
+    """The bound is 15 ms; here with room for a machine that is busy with other things."""
+    own = registry()
+    pool = ConnectionPool[str, Any](BareFakeManager(), name='orders', registry=own)
+    for number in range(100):
+        use(pool, f'db-{number}')
+    scrape(own)
+    from prometheus_client import generate_latest
+
+    def took() -> float:
+        began = time.thread_time()
+        generate_latest(own)
+        return time.thread_time() - began
+
+    assert min(took() for _ in range(20)) < 0.03
+    pool.close()
+
+
+def test_nobody_waits_for_a_scrape() -> None:
+    """While a label function hangs, pools work, come and go."""
+    own, gate, inside = registry(), threading.Event(), threading.Event()
+
+    def hanging(endpoint: str) -> str:
+        inside.set()
+        assert gate.wait(10)
+        return endpoint
+
+    pool = ConnectionPool[str, Any](BareFakeManager(), name='orders', registry=own, endpoint_label=hanging)
+    use(pool)
+    scraping = threading.Thread(target=scrape, args=(own,))
+    scraping.start()
+    assert inside.wait(10)
+    for _ in range(100):
+        use(ConnectionPool[str, Any](BareFakeManager(), registry=own))
+    use(pool)
+    gate.set()
+    scraping.join(10)
+    assert scrape(own).sum('gcpool_acquires_total') == 102
+
+
+async def test_a_cancelled_acquire(asyncio_front: AsyncioFront) -> None:
+    own = registry()
+    manager = asyncio_front.manager()
+    pool = asyncio_front.pool(manager, name='orders', registry=own)
+    manager.create.does(never())
+    actor = asyncio_front.spawn(pool.acquire('a'))
+    await asyncio_front.until(lambda: pool.stats().creating == 1)
+    assert scrape(own).by('state', 'gcpool_connections') == {'creating': 1}
+    actor.cancel()      # type: ignore[attr-defined]
+    with pytest.raises(asyncio.CancelledError):
+        await actor
+    page = scrape(own)
+    assert page.by('result', 'gcpool_acquires_total') == {'cancelled': 1}
+    assert page.by('outcome', 'gcpool_steps_total', step='create') == {'cancelled': 1}
+    check(page)
