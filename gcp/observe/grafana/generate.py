@@ -22,6 +22,7 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 from gcp.observe.grafana import DASHBOARD, RULES, RULES_TEST, alerts, panels
 
 SOURCE = model.DataSourceRef(type_val='prometheus', uid='${datasource}')
+LETTERS = 'ABCDEFGH'
 HEIGHTS = {'stat': 4, 'table': 7}
 MADE = '# Made by `python -m gcp.observe.grafana.generate` from gcp/observe/grafana/alerts.py: change it there.\n'
 
@@ -30,7 +31,28 @@ MADE = '# Made by `python -m gcp.observe.grafana.generate` from gcp/observe/graf
 
 def write_dashboard() -> str:
     """Return the dashboard as Grafana imports it."""
-    board = (
+    board = make_board()
+    for variable in panels.VARIABLES:
+        board.with_variable(make_variable(variable))
+    number = 0
+    for row in panels.ROWS:
+        number += 1
+        board.with_row(dashboard.Row(row.title).id(number))
+        for panel in row.panels:
+            number += 1
+            board.with_panel(MAKERS[panel.kind](panel).id(number))
+    made = json.loads(json.dumps(board.build(), cls=JSONEncoder))
+    for choice in made['templating']['list']:
+        for meant_for_intervals in ('auto', 'auto_min', 'auto_count'):
+            del choice[meant_for_intervals]
+    for annotation in made['annotations']['list']:
+        annotation |= {'titleFormat': '{{alertname}}', 'textFormat': '{{pool}} on {{instance}}', 'step': '30s'}
+    return json.dumps(made, indent=2) + '\n'
+
+
+def make_board() -> Any:
+    """Begin a dashboard that shows the last hour, and when an alert fired."""
+    return (
         dashboard.Dashboard('gcpool: connection pools')
         .uid('gcpool')
         .description('Connection pools: are they large enough, who holds connections, is the server slow to accept, do '
@@ -44,39 +66,29 @@ def write_dashboard() -> str:
         .with_variable(dashboard.DatasourceVariable('datasource').label('Data source').type('prometheus'))
         .annotation(
             dashboard.AnnotationQuery().name('Alerts').datasource(SOURCE).enable(True).icon_color('red')
-            .expr(f'ALERTS{{alertstate="firing", component="gcpool", {panels.POOL}}}'))
-    )
-    for variable in panels.VARIABLES:
-        board.with_variable(
-            dashboard.QueryVariable(variable.name)
-            .label(variable.name.title())
-            .description(variable.help)
-            .datasource(SOURCE)
-            .query(variable.query)
-            .current(model.VariableOption(selected=True, text=['All'], value=['$__all']))
-            .multi(True)
-            .include_all(True)
-            .all_value(variable.everything)
-            .refresh(model.VariableRefresh.ON_TIME_RANGE_CHANGED)
-            .sort(model.VariableSort.ALPHABETICAL_CASE_INSENSITIVE_ASC))
-    number = 0
-    for row in panels.ROWS:
-        number += 1
-        board.with_row(dashboard.Row(row.title).id(number))
-        for panel in row.panels:
-            number += 1
-            board.with_panel(MAKERS[panel.kind](panel).id(number))
-    made = json.loads(json.dumps(board.build(), cls=JSONEncoder))
-    for annotation in made['annotations']['list']:
-        annotation |= {'titleFormat': '{{alertname}}', 'textFormat': '{{pool}} on {{instance}}', 'step': '30s'}
-    return json.dumps(made, indent=2) + '\n'
+            .expr(f'ALERTS{{alertstate="firing", component="gcpool", {panels.POOL}}}')))
+
+
+def make_variable(variable: panels.Variable) -> Any:
+    return (
+        dashboard.QueryVariable(variable.name)
+        .label(variable.name.title())
+        .description(variable.help)
+        .datasource(SOURCE)
+        .query(variable.query)
+        .current(model.VariableOption(selected=True, text=['All'], value=['$__all']))
+        .multi(True)
+        .include_all(True)
+        .all_value(variable.everything)
+        .refresh(model.VariableRefresh.ON_TIME_RANGE_CHANGED)
+        .sort(model.VariableSort.ALPHABETICAL_CASE_INSENSITIVE_ASC))
 
 
 def begin(builder: Any, panel: panels.Panel) -> Any:
     """Set what all panels have."""
     builder.title(panel.title).description(panel.help).datasource(SOURCE).unit(panel.unit)
     builder.span(panel.width).height(HEIGHTS.get(panel.kind, 8))
-    for letter, query in zip('ABCDEFGH', panel.queries, strict=False):
+    for letter, query in zip(LETTERS, panel.queries, strict=False):
         target = prometheus.Dataquery().ref_id(letter).datasource(SOURCE).expr(query.expr).legend_format(query.legend)
         if panel.kind == 'heatmap':
             target.format(PromQueryFormat.HEATMAP)
@@ -121,7 +133,7 @@ def make_timeseries(panel: panels.Panel) -> Any:
         builder.axis_soft_max(panel.line)
     for name, color in panel.colors.items():
         builder.override_by_name(name, [colored(color)])
-    for letter, query in zip('ABCDEFGH', panel.queries, strict=False):
+    for letter, query in zip(LETTERS, panel.queries, strict=False):
         if query.limit:
             builder.override_by_query(letter, [
                 colored('red'),
