@@ -87,6 +87,7 @@ class Account:
         self.retired: Any = NOTHING
         self.errors = 0
         self.labels = Labels()
+        self.last: Reading | None = None
 
     def settle(self) -> None:
         """Take the final totals of those that are gone. A pool's core may outlive it, in the hands of who holds a
@@ -171,7 +172,6 @@ class Books:
 
     def __init__(self, *, labelled: bool) -> None:
         self.errors: Final = Errors('gcp.observe')
-        self.dropped = 0        # how many names have been forgotten
         self._labelled = labelled
         self._accounts: dict[str, Account] = {}
         self._arrived: deque[Telemetry] = deque()
@@ -226,9 +226,11 @@ class Books:
     def _readings(self) -> Iterator[Reading]:
         for account in list(self._accounts.values()):
             try:
-                yield account.read(self._labelled)
+                account.last = account.read(self._labelled)
             except Exception as error:
                 self.note('reading', error, account.name)
+            if account.last is not None:
+                yield account.last
 
     def _settle(self) -> None:
         """Enter those who came, and take the totals of those who are gone."""
@@ -244,7 +246,6 @@ class Books:
         gone.sort(key=lambda account: not account.automatic)
         for account in gone[:max(0, len(gone) - REMEMBERED)]:
             del self._accounts[account.name]
-            self.dropped += 1
             if OTHER not in self._accounts:
                 self._accounts[OTHER] = Account(OTHER)
             self._accounts[OTHER].take_over(account)

@@ -31,6 +31,8 @@ __all__ = ['Writer', 'join', 'mark_process_dead']
 
 #: how often to look while there is something to see, seconds
 PERIOD: Final = 0.5
+#: how many series of the past may stay in a file, beside as many as there are now
+ROOM: Final = 2000
 #: how often to look for files of processes that are gone, seconds
 ROUNDS: Final = 5.0
 
@@ -128,6 +130,12 @@ def entries_of(metric: Metric, reading: Reading, marks: Marks) -> Iterator[tuple
             yield sample.name, sample.labels, sample.value if is_used else 0
 
 
+def key_of(metric: Metric, name: str, labels: dict[str, str]) -> str:
+    """Write a series as the client does."""
+    family = metric.name if metric.kind == 'info' else metric.family    # there it is a gauge
+    return str(mmap_dict.mmap_key(family, name, list(labels), list(labels.values()), metric.help))
+
+
 class File:
     """One file of this process.
 
@@ -145,24 +153,26 @@ class File:
         self._base = {key: value for key, value, *_ in self._values.read_all_values()} if lasting else {}
 
     def write(self, values: dict[str, float]) -> bool:
-        """Write what has changed. What is not there any more is 0, if it is not lasting.
+        """Write what has changed. What is not there any more is 0: the present of a pool that is gone, or a name that
+        the books have forgotten, whose totals are under another now.
 
         :return: whether anything has changed
         """
-        if not self._lasting:
-            values = {**dict.fromkeys(self._written, 0.0), **values}
-        changed = [(key, value) for key, value in values.items() if self._written.get(key) != value]
+        now = {**dict.fromkeys(self._written, 0.0), **values}
+        changed = [(key, value) for key, value in now.items() if self._written.get(key) != value]
         for key, value in changed:
             self.put(key, value + self._base.get(key, 0.0))
         self._written.update(changed)
+        if len(self._written) > 2 * len(values) + ROOM:
+            self._rewrite(values)
         return bool(changed)
 
     def put(self, key: str, value: float) -> None:
         """Write one value."""
         self._values.write_value(key, value, 0.0)
 
-    def rewrite(self, values: dict[str, float]) -> None:
-        """Write the file anew, with these values only. Who reads it finds the old one or the new one."""
+    def _rewrite(self, values: dict[str, float]) -> None:
+        """Write the file anew, without the keys of the past. Who reads it finds the old one or the new one."""
         new = f'{self._path}.new'
         remove(new)
         self._values.close()
@@ -192,7 +202,7 @@ class Writer:
         self._path = path
         self._alarm = self._wake     # one object, to be known again
         self._armed: list[weakref.ref[Any]] = []
-        self._keys: dict[tuple[str, tuple[str, ...]], str] = {}
+        self._keys: dict[tuple[str, ...], str] = {}
         self._files: dict[str, File] = {}
         self._start()
         atexit.register(self.finish)
@@ -206,7 +216,6 @@ class Writer:
         self._running = threading.Lock()        # held by the thread
         self._marks: dict[str, Marks] = {}
         self._pruned = -ROUNDS
-        self._dropped = self.books.dropped
 
     def add(self, telemetry: Telemetry) -> None:
         """Let a pool be seen."""
@@ -242,41 +251,27 @@ class Writer:
         changed = False
         for name, values in self._values(readings).items():
             changed = self._file(name).write(values) or changed
-        if self._dropped != self.books.dropped:
-            self._dropped = self.books.dropped
-            self._forget(readings)
         if changed:
             took = BY_NAME['gcpool_collect_seconds']
-            self._file(file_of(took)).put(self._key(took, took.name, {}), perf_counter() - began)
+            self._file(file_of(took)).put(key_of(took, took.name, {}), perf_counter() - began)
         return changed or any(
             reading.total[state] for reading in readings for state in ('used', 'creating', 'disposing', 'waiting'))
-
-    def _forget(self, readings: list[Reading]) -> None:
-        """Forget the names that the books have forgotten."""
-        self._keys = {}
-        for name, values in self._values(readings).items():
-            self._file(name).rewrite(values)
 
     def _values(self, readings: list[Reading]) -> dict[str, dict[str, float]]:
         """Lay out what there is, by file."""
         marks = {reading.pool: self._marks.get(reading.pool) or Marks(reading.pool) for reading in readings}
         self._marks = marks
+        known, self._keys = self._keys, {}
         found: dict[str, dict[str, float]] = {}
         for reading in readings:
             marks[reading.pool].update(reading.rows)
             for metric in METRICS:
                 values = found.setdefault(file_of(metric), {})
                 for name, labels, value in entries_of(metric, reading, marks[reading.pool]):
-                    values[self._key(metric, name, labels)] = value
+                    series = name, *labels.values()
+                    key = self._keys[series] = known.get(series) or key_of(metric, name, labels)
+                    values[key] = value
         return found
-
-    def _key(self, metric: Metric, name: str, labels: dict[str, str]) -> str:
-        known = name, tuple(labels.values())
-        key = self._keys.get(known)
-        if key is None:
-            family = metric.name if metric.kind == 'info' else metric.family    # there it is a gauge
-            key = self._keys[known] = mmap_dict.mmap_key(family, name, list(labels), list(labels.values()), metric.help)
-        return key
 
     def _file(self, name: str) -> File:
         file = self._files.get(name)

@@ -1,0 +1,384 @@
+"""Several processes behind one page: forked, killed, served by gunicorn; read by the client's own collector."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+from pages import Page, check
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.mmap_dict import MmapedDict
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from gcp.observe.multiprocess import mark_process_dead
+
+pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
+
+HERE = Path(__file__).parent
+PRELUDE = f'''
+import gc, os, signal, sys, threading, time
+sys.path.append({str(HERE)!r})
+from gcp.testing import BareFakeManager, FakeManager
+from gcp.threading import ConnectionPool
+'''
+PATIENCE = 15.0
+
+
+def merged(path: object) -> Page:
+    """The page of all processes, as the client's own collector shows it."""
+    own = CollectorRegistry()
+    MultiProcessCollector(own, path=str(path))      # type: ignore[no-untyped-call]
+    return Page(generate_latest(own).decode())
+
+
+def until(predicate: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not predicate():
+        assert time.monotonic() < deadline, 'in vain'
+        time.sleep(0.01)
+
+
+Story = Callable[[str], str]
+
+
+@pytest.fixture
+def story(script: Callable[..., Any], tmp_path: Path) -> Story:
+    """Run a source text in a process that is one of several."""
+    def run(source: str) -> str:
+        ended = script(PRELUDE + dedent(source), '-W', 'ignore::DeprecationWarning',
+                       env={'PROMETHEUS_MULTIPROC_DIR': str(tmp_path)})
+        out: str = ended.quietly()
+        return out
+
+    return run
+
+
+def test_everything_but_endpoints_is_shown(story: Story, tmp_path: Path) -> None:
+    story('''
+        from test_multiprocess import merged
+        from pages import check
+        pool = ConnectionPool(FakeManager(), name='orders')
+        first = merged(os.environ['PROMETHEUS_MULTIPROC_DIR'])
+        assert first.value('gcpool_acquires_total', pool='orders', result='hit') == 0
+        with pool.connection('a'), pool.connection('b'):
+            while merged(os.environ['PROMETHEUS_MULTIPROC_DIR']).sum('gcpool_connections', state='used') != 2:
+                time.sleep(0.01)
+            page = merged(os.environ['PROMETHEUS_MULTIPROC_DIR'])
+        from gcp.observe.names import METRICS
+        shown = {name for name, _ in page.series}
+        assert {sample for metric in METRICS for sample in metric.samples} == shown, shown
+        assert page.value('gcpool_info', pool='orders', frontend='threading') == 1
+        assert page.value('gcpool_max_connections') == 100
+        assert page.value('gcpool_oldest_checkout_seconds') > 0
+        assert not page.labels('endpoint')
+        check(page)
+    ''')
+    page = merged(tmp_path)         # after its end: what it counted, and nothing of its present
+    assert page.by('result', 'gcpool_acquires_total') == {'created': 2}
+    assert not list(page.find('gcpool_connections'))
+
+
+def test_exact_at_exit_and_summed_with_those_before(story: Story, tmp_path: Path) -> None:
+    for _ in range(3):
+        story('''
+            pool = ConnectionPool(FakeManager(), name='orders')
+            for _ in range(100):
+                with pool.connection('a'):
+                    pass
+        ''')
+    page = merged(tmp_path)
+    assert page.by('result', 'gcpool_acquires_total') == {'created': 3, 'hit': 297}
+    assert page.value('gcpool_use_seconds_count') == 300
+    assert page.value('gcpool_step_seconds_count', step='on_release') == 300
+
+
+def test_a_fork_after_the_pool_was_made(story: Story, tmp_path: Path) -> None:
+    story('''
+        pool = ConnectionPool(FakeManager(), name='orders')
+        for _ in range(10):
+            with pool.connection('a'):
+                pass
+        children = []
+        for number in range(3):
+            pid = os.fork()
+            if pid == 0:
+                for _ in range(100 * (number + 1)):
+                    with pool.connection('a'):
+                        pass
+                sys.exit()
+            children.append(pid)
+        for pid in children:
+            assert os.waitpid(pid, 0)[1] == 0
+    ''')
+    page = merged(tmp_path)
+    assert page.by('result', 'gcpool_acquires_total') == {'created': 4, 'hit': 606}
+
+
+def test_a_child_that_never_uses_the_pool_leaves_nothing(story: Story, tmp_path: Path) -> None:
+    out = story('''
+        pool = ConnectionPool(FakeManager(), name='orders')
+        with pool.connection('a'):
+            pass
+        pid = os.fork()
+        if pid == 0:
+            sys.exit()
+        assert os.waitpid(pid, 0)[1] == 0
+        print(pid)
+    ''')
+    assert not list(tmp_path.glob(f'*_{out.strip()}.db'))
+    assert merged(tmp_path).sum('gcpool_acquires_total') == 1
+
+
+def test_children_of_multiprocessing_write_their_last_counts(story: Story, tmp_path: Path) -> None:
+    story('''
+        import multiprocessing
+
+        def work():
+            for _ in range(100):
+                with pool.connection('a'):
+                    pass
+
+        pool = ConnectionPool(FakeManager(), name='orders')
+        work()
+        child = multiprocessing.get_context('fork').Process(target=work)
+        child.start()
+        child.join()
+        assert child.exitcode == 0
+    ''')
+    assert merged(tmp_path).sum('gcpool_acquires_total') == 200
+
+
+def test_no_thread_stays_where_nothing_happens(story: Story) -> None:
+    story('''
+        def threads():
+            return len(os.listdir('/proc/self/task'))
+
+        def until(predicate):
+            deadline = time.monotonic() + 10
+            while not predicate():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+
+        pool = ConnectionPool(FakeManager(), name='orders')
+        assert threads() == 1
+        for _ in range(3):
+            with pool.connection('a'):
+                pass
+            assert threads() == 2
+            until(lambda: threads() == 1)
+        with pool.connection('a'):
+            until(lambda: threads() == 2)
+        until(lambda: threads() == 1)
+    ''')
+
+
+def test_what_dead_processes_show_of_their_present_is_removed(story: Story, tmp_path: Path) -> None:
+    story('''
+        pool = ConnectionPool(FakeManager(), name='orders')
+        with pool.connection('a'):
+            time.sleep(1)
+            from test_multiprocess import merged
+            assert merged(os.environ['PROMETHEUS_MULTIPROC_DIR']).sum('gcpool_connections') == 1
+            pid = os.fork()
+            if pid == 0:
+                held = pool.acquire('a')
+                time.sleep(1)
+                os.kill(os.getpid(), signal.SIGKILL)
+            os.waitpid(pid, 0)
+            os.kill(os.getpid(), 0)
+            os._exit(0)
+    ''')
+    page = merged(tmp_path)
+    assert page.sum('gcpool_connections', state='used') == 2      # nobody has looked since
+    story("pool = ConnectionPool(FakeManager(), name='orders')")
+    page = merged(tmp_path)
+    assert page.sum('gcpool_connections') == 0
+    assert page.sum('gcpool_acquires_total') == 2
+
+
+def test_a_process_can_be_told_to_be_dead(tmp_path: Path) -> None:
+    for name in ('gauge_livesum_gcpool_7.db', 'gauge_livemax_gcpool_7.db', 'gauge_livesum_gcpool_77.db',
+                 'counter_gcpool_7.db', 'gauge_livesum_7.db'):
+        (tmp_path / name).touch()
+    mark_process_dead(7, str(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        'counter_gcpool_7.db', 'gauge_livesum_7.db', 'gauge_livesum_gcpool_77.db']
+
+
+def test_a_process_id_that_is_used_again(story: Story, tmp_path: Path) -> None:
+    """What is in the file of a dead process is added to, not overwritten."""
+    story('''
+        pool = ConnectionPool(FakeManager(), name='orders')
+        with pool.connection('a'):
+            pass
+    ''')
+    (before,) = tmp_path.glob('counter_gcpool_*.db')
+    (histograms,) = tmp_path.glob('histogram_gcpool_*.db')
+    out = story(f'''
+        directory = os.environ['PROMETHEUS_MULTIPROC_DIR']
+        os.rename({str(before)!r}, f'{{directory}}/counter_gcpool_{{os.getpid()}}.db')
+        os.rename({str(histograms)!r}, f'{{directory}}/histogram_gcpool_{{os.getpid()}}.db')
+        pool = ConnectionPool(FakeManager(), name='orders')
+        with pool.connection('a'):
+            pass
+    ''')
+    assert not out
+    page = merged(tmp_path)
+    assert page.by('result', 'gcpool_acquires_total') == {'created': 2}
+    assert page.value('gcpool_use_seconds_count') == 2
+
+
+def test_pools_that_come_and_go_keep_their_totals_and_the_files_small(story: Story, tmp_path: Path) -> None:
+    story('''
+        for _ in range(100):
+            pool = ConnectionPool(BareFakeManager())
+            with pool.connection('a'):
+                pass
+    ''')
+    page = merged(tmp_path)
+    assert page.sum('gcpool_acquires_total') == 100
+    assert len(page.by('pool', 'gcpool_acquires_total')) <= 13
+    assert len(page.labels('pool')) <= 50       # the others are 0, until the file is written anew
+    (file,) = tmp_path.glob('histogram_*.db')
+    series = list(MmapedDict.read_all_values_from_file(str(file)))      # type: ignore[no-untyped-call]
+    assert len(series) < 2 * 13 * 200 + 2000
+
+
+def test_a_directory_that_is_not_there(script: Callable[..., Any], tmp_path: Path) -> None:
+    ended = script(PRELUDE + dedent('''
+        pool = ConnectionPool(FakeManager(), name='orders')
+        for _ in range(10):
+            with pool.connection('a'):
+                pass
+        assert pool.stats().acquires['hit'] == 9
+    '''), env={'PROMETHEUS_MULTIPROC_DIR': str(tmp_path / 'none')})
+    assert ended.status == 0
+    assert ended.err.count('multiprocess failed: FileNotFoundError') == 1, ended
+
+
+def test_a_pool_that_is_not_to_be_seen(story: Story, tmp_path: Path) -> None:
+    story('ConnectionPool(FakeManager(), registry=None)')
+    assert not list(tmp_path.iterdir())
+
+
+# --- gunicorn ---
+
+SERVICE = PRELUDE + '''
+pool = ConnectionPool(FakeManager(), name='orders')
+
+def app(environ, start_response):
+    if environ['PATH_INFO'] == '/metrics':
+        from prometheus_client import CollectorRegistry, generate_latest
+        from prometheus_client.multiprocess import MultiProcessCollector
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)
+        body = generate_latest(registry)
+    elif environ['PATH_INFO'] == '/pid':
+        body = str(os.getpid()).encode()
+    else:
+        with pool.connection('db'):
+            body = b'done'
+    start_response('200 OK', [('Content-Length', str(len(body)))])
+    return [body]
+'''
+
+
+class Gunicorn:
+    """A service with several workers."""
+
+    def __init__(self, port: int, master: int) -> None:
+        self.address = f'http://127.0.0.1:{port}'
+        self.master = master
+
+    def get(self, path: str) -> str:
+        with urllib.request.urlopen(self.address + path, timeout=PATIENCE) as response:
+            text: str = response.read().decode()
+            return text
+
+    def load(self, requests: int) -> None:
+        with ThreadPoolExecutor(8) as executor:
+            assert list(executor.map(self.get, ['/'] * requests)) == ['done'] * requests
+
+    def workers(self) -> set[int]:
+        children = Path(f'/proc/{self.master}/task/{self.master}/children').read_text()
+        return {int(pid) for pid in children.split()}
+
+    def page(self) -> Page:
+        return Page(self.get('/metrics'))
+
+
+def answers(service: Gunicorn) -> bool:
+    try:
+        return bool(service.get('/pid'))
+    except OSError:
+        return False
+
+
+@contextmanager
+def gunicorn(directory: Path, *options: str) -> Iterator[Gunicorn]:
+    pytest.importorskip('gunicorn')
+    (directory / 'service.py').write_text(SERVICE)
+    (directory / 'metrics').mkdir()
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, '-W', 'ignore', '-m', 'gunicorn', '--bind', f'127.0.0.1:{port}', '--workers', '3',
+         '--log-level', 'warning', '--chdir', str(directory), *options, 'service:app'],
+        env={**os.environ, 'PROMETHEUS_MULTIPROC_DIR': str(directory / 'metrics'),
+             'PYTHONPATH': os.pathsep.join(sys.path)},
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )
+    service = Gunicorn(port, process.pid)
+    try:
+        until(lambda: answers(service))
+        yield service
+        process.terminate()
+        process.wait(PATIENCE)
+        assert process.stderr is not None
+        assert 'Traceback' not in process.stderr.read()
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(PATIENCE)
+        if process.stderr is not None:
+            process.stderr.close()
+
+
+@pytest.mark.parametrize('options', [(), ('--preload',), ('--threads', '4')], ids=' '.join)
+def test_workers_of_gunicorn(tmp_path: Path, options: tuple[str, ...]) -> None:
+    with gunicorn(tmp_path, *options) as service:
+        until(lambda: len(service.workers()) == 3)
+        service.load(300)
+        until(lambda: service.page().sum('gcpool_acquires_total') == 300)
+        page = service.page()
+        check(page)
+        assert page.sum('gcpool_connections', state='used') == 0
+
+        victim = int(service.get('/pid'))
+        os.kill(victim, signal.SIGKILL)
+        until(lambda: victim not in service.workers() and len(service.workers()) == 3)
+        service.load(300)
+        until(lambda: service.page().sum('gcpool_acquires_total') == 600)
+        until(lambda: not list((tmp_path / 'metrics').glob(f'gauge_*_{victim}.db')))
+        page = service.page()
+        assert page.value('gcpool_use_seconds_count') == page.sum('gcpool_releases_total') == 600
+        assert page.sum('gcpool_connections_closed_total') == 0
+        killed_had = page.sum('gcpool_steps_total', step='create', outcome='ok') - page.sum('gcpool_connections')
+        assert killed_had >= 0
+        assert page.value('gcpool_max_connections') <= 300
+    page = merged(tmp_path / 'metrics')
+    assert page.sum('gcpool_acquires_total') == 600
+    assert not list(page.find('gcpool_connections'))
