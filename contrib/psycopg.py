@@ -345,7 +345,7 @@ def _heard_only_news(conn: AnyConnection) -> bool:
     severities: set[str | None] = set()
 
     def listen(notice: Diagnostic) -> None:
-        severities.add(notice.severity_nonlocalized)
+        severities.add(notice.severity_nonlocalized or notice.severity)
 
     conn.add_notice_handler(listen)
     try:
