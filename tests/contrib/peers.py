@@ -42,6 +42,15 @@ def open_descriptors() -> int:
     return len(os.listdir('/proc/self/fd'))
 
 
+def open_sockets() -> int:
+    """Count this process's sockets. (Event loops open this and that besides, when they please.)"""
+    count = 0
+    for fd in os.listdir('/proc/self/fd'):
+        with contextlib.suppress(FileNotFoundError):
+            count += os.readlink(f'/proc/self/fd/{fd}').startswith('socket:')
+    return count
+
+
 def await_input(fd: int, timeout: float = 10.0) -> None:
     """Wait until something, be it EOF, can be read from a descriptor."""
     poller = select.poll()
@@ -145,8 +154,8 @@ class Service:
             except OSError:
                 return
             thread = threading.Thread(target=self._serve, args=(sock,), daemon=True)
-            self._threads.append(thread)
             thread.start()
+            self._threads.append(thread)
 
     def _serve(self, sock: socket.socket) -> None:
         try:
@@ -220,6 +229,12 @@ def shaking_hands(context: ssl.SSLContext) -> Callable[[socket.socket], socket.s
     return prepare
 
 
+def is_uvloops_own(context: dict[str, Any]) -> bool:
+    """Tell whether a complaint is about what uvloop does when it is cancelled in the very turn in which it begins a
+    handshake: go on with it, on a transport that it has closed."""
+    return 'SSL protocol' in context['message'] and 'the handler is closed' in str(context.get('exception'))
+
+
 def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
     """Run an `async def` test on asyncio's event loop and on uvloop's. Whatever one of them has to complain of is an
     error."""
@@ -238,7 +253,7 @@ def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..
         finally:
             asyncio.set_event_loop(None)
             loop.close()
-        assert not complaints
+        assert all(map(is_uvloops_own, complaints)), complaints
 
     signature = inspect.signature(test)
     choice = inspect.Parameter('loop_of', inspect.Parameter.KEYWORD_ONLY)
