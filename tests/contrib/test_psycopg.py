@@ -17,7 +17,7 @@ from gcp.demo.server import Server
 
 both = pytest.mark.parametrize('make', [Psycopg, AsyncPsycopg], ids=['sync', 'asyncio'])
 
-NOTICE = b'N\0\0\0\x15SNOTICE\0Mhello\0\0\0'
+NOTICE = b'N\0\0\0\x14SNOTICE\0Mhello\0\0'
 PARAMETER_STATUS = b'S\0\0\0\x18application_name\0x\0\0'
 
 
@@ -113,7 +113,7 @@ def test_a_function_may_be_of_either_colour(postgres: Server, colour: str) -> No
         (PARAMETER_STATUS, True),
         (NOTICE + PARAMETER_STATUS, True),
         (NOTICE[:5], True),
-        (NOTICE + b'E\0\0\0\x13SFATAL\0Mgone\0\0\0', False),
+        (NOTICE + b'E\0\0\0\x12SFATAL\0Mgone\0\0', False),
         (b'E\0\0\0\x14SFATAL\0Mgone\0\0\0', False),
         (b'D\0\0\0\x0a\0\x01\xff\xff\xff\xff', False),
         (b'HTTP/1.1 400 Bad Request\r\n\r\n', False),
