@@ -17,7 +17,7 @@ from http_peers import Scripted, contexts, http_server
 from peers import await_input, await_left_behind, deaf_server, open_descriptors, silent_server
 from redis_peers import settled_descriptors
 
-from gcp.contrib.http import Connection, HttpConnectionManager, KeepAlive
+from gcp.contrib.http import HttpConnection, HttpConnectionManager, KeepAlive
 from gcp.threading import ConnectionPool
 
 LIMIT = 10.0
@@ -53,19 +53,19 @@ def origin(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def conn(manager: HttpConnectionManager, origin: str) -> Iterator[Connection]:
+def conn(manager: HttpConnectionManager, origin: str) -> Iterator[HttpConnection]:
     conn = manager.create(origin, LIMIT)
     yield conn
     manager.dispose(origin, conn)
 
 
-def ask(conn: Connection, path: str = '/peer', method: str = 'GET', **options: Any) -> bytes:
+def ask(conn: HttpConnection, path: str = '/peer', method: str = 'GET', **options: Any) -> bytes:
     conn.request(method, path, **options)
     answer: bytes = conn.getresponse().read()
     return answer
 
 
-def released(manager: HttpConnectionManager, conn: Connection) -> bool:
+def released(manager: HttpConnectionManager, conn: HttpConnection) -> bool:
     """Release a connection; tell whether the next user may have it. If not, its descriptor is free already."""
     fd = conn.wire.fileno()
     manager.on_release('', conn)
@@ -80,7 +80,7 @@ def released(manager: HttpConnectionManager, conn: Connection) -> bool:
 
 
 def test_the_pool_reuses_a_connection(manager: HttpConnectionManager, origin: str) -> None:
-    pool: ConnectionPool[str, Connection] = ConnectionPool(manager)
+    pool: ConnectionPool[str, HttpConnection] = ConnectionPool(manager)
     try:
         with pool.connection(origin) as first:
             peer = ask(first)
@@ -108,7 +108,7 @@ def test_the_pool_reuses_a_connection(manager: HttpConnectionManager, origin: st
     ('POST', '/echo', b'hello'),
 ])
 def test_an_exchange_that_came_to_its_end_leaves_the_connection_to_the_next(
-        manager: HttpConnectionManager, conn: Connection, method: str, path: str, expected: bytes | None,
+        manager: HttpConnectionManager, conn: HttpConnection, method: str, path: str, expected: bytes | None,
 ) -> None:
     answer = ask(conn, path, method, body=b'hello' if method == 'POST' else None)
     assert expected is None or answer == expected
@@ -121,7 +121,7 @@ def test_an_exchange_that_came_to_its_end_leaves_the_connection_to_the_next(
     ('HEAD', '/large'), ('HEAD', '/chunked'), ('GET', '/nothing'), ('GET', '/not-modified'), ('GET', '/patiently'),
 ])
 def test_a_response_without_a_body_need_not_be_read(
-        manager: HttpConnectionManager, conn: Connection, method: str, path: str,
+        manager: HttpConnectionManager, conn: HttpConnection, method: str, path: str,
 ) -> None:
     conn.request(method, path)
     conn.getresponse()
@@ -130,7 +130,7 @@ def test_a_response_without_a_body_need_not_be_read(
 
 
 @pytest.mark.parametrize('way', ['read', 'parts', 'lines', 'into', 'read1'])
-def test_all_ways_of_reading_to_the_end(manager: HttpConnectionManager, conn: Connection, way: str) -> None:
+def test_all_ways_of_reading_to_the_end(manager: HttpConnectionManager, conn: HttpConnection, way: str) -> None:
     conn.request('POST', '/echo', body=b'ab\ncd\n')
     response = conn.getresponse()
     if way == 'read':
@@ -148,7 +148,7 @@ def test_all_ways_of_reading_to_the_end(manager: HttpConnectionManager, conn: Co
     assert ask(conn)
 
 
-def test_a_new_connection_that_nobody_used_is_used(manager: HttpConnectionManager, conn: Connection) -> None:
+def test_a_new_connection_that_nobody_used_is_used(manager: HttpConnectionManager, conn: HttpConnection) -> None:
     assert released(manager, conn)
     assert ask(conn)
 
@@ -178,7 +178,7 @@ def test_all_kinds_of_bodies(manager: HttpConnectionManager, body: str) -> None:
         manager.dispose(peer.origin, conn)
 
 
-def test_a_setting_of_the_users_does_not_outlast_him(manager: HttpConnectionManager, conn: Connection) -> None:
+def test_a_setting_of_the_users_does_not_outlast_him(manager: HttpConnectionManager, conn: HttpConnection) -> None:
     assert conn.sock.gettimeout() == LIMIT
     ask(conn)
     conn.sock.settimeout(1)
@@ -194,7 +194,7 @@ def test_a_setting_of_the_users_does_not_outlast_him(manager: HttpConnectionMana
     'response closed', 'line read', 'connection closed',
 ])
 def test_an_exchange_that_is_not_over_costs_the_connection_at_once(
-        manager: HttpConnectionManager, conn: Connection, left: str,
+        manager: HttpConnectionManager, conn: HttpConnection, left: str,
 ) -> None:
     ask(conn)
     if left == 'request begun':
@@ -218,7 +218,7 @@ def test_an_exchange_that_is_not_over_costs_the_connection_at_once(
     assert conn.sock is None
 
 
-def test_a_response_that_was_closed_early_is_not_read_by_the_next_request_either(conn: Connection) -> None:
+def test_a_response_that_was_closed_early_is_not_read_by_the_next_request_either(conn: HttpConnection) -> None:
     conn.request('GET', '/large')
     conn.getresponse().close()
     with pytest.raises(http.client.NotConnected):
@@ -227,14 +227,14 @@ def test_a_response_that_was_closed_early_is_not_read_by_the_next_request_either
 
 @pytest.mark.parametrize('path', ['/close', '/briefly'])
 def test_a_server_that_means_to_close_is_taken_at_its_word(
-        manager: HttpConnectionManager, conn: Connection, path: str,
+        manager: HttpConnectionManager, conn: HttpConnection, path: str,
 ) -> None:
     ask(conn, path)
     assert not released(manager, conn)
 
 
 def test_a_server_that_closes_after_a_while_is_left_before_that(
-        manager: HttpConnectionManager, conn: Connection, monkeypatch: pytest.MonkeyPatch,
+        manager: HttpConnectionManager, conn: HttpConnection, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ask(conn, '/patiently')
     assert released(manager, conn)
@@ -344,7 +344,7 @@ def test_whatever_is_heard_on_an_idle_connection_means_dead(manager: HttpConnect
 
 
 def test_no_connection_comes_back_to_life_behind_the_pools_back(
-        manager: HttpConnectionManager, conn: Connection, origin: str,
+        manager: HttpConnectionManager, conn: HttpConnection, origin: str,
 ) -> None:
     ask(conn, '/close')
     with pytest.raises(http.client.NotConnected):
@@ -515,7 +515,7 @@ def test_the_sockets_options(tls: tuple[ssl.SSLContext, ssl.SSLContext], origin:
 
 @pytest.mark.filterwarnings('ignore:.*fork:DeprecationWarning')
 def test_a_forked_child_says_nothing_to_the_parents_server(
-        manager: HttpConnectionManager, conn: Connection, origin: str,
+        manager: HttpConnectionManager, conn: HttpConnection, origin: str,
 ) -> None:
     peer = ask(conn)
     child = os.fork()
