@@ -352,7 +352,8 @@ def _heard_only_news(conn: AnyConnection) -> bool:
         for _ in range(READS):
             pgconn.consume_input()  # reads what is there, never waits; raises at EOF
             pgconn.is_busy()  # makes libpq look at it
-            if conn.closed or severities & {'ERROR', 'FATAL', 'PANIC'}:
+            if severities & {'ERROR', 'FATAL', 'PANIC'}:
+                hang_up(pgconn.socket)  # libpq would go on as if nothing had been said
                 return False
             if is_quiet(pgconn.socket):
                 return True

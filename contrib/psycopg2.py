@@ -207,7 +207,10 @@ def _heard_only_news(conn: Connection) -> bool:
         return False
     for _ in range(READS):
         conn.poll()  # reads what is there, never waits; raises at EOF
-        if conn.closed or any(str(notice).startswith('FATAL') for notice in conn.notices):
+        if conn.closed:
+            return False
+        if any(str(notice).startswith('FATAL') for notice in conn.notices):
+            hang_up(conn.fileno())  # libpq would go on as if nothing had been said
             return False
         if is_quiet(conn.fileno()):
             return True

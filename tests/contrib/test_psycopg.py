@@ -129,6 +129,7 @@ def test_what_an_idle_connection_is_told_decides(
             proxy.say(words)
             await_input(conn.fileno())
             assert await pg.check(manager, conn) is alive
+            assert await pg.check(manager, conn) is alive
 
     run(body())
 
