@@ -17,7 +17,7 @@ import pytest
 
 import gcp.asyncio
 import gcp.threading
-from gcp.testing import AsyncFakeManager, FakeManager, ManagerCheckError, ManagerReport, check_manager
+from gcp.testing import AsyncFakeManager, FakeManager, ManagerCheckError, ManagerReport, check_manager, dead
 
 Address = tuple[str, int]
 Pair = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -177,12 +177,12 @@ def test_a_sound_manager_passes(server: Server, silent: Address, refused: Addres
         Sound(), server.address, kill=server.kill, use=ask, silent=silent, refused=refused, fork=True)
     assert isinstance(report, ManagerReport)
     assert [check.name for check in report.checks] == [
-        'create', 'alive', 'hooks', 'dispose', 'death', 'farewell', 'pool', 'refusal', 'timeout', 'fork', 'signatures',
-        'descriptors', 'threads']
+        'create', 'alive', 'hooks', 'dispose', 'pool', 'death', 'farewell', 'replacement', 'refusal', 'timeout', 'fork',
+        'signatures', 'descriptors', 'threads']
     assert report.skipped == ()
     assert str(report).splitlines()[0].startswith(
-        f"Sound, ('127.0.0.1', {server.address[1]}): 13 promises kept, 0 not looked at (")
-    assert len(str(report).splitlines()) == 14
+        f"Sound, ('127.0.0.1', {server.address[1]}): 14 promises kept, 0 not looked at (")
+    assert len(str(report).splitlines()) == 15
 
 
 def test_a_sound_async_manager_passes(server: Server, silent: Address, refused: Address) -> None:
@@ -192,8 +192,8 @@ def test_a_sound_async_manager_passes(server: Server, silent: Address, refused: 
 
     report = asyncio.run(body())
     assert [check.name for check in report.checks] == [
-        'create', 'alive', 'dispose', 'death', 'farewell', 'pool', 'refusal', 'timeout', 'cancellation', 'loop',
-        'signatures', 'descriptors', 'threads']
+        'create', 'alive', 'dispose', 'pool', 'death', 'farewell', 'replacement', 'refusal', 'timeout', 'cancellation',
+        'loop', 'signatures', 'descriptors', 'threads']
     assert [(skipped.name, skipped.reason) for skipped in report.skipped] == [
         ('hooks', 'the manager has no on_acquire and no on_release')]
 
@@ -203,6 +203,7 @@ def test_what_was_not_given_is_not_looked_at(server: Server) -> None:
     assert {skipped.name: skipped.reason for skipped in report.skipped} == {
         'death': 'there is no kill=',
         'farewell': 'there is no kill=',
+        'replacement': 'there is no kill=',
         'refusal': 'there is no refused=',
         'timeout': 'there is no silent=',
         'fork': 'not asked for, with fork=True',
@@ -210,8 +211,9 @@ def test_what_was_not_given_is_not_looked_at(server: Server) -> None:
 
 
 def test_the_doubles_pass() -> None:
-    check_manager(FakeManager(), 'db')
-    asyncio.run(_checked(AsyncFakeManager(), 'db'))
+    manager, in_tasks = FakeManager(), AsyncFakeManager()
+    check_manager(manager, 'db', kill=lambda: manager.check_aliveness.does(dead()))
+    asyncio.run(_checked(in_tasks, 'db', kill=lambda: in_tasks.check_aliveness.does(dead())))
 
 
 async def _checked(manager: Any, endpoint: Any, **options: Any) -> ManagerReport:
@@ -224,7 +226,7 @@ def test_a_report_shows_no_secrets(server: Server) -> None:
         def create(self, endpoint: Any, timeout: float | None = None) -> socket.socket:
             return super().create(server.address, timeout)
 
-    report = check_manager(Named(), 'tcp://user:hunter2@host')  # type: ignore[call-overload]
+    report = check_manager(Named(), 'tcp://user:hunter2@host')  # type: ignore[misc]
     assert 'hunter2' not in str(report) + repr(report)
     assert dataclasses.is_dataclass(report)
 

@@ -15,6 +15,9 @@ __all__ = ['PAUSE', 'UNSET', 'Broken', 'Case', 'Kill', 'NotLookedAt', 'Use']
 #: How long a pause is between two looks, seconds.
 PAUSE = 0.002
 
+#: How long a server in a thread may take to accept, seconds.
+MOMENT = 0.05
+
 UNSET: Any = type('Unset', (), {'__repr__': lambda self: '...'})()
 
 #: Ends the server's side of a connection. Takes the endpoint and the connection, or the connection, or nothing.
@@ -120,10 +123,15 @@ class Case:
         """Have the user's `kill` end the server's side of a connection."""
         if self.kill is None:
             raise NotLookedAt('there is no kill=')
-        # the server may know the connection only once it was asked something
-        await self.exchange(conn, 'before kill()', 'return a connection that is ready for use')
+        await self._be_known(conn)
         outcome = await self.colour.call(self.kill, self.endpoint, conn, limit=self.timeout)
         self.expect('kill()', outcome, "this is your own function: it must end the server's side of the connection")
+
+    async def _be_known(self, conn: Any) -> None:
+        """Wait until the server has accepted a connection: has answered, or, if nothing can be asked, had a moment."""
+        if self.use is None:
+            await self.colour.pause(MOMENT)
+        await self.exchange(conn, 'before kill()', 'return a connection that is ready for use')
 
     async def sees_death(self, conn: Any) -> bool:
         """Check until a connection is found dead, or for as long as a step may take."""
