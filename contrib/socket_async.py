@@ -202,6 +202,8 @@ class TcpStreamConnectionManager(
             source_address: tuple[str, Port] | None = None,
             unsolicited_data: UnsolicitedData | None = None,
     ) -> None:
+        if ssl is not None and not isinstance(ssl, (bool, SSLContext)):
+            raise TypeError(f'ssl: an ssl.SSLContext, True for one that verifies, or None was expected, not {ssl!r}')
         if not ssl and (server_hostname is not None or alpn_protocols):
             name = 'alpn_protocols' if server_hostname is None else 'server_hostname'
             raise ValueError(f'{name}: only with ssl')

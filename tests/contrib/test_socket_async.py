@@ -220,7 +220,7 @@ async def test_the_next_address_gets_its_chance_while_the_first_is_silent(kind: 
 async def test_all_refuse(kind: str, addresses: list[Any]) -> None:
     addresses += [address_of(closed_port()), address_of(closed_port())]
     before = open_sockets()
-    with pytest.raises(ConnectionRefusedError):
+    with pytest.raises(ConnectionRefusedError, match=f'refused: 127.0.0.1 port {addresses[1][4][1]}'):
         await manager_of(kind).create(('many.example', 80))
     assert open_sockets() == before
 
@@ -559,7 +559,8 @@ async def test_a_forked_child_says_nothing_to_its_parents_peer(kind: str) -> Non
 @pytest.mark.parametrize(
     ('arguments', 'error', 'words'),
     [
-        ({'ssl': 'yes'}, TypeError, 'ssl: an ssl.SSLContext'),
+        ({'ssl': 'yes'}, TypeError, 'ssl: an ssl.SSLContext, True for one that verifies, or None was expected'),
+        ({'ssl': 0}, TypeError, 'ssl: an ssl.SSLContext, True for one that verifies, or None was expected, not 0'),
         ({'server_hostname': 'a.example'}, ValueError, 'server_hostname: only with ssl'),
         ({'alpn_protocols': ['h2']}, ValueError, 'alpn_protocols: only with ssl'),
         ({'ssl': True, 'server_hostname': 7}, TypeError, 'server_hostname: a host name'),
