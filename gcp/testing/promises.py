@@ -23,7 +23,7 @@ REFUSALS = 20
 
 #: The time-out against an endpoint that never answers, seconds, and how late the error may be, beyond twice that.
 PATIENCE = 0.2
-MARGIN = 0.5
+MARGIN = 1.0
 
 #: At how many awaits a hook is cancelled, at most.
 CANCELLATIONS = 25
