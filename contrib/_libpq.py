@@ -11,13 +11,15 @@ import os
 import socket
 import stat
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, TypeVar
 
 from gcp.contrib._postgres import DbEndpoint, Parameters
 from gcp.contrib._wire import hang_up, within
 
-__all__ = ['connect_within', 'spelled_out']
+__all__ = ['connect_by', 'spelled_out']
 
 ConnectionT = TypeVar('ConnectionT')
 
@@ -55,26 +57,29 @@ def spelled_out(
     return {**pieces, **{name: value for name, value in parameters.items() if name != key}}
 
 
-def connect_within(
-        timeout: float,
+def connect_by(
+        deadline: float,
         endpoint: DbEndpoint,
         parameters: dict[str, Any],
         connect: Callable[[dict[str, Any]], ConnectionT],
         close: Callable[[ConnectionT], object],
 ) -> ConnectionT:
-    """Connect, but no longer than it may take, in a thread that can be left behind: libpq counts in whole seconds, for
-    each address anew, and does not count what the look-up of a name takes.
+    """Connect, but only until a deadline, in a thread that can be left behind: libpq counts in whole seconds, for each
+    address anew, and does not count what the look-up of a name takes.
 
     A thread that was left behind has its socket broken off under it. Should it come to a result all the same, it closes
     it. What cannot be broken off, a unix socket, is ended by libpq's own limit, the first that is longer than ours.
 
-    :param timeout: how long it may take, all in all
+    :param deadline: until when, by `time.monotonic`; ``inf``: there is none
     :param endpoint: the endpoint, for the error
     :param parameters: keywords
     :param connect: connects by keywords
     :param close: closes a connection; must not raise
     :raises TimeoutError: when it took longer
     """
+    if deadline == math.inf:
+        return connect(parameters)
+    timeout = max(0, math.ceil(1000 * (deadline - time.monotonic()))) / 1000  # in whole milliseconds, for the error
     limit = math.floor(min(timeout, 1e6)) + 1
     given = int(parameters.get('connect_timeout') or 0)
     lasting = int(parameters.get('tcp_user_timeout') or 0)
@@ -84,6 +89,8 @@ def connect_within(
 
     def work() -> ConnectionT:
         try:
+            if time.monotonic() > deadline:  # a busy machine: nobody waits any more
+                raise TimeoutError
             conn = connect(marked)
             _unmark(conn.fileno(), lasting)  # type: ignore[attr-defined]
             return conn
@@ -102,21 +109,28 @@ def _break_off(mark: int, ended: threading.Event) -> None:
 
     Nobody tells the descriptor of a connection that is not there yet. But libpq sets options on its socket before it
     connects it, and the options can be read by anybody."""
-    if OPTION is None or not os.path.isdir('/proc/self/fd'):
-        return
     for _ in range(round(FAREWELL / GLANCE)):
-        for fd in map(int, os.listdir('/proc/self/fd')):
-            with contextlib.suppress(OSError):
-                if stat.S_ISSOCK(os.fstat(fd).st_mode) and _is_marked(fd, mark):
-                    hang_up(fd)
-        if ended.wait(GLANCE):
+        descriptors = list(filter(partial(_is_marked, mark), _sockets()))
+        for fd in descriptors:
+            hang_up(fd)
+        if not descriptors or ended.wait(GLANCE):
             return
 
 
-def _is_marked(fd: int, mark: int) -> bool:
+def _sockets() -> Iterator[int]:
+    """Which of this process's descriptors are sockets; none where they cannot be listed, or not be marked."""
+    if OPTION is not None and os.path.isdir('/proc/self/fd'):
+        for fd in map(int, os.listdir('/proc/self/fd')):
+            with contextlib.suppress(OSError):  # closed since
+                if stat.S_ISSOCK(os.fstat(fd).st_mode):
+                    yield fd
+
+
+def _is_marked(mark: int, fd: int) -> bool:
     assert OPTION is not None
-    with socket.socket(fileno=os.dup(fd)) as sock:
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as sock:  # OSError: one that has no such option
         return sock.getsockopt(socket.IPPROTO_TCP, OPTION) == mark
+    return False
 
 
 def _unmark(fd: int, lasting: int) -> None:

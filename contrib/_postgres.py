@@ -6,6 +6,7 @@ Parameters hold passwords, so nothing here puts them, or a part of them, into an
 from __future__ import annotations
 
 import asyncio
+import inspect
 import itertools
 import os
 import threading
@@ -161,6 +162,7 @@ class Generations(Generic[ConnectionT]):
             self._start_anew()
         with self._lock:
             members = self._members.setdefault(endpoint, _Members())
+            members.sweep()
             members.seen[weakref.ref(conn)] = next(self._moments)
 
     def gone(self, endpoint: DbEndpoint, conn: ConnectionT) -> None:
@@ -351,6 +353,8 @@ def _checked_reset(reset: object, discard_all: Callable[..., Any]) -> Callable[.
         return discard_all
     if not callable(reset):
         raise ValueError(f"reset: 'rollback', 'discard all' or a function was expected, not {reset!r}")
+    if inspect.iscoroutinefunction(reset) and not inspect.iscoroutinefunction(discard_all):
+        raise TypeError('reset: a plain function was expected, not a coroutine function: this manager is for threads')
     return reset
 
 

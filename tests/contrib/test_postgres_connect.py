@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from peers import Proxy, open_descriptors, silent_server
-from pg_drivers import Asyncpg, Driver, Psycopg, Psycopg2, each_driver, run
+from pg_drivers import Asyncpg, AsyncPsycopg, Driver, Psycopg, Psycopg2, each_driver, run
 
 from gcp.demo.server import Server
 
@@ -108,6 +108,47 @@ def test_no_thread_waits_on_for_a_server_that_was_given_up(make: type[Driver]) -
                 with pytest.raises(TimeoutError):
                     await pg.create(manager, 0.05)
                 assert open_descriptors() == before
+
+    run(body())
+
+
+@pytest.mark.parametrize('make', [Psycopg, AsyncPsycopg, Asyncpg])
+def test_a_look_up_that_hangs_costs_the_timeout(make: type[Driver], monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = threading.Event()
+
+    def look_up(*args: Any, **kwargs: Any) -> Any:
+        gate.wait(10)
+        raise socket.gaierror(socket.EAI_NONAME, 'unknown')
+
+    monkeypatch.setattr('socket.getaddrinfo', look_up)
+
+    async def body() -> None:
+        pg = make()
+        started = time.monotonic()
+        with pytest.raises((TimeoutError, asyncio.TimeoutError)):
+            await pg.create(pg.manager({'host': 'db.example.com', 'user': 'me'}), 0.2)
+        assert 0.2 <= time.monotonic() - started < 0.3
+        gate.set()
+        await pg.settle()
+
+    run(body())
+
+
+@pytest.mark.parametrize('make', [Psycopg2, Psycopg])
+def test_what_a_function_takes_to_find_the_parameters_counts(make: type[Driver]) -> None:
+    async def body() -> None:
+        pg = make()
+        with silent_server() as port:
+            gate = threading.Event()
+
+            def find(endpoint: str) -> dict[str, Any]:
+                gate.wait(0.2)
+                return at(port)
+
+            started = time.monotonic()
+            with pytest.raises(TimeoutError):
+                await pg.create(pg.make(find), 0.3)
+            assert 0.3 <= time.monotonic() - started < 0.45
 
     run(body())
 

@@ -384,3 +384,11 @@ def test_an_impossible_option_is_told(
 ) -> None:
     with pytest.raises(error, match=words):
         make().make({}, **options)
+
+
+@pytest.mark.parametrize('make', [Psycopg2, Psycopg])
+def test_a_coroutine_function_is_none_for_threads(make: type[Driver]) -> None:
+    async def reset(conn: Any) -> None: ...
+
+    with pytest.raises(TypeError, match='reset: a plain function was expected, not a coroutine function'):
+        make().make({}, reset=reset)
