@@ -59,8 +59,8 @@ Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 #: How long a goodbye may take before a connection is broken off.
 GOODBYE_TIMEOUT = 2.0
 
-#: For how many turns an event loop may have something left to read from a TLS connection, and that be but TLS's talk.
-TURNS = 4
+#: How many turns an event loop needs to read what waits on a TLS connection, and to close one that has ended.
+TURNS = 5
 
 
 class SocketAlivenessCheckingMixin(Generic[EndpointT]):
@@ -161,7 +161,8 @@ class StreamAlivenessCheckingMixin(Generic[EndpointT]):
             return False
         fd = _descriptor(writer)
         if _is_tls(writer) and not is_quiet(fd):
-            await _be_read(fd)
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
             if _has_ended(reader, writer):
                 return False
         if self.unsolicited_data == 'allowed':
@@ -365,14 +366,6 @@ async def _await_close(writer: asyncio.StreamWriter) -> None:
         closed.cancel()
 
 
-async def _be_read(fd: int) -> None:
-    """Let the event loop read what waits."""
-    for _ in range(TURNS):
-        await asyncio.sleep(0)
-        if is_quiet(fd):
-            return
-
-
 def _is_taken_over(sock: socket.socket, loop: asyncio.AbstractEventLoop) -> bool:
     """Tell whether a transport has a socket. If so, have it find the connection broken, and close it.
 
@@ -399,7 +392,12 @@ def _identity(sock: socket.socket) -> tuple[int, int] | None:
 
 
 def _has_ended(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-    return writer.is_closing() or reader.exception() is not None or _internals(reader)._eof
+    return (
+        writer.is_closing()
+        or _descriptor(writer) < 0
+        or reader.exception() is not None
+        or _internals(reader)._eof
+    )
 
 
 def _is_stuck(transport: asyncio.WriteTransport) -> bool:
