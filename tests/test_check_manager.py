@@ -288,6 +288,13 @@ class TakesNoTimeout(Sound):
         return super().create(endpoint)
 
 
+class NamesItOtherwise(Sound):
+    def dispose(  # type: ignore[override]
+            self, endpoint: Address, conn: socket.socket, seconds: float | None = None,
+    ) -> None:
+        conn.close()
+
+
 class ForgetsReturn(Sound):
     def check_aliveness(self, endpoint: Address, conn: socket.socket, timeout: float | None = None) -> bool:
         is_quiet(conn.fileno())
@@ -479,6 +486,7 @@ def breaches(caught: pytest.ExceptionInfo[ManagerCheckError]) -> dict[str, str]:
         (ReturnsNothing(), {'create': 'create returned None'}),
         (Fails(), {'create': "create raised ConnectionRefusedError('not today') at "}),
         (TakesNoTimeout(), {'signatures': 'cannot be called with (endpoint, timeout)'}),
+        (NamesItOtherwise(), {'signatures': 'cannot be called with (endpoint, conn, timeout)'}),
         (ForgetsReturn(), {'alive': 'check number 1 of a fresh connection returned None'}),
         (ChecksOnce(), {'alive': 'check number'}),
         (EndsWhatItChecks(), {'alive': 'use(), after the checks, raised'}),

@@ -91,7 +91,9 @@ class Case:
         return outcome.value
 
     async def create(self) -> Any:
-        """Create a connection."""
+        """Create a connection, unless there is no way to dispose of it."""
+        if 'dispose' in self.colour.misfits:
+            raise NotLookedAt("dispose cannot be called, see 'signatures'")
         return await self.hook('create', mend='connect to the endpoint, and return the connection')
 
     async def discard(self, conn: Any, endpoint: Any = UNSET) -> None:
