@@ -130,9 +130,7 @@ class HttpResponse(http.client.HTTPResponse):
         """Tell whether it was read to the end, or has nothing to read, and nothing came behind it."""
         if self._reader is None or self.is_cut_short or self._reader.has_rest:
             return False
-        if self.isclosed():
-            return not self.length  # else the server broke off
-        return self.length == 0 and (self._has_no_body or not self.chunked)
+        return self.isclosed() or (self.length == 0 and (self._has_no_body or not self.chunked))
 
     def ends_connection(self, method: str) -> bool:
         """Tell whether no other response can follow it.

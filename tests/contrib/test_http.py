@@ -179,7 +179,7 @@ def test_all_kinds_of_bodies(manager: HttpConnectionManager, body: str) -> None:
 
 
 def test_a_setting_of_the_users_does_not_outlast_him(manager: HttpConnectionManager, conn: HttpConnection) -> None:
-    assert conn.sock.gettimeout() == LIMIT
+    assert conn.sock.gettimeout() == LIMIT and not conn.auto_open
     ask(conn)
     conn.sock.settimeout(1)
     assert released(manager, conn)
@@ -296,17 +296,19 @@ def test_a_100_continue_is_no_response(manager: HttpConnectionManager) -> None:
 
 
 @pytest.mark.parametrize('lie', [
-    'too short', 'too long', 'two lengths', 'chunks without end', 'no number', 'raw words',
+    'too short', 'too long', 'two lengths', 'chunks without end', 'no number', 'raw words', 'nothing but raw words',
 ])
+@pytest.mark.parametrize('again', [False, True])
 def test_a_request_of_another_length_than_announced_costs_the_connection(
-        manager: HttpConnectionManager, lie: str,
+        manager: HttpConnectionManager, lie: str, again: bool,
 ) -> None:
     """Else the server takes the beginning of the next user's request for the end of this body."""
-    with Scripted(OK) as peer:
+    with Scripted(OK, OK) as peer:
         conn = manager.create(peer.origin, LIMIT)
-        if lie == 'raw words':
-            assert ask(conn) == b'ok'
-            conn.send(b'GET / HTTP/1.1\r\n\r\n')
+        if lie.endswith('raw words'):
+            if lie == 'raw words':
+                assert ask(conn) == b'ok'
+            conn.send(b'GET ')
         else:
             conn.putrequest('POST', '/')
             if lie == 'chunks without end':
@@ -318,6 +320,8 @@ def test_a_request_of_another_length_than_announced_costs_the_connection(
                 conn.putheader('Content-Length', '7')
             conn.endheaders(b'hello')
             assert conn.getresponse().read() == b'ok'
+        if again:
+            assert ask(conn) == b'ok'
         assert not released(manager, conn)
 
 
@@ -448,6 +452,21 @@ def test_dispose_does_not_wait_for_a_peer_that_takes_nothing(manager: HttpConnec
     assert time.monotonic() - started < 1
     with pytest.raises(OSError):
         os.fstat(fd)
+
+
+def test_over_tls_goodbye_is_said_by_nobody_but_the_idle(
+        manager: HttpConnectionManager, tls_origin: str, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two threads in one TLS connection would corrupt memory."""
+    said: list[Any] = []
+    monkeypatch.setattr('gcp.contrib._tls.say_goodbye', lambda *args: said.append(args))
+    for idle in (False, True):
+        conn = manager.create(tls_origin, LIMIT)
+        manager.on_acquire(tls_origin, conn)
+        if idle:
+            assert released(manager, conn)
+        manager.dispose(tls_origin, conn)
+        assert len(said) == idle
 
 
 # ---- failures
