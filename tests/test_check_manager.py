@@ -542,6 +542,12 @@ class Sleeps(AsyncSound):
         return await super().check_aliveness(endpoint, conn)
 
 
+class SleepsAtTheEnd(AsyncSound):
+    async def dispose(self, endpoint: Address, conn: Pair) -> None:
+        time.sleep(0.001)
+        await super().dispose(endpoint, conn)
+
+
 class ReadsBlocking(AsyncSound):
     """Would wait for ever, were it let."""
 
@@ -601,6 +607,7 @@ class WillNotEnd(AsyncSound):
         (PlainFunction(), {'signatures': 'check_aliveness returned bool, which the asyncio pool cannot await'}),
         (TakesTimeout(), {'signatures': 'cannot be called with (endpoint)'}),
         (Sleeps(), {'loop': f'check_aliveness calls time.sleep at {__file__}:'}),
+        (SleepsAtTheEnd(), {'loop': f'dispose calls time.sleep at {__file__}:'}),
         (ReadsBlocking(), {'loop': 'check_aliveness calls recv of a blocking socket at '}),
         (ConnectsBlocking(), {'loop': 'create calls connect of a blocking socket at '}),
         (Stalls(), {'loop': 'on_release held the event loop for 0.6 s'}),

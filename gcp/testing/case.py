@@ -42,7 +42,7 @@ class NotLookedAt(Exception):
 
 @dataclass(eq=False)
 class Case:
-    """A manager on trial."""
+    """A manager on trial, and what `check_manager` was given; the user's functions take endpoint and connection."""
 
     colour: Colour
     endpoint: Any
@@ -61,6 +61,8 @@ class Case:
         :param how: as `Colour.hook` takes it
         :raises NotLookedAt: when it cannot be judged for what else is told of it
         """
+        if name == 'create' and 'dispose' in {**self.colour.misfits, **self.colour.blocks}:
+            raise NotLookedAt("dispose cannot be called, see 'signatures' and 'loop'")
         outcome = await self._call(name, *conn, endpoint=endpoint, **how)
         if isinstance(outcome.error, Misfit):
             raise NotLookedAt(f"{name} cannot be called, see 'signatures'")
@@ -91,9 +93,7 @@ class Case:
         return outcome.value
 
     async def create(self) -> Any:
-        """Create a connection, unless there is no way to dispose of it."""
-        if 'dispose' in self.colour.misfits:
-            raise NotLookedAt("dispose cannot be called, see 'signatures'")
+        """Create a connection."""
         return await self.hook('create', mend='connect to the endpoint, and return the connection')
 
     async def discard(self, conn: Any, endpoint: Any = UNSET) -> None:
