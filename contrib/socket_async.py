@@ -396,7 +396,7 @@ def _has_ended(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bo
         writer.is_closing()
         or _descriptor(writer) < 0
         or reader.exception() is not None
-        or _internals(reader)._eof
+        or reader.at_eof()
     )
 
 
@@ -424,5 +424,5 @@ def _extra(writer: asyncio.StreamWriter, name: str) -> Any:
 
 
 def _internals(reader: asyncio.StreamReader) -> Any:
-    """The reader, for what nobody can ask it: whether it holds data, and whether EOF is behind them."""
+    """The reader, for what nobody can ask it: whether it holds data."""
     return reader

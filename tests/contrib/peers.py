@@ -42,9 +42,13 @@ def open_descriptors() -> int:
     return len(os.listdir('/proc/self/fd'))
 
 
-def open_sockets() -> int:
-    """Count this process's sockets. (Event loops open this and that besides, when they please.)"""
-    gc.collect()  # what earlier tests left
+def open_sockets(*, tidy: bool = False) -> int:
+    """Count this process's sockets. (Event loops open this and that besides, when they please.)
+
+    :param tidy: not those that earlier tests left to the garbage collector
+    """
+    if tidy:
+        gc.collect()
     count = 0
     for fd in os.listdir('/proc/self/fd'):
         with contextlib.suppress(FileNotFoundError):
@@ -226,6 +230,30 @@ def shaking_hands(context: ssl.SSLContext) -> Callable[[socket.socket], socket.s
     def prepare(sock: socket.socket) -> socket.socket | None:
         sock.settimeout(10)
         return context.wrap_socket(sock, server_side=True, suppress_ragged_eofs=False)
+
+    return prepare
+
+
+def shaking_hands_but_keeping_tickets(context: ssl.SSLContext) -> Callable[[socket.socket], socket.socket]:
+    """A preparation: TLS 1.3, but what the server says after the handshake is left in `sock.tickets` for the test."""
+
+    class Keeper(socket.socket):
+        tickets = b''
+
+    def prepare(sock: socket.socket) -> socket.socket:
+        keeper = Keeper(fileno=sock.detach())
+        keeper.settimeout(10)
+        heard, said = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = context.wrap_bio(heard, said, server_side=True)
+        while True:
+            try:
+                tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                keeper.sendall(said.read())
+                heard.write(keeper.recv(65536))
+        keeper.tickets = said.read()
+        return keeper
 
     return prepare
 

@@ -30,6 +30,7 @@ from peers import (
     reset,
     server_context,
     shaking_hands,
+    shaking_hands_but_keeping_tickets,
 )
 
 from gcp.asyncio import ConnectionPool
@@ -206,7 +207,7 @@ async def test_the_next_address_gets_its_chance_while_the_first_is_silent(kind: 
     manager = manager_of(kind, **({'server_hostname': 'localhost'} if kind == 'tls' else {}))
     with deaf_server() as deaf, service_of(kind) as service:
         addresses += [address_of(deaf), address_of(closed_port()), address_of(service.port)]
-        before = open_sockets()
+        before = open_sockets(tidy=True)
         with lasting(ATTEMPT_DELAY, spare=0.7):
             conn = await manager.create(('many.example', 80))
         peer = await aside(service.peer)
@@ -219,7 +220,7 @@ async def test_the_next_address_gets_its_chance_while_the_first_is_silent(kind: 
 @on_both_loops
 async def test_all_refuse(kind: str, addresses: list[Any]) -> None:
     addresses += [address_of(closed_port()), address_of(closed_port())]
-    before = open_sockets()
+    before = open_sockets(tidy=True)
     with pytest.raises(ConnectionRefusedError, match=f'refused: 127.0.0.1 port {addresses[1][4][1]}'):
         await manager_of(kind).create(('many.example', 80))
     assert open_sockets() == before
@@ -249,6 +250,7 @@ async def test_resolvers_that_hang_delay_nobody_else(kind: str, monkeypatch: pyt
     manager = manager_of(kind)
     with service_of(kind) as service, lasting(0):
         hanging = [asyncio.ensure_future(manager.create(('slow.example', service.port))) for _ in range(64)]
+        await settle()
         conn = await manager.create(('localhost', service.port))
         await manager.dispose(('localhost', service.port), conn)
         for task in hanging:
@@ -261,7 +263,7 @@ async def test_resolvers_that_hang_delay_nobody_else(kind: str, monkeypatch: pyt
 
 @on_both_loops
 async def test_a_silent_peer_costs_the_timeout_of_the_pool(kind: str) -> None:
-    before = open_sockets()
+    before = open_sockets(tidy=True)
     with deaf_server() as deaf, Service() as silent:
         pool: ConnectionPool[Any, Any] = ConnectionPool(manager_of(kind))
         for port in (deaf, silent.port) if kind == 'tls' else (deaf,):
@@ -284,7 +286,7 @@ async def test_200_failed_handshakes_leave_no_descriptor(behaviour: str) -> None
         'wrong certificate': shaking_hands(server_context('elsewhere.example')),
     }[behaviour]
     manager = manager_of('tls')
-    before = open_sockets()
+    before = open_sockets(tidy=True)
     with Service(prepare) as service:
         for _ in range(200):
             if behaviour in ('silent', 'drip'):
@@ -298,7 +300,7 @@ async def test_200_failed_handshakes_leave_no_descriptor(behaviour: str) -> None
 
 @on_both_loops
 async def test_200_refusals_leave_no_descriptor(kind: str) -> None:
-    manager, endpoint, before = manager_of(kind), ('127.0.0.1', closed_port()), open_sockets()
+    manager, endpoint, before = manager_of(kind), ('127.0.0.1', closed_port()), open_sockets(tidy=True)
     for _ in range(200):
         with pytest.raises(ConnectionRefusedError):
             await manager.create(endpoint)
@@ -308,7 +310,7 @@ async def test_200_refusals_leave_no_descriptor(kind: str) -> None:
 @on_both_loops
 async def test_a_cancellation_at_whatever_turn_leaves_nothing(kind: str, addresses: list[Any]) -> None:
     manager = manager_of(kind, **({'server_hostname': 'localhost'} if kind == 'tls' else {}))
-    before, came = open_sockets(), 0
+    before, came = open_sockets(tidy=True), 0
     with service_of(kind) as service, deaf_server() as deaf:
         addresses += [address_of(service.port), address_of(deaf)]
         for host in ('127.0.0.1', 'many.example'):
@@ -414,13 +416,16 @@ async def test_what_means_dead(kind: str, lapse: str, seen: str) -> None:
 
 @on_both_loops
 async def test_tickets_are_no_data() -> None:
-    manager = manager_of('tls')
-    with service_of('tls', version=ssl.TLSVersion.TLSv1_3) as service:
+    manager, context = manager_of('tls'), server_context(version=ssl.TLSVersion.TLSv1_3)
+    with Service(shaking_hands_but_keeping_tickets(context)) as service:
         conn = await manager.create(service.endpoint)
         peer = await aside(service.peer)
+        assert peer.tickets
         assert await manager.check_aliveness(service.endpoint, conn)
-        await exchange(conn, peer)
+        peer.sendall(peer.tickets)
+        await_input(descriptor(conn))  # no turn of the loop in between
         assert await manager.check_aliveness(service.endpoint, conn)
+        peer.close()
         await manager.dispose(service.endpoint, conn)
 
 
@@ -472,7 +477,7 @@ async def test_dispose_says_goodbye_and_closes(kind: str) -> None:
     async with connected(kind) as (manager, conn, peer):
         await exchange(conn, peer)
         heard = asyncio.ensure_future(aside(lambda: (peer.recv(100), peer.close())))
-        before = open_sockets()
+        before = open_sockets(tidy=True)
         with lasting(0):
             await manager.dispose(peer.getsockname(), conn)
         assert (await heard)[0] == b''  # of TLS, an EOF alone raises: ragged ones are not suppressed here
@@ -489,7 +494,7 @@ async def test_a_peer_that_does_not_care_holds_a_goodbye_up_for_a_bounded_time(
         endpoint = peer.getsockname()
         if mood == 'stuck' and kind != 'socket':
             conn[1].write(bytes(64 << 20))
-        before = open_sockets()
+        before = open_sockets(tidy=True)
         with lasting(0, spare=0.6):
             await manager.dispose(endpoint, conn)
         assert open_sockets() == before - 1
@@ -500,7 +505,7 @@ async def test_a_peer_that_does_not_care_holds_a_goodbye_up_for_a_bounded_time(
 @on_both_loops
 async def test_a_disposal_that_is_cancelled_closes_too(kind: str, turns: int) -> None:
     async with connected(kind) as (manager, conn, peer):
-        before = open_sockets()
+        before = open_sockets(tidy=True)
         await cancelled(manager.dispose(peer.getsockname(), conn), turns)
         await settle()
         assert open_sockets() == before - 1
@@ -523,20 +528,19 @@ async def test_dispose_of_what_is_dead_is_no_error(kind: str) -> None:
 async def test_a_task_that_waits_for_an_answer_is_released_by_close(kind: str) -> None:
     with service_of(kind) as service:
         pool: ConnectionPool[Any, Any] = ConnectionPool(manager_of(kind))
-        waits = asyncio.Event()
+        waits, heard = asyncio.Event(), []
 
         async def use() -> None:
             async with pool.connection(service.endpoint) as conn:
                 waits.set()
-                with contextlib.suppress(OSError):
-                    assert await read(conn) == b''
+                heard.append(await read(conn))
 
         task = asyncio.ensure_future(use())
         await waits.wait()
-        closing = asyncio.ensure_future(aside(lambda: service.peer().close()))  # answers the goodbye
+        await settle()
         await pool.close(0)
         await asyncio.wait_for(task, 10)
-        await closing
+        assert heard == [b'']
 
 
 @on_both_loops

@@ -166,7 +166,7 @@ def test_the_mixin_serves_sockets_of_other_managers() -> None:
 def test_a_full_queue_costs_the_timeout_and_no_descriptor(
         manager: UnixSocketConnectionManager, crowded: socket.socket, path: Path,
 ) -> None:
-    before = open_sockets()
+    before = open_sockets(tidy=True)
     with lasting(0.2, spare=0.3), pytest.raises(TimeoutError, match=f"connection to '{path}'"):
         manager.create(path, 0.2)
     assert open_sockets() == before
@@ -204,7 +204,7 @@ def test_a_signal_while_the_queue_is_full_does_not_count_as_connected(
 
 def test_200_refusals_leave_no_descriptor(manager: UnixSocketConnectionManager, path: Path) -> None:
     listen(str(path)).close()
-    before = open_sockets()
+    before = open_sockets(tidy=True)
     for _ in range(200):
         with pytest.raises(ConnectionRefusedError):
             manager.create(path, 5.0)
@@ -270,7 +270,7 @@ async def test_asyncio_does_not_take_a_full_queue_for_a_connection(
 ) -> None:
     manager = async_manager(kind)
     pool: gcp.asyncio.ConnectionPool[Endpoint, Any] = gcp.asyncio.ConnectionPool(manager)
-    before = open_sockets()
+    before = open_sockets(tidy=True)
     with lasting(0.2, spare=0.3), pytest.raises(TimeoutError):
         await pool.acquire(path, timeout=0.2)
     assert open_sockets() == before
@@ -284,7 +284,7 @@ async def test_asyncio_does_not_take_a_full_queue_for_a_connection(
 @on_both_loops
 async def test_200_refusals_leave_asyncio_no_descriptor(kind: str, path: Path) -> None:
     listen(str(path)).close()
-    manager, before = async_manager(kind), open_sockets()
+    manager, before = async_manager(kind), open_sockets(tidy=True)
     for _ in range(200):
         with pytest.raises(ConnectionRefusedError):
             await manager.create(path)
@@ -293,7 +293,7 @@ async def test_200_refusals_leave_asyncio_no_descriptor(kind: str, path: Path) -
 
 @on_both_loops
 async def test_a_cancellation_at_whatever_turn_leaves_nothing(kind: str, path: Path) -> None:
-    manager, before = async_manager(kind), open_sockets()
+    manager, before = async_manager(kind), open_sockets(tidy=True)
     with Service(reset, listen(str(path))):
         for turns in range(8):
             task = asyncio.ensure_future(manager.create(path))
@@ -311,7 +311,7 @@ async def test_a_cancellation_at_whatever_turn_leaves_nothing(kind: str, path: P
 async def test_dispose_tells_the_peer_and_closes(kind: str, service: Service, path: Path) -> None:
     manager = async_manager(kind)
     conn, peer = await manager.create(path), service.peer()
-    before = open_sockets()
+    before = open_sockets(tidy=True)
     await manager.dispose(path, conn)
     assert open_sockets() == before - 1
     assert peer.recv(1) == b''
@@ -336,7 +336,7 @@ async def test_dispose_tells_the_peer_and_closes(kind: str, service: Service, pa
 def test_a_wrong_endpoint_is_told(
         manager: UnixSocketConnectionManager, endpoint: Any, error: type[Exception], words: str,
 ) -> None:
-    before = open_sockets()
+    before = open_sockets(tidy=True)
     with pytest.raises(error) as caught:
         manager.create(endpoint)
     assert str(caught.value).startswith(words)
