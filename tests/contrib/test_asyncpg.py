@@ -197,6 +197,21 @@ def test_a_killed_backend_is_noticed(parameters: dict[str, Any]) -> None:
     run(body())
 
 
+def test_two_managers_may_know_the_same_connection(parameters: dict[str, Any]) -> None:
+    async def body() -> None:
+        async with connected(parameters) as (manager, conn):
+            other: Manager = DbConnectionManager({'orders': parameters})
+            for each in (manager, other):
+                await each.on_release('orders', conn)
+                assert await each.check_aliveness('orders', conn)
+            assert await conn.fetchval('SELECT 1') == 1
+            await kill(parameters, conn)
+            for each in (manager, other):
+                assert not await each.check_aliveness('orders', conn)
+
+    run(body())
+
+
 def test_a_killed_backend_is_replaced_by_the_pool(parameters: dict[str, Any]) -> None:
     async def body() -> None:
         pool: ConnectionPool[str, Any] = ConnectionPool(DbConnectionManager[Any]({'orders': parameters}))

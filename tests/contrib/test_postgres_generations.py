@@ -162,6 +162,15 @@ def test_connections_that_were_dropped_do_not_keep_a_suspicion_up(generations: G
     assert not generations.suspects
 
 
+def test_connections_that_were_dropped_are_forgotten(generations: Generations[Conn]) -> None:
+    """A pool that is dropped without being closed drops its connections, too; its manager may go on."""
+    for _ in range(10):
+        born(generations, 3)
+    gc.collect()
+    kept = born(generations, 1)
+    assert [ref() for ref in generations._members['orders'].seen] == kept
+
+
 def test_strangers_are_no_news(generations: Generations[Conn]) -> None:
     stranger = Conn()
     generations.found_dead('orders', stranger)

@@ -308,6 +308,17 @@ def test_a_check_costs_less_than_five_microseconds(manager: DbConnectionManager,
     assert min(timeit.repeat(lambda: manager.check_aliveness('orders', conn), number=1000, repeat=20)) < 5e-3
 
 
+@pytest.mark.skipif(tracemalloc.is_tracing() or sys.gettrace() is not None, reason='everything is slower when traced')
+def test_an_idle_hit_costs_less_than_five_microseconds_and_sends_nothing(
+        proxy: Proxy, proxied: dict[str, Any],
+) -> None:
+    with ConnectionPool(DbConnectionManager({'orders': proxied})) as pool:
+        pool.release(pool.acquire('orders'), 'orders')
+        before = proxy.questions
+        assert min(timeit.repeat(lambda: pool.release(pool.acquire('orders'), 'orders'), number=1000, repeat=20)) < 5e-3
+        assert proxy.questions == before
+
+
 def test_a_silent_server_is_found_out_by_a_query_within_its_timeout(proxy: Proxy, proxied: dict[str, Any]) -> None:
     manager = DbConnectionManager({'orders': proxied}, aliveness='query')
     conn = manager.create('orders', 10.0)
