@@ -62,6 +62,9 @@ GOODBYE_TIMEOUT = 2.0
 #: How many turns an event loop needs to read what waits on a TLS connection, and to close one that has ended.
 TURNS = 5
 
+#: For how many messages of TLS, one after the other, a check lets the loop read: a server sends two tickets, and more.
+TICKETS = 3
+
 
 class SocketAlivenessCheckingMixin(Generic[EndpointT]):
     """Tells a socket's aliveness from what waits to be read on it, without a packet sent.
@@ -160,14 +163,18 @@ class StreamAlivenessCheckingMixin(Generic[EndpointT]):
         if _has_ended(reader, writer) or _is_stuck(writer.transport):
             return False
         fd = _descriptor(writer)
-        if _is_tls(writer) and not is_quiet(fd):
+        quiet = is_quiet(fd)
+        for _ in range(TICKETS if _is_tls(writer) else 0):
+            if quiet:  # once seen, not looked at again: a ticket that comes just now is no reason to take it for dead
+                break
             for _ in range(TURNS):
                 await asyncio.sleep(0)
             if _has_ended(reader, writer):
                 return False
+            quiet = is_quiet(fd)
         if self.unsolicited_data == 'allowed':
             return is_alive(fd, 'allowed')
-        return not _internals(reader)._buffer and is_quiet(fd)
+        return quiet and not _internals(reader)._buffer
 
 
 class TcpStreamConnectionManager(

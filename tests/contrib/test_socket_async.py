@@ -430,6 +430,15 @@ async def test_tickets_are_no_data() -> None:
 
 
 @on_both_loops
+async def test_a_ticket_that_comes_during_the_check_is_no_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The socket was quiet at first, and no more a moment later: a healthy connection was taken for dead."""
+    looks = [True]
+    async with connected('tls') as (manager, conn, peer):
+        monkeypatch.setattr('gcp.contrib.socket_async.is_quiet', lambda fd: bool(looks and looks.pop()))
+        assert await manager.check_aliveness(peer.getsockname(), conn)
+
+
+@on_both_loops
 async def test_where_the_protocol_allows_it_data_is_fine_and_the_end_behind_it_is_seen(kind: str) -> None:
     async with connected(kind, unsolicited_data='allowed') as (manager, conn, peer):
         endpoint = peer.getsockname()
