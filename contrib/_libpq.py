@@ -81,8 +81,8 @@ def connect_by(
         return connect(parameters)
     timeout = max(0, math.ceil(1000 * (deadline - time.monotonic()))) / 1000  # in whole milliseconds, for the error
     limit = math.floor(min(timeout, 1e6)) + 1
-    given = int(parameters.get('connect_timeout') or 0)
-    lasting = int(parameters.get('tcp_user_timeout') or 0)
+    given = _number(endpoint, parameters, 'connect_timeout')
+    lasting = _number(endpoint, parameters, 'tcp_user_timeout')
     mark = next(_marks)
     marked = {**parameters, 'connect_timeout': min(given, limit) if given > 0 else limit, 'tcp_user_timeout': mark}
     ended = threading.Event()
@@ -102,6 +102,15 @@ def connect_by(
     except TimeoutError:
         _break_off(mark, ended)
         raise
+
+
+def _number(endpoint: DbEndpoint, parameters: Parameters, name: str) -> int:
+    value = parameters.get(name) or 0
+    try:
+        return int(float(value))
+    except (TypeError, ValueError):
+        problem = f'dsn_params of endpoint {endpoint!r}: {name}: a number was expected, not {value!r}'
+    raise ValueError(problem)
 
 
 def _break_off(mark: int, ended: threading.Event) -> None:

@@ -215,10 +215,10 @@ class Generations(Generic[ConnectionT]):
         """Forget an endpoint without connections, and a suspicion that no connection is under any more."""
         if endpoint in self.suspects:
             members.sweep()
-            if not any(seen <= members.suspected_until for seen in members.seen.values()):
-                del self.suspects[endpoint]
+            if all(seen > members.suspected_until for seen in list(members.seen.values())):
+                self.suspects.pop(endpoint, None)
         if not members.seen:
-            del self._members[endpoint]
+            self._members.pop(endpoint, None)
 
 
 class _Members(Generic[ConnectionT]):
@@ -238,8 +238,9 @@ class _Members(Generic[ConnectionT]):
 
     def sweep(self) -> None:
         """Forget connections that were dropped instead of disposed of."""
-        for ref in [ref for ref in self.seen if ref() is None]:
-            del self.seen[ref]
+        for ref in list(self.seen):  # a signal handler or a finalizer may come in between, and use the pool
+            if ref() is None:
+                self.seen.pop(ref, None)
 
 
 class Proof(Generic[ConnectionT]):

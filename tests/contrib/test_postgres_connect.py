@@ -274,3 +274,14 @@ def test_libpq_names_an_option_that_it_does_not_know(make: type[Driver]) -> None
         assert SECRET not in everything(caught.value)
 
     run(body())
+
+
+@pytest.mark.parametrize('make', [Psycopg2, Psycopg])
+@pytest.mark.parametrize('name', ['connect_timeout', 'tcp_user_timeout'])
+def test_a_time_out_that_is_no_number_is_told(make: type[Driver], name: str) -> None:
+    async def body() -> None:
+        pg = make()
+        with pytest.raises(ValueError, match=f"endpoint 'orders': {name}: a number was expected, not 'soon'"):
+            await pg.create(pg.make({'orders': {name: 'soon'}}))
+
+    run(body())
