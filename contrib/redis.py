@@ -267,7 +267,10 @@ class AsyncRedisConnection(Session, redis.asyncio.connection.AbstractConnection)
         return response
 
     async def has_heard(self) -> bool:
-        """Tell whether redis-py has read more than what it was asked for. (Before 8.0, it has another name for it.)"""
+        """Tell whether there is more than what was asked for, read by redis-py or not."""
+        if not await self.dialer.check_aliveness(self.address, self.streams):
+            return True
+        # before 8.0, it has another name for this, which means less
         heard: bool = await (self.can_read() if hasattr(self, 'can_read') else self.can_read_destructive())
         return heard
 
