@@ -325,6 +325,26 @@ async def test_a_cancellation_at_whatever_turn_leaves_nothing(kind: str, address
     assert came or kind == 'tls'  # else this was not the whole way
 
 
+@on_both_loops
+async def test_a_socket_that_a_loop_still_watches_is_not_closed_behind_its_back() -> None:
+    """The next connection is given the same descriptor, and would be the one to suffer."""
+    async def break_off(sock: socket.socket) -> Any:
+        await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=sock)
+        raise asyncio.CancelledError
+
+    manager, before = TcpSocketConnectionManager(), open_sockets(tidy=True)
+    with Service() as service:
+        with pytest.raises(asyncio.CancelledError):
+            await socket_async.open_stream(await manager.create(service.endpoint), break_off)
+        first = await aside(service.peer)
+        conn = await manager.create(service.endpoint)
+        await exchange(conn, await aside(service.peer))
+        assert first.recv(1) == b''
+        await manager.dispose(service.endpoint, conn)
+        await settle()
+    assert open_sockets() == before
+
+
 @pytest.mark.parametrize(
     ('context', 'words'),
     [
@@ -454,6 +474,13 @@ async def test_where_the_protocol_allows_it_data_is_fine_and_the_end_behind_it_i
 
 
 @on_both_loops
+async def test_a_reader_at_its_end_is_dead() -> None:
+    async with connected('stream') as (manager, conn, peer):
+        conn[0].feed_eof()
+        assert not await manager.check_aliveness(peer.getsockname(), conn)
+
+
+@on_both_loops
 async def test_a_peer_that_takes_nothing_in_is_dead() -> None:
     async with connected('stream') as (manager, conn, peer):
         assert await manager.check_aliveness(peer.getsockname(), conn)
@@ -498,7 +525,7 @@ async def test_dispose_says_goodbye_and_closes(kind: str) -> None:
 async def test_a_peer_that_does_not_care_holds_a_goodbye_up_for_a_bounded_time(
         kind: str, mood: str, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(socket_async, 'GOODBYE_TIMEOUT', 0.2)
+    monkeypatch.setattr(socket_async, 'GOODBYE_TIMEOUT', 0.2 if mood == 'stuck' else 20)
     async with connected(kind) as (manager, conn, peer):
         endpoint = peer.getsockname()
         if mood == 'stuck' and kind != 'socket':
