@@ -65,17 +65,19 @@ def base() -> Iterator[Path]:
     directory.chmod(0o755)
     yield directory
     left = list(directory.iterdir()), processes_in(directory)
+    for pid in left[1]:
+        os.kill(pid, signal.SIGKILL)
     shutil.rmtree(directory, ignore_errors=True)
-    assert left == ([], [])
+    assert left == ([], {})
 
 
-def processes_in(directory: Path) -> list[str]:
+def processes_in(directory: Path) -> dict[int, str]:
     """The processes that work in or below a directory, as do the examples and the servers that they start."""
-    found = []
+    found = {}
     for process in Path('/proc').glob('[0-9]*'):
         with contextlib.suppress(OSError):
             if os.readlink(process / 'cwd').startswith(str(directory)):
-                found.append((process / 'cmdline').read_text().replace('\0', ' '))
+                found[int(process.name)] = (process / 'cmdline').read_text().replace('\0', ' ')
     return found
 
 
@@ -92,13 +94,15 @@ def running(
         yield process
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
+        for pipe in filter(None, (process.stdout, process.stderr)):
+            pipe.close()  # not read to the end: a server that was left behind may hold it open
 
 
 def run(base: Path, example: str, *options: object, **env: str) -> tuple[int, str, str]:
     """Give an example's exit status, and what it said on stdout and stderr."""
     with running(base, example, *options, **env) as process:
-        out, err = process.communicate(timeout=50)
+        out, err = process.communicate(timeout=30)
         return process.returncode, out, err
 
 
