@@ -61,8 +61,8 @@ class World:
         pool = self.front.pool(manager, max_size=20, total_max_size=200, dispose_timeout=TIMEOUT)
         try:
             yield Served(self, manager, endpoint, pool)
-        finally:
             assert pool.stats().creating == 0
+        finally:
             started = time.monotonic()
             await pool.close(timeout=1.0)
             took = time.monotonic() - started
