@@ -13,7 +13,6 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any, TypeVar
 
 from gcp.contrib._postgres import DbEndpoint, Parameters
@@ -27,9 +26,11 @@ ConnectionT = TypeVar('ConnectionT')
 MARKS = range(1 << 30, (1 << 31) - 1)
 OPTION: int | None = getattr(socket, 'TCP_USER_TIMEOUT', None)
 
-#: How long to wait for a thread to let go of its socket, once that is broken off: in all, and each time, seconds.
+#: How long to wait for a thread to let go of its socket, once that is broken off: in all, and each time, seconds ...
 FAREWELL = 0.1
 GLANCE = 0.005
+#: ... and each time when nobody waits for it.
+PAUSE = 0.05
 
 _marks = itertools.cycle(MARKS)
 
@@ -114,16 +115,31 @@ def _number(endpoint: DbEndpoint, parameters: Parameters, name: str) -> int:
 
 
 def _break_off(mark: int, ended: threading.Event) -> None:
-    """Break off the socket with a mark, and those that libpq goes on to, the next addresses', as long as that is quick.
+    """Break off the socket with a mark, and those that libpq goes on to, the next addresses', as long as that is quick;
+    leave it to another thread when it takes longer, or when there is no socket yet.
 
     Nobody tells the descriptor of a connection that is not there yet. But libpq sets options on its socket before it
     connects it, and the options can be read by anybody."""
     for _ in range(round(FAREWELL / GLANCE)):
-        descriptors = list(filter(partial(_is_marked, mark), _sockets()))
-        for fd in descriptors:
-            hang_up(fd)
-        if not descriptors or ended.wait(GLANCE):
+        found = _hang_up_marked(mark)
+        if ended.wait(GLANCE if found else 0):
             return
+        if not found:
+            break
+    with contextlib.suppress(RuntimeError):  # the interpreter goes down, and starts no thread any more
+        threading.Thread(target=_go_on, args=(mark, ended), name='gcp-deadline', daemon=True).start()
+
+
+def _go_on(mark: int, ended: threading.Event) -> None:
+    while not ended.wait(PAUSE):
+        _hang_up_marked(mark)
+
+
+def _hang_up_marked(mark: int) -> bool:
+    descriptors = [fd for fd in _sockets() if _is_marked(mark, fd)]
+    for fd in descriptors:
+        hang_up(fd)
+    return bool(descriptors)
 
 
 def _sockets() -> Iterator[int]:

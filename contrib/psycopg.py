@@ -318,8 +318,10 @@ def _connect(parameters: Parameters) -> Connection[Any]:
     try:
         return Connection.connect(**parameters)
     except BaseException as error:
-        # psycopg leaves it to the garbage collector to close a connection that was not completed, and the frames of the
-        # traceback hold on to it
+        # psycopg leaves it to the garbage collector to close a connection that was not completed: the frames of the
+        # traceback hold on to it, and, when it was psycopg's own time-out, those of the context and the error to each
+        # other
+        error.__context__ = None
         raise error.with_traceback(None)  # noqa: B904
 
 

@@ -458,7 +458,9 @@ def test_dispose_ends_a_session_also_in_the_middle_of_a_command(parameters: dict
         async with connected(parameters) as (manager, conn), session(parameters) as admin:
             pid = conn.get_server_pid()
             busy = asyncio.ensure_future(conn.execute('SELECT pg_sleep(60)'))
-            await asyncio.sleep(0)
+            # a server cancels nothing that it has not begun
+            while await admin.fetchval('SELECT state FROM pg_stat_activity WHERE pid = $1', pid) != 'active':
+                pass
             await manager.dispose('orders', conn)
             assert conn.is_closed()
             with pytest.raises(asyncpg.PostgresError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import gc
 import os
 import socket
 import struct
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 from peers import Proxy, open_descriptors, silent_server
-from pg_drivers import Asyncpg, AsyncPsycopg, Driver, Psycopg, Psycopg2, each_driver, run
+from pg_drivers import Asyncpg, AsyncPsycopg, Driver, Psycopg, Psycopg2, done, each_driver, run
 
 from gcp.demo.server import Server
 
@@ -149,6 +150,50 @@ def test_what_a_function_takes_to_find_the_parameters_counts(make: type[Driver])
             with pytest.raises(TimeoutError):
                 await pg.create(pg.make(find), 0.3)
             assert 0.3 <= time.monotonic() - started < 0.45
+
+    run(body())
+
+
+@pytest.mark.parametrize('make', [Psycopg2, Psycopg, AsyncPsycopg])
+def test_the_drivers_own_time_out_leaves_no_descriptor_either(make: type[Driver]) -> None:
+    async def body() -> None:
+        pg = make()
+        with silent_server() as port:
+            manager = pg.manager(at(port, connect_timeout=1))
+            before = open_descriptors()
+            with pytest.raises(pg.module.OperationalError, match='timeout expired'):
+                await done(manager.create('orders'))
+            assert open_descriptors() == before
+
+    gc.disable()
+    try:
+        run(body())
+    finally:
+        gc.enable()
+
+
+def test_a_socket_that_comes_to_light_late_is_broken_off_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine: the thread gets to connect when nobody waits for it any more."""
+    pg = Psycopg2()
+    gate = threading.Event()
+    connect = pg.module.connect
+
+    def connect_late(**parameters: Any) -> Any:
+        gate.wait(10)
+        return connect(**parameters)
+
+    monkeypatch.setattr('psycopg2.connect', connect_late)
+
+    async def body() -> None:
+        with silent_server() as port:
+            before = open_descriptors()
+            with pytest.raises(TimeoutError):
+                await pg.create(pg.manager(at(port)), 0.05)
+            started = time.monotonic()
+            gate.set()
+            await pg.settle()
+            assert time.monotonic() - started < 0.9  # libpq's own limit is a second at least
+            assert open_descriptors() == before
 
     run(body())
 
