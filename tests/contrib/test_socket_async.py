@@ -267,7 +267,7 @@ async def test_a_silent_peer_costs_the_timeout_of_the_pool(kind: str) -> None:
     with deaf_server() as deaf, Service() as silent:
         pool: ConnectionPool[Any, Any] = ConnectionPool(manager_of(kind))
         for port in (deaf, silent.port) if kind == 'tls' else (deaf,):
-            with lasting(0.2, spare=0.3), pytest.raises(TimeoutError):
+            with lasting(0.2, spare=0.8), pytest.raises(TimeoutError):
                 await pool.acquire(('127.0.0.1', port), timeout=0.2)
         await pool.close()
         await settle()

@@ -145,7 +145,7 @@ def test_a_protocol_is_agreed_on() -> None:
 def test_a_handshake_that_does_not_end_costs_the_timeout(manager: SslSocketConnectionManager, behaviour: str) -> None:
     with Service(drip if behaviour == 'drip' else lambda sock: sock) as service:
         words = f'TLS handshake with 127.0.0.1 port {service.port}'
-        with lasting(0.2, spare=0.3), pytest.raises(TimeoutError, match=words):
+        with lasting(0.2, spare=0.8), pytest.raises(TimeoutError, match=words):
             manager.create(service.endpoint, 0.2)
 
 
