@@ -44,7 +44,7 @@ HOOKS = (r'(\S+:\d+ connected: \d+ in \S+ s\n\S+:\d+ disposed of: \d+\n(\S+:\d+ 
 #: What each says that starts its own server.
 SAID = {
     'async_pg_pool.py': POSTGRES.format('cancelled: a query that took too long\n') + SERVED.format(20),
-    'async_pool.py': r'(\S+ says HTTP/1\.0 200 OK and (16|22) bytes, 20 times\n){2}' + SERVED.format(40) + WEB,
+    'async_pool.py': r'(\S+ says HTTP/1\.1 200 OK and (16|22) bytes, 20 times\n){2}' + SERVED.format(40) + WEB,
     'custom_manager.py': REDIS,
     'manager_hooks.py': HOOKS.format(10, 2),
     'pg_pool.py': POSTGRES.format('') + SERVED.format(19),
@@ -52,8 +52,10 @@ SAID = {
     'ssl_pool.py': r'localhost:\d+ \(TLSv1\.3, ALPN http/1\.1\) says 200 OK and 19 bytes\n' + SERVED.format(12),
     'tcp_pool.py': r'(\S+ says 200 OK and (16|22) bytes, 10 times\n){2}' + SERVED.format(20) + WEB,
 }
-#: How to run Python so that it complains of whatever is not closed.
-DEVELOPMENT = ('-X', 'dev', '-W', 'error')
+
+#: How to run Python so that it complains of whatever is not closed. (Development mode does, too; but in it, asyncio
+#: complains of a slow machine.)
+STRICT = ('-W', 'error')
 
 WITH_POSTGRES = ('async_pg_pool.py', 'pg_pool.py')
 
@@ -83,7 +85,7 @@ def processes_in(directory: Path) -> dict[int, str]:
 
 @contextlib.contextmanager
 def running(
-        base: Path, example: str, *options: object, mode: Sequence[str] = DEVELOPMENT, **env: str,
+        base: Path, example: str, *options: object, mode: Sequence[str] = STRICT, **env: str,
 ) -> Iterator[subprocess.Popen[str]]:
     path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
     process = subprocess.Popen(
@@ -106,10 +108,12 @@ def run(base: Path, example: str, *options: object, **env: str) -> tuple[int, st
         return process.returncode, out, err
 
 
-def says(base: Path, example: str, expected: str, *options: object, **env: str) -> None:
+def says(base: Path, example: str, expected: str, *options: object, **env: str) -> re.Match[str]:
     status, out, err = run(base, example, *options, **env)
     assert (status, err) == (0, ''), (status, out, err)
-    assert re.fullmatch(expected, out), out
+    said = re.fullmatch(expected, out)
+    assert said, out
+    return said
 
 
 def missing(reason: str) -> None:
@@ -176,6 +180,16 @@ class LenientWeb(Web):
         return super().parse_request()
 
 
+class ChunkedWeb(Web):
+    """Does not know beforehand how much it has to say."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header('Transfer-Encoding', 'chunked')
+        self.end_headers()
+        self.wfile.write(b'%x\r\n%s\r\n' % (500, b'.' * 500) * 2 + b'0\r\n\r\n')
+
+
 class OldWeb(Web):
     """Ends each connection after its answer."""
 
@@ -240,15 +254,18 @@ class TestWithAServerOfItsOwn:
 
 
 class TestWithHost:
-    @pytest.mark.parametrize('kind', [Web, OldWeb])
+    @pytest.mark.parametrize('kind', [Web, ChunkedWeb, OldWeb])
     @pytest.mark.parametrize('example, expected', [
-        ('tcp_pool.py', r'(\S+ says 200 OK and 1000 bytes, 10 times\n){2}' + SERVED.format(20) + '.*\n'),
-        ('async_pool.py', r'(\S+ says \S+ 200 OK and 1000 bytes, 20 times\n){2}' + SERVED.format(40) + '.*\n'),
+        ('tcp_pool.py', r'(\S+ says 200 OK and 1000 bytes, 10 times\n){2}(\d+) connections served (20) acquires\n.*\n'),
+        ('async_pool.py', r'(\S+ says .* and 1000 bytes, 20 times\n){2}(\d+) connections served (40) acquires\n.*\n'),
         ('manager_hooks.py', HOOKS.format(10, 2)),
-    ])
+    ], ids=['tcp_pool.py', 'async_pool.py', 'manager_hooks.py'])
     def test_http(self, base: Path, example: str, expected: str, kind: type[Web]) -> None:
         with web(kind) as port:
-            says(base, example, expected, '--host', '127.0.0.1', 'localhost', '--port', port)
+            said = says(base, example, expected, '--host', '127.0.0.1', 'localhost', '--port', port)
+        if example != 'manager_hooks.py':
+            connections, requests = int(said[2]), int(said[3])
+            assert (connections == requests) is (kind is OldWeb)
 
     @pytest.mark.parametrize('kind', [Web, OldWeb])
     def test_https(self, base: Path, kind: type[Web], authority: tuple[Path, ssl.SSLContext]) -> None:
@@ -317,7 +334,7 @@ class TestCtrlC:
 
     @pytest.mark.parametrize('example', ['ssl_pool.py', 'custom_manager.py'])
     def test_while_its_own_server_starts(self, base: Path, example: str) -> None:
-        with running(base, example, mode=()) as process:  # in development mode an interrupted Popen complains of itself
+        with running(base, example, mode=()) as process:  # an interrupted Popen complains of itself
             while process.poll() is None and len(processes_in(base)) < 2:
                 pass
             with contextlib.suppress(ProcessLookupError):  # it was quicker
