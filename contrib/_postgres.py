@@ -17,6 +17,8 @@ from operator import attrgetter
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
+from gcp.contrib._wire import Births
+
 __all__ = [
     'CHECK_TIMEOUT', 'NEWS', 'RESET_TIMEOUT', 'Births', 'DbEndpoint', 'Directory', 'Generations', 'Manager',
     'Parameters', 'Settings', 'UnknownEndpointError', 'asks_server',
@@ -113,24 +115,6 @@ class Directory(Generic[FoundT]):
                 f'not an instance of {type(parameters).__name__}',
             )
         return parameters
-
-
-class Births(Generic[ConnectionT]):
-    """In which process each connection was created.
-
-    One that came through a fork is the parent's: a word said to it in the child, be it the goodbye, lands in the middle
-    of the parent's conversation."""
-
-    def __init__(self) -> None:
-        self._births: weakref.WeakKeyDictionary[ConnectionT, int] = weakref.WeakKeyDictionary()
-
-    def record(self, conn: ConnectionT) -> None:
-        self._births[conn] = os.getpid()
-
-    def was_here(self, conn: ConnectionT) -> bool:
-        """Tell whether a connection was created in this process; one that is not known is taken to be."""
-        here = os.getpid()
-        return self._births.get(conn, here) == here
 
 
 class Generations(Generic[ConnectionT]):
