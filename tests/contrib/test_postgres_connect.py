@@ -108,6 +108,9 @@ def test_no_thread_waits_on_for_a_server_that_was_given_up(make: type[Driver]) -
             for _ in range(3):
                 with pytest.raises(TimeoutError):
                     await pg.create(manager, 0.05)
+                started = time.monotonic()
+                await pg.settle()
+                assert time.monotonic() - started < 0.9
                 assert open_descriptors() == before
 
     run(body())
