@@ -120,6 +120,7 @@ class Settings(Generic[ConnectionT]):
         self.read: Callable[[ConnectionT], tuple[Any, ...]] = attrgetter(*names)
         self._usual: tuple[Any, ...] | None = None
         self._unusual: weakref.WeakKeyDictionary[ConnectionT, tuple[Any, ...]] = weakref.WeakKeyDictionary()
+        self._all_are_usual = True  # to ask the dictionary whether it is empty takes longer than all the rest
 
     def record(self, conn: ConnectionT) -> None:
         """Take note of a new connection's. Those of the first are taken for the usual ones: to remember them costs
@@ -129,10 +130,11 @@ class Settings(Generic[ConnectionT]):
             self._usual = settings
         elif settings != self._usual:
             self._unusual[conn] = settings
+            self._all_are_usual = False
 
     def are_kept(self, conn: ConnectionT) -> bool:
         """Tell whether a connection is still set as it was."""
-        return self.read(conn) == (self._unusual.get(conn, self._usual) if self._unusual else self._usual)
+        return self.read(conn) == (self._usual if self._all_are_usual else self._unusual.get(conn, self._usual))
 
     def changed(self, conn: ConnectionT) -> list[tuple[str, Any]]:
         """Return by name what is to be set again, and to what."""
