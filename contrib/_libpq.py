@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from gcp.contrib._postgres import DbEndpoint, Parameters
-from gcp.contrib._wire import _socket_of, hang_up, within
+from gcp.contrib._wire import hang_up, socket_of, within
 
 __all__ = ['connect_by', 'spelled_out']
 
@@ -153,7 +153,7 @@ def _sockets() -> Iterator[int]:
 
 def _is_marked(mark: int, fd: int) -> bool:
     assert OPTION is not None
-    with contextlib.suppress(OSError), _socket_of(fd) as sock:  # OSError: one that has no such option
+    with contextlib.suppress(OSError), socket_of(fd) as sock:  # OSError: one that has no such option
         return sock.getsockopt(socket.IPPROTO_TCP, OPTION) == mark
     return False
 
@@ -161,5 +161,5 @@ def _is_marked(mark: int, fd: int) -> bool:
 def _unmark(fd: int, lasting: int) -> None:
     """Set TCP_USER_TIMEOUT to what the user wants."""
     if OPTION is not None:
-        with contextlib.suppress(OSError), _socket_of(fd) as sock:  # OSError: a unix socket has none
+        with contextlib.suppress(OSError), socket_of(fd) as sock:  # OSError: a unix socket has none
             sock.setsockopt(socket.IPPROTO_TCP, OPTION, lasting)
