@@ -79,6 +79,7 @@ types: $(VENV)/.have-dev $(CORE)  ## check types: the package, the stub of the c
 	$(PY) -m mypy
 	$(PY) -m mypy.stubtest gcp._core
 	$(if $(wildcard tests/typing_examples.py),$(PY) -m mypy tests/typing_examples.py)
+	$(if $(wildcard examples/*.py),$(PY) -m mypy examples)
 
 .PHONY: bench
 bench: $(VENV)/.have-dev $(CORE)  ## run the benchmarks (ARGS=--quick: each once)
@@ -86,8 +87,8 @@ bench: $(VENV)/.have-dev $(CORE)  ## run the benchmarks (ARGS=--quick: each once
 	$(PY) -m asv --config asv_bench/asv.conf.json run --python=same --show-stderr $(ARGS)
 
 .PHONY: docs
-docs:  ## list the pages of the documentation
-	@grep --with-filename --max-count=1 '^# ' README.md CHANGELOG.md docs/*.md | sed 's/:# /: /'
+docs: $(VENV)/.have-docs $(CORE)  ## build the pages: docs/_build/html/index.html
+	$(PY) -m sphinx --quiet --fail-on-warning --keep-going --fresh-env --doctree-dir docs/_build/doctrees docs docs/_build/html
 
 .PHONY: preview
 preview: $(VENV)/.have-dev $(CORE)  ## draw the Grafana dashboard from a real run: docs/dashboard.png
@@ -119,7 +120,7 @@ sanitize: $(VENV)/.have-test  ## run the stress tests under AddressSanitizer and
 
 .PHONY: clean
 clean:  ## remove what was built; environments stay
-	rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist docs/_build *.egg-info .hypothesis .mypy_cache .pytest_cache* .ruff_cache
 	rm -f gcp/_core.*.so
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 

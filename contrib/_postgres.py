@@ -1,24 +1,22 @@
 """What the PostgreSQL managers share: endpoint names and their connect parameters, and what is known of each
-connection: where it was born, when it was last seen alive, how its user found it. Knows no driver.
+connection: where it was born, whether it is under suspicion, how its user found it. Knows no driver.
 
 Parameters hold passwords, so nothing here puts them, or a part of them, into an error or a repr."""
 
 from __future__ import annotations
 
-import asyncio
-import itertools
-import os
-import threading
-import time
+import inspect
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from operator import attrgetter
-from types import TracebackType
 from typing import Any, Generic, TypeVar
 
+from gcp.contrib._generations import Generations
+from gcp.contrib._wire import Births
+
 __all__ = [
-    'CHECK_TIMEOUT', 'NEWS', 'RESET_TIMEOUT', 'Births', 'DbEndpoint', 'Directory', 'Generations', 'Manager',
-    'Parameters', 'Settings', 'UnknownEndpointError', 'asks_server',
+    'CHECK_TIMEOUT', 'NEWS', 'RESET_TIMEOUT', 'DbEndpoint', 'Directory', 'Manager', 'Parameters', 'Settings',
+    'UnknownEndpointError',
 ]
 
 DbEndpoint = str
@@ -33,9 +31,6 @@ CHECK_TIMEOUT = 1.0
 
 #: How long it may take to clear away what a user left behind, the end of a cancelled command included.
 RESET_TIMEOUT = 5.0
-
-#: A silence shorter than this (its caller had no more time) says nothing about other connections.
-SILENCE = 0.1
 
 #: What a server may say to a connection that asked nothing, by its first byte: NoticeResponse, NotificationResponse,
 #: ParameterStatus. See "Message Formats" in the PostgreSQL documentation.
@@ -114,161 +109,6 @@ class Directory(Generic[FoundT]):
         return parameters
 
 
-class Births(Generic[ConnectionT]):
-    """In which process each connection was created.
-
-    One that came through a fork is the parent's: a word said to it in the child, be it the goodbye, lands in the middle
-    of the parent's conversation."""
-
-    def __init__(self) -> None:
-        self._births: weakref.WeakKeyDictionary[ConnectionT, int] = weakref.WeakKeyDictionary()
-
-    def record(self, conn: ConnectionT) -> None:
-        self._births[conn] = os.getpid()
-
-    def was_here(self, conn: ConnectionT) -> bool:
-        """Tell whether a connection was created in this process; one that is not known is taken to be."""
-        here = os.getpid()
-        return self._births.get(conn, here) == here
-
-
-class Generations(Generic[ConnectionT]):
-    """Which connections are under suspicion because another of their endpoint was found dead.
-
-    A failover kills all connections of an endpoint at once, and often without a word. So the first that is found dead
-    opens a new generation: those that were created, or last seen alive, before that moment are to be *proved* by a
-    round trip before their next use. When such a proof ends in silence, those of the old generation that have not been
-    proved since are *condemned*: dead without asking. The idea is that of the pools of SQLAlchemy ("invalidate since")
-    and HikariCP (`softEvictConnections`), but no connection that is still good is lost.
-
-    :ivar suspects: the endpoints under suspicion; while an endpoint is not in here, nothing else need be asked
-    """
-
-    def __init__(self) -> None:
-        self.suspects: dict[DbEndpoint, _Members[ConnectionT]] = {}
-        self._start_anew()
-
-    def _start_anew(self) -> None:
-        self.suspects.clear()
-        self._members: dict[DbEndpoint, _Members[ConnectionT]] = {}
-        self._moments = itertools.count(1)  # a clock that never shows the same time twice
-        self._lock = threading.RLock()  # a signal handler may use the pool, too
-        self._pid = os.getpid()
-
-    def born(self, endpoint: DbEndpoint, conn: ConnectionT) -> None:
-        """Take note of a new connection."""
-        if self._pid != os.getpid():  # the parent's, and who knows who held the lock
-            self._start_anew()
-        with self._lock:
-            members = self._members.setdefault(endpoint, _Members())
-            members.seen[weakref.ref(conn)] = next(self._moments)
-
-    def gone(self, endpoint: DbEndpoint, conn: ConnectionT) -> None:
-        """Take note that a connection was disposed of."""
-        with self._lock:
-            if members := self._members.get(endpoint):
-                members.seen.pop(weakref.ref(conn), None)
-                self._settle(endpoint, members)
-
-    def found_dead(self, endpoint: DbEndpoint, conn: ConnectionT) -> None:
-        """Take note of a sign of death. Of a connection that was under suspicion, it is no news."""
-        with self._lock:
-            members = self._members.get(endpoint)
-            if members and (seen := members.seen.pop(weakref.ref(conn), 0)):
-                if seen > members.suspected_until:
-                    members.suspected_until = next(self._moments)
-                    self.suspects[endpoint] = members
-                self._settle(endpoint, members)
-
-    def is_suspect(self, endpoint: DbEndpoint, conn: ConnectionT) -> bool:
-        """Tell whether a connection is to be proved before its use."""
-        members = self.suspects.get(endpoint)
-        return members is not None and members.seen.get(weakref.ref(conn), 0) <= members.suspected_until
-
-    def is_condemned(self, endpoint: DbEndpoint, conn: ConnectionT) -> bool:
-        """Tell whether a connection is dead without asking."""
-        members = self.suspects.get(endpoint)
-        return members is not None and members.seen.get(weakref.ref(conn), 0) <= members.condemned_until
-
-    def proof(self, endpoint: DbEndpoint, conn: ConnectionT) -> Proof[ConnectionT]:
-        """Return what the question and its answer are to be put in: ``with generations.proof(...): ask()``."""
-        return Proof(self, endpoint, conn, next(self._moments))
-
-    def proved(self, endpoint: DbEndpoint, conn: ConnectionT, since: int) -> None:
-        """Take note that a connection was alive at a moment."""
-        with self._lock:
-            if members := self._members.get(endpoint):
-                members.seen[weakref.ref(conn)] = since
-                self._settle(endpoint, members)
-
-    def fell_silent(self, endpoint: DbEndpoint, conn: ConnectionT, since: int) -> None:
-        """Take note that a connection has not answered what it was asked at a moment."""
-        with self._lock:
-            if members := self._members.get(endpoint):
-                old = members.suspected_until if self.is_suspect(endpoint, conn) else since
-                members.condemned_until = max(members.condemned_until, old)
-                self.found_dead(endpoint, conn)
-
-    def _settle(self, endpoint: DbEndpoint, members: _Members[ConnectionT]) -> None:
-        """Forget an endpoint without connections, and a suspicion that no connection is under any more."""
-        if endpoint in self.suspects:
-            members.sweep()
-            if not any(seen <= members.suspected_until for seen in members.seen.values()):
-                del self.suspects[endpoint]
-        if not members.seen:
-            del self._members[endpoint]
-
-
-class _Members(Generic[ConnectionT]):
-    """An endpoint's connections.
-
-    :ivar seen: when each was last seen alive
-    :ivar suspected_until: those seen last at this moment or before are suspected
-    :ivar condemned_until: ... or condemned
-    """
-
-    __slots__ = ('condemned_until', 'seen', 'suspected_until')
-
-    def __init__(self) -> None:
-        self.seen: dict[weakref.ref[ConnectionT], int] = {}
-        self.suspected_until = 0
-        self.condemned_until = 0
-
-    def sweep(self) -> None:
-        """Forget connections that were dropped instead of disposed of."""
-        for ref in [ref for ref in self.seen if ref() is None]:
-            del self.seen[ref]
-
-
-class Proof(Generic[ConnectionT]):
-    """One round trip to see whether a connection is alive; reports how it ended, and lets errors through."""
-
-    __slots__ = ('_began', '_conn', '_endpoint', '_generations', '_since')
-
-    def __init__(
-            self, generations: Generations[ConnectionT], endpoint: DbEndpoint, conn: ConnectionT, since: int,
-    ) -> None:
-        self._generations = generations
-        self._endpoint = endpoint
-        self._conn = conn
-        self._since = since
-
-    def __enter__(self) -> None:
-        self._began = time.monotonic()
-
-    def __exit__(
-            self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None,
-    ) -> None:
-        if error is None:
-            self._generations.proved(self._endpoint, self._conn, self._since)
-        elif isinstance(error, (TimeoutError, asyncio.TimeoutError, asyncio.CancelledError)):
-            # cancelled: the asyncio pool does that when its caller's time is up
-            if time.monotonic() - self._began >= SILENCE:
-                self._generations.fell_silent(self._endpoint, self._conn, self._since)
-        elif isinstance(error, Exception):
-            self._generations.found_dead(self._endpoint, self._conn)
-
-
 class Settings(Generic[ConnectionT]):
     """How connections were set when they were created, by attributes that only the driver knows of.
 
@@ -280,6 +120,7 @@ class Settings(Generic[ConnectionT]):
         self.read: Callable[[ConnectionT], tuple[Any, ...]] = attrgetter(*names)
         self._usual: tuple[Any, ...] | None = None
         self._unusual: weakref.WeakKeyDictionary[ConnectionT, tuple[Any, ...]] = weakref.WeakKeyDictionary()
+        self._all_are_usual = True  # to ask the dictionary whether it is empty takes longer than all the rest
 
     def record(self, conn: ConnectionT) -> None:
         """Take note of a new connection's. Those of the first are taken for the usual ones: to remember them costs
@@ -289,10 +130,11 @@ class Settings(Generic[ConnectionT]):
             self._usual = settings
         elif settings != self._usual:
             self._unusual[conn] = settings
+            self._all_are_usual = False
 
     def are_kept(self, conn: ConnectionT) -> bool:
         """Tell whether a connection is still set as it was."""
-        return self.read(conn) == (self._unusual.get(conn, self._usual) if self._unusual else self._usual)
+        return self.read(conn) == (self._usual if self._all_are_usual else self._unusual.get(conn, self._usual))
 
     def changed(self, conn: ConnectionT) -> list[tuple[str, Any]]:
         """Return by name what is to be set again, and to what."""
@@ -351,6 +193,8 @@ def _checked_reset(reset: object, discard_all: Callable[..., Any]) -> Callable[.
         return discard_all
     if not callable(reset):
         raise ValueError(f"reset: 'rollback', 'discard all' or a function was expected, not {reset!r}")
+    if inspect.iscoroutinefunction(reset) and not inspect.iscoroutinefunction(discard_all):
+        raise TypeError('reset: a plain function was expected, not a coroutine function: this manager is for threads')
     return reset
 
 

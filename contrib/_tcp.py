@@ -158,6 +158,8 @@ class Race(Generic[SocketT]):
     :param addresses: as of `socket.getaddrinfo`
     :param open_socket: makes a socket for an address, not connected, in non-blocking mode
     :param delay: for how long an address is tried before the next is tried beside it
+    :ivar attempts: those under way
+    :ivar error: what the last of those that failed met
     """
 
     def __init__(
@@ -170,13 +172,8 @@ class Race(Generic[SocketT]):
         self._open = open_socket
         self._delay = delay
         self._due = -math.inf
-        self._error: OSError | None = None
-        self.attempts: list[SocketT] = []
-
-    @property
-    def error(self) -> OSError | None:
-        """What the last of the attempts that failed met."""
-        return self._error
+        self.error: OSError | None = None
+        self.attempts: dict[SocketT, Address] = {}
 
     def __enter__(self) -> Race[SocketT]:
         return self
@@ -184,7 +181,7 @@ class Race(Generic[SocketT]):
     def __exit__(
             self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None,
     ) -> None:
-        self._error = None  # else it and its traceback keep each other alive
+        self.error = None  # else it and its traceback keep each other alive
         for sock in self.attempts:
             sock.close()
 
@@ -207,16 +204,15 @@ class Race(Generic[SocketT]):
             elif self.attempts:
                 return None
             else:
-                raise self._error or OSError('no address found')
+                raise self.error or OSError('no address found')
 
     def _look(self) -> SocketT | None:
         for sock in [sock for sock in self.attempts if is_writable(sock.fileno())]:
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            self.attempts.remove(sock)
             if not code:
+                del self.attempts[sock]
                 return sock
-            sock.close()
-            self._error = _error_of(code)
+            self._fail(sock, code)
         return None
 
     def _start(self, address: Address) -> None:
@@ -224,14 +220,17 @@ class Race(Generic[SocketT]):
         try:
             sock = self._open(address)
         except OSError as error:
-            self._error = error
+            self.error = error
             return
-        self.attempts.append(sock)
+        self.attempts[sock] = address
         code = sock.connect_ex(address[4])
         if code not in (0, errno.EINPROGRESS):
-            self.attempts.remove(sock)
-            sock.close()
-            self._error = _error_of(code)
+            self._fail(sock, code)
+
+    def _fail(self, sock: SocketT, code: int) -> None:
+        host, port, *_ = self.attempts.pop(sock)[4]
+        sock.close()
+        self.error = OSError(code, f'{os.strerror(code)}: {host} port {port}')  # of the class that belongs to the code
 
 
 def check_endpoint(endpoint: TcpEndpoint) -> tuple[str, Port]:
@@ -299,7 +298,3 @@ def _interleaved(addresses: Sequence[Address]) -> list[Address]:
         families.setdefault(address[0], []).append(address)
     turns = itertools.zip_longest(*families.values())
     return [address for turn in turns for address in turn if address is not None]
-
-
-def _error_of(code: int) -> OSError:
-    return OSError(code, os.strerror(code))  # of the class that belongs to the code

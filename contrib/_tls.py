@@ -81,7 +81,7 @@ class Standing:
 
     :ivar endpoint: what it is connected to
     :ivar pid: in which process it was created
-    :ivar in_use: whether somebody holds it
+    :ivar in_use: whether somebody holds it. Noted by two hooks, for a subclass may override one and not call it
     :ivar session_seen: whether its session was looked at after its first use
     """
 

@@ -28,6 +28,7 @@ __all__ = [
     'is_quiet',
     'is_writable',
     'peek',
+    'socket_of',
     'time_left',
     'within',
 ]
@@ -127,7 +128,7 @@ def peek(fd: int, size: int = 1) -> bytes:
     :param size: how many bytes, at most
     :raises BlockingIOError: when nothing waits
     """
-    with socket.socket(fileno=os.dup(fd)) as sock:
+    with socket_of(fd) as sock:
         return sock.recv(size, socket.MSG_PEEK | socket.MSG_DONTWAIT)
 
 
@@ -138,8 +139,21 @@ def hang_up(fd: int) -> None:
 
     :param fd: the descriptor; one that is no socket any more is left alone
     """
-    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as sock:
+    with contextlib.suppress(OSError), socket_of(fd) as sock:
         sock.shutdown(socket.SHUT_RDWR)
+
+
+def socket_of(fd: int) -> socket.socket:
+    """Return a socket of one's own for a descriptor.
+
+    :raises OSError: when it is none of a socket
+    """
+    copy = os.dup(fd)
+    try:
+        return socket.socket(fileno=copy)
+    except BaseException:  # which leaves the descriptor to us
+        os.close(copy)
+        raise
 
 
 class Births(Generic[ConnectionT]):

@@ -219,9 +219,14 @@ class _Ear(asyncio.Protocol):
         self._receive(data)
 
     def eof_received(self) -> bool | None:
-        self.is_gone = self.is_gone or not self._protocol.is_closed()
+        self.is_gone = self.is_gone or not self.is_closed()
         closes_itself: bool | None = self._protocol.eof_received()
         return closes_itself
+
+    def is_closed(self) -> bool:
+        """Tell whether it was us who closed the connection; another ear may ask, another manager's."""
+        closed: bool = self._protocol.is_closed()
+        return closed
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_gone = self.is_gone or exc is not None

@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 from gcp.contrib.socket import KeepAlive, SslSocketConnectionManager, TcpEndpoint, TcpSocketConnectionManager
 from gcp.threading import BaseConnectionManager
 
-__all__ = ['Connection', 'HttpConnectionManager', 'KeepAlive', 'Origin', 'Response', 'TlsConnection']
+__all__ = ['HttpConnection', 'HttpConnectionManager', 'HttpResponse', 'HttpsConnection', 'KeepAlive', 'Origin']
 
 Origin = str
 
@@ -86,7 +86,7 @@ def _watched(name: str) -> Any:
     read = getattr(http.client.HTTPResponse, name)
 
     @functools.wraps(read)
-    def watched(response: Response, *args: Any, **kwargs: Any) -> Any:
+    def watched(response: HttpResponse, *args: Any, **kwargs: Any) -> Any:
         try:
             return read(response, *args, **kwargs)
         except BaseException:
@@ -96,7 +96,7 @@ def _watched(name: str) -> Any:
     return watched
 
 
-class Response(http.client.HTTPResponse):
+class HttpResponse(http.client.HTTPResponse):
     """A response that knows whether it was read to its end, where `http.client` only knows whether it was closed.
 
     :ivar is_cut_short: it was closed, or broke off, before its end
@@ -117,6 +117,7 @@ class Response(http.client.HTTPResponse):
         self._reader = self.fp
 
     def close(self) -> None:
+        """Close it; before its end, at the cost of its connection."""
         self.is_cut_short = not self.is_complete()
         super().close()
 
@@ -129,9 +130,7 @@ class Response(http.client.HTTPResponse):
         """Tell whether it was read to the end, or has nothing to read, and nothing came behind it."""
         if self._reader is None or self.is_cut_short or self._reader.has_rest:
             return False
-        if self.isclosed():
-            return not self.length  # else the server broke off
-        return self.length == 0 and (self._has_no_body or not self.chunked)
+        return self.isclosed() or (self.length == 0 and (self._has_no_body or not self.chunked))
 
     def ends_connection(self, method: str) -> bool:
         """Tell whether no other response can follow it.
@@ -151,7 +150,7 @@ class Response(http.client.HTTPResponse):
         return seconds - min(MARGIN, seconds / 2)
 
 
-class Connection(http.client.HTTPConnection):
+class HttpConnection(http.client.HTTPConnection):
     """A connection that keeps the books of its requests and responses, by the public methods that each has to pass.
 
     :ivar dialer: the manager of its socket
@@ -161,7 +160,7 @@ class Connection(http.client.HTTPConnection):
     """
 
     auto_open = 0
-    response_class = Response
+    response_class = HttpResponse
     dialer: Any
     address: TcpEndpoint
     wire: Any
@@ -170,7 +169,7 @@ class Connection(http.client.HTTPConnection):
     _is_answered = True
     _is_spoilt = False
     _method = ''
-    _response: Response | None = None
+    _response: HttpResponse | None = None
     # of the request: the length announced, or -1 for chunks; the body's bytes sent; the last of them
     _announced: int | None = None
     _sent = 0
@@ -178,10 +177,18 @@ class Connection(http.client.HTTPConnection):
     _is_in_body = False
 
     def connect(self) -> None:
-        """Refuse: a pooled connection is connected when it is created, and never again."""
+        """Refuse: a pooled connection is connected when it is created, and never again.
+
+        :raises http.client.NotConnected: always
+        """
         raise http.client.NotConnected('the connection is closed; acquire another one')
 
     def putrequest(self, method: str, *args: Any, **kwargs: Any) -> None:
+        """Begin a request. `request` sends a whole one, and is what one mostly wants.
+
+        :param method: of the request
+        :raises http.client.NotConnected: when the connection has ended
+        """
         if self._response is not None and self._response.isclosed() and not self._response.is_complete():
             self.close()  # its rest would be read as the next response
         if self.sock is None:
@@ -192,6 +199,11 @@ class Connection(http.client.HTTPConnection):
         self._announced, self._sent, self._tail, self._is_in_body = None, 0, b'', False
 
     def putheader(self, header: Any, *values: Any) -> None:
+        """Add a header to the request.
+
+        :param header: its name
+        :param values: a line of its value each
+        """
         super().putheader(header, *values)
         name = header.decode('latin-1') if isinstance(header, bytes) else header
         if name.lower() == 'transfer-encoding':
@@ -200,6 +212,10 @@ class Connection(http.client.HTTPConnection):
             self._announce(_number(values[0]))
 
     def send(self, data: Any) -> None:
+        """Send a part of the request's body.
+
+        :param data: bytes, or what `http.client` takes else; of that, nobody can tell how long it was
+        """
         self._is_spoilt = self._is_spoilt or self._is_answered  # part of no request
         super().send(data)
         if not self._is_in_body:  # what `endheaders` sends first are the headers
@@ -213,8 +229,9 @@ class Connection(http.client.HTTPConnection):
             self._sent += words.nbytes
             self._tail = (self._tail + bytes(words[-7:]))[-7:]
 
-    def getresponse(self) -> Response:
-        response: Response = super().getresponse()  # type: ignore[assignment]
+    def getresponse(self) -> HttpResponse:
+        """Return the response to the request, when its headers are there."""
+        response: HttpResponse = super().getresponse()  # type: ignore[assignment]
         self._is_answered, self._response = True, response
         self.expires = time.monotonic() + response.patience()
         return response
@@ -259,14 +276,14 @@ def _number(value: Any) -> int | None:
         return None
 
 
-class TlsConnection(Connection, http.client.HTTPSConnection):
+class HttpsConnection(HttpConnection, http.client.HTTPSConnection):
     """The same, over TLS."""
 
 
 # ---- the manager
 
 
-class HttpConnectionManager(BaseConnectionManager[Origin, Connection]):
+class HttpConnectionManager(BaseConnectionManager[Origin, HttpConnection]):
     """Connects to HTTP servers. An endpoint is an origin: ``'http://host'``, ``'https://host:port'``.
 
     A connection that comes back in the middle of a request or a response, or that the server means to close, is closed
@@ -313,7 +330,7 @@ class HttpConnectionManager(BaseConnectionManager[Origin, Connection]):
         if ssl is not None or server_hostname is not None:
             self._prepare_tls()  # finds fault with options at once
 
-    def create(self, endpoint: Origin, timeout: float | None = None) -> Connection:
+    def create(self, endpoint: Origin, timeout: float | None = None) -> HttpConnection:
         """Connect to the first address of a host that accepts, and, with ``https``, shake hands.
 
         :param endpoint: the origin
@@ -327,20 +344,20 @@ class HttpConnectionManager(BaseConnectionManager[Origin, Connection]):
         :raises ValueError: when it is no origin
         """
         scheme, host, port = _taken_apart(endpoint)
-        conn: Connection
+        conn: HttpConnection
         if scheme == 'http':
-            conn = Connection(host, port)
+            conn = HttpConnection(host, port)
             conn.dialer = self._plain
         else:
             context, dialer = self._prepare_tls()
-            conn = TlsConnection(host, port, context=context)
+            conn = HttpsConnection(host, port, context=context)
             conn.dialer = dialer
         conn.address = (host, port)
         conn.wire = conn.sock = conn.dialer.create(conn.address, timeout)
         conn.sock.settimeout(self._request_timeout)
         return conn
 
-    def dispose(self, endpoint: Origin, conn: Connection, timeout: float | None = None) -> None:
+    def dispose(self, endpoint: Origin, conn: HttpConnection, timeout: float | None = None) -> None:
         """Close a connection, also in the hands of another thread that waits on it. HTTP needs no goodbye.
 
         :param endpoint: what it is connected to
@@ -352,7 +369,7 @@ class HttpConnectionManager(BaseConnectionManager[Origin, Connection]):
         finally:
             conn.let_go()
 
-    def check_aliveness(self, endpoint: Origin, conn: Connection, timeout: float | None = None) -> bool:
+    def check_aliveness(self, endpoint: Origin, conn: HttpConnection, timeout: float | None = None) -> bool:
         """Tell whether an idle connection can still be used.
 
         :param endpoint: what it is connected to
@@ -364,7 +381,7 @@ class HttpConnectionManager(BaseConnectionManager[Origin, Connection]):
         alive: bool = conn.dialer.check_aliveness(conn.address, conn.sock)
         return alive
 
-    def on_acquire(self, endpoint: Origin, conn: Connection) -> None:
+    def on_acquire(self, endpoint: Origin, conn: HttpConnection) -> None:
         """Take note that somebody uses a connection.
 
         :param endpoint: what it is connected to
@@ -372,7 +389,7 @@ class HttpConnectionManager(BaseConnectionManager[Origin, Connection]):
         """
         conn.dialer.on_acquire(conn.address, conn.wire)
 
-    def on_release(self, endpoint: Origin, conn: Connection) -> None:
+    def on_release(self, endpoint: Origin, conn: HttpConnection) -> None:
         """Close a connection that cannot be used again; see that no other setting of its user's stays.
 
         :param endpoint: what it is connected to

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import math
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Literal
@@ -18,7 +20,7 @@ try:
 except ImportError as exc:
     raise ImportError('gcp.contrib.psycopg needs psycopg: pip install gcpool[psycopg]', name='psycopg') from exc
 
-from gcp.contrib._libpq import connect_within, spelled_out
+from gcp.contrib._libpq import connect_by, spelled_out
 from gcp.contrib._postgres import (
     CHECK_TIMEOUT,
     NEWS,
@@ -96,12 +98,10 @@ class DbConnectionManager(Manager['Connection[Any]'], SyncConnectionManager[DbEn
         :raises TimeoutError: when it took longer
         :raises psycopg.Error: when the server cannot be reached, or refuses
         """
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
         found = self._directory.check(endpoint, self._directory.find(endpoint))
         parameters = spelled_out(endpoint, found, 'conninfo', conninfo_to_dict)
-        if timeout is None:
-            conn = _connect(parameters)
-        else:
-            conn = connect_within(timeout, endpoint, parameters, _connect, Connection.close)
+        conn = connect_by(deadline, endpoint, parameters, _connect, Connection.close)
         self._settings.record(conn)
         self._welcome(endpoint, conn)
         return conn
@@ -176,7 +176,7 @@ class DbConnectionManager(Manager['Connection[Any]'], SyncConnectionManager[DbEn
         try:
             with self._generations.proof(endpoint, conn), Watch(conn.fileno(), limit, what='query'):
                 _execute(conn, 'SELECT 1')
-        except (psycopg.Error, TimeoutError):
+        except (psycopg.Error, OSError):
             return False
         return True
 
@@ -288,11 +288,11 @@ class AsyncDbConnectionManager(
             raise
 
     async def _answers(self, endpoint: DbEndpoint, conn: AsyncConnection[Any]) -> bool:
-        question = _execute_async(conn, 'SELECT 1')
         try:
+            break_off = partial(hang_up, conn.fileno())
             with self._generations.proof(endpoint, conn):
-                await watched(question, partial(hang_up, conn.fileno()), self._check_timeout, what='query')
-        except (psycopg.Error, TimeoutError):
+                await watched(_execute_async(conn, 'SELECT 1'), break_off, self._check_timeout, what='query')
+        except (psycopg.Error, OSError):
             return False
         return True
 
@@ -315,7 +315,14 @@ class AsyncDbConnectionManager(
 
 
 def _connect(parameters: Parameters) -> Connection[Any]:
-    return Connection.connect(**parameters)
+    try:
+        return Connection.connect(**parameters)
+    except BaseException as error:
+        # psycopg leaves it to the garbage collector to close a connection that was not completed: the frames of the
+        # traceback hold on to it, and, when it was psycopg's own time-out, those of the context and the error to each
+        # other
+        error.__context__ = None
+        raise error.with_traceback(None)  # noqa: B904
 
 
 def _part(conn: AnyConnection) -> None:
@@ -345,14 +352,15 @@ def _heard_only_news(conn: AnyConnection) -> bool:
     severities: set[str | None] = set()
 
     def listen(notice: Diagnostic) -> None:
-        severities.add(notice.severity_nonlocalized)
+        severities.add(notice.severity_nonlocalized or notice.severity)
 
     conn.add_notice_handler(listen)
     try:
         for _ in range(READS):
             pgconn.consume_input()  # reads what is there, never waits; raises at EOF
             pgconn.is_busy()  # makes libpq look at it
-            if conn.closed or severities & {'ERROR', 'FATAL', 'PANIC'}:
+            if severities & {'ERROR', 'FATAL', 'PANIC'}:
+                hang_up(pgconn.socket)  # libpq would go on as if nothing had been said
                 return False
             if is_quiet(pgconn.socket):
                 return True

@@ -6,6 +6,8 @@ silent costs no more than the time-out."""
 from __future__ import annotations
 
 import contextlib
+import math
+import time
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -23,7 +25,7 @@ try:
 except ImportError as exc:
     raise ImportError('gcp.contrib.psycopg2 needs psycopg2: pip install gcpool[psycopg2]', name='psycopg2') from exc
 
-from gcp.contrib._libpq import connect_within, spelled_out
+from gcp.contrib._libpq import connect_by, spelled_out
 from gcp.contrib._postgres import (
     CHECK_TIMEOUT,
     NEWS,
@@ -92,12 +94,10 @@ class DbConnectionManager(Manager[Connection], BaseConnectionManager[DbEndpoint,
         :raises TimeoutError: when it took longer
         :raises psycopg2.Error: when the server cannot be reached, or refuses
         """
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
         found = self._directory.check(endpoint, self._directory.find(endpoint))
         parameters = spelled_out(endpoint, found, 'dsn', parse_dsn)
-        if timeout is None:
-            conn = _connect(parameters)
-        else:
-            conn = connect_within(timeout, endpoint, parameters, _connect, Connection.close)
+        conn = connect_by(deadline, endpoint, parameters, _connect, Connection.close)
         self._settings.record(conn)
         self._welcome(endpoint, conn)
         return conn
@@ -173,7 +173,7 @@ class DbConnectionManager(Manager[Connection], BaseConnectionManager[DbEndpoint,
         try:
             with self._generations.proof(endpoint, conn), Watch(conn.fileno(), limit, what='query'):
                 _execute(conn, 'SELECT 1')
-        except (psycopg2.Error, TimeoutError):
+        except (psycopg2.Error, OSError):
             return False
         return True
 
@@ -187,7 +187,7 @@ class DbConnectionManager(Manager[Connection], BaseConnectionManager[DbEndpoint,
 
 
 def _connect(parameters: Parameters) -> Connection:
-    conn: Connection = psycopg2.connect(**parameters)
+    conn: Connection = psycopg2.connect(**(parameters or {'dsn': ''}))
     return conn
 
 
@@ -207,7 +207,10 @@ def _heard_only_news(conn: Connection) -> bool:
         return False
     for _ in range(READS):
         conn.poll()  # reads what is there, never waits; raises at EOF
-        if conn.closed or any(str(notice).startswith('FATAL') for notice in conn.notices):
+        if conn.closed:
+            return False
+        if any(str(notice).startswith('FATAL') for notice in conn.notices):
+            hang_up(conn.fileno())  # libpq would go on as if nothing had been said
             return False
         if is_quiet(conn.fileno()):
             return True

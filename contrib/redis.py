@@ -50,11 +50,11 @@ from gcp.contrib._wire import UnsolicitedData, check_unsolicited_data, deadline_
 from gcp.managers import AsyncConnectionManager, SyncConnectionManager
 
 __all__ = [
-    'AsyncConnection',
+    'AsyncRedisConnection',
     'AsyncRedisConnectionManager',
     'ClosedError',
-    'Connection',
     'KeepAlive',
+    'RedisConnection',
     'RedisConnectionManager',
     'RedisEndpoint',
     'UnknownEndpointError',
@@ -108,7 +108,7 @@ class Wire:
         return operation(*args)
 
 
-class Connection(Session, redis.connection.AbstractConnection):
+class RedisConnection(Session, redis.connection.AbstractConnection):
     """A connection for threads: redis-py's, over a socket that one of `gcp.contrib`'s managers has connected.
 
     :ivar wire: the socket; ``None`` before
@@ -117,6 +117,7 @@ class Connection(Session, redis.connection.AbstractConnection):
     wire: Wire | None = None
 
     def is_open(self) -> bool:
+        """Tell whether it was connected, and not closed on this side since."""
         return self.wire is not None and self.wire.fileno() >= 0
 
     def ask(self, *command: Any) -> Any:
@@ -190,19 +191,19 @@ class Connection(Session, redis.connection.AbstractConnection):
         return self.wire
 
 
-class TcpConnection(Connection, redis.Connection):
+class TcpConnection(RedisConnection, redis.Connection):
     """Over TCP."""
 
 
-class SslConnection(Connection, redis.SSLConnection):
+class SslConnection(RedisConnection, redis.SSLConnection):
     """Over TLS."""
 
 
-class UnixConnection(Connection, redis.UnixDomainSocketConnection):
+class UnixConnection(RedisConnection, redis.UnixDomainSocketConnection):
     """Over a unix socket."""
 
 
-class AsyncConnection(Session, redis.asyncio.connection.AbstractConnection):
+class AsyncRedisConnection(Session, redis.asyncio.connection.AbstractConnection):
     """A connection for asyncio: redis-py's, over streams that one of `gcp.contrib`'s managers has connected.
 
     :ivar streams: reader and writer; ``None`` before
@@ -235,6 +236,7 @@ class AsyncConnection(Session, redis.asyncio.connection.AbstractConnection):
         await asyncio.sleep(0)  # within which the descriptor is closed
 
     def is_open(self) -> bool:
+        """Tell whether it was connected, and not closed on this side since."""
         return self.streams is not None and not self.streams[1].is_closing()
 
     async def ask(self, *command: Any) -> Any:
@@ -265,7 +267,10 @@ class AsyncConnection(Session, redis.asyncio.connection.AbstractConnection):
         return response
 
     async def has_heard(self) -> bool:
-        """Tell whether redis-py has read more than what it was asked for. (Before 8.0, it has another name for it.)"""
+        """Tell whether there is more than what was asked for, read by redis-py or not."""
+        if not await self.dialer.check_aliveness(self.address, self.streams):
+            return True
+        # before 8.0, it has another name for this, which means less
         heard: bool = await (self.can_read() if hasattr(self, 'can_read') else self.can_read_destructive())
         return heard
 
@@ -276,15 +281,15 @@ class AsyncConnection(Session, redis.asyncio.connection.AbstractConnection):
         self.streams = self._reader, self._writer = await self.dialer.create(self.address)
 
 
-class AsyncTcpConnection(AsyncConnection, redis.asyncio.Connection):
+class AsyncTcpConnection(AsyncRedisConnection, redis.asyncio.Connection):
     """Over TCP."""
 
 
-class AsyncSslConnection(AsyncConnection, redis.asyncio.SSLConnection):
+class AsyncSslConnection(AsyncRedisConnection, redis.asyncio.SSLConnection):
     """Over TLS."""
 
 
-class AsyncUnixConnection(AsyncConnection, redis.asyncio.UnixDomainSocketConnection):
+class AsyncUnixConnection(AsyncRedisConnection, redis.asyncio.UnixDomainSocketConnection):
     """Over a unix socket."""
 
 
@@ -370,7 +375,7 @@ class _Manager(abc.ABC):
         return not conn.owed and conn.left <= (RESETTABLE if self._reset == 'reset' else UNDOABLE.keys())
 
 
-class RedisConnectionManager(_Manager, SyncConnectionManager[RedisEndpoint, Connection]):
+class RedisConnectionManager(_Manager, SyncConnectionManager[RedisEndpoint, RedisConnection]):
     """Connects to Redis servers. An endpoint is a pair of host and port, a unix socket's path, or a name.
 
     A connection that comes back with replies unread, subscribed, or in a state that cannot be taken back is closed at
@@ -406,7 +411,7 @@ class RedisConnectionManager(_Manager, SyncConnectionManager[RedisEndpoint, Conn
 
     _kinds = (TcpConnection, SslConnection, UnixConnection)
 
-    def create(self, endpoint: RedisEndpoint, timeout: float | None = None) -> Connection:
+    def create(self, endpoint: RedisEndpoint, timeout: float | None = None) -> RedisConnection:
         """Connect, and begin a session: ``HELLO``, ``AUTH``, ``SELECT``, as far as they are needed.
 
         :param endpoint: host and port, a path, or a name
@@ -417,7 +422,7 @@ class RedisConnectionManager(_Manager, SyncConnectionManager[RedisEndpoint, Conn
         :raises redis.AuthenticationError: when user name or password are wrong
         :raises redis.RedisError: when the server cannot be reached, or refuses
         """
-        conn: Connection = self._prepare(endpoint, self._directions.find(endpoint))
+        conn: RedisConnection = self._prepare(endpoint, self._directions.find(endpoint))
         try:
             conn.discreetly(conn.log_in, timeout)
         except BaseException:
@@ -426,7 +431,7 @@ class RedisConnectionManager(_Manager, SyncConnectionManager[RedisEndpoint, Conn
         conn.settle()
         return conn
 
-    def dispose(self, endpoint: RedisEndpoint, conn: Connection, timeout: float | None = None) -> None:
+    def dispose(self, endpoint: RedisEndpoint, conn: RedisConnection, timeout: float | None = None) -> None:
         """Close a connection, also in the hands of another thread that waits on it. Redis needs no goodbye.
 
         :param endpoint: what it is connected to
@@ -439,7 +444,7 @@ class RedisConnectionManager(_Manager, SyncConnectionManager[RedisEndpoint, Conn
         finally:
             conn.disconnect()
 
-    def check_aliveness(self, endpoint: RedisEndpoint, conn: Connection, timeout: float | None = None) -> bool:
+    def check_aliveness(self, endpoint: RedisEndpoint, conn: RedisConnection, timeout: float | None = None) -> bool:
         """Tell whether an idle connection can still be used.
 
         :param endpoint: what it is connected to
@@ -450,7 +455,7 @@ class RedisConnectionManager(_Manager, SyncConnectionManager[RedisEndpoint, Conn
             return False
         return not self._pings or (conn.born_in == os.getpid() and _answers(conn, timeout))
 
-    def on_acquire(self, endpoint: RedisEndpoint, conn: Connection) -> None:
+    def on_acquire(self, endpoint: RedisEndpoint, conn: RedisConnection) -> None:
         """Take note that somebody uses a connection.
 
         :param endpoint: what it is connected to
@@ -459,7 +464,7 @@ class RedisConnectionManager(_Manager, SyncConnectionManager[RedisEndpoint, Conn
         if conn.wire is not None:
             conn.dialer.on_acquire(conn.address, conn.wire.sock)
 
-    def on_release(self, endpoint: RedisEndpoint, conn: Connection) -> None:
+    def on_release(self, endpoint: RedisEndpoint, conn: RedisConnection) -> None:
         """Take back what the user has left, or close the connection where that cannot be.
 
         :param endpoint: what it is connected to
@@ -492,7 +497,7 @@ class RedisConnectionManager(_Manager, SyncConnectionManager[RedisEndpoint, Conn
         return SslSocketConnectionManager(None if ssl is True else ssl, **self._of_sockets, **self._of_tcp)
 
 
-def _answers(conn: Connection, timeout: float | None) -> bool:
+def _answers(conn: RedisConnection, timeout: float | None) -> bool:
     try:
         with conn.held_to(timeout):
             return str_if_bytes(conn.ask('PING')) == 'PONG'
@@ -501,7 +506,7 @@ def _answers(conn: Connection, timeout: float | None) -> bool:
         return False
 
 
-def _take_back(conn: Connection, reset: Any) -> None:
+def _take_back(conn: RedisConnection, reset: Any) -> None:
     if callable(reset):
         reset(conn)
     elif reset == 'reset':
@@ -513,14 +518,14 @@ def _take_back(conn: Connection, reset: Any) -> None:
                 conn.ask(*undo, *([conn.db] if name == 'SELECT' else []))
 
 
-class AsyncRedisConnectionManager(_Manager, AsyncConnectionManager[RedisEndpoint, AsyncConnection]):
+class AsyncRedisConnectionManager(_Manager, AsyncConnectionManager[RedisEndpoint, AsyncRedisConnection]):
     """Connects to Redis servers. The same as `RedisConnectionManager`, in the other colour.
 
     Functions for parameters, passwords and resets may be async."""
 
     _kinds = (AsyncTcpConnection, AsyncSslConnection, AsyncUnixConnection)
 
-    async def create(self, endpoint: RedisEndpoint) -> AsyncConnection:
+    async def create(self, endpoint: RedisEndpoint) -> AsyncRedisConnection:
         """Connect, and begin a session: ``HELLO``, ``AUTH``, ``SELECT``, as far as they are needed.
 
         :param endpoint: host and port, a path, or a name
@@ -529,7 +534,7 @@ class AsyncRedisConnectionManager(_Manager, AsyncConnectionManager[RedisEndpoint
         :raises redis.RedisError: when the server cannot be reached, or refuses
         """
         found = self._directions.find(endpoint)
-        conn: AsyncConnection = self._prepare(endpoint, await found if inspect.isawaitable(found) else found)
+        conn: AsyncRedisConnection = self._prepare(endpoint, await found if inspect.isawaitable(found) else found)
         try:
             await conn.discreetly(conn.log_in())
         except BaseException:
@@ -538,7 +543,7 @@ class AsyncRedisConnectionManager(_Manager, AsyncConnectionManager[RedisEndpoint
         conn.settle()
         return conn
 
-    async def dispose(self, endpoint: RedisEndpoint, conn: AsyncConnection) -> None:
+    async def dispose(self, endpoint: RedisEndpoint, conn: AsyncRedisConnection) -> None:
         """Close a connection. Redis needs no goodbye. Does nothing in a process forked off since its creation.
 
         :param endpoint: what it is connected to
@@ -552,7 +557,7 @@ class AsyncRedisConnectionManager(_Manager, AsyncConnectionManager[RedisEndpoint
         finally:
             await conn.break_off()
 
-    async def check_aliveness(self, endpoint: RedisEndpoint, conn: AsyncConnection) -> bool:
+    async def check_aliveness(self, endpoint: RedisEndpoint, conn: AsyncRedisConnection) -> bool:
         """Tell whether an idle connection can still be used.
 
         :param endpoint: what it is connected to
@@ -562,7 +567,7 @@ class AsyncRedisConnectionManager(_Manager, AsyncConnectionManager[RedisEndpoint
             return False
         return not self._pings or (conn.born_in == os.getpid() and await _answers_later(conn))
 
-    async def on_release(self, endpoint: RedisEndpoint, conn: AsyncConnection) -> None:
+    async def on_release(self, endpoint: RedisEndpoint, conn: AsyncRedisConnection) -> None:
         """Take back what the user has left, or close the connection where that cannot be.
 
         :param endpoint: what it is connected to
@@ -592,7 +597,7 @@ class AsyncRedisConnectionManager(_Manager, AsyncConnectionManager[RedisEndpoint
         return TcpStreamConnectionManager(ssl, **self._of_sockets, **self._of_tcp)
 
 
-async def _answers_later(conn: AsyncConnection) -> bool:
+async def _answers_later(conn: AsyncRedisConnection) -> bool:
     try:
         return str_if_bytes(await conn.ask('PING')) == 'PONG'
     except Exception:  # whatever a server may say that is no reply
@@ -600,7 +605,7 @@ async def _answers_later(conn: AsyncConnection) -> bool:
         return False
 
 
-async def _take_back_later(conn: AsyncConnection, reset: Any) -> None:
+async def _take_back_later(conn: AsyncRedisConnection, reset: Any) -> None:
     if callable(reset):
         done = reset(conn)
         if inspect.isawaitable(done):
@@ -657,14 +662,14 @@ class _AsyncPool(_OnlyConnection, redis.asyncio.ConnectionPool):
 
 
 @overload
-def client(conn: Connection) -> redis.Redis: ...
+def client(conn: RedisConnection) -> redis.Redis: ...
 
 
 @overload
-def client(conn: AsyncConnection) -> redis.asyncio.Redis: ...
+def client(conn: AsyncRedisConnection) -> redis.asyncio.Redis: ...
 
 
-def client(conn: Connection | AsyncConnection) -> Any:
+def client(conn: RedisConnection | AsyncRedisConnection) -> Any:
     """Return a redis-py client whose commands, pipelines and scripts go over a connection. Closing it closes nothing.
 
     It is to be used as long as the connection is, and by one thread or task at a time. A second call returns it again:
@@ -672,7 +677,7 @@ def client(conn: Connection | AsyncConnection) -> Any:
 
     :param conn: a connection of one of these managers
     """
-    if conn.client is None and isinstance(conn, AsyncConnection):
+    if conn.client is None and isinstance(conn, AsyncRedisConnection):
         conn.client = redis.asyncio.Redis(connection_pool=_AsyncPool(conn))
     elif conn.client is None:
         conn.client = redis.Redis(connection_pool=_SyncPool(conn))

@@ -261,6 +261,18 @@ class SslSocketConnectionManager(
                 conn.shutdown(socket.SHUT_RDWR)
         conn.close()
 
+    def check_aliveness(self, endpoint: SslEndpoint, conn: SSLSocket, timeout: float | None = None) -> bool:
+        """Tell whether an idle connection can still be used; if so, somebody is about to.
+
+        :param endpoint: what it is connected to
+        :param conn: the connection, in whatever blocking mode
+        :param timeout: not needed: this never waits
+        """
+        alive = super().check_aliveness(endpoint, conn, timeout)
+        if alive and (standing := self._standings.get(conn)) is not None:
+            standing.in_use = True
+        return alive
+
     def on_acquire(self, endpoint: SslEndpoint, conn: SSLSocket) -> None:
         """Take note that somebody uses a connection.
 

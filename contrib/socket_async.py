@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import os
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
@@ -27,7 +28,16 @@ from gcp.contrib._tcp import (
     is_address,
     look_up,
 )
-from gcp.contrib._wire import Births, UnsolicitedData, aside, check_unsolicited_data, is_alive, is_quiet
+from gcp.contrib._wire import (
+    Births,
+    UnsolicitedData,
+    aside,
+    check_unsolicited_data,
+    hang_up,
+    is_alive,
+    is_quiet,
+    is_writable,
+)
 
 __all__ = [
     'Hostname',
@@ -49,8 +59,11 @@ Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 #: How long a goodbye may take before a connection is broken off.
 GOODBYE_TIMEOUT = 2.0
 
-#: For how many turns an event loop may have something left to read from a TLS connection, and that be but TLS's talk.
-TURNS = 4
+#: How many turns an event loop needs to read what waits on a TLS connection, and to close one that has ended.
+TURNS = 5
+
+#: For how many messages of TLS, one after the other, a check lets the loop read: a server sends two tickets, and more.
+TICKETS = 3
 
 
 class SocketAlivenessCheckingMixin(Generic[EndpointT]):
@@ -150,13 +163,18 @@ class StreamAlivenessCheckingMixin(Generic[EndpointT]):
         if _has_ended(reader, writer) or _is_stuck(writer.transport):
             return False
         fd = _descriptor(writer)
-        if writer.get_extra_info('ssl_object') is not None and not is_quiet(fd):
-            await _be_read(fd)
+        quiet = is_quiet(fd)
+        for _ in range(TICKETS if _is_tls(writer) else 0):
+            if quiet:  # once seen, not looked at again: a ticket that comes just now is no reason to take it for dead
+                break
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
             if _has_ended(reader, writer):
                 return False
+            quiet = is_quiet(fd)
         if self.unsolicited_data == 'allowed':
             return is_alive(fd, 'allowed')
-        return not _internals(reader)._buffer and is_quiet(fd)
+        return quiet and not _internals(reader)._buffer
 
 
 class TcpStreamConnectionManager(
@@ -192,6 +210,8 @@ class TcpStreamConnectionManager(
             source_address: tuple[str, Port] | None = None,
             unsolicited_data: UnsolicitedData | None = None,
     ) -> None:
+        if ssl is not None and not isinstance(ssl, (bool, SSLContext)):
+            raise TypeError(f'ssl: an ssl.SSLContext, True for one that verifies, or None was expected, not {ssl!r}')
         if not ssl and (server_hostname is not None or alpn_protocols):
             name = 'alpn_protocols' if server_hostname is None else 'server_hostname'
             raise ValueError(f'{name}: only with ssl')
@@ -258,8 +278,7 @@ async def close_socket(sock: socket.socket) -> None:
     try:
         with contextlib.suppress(OSError):  # dead already
             sock.shutdown(socket.SHUT_RDWR)
-        for _ in range(2):  # an event loop that is not told of the end before the descriptor goes will wait for ever
-            await asyncio.sleep(0)
+        await _turn()  # an event loop that is not told of the end before the descriptor goes will wait for ever
     finally:
         sock.close()
 
@@ -270,10 +289,14 @@ async def open_stream(sock: socket.socket, open_connection: Callable[..., Awaita
     :param sock: the socket
     :param open_connection: `asyncio.open_connection` or its like
     """
+    loop, identity = asyncio.get_running_loop(), _identity(sock)
     try:
         return await open_connection(sock=sock)
     except BaseException:
-        sock.close()
+        if _identity(sock) != identity:
+            sock.detach()
+        elif not _is_taken_over(sock, loop):
+            sock.close()
         raise
 
 
@@ -284,12 +307,12 @@ async def close_stream(writer: asyncio.StreamWriter) -> None:
     """
     try:
         writer.close()
-        await asyncio.wait_for(writer.wait_closed(), GOODBYE_TIMEOUT)
-    except Exception:  # the peer does not care for a goodbye, or is gone
-        writer.transport.abort()
-        await asyncio.sleep(0)  # within which the descriptor is closed
+        # TLS has said its goodbye by now, and would wait for the peer's
+        if not _is_tls(writer) or not await _is_all_out(writer):
+            await _await_close(writer)
     finally:
         writer.transport.abort()
+    await _turn()  # in which the descriptor is closed
 
 
 async def _resolve(host: str, port: Port) -> list[Address]:
@@ -320,16 +343,68 @@ async def _await_any(socks: Iterable[socket.socket], timeout: float) -> None:
             timer.cancel()
 
 
-async def _be_read(fd: int) -> None:
-    """Let the event loop read what waits."""
-    for _ in range(TURNS):
-        await asyncio.sleep(0)
-        if is_quiet(fd):
-            return
+async def _turn() -> None:
+    """Let the event loop see what happened until now, and act on it."""
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+
+async def _is_all_out(writer: asyncio.StreamWriter) -> bool:
+    """Tell whether nothing waits to be sent. Where the kernel has room, an event loop needs a turn at most."""
+    for _ in range(2):
+        if (fd := _descriptor(writer)) < 0:
+            break
+        if writer.transport.get_write_buffer_size() or not is_writable(fd):
+            return False
+        await _turn()
+    return True
+
+
+async def _await_close(writer: asyncio.StreamWriter) -> None:
+    """Wait until a stream is closed, but not for ever.
+
+    In a task of its own: what `wait_closed` raises is of no interest, be it the `CancelledError` of somebody else, who
+    waited there before."""
+    closed = asyncio.ensure_future(writer.wait_closed())
+    closed.add_done_callback(lambda closed: None if closed.cancelled() else closed.exception())
+    try:
+        await asyncio.wait([closed], timeout=GOODBYE_TIMEOUT)
+    finally:
+        closed.cancel()
+
+
+def _is_taken_over(sock: socket.socket, loop: asyncio.AbstractEventLoop) -> bool:
+    """Tell whether a transport has a socket. If so, have it find the connection broken, and close it.
+
+    A loop that is cancelled in the turn in which a handshake is about to begin leaves its transport as it is; to close
+    the descriptor of that would make it the trouble of whoever is given the same number next."""
+    hang_up(sock.fileno())
+    try:
+        loop.remove_reader(sock.fileno())
+    except RuntimeError:
+        return not loop.is_closed()
+    return False
+
+
+def _identity(sock: socket.socket) -> tuple[int, int] | None:
+    """Return what distinguishes the socket behind a descriptor from all others; nothing when there is none.
+
+    Cancelled in the wrong turn, uvloop closes the descriptor without the socket's knowledge, and the number may be
+    somebody else's by the time that the socket closes it again."""
+    try:
+        status = os.fstat(sock.fileno())
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _has_ended(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-    return writer.is_closing() or reader.exception() is not None or _internals(reader)._eof
+    return (
+        writer.is_closing()
+        or _descriptor(writer) < 0
+        or reader.exception() is not None
+        or reader.at_eof()
+    )
 
 
 def _is_stuck(transport: asyncio.WriteTransport) -> bool:
@@ -338,11 +413,23 @@ def _is_stuck(transport: asyncio.WriteTransport) -> bool:
     return transport.get_write_buffer_size() > high
 
 
+def _is_tls(writer: asyncio.StreamWriter) -> bool:
+    return _extra(writer, 'ssl_object') is not None
+
+
 def _descriptor(writer: asyncio.StreamWriter) -> int:
-    fd: int = writer.get_extra_info('socket').fileno()
-    return fd
+    """Return a stream's descriptor; negative when it is closed."""
+    sock = _extra(writer, 'socket')
+    return -1 if sock is None else int(sock.fileno())
+
+
+def _extra(writer: asyncio.StreamWriter, name: str) -> Any:
+    try:
+        return writer.get_extra_info(name)
+    except AttributeError:  # asyncio's transport of a TLS stream that is closed
+        return None
 
 
 def _internals(reader: asyncio.StreamReader) -> Any:
-    """The reader, for what nobody can ask it: whether it holds data, and whether EOF is behind them."""
+    """The reader, for what nobody can ask it: whether it holds data."""
     return reader

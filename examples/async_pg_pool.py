@@ -28,7 +28,7 @@ async def square(pool: Pool, number: int) -> int:
 
 
 async def count(pool: Pool) -> int:
-    async with pool.connection('primary', timeout=0.5) as conn, conn.transaction():
+    async with pool.connection('primary', timeout=10.0) as conn, conn.transaction():
         await conn.execute('CREATE TEMPORARY TABLE orders ON COMMIT DROP AS SELECT generate_series(1, 100)')
         result: int = await conn.fetchval('SELECT count(*) FROM orders')
         return result
@@ -59,7 +59,7 @@ async def use(parameters: Mapping[str, object]) -> None:
             'primary': {**parameters, 'target_session_attrs': 'read-write'},
             'replica': {**parameters, 'target_session_attrs': 'prefer-standby'},
         }),
-        acquire_timeout=2.0,  # where an acquire does not say: to wait in line and to connect, in all
+        acquire_timeout=5.0,  # where an acquire does not say: to wait in line and to connect, in all
         max_size=3,
         total_max_size=4,  # this process's share of the server's `max_connections`
         max_lifetime=600.0,

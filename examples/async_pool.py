@@ -4,7 +4,7 @@
     python async_pool.py --host example.org example.net                talks to these
     python async_pool.py --host example.org --port 443 --tls           ... through TLS
 
-The same page as tcp_pool.py, in the other colour. HTTP by hand again, in its version 1.0, where bodies are simple."""
+The same page as tcp_pool.py, in the other colour, and even more of HTTP by hand."""
 
 import argparse
 import asyncio
@@ -34,17 +34,27 @@ async def fetch(pool: Pool, endpoint: TcpStreamEndpoint) -> str:
 
 async def ask(endpoint: TcpStreamEndpoint, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
     host, port = endpoint
-    writer.write(f'GET / HTTP/1.0\r\nHost: {host}\r\nConnection: keep-alive\r\n\r\n'.encode())
+    writer.write(f'GET / HTTP/1.1\r\nHost: {host}\r\n\r\n'.encode())
     await writer.drain()
     status, *lines = (await reader.readuntil(b'\r\n\r\n')).decode('latin-1').splitlines()
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(':') for line in lines)}
+    size = await skip_body(headers, reader)
+    if not status.startswith('HTTP/1.1 ') or headers.get('connection', '').lower() == 'close':
+        writer.close()  # the server does it, too; this the pool sees at once
+    return f'{host}:{port} says {status} and {size} bytes'
+
+
+async def skip_body(headers: dict[str, str], reader: asyncio.StreamReader) -> int:
     if 'content-length' in headers:
-        body = await reader.readexactly(int(headers['content-length']))
-    else:
-        body = await reader.read()
-    if headers.get('connection', '').lower() != 'keep-alive':
-        writer.close()  # the server does it, too; this one the pool sees at once
-    return f'{host}:{port} says {status} and {len(body)} bytes'
+        return len(await reader.readexactly(int(headers['content-length'])))
+    if headers.get('transfer-encoding', '').lower() != 'chunked':
+        return len(await reader.read())
+    total = 0
+    while size := int((await reader.readline()).partition(b';')[0], 16):
+        total += len(await reader.readexactly(size + 2)) - 2
+    while (await reader.readline()).strip():
+        pass
+    return total
 
 
 async def use(endpoints: list[TcpStreamEndpoint], tls: bool) -> None:
@@ -88,7 +98,7 @@ async def main() -> None:
 @contextlib.asynccontextmanager
 async def serve(name: str) -> AsyncIterator[TcpStreamEndpoint]:
     body = f'Hello from {name}.\n'.encode()
-    head = f'HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: {len(body)}\r\n\r\n'.encode()
+    head = f'HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n'.encode()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
@@ -106,5 +116,5 @@ if __name__ == '__main__':
         asyncio.run(main())
     except KeyboardInterrupt:
         sys.exit(130)
-    except (OSError, EOFError, asyncio.TimeoutError) as error:
+    except (OSError, EOFError, ValueError, asyncio.TimeoutError) as error:
         sys.exit(f'{type(error).__name__}: {error}')

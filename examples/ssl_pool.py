@@ -1,4 +1,4 @@
-"""TLS connections for threads: verified, sent over and over, and resumed where a new one is needed.
+"""TLS connections for threads: verified, used over and over, and resumed where another one is needed.
 
     python ssl_pool.py                        starts a server of its own, with a certificate made on the spot
     python ssl_pool.py --host example.org     talks to this one

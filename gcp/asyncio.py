@@ -9,7 +9,8 @@ import asyncio
 import logging
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from math import inf
 from types import TracebackType
 from typing import Any, Literal, NoReturn
@@ -128,6 +129,14 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
         self._core.on_orphan = Nudge(self)
         if self._collector is not None:
             self._core.on_poke = self._collector.look
+
+    def __init_subclass__(cls, **given: Any) -> None:
+        """See to it that `connection` uses an `acquire` or a `release` that a subclass overrides: the compiled one goes
+        past them."""
+        super().__init_subclass__(**given)
+        own = ConnectionPool
+        if cls.connection is own.connection and (cls.acquire is not own.acquire or cls.release is not own.release):
+            cls.connection = by_hand  # type: ignore[assignment, method-assign]
 
     # --- acquire ---
 
@@ -340,6 +349,24 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
         """Take back what finalizers left."""
         self._core.drain()
         self._reaper.reap_soon()
+
+
+@asynccontextmanager
+async def by_hand(
+        self: ConnectionPool[EndpointT, ConnectionT], endpoint: EndpointT, timeout: float | None = None,
+) -> AsyncIterator[ConnectionT]:
+    """`connection`, for pools that acquire or release in a way of their own."""
+    conn = await self.acquire(endpoint, timeout=timeout)
+    try:
+        yield conn
+    except BaseException as body:
+        try:
+            await self.release(conn, endpoint)
+        except Exception as error:
+            chain(body, error)
+        raise
+    else:
+        await self.release(conn, endpoint)
 
 
 class Collector:

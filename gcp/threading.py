@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from math import inf
 from time import monotonic
 from types import TracebackType
@@ -108,6 +109,14 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
         self._core.on_fork = weakly(self._start_anew)
         self._collector = Collector(self, self._core, self._reaper) if given.background_collector else None
         self._telemetry = observe.attach(self, self._core, given, 'threading')
+
+    def __init_subclass__(cls, **given: Any) -> None:
+        """See to it that `connection` uses an `acquire` or a `release` that a subclass overrides: the compiled one goes
+        past them."""
+        super().__init_subclass__(**given)
+        own = ConnectionPool
+        if cls.connection is own.connection and (cls.acquire is not own.acquire or cls.release is not own.release):
+            cls.connection = by_hand  # type: ignore[assignment, method-assign]
 
     # --- acquire ---
 
@@ -312,6 +321,24 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
         self._reaper.start_anew()
         if self._collector is not None:
             self._collector.start_anew()
+
+
+@contextmanager
+def by_hand(
+        self: ConnectionPool[EndpointT, ConnectionT], endpoint: EndpointT, timeout: float | None = None,
+) -> Iterator[ConnectionT]:
+    """`connection`, for pools that acquire or release in a way of their own."""
+    conn = self.acquire(endpoint, timeout=timeout)
+    try:
+        yield conn
+    except BaseException as body:
+        try:
+            self.release(conn, endpoint)
+        except Exception as error:
+            chain(body, error)
+        raise
+    else:
+        self.release(conn, endpoint)
 
 
 class Collector:

@@ -17,7 +17,7 @@ import pytest
 
 import gcp.asyncio
 import gcp.threading
-from gcp.testing import AsyncFakeManager, FakeManager, ManagerCheckError, ManagerReport, check_manager
+from gcp.testing import AsyncFakeManager, FakeManager, ManagerCheckError, ManagerReport, check_manager, dead
 
 Address = tuple[str, int]
 Pair = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -177,12 +177,12 @@ def test_a_sound_manager_passes(server: Server, silent: Address, refused: Addres
         Sound(), server.address, kill=server.kill, use=ask, silent=silent, refused=refused, fork=True)
     assert isinstance(report, ManagerReport)
     assert [check.name for check in report.checks] == [
-        'create', 'alive', 'hooks', 'dispose', 'death', 'farewell', 'pool', 'refusal', 'timeout', 'fork', 'signatures',
-        'descriptors', 'threads']
+        'create', 'alive', 'hooks', 'dispose', 'pool', 'death', 'farewell', 'replacement', 'refusal', 'timeout', 'fork',
+        'signatures', 'descriptors', 'threads']
     assert report.skipped == ()
     assert str(report).splitlines()[0].startswith(
-        f"Sound, ('127.0.0.1', {server.address[1]}): 13 promises kept, 0 not looked at (")
-    assert len(str(report).splitlines()) == 14
+        f"Sound, ('127.0.0.1', {server.address[1]}): 14 promises kept, 0 not looked at (")
+    assert len(str(report).splitlines()) == 15
 
 
 def test_a_sound_async_manager_passes(server: Server, silent: Address, refused: Address) -> None:
@@ -192,8 +192,8 @@ def test_a_sound_async_manager_passes(server: Server, silent: Address, refused: 
 
     report = asyncio.run(body())
     assert [check.name for check in report.checks] == [
-        'create', 'alive', 'dispose', 'death', 'farewell', 'pool', 'refusal', 'timeout', 'cancellation', 'loop',
-        'signatures', 'descriptors', 'threads']
+        'create', 'alive', 'dispose', 'pool', 'death', 'farewell', 'replacement', 'refusal', 'timeout', 'cancellation',
+        'loop', 'signatures', 'descriptors', 'threads']
     assert [(skipped.name, skipped.reason) for skipped in report.skipped] == [
         ('hooks', 'the manager has no on_acquire and no on_release')]
 
@@ -203,6 +203,7 @@ def test_what_was_not_given_is_not_looked_at(server: Server) -> None:
     assert {skipped.name: skipped.reason for skipped in report.skipped} == {
         'death': 'there is no kill=',
         'farewell': 'there is no kill=',
+        'replacement': 'there is no kill=',
         'refusal': 'there is no refused=',
         'timeout': 'there is no silent=',
         'fork': 'not asked for, with fork=True',
@@ -210,8 +211,9 @@ def test_what_was_not_given_is_not_looked_at(server: Server) -> None:
 
 
 def test_the_doubles_pass() -> None:
-    check_manager(FakeManager(), 'db')
-    asyncio.run(_checked(AsyncFakeManager(), 'db'))
+    manager, in_tasks = FakeManager(), AsyncFakeManager()
+    check_manager(manager, 'db', kill=lambda: manager.check_aliveness.does(dead()))
+    asyncio.run(_checked(in_tasks, 'db', kill=lambda: in_tasks.check_aliveness.does(dead())))
 
 
 async def _checked(manager: Any, endpoint: Any, **options: Any) -> ManagerReport:
@@ -224,7 +226,7 @@ def test_a_report_shows_no_secrets(server: Server) -> None:
         def create(self, endpoint: Any, timeout: float | None = None) -> socket.socket:
             return super().create(server.address, timeout)
 
-    report = check_manager(Named(), 'tcp://user:hunter2@host')  # type: ignore[call-overload]
+    report = check_manager(Named(), 'tcp://user:hunter2@host')  # type: ignore[misc]
     assert 'hunter2' not in str(report) + repr(report)
     assert dataclasses.is_dataclass(report)
 
@@ -284,6 +286,13 @@ class Fails(Sound):
 class TakesNoTimeout(Sound):
     def create(self, endpoint: Address) -> socket.socket:  # type: ignore[override]
         return super().create(endpoint)
+
+
+class NamesItOtherwise(Sound):
+    def dispose(  # type: ignore[override]
+            self, endpoint: Address, conn: socket.socket, seconds: float | None = None,
+    ) -> None:
+        conn.close()
 
 
 class ForgetsReturn(Sound):
@@ -477,6 +486,7 @@ def breaches(caught: pytest.ExceptionInfo[ManagerCheckError]) -> dict[str, str]:
         (ReturnsNothing(), {'create': 'create returned None'}),
         (Fails(), {'create': "create raised ConnectionRefusedError('not today') at "}),
         (TakesNoTimeout(), {'signatures': 'cannot be called with (endpoint, timeout)'}),
+        (NamesItOtherwise(), {'signatures': 'cannot be called with (endpoint, conn, timeout)'}),
         (ForgetsReturn(), {'alive': 'check number 1 of a fresh connection returned None'}),
         (ChecksOnce(), {'alive': 'check number'}),
         (EndsWhatItChecks(), {'alive': 'use(), after the checks, raised'}),
@@ -496,7 +506,7 @@ def breaches(caught: pytest.ExceptionInfo[ManagerCheckError]) -> dict[str, str]:
         (LeaksWhenRefused(), {'descriptors': "20 more after the look at 'refusal': "}),
         (AcceptsRefusal(), {'refusal': 'create returned a connection from an endpoint that refuses'}),
         (HasAllTheTime(), {
-            'timeout': 'create was given 0.2 s and had not returned after 0.9 s', 'descriptors': "look at 'timeout'"}),
+            'timeout': 'create was given 0.2 s and had not returned after 1.4 s', 'descriptors': "look at 'timeout'"}),
         (RaisesWrongError(), {'timeout': "create raised RuntimeError('too late') when its time was over"}),
         (LeavesThread(), {'threads': "more after the look at 'create': heartbeat"}),
         (ShutsDown(), {'fork': "the parent's connection is dead after its disposal in the child"}),
@@ -530,6 +540,12 @@ class Sleeps(AsyncSound):
     async def check_aliveness(self, endpoint: Address, conn: Pair) -> bool:
         time.sleep(0.001)
         return await super().check_aliveness(endpoint, conn)
+
+
+class SleepsAtTheEnd(AsyncSound):
+    async def dispose(self, endpoint: Address, conn: Pair) -> None:
+        time.sleep(0.001)
+        await super().dispose(endpoint, conn)
 
 
 class ReadsBlocking(AsyncSound):
@@ -591,6 +607,7 @@ class WillNotEnd(AsyncSound):
         (PlainFunction(), {'signatures': 'check_aliveness returned bool, which the asyncio pool cannot await'}),
         (TakesTimeout(), {'signatures': 'cannot be called with (endpoint)'}),
         (Sleeps(), {'loop': f'check_aliveness calls time.sleep at {__file__}:'}),
+        (SleepsAtTheEnd(), {'loop': f'dispose calls time.sleep at {__file__}:'}),
         (ReadsBlocking(), {'loop': 'check_aliveness calls recv of a blocking socket at '}),
         (ConnectsBlocking(), {'loop': 'create calls connect of a blocking socket at '}),
         (Stalls(), {'loop': 'on_release held the event loop for 0.6 s'}),

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ HOOKS = (r'(\S+:\d+ connected: \d+ in \S+ s\n\S+:\d+ disposed of: \d+\n(\S+:\d+ 
 #: What each says that starts its own server.
 SAID = {
     'async_pg_pool.py': POSTGRES.format('cancelled: a query that took too long\n') + SERVED.format(20),
-    'async_pool.py': r'(\S+ says HTTP/1\.0 200 OK and (16|22) bytes, 20 times\n){2}' + SERVED.format(40) + WEB,
+    'async_pool.py': r'(\S+ says HTTP/1\.1 200 OK and (16|22) bytes, 20 times\n){2}' + SERVED.format(40) + WEB,
     'custom_manager.py': REDIS,
     'manager_hooks.py': HOOKS.format(10, 2),
     'pg_pool.py': POSTGRES.format('') + SERVED.format(19),
@@ -52,6 +52,11 @@ SAID = {
     'ssl_pool.py': r'localhost:\d+ \(TLSv1\.3, ALPN http/1\.1\) says 200 OK and 19 bytes\n' + SERVED.format(12),
     'tcp_pool.py': r'(\S+ says 200 OK and (16|22) bytes, 10 times\n){2}' + SERVED.format(20) + WEB,
 }
+
+#: How to run Python so that it complains of whatever is not closed. (Development mode does, too; but in it, asyncio
+#: complains of a slow machine.)
+STRICT = ('-W', 'error')
+
 WITH_POSTGRES = ('async_pg_pool.py', 'pg_pool.py')
 
 
@@ -62,46 +67,53 @@ def base() -> Iterator[Path]:
     directory.chmod(0o755)
     yield directory
     left = list(directory.iterdir()), processes_in(directory)
+    for pid in left[1]:
+        os.kill(pid, signal.SIGKILL)
     shutil.rmtree(directory, ignore_errors=True)
-    assert left == ([], [])
+    assert left == ([], {})
 
 
-def processes_in(directory: Path) -> list[str]:
+def processes_in(directory: Path) -> dict[int, str]:
     """The processes that work in or below a directory, as do the examples and the servers that they start."""
-    found = []
+    found = {}
     for process in Path('/proc').glob('[0-9]*'):
         with contextlib.suppress(OSError):
             if os.readlink(process / 'cwd').startswith(str(directory)):
-                found.append((process / 'cmdline').read_text().replace('\0', ' '))
+                found[int(process.name)] = (process / 'cmdline').read_text().replace('\0', ' ')
     return found
 
 
 @contextlib.contextmanager
-def running(base: Path, example: str, *options: object, **env: str) -> Iterator[subprocess.Popen[str]]:
-    """Run an example in development mode, in which Python complains of whatever is not closed."""
+def running(
+        base: Path, example: str, *options: object, mode: Sequence[str] = STRICT, **env: str,
+) -> Iterator[subprocess.Popen[str]]:
     path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
     process = subprocess.Popen(
-        [sys.executable, '-X', 'dev', '-W', 'error', EXAMPLES / example, *map(str, options)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=base,
+        [sys.executable, *mode, EXAMPLES / example, *map(str, options)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=base, start_new_session=True,
         env={**os.environ, 'TMPDIR': str(base), 'PYTHONPATH': path, 'PYTHONDONTWRITEBYTECODE': '1', **env})
     try:
         yield process
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
+        for pipe in filter(None, (process.stdout, process.stderr)):
+            pipe.close()  # not read to the end: a server that was left behind may hold it open
 
 
 def run(base: Path, example: str, *options: object, **env: str) -> tuple[int, str, str]:
     """Give an example's exit status, and what it said on stdout and stderr."""
     with running(base, example, *options, **env) as process:
-        out, err = process.communicate(timeout=50)
+        out, err = process.communicate(timeout=30)
         return process.returncode, out, err
 
 
-def says(base: Path, example: str, expected: str, *options: object, **env: str) -> None:
+def says(base: Path, example: str, expected: str, *options: object, **env: str) -> re.Match[str]:
     status, out, err = run(base, example, *options, **env)
     assert (status, err) == (0, ''), (status, out, err)
-    assert re.fullmatch(expected, out), out
+    said = re.fullmatch(expected, out)
+    assert said, out
+    return said
 
 
 def missing(reason: str) -> None:
@@ -168,6 +180,16 @@ class LenientWeb(Web):
         return super().parse_request()
 
 
+class ChunkedWeb(Web):
+    """Does not know beforehand how much it has to say."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header('Transfer-Encoding', 'chunked')
+        self.end_headers()
+        self.wfile.write(b'%x\r\n%s\r\n' % (500, b'.' * 500) * 2 + b'0\r\n\r\n')
+
+
 class OldWeb(Web):
     """Ends each connection after its answer."""
 
@@ -232,15 +254,18 @@ class TestWithAServerOfItsOwn:
 
 
 class TestWithHost:
-    @pytest.mark.parametrize('kind', [Web, OldWeb])
+    @pytest.mark.parametrize('kind', [Web, ChunkedWeb, OldWeb])
     @pytest.mark.parametrize('example, expected', [
-        ('tcp_pool.py', r'(\S+ says 200 OK and 1000 bytes, 10 times\n){2}' + SERVED.format(20) + '.*\n'),
-        ('async_pool.py', r'(\S+ says \S+ 200 OK and 1000 bytes, 20 times\n){2}' + SERVED.format(40) + '.*\n'),
+        ('tcp_pool.py', r'(\S+ says 200 OK and 1000 bytes, 10 times\n){2}(\d+) connections served (20) acquires\n.*\n'),
+        ('async_pool.py', r'(\S+ says .* and 1000 bytes, 20 times\n){2}(\d+) connections served (40) acquires\n.*\n'),
         ('manager_hooks.py', HOOKS.format(10, 2)),
-    ])
+    ], ids=['tcp_pool.py', 'async_pool.py', 'manager_hooks.py'])
     def test_http(self, base: Path, example: str, expected: str, kind: type[Web]) -> None:
         with web(kind) as port:
-            says(base, example, expected, '--host', '127.0.0.1', 'localhost', '--port', port)
+            said = says(base, example, expected, '--host', '127.0.0.1', 'localhost', '--port', port)
+        if example != 'manager_hooks.py':
+            connections, requests = int(said[2]), int(said[3])
+            assert (connections == requests) is (kind is OldWeb)
 
     @pytest.mark.parametrize('kind', [Web, OldWeb])
     def test_https(self, base: Path, kind: type[Web], authority: tuple[Path, ssl.SSLContext]) -> None:
@@ -301,16 +326,19 @@ class TestCtrlC:
         ):
             silent.settimeout(20)
             with silent.accept()[0]:
-                process.send_signal(signal.SIGINT)
+                os.killpg(process.pid, signal.SIGINT)  # as a terminal does
                 out, err = process.communicate(timeout=20)
-        assert (process.returncode, out, err) == (130, '', '')
+        assert (process.returncode, out) == (130, '')
+        # where the signal comes in the middle of a task, asyncio complains of its own way to end it, up to 3.10
+        assert err == '' or (sys.version_info < (3, 11) and err.startswith('Task exception was never retrieved'))
 
     @pytest.mark.parametrize('example', ['ssl_pool.py', 'custom_manager.py'])
     def test_while_its_own_server_starts(self, base: Path, example: str) -> None:
-        with running(base, example) as process:
+        with running(base, example, mode=()) as process:  # an interrupted Popen complains of itself
             while process.poll() is None and len(processes_in(base)) < 2:
                 pass
-            process.send_signal(signal.SIGINT)
+            with contextlib.suppress(ProcessLookupError):  # it was quicker
+                os.killpg(process.pid, signal.SIGINT)
             _, err = process.communicate(timeout=20)
         assert process.returncode in (0, 130) and err == ''
 

@@ -65,7 +65,7 @@ def test_the_example_keeps_what_a_pool_builds_on(
     for code in examples():
         exec(code, namespace)
     namespace['test_my_manager'](server)
-    assert '11 promises kept, 2 not looked at' in capsys.readouterr().out
+    assert '12 promises kept, 2 not looked at' in capsys.readouterr().out
     with namespace['pool'].connection(server.address, timeout=5) as conn:
         namespace['ask'](conn)
     namespace['pool'].close()

@@ -13,7 +13,18 @@ import gcp.asyncio
 import gcp.threading
 from gcp import AcquireTimeoutError, BaseError, ConnectionNotAcquiredError, ConnectionPoolClosedError, PoolStats
 from gcp.stats import EndpointStats
-from gcp.testing import AsyncFakeManager, Call, FakeConnection, FakeManager, error, never, ok, slow
+from gcp.testing import (
+    AsyncFakeManager,
+    Call,
+    FakeConnection,
+    FakeManager,
+    ManagerReport,
+    check_manager,
+    error,
+    never,
+    ok,
+    slow,
+)
 
 Address = tuple[str, int]
 Pair = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -126,3 +137,12 @@ def doubles() -> None:
     manager.check(max_size=1, total_max_size=2)
     in_tasks: gcp.asyncio.ConnectionPool[str, FakeConnection] = gcp.asyncio.ConnectionPool(AsyncFakeManager())
     print(connection.name, calls, of_one_hook, in_tasks)
+
+
+async def conformance() -> None:
+    report: ManagerReport = check_manager(Sockets(), ('localhost', 1), kill=lambda conn: None, silent=('localhost', 2))
+    awaited: ManagerReport = await check_manager(Streams(), ('localhost', 1), kill=lambda endpoint, conn: None)
+    check_manager(Sockets(), 'localhost')  # type: ignore[misc]
+    check_manager(Sockets(), ('localhost', 1), refused='localhost')  # type: ignore[misc]
+    await check_manager(Sockets(), ('localhost', 1))  # type: ignore[misc]
+    print(report, awaited, report.checks[0].seconds, report.skipped[0].reason)

@@ -30,6 +30,7 @@ class Bounded:
         self._timeout = timeout
         self._waiting: asyncio.Future[Any] | None = None
         self._expired = False
+        self._missed = False        # and there was nothing to cancel just then
 
     def __await__(self) -> Generator[Any, Any, Any]:
         if self._timeout is None:
@@ -57,22 +58,26 @@ class Bounded:
             while True:
                 try:
                     value = yield self._waiting
-                    if self._expired and self._waiting is None:     # a bare yield: nothing there to cancel
-                        raise asyncio.CancelledError
                 except GeneratorExit:
                     steps.close()
                     raise
                 except BaseException as error:
-                    self._waiting = steps.throw(error)
+                    self._waiting = steps.throw(self._cancellation() or error)
                 else:
-                    self._waiting = steps.send(value)
+                    cancellation = self._cancellation()
+                    self._waiting = steps.send(value) if cancellation is None else steps.throw(cancellation)
         except StopIteration as stop:
             return stop.value
 
     def _expire(self) -> None:
         self._expired = True
-        if self._waiting is not None:
-            self._waiting.cancel()
+        # a bare yield, or what was waited for came at the same moment: then the next step is told, as a task does it
+        self._missed = self._waiting is None or not self._waiting.cancel()
+
+    def _cancellation(self) -> BaseException | None:
+        """Return the cancellation that is still to be delivered, once."""
+        missed, self._missed = self._missed, False
+        return asyncio.CancelledError() if missed else None
 
 
 def is_cancelled() -> bool:

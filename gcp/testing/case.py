@@ -15,6 +15,9 @@ __all__ = ['PAUSE', 'UNSET', 'Broken', 'Case', 'Kill', 'NotLookedAt', 'Use']
 #: How long a pause is between two looks, seconds.
 PAUSE = 0.002
 
+#: How long a server in a thread may take to accept, seconds.
+MOMENT = 0.05
+
 UNSET: Any = type('Unset', (), {'__repr__': lambda self: '...'})()
 
 #: Ends the server's side of a connection. Takes the endpoint and the connection, or the connection, or nothing.
@@ -39,7 +42,7 @@ class NotLookedAt(Exception):
 
 @dataclass(eq=False)
 class Case:
-    """A manager on trial."""
+    """A manager on trial, and what `check_manager` was given; the user's functions take endpoint and connection."""
 
     colour: Colour
     endpoint: Any
@@ -58,6 +61,8 @@ class Case:
         :param how: as `Colour.hook` takes it
         :raises NotLookedAt: when it cannot be judged for what else is told of it
         """
+        if name == 'create' and 'dispose' in {**self.colour.misfits, **self.colour.blocks}:
+            raise NotLookedAt("dispose cannot be called, see 'signatures' and 'loop'")
         outcome = await self._call(name, *conn, endpoint=endpoint, **how)
         if isinstance(outcome.error, Misfit):
             raise NotLookedAt(f"{name} cannot be called, see 'signatures'")
@@ -120,10 +125,15 @@ class Case:
         """Have the user's `kill` end the server's side of a connection."""
         if self.kill is None:
             raise NotLookedAt('there is no kill=')
-        # the server may know the connection only once it was asked something
-        await self.exchange(conn, 'before kill()', 'return a connection that is ready for use')
+        await self._be_known(conn)
         outcome = await self.colour.call(self.kill, self.endpoint, conn, limit=self.timeout)
         self.expect('kill()', outcome, "this is your own function: it must end the server's side of the connection")
+
+    async def _be_known(self, conn: Any) -> None:
+        """Wait until the server has accepted a connection: has answered, or, if nothing can be asked, had a moment."""
+        if self.use is None:
+            await self.colour.pause(MOMENT)
+        await self.exchange(conn, 'before kill()', 'return a connection that is ready for use')
 
     async def sees_death(self, conn: Any) -> bool:
         """Check until a connection is found dead, or for as long as a step may take."""

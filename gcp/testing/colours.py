@@ -92,15 +92,16 @@ class Colour(abc.ABC):
     def _misfit(self, name: str) -> str | None:
         if not self.overrides(name):
             return None
-        arguments = self.arguments(name)
+        arguments, timeout = self.arguments(name)
         try:
             signature = inspect.signature(getattr(self.manager, name))
         except ValueError:  # a C function, that does not tell
             return None
         try:
-            signature.bind(*arguments)
+            signature.bind(*arguments, **timeout)
+            signature.bind(*arguments, *timeout)  # pools do both
         except TypeError:
-            return f'{name}{signature} cannot be called with ({", ".join(arguments)})'
+            return f'{name}{signature} cannot be called with ({", ".join([*arguments, *timeout])})'
         return None
 
     async def hook(
@@ -129,8 +130,8 @@ class Colour(abc.ABC):
         return own is not None and getattr(own, '__func__', None) is not getattr(self.base, hook)
 
     @abc.abstractmethod
-    def arguments(self, hook: str) -> tuple[str, ...]:
-        """The arguments that the pool calls a hook with."""
+    def arguments(self, hook: str) -> tuple[tuple[str, ...], dict[str, None]]:
+        """What the pool calls a hook with: arguments by place, and those that it may as well give by name."""
 
     @abc.abstractmethod
     def run(self, body: Coroutine[Any, Any, T]) -> Any:
@@ -164,8 +165,8 @@ class Threads(Colour):
     name = 'threading'
     base = SyncConnectionManager
 
-    def arguments(self, hook: str) -> tuple[str, ...]:
-        return ('endpoint', *(['conn'] if hook != 'create' else []), *(['timeout'] if hook in TIMED else []))
+    def arguments(self, hook: str) -> tuple[tuple[str, ...], dict[str, None]]:
+        return _places(hook), {'timeout': None} if hook in TIMED else {}
 
     def run(self, body: Coroutine[Any, Any, T]) -> T:
         try:
@@ -225,8 +226,8 @@ class Tasks(Colour):
     name = 'asyncio'
     base = AsyncConnectionManager
 
-    def arguments(self, hook: str) -> tuple[str, ...]:
-        return ('endpoint', *(['conn'] if hook != 'create' else []))
+    def arguments(self, hook: str) -> tuple[tuple[str, ...], dict[str, None]]:
+        return _places(hook), {}
 
     def run(self, body: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
         return body
@@ -342,7 +343,8 @@ class Steps:
     def _look(self, frame: FrameType, event: str, argument: Any) -> None:
         if event == 'c_call' and _waits(argument):
             self.blocked = f'{self._name} calls {_name_of(argument)} at {frame.f_code.co_filename}:{frame.f_lineno}'
-            raise Blocked(self.blocked)
+            if argument is not time.sleep:  # that one will end
+                raise Blocked(self.blocked)
 
 
 def colour_of(manager: Any) -> Colour:
@@ -360,6 +362,10 @@ def colour_of(manager: Any) -> Colour:
         if not callable(getattr(manager, name, None)):
             raise TypeError(f'manager must have the hooks create and dispose; {type(manager).__name__} has no {name}')
     return colour
+
+
+def _places(hook: str) -> tuple[str, ...]:
+    return ('endpoint',) if hook == 'create' else ('endpoint', 'conn')
 
 
 async def _wait_for(steps: Awaitable[T]) -> T:

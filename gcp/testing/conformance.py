@@ -145,8 +145,8 @@ class Inspection:
             await self._case.colour.pause(PAUSE)
         self._settling = 0.1
         for kind, left, mend in (
-            (DESCRIPTORS, descriptors, 'close the socket on every way out, errors and cancellation included'),
-            (THREADS, threads, 'end what create has started in dispose'),
+            (DESCRIPTORS, descriptors, 'close what is open on every way out, errors and cancellation included'),
+            (THREADS, threads, 'end in dispose what create has started (and in a server of this process, too)'),
         ):
             if left:
                 observed = f'{len(left)} more after the look at {entry.name!r}: {", ".join(left)}'

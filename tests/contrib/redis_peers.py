@@ -113,13 +113,14 @@ class Misbehaving:
     """A server that knows its manners, until it hears a certain word.
 
     :param word: the first word of the command at which it begins
-    :param lapse: what it does then: 'hang', 'close', 'reset', 'drip', 'echo', or bytes to say
+    :param lapse: what it does then: 'hang', 'stall', 'close', 'reset', 'drip', 'echo', or bytes to say
     """
 
     def __init__(self, word: str, lapse: str | bytes) -> None:
         self._word, self._lapse = word, lapse
         self._listener = socket.create_server(('127.0.0.1', 0), backlog=128)
         self._clients: list[socket.socket] = []
+        self._over = threading.Event()
         self.port: int = self._listener.getsockname()[1]
 
     def __enter__(self) -> Misbehaving:
@@ -127,6 +128,7 @@ class Misbehaving:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        self._over.set()
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for client in self._clients:
@@ -156,6 +158,8 @@ class Misbehaving:
         elif self._lapse == 'reset':
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
             client.close()
+        elif self._lapse == 'stall':
+            self._over.wait(30)
         elif self._lapse == 'drip':
             while True:
                 client.sendall(b'+')

@@ -197,6 +197,21 @@ def test_a_killed_backend_is_noticed(parameters: dict[str, Any]) -> None:
     run(body())
 
 
+def test_two_managers_may_know_the_same_connection(parameters: dict[str, Any]) -> None:
+    async def body() -> None:
+        async with connected(parameters) as (manager, conn):
+            other: Manager = DbConnectionManager({'orders': parameters})
+            for each in (manager, other):
+                await each.on_release('orders', conn)
+                assert await each.check_aliveness('orders', conn)
+            assert await conn.fetchval('SELECT 1') == 1
+            await kill(parameters, conn)
+            for each in (manager, other):
+                assert not await each.check_aliveness('orders', conn)
+
+    run(body())
+
+
 def test_a_killed_backend_is_replaced_by_the_pool(parameters: dict[str, Any]) -> None:
     async def body() -> None:
         pool: ConnectionPool[str, Any] = ConnectionPool(DbConnectionManager[Any]({'orders': parameters}))
@@ -443,7 +458,9 @@ def test_dispose_ends_a_session_also_in_the_middle_of_a_command(parameters: dict
         async with connected(parameters) as (manager, conn), session(parameters) as admin:
             pid = conn.get_server_pid()
             busy = asyncio.ensure_future(conn.execute('SELECT pg_sleep(60)'))
-            await asyncio.sleep(0)
+            # a server cancels nothing that it has not begun
+            while await admin.fetchval('SELECT state FROM pg_stat_activity WHERE pid = $1', pid) != 'active':
+                pass
             await manager.dispose('orders', conn)
             assert conn.is_closed()
             with pytest.raises(asyncpg.PostgresError):

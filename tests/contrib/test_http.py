@@ -17,7 +17,7 @@ from http_peers import Scripted, contexts, http_server
 from peers import await_input, await_left_behind, deaf_server, open_descriptors, silent_server
 from redis_peers import settled_descriptors
 
-from gcp.contrib.http import Connection, HttpConnectionManager, KeepAlive
+from gcp.contrib.http import HttpConnection, HttpConnectionManager, KeepAlive
 from gcp.threading import ConnectionPool
 
 LIMIT = 10.0
@@ -53,19 +53,19 @@ def origin(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def conn(manager: HttpConnectionManager, origin: str) -> Iterator[Connection]:
+def conn(manager: HttpConnectionManager, origin: str) -> Iterator[HttpConnection]:
     conn = manager.create(origin, LIMIT)
     yield conn
     manager.dispose(origin, conn)
 
 
-def ask(conn: Connection, path: str = '/peer', method: str = 'GET', **options: Any) -> bytes:
+def ask(conn: HttpConnection, path: str = '/peer', method: str = 'GET', **options: Any) -> bytes:
     conn.request(method, path, **options)
     answer: bytes = conn.getresponse().read()
     return answer
 
 
-def released(manager: HttpConnectionManager, conn: Connection) -> bool:
+def released(manager: HttpConnectionManager, conn: HttpConnection) -> bool:
     """Release a connection; tell whether the next user may have it. If not, its descriptor is free already."""
     fd = conn.wire.fileno()
     manager.on_release('', conn)
@@ -80,7 +80,7 @@ def released(manager: HttpConnectionManager, conn: Connection) -> bool:
 
 
 def test_the_pool_reuses_a_connection(manager: HttpConnectionManager, origin: str) -> None:
-    pool: ConnectionPool[str, Connection] = ConnectionPool(manager)
+    pool: ConnectionPool[str, HttpConnection] = ConnectionPool(manager)
     try:
         with pool.connection(origin) as first:
             peer = ask(first)
@@ -108,7 +108,7 @@ def test_the_pool_reuses_a_connection(manager: HttpConnectionManager, origin: st
     ('POST', '/echo', b'hello'),
 ])
 def test_an_exchange_that_came_to_its_end_leaves_the_connection_to_the_next(
-        manager: HttpConnectionManager, conn: Connection, method: str, path: str, expected: bytes | None,
+        manager: HttpConnectionManager, conn: HttpConnection, method: str, path: str, expected: bytes | None,
 ) -> None:
     answer = ask(conn, path, method, body=b'hello' if method == 'POST' else None)
     assert expected is None or answer == expected
@@ -121,7 +121,7 @@ def test_an_exchange_that_came_to_its_end_leaves_the_connection_to_the_next(
     ('HEAD', '/large'), ('HEAD', '/chunked'), ('GET', '/nothing'), ('GET', '/not-modified'), ('GET', '/patiently'),
 ])
 def test_a_response_without_a_body_need_not_be_read(
-        manager: HttpConnectionManager, conn: Connection, method: str, path: str,
+        manager: HttpConnectionManager, conn: HttpConnection, method: str, path: str,
 ) -> None:
     conn.request(method, path)
     conn.getresponse()
@@ -130,7 +130,7 @@ def test_a_response_without_a_body_need_not_be_read(
 
 
 @pytest.mark.parametrize('way', ['read', 'parts', 'lines', 'into', 'read1'])
-def test_all_ways_of_reading_to_the_end(manager: HttpConnectionManager, conn: Connection, way: str) -> None:
+def test_all_ways_of_reading_to_the_end(manager: HttpConnectionManager, conn: HttpConnection, way: str) -> None:
     conn.request('POST', '/echo', body=b'ab\ncd\n')
     response = conn.getresponse()
     if way == 'read':
@@ -148,7 +148,7 @@ def test_all_ways_of_reading_to_the_end(manager: HttpConnectionManager, conn: Co
     assert ask(conn)
 
 
-def test_a_new_connection_that_nobody_used_is_used(manager: HttpConnectionManager, conn: Connection) -> None:
+def test_a_new_connection_that_nobody_used_is_used(manager: HttpConnectionManager, conn: HttpConnection) -> None:
     assert released(manager, conn)
     assert ask(conn)
 
@@ -178,8 +178,8 @@ def test_all_kinds_of_bodies(manager: HttpConnectionManager, body: str) -> None:
         manager.dispose(peer.origin, conn)
 
 
-def test_a_setting_of_the_users_does_not_outlast_him(manager: HttpConnectionManager, conn: Connection) -> None:
-    assert conn.sock.gettimeout() == LIMIT
+def test_a_setting_of_the_users_does_not_outlast_him(manager: HttpConnectionManager, conn: HttpConnection) -> None:
+    assert conn.sock.gettimeout() == LIMIT and not conn.auto_open
     ask(conn)
     conn.sock.settimeout(1)
     assert released(manager, conn)
@@ -194,7 +194,7 @@ def test_a_setting_of_the_users_does_not_outlast_him(manager: HttpConnectionMana
     'response closed', 'line read', 'connection closed',
 ])
 def test_an_exchange_that_is_not_over_costs_the_connection_at_once(
-        manager: HttpConnectionManager, conn: Connection, left: str,
+        manager: HttpConnectionManager, conn: HttpConnection, left: str,
 ) -> None:
     ask(conn)
     if left == 'request begun':
@@ -218,7 +218,7 @@ def test_an_exchange_that_is_not_over_costs_the_connection_at_once(
     assert conn.sock is None
 
 
-def test_a_response_that_was_closed_early_is_not_read_by_the_next_request_either(conn: Connection) -> None:
+def test_a_response_that_was_closed_early_is_not_read_by_the_next_request_either(conn: HttpConnection) -> None:
     conn.request('GET', '/large')
     conn.getresponse().close()
     with pytest.raises(http.client.NotConnected):
@@ -227,14 +227,14 @@ def test_a_response_that_was_closed_early_is_not_read_by_the_next_request_either
 
 @pytest.mark.parametrize('path', ['/close', '/briefly'])
 def test_a_server_that_means_to_close_is_taken_at_its_word(
-        manager: HttpConnectionManager, conn: Connection, path: str,
+        manager: HttpConnectionManager, conn: HttpConnection, path: str,
 ) -> None:
     ask(conn, path)
     assert not released(manager, conn)
 
 
 def test_a_server_that_closes_after_a_while_is_left_before_that(
-        manager: HttpConnectionManager, conn: Connection, monkeypatch: pytest.MonkeyPatch,
+        manager: HttpConnectionManager, conn: HttpConnection, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ask(conn, '/patiently')
     assert released(manager, conn)
@@ -296,17 +296,19 @@ def test_a_100_continue_is_no_response(manager: HttpConnectionManager) -> None:
 
 
 @pytest.mark.parametrize('lie', [
-    'too short', 'too long', 'two lengths', 'chunks without end', 'no number', 'raw words',
+    'too short', 'too long', 'two lengths', 'chunks without end', 'no number', 'raw words', 'nothing but raw words',
 ])
+@pytest.mark.parametrize('again', [False, True])
 def test_a_request_of_another_length_than_announced_costs_the_connection(
-        manager: HttpConnectionManager, lie: str,
+        manager: HttpConnectionManager, lie: str, again: bool,
 ) -> None:
     """Else the server takes the beginning of the next user's request for the end of this body."""
-    with Scripted(OK) as peer:
+    with Scripted(OK, OK) as peer:
         conn = manager.create(peer.origin, LIMIT)
-        if lie == 'raw words':
-            assert ask(conn) == b'ok'
-            conn.send(b'GET / HTTP/1.1\r\n\r\n')
+        if lie.endswith('raw words'):
+            if lie == 'raw words':
+                assert ask(conn) == b'ok'
+            conn.send(b'GET ')
         else:
             conn.putrequest('POST', '/')
             if lie == 'chunks without end':
@@ -318,6 +320,8 @@ def test_a_request_of_another_length_than_announced_costs_the_connection(
                 conn.putheader('Content-Length', '7')
             conn.endheaders(b'hello')
             assert conn.getresponse().read() == b'ok'
+        if again:
+            assert ask(conn) == b'ok'
         assert not released(manager, conn)
 
 
@@ -344,7 +348,7 @@ def test_whatever_is_heard_on_an_idle_connection_means_dead(manager: HttpConnect
 
 
 def test_no_connection_comes_back_to_life_behind_the_pools_back(
-        manager: HttpConnectionManager, conn: Connection, origin: str,
+        manager: HttpConnectionManager, conn: HttpConnection, origin: str,
 ) -> None:
     ask(conn, '/close')
     with pytest.raises(http.client.NotConnected):
@@ -450,6 +454,21 @@ def test_dispose_does_not_wait_for_a_peer_that_takes_nothing(manager: HttpConnec
         os.fstat(fd)
 
 
+def test_over_tls_goodbye_is_said_by_nobody_but_the_idle(
+        manager: HttpConnectionManager, tls_origin: str, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two threads in one TLS connection would corrupt memory."""
+    said: list[Any] = []
+    monkeypatch.setattr('gcp.contrib._tls.say_goodbye', lambda *args: said.append(args))
+    for idle in (False, True):
+        conn = manager.create(tls_origin, LIMIT)
+        manager.on_acquire(tls_origin, conn)
+        if idle:
+            assert released(manager, conn)
+        manager.dispose(tls_origin, conn)
+        assert len(said) == idle
+
+
 # ---- failures
 
 
@@ -515,7 +534,7 @@ def test_the_sockets_options(tls: tuple[ssl.SSLContext, ssl.SSLContext], origin:
 
 @pytest.mark.filterwarnings('ignore:.*fork:DeprecationWarning')
 def test_a_forked_child_says_nothing_to_the_parents_server(
-        manager: HttpConnectionManager, conn: Connection, origin: str,
+        manager: HttpConnectionManager, conn: HttpConnection, origin: str,
 ) -> None:
     peer = ask(conn)
     child = os.fork()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import gc
 import os
 import socket
 import struct
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 from peers import Proxy, open_descriptors, silent_server
-from pg_drivers import Asyncpg, Driver, Psycopg, Psycopg2, each_driver, run
+from pg_drivers import Asyncpg, AsyncPsycopg, Driver, Psycopg, Psycopg2, done, each_driver, run
 
 from gcp.demo.server import Server
 
@@ -107,7 +108,95 @@ def test_no_thread_waits_on_for_a_server_that_was_given_up(make: type[Driver]) -
             for _ in range(3):
                 with pytest.raises(TimeoutError):
                     await pg.create(manager, 0.05)
+                started = time.monotonic()
+                await pg.settle()
+                assert time.monotonic() - started < 0.9
                 assert open_descriptors() == before
+
+    run(body())
+
+
+@pytest.mark.parametrize('make', [Psycopg, AsyncPsycopg, Asyncpg])
+def test_a_look_up_that_hangs_costs_the_timeout(make: type[Driver], monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = threading.Event()
+
+    def look_up(*args: Any, **kwargs: Any) -> Any:
+        gate.wait(10)
+        raise socket.gaierror(socket.EAI_NONAME, 'unknown')
+
+    monkeypatch.setattr('socket.getaddrinfo', look_up)
+
+    async def body() -> None:
+        pg = make()
+        started = time.monotonic()
+        with pytest.raises((TimeoutError, asyncio.TimeoutError)):
+            await pg.create(pg.manager({'host': 'db.example.com', 'user': 'me'}), 0.2)
+        assert 0.2 <= time.monotonic() - started < 0.3
+        gate.set()
+        await pg.settle()
+
+    run(body())
+
+
+@pytest.mark.parametrize('make', [Psycopg2, Psycopg])
+def test_what_a_function_takes_to_find_the_parameters_counts(make: type[Driver]) -> None:
+    async def body() -> None:
+        pg = make()
+        with silent_server() as port:
+            gate = threading.Event()
+
+            def find(endpoint: str) -> dict[str, Any]:
+                gate.wait(0.2)
+                return at(port)
+
+            started = time.monotonic()
+            with pytest.raises(TimeoutError):
+                await pg.create(pg.make(find), 0.3)
+            assert 0.3 <= time.monotonic() - started < 0.45
+
+    run(body())
+
+
+@pytest.mark.parametrize('make', [Psycopg2, Psycopg, AsyncPsycopg])
+def test_the_drivers_own_time_out_leaves_no_descriptor_either(make: type[Driver]) -> None:
+    async def body() -> None:
+        pg = make()
+        with silent_server() as port:
+            manager = pg.manager(at(port, connect_timeout=1))
+            before = open_descriptors()
+            with pytest.raises(pg.module.OperationalError, match='timeout expired'):
+                await done(manager.create('orders'))
+            assert open_descriptors() == before
+
+    gc.disable()
+    try:
+        run(body())
+    finally:
+        gc.enable()
+
+
+def test_a_socket_that_comes_to_light_late_is_broken_off_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine: the thread gets to connect when nobody waits for it any more."""
+    pg = Psycopg2()
+    gate = threading.Event()
+    connect = pg.module.connect
+
+    def connect_late(**parameters: Any) -> Any:
+        gate.wait(10)
+        return connect(**parameters)
+
+    monkeypatch.setattr('psycopg2.connect', connect_late)
+
+    async def body() -> None:
+        with silent_server() as port:
+            before = open_descriptors()
+            with pytest.raises(TimeoutError):
+                await pg.create(pg.manager(at(port)), 0.05)
+            started = time.monotonic()
+            gate.set()
+            await pg.settle()
+            assert time.monotonic() - started < 0.9  # libpq's own limit is a second at least
+            assert open_descriptors() == before
 
     run(body())
 
@@ -231,5 +320,16 @@ def test_libpq_names_an_option_that_it_does_not_know(make: type[Driver]) -> None
         with pytest.raises(pg.module.ProgrammingError, match='pasword') as caught:
             await pg.create(pg.make({'orders': {'pasword': SECRET}}))
         assert SECRET not in everything(caught.value)
+
+    run(body())
+
+
+@pytest.mark.parametrize('make', [Psycopg2, Psycopg])
+@pytest.mark.parametrize('name', ['connect_timeout', 'tcp_user_timeout'])
+def test_a_time_out_that_is_no_number_is_told(make: type[Driver], name: str) -> None:
+    async def body() -> None:
+        pg = make()
+        with pytest.raises(ValueError, match=f"endpoint 'orders': {name}: a number was expected, not 'soon'"):
+            await pg.create(pg.make({'orders': {name: 'soon'}}))
 
     run(body())

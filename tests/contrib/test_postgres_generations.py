@@ -14,8 +14,8 @@ import pytest
 from peers import Proxy, await_input
 from pg_drivers import Driver, done, each_driver, run
 
-from gcp.contrib import _postgres
-from gcp.contrib._postgres import Generations
+from gcp.contrib import _generations
+from gcp.contrib._generations import Generations
 from gcp.contrib._wire import hang_up
 from gcp.demo.server import Server
 
@@ -105,7 +105,7 @@ def test_the_same_death_is_noted_once(generations: Generations[Conn]) -> None:
 def test_silence_condemns_suspects_that_were_not_proved_since(
         generations: Generations[Conn], monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_postgres, 'SILENCE', 0.0)
+    monkeypatch.setattr(_generations, 'SILENCE', 0.0)
     first, second, third, fourth = born(generations, 4)
     generations.found_dead('orders', first)
     with generations.proof('orders', second):
@@ -120,7 +120,7 @@ def test_silence_out_of_the_blue_condemns_what_is_older(
         generations: Generations[Conn], monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As with aliveness='query', which asks without a suspicion."""
-    monkeypatch.setattr(_postgres, 'SILENCE', 0.0)
+    monkeypatch.setattr(_generations, 'SILENCE', 0.0)
     first, second = born(generations, 2)
     with pytest.raises(TimeoutError), generations.proof('orders', first):
         later = born(generations, 1)
@@ -160,6 +160,15 @@ def test_connections_that_were_dropped_do_not_keep_a_suspicion_up(generations: G
     with generations.proof('orders', third):
         pass
     assert not generations.suspects
+
+
+def test_connections_that_were_dropped_are_forgotten(generations: Generations[Conn]) -> None:
+    """A pool that is dropped without being closed drops its connections, too; its manager may go on."""
+    for _ in range(10):
+        born(generations, 3)
+    gc.collect()
+    kept = born(generations, 1)
+    assert [ref() for ref in generations._members['orders'].seen] == kept
 
 
 def test_strangers_are_no_news(generations: Generations[Conn]) -> None:

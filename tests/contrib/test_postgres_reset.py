@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from peers import Proxy
-from pg_drivers import Asyncpg, AsyncPsycopg, Driver, Psycopg, Psycopg2, done, each_driver, run
+from pg_drivers import DRIVERS, Asyncpg, AsyncPsycopg, Driver, Psycopg, Psycopg2, done, each_driver, run
 
 from gcp.demo.server import Server
 
@@ -109,15 +109,14 @@ def test_statements_that_the_driver_prepared_survive_discard_all(make: type[Driv
     run(body())
 
 
-@each_driver
-@pytest.mark.parametrize('colour', ['plain', 'async'])
+@pytest.mark.parametrize(('make', 'colour'), [
+    *((make, 'plain') for make in DRIVERS), *((make, 'async') for make in (AsyncPsycopg, Asyncpg)),
+])
 def test_a_function_is_called_after_the_rollback_and_what_it_opens_is_rolled_back(
         make: type[Driver], postgres: Server, colour: str,
 ) -> None:
     async def body() -> None:
         pg = make()
-        if colour == 'async' and not pg.is_async:
-            pytest.skip('no async function without an event loop')
         seen: list[Any] = []
 
         def plain(conn: Any) -> None:
@@ -384,3 +383,11 @@ def test_an_impossible_option_is_told(
 ) -> None:
     with pytest.raises(error, match=words):
         make().make({}, **options)
+
+
+@pytest.mark.parametrize('make', [Psycopg2, Psycopg])
+def test_a_coroutine_function_is_none_for_threads(make: type[Driver]) -> None:
+    async def reset(conn: Any) -> None: ...
+
+    with pytest.raises(TypeError, match='reset: a plain function was expected, not a coroutine function'):
+        make().make({}, reset=reset)

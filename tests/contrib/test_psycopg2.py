@@ -24,7 +24,7 @@ from gcp.threading import ConnectionPool  # noqa: E402
 
 SECRET = 'hunter2'
 
-NOTICE = b'N\0\0\0\x15SNOTICE\0Mhello\0\0\0'
+NOTICE = b'N\0\0\0\x14SNOTICE\0Mhello\0\0'
 PARAMETER_STATUS = b'S\0\0\0\x18application_name\0x\0\0'
 
 
@@ -263,11 +263,12 @@ def test_a_notification_is_news_and_reaches_the_user(
         (PARAMETER_STATUS, True),
         (NOTICE + PARAMETER_STATUS, True),
         (NOTICE[:5], True),
+        (NOTICE + b'E\0\0\0\x12SFATAL\0Mgone\0\0', False),
         (b'E\0\0\0\x14SFATAL\0Mgone\0\0\0', False),
         (b'D\0\0\0\x0a\0\x01\xff\xff\xff\xff', False),
         (b'HTTP/1.1 400 Bad Request\r\n\r\n', False),
     ],
-    ids=['notice', 'parameter', 'both', 'half a notice', 'error', 'row', 'another protocol'],
+    ids=['notice', 'parameter', 'both', 'half a notice', 'notice and error', 'error', 'row', 'another protocol'],
 )
 def test_what_an_idle_connection_is_told_decides(
         proxy: Proxy, proxied: dict[str, Any], words: bytes, alive: bool,
@@ -305,6 +306,17 @@ def test_a_look_at_the_socket_sends_nothing_and_a_query_takes_one_round_trip(
 @pytest.mark.skipif(tracemalloc.is_tracing() or sys.gettrace() is not None, reason='everything is slower when traced')
 def test_a_check_costs_less_than_five_microseconds(manager: DbConnectionManager, conn: Connection) -> None:
     assert min(timeit.repeat(lambda: manager.check_aliveness('orders', conn), number=1000, repeat=20)) < 5e-3
+
+
+@pytest.mark.skipif(tracemalloc.is_tracing() or sys.gettrace() is not None, reason='everything is slower when traced')
+def test_an_idle_hit_costs_less_than_five_microseconds_and_sends_nothing(
+        proxy: Proxy, proxied: dict[str, Any],
+) -> None:
+    with ConnectionPool(DbConnectionManager({'orders': proxied})) as pool:
+        pool.release(pool.acquire('orders'), 'orders')
+        before = proxy.questions
+        assert min(timeit.repeat(lambda: pool.release(pool.acquire('orders'), 'orders'), number=1000, repeat=20)) < 5e-3
+        assert proxy.questions == before
 
 
 def test_a_silent_server_is_found_out_by_a_query_within_its_timeout(proxy: Proxy, proxied: dict[str, Any]) -> None:

@@ -401,7 +401,7 @@ def test_a_function_resets(connect: Callable[..., Connected]) -> None:
 def test_a_function_that_leaves_an_answer_unread_costs_the_connection(connect: Callable[..., Connected]) -> None:
     made = connect(reset=lambda conn: conn.send_command('PING'))
     made.release()
-    assert not made.alive()
+    assert not made.conn.is_open()
 
 
 @pytest.mark.parametrize('lapse', ['hang', 'close', b'-ERR unknown command\r\n'])
@@ -479,7 +479,32 @@ def test_an_answer_too_many_costs_the_connection(connect: Callable[..., Connecte
         made = connect(('127.0.0.1', peer.port), password=None)
         assert made.ask('ECHO', 'mine') == b'mine'  # the other has come along with it, and no socket shows it
         made.release()
-        assert not made.alive()
+        assert not made.conn.is_open() and not made.alive()
+
+
+PUSH = b'>2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\na\r\n'
+
+
+def test_a_message_is_no_answer(connect: Callable[..., Connected], proxy: Proxy) -> None:
+    made = connect(('127.0.0.1', proxy.port), protocol=3)
+    proxy.silent = True
+    made.send('ECHO', 'mine')
+    proxy.say(PUSH)
+    made.colour.run(made.conn.read_response(push_request=True))
+    made.release()
+    assert not made.conn.is_open()
+
+
+def test_to_wait_in_vain_is_no_answer(proxy: Proxy) -> None:
+    colour = AsyncColour()
+    made = Connected(colour, ('127.0.0.1', proxy.port), {})
+    proxy.silent = True
+    made.send('ECHO', 'mine')
+    assert colour.run(made.conn.read_response(timeout=0.05)) is None
+    made.release()
+    assert not made.conn.is_open()
+    made.dispose()
+    colour.close()
 
 
 def test_pipelines_and_transactions_of_the_client(connect: Callable[..., Connected]) -> None:
@@ -574,13 +599,12 @@ def test_messages_are_allowed_where_the_manager_is_told_so(
         connect: Callable[..., Connected], proxy: Proxy,
 ) -> None:
     made = connect(('127.0.0.1', proxy.port), protocol=3, unsolicited_data='allowed')
-    push = b'>2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\na\r\n'
-    proxy.say(push)
+    proxy.say(PUSH)
     made.await_word()
     made.release()
     assert made.alive()
     assert made.ask('ECHO', 'x') == b'x'
-    proxy.say(push)
+    proxy.say(PUSH)
     proxy.cut()
     made.await_word()
     if isinstance(made.colour, AsyncColour):
@@ -589,6 +613,27 @@ def test_messages_are_allowed_where_the_manager_is_told_so(
 
 
 # ---- failures
+
+
+def test_a_read_has_its_own_time(connect: Callable[..., Connected], proxy: Proxy) -> None:
+    made = connect(('127.0.0.1', proxy.port), socket_timeout=0.2)
+    proxy.silent = True
+    started = time.monotonic()
+    with pytest.raises(redis.TimeoutError):
+        made.ask('PING')
+    assert 0.2 <= time.monotonic() - started < 1
+    made.release()
+    assert not made.alive()
+
+
+def test_no_time_at_all(endpoint: Any) -> None:
+    manager = RedisConnectionManager(password=PASSWORD)
+    with pytest.raises(TimeoutError):
+        manager.create(endpoint, 0)
+    conn = manager.create(endpoint, LIMIT)
+    with pytest.raises(TimeoutError), conn.held_to(0):
+        conn.ask('PING')
+    manager.dispose(endpoint, conn)
 
 
 STEPS = {'AUTH': {}, 'HELLO': {'protocol': 3}, 'CLIENT': {'client_name': 'me'}, 'SELECT': {'db': 1}}
@@ -767,6 +812,62 @@ def test_a_forked_child_says_nothing_to_the_parents_server(server: RedisServer, 
     assert os.waitpid(child, 0)[1] == 0
     assert conn.ask('PING') == b'PONG'
     manager.dispose(endpoint, conn)
+
+
+@pytest.mark.filterwarnings('ignore:.*fork:DeprecationWarning')
+def test_a_forked_child_leaves_the_parents_streams_alone(endpoint: Any) -> None:
+    colour = AsyncColour()
+    made = Connected(colour, endpoint, {'aliveness': 'ping'})
+
+    async def body() -> bool:
+        alive: bool = await made.manager.check_aliveness(endpoint, made.conn)
+        await made.manager.dispose(endpoint, made.conn)
+        return alive
+
+    child = os.fork()
+    if not child:
+        asyncio.set_event_loop(None)
+        os._exit(asyncio.new_event_loop().run_until_complete(body()))
+    assert os.waitpid(child, 0)[1] == 0
+    assert made.ask('PING') == b'PONG'
+    made.dispose()
+    colour.close()
+
+
+@pytest.mark.parametrize('colour', ['asyncio', 'uvloop'], indirect=True)
+def test_what_the_server_does_not_take_in_keeps_no_descriptor(colour: AsyncColour) -> None:
+    with Misbehaving('ECHO', 'stall') as peer:
+        made = Connected(colour, ('127.0.0.1', peer.port), {'password': None})
+        fd = colour.fd(made.conn)
+        made.send('ECHO', 'x')
+        colour.run(asyncio.sleep(0.01))
+
+        async def write() -> None:
+            made.conn.streams[1].write(b'x' * 50_000_000)
+
+        colour.run(write())
+        made.release()
+        colour.run(asyncio.sleep(0))
+        with pytest.raises(OSError):
+            os.fstat(fd)
+
+
+def test_over_tls_goodbye_is_said_by_nobody_but_the_idle(
+        server: RedisServer, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two threads in one TLS connection would corrupt memory."""
+    said: list[Any] = []
+    monkeypatch.setattr('gcp.contrib._tls.say_goodbye', lambda *args: said.append(args))
+    context = ssl.create_default_context(cafile=str(server.directory / 'ca.pem'))
+    manager = RedisConnectionManager(password=PASSWORD, ssl=context)
+    endpoint = ('localhost', server.tls_port)
+    for released in (False, True):
+        conn = manager.create(endpoint, LIMIT)
+        manager.on_acquire(endpoint, conn)
+        if released:
+            manager.on_release(endpoint, conn)
+        manager.dispose(endpoint, conn)
+        assert len(said) == released
 
 
 # ---- bad input

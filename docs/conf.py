@@ -1,0 +1,75 @@
+"""Sphinx: how `make docs` makes pages of this directory and of the docstrings. Fetches nothing."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import gcp
+
+project = 'gcp'
+copyright = 'gcp contributors'
+release = version = gcp.__version__
+
+extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.viewcode']
+exclude_patterns = ['_build']
+
+# single backticks in docstrings: a link where there is something to link to, else code
+default_role = 'py:obj'
+
+myst_heading_anchors = 3
+
+autodoc_inherit_docstrings = False  # http.client's are not in reStructuredText
+autodoc_member_order = 'bysource'
+autodoc_default_options = {'members': True, 'show-inheritance': True}
+python_use_unqualified_type_names = True
+maximum_signature_line_length = 100
+
+# A name of ours that leads nowhere is an error, but for private ones and type variables. What others define cannot be
+# looked up without the net.
+nitpicky = True
+nitpick_ignore_regex = [(r'py:.*', r'(?!gcp\.).*|.*\.(_.*|[A-Z]|[A-Z]\w*T)')]
+
+html_theme = 'furo'
+html_title = f'gcp {version}'
+
+
+def setup(app: Any) -> None:
+    app.connect('autodoc-process-signature', take_from_stub)
+    app.connect('autodoc-skip-member', skip_what_others_define)
+
+
+def skip_what_others_define(
+        app: object, what: str, name: str, thing: Any, skip: bool, options: object,
+) -> bool | None:
+    """Leave out the classes of drivers and the aliases of built-in types that a module offers beside its own."""
+    return True if isinstance(thing, type) and not thing.__module__.startswith('gcp') else None
+
+
+def take_from_stub(
+        app: object, what: str, name: str, thing: object, options: object, signature: str | None, returns: str | None,
+) -> tuple[str | None, str | None]:
+    """Give a compiled method the types that its stub has."""
+    if type(thing).__name__ != 'cython_function_or_method':
+        return signature, returns
+    front, _, method = name.removeprefix('gcp.').partition('.ConnectionPool.')
+    half = {'threading': 'ThreadingPool', 'asyncio': 'AsyncioPool'}[front]
+    function = STUB.get((half, method)) or STUB['BaseConnectionPool', method]
+    arguments = ast.unparse(function.args).removeprefix('self').removeprefix(', ')
+    return f'({arguments})', ast.unparse(function.returns or ast.Constant(None))
+
+
+def read_stub(path: Path) -> dict[tuple[str, str], ast.FunctionDef]:
+    """Give the methods of a stub by class and name, with type variables named as in the fronts."""
+    text = path.read_text().replace('_EndpointT', 'EndpointT').replace('_ConnectionT', 'ConnectionT')
+    return {
+        (kind.name, method.name): method
+        for kind in ast.parse(text).body
+        if isinstance(kind, ast.ClassDef)
+        for method in kind.body
+        if isinstance(method, ast.FunctionDef)
+    }
+
+
+STUB = read_stub(Path(gcp.__file__).with_name('_core.pyi'))
