@@ -347,7 +347,7 @@ CHURN: Final = Row('Churn', (
         'is a handshake that a caller may wait for.',
         'ops',
         (Query(rate('gcpool_steps_total', where=CREATED, labels=POOL), 'created'),
-         Query(rate('gcpool_connections_closed_total'), 'closed')),
+         Query(rate('gcpool_connections_closed_total', labels=POOL), 'closed')),
         width=12, colors=colors(created=BLUE, closed=ORANGE)),
     Panel(
         'Closed by reason',
@@ -360,8 +360,8 @@ CHURN: Final = Row('Churn', (
         'How often a connection is used in its life. Below 5, pooling does little: raise idle_timeout, max_lifetime '
         'or the limits.',
         'short',
-        (Query(f'{rate("gcpool_acquires_total", "pool")} / '
-               f'{rate("gcpool_steps_total", "pool", CREATED, POOL)}', '{{pool}}'),),
+        (Query(rate('gcpool_acquire_wait_seconds_count', 'pool', labels=POOL) + ' / '
+               + rate('gcpool_steps_total', 'pool', CREATED, POOL), '{{pool}}'),),
         width=12),
     Panel(
         'Age at close',
