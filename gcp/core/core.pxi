@@ -451,7 +451,7 @@ cdef class Core:
         self.nudge(s.ep)
 
     cdef void nudge(self, endpoint_t* ep):
-        """Have somebody drain soon: the front's deferred call, or the first who waits."""
+        """Have somebody drain soon: the front's deferred call, the first who waits, or the collector."""
         cdef object wake = self.on_orphan
         if wake is None and self.pool.closed:
             wake = self.on_quiet        # whoever closes will drain
@@ -460,6 +460,8 @@ cdef class Core:
                 ep = self.pool.blocked.items[0]
             if ep.waiting:
                 wake = (<Ticket>first_waiter(ep).self).wake
+        if wake is None:
+            wake = self.on_poke
         if wake is not None:
             try:
                 PyObject_CallNoArgs(wake)
@@ -844,6 +846,17 @@ cdef class Core:
             victim.core = self
             victim.epoch = self.pool.epoch
         return victim
+
+    def spare(self, Victim victim not None):
+        """Take back a victim whose disposal was not begun: a signal came first."""
+        cdef slot_t* s = &victim.slot.s
+        self.before('spare')
+        gcp_lock(&self.mutex)
+        if victim.epoch == self.pool.epoch and s.state == DISPOSING and not victim.started and not victim.done:
+            victim.done = True
+            ring_insert(&self.pool.victims, &s.far)
+        gcp_unlock(&self.mutex)
+        self.nudge(s.ep)
 
     def disposed(self, Victim victim not None):
         """A victim is gone, well or badly. Told twice, it counts once."""

@@ -191,6 +191,8 @@ class Reaper:
             where = describe(victim.endpoint)
             tell(logger, logging.ERROR, 'disposal of a connection to %s failed: %r', where, error)
         finally:
-            if victim.started:      # else a signal came first: its finalizer hands it to the next call
+            if victim.started:
                 self._core.disposed(victim)
+            else:                   # a signal came first
+                self._core.spare(victim)
             job.end()

@@ -253,8 +253,10 @@ class Reaper:
         except BaseException as e:
             error = e
         finally:
-            if victim.started:      # else a signal came first: its finalizer hands it to the next call
+            if victim.started:
                 self._core.disposed(victim)
+            else:                   # a signal came first
+                self._core.spare(victim)
             job.done = True
             self._open.discard(job)
             first = job.end()
