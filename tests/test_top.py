@@ -255,11 +255,19 @@ def test_several_pages_are_told_apart(tmp_path: Path) -> None:
         str(tmp_path / 'one'), str(tmp_path / 'two')]
 
 
-def test_an_endpoint_label_that_is_given_up_is_no_new_beginning(tmp_path: Path) -> None:
-    before = page(hits=3) + 'gcpool_releases_total{pool="orders",endpoint="a",outcome="idle"} 9\n'
-    after = page(hits=5) + 'gcpool_releases_total{pool="orders",endpoint="_other",outcome="idle"} 11\n'
-    [sight] = seen(tmp_path / 'page', before, after).sights
-    assert sight.count('gcpool_acquires_total') == 2
+def test_an_endpoint_label_that_is_given_up_is_neither_a_new_beginning_nor_a_burst(tmp_path: Path) -> None:
+    def released(**by: float) -> str:
+        return page() + ''.join(
+            f'gcpool_releases_total{{pool="orders",endpoint="{label}",outcome="idle"}} {count}\n'
+            for label, count in by.items())
+
+    for texts, count in (
+            ([released(a=9, _other=1), released(b=2, _other=10)], 2),
+            ([released(b=2, _other=10), released(a=1, b=2, _other=10)], 1),
+            ([released(a=9, b=3, _other=1), released(a=1, b=4, _other=10)], 2),
+    ):
+        [sight] = seen(tmp_path / 'page', *texts).sights
+        assert sight.count('gcpool_releases_total') == count
 
 
 def test_a_pool_that_is_closed(tmp_path: Path) -> None:

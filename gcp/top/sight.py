@@ -8,11 +8,11 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from math import inf, isfinite
+from math import isfinite
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
-from gcp.observe.names import BY_NAME, STATES
+from gcp.observe.names import STATES
 from gcp.stats import Histogram
 from gcp.top.page import SERIES, Figures, Page, PageError, Pool, printable, read
 
@@ -28,7 +28,7 @@ class Sight:
 
     :ivar pool: which
     :ivar now: its figures
-    :ivar change: by how much its counters and histograms have grown in the interval
+    :ivar change: by how much its counters and histograms have grown in the interval, endpoints taken together
     :ivar seconds: how long the interval is; None: not known
     :ivar is_first: whether the interval is all the time since the pool began
     """
@@ -157,13 +157,28 @@ def compare(page: Page, at: float, before: tuple[float, Page] | None) -> Iterato
     """
     for pool in sorted(page.pools, key=lambda pool: (pool.target, pool.name)):
         now, last = page.pools[pool], before and before[1].pools.get(pool)
-        born = page.born.get(pool.target)
+        born, counts = page.born.get(pool.target), counters(now)
         if before is None or last is None:
             seconds = page.written - born if born is not None else None
-            yield Sight(pool, now, now, seconds if seconds and seconds > 0 else None, True)
+            yield Sight(pool, now, counts, seconds if seconds and seconds > 0 else None, True)
         else:
-            anew = born != before[1].born.get(pool.target) or has_fallen(now, last)
-            yield Sight(pool, now, now if anew else difference(now, last), at - before[0], False)
+            change = difference(counts, counters(last))
+            if born != before[1].born.get(pool.target) or has_fallen(change):
+                change = counts
+            yield Sight(pool, now, change, at - before[0], False)
+
+
+def counters(figures: Figures) -> Figures:
+    """Return what only grows, endpoints taken together: a label that passes from one endpoint to another takes what was
+    counted under it to `_other`, and the sum of both stays what it was."""
+    found: Figures = {}
+    for name, series in figures.items():
+        if SERIES[name].kind in ('counter', 'histogram'):
+            sums = found[name] = {}
+            for labels, value in series.items():
+                own = tuple(item for item in labels if item[0] != 'endpoint')
+                sums[own] = sums.get(own, 0.0) + value
+    return found
 
 
 def difference(now: Figures, last: Figures) -> Figures:
@@ -173,13 +188,9 @@ def difference(now: Figures, last: Figures) -> Figures:
     }
 
 
-def has_fallen(now: Figures, last: Figures) -> bool:
+def has_fallen(change: Figures) -> bool:
     """Tell whether a pool has begun anew: its process did, if any of its counters is less than it was."""
-    return any(
-        value < last.get(name, {}).get(labels, -inf)
-        for name, series in now.items() if BY_NAME[SERIES[name].name].kind in ('counter', 'histogram')
-        for labels, value in series.items()
-    )
+    return any(value < 0 for series in change.values() for value in series.values())
 
 
 def total(figures: Figures, name: str, where: Mapping[str, str]) -> float:
