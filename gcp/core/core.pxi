@@ -532,7 +532,7 @@ cdef class Core:
         tracer = self.tracer
         if tracer is not None and verdict != USE and ticket.caller is None:
             ticket.caller = tracer.caller()     # now: whoever drops the acquire may do so from anywhere
-        return ticket.w.state
+        return self.look(ticket)        # others may have run since
 
     def arm(self, Ticket ticket not None, wake):
         """Say how to wake a ticket that waits. Returns its verdict: WAIT, or what has come meanwhile."""
