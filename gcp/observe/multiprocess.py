@@ -214,6 +214,7 @@ class Writer:
         self._lock = threading.RLock()
         self._busy = False
         self._running = threading.Lock()        # held by the thread
+        self._stirred = False       # whether a pool was called
         self._marks: dict[str, Marks] = {}
         self._pruned = -ROUNDS
 
@@ -287,24 +288,21 @@ class Writer:
         for telemetry in self.books.telemetries():
             pool = telemetry.pool()
             if pool is not None and pool._core.on_step is None:
-                self._armed.append(telemetry.pool)
                 pool._core.on_step = self._alarm
+                self._armed.append(telemetry.pool)      # in this order: an alarm that is not listed is listed soon
 
     def _wake(self, verb: str) -> None:
         """Called by a pool's core, in the midst of anything: see to it that there is a thread."""
-        try:
-            while self._armed:
-                pool = self._armed.pop()()
-                if pool is not None and pool._core.on_step is self._alarm:
-                    pool._core.on_step = None
-            if self._running.acquire(blocking=False):
-                try:
-                    _thread.start_new_thread(self._run, ())
-                except BaseException:
-                    self._running.release()
-                    raise
-        except Exception as error:
-            self.books.note('multiprocess', error)
+        self._stirred = True
+        while self._armed:
+            pool = self._armed.pop()()
+            if pool is not None and pool._core.on_step is self._alarm:
+                pool._core.on_step = None
+        if self._running.acquire(blocking=False):
+            try:
+                _thread.start_new_thread(self._run, ())
+            except RuntimeError:
+                self._running.release()     # no thread can be started any more: `finish` is yet to come, or was
 
     def _run(self) -> None:
         """Look, until there is nothing to see."""
@@ -323,7 +321,7 @@ class Writer:
 
     def finish(self) -> None:
         """Write the last figures, and take away those of the present. For a process that has shown nothing: nothing."""
-        if self._pid == os.getpid() and (self._files or self._running.locked()):
+        if self._pid == os.getpid() and (self._files or self._stirred):
             self.flush()
             with self._lock:
                 for name in [name for name in self._files if name.startswith('gauge')]:

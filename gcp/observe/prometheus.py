@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import accumulate, count
 from math import inf
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -29,6 +29,9 @@ from gcp.options import DEFAULT
 __all__ = ['Collector', 'join']
 
 Labels = dict[str, str]
+
+#: after how long a scrape lets other threads run, seconds
+BREATH: Final = 0.001
 
 
 # --- where each metric's values are in a reading ---
@@ -114,19 +117,24 @@ class Collector:
         """Tell the names, without looking at a pool."""
         return [family_of(metric) for metric in self._metrics]
 
-    def collect(self) -> list[Family]:
-        """Look at all pools, and tell. What fails is left out, counted and logged once."""
-        began = perf_counter()
+    def collect(self) -> Iterator[Family]:
+        """Look at all pools at once, then tell, family by family. What fails is left out, counted and logged once.
+
+        Other threads may run in between, oftener than the interpreter would let them: they serve somebody."""
+        began = since = perf_counter()
         readings = self._books.read()
         marks = {reading.pool: self._marks.get(reading.pool) or Marks(reading.pool) for reading in readings}
         for reading in readings:
             marks[reading.pool].update(reading.rows)
         self._marks = marks
-        families = [self._family(metric, readings, marks) for metric in self._metrics]
-        for family in families:
-            if family.name == 'gcpool_collect_seconds':
-                family.samples.append(Sample(family.name, {}, perf_counter() - began))
-        return families
+        for metric in self._metrics:
+            family = self._family(metric, readings, marks)
+            if metric.name == 'gcpool_collect_seconds':
+                family.samples.append(Sample(metric.name, {}, perf_counter() - began))
+            yield family
+            if perf_counter() - since > BREATH:
+                sleep(0)
+                since = perf_counter()
 
     def _family(self, metric: Metric, readings: list[Reading], marks: Mapping[str, Marks]) -> Family:
         family = family_of(metric)
