@@ -128,9 +128,10 @@ class Labels:
             return None
         place = self._places.get(label)
         if place is None:
-            if len(self._places) >= limit and not self._evict():
-                self.overflow += 1
-                return None
+            while len(self._places) >= limit:
+                if not self._evict():
+                    self.overflow += 1
+                    return None
             place = self._places[label] = Place(label, width)
         self._vacant.pop(label, None)
         place.members += 1

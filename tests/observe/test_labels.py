@@ -182,6 +182,21 @@ async def test_no_labels_at_all(front: Front) -> None:
     assert not asked
 
 
+@pytest.mark.parametrize('limit', [0, 1])
+def test_fewer_labels_than_a_pool_of_this_name_had(limit: int) -> None:
+    own = registry()
+    for arguments, endpoints in (({}, 'ab'), ({'endpoint_labels': limit}, 'bc')):
+        pool = ConnectionPool[str, Any](BareFakeManager(), name='orders', registry=own, **arguments)
+        for endpoint in endpoints:
+            with pool.connection(endpoint):
+                pass
+        page = scrape(own)
+        check(page)
+    assert page.sum('gcpool_acquires_total') == 4
+    assert page.labels('endpoint') == ({'b', '_other'} if limit else {'_other'})
+    pool.close()
+
+
 def no_string(endpoint: object) -> Any:
     return 7
 
