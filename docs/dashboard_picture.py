@@ -288,7 +288,7 @@ def draw_head(paper: Paper) -> None:
     paper.text(
         16, 48,
         'A preview, not Grafana: the queries of the dashboard, answered by a real Prometheus, drawn with matplotlib. '
-        'Seven pools; soon, six are in trouble.', SMALL, SOFT, style='italic')
+        'Seven pools, of which six run into trouble.', SMALL, SOFT, style='italic')
     x = 16.0
     for name, variable in (*boards.variables('datasource').items(), *boards.variables().items()):
         value = 'prometheus' if name == 'datasource' else 'All'
