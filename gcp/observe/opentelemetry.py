@@ -4,12 +4,15 @@ Owns who is seen by which provider. Reads when a provider collects; pushes nothi
 because an SDK keeps the callbacks of the first instrument of a name only; and one reading for each collection, so that
 the figures of all instruments agree with each other.
 
+OpenTelemetry is not imported here before somebody else has done so: until then there can be no provider.
+
 Histograms cannot be observed in OpenTelemetry. There are two ways to have them, both asked for: `gcp.observe.exporter`,
 which is exact and costs nothing between exports, and `record_histograms`, for readers that have no exporter."""
 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
@@ -199,7 +202,7 @@ followers: Final[WeakSet[Telemetry]] = WeakSet()
 class Globe:
     """The global provider.
 
-    :ivar provider: the one known; the API's stand-in while there is none
+    :ivar provider: the one known; the API's stand-in while there is none; None before OpenTelemetry was imported
     :ivar is_real: whether there is one
     :ivar lock: held while anything here changes
     """
@@ -273,6 +276,9 @@ def join(telemetry: Telemetry, provider: Any) -> None:
     :param telemetry: the pool's part in what is exported
     :param provider: the provider, or `DEFAULT` for the global one, whichever that is
     """
+    if provider is DEFAULT and not is_imported():
+        followers.add(telemetry)
+        return
     follow()
     if provider is DEFAULT or is_stand_in(provider):
         with Globe.lock:
@@ -282,9 +288,15 @@ def join(telemetry: Telemetry, provider: Any) -> None:
         outlet_of(provider).books.add(telemetry)
 
 
+def is_imported() -> bool:
+    """Tell whether there can be a global provider: somebody has imported the API, or its environment names one."""
+    return Globe.provider is not None or 'opentelemetry.metrics' in sys.modules or (
+        'OTEL_PYTHON_METER_PROVIDER' in os.environ)
+
+
 def recheck(telemetry: Telemetry) -> None:
     """See whether the global provider was replaced. While there is none, its stand-in sees to that."""
-    if Globe.is_real:
+    if Globe.is_real or (Globe.provider is None and 'opentelemetry.metrics' in sys.modules):
         try:
             follow()
         except Exception as error:

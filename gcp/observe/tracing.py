@@ -7,6 +7,7 @@ of OpenTelemetry is called."""
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +17,7 @@ from gcp.options import DEFAULT
 
 if TYPE_CHECKING:
     from gcp._core import Core
+    from gcp.observe.spans import PoolTracer
     from gcp.options import Options
 
 __all__ = ['Tracing', 'make']
@@ -55,20 +57,20 @@ class Injected(Tracing):
 
     def use(self, provider: Any) -> None:
         """Have another provider record, or nobody."""
+        self._provider = provider
+        tracer = None if provider is None else self._tracer_of(provider)
+        self._core.tracer = tracer
+        self._core.traces_hits = tracer is not None and self._everything
+
+    def _tracer_of(self, provider: Any) -> PoolTracer | None:
         from opentelemetry.trace import NoOpTracer, NoOpTracerProvider, ProxyTracerProvider
 
         from gcp.observe.spans import PoolTracer
 
-        self._provider = provider
-        tracer = None
-        if not isinstance(provider, (ProxyTracerProvider, NoOpTracerProvider)) and provider is not None:
-            tracer = provider.get_tracer(SCOPE, version(), SCHEMA_URL)
-        if tracer is None or isinstance(tracer, NoOpTracer):
-            self._core.tracer = None
-            self._core.traces_hits = False
-        else:
-            self._core.tracer = PoolTracer(tracer, self._telemetry, self._everything)
-            self._core.traces_hits = self._everything
+        if isinstance(provider, (ProxyTracerProvider, NoOpTracerProvider)):
+            return None
+        tracer = provider.get_tracer(SCOPE, version(), SCHEMA_URL)
+        return None if isinstance(tracer, NoOpTracer) else PoolTracer(tracer, self._telemetry, self._everything)
 
 
 class Global(Injected):
@@ -96,13 +98,25 @@ def way_to_look() -> Callable[[], Any]:
     """Return a function that returns the global provider: None, or the API's stand-in, while there is none.
 
     The API's own looks the environment up each time, which takes longer than all the rest of an acquire that has to
-    call a hook. Without a provider named there, a look at the variable in which it will be found is enough."""
-    from opentelemetry import trace
-    from opentelemetry.environment_variables import OTEL_PYTHON_TRACER_PROVIDER
+    call a hook. Without a provider named there, a look at the variable in which it will be found is enough; and before
+    somebody else has imported the API, there is nothing to look at."""
+    if 'OTEL_PYTHON_TRACER_PROVIDER' in os.environ:
+        from opentelemetry.trace import get_tracer_provider
 
-    if OTEL_PYTHON_TRACER_PROVIDER in os.environ or not hasattr(trace, '_TRACER_PROVIDER'):
-        return trace.get_tracer_provider
-    return lambda: trace._TRACER_PROVIDER
+        return get_tracer_provider
+    return peek
+
+
+def peek() -> Any:
+    api = getattr(sys.modules.get('opentelemetry.trace'), '__dict__', {})
+    try:
+        return api['_TRACER_PROVIDER']
+    except KeyError:        # not there, not yet, or not any more
+        return api.get('get_tracer_provider', nobody)()
+
+
+def nobody() -> None:
+    """Return nobody."""
 
 
 def make(telemetry: Any, core: Core, options: Options) -> Tracing:
@@ -124,12 +138,17 @@ def make(telemetry: Any, core: Core, options: Options) -> Tracing:
 
 def begin(telemetry: Any, core: Core, provider: Any, everything: bool) -> Tracing:
     """The same. The API's own stand-in for a provider that is not there yet counts as the global one."""
-    from opentelemetry.trace import ProxyTracerProvider
-
-    if provider is DEFAULT or isinstance(provider, ProxyTracerProvider):
+    if provider is DEFAULT or is_stand_in(provider):
         follower = Global(telemetry, core, everything)
         follower.recheck()
         return follower
     injected = Injected(telemetry, core, everything)
     injected.use(provider)
     return injected
+
+
+def is_stand_in(provider: Any) -> bool:
+    """Tell whether a provider is what the API gives while there is none."""
+    from opentelemetry.trace import ProxyTracerProvider
+
+    return isinstance(provider, ProxyTracerProvider)

@@ -257,9 +257,41 @@ def test_sdk_is_not_imported(script: Callable[..., Any]) -> None:
         from gcp.testing import FakeManager
         from gcp.threading import ConnectionPool
 
+        import opentelemetry.metrics, opentelemetry.trace
         with ConnectionPool(FakeManager()) as pool, pool.connection('db'):
-            assert 'opentelemetry.metrics' in sys.modules
             assert not [name for name in sys.modules if name.startswith('opentelemetry.sdk')]
+    """).quietly()
+
+
+def test_nothing_is_imported_before_somebody_else_has(script: Callable[..., Any]) -> None:
+    """The first pool is often made where nobody should be kept waiting: in an event loop."""
+    script("""
+        import sys
+        from gcp.testing import FakeManager
+        from gcp.threading import ConnectionPool
+
+        pool = ConnectionPool(FakeManager(), name='orders')
+        with pool.connection('a'), pool.connection('a'):
+            assert not [name for name in sys.modules if name.startswith('opentelemetry')]
+
+        from opentelemetry import metrics, trace
+        from opentelemetry.sdk.metrics import MeterProvider
+        from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+        from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+        reader, exporter = InMemoryMetricReader(), InMemorySpanExporter()
+        metrics.set_meter_provider(MeterProvider([reader]))
+        trace.set_tracer_provider(provider := TracerProvider())
+        provider.add_span_processor(SimpleSpanProcessor(exporter))
+        with pool.connection('b'):
+            pass
+        assert [span.name for span in exporter.get_finished_spans()] == ['create orders', 'wait_for_connection orders']
+        (scope,) = reader.get_metrics_data().resource_metrics[0].scope_metrics
+        (metric,) = (each for each in scope.metrics if each.name == 'gcpool.acquires')
+        assert sum(point.value for point in metric.data.data_points) == 3
+        pool.close()
     """).quietly()
 
 

@@ -15,7 +15,9 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from traces import Traces, errors_of, forget_tracer_provider, globals_of_our_own, id_of, parent_of
 
-from gcp.testing import BareFakeManager, calling
+from gcp import AcquireTimeoutError
+from gcp._core import VERDICT_CREATE, VERDICT_USE, Core
+from gcp.testing import BareFakeManager, FakeManager, calling, error, ok
 from gcp.threading import ConnectionPool
 
 NAMES = ['create orders', 'wait_for_connection orders']
@@ -165,6 +167,73 @@ async def test_provider_that_cannot_be_loaded_is_asked_for_once(
         await use(pool, f'db{number}')
     assert errors_of(pool).count == 1
     assert len(caplog.records) == 2     # the API's word, and ours
+
+
+def test_hand_off_while_the_tracer_is_asked() -> None:
+    """Seen in the stress with spans: a waiter that was served while its tracer looked at its context was told to take a
+    connection that it had not received, and took the pool for closed."""
+    core, conn = Core(max_size=1), object()
+    first = core.ticket('db')
+    assert core.request(first) == VERDICT_CREATE
+    core.created(first, conn)
+    core.finish(first)
+
+    class Tracer:
+        def caller(self) -> object:
+            core.give_back(core.checkin(conn, 'db'))  # type: ignore[arg-type]
+            return self
+
+        def here(self) -> object:
+            return 'here'
+
+        def waited(self, ticket: Any, result: str, seconds: float, error: Any) -> None:
+            assert (result, ticket.released_by, error) == ('waited', 'here', None)
+
+    core.tracer = Tracer()
+    second = core.ticket('db')
+    assert core.request(second) == VERDICT_USE
+    assert core.finish(second) is conn
+
+
+@pytest.mark.parametrize('where', ['here', 'caller', 'start', 'end', 'leave', 'waited'])
+@pytest.mark.parametrize('hook', ['on_release', 'create', 'nothing'])
+def test_signal_within_the_tracer_costs_no_slot(where: str, hook: str) -> None:
+    class Struck(BaseException):
+        pass
+
+    armed = [False]
+
+    class Tracer:
+        def __getattr__(self, name: str) -> Any:
+            def called(*args: Any) -> object:
+                if name == where and armed[0]:
+                    armed[0] = False
+                    raise Struck
+                return name
+
+            return called
+
+    manager = FakeManager()
+    with ConnectionPool(manager, max_size=1, total_max_size=1, registry=None, tracer_provider=None) as pool:
+        pool._core.tracer = Tracer()
+        for endpoint in 'ab' * 3:
+            if hook != 'nothing':
+                getattr(manager, hook).does(error(ValueError), ok())
+            armed[0] = True
+            try:
+                with pool.connection(endpoint):
+                    pass
+            except (Struck, ValueError):
+                pass
+        armed[0] = False
+        for each in manager.on_release, manager.create:
+            each.does(ok())
+        with pool.connection('c', timeout=5), pytest.raises(AcquireTimeoutError):
+            pool.acquire('c', timeout=0)
+        stats = pool.stats()
+        assert stats.size == 1 and stats.used == 0
+    assert len(manager.disposed) == len(manager.created)
+    manager.check(total_max_size=1)
 
 
 # --- nobody, at no cost ---
