@@ -111,7 +111,7 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
             manager, base=BaseConnectionManager, other=SyncConnectionManager, wrong='threading', right='asyncio')
         self._set_up(manager, given, options.hooks(manager, BaseConnectionManager))
         self._bind(asyncio.get_running_loop)
-        self._reaper = Reaper(self._core, manager.dispose, given.dispose_timeout)
+        self._reaper = Reaper(self.name, self._core, manager.dispose, given.dispose_timeout)
         self._closers: list[asyncio.Future[None]] = []
         self._core.on_quiet = weakly(self._wake_closers)
         self._core.on_fork = weakly(self._start_anew)
@@ -218,7 +218,8 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
                 with self._core.step('on_connection_dead', ticket.endpoint):
                     await Bounded(self._on_connection_dead(ticket.endpoint, ticket.conn), ticket.remaining())
             except Exception as error:
-                tell(logger, logging.ERROR, 'on_connection_dead failed for %s: %r', describe(ticket.endpoint), error)
+                where = describe(ticket.endpoint)
+                tell(logger, logging.ERROR, '%s: on_connection_dead failed for %s: %r', self.name, where, error)
 
     async def _call(self, ticket: Ticket, name: str, hook: Callable[..., Any], *, false: str = 'ok') -> Any:
         """Call a hook on the ticket's connection. While `ticket.hook` is set, an error costs the connection.
@@ -261,7 +262,7 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
             if body is None:
                 raise
             chain(body, error)
-            tell(logger, logging.ERROR, 'on_release failed for %s: %r', describe(endpoint), error)
+            tell(logger, logging.ERROR, '%s: on_release failed for %s: %r', self.name, describe(endpoint), error)
         else:
             self._core.give_back(checkout)
             await self._tidy(endpoint)

@@ -103,7 +103,7 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
         options.check_manager(
             manager, base=BaseConnectionManager, other=AsyncConnectionManager, wrong='asyncio', right='threading')
         self._set_up(manager, given, options.hooks(manager, BaseConnectionManager))
-        self._reaper = Reaper(self._core, manager.dispose, given.dispose_timeout)
+        self._reaper = Reaper(self.name, self._core, manager.dispose, given.dispose_timeout)
         self._closers: list[threading.Lock] = []
         self._core.on_quiet = weakly(self._wake_closers)
         self._core.on_fork = weakly(self._start_anew)
@@ -203,7 +203,8 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
                 with self._core.step('on_connection_dead', ticket.endpoint):
                     self._on_connection_dead(ticket.endpoint, ticket.conn)
             except Exception as error:
-                tell(logger, logging.ERROR, 'on_connection_dead failed for %s: %r', describe(ticket.endpoint), error)
+                where = describe(ticket.endpoint)
+                tell(logger, logging.ERROR, '%s: on_connection_dead failed for %s: %r', self.name, where, error)
 
     def _retry(self, ticket: Ticket) -> int:
         """Ask again, after a connection that was dead."""
@@ -246,7 +247,7 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
         if body is None or not isinstance(error, Exception):
             raise error
         chain(body, error)
-        tell(logger, logging.ERROR, 'on_release failed for %s: %r', describe(endpoint), error)
+        tell(logger, logging.ERROR, '%s: on_release failed for %s: %r', self.name, describe(endpoint), error)
 
     def _tidy(self, endpoint: object) -> None:
         """After a release: dispose of what it left, and of a few that have expired."""

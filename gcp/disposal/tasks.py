@@ -73,12 +73,14 @@ class Quiet(Coroutine[Any, Any, None]):
 class Reaper:
     """Disposes of a pool's victims.
 
+    :param name: the pool's name
     :param core: the pool's core
     :param dispose: the manager's hook
     :param timeout: ``dispose_timeout``, seconds
     """
 
-    def __init__(self, core: Core, dispose: Callable[..., Any], timeout: float | None) -> None:
+    def __init__(self, name: str, core: Core, dispose: Callable[..., Any], timeout: float | None) -> None:
+        self._name = name
         self._core = core
         self._dispose = dispose
         self._timeout = timeout
@@ -186,10 +188,11 @@ class Reaper:
         except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
             raise
         except HookTimeoutError:
-            tell(logger, logging.ERROR, 'disposal of a connection to %s timed out', describe(victim.endpoint))
+            where = describe(victim.endpoint)
+            tell(logger, logging.ERROR, '%s: disposal of a connection to %s timed out', self._name, where)
         except BaseException as error:
             where = describe(victim.endpoint)
-            tell(logger, logging.ERROR, 'disposal of a connection to %s failed: %r', where, error)
+            tell(logger, logging.ERROR, '%s: disposal of a connection to %s failed: %r', self._name, where, error)
         finally:
             if victim.started:
                 self._core.disposed(victim)

@@ -94,12 +94,14 @@ class Job:
 class Reaper:
     """Disposes of a pool's victims.
 
+    :param name: the pool's name
     :param core: the pool's core
     :param dispose: the manager's hook
     :param timeout: ``dispose_timeout``, seconds
     """
 
-    def __init__(self, core: Core, dispose: Callable[..., Any], timeout: float | None) -> None:
+    def __init__(self, name: str, core: Core, dispose: Callable[..., Any], timeout: float | None) -> None:
+        self._name = name
         self._core = core
         self._dispose = dispose
         self._timeout = timeout
@@ -241,7 +243,8 @@ class Reaper:
             if job.step is not None:
                 job.step.end('timeout')
             self._core.disposed(job.victim)
-            tell(logger, logging.ERROR, 'disposal of a connection to %s timed out', describe(job.victim.endpoint))
+            where = describe(job.victim.endpoint)
+            tell(logger, logging.ERROR, '%s: disposal of a connection to %s timed out', self._name, where)
 
     def _dispose_of(self, job: Job) -> None:
         victim = job.victim
@@ -264,6 +267,6 @@ class Reaper:
             return
         if first:
             where = describe(victim.endpoint)
-            tell(logger, logging.ERROR, 'disposal of a connection to %s failed: %r', where, error)
+            tell(logger, logging.ERROR, '%s: disposal of a connection to %s failed: %r', self._name, where, error)
         if not isinstance(error, Exception):
             raise error

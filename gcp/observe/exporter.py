@@ -67,13 +67,12 @@ class HistogramExporter(MetricExporter):
 
     def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
         """Export, with the histograms."""
-        found = latest()
-        if found is None:       # no pool of ours
+        outlet = latest()
+        if outlet is None:       # no pool of ours
             return self._exporter.export(metrics_data, timeout_millis=timeout_millis, **kwargs)
-        outlet, readings = found
         seen = self._seen
         try:
-            metrics_data, seen = self._complete(metrics_data, outlet, list(readings.values()))
+            metrics_data, seen = self._complete(metrics_data, outlet)
         except Exception as error:
             outlet.books.errors.note('histograms', error)
         try:
@@ -95,21 +94,21 @@ class HistogramExporter(MetricExporter):
 
     # --- parts ---
 
-    def _complete(self, data: MetricsData, outlet: Outlet, readings: list[Reading]) -> tuple[MetricsData, Seen]:
+    def _complete(self, data: MetricsData, outlet: Outlet) -> tuple[MetricsData, Seen]:
         """Append the histograms to what our scope exports."""
         seen: Seen = {}
         resources = [
             replace(resource, scope_metrics=[
-                self._extend(scope, outlet, readings, seen) if scope.scope.name == SCOPE else scope
+                self._extend(scope, outlet, seen) if scope.scope.name == SCOPE else scope
                 for scope in resource.scope_metrics
             ]) for resource in data.resource_metrics
         ]
         return replace(data, resource_metrics=resources), seen
 
-    def _extend(self, scope: ScopeMetrics, outlet: Outlet, readings: list[Reading], seen: Seen) -> ScopeMetrics:
+    def _extend(self, scope: ScopeMetrics, outlet: Outlet, seen: Seen) -> ScopeMetrics:
         there = {metric.name for metric in scope.metrics}       # recorded, too
         points: dict[str, list[HistogramDataPoint]] = {instrument.name: [] for instrument in HISTOGRAMS}
-        for instrument, point in self._points(outlet, readings, seen):
+        for instrument, point in self._points(outlet, seen):
             points[instrument.name].append(point)
         return replace(scope, metrics=[*scope.metrics, *(
             Metric(instrument.name, instrument.help, instrument.unit, Histogram(points[instrument.name],
@@ -117,11 +116,9 @@ class HistogramExporter(MetricExporter):
             for instrument in HISTOGRAMS if points[instrument.name] and instrument.name not in there
         )])
 
-    def _points(
-            self, outlet: Outlet, readings: list[Reading], seen: Seen,
-    ) -> Iterator[tuple[Instrument, HistogramDataPoint]]:
+    def _points(self, outlet: Outlet, seen: Seen) -> Iterator[tuple[Instrument, HistogramDataPoint]]:
         now = time_ns()
-        for reading in readings:
+        for reading in outlet.readings:
             for instrument, key, counts, total in histograms(reading):
                 last, last_total, born, exported = self._seen.get(
                     (reading.pool, instrument.name), ((0,) * len(counts), 0.0, outlet.born, outlet.born))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from functools import partial
 from time import monotonic, time_ns
 from typing import Any, Final
@@ -323,8 +323,8 @@ def nothing() -> None:
     """Stands for a reference to nothing."""
 
 
-def latest() -> tuple[Outlet, Mapping[str, Reading]] | None:
-    """Return what this thread has collected last, by the pools' names."""
+def latest() -> Outlet | None:
+    """Return what this thread has collected last, once."""
     outlet: Outlet | None = getattr(collected, 'outlet', nothing)()
     collected.outlet = nothing
-    return None if outlet is None else (outlet, {reading.pool: reading for reading in outlet.readings})
+    return outlet

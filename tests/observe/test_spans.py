@@ -635,6 +635,31 @@ async def test_failures_are_told_within_their_spans(
     assert current == [id_of(traces.one('create orders'))]
 
 
+@pytest.mark.parametrize('hook', ['dispose', 'on_connection_dead', 'on_release'])
+async def test_failures_that_reach_nobody_are_told_with_pool_and_endpoint(
+        front: Front, hook: str, caplog: pytest.LogCaptureFixture,
+) -> None:
+    manager = front.manager()
+    pool = front.pool(manager, name='orders', tracer_provider=None)
+    async with pool.connection('db'):
+        pass
+    if hook == 'on_release':
+        with pytest.raises(KeyError):
+            async with pool.connection('db'):
+                manager.on_release.does(error(Odd), ok())
+                raise KeyError
+    else:
+        getattr(manager, hook).does(error(Odd), ok())
+        manager.check_aliveness.does(dead())
+        async with pool.connection('db'):
+            pass
+    await front.until(lambda: caplog.records)
+    (record,) = caplog.records
+    assert record.name in ('gcp.threading', 'gcp.asyncio') and record.levelno == logging.ERROR
+    assert record.getMessage().startswith('orders: ') and "'db'" in record.getMessage()
+    assert '\n' not in record.getMessage()
+
+
 # --- addresses ---
 
 class Place:
