@@ -282,3 +282,13 @@ def test_command_needs_no_generator() -> None:
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (0, '')
     assert json.loads(result.stdout) == boards.DASHBOARD
+
+
+def test_documentation_names_panels_that_there_are() -> None:
+    page = Path(__file__).resolve().parents[2] / 'docs' / 'observability.md'
+    if not page.exists():
+        pytest.skip('installed: there is no documentation')
+    named = [name for line in re.findall(r'^Panels: (.+)$', page.read_text(), re.MULTILINE)
+             for name in re.findall(r'\*(.+?)\*', line)]
+    assert named
+    assert set(named) <= {panel['title'] for panel in boards.panels()}
