@@ -44,7 +44,10 @@ def attach(pool: Any, core: Any, options: Any, frontend: str) -> Attachment:
     """
     telemetry = Telemetry(pool, core, options, frontend)
     looks: list[Callable[[], None]] = []
-    parts = (('registry', join_registry), ('meter_provider', join_meter_provider), ('tracer_provider', trace))
+    parts = (
+        ('registry', join_registry), ('multiprocess', join_processes),
+        ('meter_provider', join_meter_provider), ('tracer_provider', trace),
+    )
     for part, join in parts:
         try:
             looks += join(telemetry, core, options)
@@ -56,9 +59,17 @@ def attach(pool: Any, core: Any, options: Any, frontend: str) -> Attachment:
 def join_registry(telemetry: Telemetry, core: Any, options: Any) -> list[Callable[[], None]]:
     """Let a pool be seen by Prometheus."""
     if options.registry is not None:
-        from gcp.observe import multiprocess, prometheus
+        from gcp.observe import prometheus
 
         prometheus.join(telemetry, options.registry)
+    return []
+
+
+def join_processes(telemetry: Telemetry, core: Any, options: Any) -> list[Callable[[], None]]:
+    """Let a pool be seen beside those of other processes."""
+    if options.registry is not None:
+        from gcp.observe import multiprocess
+
         multiprocess.join(telemetry)
     return []
 

@@ -83,6 +83,7 @@ class Account:
     def __init__(self, name: str) -> None:
         self.name = name
         self.automatic = True
+        self.latest = 0         # the number of the pool that came last
         self.members: dict[Telemetry, None] = {}
         self.retired: Any = NOTHING
         self.errors = 0
@@ -235,15 +236,16 @@ class Books:
     def _settle(self) -> None:
         """Enter those who came, and take the totals of those who are gone."""
         while self._arrived:
-            telemetry = self._arrived.popleft()
-            account = self._accounts.pop(telemetry.name, None) or Account(telemetry.name)
-            self._accounts[telemetry.name] = account        # at the end: those used last are remembered longest
+            telemetry = self._arrived[0]
+            account = self._accounts.setdefault(telemetry.name, Account(telemetry.name))
             account.members[telemetry] = None
             account.automatic = account.automatic and telemetry.automatic
+            account.latest = telemetry.number
+            self._arrived.popleft()     # last: at any moment, a fork finds it somewhere
         for account in self._accounts.values():
             account.settle()
         gone = [account for account in self._accounts.values() if not account.members and account.name != OTHER]
-        gone.sort(key=lambda account: not account.automatic)
+        gone.sort(key=lambda account: (not account.automatic, account.latest))
         for account in gone[:max(0, len(gone) - REMEMBERED)]:
             del self._accounts[account.name]
             if OTHER not in self._accounts:

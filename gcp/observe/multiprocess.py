@@ -52,11 +52,7 @@ def join(telemetry: Telemetry) -> None:
     """Let a pool be seen beside those of other processes, if that is wanted."""
     path = directory()
     if path is not None:
-        with lock:
-            writer = writers.get(path)
-            if writer is None:
-                writer = writers[path] = Writer(path)
-        writer.add(telemetry)
+        writers.of(path).add(telemetry)
 
 
 def mark_process_dead(pid: int, path: str | None = None) -> None:
@@ -343,5 +339,24 @@ class Writer:
         sys.modules['multiprocessing.util'].Finalize(None, self.finish, exitpriority=0)
 
 
-writers: Final[dict[str, Writer]] = {}
-lock: Final = threading.RLock()
+class Writers:
+    """This process's writers: one for each directory, which is to say one."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Writer] = {}
+        self.start_anew()
+        if hasattr(os, 'register_at_fork'):
+            os.register_at_fork(after_in_child=self.start_anew)
+
+    def of(self, path: str) -> Writer:
+        with self._lock:
+            if path not in self._made:
+                self._made[path] = Writer(path)
+            return self._made[path]
+
+    def start_anew(self) -> None:
+        """In a forked child nobody holds the lock."""
+        self._lock = threading.RLock()
+
+
+writers: Final = Writers()

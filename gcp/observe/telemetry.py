@@ -61,7 +61,7 @@ class Telemetry:
     weakly, and to nothing through which an endpoint, a manager or a label function would stay alive: only to the core's
     ledger, which remembers the totals.
 
-    :ivar name: the pool's name
+    :ivar name: the pool's name, such that it can be encoded
     :ivar automatic: whether the pool was given none
     :ivar frontend: ``'threading'`` or ``'asyncio'``
     :ivar limits: connections of all endpoints, and of one, at most; idle connections that each endpoint keeps
@@ -74,7 +74,7 @@ class Telemetry:
 
     def __init__(self, pool: Any, core: Any, options: Any, frontend: str) -> None:
         self.number: Final = next(numbers)
-        self.name: Final[str] = pool.name
+        self.name: Final[str] = pool.name.encode('utf-8', 'replace').decode()
         self.automatic: Final[bool] = options.name is None
         self.frontend: Final = frontend
         self.limits: Final[tuple[int, int, int]] = (options.total_max_size, options.max_size, options.min_idle)

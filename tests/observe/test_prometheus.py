@@ -371,6 +371,12 @@ def test_a_reading_that_fails_leaves_the_others(monkeypatch: pytest.MonkeyPatch)
     assert page.value('gcpool_telemetry_errors_total', pool='orders') == 1
 
 
+def test_a_name_that_cannot_be_encoded() -> None:
+    own = registry()
+    use(ConnectionPool[str, Any](FakeManager(), name='or\udcffders', registry=own))
+    assert scrape(own).sum('gcpool_acquires_total', pool='or?ders') == 1
+
+
 # --- exemplars ---
 
 def test_exemplars_are_shown_to_those_who_can_read_them() -> None:
