@@ -20,7 +20,9 @@ pytestmark = pytest.mark.skipif(not DOCS.exists(), reason='no docs beside the te
 PAGES = sorted(DOCS.glob('*.md'))
 
 #: Modules that users have no business with, or that are told of under the name of another.
-INNER = {'gcp.__main__', 'gcp._core', 'gcp.demo', 'gcp.disposal', 'gcp.options', 'gcp.waiting'}
+INNER = {
+    'gcp.__main__', 'gcp._core', 'gcp.demo', 'gcp.disposal', 'gcp.observe', 'gcp.options', 'gcp.top', 'gcp.waiting',
+}
 
 
 def read(name: str) -> str:
@@ -41,7 +43,7 @@ def test_each_page_is_in_the_index() -> None:
 
 def test_each_example_is_shown() -> None:
     shown = re.findall(r'^```\{literalinclude\} \.\./examples/(\S+)$', read('examples.md'), flags=re.MULTILINE)
-    listed = re.findall(r'^\| \[(\w+\.py)\]\(#', read('examples.md'), flags=re.MULTILINE)
+    listed = re.findall(r'^\| \[([\w.]+\.py)\]\(#', read('examples.md'), flags=re.MULTILINE)
     assert shown == listed
     assert sorted([*shown, 'quickstart.py']) == sorted(path.name for path in (ROOT / 'examples').glob('*.py'))
     assert '{literalinclude} ../examples/quickstart.py' in read('index.md')
