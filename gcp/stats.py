@@ -102,7 +102,7 @@ class PoolStats(Counts, Generic[EndpointT]):
     :ivar name: the pool's name
     :ivar is_closed: whether the pool was closed
     :ivar endpoints: by endpoint, those that have a connection or a waiter now
-    :ivar steps: calls of the manager's hooks that ended, ever, by hook and outcome: ok, error, timeout, cancelled, and for
+    :ivar steps: calls of the manager's hooks that ended, ever, by hook and outcome: ok, error, timeout, cancelled; for
         `check_aliveness` also dead
     :ivar step_time: how long they took, seconds, by hook
     :ivar wait_time: from the call of an acquire to its end, however it ended, seconds; a hit counts as 0
