@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import fcntl
+import itertools
 import os
 import pty
 import re
@@ -21,6 +22,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -151,12 +153,13 @@ def drawn(*watches: Watch, width: int = 100, room: float = 1000) -> list[str]:
 
 def seen(path: Path, *texts: str) -> Watch:
     """Look at one page after another, each half a second after the last one."""
-    watch = Watch(str(path))
-    for text in texts:
-        path.write_text(text)
-        if watch._before is not None:
-            watch._before = watch._before[0] - 0.5, watch._before[1]
-        watch.look()
+    clock = itertools.count(1000.0, 0.5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('gcp.top.sight.time', SimpleNamespace(monotonic=clock.__next__))
+        watch = Watch(str(path))
+        for text in texts:
+            path.write_text(text)
+            watch.look()
     return watch
 
 
@@ -210,10 +213,10 @@ def test_the_first_frame_is_since_the_start_and_the_next_of_the_interval(tmp_pat
     assert first[0].endswith('healthy  since its start, 100 s')
     assert first[3:5] == ['acquires     10/s   hit 100%', 'wait         p50 <1 ms     p95 <1 ms     p99 <1 ms']
     then = drawn(seen(tmp_path / 'page', *texts))
-    assert re.fullmatch('orders  callers get timeouts  in the last 50. ms', then[0])
-    assert re.fullmatch(r'acquires     (1,000|9\d\d)/s   hit 80.0%   timeout 20.0%', then[3])
+    assert then[0] == 'orders  callers get timeouts  in the last 500 ms'
+    assert then[3] == 'acquires     1,000/s   hit 80.0%   timeout 20.0%'
     assert then[4] == 'wait         p50 500 ms    p95 950 ms    p99 990 ms'
-    assert re.fullmatch(r'timeouts     100, (200|19\d)/s', then[7])
+    assert then[7] == 'timeouts     100, 200/s'
 
 
 def test_what_is_beyond_the_last_bucket_is_not_made_up(tmp_path: Path) -> None:
