@@ -58,6 +58,6 @@ cdef class Step:
             core.count_step(self.kind, outcome, seconds)
         if self.span is not None:
             self.tracer.end(self.span, STEP_OUTCOMES[outcome], seconds, error)
-        elif self.quiet and outcome != STEP_OK and self.tracer is not None:
+        elif outcome != STEP_OK and self.origin is None and self.tracer is not None:
             self.tracer.note(STEPS[self.kind], self.endpoint, STEP_OUTCOMES[outcome], seconds, error)
         return 0

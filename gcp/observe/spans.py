@@ -82,7 +82,7 @@ class PoolTracer:
 
     :param tracer: OpenTelemetry's
     :param telemetry: the pool's part in what is exported: its name, its errors and its exemplars
-    :param everything: whether `on_acquire` and `on_release` have spans, too
+    :param everything: whether `on_acquire` and `on_release` have spans also when they go well
     """
 
     def __init__(self, tracer: Tracer, telemetry: Any, everything: bool) -> None:
@@ -155,9 +155,10 @@ class PoolTracer:
             self._failed(error)
 
     def note(self, step: str, endpoint: object, outcome: str, seconds: float, error: BaseException | None) -> None:
-        """Make the span of a step that had none, at an idle hit, after it went wrong."""
+        """Make the span of a step that had none, after it went wrong: at an idle hit, or of a hook that has one only
+        where everything has."""
         try:
-            if self._is_wanted(step, None):
+            if self._is_wanted(step, None, wrong=True):
                 span = self._begin(step, endpoint, otel.get_current(), ago=seconds)
                 self._conclude(span, step, endpoint, outcome, seconds, error)
         except Exception as trouble:
@@ -191,12 +192,12 @@ class PoolTracer:
 
     # --- parts ---
 
-    def _is_wanted(self, step: str, origin: object) -> bool:
+    def _is_wanted(self, step: str, origin: object, *, wrong: bool = False) -> bool:
         if origin is not None:
             return origin is not SUPPRESSED
         if is_suppressed(otel.get_current()):
             return False
-        return step not in HOOKS or (self._everything and get_current_span().is_recording())
+        return step not in HOOKS or ((self._everything or wrong) and get_current_span().is_recording())
 
     def _begin(
             self, step: str, endpoint: object, parent: Context, *, ago: float | None = None,

@@ -197,17 +197,16 @@ async def test_check_after_a_wait_has_a_span(front: Front, traces: Traces) -> No
 @pytest.mark.parametrize('hook, names', [
     ('create', ['create orders', WAIT]),
     ('check_aliveness', ['check_aliveness orders', WAIT]),
-    ('on_acquire', [WAIT]),
-    ('on_release', []),
+    ('on_acquire', ['on_acquire orders', WAIT]),
+    ('on_release', ['on_release orders']),
     ('on_connection_dead', ['on_connection_dead orders']),
     ('dispose', ['dispose orders']),
 ])
-async def test_hook_that_raises(
-        front: Front, traces: Traces, hook: str, names: list[str], caplog: pytest.LogCaptureFixture,
-) -> None:
+@pytest.mark.parametrize('fresh', [True, False])
+async def test_hook_that_raises(front: Front, traces: Traces, hook: str, names: list[str], fresh: bool) -> None:
     manager = front.manager()
     pool = pool_of(front, manager, traces)
-    if hook != 'create':
+    if hook != 'create' and not (fresh and hook in ('on_acquire', 'on_release')):
         async with pool.connection(DB):
             pass
         traces.clear()
@@ -223,12 +222,20 @@ async def test_hook_that_raises(
                 pass
         except (Odd, ValueError):
             pass
-    failed = [span for span in traces.ended if span.status.status_code.name == 'ERROR']
+    failed = [span for span in traces.ended if status_of(span) == ('ERROR', ODD)]
     assert [span.name for span in failed] == names
     for span in failed:
-        assert status_of(span) == ('ERROR', ODD)
         if hook != 'dispose':
             assert parent_of(span) == id_of(caller)
+
+
+async def test_hook_that_raises_has_no_span_without_a_callers(front: Front, traces: Traces) -> None:
+    manager = front.manager()
+    pool = pool_of(front, manager, traces)
+    manager.on_release.does(error(Odd))
+    with pytest.raises(Odd):
+        await pool.release(await pool.acquire(DB), DB)
+    assert not traces.named('on_release orders')
 
 
 @pytest.mark.parametrize('hook', ['create', 'check_aliveness', 'on_acquire'])
