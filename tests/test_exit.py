@@ -163,6 +163,7 @@ import asyncio, os, signal, sys, threading, time
 import gcp.asyncio
 from gcp.testing import *
 
+gcp.asyncio.ConnectionPool(AsyncFakeManager())      # the first imports telemetry; -X dev tells of what takes long
 manager = AsyncFakeManager()
 tasks = []
 
