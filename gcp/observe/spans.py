@@ -211,12 +211,20 @@ class PoolTracer:
             self._names[step],
             context=parent,
             kind=SpanKind.INTERNAL,
-            attributes={POOL: self._telemetry.name, **dict(where(endpoint)), **attributes},
+            attributes={POOL: self._telemetry.name, **self._where(endpoint), **attributes},
             links=[Link(to, {LINK: why}) for why, to in links.items() if isinstance(to, SpanContext)],
             start_time=None if ago is None else time_ns() - int(ago * 1e9),
             record_exception=False,
             set_status_on_exception=False,
         )
+
+    def _where(self, endpoint: object) -> dict[str, Any]:
+        """Say where an endpoint is. What it says of itself is its user's code."""
+        try:
+            return dict(where(endpoint))
+        except Exception as error:
+            self._telemetry.errors.note('endpoint_label', error)
+            return {}
 
     def _conclude(
             self, span: Span, step: str, endpoint: object, outcome: str, seconds: float, error: BaseException | None,

@@ -610,6 +610,23 @@ async def test_tracer_that_raises_changes_nothing(
     assert len(told) == 1 and told[0].startswith('orders: spans failed: Odd')
 
 
+async def test_endpoint_that_raises_is_nowhere(
+        front: Front, traces: Traces, caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Riddle:
+        @property
+        def host(self) -> str:
+            raise Odd('secret')
+
+    pool = pool_of(front, front.manager(), traces)
+    async with pool.connection(Riddle()):
+        pass
+    assert attributes_of(traces.one('create orders')) == {'db.client.connection.pool.name': 'orders'}
+    assert len(traces.ended) == 2
+    (record,) = caplog.records
+    assert 'secret' not in record.getMessage()
+
+
 async def test_context_key_of_suppression_may_go(front: Front, traces: Traces, monkeypatch: Any) -> None:
     monkeypatch.setattr('gcp.observe.spans.SUPPRESS_KEY', None)
     pool = pool_of(front, front.manager(), traces)
