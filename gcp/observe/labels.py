@@ -163,7 +163,8 @@ PORT: Final = r'[0-9]{1,5}'
 IP6: Final = r'[0-9A-Fa-f:.]{2,45}(?:%\w{1,16})?'
 NAME: Final = re.compile(rf'[\w.+~-]{{1,80}}(?::{PORT})?|\[{IP6}\](?::{PORT})?')
 PATH: Final = re.compile(r'/[^@=?&\x00-\x1f]{0,107}')
-KEYWORDS: Final = re.compile(r"\s*(?:\w+=[^\s'\\]+\s*)+")
+PAIR: Final = r"\w+=[^\s'\\]+"
+KEYWORDS: Final = re.compile(rf'\s*{PAIR}(?:\s+{PAIR})*\s*')
 
 
 def clean(label: Any) -> str:
@@ -212,7 +213,8 @@ def label_of_text(text: str) -> str:
     if '://' in text:
         try:
             url = urlsplit(text)
-            return label_of_pair(url.hostname, url.port) or unsaid
+            is_cut = '@' in url.path + url.query + url.fragment     # a password with a slash, say: no host came before
+            return unsaid if is_cut else label_of_pair(url.hostname, url.port) or unsaid
         except ValueError:
             return unsaid
     if KEYWORDS.fullmatch(text):
