@@ -122,7 +122,9 @@ def ask_for_orders(root: str) -> None:
 def metrics(root: str, **where: str) -> dict[str, float]:
     """Add the series of each name up that have these labels."""
     found: dict[str, float] = {}
-    for family in text_string_to_metric_families(get(f'{root}/metrics')[1]):
+    status, page = get(f'{root}/metrics')
+    assert status == 200, page
+    for family in text_string_to_metric_families(page):
         for name, labels, value, *_ in family.samples:
             if all(labels.get(label) == wanted for label, wanted in where.items()):
                 found[name] = found.get(name, 0) + value

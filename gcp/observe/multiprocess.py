@@ -132,6 +132,18 @@ def key_of(metric: Metric, name: str, labels: dict[str, str]) -> str:
     return str(mmap_dict.mmap_key(family, name, list(labels), list(labels.values()), metric.help))
 
 
+def opened(path: str) -> Any:
+    """Open a file. One that is not there yet is found by readers when it can be read: the client's code makes it empty,
+    and its collector cannot read such a file."""
+    if os.path.exists(path):
+        return MappedFile(path)
+    new = f'{path}.new'
+    remove(new)
+    file = MappedFile(new)
+    os.replace(new, path)
+    return file
+
+
 class File:
     """One file of this process.
 
@@ -144,7 +156,7 @@ class File:
         self._lasting = lasting
         if not lasting:
             remove(path)
-        self._values = MappedFile(path)
+        self._values = opened(path)
         self._written: dict[str, float] = {}
         self._base = {key: value for key, value, *_ in self._values.read_all_values()} if lasting else {}
 

@@ -382,3 +382,26 @@ def test_workers_of_gunicorn(tmp_path: Path, options: tuple[str, ...]) -> None:
     page = merged(tmp_path / 'metrics')
     assert page.sum('gcpool_acquires_total') == 600
     assert not list(page.find('gcpool_connections'))
+
+
+def test_a_page_that_is_asked_for_while_a_file_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client's code makes a file empty at first, and its collector cannot read an empty file: a worker that began
+    while another was scraped cost the scrape."""
+    import builtins
+
+    from prometheus_client import mmap_dict
+
+    from gcp.observe.multiprocess import File
+
+    looks = []
+
+    def look(name: str, mode: str) -> Any:
+        file = builtins.open(name, mode)    # noqa: SIM115
+        if mode == 'a+b':
+            looks.append(merged(tmp_path))
+        return file
+
+    monkeypatch.setattr(mmap_dict, 'open', look, raising=False)
+    for kind, lasting in (('counter', True), ('gauge_livesum', False)):
+        File(str(tmp_path / f'{kind}_gcpool_1.db'), lasting=lasting).close()
+    assert len(looks) == 2
