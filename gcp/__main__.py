@@ -53,7 +53,7 @@ def _add_top(commands: Any) -> None:
                     'has happened since the last look (in the first frame: since they began). Leave with Ctrl-C.',
     )
     top.add_argument('targets', nargs='+', metavar='URL|FILE',
-                     help='a page: http://HOST:PORT/metrics, HOST:PORT, a file, or - for standard input (with --once)')
+                     help='a page: http://HOST:PORT/metrics, HOST:PORT, a file, or - for standard input')
     top.add_argument('--once', action='store_true', help='print one frame and end, for pipes')
     top.add_argument('--interval', type=_positive, default=2.0, metavar='SECONDS',
                      help='how often to look (default: %(default)g)')

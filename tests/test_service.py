@@ -274,6 +274,24 @@ def backends(postgres: Server) -> int:
         return int(cursor.fetchone()[0])
 
 
+def test_workers_of_uvicorn(base: Path, postgres: Server, tmp_path: Path) -> None:
+    needed('uvicorn')
+    with running(
+            base, '-m', 'uvicorn', '--app-dir', EXAMPLES, '--factory', 'service:make_asgi', '--workers', '2',
+            '--port', '0',
+            PROMETHEUS_MULTIPROC_DIR=str(tmp_path), PGHOST=str(postgres.directory), PGUSER='postgres',
+            PGDATABASE='postgres',
+    ) as process:
+        root = await_line(process.stderr, r'running on (http://127.0.0.1:\d+)')[1]
+        for _ in range(2):
+            await_line(process.stderr, 'startup complete')
+        await_that(lambda: len(workers(root)) == 2)
+        ask_for_orders(root)
+        await_that(lambda: metrics(root).get('gcpool_releases_total') == REQUESTS)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0
+
+
 def test_a_directory_of_one_s_own_is_emptied_and_kept(base: Path, postgres: Server, tmp_path: Path) -> None:
     (tmp_path / 'counter_1.db').write_bytes(b'of another run')
     (tmp_path / 'mine').touch()

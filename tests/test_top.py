@@ -396,8 +396,9 @@ def command(*arguments: str, **env: str) -> dict[str, Any]:
     }
 
 
-def test_once_on_a_pipe_is_plain(pool: Any, registry: CollectorRegistry) -> None:
-    done = subprocess.run(**command('--once', '-'), input=generate_latest(registry).decode(), capture_output=True)
+@pytest.mark.parametrize('options', [['--once', '-'], ['-']])
+def test_once_on_a_pipe_is_plain(pool: Any, registry: CollectorRegistry, options: list[str]) -> None:
+    done = subprocess.run(**command(*options), input=generate_latest(registry).decode(), capture_output=True)
     assert (done.returncode, done.stderr) == (0, '')
     assert done.stdout.startswith('orders  threading') and '\x1b' not in done.stdout
     assert all(line == line.rstrip() for line in done.stdout.splitlines())

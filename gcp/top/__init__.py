@@ -24,7 +24,7 @@ def main(targets: Sequence[str], once: bool, interval: float) -> int:
     """Show the pools.
 
     :param targets: where the pages are: URLs, files, or ``-`` for standard input
-    :param once: show one frame and end; else go on until Ctrl-C
+    :param once: show one frame and end, as is done with standard input anyway; else go on until Ctrl-C
     :param interval: how often to look, seconds
     :return: the exit status: 0; 1: `once`, and a page could not be read or none has a pool; 2: a package is missing;
         128 + signal number: stopped by SIGTERM
@@ -36,7 +36,7 @@ def main(targets: Sequence[str], once: bool, interval: float) -> int:
 
     watches = [Watch(target) for target in targets]
     try:
-        return show_once(watches) if once else show_live(watches, interval)
+        return show_once(watches) if once or '-' in targets else show_live(watches, interval)
     except KeyboardInterrupt:
         return 0    # how one leaves it
     except BrokenPipeError:
