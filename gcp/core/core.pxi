@@ -451,7 +451,7 @@ cdef class Core:
         self.nudge(s.ep)
 
     cdef void nudge(self, endpoint_t* ep):
-        """Have somebody drain soon: the front's deferred call, the first who waits, or the collector."""
+        """Have somebody drain soon: the front's deferred call, or the first who waits."""
         cdef object wake = self.on_orphan
         if wake is None and self.pool.closed:
             wake = self.on_quiet        # whoever closes will drain
@@ -460,8 +460,6 @@ cdef class Core:
                 ep = self.pool.blocked.items[0]
             if ep.waiting:
                 wake = (<Ticket>first_waiter(ep).self).wake
-        if wake is None:
-            wake = self.on_poke
         if wake is not None:
             try:
                 PyObject_CallNoArgs(wake)
@@ -855,8 +853,10 @@ cdef class Core:
         if victim.epoch == self.pool.epoch and s.state == DISPOSING and not victim.started and not victim.done:
             victim.done = True
             ring_insert(&self.pool.victims, &s.far)
+            self.pool.poke = True
         gcp_unlock(&self.mutex)
         self.nudge(s.ep)
+        self.after()
 
     def disposed(self, Victim victim not None):
         """A victim is gone, well or badly. Told twice, it counts once."""
