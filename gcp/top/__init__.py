@@ -3,14 +3,16 @@ waits, shows. Knows the pools from what they export only: they can be in any pro
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gcp.top.sight import Watch
@@ -60,22 +62,56 @@ def show_once(watches: Sequence[Watch]) -> int:
 
 
 def show_live(watches: Sequence[Watch], interval: float) -> int:
-    """Show one frame after another."""
+    """Show one frame after another, until a signal asks to end."""
     from gcp.top.view import open_view
 
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        with open_view() as show:
-            while True:
-                began = time.monotonic()
-                for watch in watches:
-                    watch.look()
-                show(watches)
-                time.sleep(max(0.0, interval - (time.monotonic() - began)))
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    def look() -> None:
+        for watch in watches:
+            watch.look()
+
+    with Leave() as leave, open_view() as show, contextlib.suppress(KeyboardInterrupt):
+        while leave.signal is None:
+            began = time.monotonic()
+            leave.can_end(look)
+            show(watches)
+            rest = max(0.0, interval - (time.monotonic() - began))
+            leave.can_end(partial(time.sleep, rest))
+    return 0 if leave.signal in (None, signal.SIGINT) else 128 + leave.signal
 
 
-def leave(number: int, frame: FrameType | None) -> NoReturn:
-    """Leave the terminal as it was before the process ends."""
-    raise SystemExit(128 + number)
+class Leave:
+    """Ctrl-C and SIGTERM: end what waits, and nothing else half-way, least of all what is being drawn. A flag tells as
+    well, for an exception that comes while Python finalizes something is lost.
+
+    :ivar signal: the number of the signal that came
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._waits = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Leave:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def can_end(self, work: Callable[[], object]) -> None:
+        """Do something that a signal ends."""
+        try:
+            self._waits = True
+            if self.signal is None:
+                work()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            self._waits = False
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.signal = self.signal or number
+        if self._waits:
+            raise KeyboardInterrupt
