@@ -128,7 +128,7 @@ def test_its_metrics_can_be_watched_while_it_runs(base: Path) -> None:
         block = re.search(rf'^{pool}  {front}  .*\n(.+\n){{11}}', top.stdout, re.MULTILINE)
         assert block, top.stdout
         for endpoint in ('primary', 'replica-1', 'replica-2'):
-            assert re.search(rf'^  {endpoint} +■.* used, ', block[0], re.MULTILINE), block[0]
+            assert re.search(rf'^  {endpoint} +[■▪□].* used, ', block[0], re.MULTILINE), block[0]
         assert re.search(r'^waiting +[1-9]\d*, the oldest for', block[0], re.MULTILINE)
         assert re.search(r'^acquires +[1-9][\d,]*/s +hit', block[0], re.MULTILINE)
     with pytest.raises(OSError):
