@@ -23,7 +23,7 @@ PYTHON_STAMP := $(VENV)/.python-$(word 1,$(IDENTITY))$(basename $(word 2,$(IDENT
 CORE := gcp/_core$(word 2,$(IDENTITY))
 CORE_SOURCES := gcp/_core.pyx $(wildcard gcp/core/*.pxi)
 
-# The lines of pyproject.toml that an extra, or the build itself, asks for. (pip brings a TOML reader where Python has none.)
+# The lines of pyproject.toml that the package and an extra, or the build itself, ask for. (pip brings a TOML reader where Python has none.)
 define REQUIREMENTS
 import sys
 try:
@@ -44,6 +44,8 @@ def show(extra):
             print(line)
 
 show(sys.argv[1])
+if sys.argv[1] != 'build':
+    print(*project['project']['dependencies'], sep='\n')
 endef
 export REQUIREMENTS
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -15,6 +16,10 @@ import pytest
 from fronts import AsyncioFront, Front, ThreadsFront
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# A shell starts jobs in the background with Ctrl-C ignored, which they and all their children inherit. Tests send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(params=[AsyncioFront, ThreadsFront], ids=lambda front: front.name)
