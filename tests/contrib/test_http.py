@@ -464,7 +464,7 @@ def test_over_tls_goodbye_is_said_by_nobody_but_the_idle(
         conn = manager.create(tls_origin, LIMIT)
         manager.on_acquire(tls_origin, conn)
         if idle:
-            assert released(manager, conn)
+            manager.on_release(tls_origin, conn)
         manager.dispose(tls_origin, conn)
         assert len(said) == idle
 
