@@ -33,6 +33,8 @@ __all__ = ['Writer', 'join', 'mark_process_dead']
 PERIOD: Final = 0.5
 #: how many series of the past may stay in a file, beside as many as there are now
 ROOM: Final = 2000
+#: how long a thread may take to be born, seconds
+BIRTH: Final = 1.0
 #: how often to look for files of processes that are gone, seconds
 ROUNDS: Final = 5.0
 
@@ -223,6 +225,8 @@ class Writer:
         self._busy = False
         self._running = threading.Lock()        # held by the thread
         self._stirred = False       # whether a pool was called
+        self._starting = False      # a thread that has not come to its first line yet
+        self._is_over = False       # no thread is started any more
         self._marks: dict[str, Marks] = {}
         self._pruned = -ROUNDS
 
@@ -306,15 +310,18 @@ class Writer:
             pool = self._armed.pop()()
             if pool is not None and pool._core.on_step is self._alarm:
                 pool._core.on_step = None
-        if self._running.acquire(blocking=False):
+        if not self._is_over and self._running.acquire(blocking=False):
+            self._starting = True
             try:
                 _thread.start_new_thread(self._run, ())
             except RuntimeError:
+                self._starting = False
                 self._running.release()     # no thread can be started any more: `finish` is yet to come, or was
 
     def _run(self) -> None:
         """Look, until there is nothing to see."""
         running = self._running
+        self._starting = False
         while True:
             sleep(PERIOD)
             if self.flush():
@@ -328,7 +335,13 @@ class Writer:
     # --- the ends ---
 
     def finish(self) -> None:
-        """Write the last figures, and take away those of the present. For a process that has shown nothing: nothing."""
+        """Write the last figures, and take away those of the present. For a process that has shown nothing: nothing.
+
+        A thread that is being born while CPython takes itself apart may crash it (seen on 3.10)."""
+        self._is_over = True
+        deadline = monotonic() + BIRTH
+        while self._starting and monotonic() < deadline:
+            sleep(0.001)
         if self._pid == os.getpid() and (self._files or self._stirred):
             self.flush()
             with self._lock:
