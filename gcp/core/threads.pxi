@@ -184,38 +184,40 @@ cdef class ThreadingPool(BaseConnectionPool):
             self._tidy(endpoint)
         return 0
 
-    cdef int call_on_release(self, Slot slot) except -1:
-        """Call the hook, count and time it."""
+    cdef double call_on_release(self, Slot slot) except? -1:
+        """Call the hook, count and time it. Returns what the clock says then."""
         cdef Core core = self._core
-        cdef double began
+        cdef double began, now
         if core.traces_hits:
             with core.step('on_release', slot.endpoint):
                 self._on_release(slot.endpoint, slot.conn)
-            return 0
+            return core.now()
         began = core.now()
         try:
             self._on_release(slot.endpoint, slot.conn)
         except BaseException as error:
             core.end_step(RELEASING_HOOK, outcome_of(error), core.now() - began, slot.endpoint, error)
             raise
-        core.count_step(RELEASING_HOOK, STEP_OK, core.now() - began)
-        return 0
+        now = core.now()
+        core.count_step(RELEASING_HOOK, STEP_OK, now - began)
+        return now
 
     cdef int bring_back(self, Checkout checkout, body) except -1:
         """Release by way of `on_release`."""
         cdef Core core = self._core
         cdef Slot slot = checkout.slot
-        cdef double began, now
-        if self._on_release is not None:
+        cdef double now
+        if self._on_release is None:
+            now = core.now()
+        else:
             checkout.hook = 'on_release'
             try:
-                self.call_on_release(slot)
+                now = self.call_on_release(slot)
             except BaseException as error:
                 self._spoil(checkout, error, body)
                 return 0
             checkout.hook = None
         core.before('give_back')
-        now = core.now()
         gcp_lock(&core.mutex)
         if checkout.current():
             step_give_back(&core.pool, &slot.s, now)
