@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import Generic, Literal, TypeVar
 
 __all__ = [
+    'GOODBYE_TIMEOUT',
     'Births',
     'UnsolicitedData',
     'aside',
@@ -41,6 +42,9 @@ READABLE = select.POLLIN | select.POLLPRI
 
 #: The peer will send no more, seen past whatever waits to be read before that; not known to each platform.
 HALF_CLOSED: int = getattr(select, 'POLLRDHUP', 0)
+
+#: How long a goodbye may take where nobody says, before a connection is broken off.
+GOODBYE_TIMEOUT = 2.0
 
 #: For how long to wait at a time: poll(2) counts milliseconds in an int.
 LONGEST_WAIT = 86400.0

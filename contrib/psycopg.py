@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import math
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Literal
@@ -32,7 +30,7 @@ from gcp.contrib._postgres import (
     UnknownEndpointError,
 )
 from gcp.contrib._watch import Watch, watched
-from gcp.contrib._wire import hang_up, is_quiet, is_writable, peek
+from gcp.contrib._wire import deadline_in, hang_up, is_quiet, is_writable, peek
 from gcp.managers import AsyncConnectionManager, SyncConnectionManager
 
 __all__ = [
@@ -98,7 +96,7 @@ class DbConnectionManager(Manager['Connection[Any]'], SyncConnectionManager[DbEn
         :raises TimeoutError: when it took longer
         :raises psycopg.Error: when the server cannot be reached, or refuses
         """
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        deadline = deadline_in(timeout)
         found = self._directory.check(endpoint, self._directory.find(endpoint))
         parameters = spelled_out(endpoint, found, 'conninfo', conninfo_to_dict)
         conn = connect_by(deadline, endpoint, parameters, _connect, Connection.close)

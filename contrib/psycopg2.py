@@ -6,8 +6,6 @@ silent costs no more than the time-out."""
 from __future__ import annotations
 
 import contextlib
-import math
-import time
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -37,7 +35,7 @@ from gcp.contrib._postgres import (
     UnknownEndpointError,
 )
 from gcp.contrib._watch import Watch
-from gcp.contrib._wire import hang_up, is_quiet, is_writable, peek
+from gcp.contrib._wire import deadline_in, hang_up, is_quiet, is_writable, peek
 from gcp.threading import BaseConnectionManager
 
 __all__ = ['Connection', 'DbConnectionManager', 'DbEndpoint', 'DsnParameters', 'UnknownEndpointError']
@@ -94,7 +92,7 @@ class DbConnectionManager(Manager[Connection], BaseConnectionManager[DbEndpoint,
         :raises TimeoutError: when it took longer
         :raises psycopg2.Error: when the server cannot be reached, or refuses
         """
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        deadline = deadline_in(timeout)
         found = self._directory.check(endpoint, self._directory.find(endpoint))
         parameters = spelled_out(endpoint, found, 'dsn', parse_dsn)
         conn = connect_by(deadline, endpoint, parameters, _connect, Connection.close)

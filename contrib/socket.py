@@ -30,6 +30,7 @@ from gcp.contrib._tcp import (
     look_up,
 )
 from gcp.contrib._wire import (
+    GOODBYE_TIMEOUT,
     Births,
     UnsolicitedData,
     await_any,
@@ -56,9 +57,6 @@ __all__ = [
 ]
 
 SslEndpoint = TcpEndpoint
-
-#: How long a goodbye may take where nobody says.
-GOODBYE_TIMEOUT = 2.0
 
 
 class SocketAlivenessCheckingMixin(Generic[EndpointT]):

@@ -29,6 +29,7 @@ from gcp.contrib._tcp import (
     look_up,
 )
 from gcp.contrib._wire import (
+    GOODBYE_TIMEOUT,
     Births,
     UnsolicitedData,
     aside,
@@ -55,9 +56,6 @@ __all__ = [
 
 TcpStreamEndpoint = TcpEndpoint
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-
-#: How long a goodbye may take before a connection is broken off.
-GOODBYE_TIMEOUT = 2.0
 
 #: How many turns an event loop needs to read what waits on a TLS connection, and to close one that has ended.
 TURNS = 5
