@@ -32,6 +32,7 @@ if __name__ == '__main__':
     sys.path.append(str(Path(__file__).resolve().parents[1]))   # a clone, built in place but not installed
 
 from benchmarks import loads, managers
+from benchmarks.turns import Contender, clock, in_loop, take_turns
 
 import gcp.asyncio
 import gcp.threading
@@ -59,37 +60,6 @@ def at_most(case: str, bound: float, value: float, unit: str = '') -> Row:
 
 def at_least(case: str, bound: float, value: float, unit: str = '') -> Row:
     return Row(case, f'>= {bound:g}{unit}', f'{value:.4g}{unit}', value >= bound)
-
-
-# --- taking turns ---
-
-Contender = Callable[[int], float]
-"""Does something so many times; returns how many seconds that took."""
-
-clock = time.thread_time
-"""Processor time: what this thread was busy for, whatever else the machine was busy with."""
-
-SLICE = 0.005
-"""For how long a contender runs before it is the next one's turn, seconds: fits between interruptions."""
-
-
-def take_turns(contenders: dict[str, Contender], rounds: int) -> dict[str, float]:
-    """Return the median time of each contender, nanoseconds a time."""
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    numbers = {name: calibrate(run) for name, run in contenders.items()}
-    for _ in range(rounds):
-        for name, run in contenders.items():
-            times[name].append(run(numbers[name]) / numbers[name] * 1e9)
-    return {name: statistics.median(seen) for name, seen in times.items()}
-
-
-def calibrate(run: Contender) -> int:
-    """Find out how often a contender can do it in a slice."""
-    number = 16
-    run(number)
-    while (took := run(number)) < SLICE / 4:
-        number *= 2
-    return max(1, round(number * SLICE / took))
 
 
 # --- hit: an idle connection taken and given back ---
@@ -145,13 +115,6 @@ def async_with_of(pool: Any) -> Callable[[int], Awaitable[float]]:
         return clock() - start
 
     return run
-
-
-def in_loop(loop: asyncio.AbstractEventLoop, run: Callable[[int], Awaitable[float]]) -> Contender:
-    async def body(number: int) -> float:
-        return await run(number)
-
-    return lambda number: loop.run_until_complete(body(number))
 
 
 def case_hit(effort: float) -> Iterator[Row]:

@@ -1,0 +1,21 @@
+"""The pools and queues that people use today, all behind one small face (`Peer`), so that one body measures each.
+
+    peer = THREADS['psycopg_pool']
+    if not peer.missing:
+        with peer.open(8) as pool:            # TASKS: async with
+            take, give = peer.worker(pool)    # for loads.in_threads; TASKS: for loads.in_tasks
+            pair = peer.pair(pool)            # for turns.take_turns; TASKS: by way of turns.in_loop
+
+peer            what a peer is, and the loops that measure it
+fakes           connections to nowhere, as each library wants them
+in_threads      the blocking ones, and a bare deque as the unit
+in_tasks        those for asyncio
+"""
+
+from __future__ import annotations
+
+from .in_tasks import TASKS
+from .in_threads import THREADS, UNIT
+from .peer import Peer
+
+__all__ = ['TASKS', 'THREADS', 'UNIT', 'Peer']
