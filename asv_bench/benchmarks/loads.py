@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections import defaultdict
@@ -19,6 +20,7 @@ class Seen:
     :ivar seconds: how long it took
     :ivar longest_wait: the longest that anyone waited to be served, seconds
     :ivar used: for how long connections were held, seconds in sum
+    :ivar waits: how long everyone waited to be served, each time, seconds
     """
 
     served: list[int]
@@ -26,10 +28,12 @@ class Seen:
     longest_wait: float = 0.0
     used: float = 0.0
     end: float = field(default=0.0, repr=False)
+    waits: list[float] = field(default_factory=list, repr=False)
 
     def note(self, worker: int, asked: float, got: float, gave: float) -> None:
         start = self.end - self.seconds
         if asked >= start:
+            self.waits.append(got - asked)
             self.longest_wait = max(self.longest_wait, got - asked)
         if start <= gave <= self.end:
             self.served[worker] += 1
@@ -44,6 +48,15 @@ class Seen:
     def fairness(self) -> float:
         """Jain's index of the served counts: 1 where all are equal, 1/n where one worker gets everything."""
         return jain(self.served)
+
+    def wait(self, part: float) -> float:
+        """How long this part of the waits took at most, seconds.
+
+        :param part: from 0 to 1: 0.5 for the median, 0.99 for the tail
+        """
+        if not 0 <= part <= 1:
+            raise ValueError(f'part must be from 0 to 1, not {part!r}')
+        return sorted(self.waits)[max(0, math.ceil(part * len(self.waits)) - 1)] if self.waits else math.nan
 
     def by(self, names: Iterable[Hashable]) -> list[int]:
         """Served counts in sum for workers of the same name."""
@@ -72,7 +85,7 @@ def in_threads(
     """Let threads compete.
 
     :param workers: for each, how it takes a connection and how it gives it back
-    :param hold: for how long it holds it, seconds
+    :param hold: for how long it holds it, seconds; 0: it gives it back at once
     :param seconds: for how long to watch
     :param warm_up: for how long to let them run before that, seconds
     :param when_warm: called then
@@ -88,7 +101,8 @@ def in_threads(
             asked = gave
             conn = take()
             got = clock()
-            time.sleep(hold)
+            if hold:
+                time.sleep(hold)
             give(conn)
             gave = clock()
             seen.note(number, asked, got, gave)
@@ -112,7 +126,7 @@ async def in_tasks(
     warm_up: float = 0.0,
     when_warm: Callable[[], object] = lambda: None,
 ) -> Seen:
-    """Let tasks compete. As `in_threads`."""
+    """Let tasks compete. As `in_threads`, but that one that holds for no time lets the others run, too."""
     clock = time.monotonic
     seen = Seen(served=[0] * len(workers), seconds=seconds, end=clock() + warm_up + seconds)
 
