@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from math import inf
 from types import TracebackType
-from typing import Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from gcp import observe, options
 from gcp._core import (
@@ -33,7 +33,9 @@ from gcp.disposal.tasks import Reaper
 from gcp.exceptions import AcquireTimeoutError, ConnectionPoolClosedError
 from gcp.managers import AsyncConnectionManager as BaseConnectionManager
 from gcp.managers import ConnectionT, EndpointT, SyncConnectionManager
-from gcp.stats import PoolStats, picture
+
+if TYPE_CHECKING:
+    from gcp.stats import PoolStats
 
 __all__ = ['BaseConnectionManager', 'ConnectionPool', 'ConnectionT', 'EndpointT']
 
@@ -105,6 +107,8 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
             endpoint_label: Callable[[EndpointT], str] | None = None,
             **unknown: NoReturn,
     ) -> None:
+        from gcp.stats import picture  # its dataclasses take as long to import as all the rest
+
         given = options.resolve({key: value for key, value in locals().items() if key in options.NAMES}, unknown)
         manager = connection_manager
         options.check_manager(
@@ -116,6 +120,7 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
         self._core.on_quiet = weakly(self._wake_closers)
         self._core.on_fork = weakly(self._start_anew)
         self._collector = Collector(self) if given.background_collector else None
+        self._picture = picture
         self._telemetry = observe.attach(self, self._core, given, 'asyncio')
 
     def _enter_loop(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -335,7 +340,7 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
 
     def stats(self) -> PoolStats[EndpointT]:
         """Return one consistent picture of the pool."""
-        return picture(self.name, self._core.closed, *self._core.snapshot())
+        return self._picture(self.name, self._core.closed, *self._core.snapshot())
 
     def _start_anew(self) -> None:
         """In a forked child there is no event loop, and none of its tasks."""

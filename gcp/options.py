@@ -5,12 +5,10 @@ too."""
 
 from __future__ import annotations
 
-import inspect
 import math
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 
 class Default:
@@ -43,8 +41,7 @@ NAMES = (
 )
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
     """Checked and resolved options. Times are in seconds: ``inf`` for what never expires, ``None`` for no limit."""
 
     acquire_timeout: float | None
@@ -249,6 +246,8 @@ def check_manager(manager: Any, *, base: type, other: type, wrong: str, right: s
     :param right: what to call the pool's
     :raises TypeError: when it is not
     """
+    import inspect  # costs as much as the rest of the library: not before there is a pool
+
     if isinstance(manager, type):
         raise TypeError(f'connection_manager must be an instance, not the class {manager.__name__}: call it')
     missing = [name for name in REQUIRED if not callable(getattr(manager, name, None))]

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from math import inf
 from time import monotonic
 from types import TracebackType
-from typing import Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from gcp import observe, options
 from gcp._core import (
@@ -33,8 +33,10 @@ from gcp.disposal.threads import Reaper, start_daemon
 from gcp.exceptions import ConnectionPoolClosedError
 from gcp.managers import AsyncConnectionManager, ConnectionT, EndpointT
 from gcp.managers import SyncConnectionManager as BaseConnectionManager
-from gcp.stats import PoolStats, picture
 from gcp.waiting import acquire_within, ring
+
+if TYPE_CHECKING:
+    from gcp.stats import PoolStats
 
 __all__ = ['BaseConnectionManager', 'ConnectionPool', 'ConnectionT', 'EndpointT']
 
@@ -98,6 +100,8 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
             endpoint_label: Callable[[EndpointT], str] | None = None,
             **unknown: NoReturn,
     ) -> None:
+        from gcp.stats import picture  # its dataclasses take as long to import as all the rest
+
         given = options.resolve({key: value for key, value in locals().items() if key in options.NAMES}, unknown)
         manager = connection_manager
         options.check_manager(
@@ -108,6 +112,7 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
         self._core.on_quiet = weakly(self._wake_closers)
         self._core.on_fork = weakly(self._start_anew)
         self._collector = Collector(self, self._core, self._reaper) if given.background_collector else None
+        self._picture = picture
         self._telemetry = observe.attach(self, self._core, given, 'threading')
 
     def __init_subclass__(cls, **given: Any) -> None:
@@ -314,7 +319,7 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
 
     def stats(self) -> PoolStats[EndpointT]:
         """Return one consistent picture of the pool."""
-        return picture(self.name, self._core.closed, *self._core.snapshot())
+        return self._picture(self.name, self._core.closed, *self._core.snapshot())
 
     def _start_anew(self) -> None:
         """In a forked child there are no threads but this one."""

@@ -169,6 +169,41 @@ def test_import_costs_no_other_front_driver_or_telemetry(statement: str, others:
     assert {name for name in loaded if within(name, others | DRIVERS) or name.startswith('opentelemetry')} == set()
 
 
+#: what takes long to import, and is not needed before the first pool
+HEAVY = {
+    'ast', 'ctypes', 'dataclasses', 'difflib', 'dis', 'email', 'gcp.observe.accounts', 'gcp.observe.labels',
+    'gcp.observe.names', 'gcp.stats', 'http', 'importlib.metadata', 'inspect', 'ipaddress', 'json', 'pathlib', 'socket',
+    'ssl', 'subprocess', 'tempfile', 'urllib', 'uuid',
+}
+
+
+@pytest.mark.parametrize(
+    'statement, needed',
+    [
+        ('import gcp', 'import typing'),
+        ('import gcp.threading', 'import threading, logging, typing'),
+        ('import gcp.asyncio', 'import asyncio, logging, typing'),
+    ],
+)
+def test_import_is_light(statement: str, needed: str) -> None:
+    loaded = new_modules(f'{needed}; {statement}') - new_modules(needed)
+    assert 'gcp._core' in loaded
+    assert {name for name in loaded if within(name, HEAVY)} == set()
+    assert len(loaded) < 40, sorted(loaded)
+
+
+def test_first_pool_brings_what_a_look_at_it_needs() -> None:
+    pool = 'import gcp.threading, gcp.testing; pool = gcp.threading.ConnectionPool(gcp.testing.FakeManager())'
+    assert {'gcp.observe.accounts', 'gcp.stats'} <= new_modules(pool)
+    assert new_modules(f'{pool}; pool.stats()') == new_modules(pool)
+
+
+def test_records_come_when_they_are_asked_for() -> None:
+    assert 'gcp.stats' in new_modules('from gcp import PoolStats, EndpointStats')
+    with pytest.raises(AttributeError, match="module 'gcp' has no attribute 'PoolStat'"):
+        gcp.PoolStat  # type: ignore[attr-defined]  # noqa: B018
+
+
 def test_contrib_is_not_a_package_of_its_own() -> None:
     directory = (PACKAGE / 'contrib').resolve()
     if directory.name != 'contrib' or directory.parent == PACKAGE:

@@ -1,7 +1,8 @@
 """What others see of the pools: Prometheus metrics, OpenTelemetry metrics and spans.
 
 Reads the pools' own counts when it is asked; pushes nothing, and never breaks a pool: whatever goes wrong in here is
-counted and logged once. No telemetry package is imported before the first pool is made."""
+counted and logged once. No telemetry package is imported before the first pool is made, nor what of this one reads
+and formats."""
 
 from __future__ import annotations
 
@@ -9,11 +10,10 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final
 
-from gcp.observe.accounts import Books, Reading
 from gcp.observe.telemetry import Errors, Telemetry
 from gcp.options import DEFAULT
 
-__all__ = ['Attachment', 'Books', 'Errors', 'Reading', 'Telemetry', 'attach']
+__all__ = ['Attachment', 'Errors', 'Telemetry', 'attach']
 
 
 class Attachment:
