@@ -1,57 +1,52 @@
-"""More callers than connections: who is served, how many, and how late."""
+"""More threads than connections: who is served, how many, and how late."""
 
 from __future__ import annotations
 
-import asyncio
+from itertools import product
 
-import gcp.asyncio
 import gcp.threading
 
-from . import loads, managers
+from . import effort, loads, managers, tracks
 
-HOLD, SECONDS = 0.001, 0.5
+SECONDS = effort.choose(0.2, 0.5, 3.0)
+WARM_UP = effort.choose(0.0, 0.1, 0.5)
+
+Seen = dict[tuple[int, int, float], loads.Seen]
+
+
+def compete(threads: int, connections: int, hold: float) -> loads.Seen:
+    """Let threads share connections that each holds for some milliseconds."""
+    manager = managers.blocking(gcp.threading)
+    with gcp.threading.ConnectionPool(manager, max_size=connections) as pool:
+        return loads.in_threads([loads.of_pool(pool, 'db')] * threads, hold / 1000, SECONDS, WARM_UP)
 
 
 class Threads:
-    """32 threads share 8 connections, each held for a millisecond."""
+    """All combinations run once; each benchmark looks at one thing that was seen."""
 
-    def setup_cache(self) -> tuple[float, float, float]:
-        pool = gcp.threading.ConnectionPool(managers.blocking(gcp.threading), max_size=8)
-        worker = (lambda: pool.acquire('db'), lambda conn: pool.release(conn, 'db'))
-        seen = loads.in_threads([worker] * 32, HOLD, SECONDS, 0.1)
-        return seen.fairness, seen.rate, seen.longest_wait
+    params = [
+        effort.choose([8], [32], [8, 32, 200]),
+        effort.choose([4], [8], [4, 8, 32]),
+        effort.choose([0.0], [0.0, 1.0], [0.0, 1.0, 10.0]),
+    ]
+    param_names = ['threads', 'connections', 'hold (ms)']
+    timeout = 300
 
-    def track_jain_fairness(self, seen: tuple[float, float, float]) -> float:
-        return seen[0]
+    def setup_cache(self) -> Seen:
+        return {combination: compete(*combination) for combination in product(*self.params)}
 
-    def track_served_per_second(self, seen: tuple[float, float, float]) -> float:
-        return seen[1]
+    @tracks.more('Jain index')
+    def track_jain_fairness(self, seen: Seen, *combination: float) -> float:
+        return seen[combination].fairness
 
-    def track_longest_wait(self, seen: tuple[float, float, float]) -> float:
-        return seen[2]
+    @tracks.more('1/s')
+    def track_served_per_second(self, seen: Seen, *combination: float) -> float:
+        return seen[combination].rate
 
+    @tracks.less('ms')
+    def track_wait_p99_ms(self, seen: Seen, *combination: float) -> float:
+        return 1000 * seen[combination].wait(0.99)
 
-class Tasks:
-    """1000 tasks share 10 connections, each held for a millisecond."""
-
-    def setup_cache(self) -> tuple[float, float, float]:
-        async def run() -> loads.Seen:
-            pool = gcp.asyncio.ConnectionPool(managers.asynchronous(gcp.asyncio), max_size=10)
-            worker = (lambda: pool.acquire('db'), lambda conn: pool.release(conn, 'db'))
-            return await loads.in_tasks([worker] * 1000, HOLD, SECONDS, 0.3)
-
-        seen = asyncio.run(run())
-        return seen.fairness, seen.rate, seen.longest_wait
-
-    def track_jain_fairness(self, seen: tuple[float, float, float]) -> float:
-        return seen[0]
-
-    def track_served_per_second(self, seen: tuple[float, float, float]) -> float:
-        return seen[1]
-
-    def track_longest_wait(self, seen: tuple[float, float, float]) -> float:
-        return seen[2]
-
-
-Threads.track_served_per_second.unit = Tasks.track_served_per_second.unit = '1/s'  # type: ignore[attr-defined]
-Threads.track_longest_wait.unit = Tasks.track_longest_wait.unit = 's'  # type: ignore[attr-defined]
+    @tracks.less('ms')
+    def track_longest_wait_ms(self, seen: Seen, *combination: float) -> float:
+        return 1000 * seen[combination].longest_wait

@@ -1,51 +1,42 @@
-"""Many endpoints in one pool."""
+"""One endpoint, and a hundred thousand. Times are for a thousand acquires and releases, in turn or in random order."""
 
 from __future__ import annotations
 
-import time
+import random
+from functools import cache
+from typing import Any
 
-import gcp.threading
+from . import bodies
 
-from . import managers
-
-
-class ManyEndpoints:
-    """Times for a thousand acquires and releases, each of another endpoint."""
-
-    params = [1, 100, 100_000]
-    param_names = ['endpoints']
-
-    def setup(self, endpoints: int) -> None:
-        self.pool = gcp.threading.ConnectionPool(managers.blocking(gcp.threading), total_max_size=max(100, endpoints))
-        self.names = [f'endpoint {number}' for number in range(endpoints)]
-        for name in self.names:
-            self.pool.release(self.pool.acquire(name), name)
-        self.first = 0
-
-    def time_acquire_release(self, endpoints: int) -> None:
-        pool = self.pool
-        names = self.names[self.first:self.first + 1000] * max(1, 1000 // endpoints)
-        self.first = (self.first + 1000) % endpoints
-        for name in names:
-            conn = pool.acquire(name)
-            pool.release(conn, name)
+ENDPOINTS = bodies.effort.choose([1, 100], [1, 100, 100_000], [1, 100, 10_000, 100_000])
+ROUTE = 100_000
+"""After so many endpoints the way begins again: those at hand in the processor's caches are others by then."""
 
 
-class Expiry:
-    """Times for a thousand idle connections that expire, in one release of another endpoint's."""
+@cache
+def filled(endpoints: int) -> tuple[bodies.OnThreads, tuple[str, ...]]:
+    """Make a pool of so many endpoints, each with an idle connection. One for all samples: it takes a second."""
+    names = tuple(f'endpoint {number}' for number in range(endpoints))
+    threads = bodies.OnThreads()
+    threads.open(names, total_max_size=max(100, endpoints))
+    return threads, names
 
-    number = 1
-    repeat = (3, 10, 1.0)
 
-    def setup(self) -> None:
-        self.pool = gcp.threading.ConnectionPool(
-            managers.blocking(gcp.threading), min_idle=0, max_size=1000, total_max_size=2000, idle_timeout=0.02,
-            dispose_batch_size=1000)
-        self.conn = self.pool.acquire('other')
-        held = [self.pool.acquire('db') for _ in range(1000)]
-        for conn in held:
-            self.pool.release(conn, 'db')
-        time.sleep(self.pool.idle_timeout)
+class Threads(bodies.effort.Timed):
+    params = [ENDPOINTS, ['in turn', 'random']]
+    param_names = ['endpoints', 'order']
 
-    def time_release(self) -> None:
-        self.pool.release(self.conn, 'other')
+    def setup(self, endpoints: int, order: str) -> None:
+        self.threads, names = filled(endpoints)
+        self.threads.keys = self.stretch(names, order)
+
+    def stretch(self, names: tuple[str, ...], order: str) -> tuple[str, ...]:
+        """Return the next thousand of the way."""
+        if order == 'random':
+            return tuple(random.choices(names, k=bodies.TIMES))
+        first = getattr(self, 'first', 0)
+        self.first = (first + bodies.TIMES) % ROUTE
+        return tuple(names[number % len(names)] for number in range(first, first + bodies.TIMES))
+
+    def time_acquire_release(self, *params: Any) -> None:
+        self.threads.acquire_release()

@@ -1,76 +1,46 @@
-"""The idle hit: acquire and release a connection that is there, on both fronts, beside a bare deque."""
+"""The idle hit: take a connection that is there, give it back. Times are for a thousand: in ms, or in us for one."""
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine
-from typing import Any
 
-import gcp.asyncio
-import gcp.threading
-
-from . import managers
-
-TIMES = 1000
+from . import bodies
 
 
-class Threads:
-    """Times for a thousand."""
+class Deque(bodies.effort.Timed):
+    """The least that a pool of one endpoint could do."""
 
     def setup(self) -> None:
-        self.pool = gcp.threading.ConnectionPool(managers.blocking(gcp.threading))
-        self.pool.release(self.pool.acquire('db'), 'db')
-        self.deque = deque([object()])
+        self.line = deque([object()])
 
-    def time_deque_pop_append(self) -> None:
-        bare = self.deque
-        for _ in range(TIMES):
-            conn = bare.pop()
-            bare.append(conn)
+    def time_pop_append(self) -> None:
+        line = self.line
+        for _ in range(bodies.TIMES):
+            conn = line.pop()
+            line.append(conn)
+
+
+class Threads(bodies.OnThreads):
+    """With metrics, as always."""
+
+    def setup(self) -> None:
+        self.open()
 
     def time_acquire_release(self) -> None:
-        pool = self.pool
-        for _ in range(TIMES):
-            conn = pool.acquire('db')
-            pool.release(conn, 'db')
+        self.acquire_release()
 
     def time_with_connection(self) -> None:
-        pool = self.pool
-        for _ in range(TIMES):
-            with pool.connection('db'):
-                pass
+        self.connection()
 
 
-class Tasks:
-    """Times for a thousand."""
+class Tasks(bodies.OnTasks):
+    """The same page for asyncio."""
 
     def setup(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self.pool = gcp.asyncio.ConnectionPool(managers.asynchronous(gcp.asyncio))
-        self.loop.run_until_complete(self.acquire_release(1))
-
-    def teardown(self) -> None:
-        self.loop.run_until_complete(self.pool.close())
-        self.loop.close()
-
-    async def acquire_release(self, times: int) -> None:
-        pool = self.pool
-        for _ in range(times):
-            conn = await pool.acquire('db')
-            await pool.release(conn, 'db')
-
-    async def with_connection(self, times: int) -> None:
-        pool = self.pool
-        for _ in range(times):
-            async with pool.connection('db'):
-                pass
-
-    def run(self, body: Callable[[int], Coroutine[Any, Any, None]]) -> None:
-        self.loop.run_until_complete(body(TIMES))
+        self.open()
 
     def time_acquire_release(self) -> None:
-        self.run(self.acquire_release)
+        self.acquire_release()
 
     def time_async_with_connection(self) -> None:
-        self.run(self.with_connection)
+        self.connection()

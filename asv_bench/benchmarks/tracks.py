@@ -1,0 +1,31 @@
+"""What `track_` benchmarks return: in which unit, whether more of it is better or less, and to four digits.
+
+asv itself takes less for better, always; `compare.py` reads what is said here.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+Track = Callable[..., float]
+
+
+def less(unit: str) -> Callable[[Track], Track]:
+    """Say the unit of something of which less is better."""
+    return functools.partial(mark, unit=unit, more_is_better=False)
+
+
+def more(unit: str) -> Callable[[Track], Track]:
+    """Say the unit of something of which more is better."""
+    return functools.partial(mark, unit=unit, more_is_better=True)
+
+
+def mark(track: Track, unit: str, more_is_better: bool) -> Track:
+    @functools.wraps(track)
+    def rounded(*args: Any) -> float:
+        return float(f'{track(*args):.4g}')
+
+    vars(rounded).update(unit=unit, more_is_better=more_is_better)
+    return rounded
