@@ -51,11 +51,11 @@ export REQUIREMENTS
 
 .PHONY: help
 help:  ## list the targets (the default)
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo '  PYTHON=$(PYTHON)  the interpreter to work with'
 	@echo '  VENV=$(VENV)      the environment, made when missing'
-	@echo '  ARGS=...          passed to the program that demo, test, bench, instructions and sanitize run'
+	@echo '  ARGS=...          passed to the program that demo, test, bench, must-show, instructions and sanitize run'
 
 .PHONY: demo
 demo: $(VENV)/.have-demo $(CORE)  ## serve three PostgreSQL databases for 15 s, and watch
@@ -87,6 +87,10 @@ types: $(VENV)/.have-dev $(CORE)  ## check types: the package, the stub of the c
 bench: $(VENV)/.have-dev $(CORE)  ## run the benchmarks (ARGS=--quick: each once)
 	$(PY) -m asv --config asv_bench/asv.conf.json machine --yes >/dev/null
 	$(PY) -m asv --config asv_bench/asv.conf.json run --python=same --show-stderr $(ARGS)
+
+.PHONY: must-show
+must-show: $(VENV)/.have-bench $(CORE)  ## measure what gcp must show: a table, and an error when a target is missed
+	$(PY) asv_bench/must_show.py $(ARGS)
 
 .PHONY: instructions
 instructions: $(VENV)/.have-test $(CORE)  ## count the instructions of an idle hit (ARGS=--update: keep them as the baseline)

@@ -72,10 +72,18 @@ def of_endpoint(pool: Any, names: list[str], held: list[object]) -> None:
         pool.release(pool.acquire(name), name)
 
 
+def of_endpoint_at_once(pool: Any, names: list[str], held: list[object]) -> None:
+    """Make endpoints with a connection each, all of which are out at one time."""
+    for place, name in enumerate(names):
+        held[place] = pool.acquire(name)
+    for conn, name in zip(held, names, strict=True):
+        pool.release(conn, name)
+
+
 class Growth:
     """Bytes each. An endpoint's include those of its one idle connection."""
 
-    params = [['idle_connection', 'endpoint']]
+    params = [['idle_connection', 'endpoint', 'endpoint_at_once']]
     param_names = ['of an']
 
     def setup(self, kind: str) -> None:

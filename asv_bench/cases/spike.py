@@ -1,0 +1,29 @@
+"""HikariCP's spike: what the slowest request took, and whether one created while a connection lay idle.
+
+Creation is inline: a request that has begun to create waits for its own connection. From the log of when each request
+asked, began to create, got and gave back: an idle connection was passed over where it lay idle for sure from before a
+request asked until that request began to create."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+
+from benchmarks import spike
+
+from .contest import interleave, repetitions
+from .rows import Row, at_most
+
+
+def case_spike(effort: float) -> Iterator[Row]:
+    """5 idle connections, 50 requests at once, connect 150 ms, use 2 ms: the slowest; none passed over"""
+    seen: dict[str, list[spike.Spike]] = interleave(spike.FRONTS, repetitions(effort, 11))
+    what = f'{spike.REQUESTS} requests at once, {spike.IDLE} idle connections, connect {spike.CONNECT * 1e3:g} ms'
+    for front, spikes in seen.items():
+        slowest = statistics.median(one.slowest for one in spikes) * 1e3
+        created = statistics.median(one.created for one in spikes)
+        yield at_most(
+            f'{what}, {front}: the slowest, from asking to having given back', 165, slowest, ' ms',
+            **{'slowest, ms': slowest, 'created': created})
+        passed_over = sum(one.passed_over for one in spikes)
+        yield at_most(f'{what}, {front}: idle connections passed over, in all {len(spikes)} spikes', 0, passed_over)

@@ -1,0 +1,43 @@
+"""More tasks of asyncio than connections: who is served, how evenly, how late, and how much that costs. Wall time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+from benchmarks import loads
+from benchmarks.adapters import TASKS, Peer
+
+from .contest import GCP, PREDECESSOR, Contest, interleave, repetitions
+from .rows import Row, at_least, inform, unmeasured
+
+COUNT, CONNS, HOLD = 1000, 10, 0.001
+SECONDS, WARM_UP = 1.0, 0.3
+BARE = 'asyncio.Queue'
+
+
+def load(peer: Peer) -> loads.Seen:
+    async def run() -> loads.Seen:
+        async with peer.open(CONNS) as pool:
+            return await loads.in_tasks([peer.worker(pool)] * COUNT, HOLD, SECONDS, WARM_UP)
+
+    return asyncio.run(run())
+
+
+def case_tasks(effort: float) -> Iterator[Row]:
+    """1000 asyncio tasks on 10 connections held 1 ms: against asyncio.Queue and the predecessor"""
+    peers = [peer for name in (GCP, BARE, PREDECESSOR) if not (peer := TASKS[name]).missing]
+    seen = Contest(interleave({peer.name: lambda peer=peer: load(peer) for peer in peers}, repetitions(effort, 7)))
+    what = f'{COUNT} tasks, {CONNS} connections, {HOLD * 1e3:g} ms'
+    jain = seen.jain()
+    yield at_least(f"{what}: Jain's index of served counts", 0.99, jain[GCP], **jain)
+    yield at_least(f'{what}: served a second / by {BARE}', 97, 100 * seen.ratio(BARE), ' %', **seen.rates())
+    told = f'{what}: served a second / by {PREDECESSOR}'
+    if PREDECESSOR in seen.seen:
+        yield at_least(told, 2, seen.ratio(PREDECESSOR), ' x', **seen.rates((GCP, PREDECESSOR)))
+    else:
+        yield unmeasured(told, 2, ' x', TASKS[PREDECESSOR].missing)
+    longest, ideal = seen.longest_wait(), COUNT / CONNS * HOLD
+    yield inform(
+        f'{what}: longest wait of all / (tasks / connections x hold)', longest / ideal, ' x',
+        **{'longest wait, s': longest, 'ideal, s': ideal})
