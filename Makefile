@@ -55,7 +55,7 @@ help:  ## list the targets (the default)
 	@echo
 	@echo '  PYTHON=$(PYTHON)  the interpreter to work with'
 	@echo '  VENV=$(VENV)      the environment, made when missing'
-	@echo '  ARGS=...          passed to the program that demo, test, bench, must-show, instructions and sanitize run'
+	@echo '  ARGS=...          passed to the program that demo, test, bench, bench-peers, must-show, instructions and sanitize run'
 
 .PHONY: demo
 demo: $(VENV)/.have-demo $(CORE)  ## serve three PostgreSQL databases for 15 s, and watch
@@ -95,6 +95,10 @@ must-show: $(VENV)/.have-bench $(CORE)  ## measure what gcp must show: a table, 
 .PHONY: instructions
 instructions: $(VENV)/.have-test $(CORE)  ## count the instructions of an idle hit (ARGS=--update: keep them as the baseline)
 	$(PY) asv_bench/instructions.py $(ARGS)
+
+.PHONY: bench-peers
+bench-peers: $(VENV)/.have-bench $(CORE)  ## measure gcp beside other pools (ARGS=--quick; ARGS=--write: for the README)
+	$(PY) asv_bench/bench_peers.py $(ARGS)
 
 .PHONY: docs
 docs: $(VENV)/.have-docs $(CORE)  ## build the pages: docs/_build/html/index.html

@@ -14,6 +14,7 @@ scrape          asking a pool of many endpoints how it is
 memory          bytes for each idle connection and each endpoint
 imports         how long it takes to import gcp
 spike           fifty requests at once, and five connections
+peers           the pools and queues that people use today: the same bodies over each
 
 effort          how much is measured: little, or with GCP_BENCH=full everything
 tracks          units, and whether more is better

@@ -18,7 +18,7 @@ class Seen:
 
     :ivar served: how often each worker was served
     :ivar seconds: how long it took
-    :ivar longest_wait: the longest that anyone waited to be served, seconds
+    :ivar longest_wait: the longest that anyone waited to be served, while it was watched, seconds
     :ivar used: for how long connections were held, seconds in sum
     :ivar waits: how long everyone waited to be served, each time, seconds
     """
@@ -34,7 +34,8 @@ class Seen:
         start = self.end - self.seconds
         if asked >= start:
             self.waits.append(got - asked)
-            self.longest_wait = max(self.longest_wait, got - asked)
+        if got >= start:    # one who starves has asked before, and is served when the others have gone home
+            self.longest_wait = max(self.longest_wait, got - max(asked, start))
         if start <= gave <= self.end:
             self.served[worker] += 1
             self.used += gave - got

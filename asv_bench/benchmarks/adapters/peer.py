@@ -53,7 +53,6 @@ class Peer:
     :ivar give: what a user writes to give `conn` back
     :ivar context: what a user writes after ``with``; empty where there is no such thing
     :ivar packages: the distributions that it needs
-    :ivar fair: whether it serves those who wait in the order of their coming, whoever else comes
     :ivar note: how it was set up, where that is not by default
     """
 
@@ -63,7 +62,6 @@ class Peer:
     give: str
     context: str = ''
     packages: tuple[str, ...] = ()
-    fair: bool = False
     note: str = ''
 
     @property

@@ -1,0 +1,69 @@
+"""gcp beside the pools and queues that people use today, measured: a table, with --write the README's, and its chart.
+
+All run in turn in one process, on connections that go nowhere, each in the fast configuration that its documentation
+describes; asyncpg's pool, which takes none but its own driver's, on a PostgreSQL that is asked nothing.
+
+    make bench-peers                  everything, about four minutes
+    make bench-peers ARGS=--quick     shorter, and less certain
+    make bench-peers ARGS=--write     and put it into README.md and docs/peers.svg
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+WIDE = 132
+README, CHART = ROOT / 'README.md', ROOT / 'docs' / 'peers.svg'
+
+if __name__ == '__main__':
+    sys.path.append(str(ROOT))  # a clone, built in place but not installed
+
+try:
+    from comparison import table
+    from comparison.measure import QUICK, Comparison, Effort, compare
+    from rich.console import Console
+except ModuleNotFoundError as missing:
+    sys.exit(f'{missing.name} is not installed: use make bench-peers, or install the extra "bench"')
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--quick', action='store_true', help='fewer and shorter rounds: under a minute')
+    parser.add_argument('--write', action='store_true', help='write the table into README.md, and draw docs/peers.svg')
+    parsed = parser.parse_args(arguments)
+    if parsed.write and parsed.quick:
+        parser.error('--write is for figures to be trusted: without --quick')
+    return parsed
+
+
+def show(seen: Comparison, console: Console) -> None:
+    for part in table.for_terminal(seen):
+        console.print(part)
+    console.print(
+        'Times: processor time, and multiples of a bare deque. Loads: served, as a part of what the bare queue serves; '
+        "Jain's fairness index; the longest wait, in multiples of workers / connections x hold.", style='dim')
+    for note in table.notes(seen):
+        console.print(f'- {note}', style='dim', highlight=False)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, print, and write where that is asked for. Returns the exit status."""
+    parsed = parse(arguments)
+    if parsed.write:
+        from comparison import chart  # told now, not after four minutes, where matplotlib is missing
+    progress = Console(stderr=True)
+    with progress.status('') as status:
+        seen = compare(QUICK if parsed.quick else Effort(), step=status.update)
+    show(seen, Console() if sys.stdout.isatty() else Console(width=WIDE))
+    if parsed.write:
+        table.write(README, table.for_readme(seen))
+        chart.draw(seen, CHART)
+        progress.print(f'Written: {README.name}, {CHART.relative_to(ROOT)}')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
