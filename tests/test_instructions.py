@@ -18,8 +18,9 @@ if not BENCH.exists():
 
 sys.path.append(str(BENCH))
 
+import callgrind  # noqa: E402
 import instructions  # noqa: E402
-from instructions import Build, Cost, Seen  # noqa: E402
+from callgrind import Build, Cost, Seen  # noqa: E402
 
 PAIR = 'threads: acquire, release'
 CLOCK = 'clock_gettime'
@@ -33,8 +34,8 @@ def missing(reason: str) -> None:
 def seen() -> Seen:
     """What was counted, once for all."""
     try:
-        return instructions.count()
-    except instructions.ValgrindMissingError as error:
+        return callgrind.count()
+    except callgrind.ValgrindMissingError as error:
         missing(str(error))
         raise
 
@@ -42,9 +43,9 @@ def seen() -> Seen:
 def test_idle_hits_cost_what_they_did(seen: Seen) -> None:
     before = instructions.nearest(seen.build, instructions.load())
     if before is None:
-        missing(f'no baseline for {seen.build.python}: {instructions.how_to_update(seen.build)}')
+        missing(f'no baseline for {seen.build.python}: {instructions.how_to_update()}')
     wrong = [said for name in seen.costs for said in instructions.judge(name, seen, before)]
-    assert not wrong, '\n'.join(['', *wrong, instructions.how_to_update(seen.build)])
+    assert not wrong, '\n'.join(['', *wrong, instructions.how_to_update()])
 
 
 def test_nothing_that_was_counted_is_left_out_now(seen: Seen) -> None:
@@ -122,8 +123,14 @@ def test_update_leaves_what_was_kept_of_other_builds(tmp_path: Path) -> None:
     instructions.save(of(COST), path)
     instructions.save(of(COST, other), path)
     instructions.save(of(replace(COST, core=500.0)), path)
-    assert instructions.load(path) == {
-        KNOWN.core: of(replace(COST, core=500.0)), other.core: of(COST, other)}
+    assert instructions.load(path) == {KNOWN.core: of(replace(COST, core=500.0)), other.core: of(COST, other)}
+
+
+def test_update_keeps_what_did_not_change(tmp_path: Path) -> None:
+    path = tmp_path / 'baseline.json'
+    instructions.save(Seen(KNOWN, {PAIR: COST, 'with': COST}), path)
+    instructions.save(Seen(KNOWN, {PAIR: replace(COST, core=601.0), 'with': replace(COST, core=700.0)}), path)
+    assert instructions.load(path)[KNOWN.core].costs == {PAIR: COST, 'with': replace(COST, core=700.0)}
 
 
 ACCOUNT = """\
@@ -160,12 +167,12 @@ fn=serve
 
 
 def test_reads_own_costs_and_calls_out_of_the_core() -> None:
-    first, second = instructions.read(iter(ACCOUNT.splitlines(keepends=True)), '/core.so')
+    first, second = callgrind.read(iter(ACCOUNT.splitlines(keepends=True)), '/core.so')
     assert first == Cost(core=0, total=5, calls={})
     assert second == Cost(core=340, total=447, calls={CLOCK: 20})
 
 
 def test_says_that_valgrind_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('PATH', '')
-    with pytest.raises(instructions.ValgrindMissingError, match='valgrind is not installed'):
-        instructions.count()
+    with pytest.raises(callgrind.ValgrindMissingError, match='valgrind is not installed'):
+        callgrind.count()
