@@ -125,6 +125,8 @@ def count() -> Seen:
     # a part for each stretch, one for what comes before an operation's first, and one for the end
     if len(parts) != 3 * len(names) + 1:
         raise ValgrindError(f'callgrind wrote {len(parts)} parts for {len(names)} operations')
+    if not parts[-2].core:
+        raise ValgrindError(f'callgrind saw nothing of {core}')
     stretches = zip(parts[1::3], parts[2::3], strict=True)
     return Seen(
         build_of(Path(core)),

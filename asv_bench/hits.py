@@ -148,7 +148,7 @@ def main() -> None:
 
         return lambda times: loop.run_until_complete(body(times))
 
-    print(gcp._core.__file__)
+    print(os.path.realpath(gcp._core.__file__))
     gc.disable()
     for name, run in scenarios(in_loop):
         print(name)
