@@ -6,6 +6,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+BASE ?=
+BENCH ?=
+FACTOR ?=
 
 SHELL := /bin/bash
 .SHELLFLAGS := -e -u -o pipefail -c
@@ -55,7 +58,8 @@ help:  ## list the targets (the default)
 	@echo
 	@echo '  PYTHON=$(PYTHON)  the interpreter to work with'
 	@echo '  VENV=$(VENV)      the environment, made when missing'
-	@echo '  ARGS=...          passed to the program that demo, test, bench, bench-peers, must-show, instructions and sanitize run'
+	@echo '  ARGS=...          passed to the program that demo, test, bench*, must-show, instructions and sanitize run'
+	@echo '  BENCH=...         a regular expression: which benchmarks to run'
 
 .PHONY: demo
 demo: $(VENV)/.have-demo $(CORE)  ## serve three PostgreSQL databases for 15 s, and watch
@@ -84,9 +88,14 @@ types: $(VENV)/.have-dev $(CORE)  ## check types: the package, the stub of the c
 	$(if $(wildcard examples/*.py),$(PY) -m mypy examples)
 
 .PHONY: bench
-bench: $(VENV)/.have-dev $(CORE)  ## run the benchmarks (ARGS=--quick: each once)
+bench: $(VENV)/.have-dev $(CORE)  ## run the benchmarks (ARGS=--quick: each once; GCP_BENCH=full: with all parameters)
 	$(PY) -m asv --config asv_bench/asv.conf.json machine --yes >/dev/null
-	$(PY) -m asv --config asv_bench/asv.conf.json run --python=same --show-stderr $(ARGS)
+	$(PY) -m asv --config asv_bench/asv.conf.json run --python=same --show-stderr $(BENCH:%=--bench='%') $(ARGS)
+
+.PHONY: bench-compare
+bench-compare: $(VENV)/.have-dev  ## find what is slower than in another commit (BASE=..., FACTOR=1.1)
+	@test -n '$(BASE)' || { echo 'Compare with what? make bench-compare BASE=<commit or branch>' >&2; exit 2; }
+	@$(PY) asv_bench/compare.py $(FACTOR:%=--factor='%') $(BENCH:%=--bench='%') $(ARGS) -- '$(BASE)'
 
 .PHONY: must-show
 must-show: $(VENV)/.have-bench $(CORE)  ## measure what gcp must show: a table, and an error when a target is missed

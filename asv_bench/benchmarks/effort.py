@@ -28,5 +28,5 @@ class Timed:
     """
 
     timer = time.process_time
-    repeat = choose((1, 1, 1.0), (5, 20, 0.5), (10, 100, 5.0))
+    repeat = choose((1, 1, 1.0), (5, 100, 0.3), (10, 200, 5.0))
     warmup_time = choose(0.0, 0.05, 0.1)
