@@ -4,7 +4,7 @@ Contenders take turns in one run, round after round, and medians are compared: o
 well, ratios hold where times do not. Metrics are on, as always. Peers are measured where they are installed; what
 cannot be measured is told, and is neither met nor missed.
 
-    python asv_bench/must_show.py                     everything, about eight minutes
+    python asv_bench/must_show.py                     everything, about seven minutes
     python asv_bench/must_show.py hit endpoints       these cases
     python asv_bench/must_show.py --quick             shorter, and less certain
     python asv_bench/must_show.py --json seen.json    also for machines, with the medians that each row was made of
@@ -59,7 +59,9 @@ def show_cases(console: Console) -> None:
 
 def show(console: Console, name: str, rows: Iterable[Row]) -> None:
     """Print the rows of a case."""
-    table = Table(title=name, title_justify='left', width=min(console.width, WIDTH), header_style='bold')
+    table = Table(
+        title=f'{name}: {CASES[name].__doc__}', title_justify='left', title_style='', width=min(console.width, WIDTH),
+        header_style='bold')
     table.add_column('what', ratio=1)
     table.add_column('target', justify='right', no_wrap=True)
     table.add_column('seen', justify='right')

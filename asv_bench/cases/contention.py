@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Iterator
 
 from benchmarks import loads
-from benchmarks.adapters import THREADS, Peer
+from benchmarks.adapters import THREADS, Peer, contests
 
 from .contest import GCP, PREDECESSOR, PSYCOPG, Contest, interleave, repetitions
 from .rows import Row, at_least, at_most, inform, unmeasured
@@ -26,11 +24,8 @@ def contest(run: Callable[[Peer], loads.Seen], times: int, *names: str) -> Conte
 
 def wait_in_line(effort: float, threads: int, conns: int, hold: float) -> Iterator[Row]:
     """Let threads hold connections, again and again."""
-    def load(peer: Peer) -> loads.Seen:
-        with peer.open(conns) as pool:
-            return loads.in_threads([peer.worker(pool)] * threads, hold, SECONDS, WARM_UP)
-
-    seen = contest(load, repetitions(effort, 7))
+    seen = contest(
+        lambda peer: contests.hold_in_threads(peer, threads, conns, hold, SECONDS, WARM_UP), repetitions(effort, 7))
     what = f'{threads} threads, {conns} connections, {hold * 1e3:g} ms'
     jain = seen.jain()
     yield at_least(f"{what}: Jain's index of served counts", 0.99, jain[GCP], **jain)
@@ -51,43 +46,17 @@ def wait_in_line(effort: float, threads: int, conns: int, hold: float) -> Iterat
 
 
 def case_threads(effort: float) -> Iterator[Row]:
-    """32 threads on 8 connections held 1 ms, 200 on 10: fairness, throughput, longest wait"""
+    """32 threads on 8 connections held 1 ms, 200 on 10: fairness, throughput, longest wait; by the clock"""
     yield from wait_in_line(effort, 32, 8, 0.001)
     yield from wait_in_line(effort, 200, 10, 0.001)
 
 
-# --- no hold: nothing but taking and giving back ---
-
-def race(peer: Peer, threads: int, conns: int) -> loads.Seen:
-    """Let threads do nothing but take and give back. They count by the batch, so that a pool is all that it costs."""
-    batch = 20
-    with peer.open(conns) as pool:
-        served = [0] * threads
-        stop = threading.Event()
-
-        def work(number: int, run: Callable[[int], float]) -> None:
-            while not stop.is_set():
-                run(batch)
-                served[number] += batch
-
-        workers = [threading.Thread(target=work, args=(number, peer.pair(pool))) for number in range(threads)]
-        for worker in workers:
-            worker.start()
-        time.sleep(WARM_UP)
-        before, start = served.copy(), time.monotonic()
-        time.sleep(SECONDS)
-        after, seconds = served.copy(), time.monotonic() - start
-        stop.set()
-        for worker in workers:
-            worker.join()
-    return loads.Seen([late - early for early, late in zip(before, after, strict=True)], seconds)
-
-
 def case_race(effort: float) -> Iterator[Row]:
-    """8 threads on 4 connections, not held at all: throughput against psycopg_pool and the predecessor, fairness"""
+    """8 threads on 4 connections that nobody holds: throughput against other pools, fairness; by the clock"""
     what = '8 threads, 4 connections, no hold'
     seen = contest(
-        lambda peer: race(peer, 8, 4), repetitions(effort, 9), GCP, PREDECESSOR, PSYCOPG, BARGING)
+        lambda peer: contests.race_in_threads(peer, 8, 4, SECONDS, WARM_UP), repetitions(effort, 9),
+        GCP, PREDECESSOR, PSYCOPG, BARGING)
     for name in (PSYCOPG, PREDECESSOR):
         told = f'{what}: served a second / by {name}'
         if name in seen.seen:

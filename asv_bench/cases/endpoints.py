@@ -41,7 +41,7 @@ def walk(known: Sequence[str], route: Sequence[str]) -> Contender:
 
 
 def case_endpoints(effort: float) -> Iterator[Row]:
-    """acquire+release over 100,000 endpoints, in turn, against one"""
+    """acquire+release over 100,000 endpoints, in turn, against one; processor time"""
     names = [f'endpoint {number}' for number in range(NUMBER)]
     ns = take_turns({
         'one': walk(names[:1], names[:1] * NUMBER),

@@ -20,7 +20,7 @@ CREATE = 0.005
 
 
 def case_handover(effort: float) -> Iterator[Row]:
-    """total cap 2, both held by one endpoint, a waiter on another: served as soon as one is released"""
+    """total cap 2, both held by one endpoint, a waiter on another: served as soon as one is released; by the clock"""
     rounds = repetitions(effort, 40)
     run = {'threads': handover_in_threads, 'asyncio': lambda: asyncio.run(handover_in_tasks())}
     for front, seconds in interleave(run, rounds).items():

@@ -43,7 +43,7 @@ def everybody() -> Iterator[dict[str, Contender]]:
 
 
 def case_hit(effort: float) -> Iterator[Row]:
-    """acquire+release, with, async with: against a deque, the predecessor and psycopg_pool"""
+    """acquire+release, with, async with: against a deque, the predecessor and psycopg_pool; processor time"""
     with everybody() as run:
         ns = take_turns(run, repetitions(effort, 100))
 
@@ -103,7 +103,7 @@ def pair_of_new_tuples() -> Contender:
 
 
 def case_keys(effort: float) -> Iterator[Row]:
-    """acquire+release with a tuple as the endpoint, against a str"""
+    """acquire+release with a tuple as the endpoint, against a str; processor time"""
     ns = take_turns({
         'str': pair_of('db-1.internal'),
         'tuple': pair_of(('db-1.internal', 5432)),

@@ -112,7 +112,7 @@ def compare(what: str, run: dict[str, Contender], effort: float) -> Iterator[Row
 
 
 def case_hooks(effort: float) -> Iterator[Row]:
-    """each hook overridden by one that does nothing: what it adds, against a bare call (asyncio: a bare await)"""
+    """a hook that does nothing: what it adds, against a bare call (asyncio: a bare await); processor time"""
     yield from compare('threads', in_threads(), effort)
     loop = asyncio.new_event_loop()
     try:

@@ -26,7 +26,7 @@ def milliseconds(module: str) -> float:
 
 
 def case_imports(effort: float) -> Iterator[Row]:
-    """import gcp.threading, beyond import threading, logging; no telemetry package comes along"""
+    """import gcp.threading, beyond import threading, logging; no telemetry package comes along; processor time"""
     brought = TELEMETRY & set(interpreter.run(BROUGHT))
     yield at_most('telemetry packages in sys.modules after import gcp.threading, gcp.asyncio', 0, len(brought))
     run = {module: lambda module=module: milliseconds(module) for module in imports.STDLIB}

@@ -29,7 +29,7 @@ def grow(fill: str) -> float:
 
 
 def case_memory(effort: float) -> Iterator[Row]:
-    """bytes for each of 50,000 idle connections, and of as many endpoints, beyond connection and key objects"""
+    """bytes for each of 50,000 idle connections, and endpoints, beyond connection and key objects; resident"""
     if not memory.STATM.exists():
         yield from (unmeasured(f'memory of {what}', bound, ' B', f'no {memory.STATM}') for what, bound in WHAT.values())
         return

@@ -16,7 +16,7 @@ from .rows import Row, at_most
 
 
 def case_spike(effort: float) -> Iterator[Row]:
-    """5 idle connections, 50 requests at once, connect 150 ms, use 2 ms: the slowest; none passed over"""
+    """5 idle connections, 50 requests at once, connect 150 ms, use 2 ms: the slowest; none passed over; by the clock"""
     seen: dict[str, list[spike.Spike]] = interleave(spike.FRONTS, repetitions(effort, 11))
     what = f'{spike.REQUESTS} requests at once, {spike.IDLE} idle connections, connect {spike.CONNECT * 1e3:g} ms'
     for front, spikes in seen.items():
