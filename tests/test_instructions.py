@@ -95,6 +95,12 @@ def test_tells_what_became_dearer_or_cheaper(change: dict[str, Any], said: list[
     assert instructions.judge(PAIR, of(replace(COST, **change)), of(COST)) == [f'{PAIR}: {one}' for one in said]
 
 
+def test_allows_slow_operations_for_their_times_in_other_buckets() -> None:
+    slow = replace(COST, core=3000.0, total=30_000.0)
+    assert instructions.judge(PAIR, of(replace(slow, core=3055.0)), of(slow)) == []
+    assert len(instructions.judge(PAIR, of(replace(slow, core=3065.0)), of(slow))) == 1
+
+
 def test_tells_only_blunders_on_builds_without_a_baseline() -> None:
     other = replace(KNOWN, core='python 3.11, clang 17, cython 3.3, x86_64')
     assert instructions.judge(PAIR, of(replace(COST, core=750.0, total=9000.0), other), of(COST)) == []
