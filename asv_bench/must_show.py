@@ -25,10 +25,14 @@ if __name__ == '__main__':
     sys.path.append(str(Path(__file__).resolve().parents[1]))   # a clone, built in place but not installed
 
 os.environ['GCP_BENCH'] = 'full'    # the benchmarks read it when they are imported; rounds are counted here
-from cases import CASES, Row
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+try:
+    from benchmarks.adapters import TASKS, THREADS
+    from cases import CASES, Row
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+except ModuleNotFoundError as missing:
+    sys.exit(f'{missing.name} is not installed: use make must-show, or install the extra "bench"')
 
 QUICK = 0.2
 WIDTH = 140
@@ -85,6 +89,7 @@ def as_json(seen: dict[str, list[Row]], quick: bool) -> dict[str, Any]:
         'python': platform.python_version(),
         'implementation': platform.python_implementation(),
         'machine': platform.machine(),
+        'peers': {peer.name: peer.version for peer in (*THREADS.values(), *TASKS.values()) if peer.version},
         'quick': quick,
         'missed': sum(row.ok is False for rows in seen.values() for row in rows),
         'rows': [{'case': name, **row.as_json()} for name, rows in seen.items() for row in rows],

@@ -46,6 +46,7 @@ def test_a_case_is_measured_and_told_to_men_and_machines(tmp_path: Path) -> None
     seen = json.loads(file.read_text())
     assert {row['case'] for row in seen['rows']} == {'imports', 'keys'}
     assert seen['quick'] is True
+    assert all(seen['peers'].values())
     by_what = {row['what']: row for row in seen['rows']}
     tuples = by_what['acquire+release: tuple key / str key']
     assert (tuples['target'], tuples['bound'], tuples['unit']) == ('<= 1.25 x', 1.25, 'x')
@@ -120,6 +121,21 @@ def test_less_effort_has_fewer_rounds_but_some(
     assert 1 < contest.repetitions(quick, 7) < 7
 
 
+def test_what_lacks_a_peer_is_told_and_neither_met_nor_missed(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(importlib.import_module('benchmarks.adapters.peer'), 'is_installed', lambda package: False)
+    rows = {row.what: row for row in script.CASES['hit'](0.01)}
+    lacking = [what for what, row in rows.items() if row.value is None]
+    assert lacking == [
+        'acquire+release: generic-connection-pool / gcp', 'acquire+release: psycopg_pool / gcp',
+        'with pool.connection(): generic-connection-pool / gcp',
+        'async with pool.connection(): generic-connection-pool / gcp',
+    ]
+    assert all(rows[what].ok is None and rows[what].seen.startswith('not installed: ') for what in lacking)
+    assert rows['acquire+release / deque pop+append'].ok is not None
+
+
 def test_all_that_wait_in_line_are_compared_round_by_round(script: ModuleType) -> None:
     contest = importlib.import_module('cases.contest')
     loads = importlib.import_module('benchmarks.loads')
@@ -132,6 +148,24 @@ def test_all_that_wait_in_line_are_compared_round_by_round(script: ModuleType) -
     assert seen.jain() == {'gcp': 1.0, 'other': 0.5}
     assert seen.longest_wait() == 0.2
     assert seen.rates(['other']) == {'other, 1/s': 1.5}
+
+
+def test_a_connection_is_passed_over_when_it_lay_idle_for_sure(script: ModuleType) -> None:
+    """From before the request asked until its own was begun; unless who has it next had asked before."""
+    spike = importlib.import_module('benchmarks.spike')
+    Request, Spike = spike.Request, spike.Spike  # noqa: N806
+
+    def seen(*requests: Any, **creations: float) -> int:
+        over: int = Spike(list(requests), {'old': -1.0, **creations}, start=0.0).passed_over
+        return over
+
+    first = Request(asked=1.0, got=1.1, gave=2.0, conn='old')
+    late = Request(asked=3.0, got=3.5, gave=3.6, conn='new')
+    assert seen(first, late, new=3.1) == 1
+    assert seen(first, Request(asked=1.5, got=3.5, gave=3.6, conn='new'), new=1.6) == 0     # it was in use
+    assert seen(first, Request(asked=1.5, got=3.5, gave=3.6, conn='new'), new=2.1) == 0     # it came back too late
+    assert seen(first, late, Request(asked=2.9, got=3.2, gave=3.3, conn='old'), new=3.1) == 0   # promised to another
+    assert seen(first, late, Request(asked=3.2, got=3.3, gave=3.4, conn='old'), new=3.1) == 1   # who came later
 
 
 def test_nothing_is_measured_with_a_coarser_level_of_the_benchmarks() -> None:
