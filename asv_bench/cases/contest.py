@@ -12,7 +12,7 @@ from benchmarks import loads
 GCP, PREDECESSOR, PSYCOPG = 'gcp', 'generic-connection-pool', 'psycopg_pool'
 
 
-def repetitions(effort: float, full: int, least: int = 2) -> int:
+def repetitions(effort: float, full: int, least: int = 3) -> int:
     """Say how often to measure: `full` times, or with less effort fewer, but some."""
     return max(round(full * effort), least)
 
