@@ -41,6 +41,8 @@ CONFIG = HERE / 'asv.conf.json'
 BUILDS = HERE / 'env' / 'compare'
 
 ASV = (sys.executable, '-m', 'asv')
+ALL = r'^(?!peers\.)'
+"""Other pools are the same in any two commits."""
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
@@ -220,7 +222,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('base', help='the commit or branch to compare with')
     parser.add_argument('--head', default='HEAD', help='the commit that may be slower (default: %(default)s)')
-    parser.add_argument('--bench', action='append', default=[], metavar='REGEX', help='only these')
+    parser.add_argument('--bench', action='append', metavar='REGEX', help='only these (default: all but peers)')
     parser.add_argument('--factor', type=float, default=1.1, help='more is a regression (default: %(default)s)')
     parser.add_argument('--rounds', type=int, default=3, help='turns before the second look (default: %(default)s)')
     options = parser.parse_args()
@@ -234,7 +236,7 @@ def main() -> int:
             console.print('what is not committed is not compared')
         run(*ASV, 'machine', '--config', CONFIG, '--yes')
         base, head = ((build(commit), commit) for commit in commits)
-        seen = compare(base, head, options.bench, options.rounds, options.factor)
+        seen = compare(base, head, options.bench or [ALL], options.rounds, options.factor)
     except Trouble as trouble:
         print(trouble, file=sys.stderr)
         return 2
