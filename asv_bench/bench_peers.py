@@ -55,8 +55,12 @@ def main(arguments: list[str] | None = None) -> int:
     if parsed.write:
         from comparison import chart  # told now, not after four minutes, where matplotlib is missing
     progress = Console(stderr=True)
-    with progress.status('') as status:
-        seen = compare(QUICK if parsed.quick else Effort(), step=status.update)
+    try:
+        with progress.status('') as status:
+            seen = compare(QUICK if parsed.quick else Effort(), step=status.update)
+    except KeyboardInterrupt:
+        progress.print('Stopped; nothing is written.')
+        return 130
     show(seen, Console() if sys.stdout.isatty() else Console(width=WIDE))
     if parsed.write:
         table.write(README, table.for_readme(seen))

@@ -23,6 +23,7 @@ sys.path.insert(0, str(ROOT / 'asv_bench'))
 pytest.importorskip('rich')
 
 import bench_peers  # noqa: E402
+from benchmarks import loads  # noqa: E402
 from benchmarks.adapters import TASKS, THREADS, UNIT, Peer, stop_servers  # noqa: E402
 from benchmarks.adapters.contests import race_in_threads  # noqa: E402
 from comparison import figures, measure, table  # noqa: E402
@@ -279,3 +280,39 @@ def test_the_command_prints_and_writes_only_when_asked(
         assert name in out
     assert chart.exists() == write
     assert ('| **gcp** |' in readme.read_text()) == write
+
+
+@pytest.mark.parametrize('name', ['gcp', 'queue.SimpleQueue'])
+def test_an_interrupted_load_leaves_no_thread_behind(name: str) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    before = threading.active_count()
+    with THREADS[name].open(2) as pool, pytest.raises(KeyboardInterrupt):
+        loads.in_threads([THREADS[name].worker(pool)] * 8, hold=0.001, seconds=60.0, when_warm=interrupt)
+    assert threading.active_count() == before
+
+
+def test_a_load_that_is_interrupted_before_it_begins_leaves_no_thread_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(threading.Barrier):
+        def wait(self, timeout: float | None = None) -> int:
+            if threading.current_thread() is threading.main_thread():
+                raise KeyboardInterrupt
+            return super().wait(timeout)
+
+    monkeypatch.setattr(threading, 'Barrier', Interrupted)
+    before = threading.active_count()
+    with THREADS['gcp'].open(2) as pool, pytest.raises(KeyboardInterrupt):
+        loads.in_threads([THREADS['gcp'].worker(pool)] * 8, hold=0.001, seconds=60.0)
+    assert threading.active_count() == before
+
+
+def test_the_command_stops_when_it_is_asked_to(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupted(effort: Effort, step: Any) -> Comparison:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench_peers, 'compare', interrupted)
+    assert bench_peers.main([]) == 130
+    assert capsys.readouterr().err.endswith('Stopped; nothing is written.\n')

@@ -96,7 +96,10 @@ def in_threads(
     ready = threading.Barrier(len(workers) + 1)
 
     def work(number: int, take: Callable[[], Any], give: Callable[[Any], object]) -> None:
-        ready.wait()
+        try:
+            ready.wait()
+        except threading.BrokenBarrierError:
+            return
         gave = clock()
         while gave < seen.end:
             asked = gave
@@ -108,15 +111,24 @@ def in_threads(
             gave = clock()
             seen.note(number, asked, got, gave)
 
-    threads = [threading.Thread(target=work, args=(number, *worker)) for number, worker in enumerate(workers)]
-    for thread in threads:
-        thread.start()
-    seen.end = clock() + warm_up + seconds
-    ready.wait()
-    time.sleep(warm_up)
-    when_warm()
-    for thread in threads:
-        thread.join()
+    threads = [
+        threading.Thread(target=work, args=(number, *worker), daemon=True) for number, worker in enumerate(workers)]
+    try:
+        for thread in threads:
+            thread.start()
+        seen.end = clock() + warm_up + seconds
+        ready.wait()
+        time.sleep(warm_up)
+        when_warm()
+        for thread in threads:
+            thread.join()
+    except BaseException:   # Ctrl-C: nobody waits for those who do not come, and all go home once they are served
+        seen.end = 0.0
+        ready.abort()
+        for thread in threads:
+            if thread.is_alive():
+                thread.join(timeout=0.1)
+        raise
     return seen
 
 
