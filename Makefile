@@ -143,7 +143,7 @@ sanitize: $(VENV)/.have-test  ## run the stress tests under AddressSanitizer and
 
 .PHONY: clean
 clean:  ## remove what was built; environments stay
-	rm -rf build dist docs/_build *.egg-info .hypothesis .mypy_cache .pytest_cache* .ruff_cache
+	rm -rf build dist docs/_build asv_bench/env/compare *.egg-info .hypothesis .mypy_cache .pytest_cache* .ruff_cache
 	rm -f gcp/_core.*.so
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 

@@ -44,7 +44,7 @@ ASV = (sys.executable, '-m', 'asv')
 ALL = r'^(?!peers\.)'
 """Other pools are the same in any two commits."""
 
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
 class Trouble(Exception):
@@ -204,7 +204,8 @@ def show(seen: dict[Key, Compared], factor: float) -> None:
     table = Table('benchmark', 'base', 'head', 'worse by', 'least to most', '', box=None)
     table.columns[0].overflow = 'fold'
     colours = {'slower': 'red', 'broken': 'red', 'faster': 'green', '': ''}
-    for (name, params), compared in sorted(seen.items(), key=lambda item: -median(item[1].ratios)):
+    there = {key: compared for key, compared in seen.items() if not all(map(isnan, compared.ratios)) or compared.broken}
+    for (name, params), compared in sorted(there.items(), key=lambda item: -median(item[1].ratios)):
         ratios, verdict = compared.ratios, compared.verdict(factor)
         values = [human(median(side), compared.unit) for side in (compared.base, compared.head)]
         spread = f'{min(ratios):.2f} to {max(ratios):.2f}'
