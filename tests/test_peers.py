@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT / 'asv_bench'))
 pytest.importorskip('rich')
 
 import bench_peers  # noqa: E402
-from benchmarks import loads  # noqa: E402
+from benchmarks import loads, peers  # noqa: E402
 from benchmarks.adapters import TASKS, THREADS, UNIT, Peer, stop_servers  # noqa: E402
 from benchmarks.adapters.contests import race_in_threads  # noqa: E402
 from comparison import figures, measure, table  # noqa: E402
@@ -39,10 +39,10 @@ def servers_end() -> Iterator[None]:
     stop_servers()
 
 
-def those(peers: dict[str, Peer]) -> Any:
+def those(kind: dict[str, Peer]) -> Any:
     return pytest.mark.parametrize('peer', [
         pytest.param(peer, id=name, marks=pytest.mark.skipif(bool(peer.missing), reason=peer.missing))
-        for name, peer in peers.items()])
+        for name, peer in kind.items()])
 
 
 # --- each peer is a pool ---
@@ -183,11 +183,11 @@ def test_a_hit_is_told(nanoseconds: float | None, told: str) -> None:
 
 def made_up() -> Comparison:
     """A comparison of all peers, as if all were here."""
-    def lines(peers: dict[str, Peer], cases: Any) -> list[Line]:
+    def lines(kind: dict[str, Peer], cases: Any) -> list[Line]:
         made = [
             Line(peer, pair=100.0 * number, context=150.0 * number if peer.context else None,
                  loads={case.title: Load(1 / number, 1 / number, case.ideal and 1.0) for case in cases})
-            for number, peer in enumerate(peers.values(), start=1)]
+            for number, peer in enumerate(kind.values(), start=1)]
         for line in made:
             line.reason = ''
         return made
@@ -316,3 +316,28 @@ def test_the_command_stops_when_it_is_asked_to(
     monkeypatch.setattr(bench_peers, 'compare', interrupted)
     assert bench_peers.main([]) == 130
     assert capsys.readouterr().err.endswith('Stopped; nothing is written.\n')
+
+
+# --- the chapter of asv ---
+
+@pytest.mark.parametrize(('chapter', 'queue', 'told'), [
+    (peers.HitThreads, 'queue.SimpleQueue', 'queue.SimpleQueue has no context manager'),
+    (peers.HitTasks, 'asyncio.Queue', 'asyncio.Queue has no context manager'),
+])
+def test_what_cannot_be_measured_is_skipped_and_torn_down_as_asv_does(chapter: Any, queue: str, told: str) -> None:
+    benchmark = chapter()
+    with pytest.raises(NotImplementedError, match=re.escape(told)):
+        benchmark.setup(queue, 'with')
+    benchmark.teardown(queue, 'with')
+    benchmark.setup(queue, 'acquire+release')
+    benchmark.time_idle_hit(queue, 'acquire+release')
+    benchmark.teardown(queue, 'acquire+release')
+
+
+def test_a_peer_that_is_not_installed_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(THREADS, ABSENT.name, ABSENT)
+    with pytest.raises(NotImplementedError, match='not installed: no-such-distribution'):
+        peers.HitThreads().setup(ABSENT.name, 'acquire+release')
+    with pytest.raises(NotImplementedError, match='not installed: no-such-distribution'):
+        peers.LoadThreads().setup({}, ABSENT.name)
+    peers.LoadThreads().setup({ABSENT.name: loads.Seen([1], 1.0)}, ABSENT.name)

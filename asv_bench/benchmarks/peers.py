@@ -42,6 +42,7 @@ class HitThreads(effort.Timed):
 
     params = [list(adapters.THREADS), list(BODIES)]
     param_names = ['pool', 'body']
+    stack: contextlib.ExitStack | None = None   # asv tears down what it skips, too
 
     def setup(self, name: str, body: str) -> None:
         peer = can(adapters.THREADS[name], body)
@@ -49,7 +50,8 @@ class HitThreads(effort.Timed):
         self.hit = loop_of(peer, body, self.stack.enter_context(peer.open(SIZE)))
 
     def teardown(self, name: str, body: str) -> None:
-        self.stack.close()
+        if self.stack is not None:
+            self.stack.close()
 
     def time_idle_hit(self, name: str, body: str) -> None:
         self.hit(TIMES)
@@ -61,6 +63,7 @@ class HitTasks(effort.Timed):
     params = [list(adapters.TASKS), list(BODIES)]
     param_names = ['pool', 'body']
     repeat = effort.choose((1, 1, 1.0), (3, 5, 0.5), (5, 50, 5.0))
+    loop: asyncio.AbstractEventLoop | None = None
 
     def setup(self, name: str, body: str) -> None:
         peer = can(adapters.TASKS[name], body)
@@ -70,9 +73,10 @@ class HitTasks(effort.Timed):
         self.hit = loop_of(peer, body, pool)
 
     def teardown(self, name: str, body: str) -> None:
-        self.loop.run_until_complete(self.stack.aclose())
-        self.loop.close()
-        adapters.stop_servers()
+        if self.loop is not None:
+            self.loop.run_until_complete(self.stack.aclose())
+            self.loop.close()
+            adapters.stop_servers()
 
     def time_idle_hit(self, name: str, body: str) -> None:
         self.loop.run_until_complete(self.hit(TIMES))
@@ -86,7 +90,7 @@ class _Load:
 
     def setup(self, seen: Seen, name: str) -> None:
         if name not in seen:
-            raise NotImplementedError('not installed')
+            raise NotImplementedError((adapters.THREADS | adapters.TASKS)[name].missing)
 
     @tracks.more('Jain index')
     def track_fairness(self, seen: Seen, name: str) -> float:
