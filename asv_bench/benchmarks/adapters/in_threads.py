@@ -97,11 +97,12 @@ THREADS = {peer.name: peer for peer in (
     Peer(
         'gcp', open_gcp,
         take="pool.acquire('a')", give="pool.release(conn, 'a')", context="pool.connection('a')",
-        note='metrics on, as always',
+        note='by default: metrics on, no background collector',
     ),
     Peer(
         'generic-connection-pool', open_predecessor, packages=('generic-connection-pool',),
         take="pool.acquire('a')", give="pool.release(conn, 'a')", context="pool.connection('a')",
+        note='without a background collector, as gcp (one takes about an eighth off its hit)',
     ),
     Peer(
         'psycopg_pool', open_psycopg_pool, packages=('psycopg-pool', 'psycopg'),
