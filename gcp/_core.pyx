@@ -3,7 +3,8 @@
 
 Pool state decides; it never waits, never calls a manager. Read it in this order:
 
-platform    clock, mutex, random bits
+platform    mutex, random bits
+clock       what time it is
 containers  rings, heaps, the table of held connections
 metrics     histograms and the counters of the manager's steps
 state       slot, endpoint, waiter, pool: what there is
@@ -12,6 +13,7 @@ core        the steps behind a lock; user keys looked up outside it
 checkouts   handles on what the core lends
 lifecycle   one call of a manager's hook: counted and timed
 pools       the compiled half of both fronts
+shortcuts   ... past the interpreter
 threads     ... of the threading pool
 tasks       ... of the asyncio pool
 """
@@ -31,6 +33,7 @@ from libc.string cimport memset
 from gcp.exceptions import AcquireTimeoutError, ConnectionNotAcquiredError, ConnectionPoolClosedError
 
 include "core/platform.pxi"
+include "core/clock.pxi"
 include "core/containers.pxi"
 include "core/metrics.pxi"
 include "core/state.pxi"
@@ -39,6 +42,7 @@ include "core/core.pxi"
 include "core/checkouts.pxi"
 include "core/lifecycle.pxi"
 include "core/pools.pxi"
+include "core/shortcuts.pxi"
 include "core/threads.pxi"
 include "core/tasks.pxi"
 

@@ -10,6 +10,23 @@ cdef struct glance_t:        # at an idle hit, while the manager's hooks look at
     double deadline
 
 
+cdef inline slot_t* take_hit(pool_t* pool, endpoint_t* e, double now, glance_t* glance) noexcept nogil:
+    """Check an idle connection out, or return NULL. Where nobody will have a look at it, the acquire has ended well."""
+    cdef slot_t* s = take_idle(pool, e, now)
+    if s == NULL:
+        return NULL
+    if glance == NULL:
+        s.lent = True
+        e.counters.acquires[<int>HIT] += 1
+    else:
+        pool.arrivals += 1
+        glance.arrival = pool.arrivals
+        glance.epoch = pool.epoch
+        glance.lease = s.lease
+        glance.began = now
+    return s
+
+
 cdef double seconds_allowed(timeout, hook_timeout):
     """How long an acquire may take. One that is not to wait in line has for its hooks what the pool says."""
     cdef double seconds = INFINITY
@@ -45,6 +62,11 @@ cdef class Checkout:
             self.slot is not None and self.epoch == self.core.pool.epoch and self.slot.s.lease == self.lease
             and (self.slot.s.state == USED or self.slot.s.state == RETURNING)
         )
+
+    cdef inline bint holds(self) noexcept nogil:
+        """Whether the connection is this checkout's, and its release has not begun."""
+        cdef slot_t* s = &self.slot.s
+        return s.lease == self.lease and s.state == USED and self.epoch == self.core.pool.epoch
 
     cdef inline void end(self):
         self.slot = None
@@ -102,7 +124,7 @@ cdef class Ticket(Checkout):
         self.deadline = self.w.began + seconds
         self.since = NEVER
         self.core = core
-        ring_init(&self.w.node, &self.w)
+        ring_init(&self.w.node)
         self.w.self = <PyObject*>self
         self.enter(core)
         return 0
@@ -117,7 +139,7 @@ cdef class Ticket(Checkout):
         self.w.began = glance.began
         self.w.state = USE
         if self.current():
-            self.ep = <Endpoint>slot.s.ep.self
+            self.ep = <Endpoint>endpoint_object(slot.s.ep)
 
     cdef void enter(self, Core core):
         self.epoch = core.pool.epoch
@@ -128,7 +150,7 @@ cdef class Ticket(Checkout):
     cdef inline void receive(self):
         """Take over the slot that a step assigned."""
         if self.w.slot != NULL:
-            self.slot = <Slot>self.w.slot.self
+            self.slot = <Slot>slot_object(self.w.slot)
             self.lease = self.w.lease
             self.w.slot = NULL
 
@@ -162,15 +184,15 @@ cdef class Ticket(Checkout):
         if taken(e) - e.promised >= pool.max_size:
             self.blocked_by = 'creation' if e.n_used == 0 and e.creating else 'endpoint cap'
             if e.n_used:
-                oldest = first_slot(&e.used).since
+                oldest = slot_near(e.used.next).since
             self.block = (e.n_base + e.n_extra, e.n_used, e.creating, e.waiting, pool.max_size, oldest)
             return
         self.blocked_by = 'creation' if pool.used == 0 and pool.creating else 'total cap'
         node = pool.endpoints.next
         while node != &pool.endpoints:
-            e = <endpoint_t*>node.owner
-            if e.n_used and first_slot(&e.used).since < oldest:
-                oldest = first_slot(&e.used).since
+            e = endpoint_link(node)
+            if e.n_used and slot_near(e.used.next).since < oldest:
+                oldest = slot_near(e.used.next).since
             node = node.next
         self.block = (pool.idle, pool.used, pool.creating, pool.waiting, pool.total_max_size, oldest)
 

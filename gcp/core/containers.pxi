@@ -10,13 +10,11 @@ cdef struct endpoint_t
 cdef struct ring_t:
     ring_t* prev
     ring_t* next
-    void* owner              # NULL in the head of a ring
 
 
-cdef inline void ring_init(ring_t* head, void* owner) noexcept nogil:
+cdef inline void ring_init(ring_t* head) noexcept nogil:
     head.prev = head
     head.next = head
-    head.owner = owner
 
 
 cdef inline bint ring_empty(ring_t* head) noexcept nogil:
@@ -155,36 +153,37 @@ cdef void blocked_remove(blocked_heap_t* heap, endpoint_t* ep) noexcept nogil:
         blocked_sift(heap, i)
 
 
-# --- the table: held connections by identity. Open addressing, linear probing, no tombstones. ---
-# Two slots may hold the same object (a manager may return one twice), so entries are slots, not keys.
+# --- the table: records by the identity of an object. Open addressing, linear probing, no tombstones. ---
+# A record begins with the object that it is known by: a slot with its connection, an endpoint with its key. Two slots may
+# hold the same connection (a manager may return one twice).
+
+ctypedef PyObject** record_t
 
 cdef struct table_t:
-    slot_t** items
+    record_t* items
     size_t mask              # capacity - 1; the capacity is a power of two, or the table has no array yet
     size_t n
 
 
-cdef inline size_t home_of(PyObject* conn, size_t mask) noexcept nogil:
+cdef inline size_t home_of(PyObject* known_by, size_t mask) noexcept nogil:
     # Objects are 16-byte aligned: the low bits say nothing. Fibonacci hashing spreads the rest.
-    return <size_t>(((<uint64_t><size_t>conn >> 4) * <uint64_t>11400714819323198485U) >> 20) & mask
+    return <size_t>(((<uint64_t><size_t>known_by >> 4) * <uint64_t>11400714819323198485U) >> 20) & mask
 
 
-cdef bint table_reserve(table_t* table, size_t wanted) noexcept nogil:
-    """Make room for `wanted` entries at a load of at most one half; False without memory."""
+cdef bint table_resize(table_t* table, size_t wanted) noexcept nogil:
+    """Make room for `wanted` records at a load of at most one half; False without memory."""
     cdef size_t capacity = 16
     cdef size_t i, j
-    cdef slot_t** items
-    if table.items != NULL and 2 * wanted <= table.mask + 1:
-        return True
+    cdef record_t* items
     while capacity < 2 * wanted:
         capacity *= 2
-    items = <slot_t**>calloc(capacity, sizeof(slot_t*))
+    items = <record_t*>calloc(capacity, sizeof(record_t))
     if items == NULL:
         return False
     if table.items != NULL:
         for i in range(table.mask + 1):
             if table.items[i] != NULL:
-                j = home_of(table.items[i].conn, capacity - 1)
+                j = home_of(table.items[i][0], capacity - 1)
                 while items[j] != NULL:
                     j = (j + 1) & (capacity - 1)
                 items[j] = table.items[i]
@@ -195,42 +194,46 @@ cdef bint table_reserve(table_t* table, size_t wanted) noexcept nogil:
 
 
 cdef inline bint table_has_room(table_t* table) noexcept nogil:
-    """Make room for one entry more. The table grows with what is held, not with what is idle: it stays in the cache."""
-    return 2 * (table.n + 1) <= table.mask or table_reserve(table, table.n + 1)
+    """Make room for one record more."""
+    return 2 * (table.n + 1) <= table.mask or table_resize(table, 2 * table.n + 1)
 
 
-cdef inline void table_add(table_t* table, slot_t* slot) noexcept nogil:
-    cdef size_t i = home_of(slot.conn, table.mask)
+cdef inline void table_shrink(table_t* table) noexcept nogil:
+    """Give memory back when most of it is empty."""
+    if table.mask >= 256 and 16 * table.n < table.mask:
+        table_resize(table, 2 * table.n)
+
+
+cdef inline void table_add(table_t* table, void* record) noexcept nogil:
+    cdef size_t i = home_of((<record_t>record)[0], table.mask)
     while table.items[i] != NULL:
         i = (i + 1) & table.mask
-    table.items[i] = slot
+    table.items[i] = <record_t>record
     table.n += 1
 
 
-cdef inline slot_t* table_find(table_t* table, PyObject* conn, endpoint_t* ep) noexcept nogil:
-    """Find who holds a connection: of this endpoint, or of any when `ep` is NULL."""
+cdef inline void* table_find(table_t* table, PyObject* known_by) noexcept nogil:
+    """Find the first record that is known by an object, or NULL."""
     cdef size_t i
-    cdef slot_t* slot
-    if table.n == 0:
+    cdef record_t record
+    if table.items == NULL:
         return NULL
-    i = home_of(conn, table.mask)
+    i = home_of(known_by, table.mask)
     while True:
-        slot = table.items[i]
-        if slot == NULL:
-            return NULL
-        if slot.conn == conn and (ep == NULL or slot.ep == ep):
-            return slot
+        record = table.items[i]
+        if record == NULL or record[0] == known_by:
+            return record
         i = (i + 1) & table.mask
 
 
-cdef inline void table_remove(table_t* table, slot_t* slot) noexcept nogil:
-    """Take an entry out and close the gap, so that no probe ends too early (Knuth, TAOCP 6.4, algorithm R)."""
+cdef inline void table_remove(table_t* table, void* record) noexcept nogil:
+    """Take a record out and close the gap, so that no probe ends too early (Knuth, TAOCP 6.4, algorithm R)."""
     cdef size_t mask = table.mask
     cdef size_t i, j
     if table.n == 0:
         return
-    i = home_of(slot.conn, mask)
-    while table.items[i] != slot:
+    i = home_of((<record_t>record)[0], mask)
+    while <void*>table.items[i] != record:
         if table.items[i] == NULL:
             return
         i = (i + 1) & mask
@@ -240,7 +243,20 @@ cdef inline void table_remove(table_t* table, slot_t* slot) noexcept nogil:
         j = (j + 1) & mask
         if table.items[j] == NULL:
             break
-        if ((j - home_of(table.items[j].conn, mask)) & mask) >= ((j - i) & mask):
+        if ((j - home_of(table.items[j][0], mask)) & mask) >= ((j - i) & mask):
             table.items[i] = table.items[j]
             i = j
     table.items[i] = NULL
+
+
+cdef inline slot_t* table_find_of(table_t* table, PyObject* conn, endpoint_t* ep) noexcept nogil:
+    """Find who holds a connection to an endpoint: the object may be held for another, too."""
+    cdef size_t i
+    if table.items == NULL:
+        return NULL
+    i = home_of(conn, table.mask)
+    while table.items[i] != NULL:
+        if table.items[i][0] == conn and (<slot_t*>table.items[i]).ep == ep:
+            return <slot_t*>table.items[i]
+        i = (i + 1) & table.mask
+    return NULL

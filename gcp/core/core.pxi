@@ -1,8 +1,13 @@
 # The core: the steps behind a lock, their left-overs done, user keys looked up outside. This is the face that the
 # fronts (and the tests, with a clock of their own) talk to.
 
-cdef ring_t all_cores        # so that a forked child can empty its copies
-ring_init(&all_cores, NULL)
+cdef struct family_t:        # all cores, so that a forked child can empty its copies
+    ring_t ring
+    PyObject* core
+
+
+cdef family_t all_cores
+ring_init(&all_cores.ring)
 
 REASONS = ('idle_timeout', 'max_lifetime', 'dead', 'discarded', 'evicted', 'pool_closed', 'error')
 RESULTS = ('hit', 'created', 'waited', 'timeout', 'cancelled', 'error')
@@ -72,12 +77,12 @@ cdef ages_t oldest_of(pool_t* pool) noexcept nogil:
     cdef endpoint_t* e
     found.oldest_waiter = found.oldest_checkout = INFINITY
     while node != &pool.endpoints:
-        e = <endpoint_t*>node.owner
+        e = endpoint_link(node)
         node = node.next
         if e.waiting and first_waiter(e).began < found.oldest_waiter:
             found.oldest_waiter = first_waiter(e).began
-        if e.n_used and first_slot(&e.used).since < found.oldest_checkout:
-            found.oldest_checkout = first_slot(&e.used).since
+        if e.n_used and slot_near(e.used.next).since < found.oldest_checkout:
+            found.oldest_checkout = slot_near(e.used.next).since
     return found
 
 
@@ -143,11 +148,11 @@ cdef class Core:
     """
     cdef pool_t pool
     cdef gcp_mutex mutex
-    cdef ring_t link
+    cdef family_t family
     cdef dict endpoints
     cdef object clock
+    cdef object debugger
     cdef readonly Ledger ledger
-    cdef public object on_step      # debug: called with a verb's name before each step
     cdef public object on_poke      # wakes the collector: it sleeps longer than it should
     cdef public object on_orphan    # called from finalizers, in any thread: there is something to drain
     cdef public object on_quiet     # called when a closed pool has become empty
@@ -170,13 +175,15 @@ cdef class Core:
         pool.jitter = lifetime_jitter
         pool.leak_after = leak_threshold
         pool.wake_at = -INFINITY
-        ring_init(&pool.idle_bases, NULL)
-        ring_init(&pool.idle_extras, NULL)
-        ring_init(&pool.victims, NULL)
-        ring_init(&pool.pledged, NULL)
-        ring_init(&pool.endpoints, NULL)
-        ring_init(&self.link, <void*>self)
-        ring_insert(&all_cores, &self.link)
+        pool.look_at = INFINITY
+        ring_init(&pool.idle_bases)
+        ring_init(&pool.idle_extras)
+        ring_init(&pool.victims)
+        ring_init(&pool.pledged)
+        ring_init(&pool.endpoints)
+        self.family.core = <PyObject*>self
+        ring_init(&self.family.ring)
+        ring_insert(&all_cores.ring, &self.family.ring)
         self.endpoints = {}
         self.clock = clock
         self.ledger = Ledger.__new__(Ledger)
@@ -188,13 +195,14 @@ cdef class Core:
         return 0
 
     def __dealloc__(self):
-        if self.link.next != NULL:
-            ring_remove(&self.link)
+        if self.family.ring.next != NULL:
+            ring_remove(&self.family.ring)
             self.close_ledger()
             self.drop_all(False)
             self.drop_abandoned()
         free(self.pool.due.items)
         free(self.pool.blocked.items)
+        free(self.pool.known.items)
         free(self.pool.held.items)
         free(self.pool.inherited.items)
 
@@ -209,7 +217,7 @@ cdef class Core:
         ledger.closed = True
         ledger.owner = NULL
         while node != &pool.endpoints:
-            e = <endpoint_t*>node.owner
+            e = endpoint_link(node)
             node = node.next
             write_off(pool, e)
             add_counters(&pool.retired, &e.counters)
@@ -225,13 +233,13 @@ cdef class Core:
         cdef slot_t* s
         cdef waiter_t* w
         while not ring_empty(&pool.endpoints):
-            e = <endpoint_t*>pool.endpoints.next.owner
+            e = endpoint_link(pool.endpoints.next)
             ring_remove(&e.link)
             e.listed = False
             for i in range(4):
                 ring = &e.base if i == 0 else &e.extras if i == 1 else &e.used if i == 2 else &e.limbo
                 while not ring_empty(ring):
-                    s = first_slot(ring)
+                    s = slot_near(ring.next)
                     ring_remove(&s.near)
                     ring_remove(&s.far)
                     ring_remove(&s.pledge)
@@ -239,7 +247,7 @@ cdef class Core:
                     s.lease = 0
                     s.due = -1
                     if not bury:
-                        Py_DECREF(<object>s.self)
+                        Py_DECREF(<object>slot_object(s))
             while not ring_empty(&e.line):
                 w = first_waiter(e)
                 ring_remove(&w.node)
@@ -247,8 +255,10 @@ cdef class Core:
                 if not bury:
                     Py_DECREF(<object>w.self)
             if not bury:
-                Py_DECREF(<object>e.self)
+                Py_DECREF(<object>endpoint_object(e))
         pool.n_endpoints = 0
+        free(pool.known.items)
+        memset(&pool.known, 0, sizeof(table_t))
 
     cdef void drop_abandoned(self):
         """Forget what finalizers left."""
@@ -256,7 +266,7 @@ cdef class Core:
         cdef waiter_t* w = <waiter_t*>gcp_take(&self.pool.lost)
         cdef PyObject* owned
         while s != NULL:
-            owned = s.self
+            owned = slot_object(s)
             s = s.next_orphan
             Py_DECREF(<object>owned)
         while w != NULL:
@@ -296,6 +306,8 @@ cdef class Core:
             items = grown(pool.blocked.items, &pool.blocked.capacity, pool.n_endpoints + 1, sizeof(endpoint_t*))
             if items != NULL:
                 pool.blocked.items = <endpoint_t**>items
+            if items != NULL and table_has_room(&pool.known):
+                table_add(&pool.known, &ep.e)
                 ring_insert(&pool.endpoints, &ep.e.link)
                 pool.n_endpoints += 1
                 ep.e.listed = True
@@ -322,6 +334,8 @@ cdef class Core:
             gone = e.waiting == 0 and taken(e) == 0 and e.listed
             if gone:
                 ring_remove(&e.link)
+                table_remove(&pool.known, e)
+                table_shrink(&pool.known)
                 pool.n_endpoints -= 1
                 e.listed = False
                 add_counters(&pool.retired, &e.counters)
@@ -329,7 +343,7 @@ cdef class Core:
             gcp_unlock(&self.mutex)
             if not gone:
                 continue
-            ep = <Endpoint>e.self
+            ep = <Endpoint>endpoint_object(e)
             Py_DECREF(ep)
             try:
                 gcp_delete_if(self.endpoints, ep.key, is_unlisted)
@@ -339,9 +353,26 @@ cdef class Core:
 
     # --- what a step leaves to do ---
 
+    @property
+    def on_step(self):
+        """Debug: called with a verb's name before each step."""
+        return self.debugger
+
+    @on_step.setter
+    def on_step(self, debugger):
+        self.debugger = debugger
+        self.pool.litter = True     # a step looks at one flag, not at two
+
     cdef inline int before(self, str verb) except -1:
-        if self.on_step is not None:
-            self.on_step(verb)
+        if self.pool.litter:
+            self.clean_up(verb)
+        return 0
+
+    cdef int clean_up(self, str verb) except -1:
+        """Before a step: tell the debugger, take back what finalizers left."""
+        self.pool.litter = self.debugger is not None
+        if self.debugger is not None:
+            self.debugger(verb)
         if self.pool.orphans != NULL or self.pool.lost != NULL or self.pool.lost_permits:
             self.drain()
         return 0
@@ -404,7 +435,7 @@ cdef class Core:
         cdef double now = self.now()
         while s != NULL:
             orphan, s = s, s.next_orphan
-            slot = <Slot>orphan.self
+            slot = <Slot>slot_object(orphan)
             Py_DECREF(slot)
             gcp_lock(&self.mutex)
             self.pool.now = now
@@ -453,6 +484,7 @@ cdef class Core:
     cdef void nudge(self, endpoint_t* ep):
         """Have somebody drain soon: the front's deferred call, or the first who waits."""
         cdef object wake = self.on_orphan
+        self.pool.litter = True
         if wake is None and self.pool.closed:
             wake = self.on_quiet        # whoever closes will drain
         elif wake is None and ep != NULL:
@@ -747,7 +779,7 @@ cdef class Core:
 
     cdef inline slot_t* held_as(self, conn, endpoint) except? NULL:
         """Find a held connection by identity. Runs user code where the key is not the very same object."""
-        cdef slot_t* s = table_find(&self.pool.held, <PyObject*>conn, NULL)
+        cdef slot_t* s = <slot_t*>table_find(&self.pool.held, <PyObject*>conn)
         cdef Endpoint ep
         if s == NULL or s.ep.key == <PyObject*>endpoint:
             return s
@@ -756,7 +788,7 @@ cdef class Core:
         except TypeError:
             check_hashable(endpoint)
             raise
-        return NULL if ep is None else table_find(&self.pool.held, <PyObject*>conn, &ep.e)
+        return NULL if ep is None else table_find_of(&self.pool.held, <PyObject*>conn, &ep.e)
 
     cdef Slot holder(self, conn, endpoint):
         """Find who holds a connection: by identity, else by equality. None where a release is to do nothing."""
@@ -764,12 +796,12 @@ cdef class Core:
         cdef Endpoint ep
         cdef Slot slot
         if s != NULL:
-            return <Slot>s.self
+            return <Slot>slot_object(s)
         ep = self.find(endpoint)
         slot = None if ep is None else self.equal_holder(conn, ep)
         if slot is not None:
             return slot
-        if self.pool.closed or table_find(&self.pool.inherited, <PyObject*>conn, NULL) != NULL:
+        if self.pool.closed or table_find(&self.pool.inherited, <PyObject*>conn) != NULL:
             return None
         raise ConnectionNotAcquiredError(
             f'this connection is not acquired for endpoint {describe(endpoint)}: it is foreign, of another endpoint, '
@@ -782,7 +814,7 @@ cdef class Core:
         cdef Slot slot
         node = ep.e.used.next
         while node != &ep.e.used:
-            slots.append(<Slot>(<slot_t*>node.owner).self)
+            slots.append(<Slot>slot_object(slot_near(node)))
             node = node.next
         for slot in slots:
             if slot.s.state == USED and slot.conn == conn and slot.s.state == USED:
@@ -839,7 +871,7 @@ cdef class Core:
             if s == NULL:
                 gcp_unlock(&self.mutex)
                 return None
-            victim.slot = <Slot>s.self
+            victim.slot = <Slot>slot_object(s)
             gcp_unlock(&self.mutex)
             victim.core = self
             victim.epoch = self.pool.epoch
@@ -921,9 +953,14 @@ cdef class Core:
     cdef inline bint expiry_is_due(self, double now) noexcept nogil:
         """Whether something idle may have expired."""
         cdef pool_t* pool = &self.pool
-        if not ring_empty(&pool.idle_extras) and now >= first_slot(&pool.idle_extras).since + pool.idle_timeout:
-            return True
-        return pool.due.n > 0 and now >= pool.due.items[0].expires
+        if now < pool.look_at:
+            return False
+        pool.look_at = INFINITY
+        if not ring_empty(&pool.idle_extras):
+            pool.look_at = slot_far(pool.idle_extras.next).since + pool.idle_timeout
+        if pool.due.n > 0:
+            pool.look_at = min(pool.look_at, pool.due.items[0].expires)
+        return now >= pool.look_at
 
     # --- closing ---
 
@@ -1019,7 +1056,7 @@ cdef class Core:
         oldest = oldest_of(pool)
         node = pool.endpoints.next
         while node != &pool.endpoints:
-            take_picture(<endpoint_t*>node.owner, &pictures[n])
+            take_picture(endpoint_link(node), &pictures[n])
             Py_INCREF(<object>pictures[n].key)
             add_counters(&total.counters, &pictures[n].counters)
             n += 1
@@ -1055,13 +1092,13 @@ cdef class Core:
         pool.held.mask = 0
         pool.held.n = 0
         self.drop_all(True)
-        ring_init(&pool.idle_bases, NULL)
-        ring_init(&pool.idle_extras, NULL)
-        ring_init(&pool.victims, NULL)
+        ring_init(&pool.idle_bases)
+        ring_init(&pool.idle_extras)
+        ring_init(&pool.victims)
         pool.idle = pool.used = pool.creating = pool.disposing = pool.waiting = pool.size = 0
         pool.due.n = 0
         pool.blocked.n = 0
-        ring_init(&pool.pledged, NULL)
+        ring_init(&pool.pledged)
         pool.woken = NULL
         pool.empties = NULL
         pool.orphans = NULL
@@ -1086,9 +1123,9 @@ core_clear_attributes = (<PyTypeObject*>Core).tp_clear
 
 
 def _after_fork():
-    cdef ring_t* node = all_cores.next
-    while node != &all_cores:
-        (<Core>node.owner).start_anew()
+    cdef ring_t* node = all_cores.ring.next
+    while node != &all_cores.ring:
+        (<Core>(<family_t*>node).core).start_anew()
         node = node.next
 
 

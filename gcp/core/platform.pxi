@@ -1,27 +1,8 @@
-# What the core takes from the platform: a clock, a mutex, random bits, a few C-API calls.
+# What the core takes from the platform: a mutex, random bits, a few C-API calls.
 
 cdef extern from *:
     """
     #include <stdint.h>
-
-    /* The monotonic clock, in seconds: the one that time.monotonic() and asyncio's loop.time() read. */
-    #ifdef _WIN32
-    #include <windows.h>
-    static double gcp_monotonic(void) {
-        static double tick = 0.0;
-        LARGE_INTEGER n;
-        if (tick == 0.0) { QueryPerformanceFrequency(&n); tick = 1.0 / (double)n.QuadPart; }
-        QueryPerformanceCounter(&n);
-        return (double)n.QuadPart * tick;
-    }
-    #else
-    #include <time.h>
-    static inline double gcp_monotonic(void) {
-        struct timespec t;
-        clock_gettime(CLOCK_MONOTONIC, &t);
-        return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-    }
-    #endif
 
     /* With the GIL a step is atomic by itself: it runs no Python code (the compiler checks: noexcept nogil) and
        never lets the GIL go. Without it, the same step takes a mutex. PyMutex is not re-entrant; the rules that make
@@ -63,60 +44,34 @@ cdef extern from *:
     }
     #endif
 
-    /* Ask for a cache line that will be needed soon. */
+    /* Ask for a cache line that will be needed soon. (GCC leaves out a call that does nothing else, unless there is
+       something that it does not understand.) */
     #if defined(__GNUC__) || defined(__clang__)
-    #define gcp_prefetch(p) __builtin_prefetch((const void *)(p), 1)
+    #define gcp_prefetch(p) do { __builtin_prefetch((const void *)(p), 1); __asm__ __volatile__(""); } while (0)
     #else
     #define gcp_prefetch(p) ((void)0)
     #endif
-
-    /* Exported by CPython for its own compiled awaitables: StopIteration(value) without a traceback. */
-    PyAPI_FUNC(int) _PyGen_SetStopIterationValue(PyObject *);
-
-    /* tp_iternext of our awaitables. Cython would build a traceback for the StopIteration that ends each one. */
-    typedef int (*gcp_advance_t)(PyObject *, PyObject **);
-    static gcp_advance_t gcp_advance;
-    static PyObject *gcp_lease_next(PyObject *self) {
-        PyObject *result = NULL;
-        int status = gcp_advance(self, &result);
-        if (status == PYGEN_NEXT)
-            return result;
-        if (status == PYGEN_RETURN) {
-            if (result != Py_None)
-                _PyGen_SetStopIterationValue(result);
-            Py_DECREF(result);
-        }
-        return NULL;
-    }
-    static PyObject *gcp_finished_next(PyObject *Py_UNUSED(self)) { return NULL; }
     """
     ctypedef int (*gcp_condition_t)(PyObject*) noexcept
     int gcp_delete_if(object, object, gcp_condition_t) except -1
-    ctypedef int (*gcp_advance_t)(PyObject*, PyObject**) except -1
-    gcp_advance_t gcp_advance
-    PyObject* gcp_lease_next(PyObject*) noexcept
-    PyObject* gcp_finished_next(PyObject*) noexcept
     ctypedef struct gcp_mutex:
         pass
-    double gcp_monotonic() noexcept nogil
     void gcp_mutex_init(gcp_mutex*) noexcept nogil
     void gcp_lock(gcp_mutex*) noexcept nogil
     void gcp_unlock(gcp_mutex*) noexcept nogil
     void gcp_prefetch(void*) noexcept nogil
     void gcp_push(void* head, void* node, void* next) noexcept nogil
     void* gcp_take(void* head) noexcept nogil
-    int _PyGen_SetStopIterationValue(object) except -1
 
 
 cdef extern from 'Python.h':
     ctypedef int (*visitproc)(PyObject*, void*) noexcept
     ctypedef int (*traverseproc)(PyObject*, visitproc, void*) noexcept
     ctypedef int (*inquiry)(PyObject*) noexcept
-    ctypedef PyObject* (*unaryfunc)(PyObject*) noexcept
     ctypedef struct PyTypeObject:
         traverseproc tp_traverse
         inquiry tp_clear
-        unaryfunc tp_iternext
+        PyObject* tp_dict
     ctypedef enum PySendResult:
         PYGEN_RETURN
         PYGEN_ERROR

@@ -64,6 +64,10 @@ def chain(body, error):
     link.__context__ = error
 
 
+cdef enum release_by_name:
+    NOT_HELD, PUT_BACK, PUT_BACK_AND_MORE       # there may be something to do after it
+
+
 cdef class BaseConnectionPool:
     """What the threading and the asyncio pool share. Not to be instantiated."""
     cdef readonly Core _core
@@ -118,33 +122,32 @@ cdef class BaseConnectionPool:
                        acquire has ended well
         """
         cdef Core core = self._core
+        cdef endpoint_t* e
+        cdef slot_t* s = NULL
         cdef PyObject* found
-        cdef Endpoint ep
-        cdef slot_t* s
-        cdef double now
         if timeout is not None:
             check_timeout(timeout)
         core.before('acquire')
-        found = look_up_quietly(core.endpoints, endpoint)
-        if found == NULL:
+        gcp_lock(&core.mutex)
+        e = <endpoint_t*>table_find(&core.pool.known, <PyObject*>endpoint)
+        if e != NULL:
+            s = take_hit(&core.pool, e, gcp_monotonic(), glance)
+        gcp_unlock(&core.mutex)
+        if e == NULL:       # unknown, or a key that is equal, but not the same object
+            found = look_up_quietly(core.endpoints, endpoint)
+            if found != NULL:
+                return self.hit_of(<Endpoint>found, glance)
             if PyErr_Occurred() != NULL and PyErr_ExceptionMatches(Exception):
                 PyErr_Clear()   # it cannot be hashed, say: the slow path will find out again, and say so
-            return NULL
-        ep = <Endpoint>found
-        fetch_ahead(&ep.e)
-        now = core.now()
+        return s
+
+    cdef slot_t* hit_of(self, Endpoint ep, glance_t* glance):
+        """The same, of an endpoint that was looked up."""
+        cdef Core core = self._core
+        cdef slot_t* s = NULL
         gcp_lock(&core.mutex)
-        s = take_idle(&core.pool, &ep.e, now)
-        if s != NULL:
-            if glance == NULL:
-                s.lent = True
-                ep.e.counters.acquires[<int>HIT] += 1
-            else:
-                core.pool.arrivals += 1
-                glance.arrival = core.pool.arrivals
-                glance.epoch = core.pool.epoch
-                glance.lease = s.lease
-                glance.began = now
+        if ep.e.listed:
+            s = take_hit(&core.pool, &ep.e, gcp_monotonic(), glance)
         gcp_unlock(&core.mutex)
         return s
 
@@ -158,10 +161,37 @@ cdef class BaseConnectionPool:
         """What an acquire may take: what its caller says, else what the pool says."""
         return self.acquire_timeout if timeout is None else check_timeout(timeout)
 
-    cdef inline bint untidy(self, double now) noexcept:
-        """Whether a release leaves something to dispose of."""
+    cdef inline int put_back(self, slot_t* s) noexcept nogil:
+        """Release a connection that no hook wants to see. Within the lock."""
+        cdef pool_t* pool = &self._core.pool
+        cdef double now = gcp_monotonic()
+        if step_give_back(pool, s, now) != TO_IDLE or pool.poke or now >= pool.look_at:
+            return PUT_BACK_AND_MORE
+        return PUT_BACK if ring_empty(&pool.victims) else PUT_BACK_AND_MORE
+
+    cdef inline int put_back_named(self, conn, endpoint) except -1:
+        """Release a connection by its name, unless that takes more than a look at who holds it."""
         cdef Core core = self._core
-        return not ring_empty(&core.pool.victims) or (self.collects and core.expiry_is_due(now))
+        cdef slot_t* s
+        cdef int outcome = NOT_HELD
+        core.before('release')
+        gcp_lock(&core.mutex)
+        s = <slot_t*>table_find(&core.pool.held, <PyObject*>conn)
+        if s != NULL and s.ep.key == <PyObject*>endpoint:
+            outcome = self.put_back(s)
+        gcp_unlock(&core.mutex)
+        if s != NULL and outcome == NOT_HELD:       # perhaps by a key that is equal, but not the same object
+            s = core.held_as(conn, endpoint)
+            if s != NULL:
+                gcp_lock(&core.mutex)
+                outcome = self.put_back(s)
+                gcp_unlock(&core.mutex)
+        return outcome
+
+    cdef inline bint untidy(self) noexcept:
+        """Whether there is something to dispose of after a release."""
+        cdef Core core = self._core
+        return not ring_empty(&core.pool.victims) or (self.collects and core.expiry_is_due(core.pool.now))
 
     def _batch_size(self):
         """How many expired connections a release disposes of."""

@@ -20,6 +20,8 @@ cdef enum release_outcome:
 
 cdef struct waiter_t
 
+ctypedef unsigned char flag_t
+
 
 cdef struct counters_t:
     uint64_t releases[<int>N_OUTCOMES]
@@ -29,33 +31,33 @@ cdef struct counters_t:
     uint64_t leaks
 
 
-# The fields that an idle hit touches come first, to lie in as few cache lines as may be.
+# What an idle hit touches comes first, and lies in two cache lines of 64 bytes each: the object's header (16 bytes) belongs to
+# the first. Whoever a ring's node belongs to is known from where the node lies in its struct: see `slot_near` and others.
 
 cdef struct slot_t:          # one connection
+    PyObject* conn           # owned by the Slot; known by it: see the table
     ring_t near              # in its endpoint: base, extras, used or limbo
     ring_t far               # in the pool: idle bases or idle extras in the order of release, or the victims
     endpoint_t* ep
-    PyObject* conn           # borrowed from the Slot
     double since             # when it entered its state
     double expires
     uint64_t lease           # new with each checkout: whoever holds another number holds nothing
-    int state
-    bint extra
-    bint lent                # its acquire ended well: a release will be counted
-    bint leaked              # held for too long, and counted as such
-    int reason
+    unsigned char state
+    unsigned char reason
+    flag_t extra
+    flag_t lent              # its acquire ended well: a release will be counted
+    flag_t leaked            # held for too long, and counted as such
+    flag_t started           # orphaned after its dispose was called
     double born
-    Py_ssize_t due           # its place in the heap of lifetimes, or -1
-    PyObject* self           # the Slot
     ring_t pledge            # in the pool's ring of victims that have promised their place
     endpoint_t* promised_to  # who may create one when this victim is gone
+    Py_ssize_t due           # its place in the heap of lifetimes, or -1
     slot_t* next_orphan
     uint64_t orphan_lease
-    bint started             # orphaned after its dispose was called
 
 
 cdef struct endpoint_t:
-    PyObject* key            # borrowed from the Endpoint
+    PyObject* key            # owned by the Endpoint; known by it: see the table
     ring_t base              # idle, acquired first in, first out
     ring_t used              # in the order of checkout
     int n_base
@@ -67,16 +69,15 @@ cdef struct endpoint_t:
     ring_t limbo             # being disposed of
     ring_t line              # waiters, first come first
     ring_t link              # in the pool
-    Py_ssize_t creating
-    Py_ssize_t disposing
-    Py_ssize_t promised      # permits that victims of other endpoints will leave to this one
+    int creating
+    int disposing
+    int promised             # permits that victims of other endpoints will leave to this one
+    int lost_permits         # of tickets that were dropped; among the creating until the next call
     Py_ssize_t rank          # its place in the heap of the blocked, or -1
     double create_time       # smoothed, seconds; 0 before the first
-    PyObject* self           # the Endpoint; while listed, the pool's ring owns a reference
-    Py_ssize_t lost_permits  # of tickets that were dropped; among the creating until the next call
     endpoint_t* next_empty
-    bint noted               # in the list of the empty
-    bint listed              # known to the pool
+    flag_t noted             # in the list of the empty
+    flag_t listed            # known to the pool; while it is, the pool's ring owns a reference
 
 
 cdef struct waiter_t:
@@ -118,15 +119,18 @@ cdef struct pool_t:
     Py_ssize_t n_endpoints
     due_heap_t due
     blocked_heap_t blocked
+    table_t known            # endpoints by their key: by the very object, that is
     table_t held             # who holds which connection
     table_t inherited        # held by the parent of this forked process
     double now               # when the step in progress happens
+    double look_at           # nothing that is idle expires before
     # what a step leaves for its caller to do
     waiter_t* woken          # first come first
     waiter_t* last_woken
     endpoint_t* empties
     bint poke                # the collector sleeps longer than it should
     # left by finalizers, drained by the next call
+    bint litter              # there is something
     slot_t* orphans
     waiter_t* lost
     bint lost_permits
@@ -152,12 +156,45 @@ cdef inline Py_ssize_t taken(endpoint_t* ep) noexcept nogil:
     return held(ep) + ep.disposing + ep.promised
 
 
+# --- from a ring's node to whom it belongs ---
+
+cdef inline slot_t* slot_near(ring_t* node) noexcept nogil:
+    cdef slot_t* any = <slot_t*>node        # not one: it only says where in one the node lies
+    return <slot_t*>(<char*>node - (<char*>&any.near - <char*>any))
+
+
+cdef inline slot_t* slot_far(ring_t* node) noexcept nogil:
+    cdef slot_t* any = <slot_t*>node
+    return <slot_t*>(<char*>node - (<char*>&any.far - <char*>any))
+
+
+cdef inline slot_t* slot_pledge(ring_t* node) noexcept nogil:
+    cdef slot_t* any = <slot_t*>node
+    return <slot_t*>(<char*>node - (<char*>&any.pledge - <char*>any))
+
+
+cdef inline endpoint_t* endpoint_link(ring_t* node) noexcept nogil:
+    cdef endpoint_t* any = <endpoint_t*>node
+    return <endpoint_t*>(<char*>node - (<char*>&any.link - <char*>any))
+
+
+cdef inline waiter_t* waiter_node(ring_t* node) noexcept nogil:
+    cdef waiter_t* any = <waiter_t*>node
+    return <waiter_t*>(<char*>node - (<char*>&any.node - <char*>any))
+
+
 cdef inline waiter_t* first_waiter(endpoint_t* ep) noexcept nogil:
-    return <waiter_t*>ep.line.next.owner
+    return waiter_node(ep.line.next)
 
 
-cdef inline slot_t* first_slot(ring_t* ring) noexcept nogil:
-    return <slot_t*>ring.next.owner
+# A slot and an endpoint are what their objects begin with.
+
+cdef inline PyObject* slot_object(slot_t* s) noexcept nogil:
+    return <PyObject*>(<char*>s - sizeof(PyObject))
+
+
+cdef inline PyObject* endpoint_object(endpoint_t* e) noexcept nogil:
+    return <PyObject*>(<char*>e - sizeof(PyObject))
 
 
 # --- the owners ---
@@ -178,10 +215,9 @@ cdef class Slot:
     cdef object created_by   # the span in which it was created, where somebody records spans
 
     def __cinit__(self):
-        ring_init(&self.s.near, &self.s)
-        ring_init(&self.s.far, &self.s)
-        ring_init(&self.s.pledge, &self.s)
-        self.s.self = <PyObject*>self
+        ring_init(&self.s.near)
+        ring_init(&self.s.far)
+        ring_init(&self.s.pledge)
         self.s.due = -1
 
 
@@ -196,15 +232,26 @@ cdef class Endpoint:
     def __cinit__(self, key):
         cdef endpoint_t* e = &self.e
         self.key = key
-        e.self = <PyObject*>self
         e.key = <PyObject*>key
         e.rank = -1
-        ring_init(&e.base, NULL)
-        ring_init(&e.extras, NULL)
-        ring_init(&e.used, NULL)
-        ring_init(&e.limbo, NULL)
-        ring_init(&e.line, NULL)
-        ring_init(&e.link, e)
+        ring_init(&e.base)
+        ring_init(&e.extras)
+        ring_init(&e.used)
+        ring_init(&e.limbo)
+        ring_init(&e.line)
+        ring_init(&e.link)
+
+
+cdef int check_layout() except -1:
+    """See to it that `slot_object` and `endpoint_object` are right."""
+    cdef Slot slot = Slot()
+    cdef Endpoint ep = Endpoint(None)
+    if slot_object(&slot.s) != <PyObject*>slot or endpoint_object(&ep.e) != <PyObject*>ep:
+        raise SystemError('gcp._core was compiled in a way that it does not understand')
+    return 0
+
+
+check_layout()
 
 
 # Slots hang on their endpoint, and endpoints on their core, by C pointers that own references. The cyclic garbage
@@ -219,7 +266,7 @@ cdef int visit_line(ring_t* ring, visitproc visit, void* arg) noexcept:
     cdef ring_t* node = ring.next
     cdef int stop
     while node != ring:
-        stop = visit((<waiter_t*>node.owner).self, arg)
+        stop = visit(waiter_node(node).self, arg)
         if stop:
             return stop
         node = node.next
@@ -230,7 +277,7 @@ cdef int visit_slots(ring_t* ring, visitproc visit, void* arg) noexcept:
     cdef ring_t* node = ring.next
     cdef int stop
     while node != ring:
-        stop = visit((<slot_t*>node.owner).self, arg)
+        stop = visit(slot_object(slot_near(node)), arg)
         if stop:
             return stop
         node = node.next
@@ -254,10 +301,10 @@ cdef int core_traverse(PyObject* self, visitproc visit, void* arg) noexcept:
     cdef int stop = core_traverse_attributes(self, visit, arg)
     cdef ring_t* node = pool.endpoints.next
     while not stop and node != NULL and node != &pool.endpoints:
-        stop = visit((<endpoint_t*>node.owner).self, arg)
+        stop = visit(endpoint_object(endpoint_link(node)), arg)
         node = node.next
     while not stop and s != NULL:
-        stop = visit(s.self, arg)
+        stop = visit(slot_object(s), arg)
         s = s.next_orphan
     while not stop and w != NULL:
         stop = visit(w.self, arg)

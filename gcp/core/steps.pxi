@@ -9,6 +9,10 @@
 cdef enum:
     LIVES = 8
 
+# So many endpoints and their connections are in the processor's cache anyway.
+cdef enum:
+    IN_CACHE = 1000
+
 
 # --- waking and lines ---
 
@@ -52,7 +56,7 @@ cdef void join(pool_t* pool, waiter_t* w) noexcept nogil:
         before = ep.line.next
         w.ahead = 0
     else:
-        while before.prev != &ep.line and (<waiter_t*>before.prev.owner).seq > w.seq:
+        while before.prev != &ep.line and waiter_node(before.prev).seq > w.seq:
             before = before.prev
     ring_insert(before, &w.node)
     w.state = WAIT
@@ -111,6 +115,14 @@ cdef inline void unpark(pool_t* pool, slot_t* s) noexcept nogil:
     pool.idle -= 1
 
 
+cdef inline void will_expire(pool_t* pool, double when) noexcept nogil:
+    """Note when something expires: somebody may have to look sooner."""
+    if when < pool.look_at:
+        pool.look_at = when
+    if when < pool.wake_at:
+        pool.poke = True
+
+
 cdef inline void park(pool_t* pool, slot_t* s, double now) noexcept nogil:
     """A slot that is in no list becomes idle: base while there are places that nobody still out may claim, else
     extra."""
@@ -119,8 +131,8 @@ cdef inline void park(pool_t* pool, slot_t* s, double now) noexcept nogil:
     s.since = now
     s.extra = ep.n_used >= pool.min_idle - ep.n_base
     if s.extra:
-        if ring_empty(&pool.idle_extras) and now + pool.idle_timeout < pool.wake_at:
-            pool.poke = True
+        if ring_empty(&pool.idle_extras):
+            will_expire(pool, now + pool.idle_timeout)
         ring_insert(&ep.extras, &s.near)
         ring_insert(&pool.idle_extras, &s.far)
         ep.n_extra += 1
@@ -206,9 +218,9 @@ cdef inline endpoint_t* release_pledge(slot_t* s) noexcept nogil:
 
 cdef inline slot_t* longest_idle(pool_t* pool) noexcept nogil:
     if not ring_empty(&pool.idle_extras):
-        return first_slot(&pool.idle_extras)
+        return slot_far(pool.idle_extras.next)
     if not ring_empty(&pool.idle_bases):
-        return first_slot(&pool.idle_bases)
+        return slot_far(pool.idle_bases.next)
     return NULL
 
 
@@ -231,7 +243,7 @@ cdef void settle(pool_t* pool) noexcept nogil:
     # A place may be free before the one that was promised: nobody needs to wait for that one then.
     node = pool.pledged.next
     while pool.size < pool.total_max_size and node != &pool.pledged:
-        s = <slot_t*>node.owner
+        s = slot_pledge(node)
         node = node.next
         if s.promised_to.waiting:
             needy = release_pledge(s)
@@ -282,13 +294,27 @@ cdef int place(pool_t* pool, slot_t* s, double now) noexcept nogil:
 
 # --- acquire ---
 
-cdef inline void fetch_ahead(endpoint_t* ep) noexcept nogil:
-    """With very many endpoints the one asked for is in no cache. Load what a hit will touch while the clock is read."""
-    cdef char* next_base = <char*>ep.base.next
-    gcp_prefetch(<char*>ep + 64)
-    gcp_prefetch(<char*>ep + 128)
-    gcp_prefetch(next_base)
-    gcp_prefetch(next_base + 64)
+cdef void fetch_ahead(pool_t* pool, slot_t* s) noexcept nogil:
+    """With very many endpoints a hit waits for memory, not for the processor. Those who visit them in turn want next what
+    has been idle for longest after this one: have it brought along meanwhile, of the farther ones what leads to the rest."""
+    cdef ring_t* node = s.far.next
+    cdef int ahead
+    for ahead in range(1, 5):
+        if node == &pool.idle_bases:
+            return
+        s = slot_far(node)
+        if ahead == 2:
+            gcp_prefetch(s.ep.key)
+            gcp_prefetch(&pool.known.items[home_of(s.ep.key, pool.known.mask)])
+        elif ahead == 3:
+            gcp_prefetch(s.conn)
+            gcp_prefetch(s.ep)
+            gcp_prefetch(&s.ep.counters)
+        elif ahead == 4:
+            gcp_prefetch(s)
+            gcp_prefetch(&s.since)
+            return
+        node = node.next
 
 
 cdef inline slot_t* take_idle(pool_t* pool, endpoint_t* ep, double now) noexcept nogil:
@@ -297,12 +323,14 @@ cdef inline slot_t* take_idle(pool_t* pool, endpoint_t* ep, double now) noexcept
     if not table_has_room(&pool.held):
         return NULL
     if ep.n_base:
-        s = <slot_t*>ep.base.next.owner
+        s = slot_near(ep.base.next)
         if now >= s.expires:
             return NULL
+        if pool.n_endpoints > IN_CACHE:
+            fetch_ahead(pool, s)
         ep.n_base -= 1
     elif ep.n_extra:
-        s = <slot_t*>ep.extras.prev.owner
+        s = slot_near(ep.extras.prev)
         if now >= s.expires or now >= s.since + pool.idle_timeout:
             return NULL
         ep.n_extra -= 1
@@ -332,9 +360,9 @@ cdef int step_request(pool_t* pool, waiter_t* w, double now) noexcept nogil:
                 w.state = USE
                 return w.state
             if ep.n_base:
-                s = first_slot(&ep.base)
+                s = slot_near(ep.base.next)
             elif ep.n_extra:
-                s = <slot_t*>ep.extras.prev.owner
+                s = slot_near(ep.extras.prev)
             else:
                 break
             if not outlived(pool, s, now):
@@ -405,8 +433,7 @@ cdef void step_created(pool_t* pool, waiter_t* w, slot_t* s, double now, double 
     check_out(pool, s, now)
     if s.expires < INFINITY:
         due_push(&pool.due, s)
-        if s.expires < pool.wake_at:
-            pool.poke = True
+        will_expire(pool, s.expires)
     w.slot = s
     w.lease = s.lease
     w.state = USE
@@ -423,7 +450,7 @@ cdef void step_lose_permits(pool_t* pool) noexcept nogil:
     cdef endpoint_t* ep
     pool.lost_permits = False
     while node != &pool.endpoints:
-        ep = <endpoint_t*>node.owner
+        ep = endpoint_link(node)
         node = node.next
         if ep.lost_permits:
             ep.creating -= ep.lost_permits
@@ -488,12 +515,12 @@ cdef void step_find_leaks(pool_t* pool) noexcept nogil:
     if pool.leak_after == INFINITY:
         return
     while node != &pool.endpoints:
-        ep = <endpoint_t*>node.owner
+        ep = endpoint_link(node)
         node = node.next
         used = ep.used.next
-        while used != &ep.used and pool.now - (<slot_t*>used.owner).since > pool.leak_after:
-            if (<slot_t*>used.owner).lent:
-                note_leak(<slot_t*>used.owner)
+        while used != &ep.used and pool.now - slot_near(used).since > pool.leak_after:
+            if slot_near(used).lent:
+                note_leak(slot_near(used))
             used = used.next
 
 
@@ -504,7 +531,7 @@ cdef slot_t* step_victim(pool_t* pool) noexcept nogil:
     cdef slot_t* s
     if ring_empty(&pool.victims):
         return NULL
-    s = first_slot(&pool.victims)
+    s = slot_far(pool.victims.next)
     ring_remove(&s.far)
     return s
 
@@ -552,8 +579,8 @@ cdef slot_t* next_due(pool_t* pool, double* when) noexcept nogil:
         when[0] = pool.due.items[0].expires
         if pool.due.items[0].state == IDLE:
             s = pool.due.items[0]
-    if not ring_empty(&pool.idle_extras) and first_slot(&pool.idle_extras).since + pool.idle_timeout < when[0]:
-        s = first_slot(&pool.idle_extras)
+    if not ring_empty(&pool.idle_extras) and slot_far(pool.idle_extras.next).since + pool.idle_timeout < when[0]:
+        s = slot_far(pool.idle_extras.next)
         when[0] = s.since + pool.idle_timeout
     return s
 
@@ -587,7 +614,7 @@ cdef void step_close(pool_t* pool) noexcept nogil:
     cdef slot_t* s
     pool.closed = True
     while node != &pool.endpoints:
-        ep = <endpoint_t*>node.owner
+        ep = endpoint_link(node)
         node = node.next
         while ep.waiting:
             w = first_waiter(ep)
@@ -611,11 +638,11 @@ cdef void step_force(pool_t* pool) noexcept nogil:
     cdef endpoint_t* ep
     cdef slot_t* s
     while node != &pool.endpoints:
-        ep = <endpoint_t*>node.owner
+        ep = endpoint_link(node)
         node = node.next
         used = ep.used.next
         while used != &ep.used:
-            s = <slot_t*>used.owner
+            s = slot_near(used)
             used = used.next
             if s.lent and s.state == USED:
                 step_discard(pool, s, POOL_CLOSED)
@@ -631,7 +658,7 @@ cdef void write_off(pool_t* pool, endpoint_t* ep) noexcept nogil:
         ring = &ep.base if i == 0 else &ep.extras if i == 1 else &ep.used
         node = ring.next
         while node != ring:
-            s = <slot_t*>node.owner
+            s = slot_near(node)
             node = node.next
             ep.counters.closed[<int>DISCARDED] += 1
             observe(&pool.metrics.age, gcp_ages, N_AGE_BOUNDS, pool.now - s.born)

@@ -1,7 +1,7 @@
 # The compiled half of the asyncio pool: the idle hit, whole, and the awaitable that `acquire` and `connection` return.
 
 cdef enum lease_phase:
-    FRESH, ACQUIRING, HELD, LEAVING, RETURNING_IT, OVER
+    FRESH, ACQUIRING, HELD, LEAVING, TIDYING, RETURNING_IT, OVER
 
 
 cdef class AsyncioPool(BaseConnectionPool):
@@ -49,6 +49,7 @@ cdef class AsyncioPool(BaseConnectionPool):
         :raises ConnectionPoolClosedError: when the pool is closed
         """
         cdef AsyncLease lease = AsyncLease.__new__(AsyncLease)
+        lease.called = call_async_lease
         lease.pool = self
         lease.key = endpoint
         lease.timeout = timeout
@@ -61,6 +62,7 @@ cdef class AsyncioPool(BaseConnectionPool):
         :param timeout: as for `acquire`
         """
         cdef AsyncLease lease = AsyncLease.__new__(AsyncLease)
+        lease.called = call_async_lease
         lease.pool = self
         lease.key = endpoint
         lease.timeout = timeout
@@ -73,21 +75,18 @@ cdef class AsyncioPool(BaseConnectionPool):
         :param endpoint: what it was acquired for
         :raises ConnectionNotAcquiredError: when nobody holds it; nothing has changed then
         """
-        cdef Core core = self._core
-        cdef double now = core.now()
-        cdef slot_t* s
         cdef Checkout checkout
+        cdef int outcome = NOT_HELD
         try:
             self.check_loop()
-            core.before('release')
-            s = core.held_as(conn, endpoint) if self.plain else NULL
-            if s != NULL:
-                gcp_lock(&core.mutex)
-                step_give_back(&core.pool, s, now)
-                gcp_unlock(&core.mutex)
-                core.after()
-                return self._tidy(endpoint) if self.untidy(now) else FINISHED
-            checkout = core.checkin(conn, endpoint)
+            if self.plain:
+                outcome = self.put_back_named(conn, endpoint)
+            if outcome == PUT_BACK:
+                return FINISHED
+            if outcome == PUT_BACK_AND_MORE:
+                self._core.after()
+                return self._tidy(endpoint) if self.untidy() else FINISHED
+            checkout = self._core.checkin(conn, endpoint)
         except Exception as error:
             return self._fail(error)
         return FINISHED if checkout is None else self._release(checkout, None)
@@ -123,6 +122,7 @@ cdef class AsyncLease(Checkout):
     """One checkout, as an awaitable and as an asynchronous context manager. Single use.
 
     It is its own iterator, for entering and for leaving: an idle hit costs one object and no Python frame."""
+    cdef called_t called
     cdef AsyncioPool pool
     cdef object key
     cdef object timeout
@@ -192,16 +192,41 @@ cdef class AsyncLease(Checkout):
     # --- to be entered and left ---
 
     def __aenter__(self):
-        if self.phase != FRESH:
-            raise RuntimeError('a lease can be entered only once: call connection() again')
-        self.entered = True
+        self.enter()
         return self
 
     def __aexit__(self, kind, error, traceback):
+        return self.leave(error)
+
+    cdef int enter(self) except -1:
+        if self.phase != FRESH:
+            raise RuntimeError('a lease can be entered only once: call connection() again')
+        self.entered = True
+        return 0
+
+    cdef object leave(self, error):
+        """Begin to release; return what to await. What no hook wants to see is released at once."""
+        cdef AsyncioPool pool = self.pool
+        cdef Core core = pool._core
+        cdef int outcome = NOT_HELD
         if self.phase != HELD:
             raise RuntimeError('this lease was not entered, or was left already')
-        self.phase = LEAVING
-        self.body = error
+        if pool.plain and pool.thread == PyThreadState_GetID(PyThreadState_Get()):
+            core.before('release')
+            gcp_lock(&core.mutex)
+            if self.holds():
+                outcome = pool.put_back(&self.slot.s)
+            gcp_unlock(&core.mutex)
+        if outcome == NOT_HELD:
+            self.body = error
+            self.phase = LEAVING
+            return self
+        self.slot = None
+        self.phase = OVER
+        if outcome == PUT_BACK:
+            return FINISHED
+        self.phase = TIDYING
+        core.after()
         return self
 
     # --- the machine ---
@@ -215,7 +240,7 @@ cdef class AsyncLease(Checkout):
             if s != NULL:
                 if self.entered:
                     self.phase = HELD
-                    self.hold(self.pool._core, <Slot>s.self, s.lease)
+                    self.hold(self.pool._core, <Slot>slot_object(s), s.lease)
                 else:
                     self.phase = OVER
                 result[0] = s.conn
@@ -224,8 +249,8 @@ cdef class AsyncLease(Checkout):
             self.ticket = self.pool.open_ticket(self.key, self.timeout)
             self.coro = self.pool._acquire(self.ticket)
             self.phase = ACQUIRING
-        elif self.phase == LEAVING:
-            if self.left_at_once():
+        elif self.phase == LEAVING or self.phase == TIDYING:
+            if not self.begin_release():
                 result[0] = <PyObject*>None
                 Py_INCREF(None)
                 return PYGEN_RETURN
@@ -278,42 +303,36 @@ cdef class AsyncLease(Checkout):
             self.pool._tidy_aside(ticket)
         return 0
 
-    cdef bint left_at_once(self) except -1:
-        """Release, unless that takes the Python half: then make it ready."""
+    cdef bint begin_release(self) except -1:
+        """Make the Python half ready for a release, or for what one left to do; False where there is nothing."""
         cdef AsyncioPool pool = self.pool
         cdef Core core = pool._core
-        cdef double now = core.now()
         cdef Checkout checkout
+        cdef bint leaving = self.phase == LEAVING
         error = self.body
         self.body = None
-        core.before('release')
-        if not self.current() or self.slot.s.state != USED:
-            self.phase = OVER
+        self.phase = OVER
+        if not leaving:
+            if not pool.untidy():
+                return False
+            self.coro = pool._tidy(self.key).__await__()
+        elif not self.holds():
             told = error is not None or self.inherited or core.pool.closed
             self.slot = None
             if not told:
                 where = describe(self.key)
                 raise ConnectionNotAcquiredError(f'this connection of endpoint {where} was released already')
-            return True
-        pool.check_loop()
-        if pool.plain:
-            gcp_lock(&core.mutex)
-            step_give_back(&core.pool, &self.slot.s, now)
-            gcp_unlock(&core.mutex)
-            self.slot = None
-            self.phase = OVER
-            core.after()
-            if not pool.untidy(now):
-                return True
-            self.coro = pool._tidy(self.key).__await__()
+            return False
         else:
+            pool.check_loop()
+            core.before('release')
             core.take_back(self)
             checkout = Checkout.__new__(Checkout)
             checkout.hold(core, self.slot, self.lease)
             self.slot = None
             self.coro = pool._release(checkout, error).__await__()
         self.phase = RETURNING_IT
-        return False
+        return True
 
     def __dealloc__(self):
         cdef Ticket ticket = self.ticket
@@ -323,10 +342,25 @@ cdef class AsyncLease(Checkout):
             ticket.core.nudge(NULL if ticket.ep is None else &ticket.ep.e)
 
 
-cdef int advance_lease(PyObject* lease, PyObject** result) except -1:
-    return (<AsyncLease>lease).advance(None, result)
+cdef int advance_lease(PyObject* lease, PyObject* value, PyObject** result) except -1:
+    return (<AsyncLease>lease).advance(<object>value, result)
+
+
+cdef PyObject* call_async_lease(PyObject* self, PyObject** args, size_t n, PyObject* keywords) except NULL:
+    """What `async with` does, without a method between."""
+    cdef AsyncLease lease = <AsyncLease>self
+    if purpose_of(n, keywords) == TO_ENTER:
+        lease.enter()
+        result = lease
+    else:
+        result = lease.leave(<object>args[1])
+    Py_INCREF(result)
+    return <PyObject*>result
 
 
 gcp_advance = advance_lease
-(<PyTypeObject*>AsyncLease).tp_iternext = gcp_lease_next
-(<PyTypeObject*>Finished).tp_iternext = gcp_finished_next
+gcp_make_awaitable(AsyncLease, gcp_lease_send, gcp_lease_next)
+gcp_make_awaitable(Finished, gcp_finished_send, gcp_finished_next)
+cdef AsyncLease any_async_lease = AsyncLease.__new__(AsyncLease)
+call_directly(AsyncLease, <char*>&any_async_lease.called - <char*><PyObject*>any_async_lease, ('__aenter__', '__aexit__'))
+gcp_keep_async_leases(AsyncLease)

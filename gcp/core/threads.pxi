@@ -26,22 +26,14 @@ cdef class ThreadingPool(BaseConnectionPool):
         :param endpoint: what it was acquired for
         :raises ConnectionNotAcquiredError: when nobody holds it; nothing has changed then
         """
-        cdef Core core = self._core
         cdef Checkout checkout
-        cdef slot_t* s
-        core.before('release')
-        s = core.held_as(conn, endpoint)
-        if s == NULL:
-            checkout = core.checkin(conn, endpoint)
+        cdef int outcome = self.put_back_named(conn, endpoint) if self.plain else NOT_HELD
+        if outcome == PUT_BACK_AND_MORE:
+            self.tidy_up(endpoint)
+        elif outcome == NOT_HELD:
+            checkout = self._core.checkin(conn, endpoint)
             if checkout is not None:
                 self.bring_back(checkout, None)
-        elif self.plain:
-            self.put_back(s, endpoint)
-        else:
-            checkout = Checkout.__new__(Checkout)
-            checkout.hold(core, <Slot>s.self, s.lease)
-            core.take_back(checkout)
-            self.bring_back(checkout, None)
 
     def connection(self, endpoint, timeout=None):
         """Return a context manager that acquires a connection and releases it at the end.
@@ -50,6 +42,7 @@ cdef class ThreadingPool(BaseConnectionPool):
         :param timeout: as for `acquire`
         """
         cdef Lease lease = Lease.__new__(Lease)
+        lease.called = call_lease
         lease.pool = self
         lease.key = endpoint
         lease.timeout = timeout
@@ -71,7 +64,7 @@ cdef class ThreadingPool(BaseConnectionPool):
 
     cdef slot_t* present(self, slot_t* s, glance_t* glance, endpoint, timeout) except NULL:
         """Let the hooks look at an idle hit. Where something is wrong with it, the Python half takes over."""
-        cdef Slot slot = <Slot>s.self       # whatever a hook does, the record stays
+        cdef Slot slot = <Slot>slot_object(s)       # whatever a hook does, the record stays
         cdef double seconds = seconds_allowed(self.limit(timeout), self.acquire_timeout)
         cdef PyObject* hook = NULL
         cdef int found
@@ -172,15 +165,10 @@ cdef class ThreadingPool(BaseConnectionPool):
 
     # --- release ---
 
-    cdef inline int put_back(self, slot_t* s, endpoint) except -1:
-        """Release what no hook wants to see."""
-        cdef Core core = self._core
-        cdef double now = core.now()
-        gcp_lock(&core.mutex)
-        step_give_back(&core.pool, s, now)
-        gcp_unlock(&core.mutex)
-        core.after()
-        if self.untidy(now):
+    cdef int tidy_up(self, endpoint) except -1:
+        """Do what a release has left to do."""
+        self._core.after()
+        if self.untidy():
             self._tidy(endpoint)
         return 0
 
@@ -223,9 +211,7 @@ cdef class ThreadingPool(BaseConnectionPool):
             step_give_back(&core.pool, &slot.s, now)
         gcp_unlock(&core.mutex)
         checkout.end()
-        core.after()
-        if self.untidy(now):
-            self._tidy(slot.endpoint)
+        self.tidy_up(slot.endpoint)
         return 0
 
 
@@ -233,36 +219,51 @@ cdef class ThreadingPool(BaseConnectionPool):
 @cython.no_gc_clear
 cdef class Lease(Checkout):
     """One checkout, as a context manager. Single use."""
+    cdef called_t called
     cdef ThreadingPool pool
     cdef object key
     cdef object timeout
     cdef bint entered
 
     def __enter__(self):
+        return self.enter()
+
+    def __exit__(self, kind, error, traceback):
+        self.leave(error)
+        return False
+
+    cdef object enter(self):
         cdef slot_t* s
         if self.entered:
             raise RuntimeError('a lease can be entered only once: call connection() again')
         self.entered = True
         s = self.pool.take(self.key, self.timeout)
-        self.hold(self.pool._core, <Slot>s.self, s.lease)
+        self.hold(self.pool._core, <Slot>slot_object(s), s.lease)
         return self.slot.conn
 
-    def __exit__(self, kind, error, traceback):
+    cdef int leave(self, error) except -1:
         cdef ThreadingPool pool = self.pool
-        cdef slot_t* s
+        cdef Core core = self.core
+        cdef int outcome = NOT_HELD
+        cdef bint ours
         if self.slot is None:
             raise RuntimeError('this lease was not entered, or was left already')
-        pool._core.before('release')
-        if not self.current() or self.slot.s.state != USED:
+        core.before('release')
+        gcp_lock(&core.mutex)
+        ours = self.holds()
+        if ours and pool.plain:
+            outcome = pool.put_back(&self.slot.s)
+        gcp_unlock(&core.mutex)
+        if not ours:
             self.leave_stale(error)
-        elif pool.plain:
-            s = &self.slot.s
-            self.slot = None
-            pool.put_back(s, self.key)
-        else:
-            pool._core.take_back(self)
+        elif outcome == NOT_HELD:
+            core.take_back(self)
             pool.bring_back(self, error)
-        return False
+        else:
+            self.slot = None
+            if outcome == PUT_BACK_AND_MORE:
+                pool.tidy_up(self.key)
+        return 0
 
     cdef int leave_stale(self, error) except -1:
         """The connection is not this lease's any more: inert in a forked child and after a close, else misuse."""
@@ -272,3 +273,20 @@ cdef class Lease(Checkout):
         if not told:
             raise ConnectionNotAcquiredError(f'this connection of endpoint {describe(key)} was released already')
         return 0
+
+
+cdef PyObject* call_lease(PyObject* self, PyObject** args, size_t n, PyObject* keywords) except NULL:
+    """What `with` does, without a method between."""
+    cdef Lease lease = <Lease>self
+    cdef object result = False
+    if purpose_of(n, keywords) == TO_ENTER:
+        result = lease.enter()
+    else:
+        lease.leave(<object>args[1])
+    Py_INCREF(result)
+    return <PyObject*>result
+
+
+cdef Lease any_lease = Lease.__new__(Lease)
+call_directly(Lease, <char*>&any_lease.called - <char*><PyObject*>any_lease, ('__enter__', '__exit__'))
+gcp_keep_leases(Lease)

@@ -1,0 +1,139 @@
+# Shortcuts past the interpreter's general ways, for leases: each `with` makes, enters, leaves and drops one.
+#
+# memory     the last few are kept, and made anew
+# calling    `with` looks `__enter__` and `__exit__` up and binds them: two objects that are called once. A lease is its own
+#            bound method instead: called without arguments it enters, with three it leaves
+# awaiting   ends without a StopIteration where the interpreter allows it, without a traceback of one elsewhere
+
+cdef extern from *:
+    """
+    /* tp_alloc and tp_free of a type: with memory of its own. */
+    #define GCP_SPARES 16
+    #if defined(Py_GIL_DISABLED) || defined(Py_TRACE_REFS)
+    #define GCP_SPARE(name)
+    #define gcp_keep(name, type) ((void)0)
+    #else
+    #define GCP_SPARE(name) \\
+        static PyObject *name##_spares[GCP_SPARES]; \\
+        static int name##_n; \\
+        static PyObject *name##_alloc(PyTypeObject *type, Py_ssize_t n) { \\
+            PyObject *self; \\
+            if (name##_n == 0) \\
+                return PyType_GenericAlloc(type, n); \\
+            self = name##_spares[--name##_n]; \\
+            memset((char *)self + sizeof(PyObject), 0, (size_t)type->tp_basicsize - sizeof(PyObject)); \\
+            PyObject_Init(self, type); \\
+            PyObject_GC_Track(self); \\
+            return self; \\
+        } \\
+        static void name##_free(void *self) { \\
+            if (name##_n < GCP_SPARES) \\
+                name##_spares[name##_n++] = (PyObject *)self; \\
+            else \\
+                PyObject_GC_Del(self); \\
+        }
+    #define gcp_keep(name, type) \\
+        (((PyTypeObject *)(type))->tp_alloc = name##_alloc, ((PyTypeObject *)(type))->tp_free = name##_free)
+    #endif
+    GCP_SPARE(gcp_lease)
+    GCP_SPARE(gcp_async_lease)
+    #define gcp_keep_leases(type) gcp_keep(gcp_lease, type)
+    #define gcp_keep_async_leases(type) gcp_keep(gcp_async_lease, type)
+
+    static void gcp_make_callable(PyObject *type, Py_ssize_t offset) {
+        PyTypeObject *t = (PyTypeObject *)type;
+        t->tp_vectorcall_offset = offset;
+        t->tp_call = PyVectorcall_Call;
+        t->tp_flags |= Py_TPFLAGS_HAVE_VECTORCALL;
+    }
+
+    /* Exported by CPython for its own compiled awaitables: StopIteration(value) without a traceback. */
+    PyAPI_FUNC(int) _PyGen_SetStopIterationValue(PyObject *);
+
+    /* am_send, and tp_iternext for the interpreters that do not ask for it. Cython would build a traceback for the
+       StopIteration that ends each one. */
+    typedef int (*gcp_advance_t)(PyObject *, PyObject *, PyObject **);
+    static gcp_advance_t gcp_advance;
+    static PySendResult gcp_lease_send(PyObject *self, PyObject *value, PyObject **result) {
+        *result = NULL;
+        return (PySendResult)gcp_advance(self, value, result);
+    }
+    static PyObject *gcp_lease_next(PyObject *self) {
+        PyObject *result = NULL;
+        int status = gcp_advance(self, Py_None, &result);
+        if (status == PYGEN_NEXT)
+            return result;
+        if (status == PYGEN_RETURN) {
+            if (result != Py_None)
+                _PyGen_SetStopIterationValue(result);
+            Py_DECREF(result);
+        }
+        return NULL;
+    }
+    static PySendResult gcp_finished_send(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(value), PyObject **result) {
+        *result = Py_NewRef(Py_None);
+        return PYGEN_RETURN;
+    }
+    static PyObject *gcp_finished_next(PyObject *Py_UNUSED(self)) { return NULL; }
+
+    static void gcp_make_awaitable(PyObject *type, sendfunc send, iternextfunc next) {
+        ((PyTypeObject *)type)->tp_iternext = next;
+        ((PyTypeObject *)type)->tp_as_async->am_send = send;
+        PyType_Modified((PyTypeObject *)type);
+    }
+    """
+    ctypedef int (*gcp_advance_t)(PyObject*, PyObject*, PyObject**) except -1
+    ctypedef PySendResult (*sendfunc)(PyObject*, PyObject*, PyObject**) noexcept
+    ctypedef PyObject* (*iternextfunc)(PyObject*) noexcept
+    Py_ssize_t PyVectorcall_NARGS(size_t) noexcept
+    gcp_advance_t gcp_advance
+    PySendResult gcp_lease_send(PyObject*, PyObject*, PyObject**) noexcept
+    PyObject* gcp_lease_next(PyObject*) noexcept
+    PySendResult gcp_finished_send(PyObject*, PyObject*, PyObject**) noexcept
+    PyObject* gcp_finished_next(PyObject*) noexcept
+    void gcp_keep_leases(object)
+    void gcp_keep_async_leases(object)
+    void gcp_make_callable(object, Py_ssize_t)
+    void gcp_make_awaitable(object, sendfunc, iternextfunc)
+    void PyType_Modified(PyTypeObject*)
+
+ctypedef PyObject* (*called_t)(PyObject*, PyObject**, size_t, PyObject*) except NULL     # a vectorcallfunc
+
+
+@cython.final
+@cython.internal
+cdef class Itself:
+    """In place of a lease's method for `with`: a lease is its own bound method. Its type shows the method as it is."""
+    cdef object method
+
+    def __get__(self, lease, kind):
+        return self.method if lease is None else lease
+
+
+cdef int call_directly(lease_type, Py_ssize_t called_at, tuple names) except -1:
+    """Let a type's leases be their own bound methods.
+
+    :param called_at: where in a lease the function lies that is called
+    """
+    cdef Itself entry
+    gcp_make_callable(lease_type, called_at)
+    attributes = <object>(<PyTypeObject*>lease_type).tp_dict
+    for name in names:
+        entry = Itself.__new__(Itself)
+        entry.method = attributes[name]
+        attributes[name] = entry
+    PyType_Modified(<PyTypeObject*>lease_type)
+    return 0
+
+
+cdef enum:
+    TO_ENTER = 0        # arguments
+    TO_LEAVE = 3
+
+
+cdef int purpose_of(size_t n, PyObject* keywords) except -1:
+    """What a lease is called for."""
+    cdef Py_ssize_t arguments = PyVectorcall_NARGS(n)
+    if keywords != NULL or (arguments != TO_ENTER and arguments != TO_LEAVE):
+        raise TypeError('a lease is no function: use it in a with statement')
+    return <int>arguments
