@@ -9,6 +9,7 @@ containers  rings, heaps, the table of held connections
 metrics     histograms and the counters of the manager's steps
 state       slot, endpoint, waiter, pool: what there is
 steps       what happens: one short atomic transition each, no Python inside
+bells       what a thread sleeps on
 core        the steps behind a lock; user keys looked up outside it
 checkouts   handles on what the core lends
 lifecycle   one call of a manager's hook: counted and timed
@@ -22,7 +23,7 @@ import os
 from types import CoroutineType, GenericAlias
 
 cimport cython
-from cpython.exc cimport PyErr_Clear, PyErr_ExceptionMatches, PyErr_Occurred
+from cpython.exc cimport PyErr_CheckSignals, PyErr_Clear, PyErr_ExceptionMatches, PyErr_Occurred
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.math cimport INFINITY
@@ -38,6 +39,7 @@ include "core/containers.pxi"
 include "core/metrics.pxi"
 include "core/state.pxi"
 include "core/steps.pxi"
+include "core/bells.pxi"
 include "core/core.pxi"
 include "core/checkouts.pxi"
 include "core/lifecycle.pxi"

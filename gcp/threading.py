@@ -20,6 +20,7 @@ from gcp._core import (
     VERDICT_CREATE,
     VERDICT_SHUT,
     VERDICT_WAIT,
+    Bell,
     Checkout,
     Core,
     ThreadingPool,
@@ -125,11 +126,7 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
 
     # --- acquire ---
 
-    def _acquire(self, ticket: Ticket) -> None:
-        """Serve an acquire that is no idle hit. Its caller undoes whatever an error leaves half-done."""
-        if self._collector is not None:
-            self._collector.ensure()
-        self._serve(ticket, self._core.request(ticket))
+    _sleep = staticmethod(acquire_within)
 
     def _replace(self, ticket: Ticket) -> None:
         """Go on from an idle hit that was found dead."""
@@ -137,7 +134,8 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
         self._serve(ticket, self._retry(ticket))
 
     def _serve(self, ticket: Ticket, verdict: int) -> None:
-        """Do as the core says, until there is a connection that the hooks find in order."""
+        """Serve an acquire that is no idle hit: do as the core says, until there is a connection that the hooks find in
+        order. The caller undoes whatever an error leaves half-done."""
         core = self._core
         while True:
             if core.has_victims:
@@ -159,17 +157,16 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
     def _wait(self, ticket: Ticket) -> int:
         """Wait in line until there is a verdict."""
         core = self._core
-        lock = threading.Lock()
-        lock.acquire()
-        verdict = core.arm(ticket, lock.release)
+        bell = Bell()
+        verdict = core.arm(ticket, bell)
         if core.has_victims:            # `arm` may have taken back what a finalizer left
             self._reaper.reap_aside(0)
         while verdict == VERDICT_WAIT:
-            woken = bool(core.disposing) and acquire_within(lock, ticket.patience(COURTESY))
+            woken = bool(core.disposing) and acquire_within(bell, ticket.patience(COURTESY))
             if not woken:
                 if core.disposing and self._reaper.is_busy:     # a disposal takes long: is it what this one waits for?
                     self._reaper.watch()
-                woken = acquire_within(lock, ticket.patience(COURTESY if ticket.nowait else inf))
+                woken = acquire_within(bell, ticket.patience(COURTESY if ticket.nowait else inf))
             verdict = core.poll(ticket) if woken else core.expire(ticket)
             if core.has_victims:    # a finalizer left something, and woke this waiter to see to it
                 self._reaper.reap_aside(0)
@@ -180,6 +177,8 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
     def _create(self, ticket: Ticket) -> None:
         """Create a connection. One that comes too late is kept for others."""
         self._check_deadline(ticket, 'creation')
+        if self._collector is not None:
+            self._collector.ensure()
         try:
             with self._core.step('create', ticket.endpoint):
                 verdict = ticket.create(self._manager.create, ticket.remaining())

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import threading
 
+from gcp._core import Bell
+
 PAUSE = 0.05
 """How long to wait, once the main thread has ended, before looking around, seconds."""
 
-blocked: dict[int, threading.Lock] = {}
+blocked: dict[int, threading.Lock | Bell] = {}
 forsaken: set[int] = set()
 leaving = False
 
 
-def acquire_within(lock: threading.Lock, timeout: float) -> bool:
+def acquire_within(lock: threading.Lock | Bell, timeout: float) -> bool:
     """Wait for a lock that somebody else will release.
 
     :param timeout: seconds; ``inf``: for ever
@@ -38,7 +40,7 @@ def acquire_within(lock: threading.Lock, timeout: float) -> bool:
     return True
 
 
-def ring(lock: threading.Lock) -> None:
+def ring(lock: threading.Lock | Bell) -> None:
     """Release a lock that somebody may be waiting for. Once or twice is the same."""
     try:
         lock.release()

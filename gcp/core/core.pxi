@@ -414,7 +414,9 @@ cdef class Core:
             Py_DECREF(ticket)
             if w.state == USE:
                 ticket.released_by = here
-            if ticket.wake is not None:
+            if type(ticket.wake) is Bell:
+                (<Bell>ticket.wake).ring()
+            elif ticket.wake is not None:
                 try:
                     PyObject_CallNoArgs(ticket.wake)
                 except Exception:
@@ -510,7 +512,7 @@ cdef class Core:
         ticket.open(self, endpoint, timeout, hook_timeout)
         return ticket
 
-    def request(self, Ticket ticket not None):
+    cpdef int request(self, Ticket ticket) except -1:
         """Ask for a connection: USE, CREATE, WAIT or SHUT."""
         self.before('request')
         return self.ask(ticket, False)
@@ -564,7 +566,7 @@ cdef class Core:
             ticket.caller = tracer.caller()     # now: whoever drops the acquire may do so from anywhere
         return self.look(ticket)        # others may have run since
 
-    def arm(self, Ticket ticket not None, wake):
+    cpdef int arm(self, Ticket ticket, wake) except -1:
         """Say how to wake a ticket that waits. Returns its verdict: WAIT, or what has come meanwhile."""
         self.before('arm')
         gcp_lock(&self.mutex)
@@ -572,7 +574,7 @@ cdef class Core:
         gcp_unlock(&self.mutex)
         return self.look(ticket)
 
-    def poll(self, Ticket ticket not None):
+    cpdef int poll(self, Ticket ticket) except -1:
         """Return the verdict of a ticket that was woken."""
         self.before('poll')
         return self.look(ticket)

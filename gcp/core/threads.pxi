@@ -124,13 +124,36 @@ cdef class ThreadingPool(BaseConnectionPool):
     cdef slot_t* serve(self, endpoint, timeout) except NULL:
         """Acquire by way of the Python half. Whatever goes wrong there, at any point, nothing is left behind."""
         cdef Ticket ticket = self.open_ticket(endpoint, timeout)
+        cdef int verdict
         try:
-            self._acquire(ticket)
+            verdict = self._core.request(ticket)
+            if verdict == WAIT:
+                verdict = self.wait_in_line(ticket)
+            if verdict != USE or not self.direct:
+                self._serve(ticket, verdict)
             self._core.finish(ticket)
         except BaseException as error:
             self.give_up(ticket, error)
             raise
         return self.slot_of(ticket)
+
+    cdef int wait_in_line(self, Ticket ticket) except -1:
+        """Sleep until there is a verdict. It is still WAIT where there is more to be done than to sleep: the Python half
+        sees to victims, and to who runs out of time."""
+        cdef Core core = self._core
+        cdef Bell bell
+        cdef int verdict
+        if ticket.nowait or core.pool.disposing:
+            return WAIT
+        bell = Bell()
+        verdict = core.arm(ticket, bell)
+        if verdict != WAIT or core.pool.disposing:
+            return verdict
+        if ticket.deadline < INFINITY:
+            bell.wait(ticket.deadline - core.now())
+        else:
+            self._sleep(bell, INFINITY)
+        return core.poll(ticket)
 
     cdef slot_t* recover(
         self, Slot slot, glance_t* glance, endpoint, timeout, str hook, bint dead, error,

@@ -1,0 +1,78 @@
+# Bells: what a thread sleeps on until another one rings. Sleeping and waking enter no Python frame: at a hand-over, whoever waits
+# for the connection waits for them, too.
+
+cdef extern from 'pythread.h':
+    ctypedef void* PyThread_type_lock
+    ctypedef enum PyLockStatus:
+        PY_LOCK_FAILURE
+        PY_LOCK_ACQUIRED
+        PY_LOCK_INTR
+    PyThread_type_lock PyThread_allocate_lock() noexcept nogil
+    void PyThread_free_lock(PyThread_type_lock) noexcept nogil
+    PyLockStatus PyThread_acquire_lock_timed(PyThread_type_lock, long long, int) noexcept nogil
+    void PyThread_release_lock(PyThread_type_lock) noexcept nogil
+
+
+cdef enum:
+    LONGEST_NAP = 1_000_000     # seconds: what every platform can count in microseconds
+
+
+@cython.final
+cdef class Bell:
+    """A lock that is held from the beginning, and that whoever waits takes again. To ring twice is the same as once."""
+    cdef PyThread_type_lock lock
+    cdef bint rung
+
+    def __cinit__(self):
+        self.lock = PyThread_allocate_lock()
+        if self.lock == NULL:
+            raise MemoryError
+        PyThread_acquire_lock_timed(self.lock, 0, 0)
+
+    def __dealloc__(self):
+        if self.lock != NULL:
+            if not self.rung:
+                PyThread_release_lock(self.lock)
+            PyThread_free_lock(self.lock)
+
+    cdef inline void ring(self) noexcept:
+        if not self.rung:
+            self.rung = True
+            PyThread_release_lock(self.lock)
+
+    cdef bint wait(self, double seconds) except -1:
+        """Sleep until it rings. Signal handlers run meanwhile, and may raise.
+
+        :param seconds: at most; ``inf``: for ever
+        :return: whether it has rung
+        """
+        cdef double deadline = gcp_monotonic() + seconds
+        cdef long long microseconds
+        cdef PyLockStatus status
+        while True:
+            microseconds = <long long>(min(seconds, <double>LONGEST_NAP) * 1e6) + 1 if seconds > 0 else 0
+            with nogil:
+                status = PyThread_acquire_lock_timed(self.lock, microseconds, 1)
+            if status == PY_LOCK_ACQUIRED:
+                self.rung = False
+                return True
+            if status == PY_LOCK_INTR:
+                PyErr_CheckSignals()
+            seconds = deadline - gcp_monotonic()
+            if seconds <= 0:
+                return False
+
+    def __call__(self):
+        """Ring."""
+        self.ring()
+
+    def acquire(self, *, double timeout=-1):
+        """Sleep until it rings; tell whether it has.
+
+        :param timeout: seconds; -1: for ever
+        """
+        return self.wait(INFINITY if timeout < 0 else timeout)
+
+    def release(self):
+        """Ring."""
+        self.ring()
