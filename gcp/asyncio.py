@@ -9,7 +9,7 @@ import asyncio
 import logging
 import sys
 import weakref
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from math import inf
 from types import TracebackType
@@ -22,13 +22,14 @@ from gcp._core import (
     VERDICT_WAIT,
     AsyncioPool,
     Checkout,
+    Step,
     Ticket,
     chain,
     check_timeout,
     describe,
 )
 from gcp.disposal import BATCH, COURTESY, PARTING, TICK, tell, weakly
-from gcp.disposal.deadline import Bounded, HookTimeoutError
+from gcp.disposal.deadline import Begun, Bounded, HookTimeoutError, unlimited
 from gcp.disposal.tasks import Reaper
 from gcp.exceptions import AcquireTimeoutError, ConnectionPoolClosedError
 from gcp.managers import AsyncConnectionManager as BaseConnectionManager
@@ -145,12 +146,45 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
 
     # --- acquire ---
 
+    _begun = Begun
+    _steps_of = staticmethod(unlimited)
+
     async def _acquire(self, ticket: Ticket) -> None:
         """Serve an acquire that is no plain idle hit. Its caller undoes whatever an error leaves half-done."""
-        core = self._core
         if self._collector is not None:
             self._collector.ensure()
-        verdict = core.request(ticket)
+        await self._serve(ticket, self._core.request(ticket))
+
+    async def _go_on(self, ticket: Ticket, name: str, hook: Awaitable[Any], step: Step) -> None:
+        """Go on from an idle hit of which a hook has something to wait for.
+
+        :param hook: the rest of it
+        :param step: begun when it was
+        """
+        alive = await self._call(ticket, name, lambda *_: hook, false='dead', step=step)
+        if name == 'check_aliveness':
+            if not alive:
+                return await self._replace(ticket)
+            await self._greet(ticket)
+        ticket.hook = None
+
+    async def _recover(self, ticket: Ticket, dead: bool, error: BaseException | None) -> None:
+        """Go on from an idle hit of which a hook raised an error, or found it dead, or took too long."""
+        if dead:
+            await self._replace(ticket)
+        elif error is not None:
+            self._blame(ticket, ticket.hook, error)
+        elif ticket.hook is not None:
+            self._check_deadline(ticket, ticket.hook)
+
+    async def _replace(self, ticket: Ticket) -> None:
+        """Go on from an idle hit that was found dead."""
+        await self._mourn(ticket)
+        await self._serve(ticket, self._retry(ticket))
+
+    async def _serve(self, ticket: Ticket, verdict: int) -> None:
+        """Do as the core says, until there is a connection that the hooks find in order."""
+        core = self._core
         while True:
             if core.has_victims:
                 await self._reaper.reap_aside(0 if verdict == VERDICT_WAIT else ticket.patience(COURTESY))
@@ -163,11 +197,8 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
                 break
             if await self._is_alive(ticket):
                 break
-            verdict = core.retry(ticket)
-            ticket.hook = None
-        if self._on_acquire is not None:
-            await self._call(ticket, 'on_acquire', self._on_acquire)
-            ticket.hook = None
+            verdict = self._retry(ticket)
+        await self._greet(ticket)
 
     async def _wait(self, ticket: Ticket) -> int:
         """Wait in line until there is a verdict."""
@@ -226,20 +257,40 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
                 where = describe(ticket.endpoint)
                 tell(logger, logging.ERROR, '%s: on_connection_dead failed for %s: %r', self.name, where, error)
 
-    async def _call(self, ticket: Ticket, name: str, hook: Callable[..., Any], *, false: str = 'ok') -> Any:
+    async def _greet(self, ticket: Ticket) -> None:
+        """Tell the manager of a connection that is about to be lent."""
+        if self._on_acquire is not None:
+            await self._call(ticket, 'on_acquire', self._on_acquire)
+        ticket.hook = None
+
+    def _retry(self, ticket: Ticket) -> int:
+        """Ask again, after a connection that was dead."""
+        verdict = self._core.retry(ticket)
+        ticket.hook = None
+        return verdict
+
+    async def _call(
+            self, ticket: Ticket, name: str, hook: Callable[..., Any], *, false: str = 'ok', step: Step | None = None,
+    ) -> Any:
         """Call a hook on the ticket's connection. While `ticket.hook` is set, an error costs the connection.
 
         :param false: what a result that is false means
+        :param step: where it was begun already
         """
         ticket.hook = name
         try:
-            with self._core.step(name, ticket.endpoint, quiet=ticket.is_hit) as step:
+            with step or self._core.step(name, ticket.endpoint, quiet=ticket.is_hit) as step:
                 result = await Bounded(hook(ticket.endpoint, ticket.conn), ticket.remaining())
                 step.end('ok' if result else false)
-        except Exception as error:
-            self._check_deadline(ticket, name, error)
-            raise
+        except BaseException as error:
+            self._blame(ticket, name, error)
         return result
+
+    def _blame(self, ticket: Ticket, name: str | None, error: BaseException) -> NoReturn:
+        """Raise a hook's error, or, where it took too long, that."""
+        if name is not None and isinstance(error, Exception):
+            self._check_deadline(ticket, name, error)
+        raise error
 
     def _check_deadline(self, ticket: Ticket, phase: str, cause: BaseException | None = None) -> None:
         if ticket.overran():
@@ -249,28 +300,41 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
 
     # --- release ---
 
-    async def _release(self, checkout: Checkout, body: BaseException | None) -> None:
-        """Release by way of `on_release`, whose error costs the connection, but never hides that of the body."""
+    async def _release(
+            self, checkout: Checkout, body: BaseException | None, hook: Awaitable[Any] | None = None,
+            step: Step | None = None,
+    ) -> None:
+        """Release by way of `on_release`.
+
+        :param body: the error that leaves the block
+        :param hook: what is left of the hook, and
+        :param step: its step, where it was begun already
+        """
         endpoint = checkout.endpoint
         try:
             if self._on_release is not None:
                 checkout.hook = 'on_release'
-                with self._core.step('on_release', endpoint, quiet=True):
-                    await Bounded(self._on_release(endpoint, checkout.conn), None)
+                with step or self._core.step('on_release', endpoint, quiet=True):
+                    await Bounded(hook or self._on_release(endpoint, checkout.conn), None)
                 checkout.hook = None
         except BaseException as error:
-            self._core.discard(checkout, 'error')
-            if not isinstance(error, Exception):
-                self._reaper.reap_soon()
-                raise
-            await self._tidy(endpoint)
-            if body is None:
-                raise
-            chain(body, error)
-            tell(logger, logging.ERROR, '%s: on_release failed for %s: %r', self.name, describe(endpoint), error)
+            await self._spoil(checkout, error, body)
         else:
             self._core.give_back(checkout)
             await self._tidy(endpoint)
+
+    async def _spoil(self, checkout: Checkout, error: BaseException, body: BaseException | None) -> None:
+        """End a release whose `on_release` raised: that costs the connection, but never hides the error of the body."""
+        endpoint = checkout.endpoint
+        self._core.discard(checkout, 'error')
+        if not isinstance(error, Exception):
+            self._reaper.reap_soon()
+            raise error
+        await self._tidy(endpoint)
+        if body is None:
+            raise error
+        chain(body, error)
+        tell(logger, logging.ERROR, '%s: on_release failed for %s: %r', self.name, describe(endpoint), error)
 
     async def _tidy(self, endpoint: object) -> None:
         """After a release: dispose of what it left, and of a few that have expired."""

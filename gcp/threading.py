@@ -126,6 +126,7 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
 
     # --- acquire ---
 
+    _new_bell = Bell
     _sleep = staticmethod(acquire_within)
 
     def _replace(self, ticket: Ticket) -> None:
@@ -157,7 +158,7 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
     def _wait(self, ticket: Ticket) -> int:
         """Wait in line until there is a verdict."""
         core = self._core
-        bell = Bell()
+        bell = self._new_bell()
         verdict = core.arm(ticket, bell)
         if core.has_victims:            # `arm` may have taken back what a finalizer left
             self._reaper.reap_aside(0)

@@ -8,6 +8,8 @@ cdef struct glance_t:        # at an idle hit, while the manager's hooks look at
     uint64_t lease
     double began
     double deadline
+    int hook                 # the one that is running: while there is one, an error costs the connection
+    double hook_began
 
 
 cdef inline slot_t* take_hit(pool_t* pool, endpoint_t* e, double now, glance_t* glance) noexcept nogil:
@@ -24,7 +26,12 @@ cdef inline slot_t* take_hit(pool_t* pool, endpoint_t* e, double now, glance_t* 
         glance.epoch = pool.epoch
         glance.lease = s.lease
         glance.began = now
+        glance.hook = N_STEPS       # none
     return s
+
+
+cdef inline str hook_of(glance_t* glance):
+    return None if glance.hook == N_STEPS else STEPS[glance.hook]
 
 
 cdef double seconds_allowed(timeout, hook_timeout):
@@ -91,6 +98,17 @@ cdef class Checkout:
             self.core.orphan(self)
 
 
+cdef Checkout checkout_of(Core core, Slot slot, glance_t* glance, str hook):
+    """Make a handle on what was held without one."""
+    cdef Checkout checkout = Checkout.__new__(Checkout)
+    checkout.core = core
+    checkout.slot = slot
+    checkout.lease = glance.lease
+    checkout.epoch = glance.epoch
+    checkout.hook = hook
+    return checkout
+
+
 @cython.final
 @cython.no_gc_clear
 cdef class Ticket(Checkout):
@@ -138,6 +156,7 @@ cdef class Ticket(Checkout):
         self.w.seq = glance.arrival
         self.w.began = glance.began
         self.w.state = USE
+        self.hook = hook_of(glance)
         if self.current():
             self.ep = <Endpoint>endpoint_object(slot.s.ep)
 

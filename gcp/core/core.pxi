@@ -746,13 +746,20 @@ cdef class Core:
         step.quiet = quiet and not self.traces_hits
         return step
 
-    cdef inline int end_step(self, int kind, int outcome, double seconds, endpoint, error) except -1:
-        """End a step that had no span. If it went wrong, there will be one all the same."""
-        self.count_step(kind, outcome, seconds)
+    cdef inline double end_hook(self, glance_t* glance, int outcome, endpoint, error) except? -1:
+        """End the hook that is running, which has no span. If it went wrong, there will be one all the same. Returns what
+        the clock says."""
+        cdef double now = self.now()
+        cdef double seconds = now - glance.hook_began
+        if glance.hook == N_STEPS:
+            return now
+        if error is not None:
+            outcome = outcome_of(error)
+        self.count_step(glance.hook, outcome, seconds)
         tracer = self.tracer
         if outcome != STEP_OK and tracer is not None:
-            tracer.note(STEPS[kind], endpoint, STEP_OUTCOMES[outcome], seconds, error)
-        return 0
+            tracer.note(STEPS[glance.hook], endpoint, STEP_OUTCOMES[outcome], seconds, error)
+        return now
 
     cdef inline void count_step(self, int kind, int outcome, double seconds) noexcept:
         gcp_lock(&self.mutex)
@@ -767,17 +774,28 @@ cdef class Core:
         :return: its checkout, or ``None`` for one that the parent of this forked process holds, or of a closed pool
         :raises ConnectionNotAcquiredError: when nobody holds it
         """
-        cdef Slot slot
+        cdef Slot slot = self.claim(conn, endpoint)
         cdef Checkout checkout
-        self.before('checkin')
-        check_hashable(endpoint)
-        slot = self.holder(conn, endpoint)
         if slot is None:
             return None
         checkout = Checkout.__new__(Checkout)
         checkout.hold(self, slot, slot.s.lease)
-        self.take_back(checkout)
         return checkout
+
+    cdef Slot claim(self, conn, endpoint):
+        """The same, of the bare slot. Whoever claims it sees to it that it is given back or discarded."""
+        cdef slot_t* s
+        cdef Slot slot = None
+        self.before('checkin')
+        s = <slot_t*>table_find(&self.pool.held, <PyObject*>conn)
+        if s != NULL and s.ep.key == <PyObject*>endpoint:
+            slot = <Slot>slot_object(s)
+        else:
+            check_hashable(endpoint)
+            slot = self.holder(conn, endpoint)
+        if slot is not None:
+            self.take_back(slot, slot.s.lease, self.pool.epoch)
+        return slot
 
     cdef inline slot_t* held_as(self, conn, endpoint) except? NULL:
         """Find a held connection by identity. Runs user code where the key is not the very same object."""
@@ -823,14 +841,14 @@ cdef class Core:
                 return slot
         return None
 
-    cdef int take_back(self, Checkout checkout) except -1:
+    cdef int take_back(self, Slot slot, uint64_t lease, uint64_t epoch) except -1:
         cdef bint ours
         gcp_lock(&self.mutex)
-        ours = checkout.epoch == self.pool.epoch and step_take_back(&self.pool, &checkout.slot.s, checkout.lease)
+        ours = epoch == self.pool.epoch and step_take_back(&self.pool, &slot.s, lease)
         gcp_unlock(&self.mutex)
         if not ours:
             raise ConnectionNotAcquiredError(
-                f'this connection of endpoint {describe(checkout.slot.endpoint)} was released already')
+                f'this connection of endpoint {describe(slot.endpoint)} was released already')
         return 0
 
     def give_back(self, Checkout checkout not None):

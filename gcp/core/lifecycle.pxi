@@ -29,7 +29,8 @@ cdef class Step:
 
     def __enter__(self):
         cdef Core core = self.core
-        self.began = core.now()
+        if self.began == 0:
+            self.began = core.now()
         self.tracer = core.tracer
         if self.tracer is not None and not self.quiet:
             self.span = self.tracer.start(STEPS[self.kind], self.endpoint, self.origin)
@@ -61,3 +62,10 @@ cdef class Step:
         elif outcome != STEP_OK and self.origin is None and self.tracer is not None:
             self.tracer.note(STEPS[self.kind], self.endpoint, STEP_OUTCOMES[outcome], seconds, error)
         return 0
+
+
+cdef Step begun_step(Core core, endpoint, glance_t* glance):
+    """The step of a hook that was called at an idle hit, or at a release, and has something to wait for."""
+    cdef Step step = core.step(STEPS[glance.hook], endpoint, quiet=True)
+    step.began = glance.hook_began
+    return step

@@ -64,7 +64,11 @@ def chain(body, error):
     link.__context__ = error
 
 
-cdef enum release_by_name:
+cdef enum finding:
+    # of the hooks at an idle hit; the last: one of them has something to wait for
+    FINE, FOUND_DEAD, TOO_LATE, UNDER_WAY
+
+cdef enum putting_back:
     NOT_HELD, PUT_BACK, PUT_BACK_AND_MORE       # there may be something to do after it
 
 
@@ -151,6 +155,19 @@ cdef class BaseConnectionPool:
         gcp_unlock(&core.mutex)
         return s
 
+    cdef bint lend(self, slot_t* s, glance_t* glance) except -1:
+        """End an idle hit well, unless the pool was closed meanwhile."""
+        cdef Core core = self._core
+        cdef bint ours
+        core.before('finish')
+        gcp_lock(&core.mutex)
+        ours = s.lease == glance.lease and s.state == USED and core.pool.epoch == glance.epoch and not core.pool.closed
+        if ours:
+            s.lent = True
+            s.ep.counters.acquires[<int>HIT] += 1
+        gcp_unlock(&core.mutex)
+        return ours
+
     cdef Ticket open_ticket(self, endpoint, timeout):
         check_hashable(endpoint)
         if self._telemetry is not None:
@@ -161,10 +178,9 @@ cdef class BaseConnectionPool:
         """What an acquire may take: what its caller says, else what the pool says."""
         return self.acquire_timeout if timeout is None else check_timeout(timeout)
 
-    cdef inline int put_back(self, slot_t* s) noexcept nogil:
-        """Release a connection that no hook wants to see. Within the lock."""
+    cdef inline int put_back(self, slot_t* s, double now) noexcept nogil:
+        """Release a connection that no hook wants to see any more. Within the lock."""
         cdef pool_t* pool = &self._core.pool
-        cdef double now = gcp_monotonic()
         if step_give_back(pool, s, now) != TO_IDLE or pool.poke or now >= pool.look_at:
             return PUT_BACK_AND_MORE
         return PUT_BACK if ring_empty(&pool.victims) else PUT_BACK_AND_MORE
@@ -178,14 +194,26 @@ cdef class BaseConnectionPool:
         gcp_lock(&core.mutex)
         s = <slot_t*>table_find(&core.pool.held, <PyObject*>conn)
         if s != NULL and s.ep.key == <PyObject*>endpoint:
-            outcome = self.put_back(s)
+            outcome = self.put_back(s, gcp_monotonic())
         gcp_unlock(&core.mutex)
         if s != NULL and outcome == NOT_HELD:       # perhaps by a key that is equal, but not the same object
             s = core.held_as(conn, endpoint)
             if s != NULL:
                 gcp_lock(&core.mutex)
-                outcome = self.put_back(s)
+                outcome = self.put_back(s, gcp_monotonic())
                 gcp_unlock(&core.mutex)
+        return outcome
+
+    cdef int give_back(self, Slot slot, glance_t* glance, double now) except -1:
+        """End a release that a hook has had a look at."""
+        cdef Core core = self._core
+        cdef slot_t* s = &slot.s
+        cdef int outcome = PUT_BACK_AND_MORE
+        core.before('give_back')
+        gcp_lock(&core.mutex)
+        if s.lease == glance.lease and s.state == RETURNING and core.pool.epoch == glance.epoch:
+            outcome = self.put_back(s, now)
+        gcp_unlock(&core.mutex)
         return outcome
 
     cdef inline bint untidy(self) noexcept:

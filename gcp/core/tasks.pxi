@@ -1,7 +1,7 @@
 # The compiled half of the asyncio pool: the idle hit, whole, and the awaitable that `acquire` and `connection` return.
 
 cdef enum lease_phase:
-    FRESH, ACQUIRING, HELD, LEAVING, TIDYING, RETURNING_IT, OVER
+    FRESH, ACQUIRING, HELD, LEAVING, BRINGING, TIDYING, RETURNING_IT, OVER
 
 
 cdef class AsyncioPool(BaseConnectionPool):
@@ -75,7 +75,7 @@ cdef class AsyncioPool(BaseConnectionPool):
         :param endpoint: what it was acquired for
         :raises ConnectionNotAcquiredError: when nobody holds it; nothing has changed then
         """
-        cdef Checkout checkout
+        cdef Slot slot
         cdef int outcome = NOT_HELD
         try:
             self.check_loop()
@@ -86,10 +86,19 @@ cdef class AsyncioPool(BaseConnectionPool):
             if outcome == PUT_BACK_AND_MORE:
                 self._core.after()
                 return self._tidy(endpoint) if self.untidy() else FINISHED
-            checkout = self._core.checkin(conn, endpoint)
+            slot = self._core.claim(conn, endpoint)
         except Exception as error:
             return self._fail(error)
-        return FINISHED if checkout is None else self._release(checkout, None)
+        return FINISHED if slot is None else self.bring_back(slot)
+
+    cdef AsyncLease bring_back(self, Slot slot):
+        """Return what to await for a release by way of `on_release`."""
+        cdef AsyncLease lease = AsyncLease.__new__(AsyncLease)
+        lease.pool = self
+        lease.key = slot.endpoint
+        lease.hold(self._core, slot, slot.s.lease)
+        lease.phase = BRINGING
+        return lease
 
 
 @cython.final
@@ -114,6 +123,7 @@ cdef class Finished:
 
 
 cdef Finished FINISHED = Finished()
+cdef object UNFINISHED = object()
 
 
 @cython.final
@@ -162,9 +172,7 @@ cdef class AsyncLease(Checkout):
         """Go on with an error, as a coroutine does."""
         error = kind if value is None else value
         if self.coro is None:
-            if self.phase == LEAVING:
-                self._core_of().discard(self, 'error')
-            self.phase = OVER
+            self.drop()
             raise error
         try:
             return self.coro.throw(error)
@@ -181,13 +189,15 @@ cdef class AsyncLease(Checkout):
         if coro is not None:
             coro.close()
             self.fail(GeneratorExit())
-        elif self.phase == LEAVING:
-            self._core_of().discard(self, 'error')
-        if self.phase != HELD:
-            self.phase = OVER
+        elif self.phase != HELD:
+            self.drop()
 
-    cdef Core _core_of(self):
-        return self.pool._core
+    cdef int drop(self) except -1:
+        """Stop where nothing has begun. A connection that was to be released has not been seen by its hook."""
+        if self.phase == LEAVING or self.phase == BRINGING:
+            self.pool._core.discard(self, 'error')
+        self.phase = OVER
+        return 0
 
     # --- to be entered and left ---
 
@@ -215,7 +225,7 @@ cdef class AsyncLease(Checkout):
             core.before('release')
             gcp_lock(&core.mutex)
             if self.holds():
-                outcome = pool.put_back(&self.slot.s)
+                outcome = pool.put_back(&self.slot.s, gcp_monotonic())
             gcp_unlock(&core.mutex)
         if outcome == NOT_HELD:
             self.body = error
@@ -235,21 +245,13 @@ cdef class AsyncLease(Checkout):
         """Go on until there is something to wait for (PYGEN_NEXT) or a result (PYGEN_RETURN)."""
         cdef slot_t* s
         if self.phase == FRESH:
-            self.pool.check_loop()
-            s = self.pool.hit(self.key, self.timeout, NULL) if self.pool.direct else NULL
+            s = self.begin_acquire()
             if s != NULL:
-                if self.entered:
-                    self.phase = HELD
-                    self.hold(self.pool._core, <Slot>slot_object(s), s.lease)
-                else:
-                    self.phase = OVER
+                self.take_over(s)
                 result[0] = s.conn
                 Py_INCREF(<object>s.conn)
                 return PYGEN_RETURN
-            self.ticket = self.pool.open_ticket(self.key, self.timeout)
-            self.coro = self.pool._acquire(self.ticket)
-            self.phase = ACQUIRING
-        elif self.phase == LEAVING or self.phase == TIDYING:
+        elif self.phase == LEAVING or self.phase == BRINGING or self.phase == TIDYING:
             if not self.begin_release():
                 result[0] = <PyObject*>None
                 Py_INCREF(None)
@@ -257,6 +259,102 @@ cdef class AsyncLease(Checkout):
         elif self.coro is None:
             raise RuntimeError('cannot reuse an acquire that was awaited already')
         return self.drive(value, result)
+
+    cdef slot_t* begin_acquire(self) except? NULL:
+        """Take an idle connection, or return NULL: then the Python half is ready to go on."""
+        cdef AsyncioPool pool = self.pool
+        cdef glance_t glance
+        cdef slot_t* s = NULL
+        pool.check_loop()
+        if pool.direct:
+            s = pool.hit(self.key, self.timeout, NULL)
+        elif not pool._core.traces_hits:
+            s = pool.hit(self.key, self.timeout, &glance)
+            if s != NULL:
+                return self.present(s, &glance)
+        if s == NULL:
+            self.ticket = pool.open_ticket(self.key, self.timeout)
+            self.coro = pool._acquire(self.ticket)
+            self.phase = ACQUIRING
+        return s
+
+    cdef inline int take_over(self, slot_t* s) except -1:
+        """The acquire has ended well."""
+        if self.entered:
+            self.phase = HELD
+            self.hold(self.pool._core, <Slot>slot_object(s), s.lease)
+        else:
+            self.phase = OVER
+        return 0
+
+    # --- the hooks at an idle hit ---
+
+    cdef slot_t* present(self, slot_t* s, glance_t* glance) except? NULL:
+        """Let the hooks look at an idle hit. Where something is wrong with it, or a hook has something to wait for, the
+        Python half goes on."""
+        cdef AsyncioPool pool = self.pool
+        cdef Slot slot = <Slot>slot_object(s)       # whatever a hook does, the record stays
+        cdef int found = FINE
+        trouble = None
+        glance.deadline = glance.began + seconds_allowed(pool.limit(self.timeout), pool.acquire_timeout)
+        try:
+            found = self.look_over(slot, glance)
+            if found == FINE and pool.lend(s, glance):
+                return s
+        except BaseException as error:
+            pool._core.end_hook(glance, STEP_CANCELLED, self.key, error)
+            trouble = error
+        self.ticket = pool._core.ticket(self.key, pool.limit(self.timeout), pool.acquire_timeout)
+        self.ticket.adopt(slot, glance)
+        if found == UNDER_WAY:
+            self.coro = pool._go_on(self.ticket, self.ticket.hook, self.coro, begun_step(pool._core, self.key, glance))
+        else:
+            self.coro = pool._recover(self.ticket, found == FOUND_DEAD, trouble)
+        self.phase = ACQUIRING
+        return NULL
+
+    cdef int look_over(self, Slot slot, glance_t* glance) except -1:
+        """Call the hooks, count and time them, as long as they have nothing to wait for."""
+        cdef AsyncioPool pool = self.pool
+        cdef Core core = pool._core
+        cdef double now = glance.began
+        cdef bint alive
+        if pool._check_aliveness is not None:
+            glance.hook, glance.hook_began = CHECKING, now
+            outcome = self.call(pool._check_aliveness, self.key, slot.conn)
+            if outcome is UNFINISHED:
+                return UNDER_WAY
+            alive = outcome
+            now = core.end_hook(glance, STEP_OK if alive else STEP_DEAD, self.key, None)
+            if not alive:
+                return FOUND_DEAD
+        if pool._on_acquire is not None and now < glance.deadline:
+            glance.hook, glance.hook_began = ACQUIRING_HOOK, now
+            if self.call(pool._on_acquire, self.key, slot.conn) is UNFINISHED:
+                return UNDER_WAY
+            now = core.end_hook(glance, STEP_OK, self.key, None)
+        if now >= glance.deadline:
+            return TOO_LATE
+        glance.hook = N_STEPS
+        return FINE
+
+    cdef object call(self, hook, endpoint, conn):
+        """Call a hook and let it run until it waits; return its result, or UNFINISHED: then `coro` is what is to be awaited
+        of it."""
+        cdef PyObject* result = NULL
+        cdef PySendResult status
+        steps = awaitable = hook(endpoint, conn)
+        if type(awaitable) is not CoroutineType:
+            steps = self.pool._steps_of(awaitable)
+        status = PyIter_Send(<PyObject*>steps, <PyObject*>None, &result)
+        outcome = <object>result
+        Py_DECREF(outcome)
+        if status == PYGEN_RETURN:
+            return outcome
+        if steps is awaitable:
+            steps = awaitable.__await__()
+        self.coro = self.pool._begun(steps, outcome)
+        return UNFINISHED
 
     cdef int drive(self, value, PyObject** result) except -1:
         """Let the Python half go on."""
@@ -284,11 +382,7 @@ cdef class AsyncLease(Checkout):
             return outcome
         conn = self.pool._core.finish(ticket)
         self.ticket = None
-        if self.entered:
-            self.phase = HELD
-            self.hold(self.pool._core, ticket.slot, ticket.lease)
-        else:
-            self.phase = OVER
+        self.take_over(&ticket.slot.s)
         ticket.end()
         return conn
 
@@ -303,36 +397,81 @@ cdef class AsyncLease(Checkout):
             self.pool._tidy_aside(ticket)
         return 0
 
+    # --- release ---
+
     cdef bint begin_release(self) except -1:
-        """Make the Python half ready for a release, or for what one left to do; False where there is nothing."""
+        """Release, or do what a release has left to do; True where there is something to wait for: then the Python half
+        is ready to go on."""
         cdef AsyncioPool pool = self.pool
-        cdef Core core = pool._core
-        cdef Checkout checkout
-        cdef bint leaving = self.phase == LEAVING
+        cdef int phase = self.phase
         error = self.body
         self.body = None
         self.phase = OVER
-        if not leaving:
-            if not pool.untidy():
+        if phase == LEAVING:
+            if not self.holds():
+                self.leave_stale(error)
                 return False
-            self.coro = pool._tidy(self.key).__await__()
-        elif not self.holds():
-            told = error is not None or self.inherited or core.pool.closed
-            self.slot = None
-            if not told:
-                where = describe(self.key)
-                raise ConnectionNotAcquiredError(f'this connection of endpoint {where} was released already')
-            return False
-        else:
             pool.check_loop()
-            core.before('release')
-            core.take_back(self)
-            checkout = Checkout.__new__(Checkout)
-            checkout.hold(core, self.slot, self.lease)
-            self.slot = None
-            self.coro = pool._release(checkout, error).__await__()
+            pool._core.before('release')
+            pool._core.take_back(self.slot, self.lease, self.epoch)
+        if phase != TIDYING and not self.bring(error):
+            return self.coro is not None
+        if not pool.untidy():
+            return False
+        self.coro = pool._tidy(self.key)
         self.phase = RETURNING_IT
         return True
+
+    cdef bint bring(self, body) except -1:
+        """Release by way of `on_release`. Returns whether it is over, with something left to do; else `coro` is what to
+        wait for, if there is something."""
+        cdef AsyncioPool pool = self.pool
+        cdef Core core = pool._core
+        cdef Slot slot = self.slot
+        cdef glance_t glance
+        cdef double now
+        glance.lease = self.lease
+        glance.epoch = self.epoch
+        self.phase = RETURNING_IT
+        if core.traces_hits:
+            self.slot = None
+            self.coro = pool._release(checkout_of(core, slot, &glance, None), body)
+            return False
+        glance.hook, glance.hook_began = RELEASING_HOOK, core.now()
+        if pool._on_release is None:
+            now = glance.hook_began
+        else:
+            self.hook = 'on_release'
+            try:
+                outcome = self.call(pool._on_release, slot.endpoint, slot.conn)
+                if outcome is not UNFINISHED:
+                    now = core.end_hook(&glance, STEP_OK, slot.endpoint, None)
+            except BaseException as error:
+                core.end_hook(&glance, STEP_CANCELLED, slot.endpoint, error)
+                self.slot = None
+                self.coro = pool._spoil(checkout_of(core, slot, &glance, 'on_release'), error, body)
+                return False
+            if outcome is UNFINISHED:
+                self.slot = None
+                self.coro = pool._release(
+                    checkout_of(core, slot, &glance, 'on_release'), body, self.coro,
+                    begun_step(core, slot.endpoint, &glance))
+                return False
+        self.slot = None
+        self.phase = OVER
+        if pool.give_back(slot, &glance, now) == PUT_BACK:
+            return False
+        core.after()
+        return True
+
+    cdef int leave_stale(self, error) except -1:
+        """The connection is not this lease's any more: inert in a forked child and after a close, else misuse."""
+        cdef bint told = error is not None or self.inherited or self.core.pool.closed
+        self.slot = None
+        if not told:
+            where = describe(self.key)
+            raise ConnectionNotAcquiredError(f'this connection of endpoint {where} was released already')
+        return 0
 
     def __dealloc__(self):
         cdef Ticket ticket = self.ticket

@@ -1,10 +1,5 @@
 # The compiled half of the threading pool: the idle hit, whole, with the hooks that look at it on its way out and in.
 
-cdef enum finding:
-    # of the hooks at an idle hit
-    FINE, FOUND_DEAD, TOO_LATE
-
-
 cdef class ThreadingPool(BaseConnectionPool):
     """Serves idle hits itself and hands everything else to its Python half."""
 
@@ -26,14 +21,14 @@ cdef class ThreadingPool(BaseConnectionPool):
         :param endpoint: what it was acquired for
         :raises ConnectionNotAcquiredError: when nobody holds it; nothing has changed then
         """
-        cdef Checkout checkout
+        cdef Slot slot
         cdef int outcome = self.put_back_named(conn, endpoint) if self.plain else NOT_HELD
         if outcome == PUT_BACK_AND_MORE:
             self.tidy_up(endpoint)
         elif outcome == NOT_HELD:
-            checkout = self._core.checkin(conn, endpoint)
-            if checkout is not None:
-                self.bring_back(checkout, None)
+            slot = self._core.claim(conn, endpoint)
+            if slot is not None:
+                self.bring_back(slot, slot.s.lease, None)
 
     def connection(self, endpoint, timeout=None):
         """Return a context manager that acquires a connection and releases it at the end.
@@ -65,61 +60,37 @@ cdef class ThreadingPool(BaseConnectionPool):
     cdef slot_t* present(self, slot_t* s, glance_t* glance, endpoint, timeout) except NULL:
         """Let the hooks look at an idle hit. Where something is wrong with it, the Python half takes over."""
         cdef Slot slot = <Slot>slot_object(s)       # whatever a hook does, the record stays
-        cdef double seconds = seconds_allowed(self.limit(timeout), self.acquire_timeout)
-        cdef PyObject* hook = NULL
         cdef int found
-        glance.deadline = glance.began + seconds
+        glance.deadline = glance.began + seconds_allowed(self.limit(timeout), self.acquire_timeout)
         try:
-            found = self.look_over(slot, endpoint, glance, &hook)
+            found = self.look_over(slot, endpoint, glance)
+            if found == FINE and self.lend(s, glance):
+                return s
         except BaseException as error:
-            return self.recover(slot, glance, endpoint, timeout, <str>hook, False, error)
-        if found == FINE and self.lend(s, glance):
-            return s
-        told = <str>hook if hook != NULL else None
-        return self.recover(slot, glance, endpoint, timeout, told, found == FOUND_DEAD, None)
+            self._core.end_hook(glance, STEP_CANCELLED, endpoint, error)
+            return self.recover(slot, glance, endpoint, timeout, False, error)
+        return self.recover(slot, glance, endpoint, timeout, found == FOUND_DEAD, None)
 
-    cdef int look_over(self, Slot slot, endpoint, glance_t* glance, PyObject** hook) except -1:
-        """Call the hooks, count and time them. While `hook` is the name of one, an error costs the connection."""
+    cdef int look_over(self, Slot slot, endpoint, glance_t* glance) except -1:
+        """Call the hooks, count and time them."""
         cdef Core core = self._core
-        cdef double began = glance.began
-        cdef double now = began
-        cdef int step = CHECKING
+        cdef double now = glance.began
         cdef bint alive
-        try:
-            if self._check_aliveness is not None:
-                hook[0] = <PyObject*>'check_aliveness'
-                alive = self._check_aliveness(
-                    endpoint, slot.conn, None if glance.deadline == INFINITY else max(0.0, glance.deadline - now))
-                now = core.now()
-                core.end_step(CHECKING, STEP_OK if alive else STEP_DEAD, now - began, endpoint, None)
-                if not alive:
-                    return FOUND_DEAD
-            if self._on_acquire is not None and now < glance.deadline:
-                hook[0] = <PyObject*>'on_acquire'
-                step, began = ACQUIRING_HOOK, now
-                self._on_acquire(endpoint, slot.conn)
-                now = core.now()
-                core.count_step(ACQUIRING_HOOK, STEP_OK, now - began)
-        except BaseException as error:
-            core.end_step(step, outcome_of(error), core.now() - began, endpoint, error)
-            raise
+        if self._check_aliveness is not None:
+            glance.hook, glance.hook_began = CHECKING, now
+            alive = self._check_aliveness(
+                endpoint, slot.conn, None if glance.deadline == INFINITY else max(0.0, glance.deadline - now))
+            now = core.end_hook(glance, STEP_OK if alive else STEP_DEAD, endpoint, None)
+            if not alive:
+                return FOUND_DEAD
+        if self._on_acquire is not None and now < glance.deadline:
+            glance.hook, glance.hook_began = ACQUIRING_HOOK, now
+            self._on_acquire(endpoint, slot.conn)
+            now = core.end_hook(glance, STEP_OK, endpoint, None)
         if now >= glance.deadline:
             return TOO_LATE
-        hook[0] = NULL
+        glance.hook = N_STEPS
         return FINE
-
-    cdef bint lend(self, slot_t* s, glance_t* glance) except -1:
-        """End an idle hit well, unless the pool was closed meanwhile."""
-        cdef Core core = self._core
-        cdef bint ours
-        core.before('finish')
-        gcp_lock(&core.mutex)
-        ours = s.lease == glance.lease and s.state == USED and core.pool.epoch == glance.epoch and not core.pool.closed
-        if ours:
-            s.lent = True
-            s.ep.counters.acquires[<int>HIT] += 1
-        gcp_unlock(&core.mutex)
-        return ours
 
     cdef slot_t* serve(self, endpoint, timeout) except NULL:
         """Acquire by way of the Python half. Whatever goes wrong there, at any point, nothing is left behind."""
@@ -141,34 +112,30 @@ cdef class ThreadingPool(BaseConnectionPool):
         """Sleep until there is a verdict. It is still WAIT where there is more to be done than to sleep: the Python half
         sees to victims, and to who runs out of time."""
         cdef Core core = self._core
-        cdef Bell bell
         cdef int verdict
         if ticket.nowait or core.pool.disposing:
             return WAIT
-        bell = Bell()
+        bell = self._new_bell()
         verdict = core.arm(ticket, bell)
-        if verdict != WAIT or core.pool.disposing:
-            return verdict
-        if ticket.deadline < INFINITY:
-            bell.wait(ticket.deadline - core.now())
-        else:
-            self._sleep(bell, INFINITY)
-        return core.poll(ticket)
+        if verdict == WAIT and not core.pool.disposing:
+            if type(bell) is Bell and ticket.deadline < INFINITY:
+                (<Bell>bell).wait(ticket.deadline - core.now())
+            else:
+                self._sleep(bell, ticket.deadline - core.now())
+            verdict = core.poll(ticket)
+        return verdict
 
-    cdef slot_t* recover(
-        self, Slot slot, glance_t* glance, endpoint, timeout, str hook, bint dead, error,
-    ) except NULL:
+    cdef slot_t* recover(self, Slot slot, glance_t* glance, endpoint, timeout, bint dead, error) except NULL:
         """Go on from an idle hit of which a hook raised an error, or found it dead, or took too long."""
         cdef Ticket ticket = self._core.ticket(endpoint, self.limit(timeout), self.acquire_timeout)
         ticket.adopt(slot, glance)
-        ticket.hook = hook
         try:
             if dead:
                 self._replace(ticket)
             elif error is not None:
-                self._blame(ticket, hook, error)
-            elif hook is not None:
-                self._check_deadline(ticket, hook)
+                self._blame(ticket, ticket.hook, error)
+            elif ticket.hook is not None:
+                self._check_deadline(ticket, ticket.hook)
             self._core.finish(ticket)
         except BaseException as trouble:
             self.give_up(ticket, trouble)
@@ -195,47 +162,38 @@ cdef class ThreadingPool(BaseConnectionPool):
             self._tidy(endpoint)
         return 0
 
-    cdef double call_on_release(self, Slot slot) except? -1:
+    cdef int bring_back(self, Slot slot, uint64_t lease, body) except -1:
+        """Release by way of `on_release`."""
+        cdef Core core = self._core
+        cdef glance_t glance
+        cdef double now
+        glance.epoch = core.pool.epoch
+        glance.lease = lease
+        try:
+            now = self.call_on_release(slot, &glance)
+        except BaseException as error:
+            self._spoil(checkout_of(core, slot, &glance, 'on_release'), error, body)
+            return 0
+        if self.give_back(slot, &glance, now) == PUT_BACK_AND_MORE:
+            self.tidy_up(slot.endpoint)
+        return 0
+
+    cdef double call_on_release(self, Slot slot, glance_t* glance) except? -1:
         """Call the hook, count and time it. Returns what the clock says then."""
         cdef Core core = self._core
-        cdef double began, now
+        if self._on_release is None:
+            return core.now()
         if core.traces_hits:
             with core.step('on_release', slot.endpoint):
                 self._on_release(slot.endpoint, slot.conn)
             return core.now()
-        began = core.now()
+        glance.hook, glance.hook_began = RELEASING_HOOK, core.now()
         try:
             self._on_release(slot.endpoint, slot.conn)
         except BaseException as error:
-            core.end_step(RELEASING_HOOK, outcome_of(error), core.now() - began, slot.endpoint, error)
+            core.end_hook(glance, STEP_CANCELLED, slot.endpoint, error)
             raise
-        now = core.now()
-        core.count_step(RELEASING_HOOK, STEP_OK, now - began)
-        return now
-
-    cdef int bring_back(self, Checkout checkout, body) except -1:
-        """Release by way of `on_release`."""
-        cdef Core core = self._core
-        cdef Slot slot = checkout.slot
-        cdef double now
-        if self._on_release is None:
-            now = core.now()
-        else:
-            checkout.hook = 'on_release'
-            try:
-                now = self.call_on_release(slot)
-            except BaseException as error:
-                self._spoil(checkout, error, body)
-                return 0
-            checkout.hook = None
-        core.before('give_back')
-        gcp_lock(&core.mutex)
-        if checkout.current():
-            step_give_back(&core.pool, &slot.s, now)
-        gcp_unlock(&core.mutex)
-        checkout.end()
-        self.tidy_up(slot.endpoint)
-        return 0
+        return core.end_hook(glance, STEP_OK, slot.endpoint, None)
 
 
 @cython.final
@@ -267,6 +225,7 @@ cdef class Lease(Checkout):
     cdef int leave(self, error) except -1:
         cdef ThreadingPool pool = self.pool
         cdef Core core = self.core
+        cdef Slot slot
         cdef int outcome = NOT_HELD
         cdef bint ours
         if self.slot is None:
@@ -275,13 +234,15 @@ cdef class Lease(Checkout):
         gcp_lock(&core.mutex)
         ours = self.holds()
         if ours and pool.plain:
-            outcome = pool.put_back(&self.slot.s)
+            outcome = pool.put_back(&self.slot.s, gcp_monotonic())
         gcp_unlock(&core.mutex)
         if not ours:
             self.leave_stale(error)
         elif outcome == NOT_HELD:
-            core.take_back(self)
-            pool.bring_back(self, error)
+            slot = self.slot
+            core.take_back(slot, self.lease, self.epoch)
+            self.slot = None
+            pool.bring_back(slot, self.lease, error)
         else:
             self.slot = None
             if outcome == PUT_BACK_AND_MORE:

@@ -80,6 +80,37 @@ class Bounded:
         return asyncio.CancelledError() if missed else None
 
 
+class Begun:
+    """The rest of an awaitable that was begun elsewhere.
+
+    :param steps: its iterator
+    :param waiting: what it waits for
+    """
+
+    def __init__(self, steps: Generator[Any, Any, Any], waiting: Any) -> None:
+        self._steps = steps
+        self._waiting = waiting
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        try:
+            yield self._waiting
+        except GeneratorExit:
+            self._steps.close()
+            raise
+        except BaseException as error:
+            try:
+                self._waiting = self._steps.throw(error)
+            except StopIteration as stop:
+                return stop.value
+            return (yield from self.__await__())
+        return (yield from self._steps)
+
+
+def unlimited(hook: Awaitable[Any]) -> Generator[Any, Any, Any]:
+    """Begin to await a hook, however long it takes."""
+    return Bounded(hook, None).__await__()
+
+
 def is_cancelled() -> bool:
     """Tell whether the current task is being cancelled from outside (known from Python 3.11 on)."""
     task = asyncio.current_task()

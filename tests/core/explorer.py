@@ -296,7 +296,7 @@ class Scheduler:
 
 
 class Lock:
-    """In place of `threading.Lock`."""
+    """In place of `threading.Lock`, and, once acquired, of the core's bells."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
@@ -318,6 +318,8 @@ class Lock:
         if not self._is_locked:
             raise RuntimeError('release unlocked lock')
         self._is_locked = False
+
+    __call__ = release
 
     def locked(self) -> bool:
         return self._is_locked
@@ -373,8 +375,14 @@ def cooperative(scheduler: Scheduler) -> Iterator[None]:
 
     threads = SimpleNamespace(
         Lock=lambda: Lock(scheduler), Thread=Thread, TIMEOUT_MAX=real.TIMEOUT_MAX, get_ident=real.get_ident)
+    def new_bell(pool: object) -> Lock:
+        bell = Lock(scheduler)
+        bell.acquire()
+        return bell
+
     replacements: list[tuple[Any, str, Any]] = [
         (front, 'threading', threads),
+        (front.ConnectionPool, '_new_bell', new_bell),
         (front, 'monotonic', now),
         (reaper, 'threading', threads),
         (reaper, 'queue', SimpleNamespace(SimpleQueue=lambda: Queue(scheduler), Empty=Empty)),
