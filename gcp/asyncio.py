@@ -149,24 +149,19 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
     _begun = Begun
     _steps_of = staticmethod(unlimited)
 
-    async def _acquire(self, ticket: Ticket) -> None:
-        """Serve an acquire that is no plain idle hit. Its caller undoes whatever an error leaves half-done."""
-        if self._collector is not None:
-            self._collector.ensure()
-        await self._serve(ticket, self._core.request(ticket))
-
     async def _go_on(self, ticket: Ticket, name: str, hook: Awaitable[Any], step: Step) -> None:
         """Go on from an idle hit of which a hook has something to wait for.
 
         :param hook: the rest of it
         :param step: begun when it was
         """
-        alive = await self._call(ticket, name, lambda *_: hook, false='dead', step=step)
         if name == 'check_aliveness':
-            if not alive:
+            if not await self._call(ticket, name, lambda *_: hook, false='dead', step=step):
                 return await self._replace(ticket)
             await self._greet(ticket)
-        ticket.hook = None
+        else:
+            await self._call(ticket, name, lambda *_: hook, step=step)
+            ticket.hook = None
 
     async def _recover(self, ticket: Ticket, dead: bool, error: BaseException | None) -> None:
         """Go on from an idle hit of which a hook raised an error, or found it dead, or took too long."""
@@ -183,7 +178,8 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
         await self._serve(ticket, self._retry(ticket))
 
     async def _serve(self, ticket: Ticket, verdict: int) -> None:
-        """Do as the core says, until there is a connection that the hooks find in order."""
+        """Serve an acquire that is no idle hit: do as the core says, until there is a connection that the hooks find in
+        order. The caller undoes whatever an error leaves half-done."""
         core = self._core
         while True:
             if core.has_victims:
@@ -224,6 +220,8 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
     async def _create(self, ticket: Ticket) -> None:
         """Create a connection."""
         self._check_deadline(ticket, 'creation')
+        if self._collector is not None:
+            self._collector.ensure()
         with self._core.step('create', ticket.endpoint):
             try:
                 conn = await Bounded(self._manager.create(ticket.endpoint), ticket.remaining())

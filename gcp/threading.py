@@ -109,6 +109,8 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
             manager, base=BaseConnectionManager, other=AsyncConnectionManager, wrong='asyncio', right='threading')
         self._set_up(manager, given, options.hooks(manager, BaseConnectionManager))
         self._reaper = Reaper(self.name, self._core, manager.dispose, given.dispose_timeout)
+        self._dispose = None if given.dispose_timeout is not None else manager.dispose
+        self._tell_of = self._reaper.tell_of
         self._closers: list[threading.Lock] = []
         self._core.on_quiet = weakly(self._wake_closers)
         self._core.on_fork = weakly(self._start_anew)
@@ -259,7 +261,11 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
         if self._collector is None:
             self._core.collect(self._batch_size())
         if self._core.has_victims:
-            self._reaper.reap(endpoint, COURTESY)
+            self._reap(endpoint)
+
+    def _reap(self, endpoint: object) -> None:
+        """Have the victims disposed of that a release of an endpoint's connection finds."""
+        self._reaper.reap(endpoint, COURTESY)
 
     def _tidy_aside(self, ticket: Ticket, verdict: int | None = None) -> None:
         """Within an acquire: have victims disposed of, on others' time. One that waits in line will wait there."""

@@ -1,5 +1,5 @@
-# Bells: what a thread sleeps on until another one rings. Sleeping and waking enter no Python frame: at a hand-over, whoever waits
-# for the connection waits for them, too.
+# Bells: what a thread sleeps on until another one rings. Sleeping and waking enter no Python frame: at a hand-over,
+# whoever waits for the connection waits for them, too.
 
 cdef extern from 'pythread.h':
     ctypedef void* PyThread_type_lock

@@ -299,6 +299,8 @@ cdef class Victim:
     cdef uint64_t epoch
     cdef bint done
     cdef public bint started         # its dispose was called: must not be called again
+    cdef double began
+    cdef Step step                   # where somebody records spans
 
     @property
     def endpoint(self):
@@ -318,6 +320,50 @@ cdef class Victim:
     def reason(self):
         """Why it is disposed of."""
         return REASONS[self.slot.s.reason]
+
+    cdef int begin(self, origin) except -1:
+        """Its dispose is about to be called."""
+        cdef Core core = self.core
+        if core.tracer is not None:
+            self.step = core.step('dispose', self.slot.endpoint, origin=origin)
+            self.step.__enter__()
+        self.began = core.now()
+        self.started = True
+        return 0
+
+    cdef int finish(self, int outcome, error) except -1:
+        """Its disposal has ended, in whatever way. Told twice, it counts once."""
+        cdef Core core = self.core
+        cdef double now = core.now()
+        core.before('disposed')
+        try:
+            if self.step is not None:
+                self.step.close(outcome, error)
+            elif not self.done:
+                core.count_step(DISPOSING_OF, outcome, now - self.began)
+        finally:
+            self.done = True
+            if self.epoch == core.pool.epoch:
+                core.bury(self.slot, now)
+            core.after()
+        return 0
+
+    cdef int end(self, error) except -1:
+        """Its hook has ended."""
+        try:
+            self.finish(outcome_of(error), error)
+        finally:
+            if self.step is not None:
+                self.step.leave()
+        return 0
+
+    def give_up(self):
+        """Nobody waits for its disposal any longer: as good as done."""
+        self.finish(STEP_TIMEOUT, None)
+
+    def conclude(self, error):
+        """Its disposal, which something had to be waited for, has ended."""
+        self.end(error)
 
     def __dealloc__(self):
         if self.slot is not None and not self.done:

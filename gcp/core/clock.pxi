@@ -1,12 +1,13 @@
 # The monotonic clock, in seconds: the one that time.monotonic() and asyncio's loop.time() read, but cheaper.
 #
-# To ask the kernel's clock costs about 30 ns, twice in an acquire and a release: a third of both. The processor's own counter
-# costs 10. So the kernel's clock is asked once a millisecond, and what has passed since is taken from the counter. An error of
-# the counter's rate is bounded by that millisecond: at the 500 ppm by which a clock may be slewed, half a microsecond.
+# To ask the kernel's clock costs about 30 ns, twice in an acquire and a release: a third of both. The processor's own
+# counter costs 10. So the kernel's clock is asked once a millisecond, and what has passed since is taken from the
+# counter. An error of the counter's rate is bounded by that millisecond: at the 500 ppm by which a clock may be slewed,
+# half a microsecond.
 #
-# The counter is used on x86-64 Linux, where the kernel itself takes its time from it (so it is constant, and the same on all
-# processors), and under the GIL, which keeps what is remembered here consistent. GCP_CLOCK=kernel in the environment does
-# without it.
+# The counter is used on x86-64 Linux, where the kernel itself takes its time from it (so it is constant, and the same
+# on all processors), and under the GIL, which keeps what is remembered here consistent. GCP_CLOCK=kernel in the
+# environment does without it.
 
 cdef extern from *:
     """

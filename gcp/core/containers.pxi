@@ -154,8 +154,8 @@ cdef void blocked_remove(blocked_heap_t* heap, endpoint_t* ep) noexcept nogil:
 
 
 # --- the table: records by the identity of an object. Open addressing, linear probing, no tombstones. ---
-# A record begins with the object that it is known by: a slot with its connection, an endpoint with its key. Two slots may
-# hold the same connection (a manager may return one twice).
+# A record begins with the object that it is known by: a slot with its connection, an endpoint with its key. Two slots
+# may hold the same connection (a manager may return one twice).
 
 ctypedef PyObject** record_t
 

@@ -448,7 +448,7 @@ cdef class Core:
                 ring_insert(&self.pool.victims, &orphan.far)
             gcp_unlock(&self.mutex)
             if orphan.orphan_lease == 0 and orphan.started:
-                self.bury(slot)
+                self.bury(slot, now)
         while w != NULL:
             ticket = <Ticket>w.self
             w = w.next_orphan
@@ -747,8 +747,8 @@ cdef class Core:
         return step
 
     cdef inline double end_hook(self, glance_t* glance, int outcome, endpoint, error) except? -1:
-        """End the hook that is running, which has no span. If it went wrong, there will be one all the same. Returns what
-        the clock says."""
+        """End the hook that is running, which has no span. If it went wrong, there will be one all the same. Returns
+        what the clock says."""
         cdef double now = self.now()
         cdef double seconds = now - glance.hook_began
         if glance.hook == N_STEPS:
@@ -897,6 +897,26 @@ cdef class Core:
             victim.epoch = self.pool.epoch
         return victim
 
+    cdef bint concern_only(self, endpoint) except -1:
+        """Whether all victims are the business of whoever uses an endpoint: of that endpoint, and nobody else's
+        place."""
+        cdef ring_t* node = self.pool.victims.next
+        cdef endpoint_t* e
+        cdef Endpoint ep
+        if node == &self.pool.victims:
+            return False
+        e = slot_far(node).ep
+        if e.key != <PyObject*>endpoint:
+            ep = self.find(endpoint)
+            if ep is None or &ep.e != e:
+                return False
+        node = self.pool.victims.next
+        while node != &self.pool.victims:
+            if slot_far(node).ep != e or slot_far(node).promised_to != NULL:
+                return False
+            node = node.next
+        return True
+
     def spare(self, Victim victim not None):
         """Take back a victim whose disposal was not begun: a signal came first."""
         cdef slot_t* s = &victim.slot.s
@@ -915,12 +935,11 @@ cdef class Core:
         self.before('disposed')
         victim.done = True
         if victim.epoch == self.pool.epoch:
-            self.bury(victim.slot)
+            self.bury(victim.slot, self.now())
         self.after()
 
-    cdef int bury(self, Slot slot) except -1:
+    cdef int bury(self, Slot slot, double now) except -1:
         cdef bint gone = False
-        cdef double now = self.now()
         gcp_lock(&self.mutex)
         self.pool.now = now
         if slot.s.state == DISPOSING:

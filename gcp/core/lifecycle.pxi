@@ -40,9 +40,14 @@ cdef class Step:
         try:
             self.close(outcome_of(error), error)
         finally:
-            if self.span is not None:       # also after a watchdog has ended it, in a thread of its own
-                self.tracer.leave(self.span)
+            self.leave()
         return False
+
+    cdef int leave(self) except -1:
+        """The hook has ended; a watchdog, in a thread of its own, may have ended the step before."""
+        if self.span is not None:
+            self.tracer.leave(self.span)
+        return 0
 
     def end(self, str outcome):
         """End before the hook does, or otherwise than it does."""
@@ -69,3 +74,21 @@ cdef Step begun_step(Core core, endpoint, glance_t* glance):
     cdef Step step = core.step(STEPS[glance.hook], endpoint, quiet=True)
     step.began = glance.hook_began
     return step
+
+
+def dispose_of(Victim victim not None, hook, timeout=None, origin=None):
+    """Dispose of a victim: call the manager's blocking `dispose`, count, time and trace it, report the victim gone.
+
+    :param hook: the manager's `dispose`
+    :param timeout: seconds that it may take, by its own care; ``None``: no limit
+    :param origin: as for `Core.step`
+    :return: what went wrong, or None
+    """
+    error = None
+    victim.begin(origin)
+    try:
+        hook(victim.slot.endpoint, victim.slot.conn, timeout=timeout)
+    except BaseException as e:
+        error = e
+    victim.end(error)
+    return error

@@ -85,6 +85,7 @@ cdef class BaseConnectionPool:
     cdef readonly object _on_acquire
     cdef readonly object _on_release
     cdef readonly object _on_connection_dead
+    cdef public object _dispose     # for what a caller disposes of by itself; None: it does not
     # Whether an idle hit calls no hook on the way out, none on the way in, looks for nothing that expired.
     cdef bint direct
     cdef bint plain

@@ -1,8 +1,8 @@
 # Shortcuts past the interpreter's general ways, for leases: each `with` makes, enters, leaves and drops one.
 #
 # memory     the last few are kept, and made anew
-# calling    `with` looks `__enter__` and `__exit__` up and binds them: two objects that are called once. A lease is its own
-#            bound method instead: called without arguments it enters, with three it leaves
+# calling    `with` binds `__enter__` and `__exit__`: two objects, called once each. A lease is its own bound method
+#            instead: called without arguments it enters, with three it leaves
 # awaiting   ends without a StopIteration where the interpreter allows it, without a traceback of one elsewhere
 
 cdef extern from *:

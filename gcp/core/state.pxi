@@ -31,8 +31,9 @@ cdef struct counters_t:
     uint64_t leaks
 
 
-# What an idle hit touches comes first, and lies in two cache lines of 64 bytes each: the object's header (16 bytes) belongs to
-# the first. Whoever a ring's node belongs to is known from where the node lies in its struct: see `slot_near` and others.
+# What an idle hit touches comes first, and lies in two cache lines of 64 bytes each: the object's header (16 bytes)
+# belongs to the first. Whoever a ring's node belongs to is known from where the node lies in its struct: see
+# `slot_near` and others.
 
 cdef struct slot_t:          # one connection
     PyObject* conn           # owned by the Slot; known by it: see the table
@@ -203,6 +204,7 @@ cdef class Core
 cdef class Checkout
 cdef class Ticket(Checkout)
 cdef class Victim
+cdef class Step
 
 
 @cython.final

@@ -295,8 +295,9 @@ cdef int place(pool_t* pool, slot_t* s, double now) noexcept nogil:
 # --- acquire ---
 
 cdef void fetch_ahead(pool_t* pool, slot_t* s) noexcept nogil:
-    """With very many endpoints a hit waits for memory, not for the processor. Those who visit them in turn want next what
-    has been idle for longest after this one: have it brought along meanwhile, of the farther ones what leads to the rest."""
+    """With very many endpoints a hit waits for memory, not for the processor. Those who visit them in turn want next
+    what has been idle for longest after this one: have it brought along meanwhile, of the farther ones what leads to
+    the rest."""
     cdef ring_t* node = s.far.next
     cdef int ahead
     for ahead in range(1, 5):

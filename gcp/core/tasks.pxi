@@ -1,7 +1,7 @@
 # The compiled half of the asyncio pool: the idle hit, whole, and the awaitable that `acquire` and `connection` return.
 
 cdef enum lease_phase:
-    FRESH, ACQUIRING, HELD, LEAVING, BRINGING, TIDYING, RETURNING_IT, OVER
+    FRESH, WAITING, ACQUIRING, HELD, LEAVING, BRINGING, TIDYING, RETURNING_IT, OVER
 
 
 cdef class AsyncioPool(BaseConnectionPool):
@@ -103,6 +103,17 @@ cdef class AsyncioPool(BaseConnectionPool):
 
 @cython.final
 @cython.internal
+cdef class Alarm:
+    """Wakes a task that waits in line."""
+    cdef object future
+
+    def __call__(self):
+        if not self.future.done():
+            self.future.set_result(None)
+
+
+@cython.final
+@cython.internal
 cdef class Finished:
     """An awaitable with nothing to wait for. Stateless: one serves all."""
 
@@ -126,6 +137,43 @@ cdef Finished FINISHED = Finished()
 cdef object UNFINISHED = object()
 
 
+cdef object first_step(awaitable, steps_of, begun, bint* waits):
+    """Let what a hook returned run until it waits. Returns its result, or what is to be awaited of it then."""
+    cdef PyObject* result = NULL
+    cdef PySendResult status
+    steps = awaitable if type(awaitable) is CoroutineType else steps_of(awaitable)
+    status = PyIter_Send(<PyObject*>steps, <PyObject*>None, &result)
+    outcome = <object>result
+    Py_DECREF(outcome)
+    waits[0] = status == PYGEN_NEXT
+    if not waits[0]:
+        return outcome
+    return begun(awaitable.__await__() if steps is awaitable else steps, outcome)
+
+
+def begin_disposal(Victim victim not None, hook, steps_of, begun, origin=None):
+    """Begin to dispose of a victim: call the manager's asynchronous `dispose`. What is over at once is counted, timed
+    and traced, and the victim reported gone.
+
+    :param hook: the manager's `dispose`
+    :param steps_of: makes an iterator of an awaitable that is no coroutine
+    :param begun: makes what is to be awaited of an iterator that waits for something already
+    :param origin: as for `Core.step`
+    :return: None when it went well, what went wrong, or what is to be awaited; `Victim.conclude` is to be called then
+    """
+    cdef bint waits = False
+    rest = error = None
+    victim.begin(origin)
+    try:
+        rest = first_step(hook(victim.slot.endpoint, victim.slot.conn), steps_of, begun, &waits)
+    except BaseException as e:
+        error = e
+    if waits:
+        return rest
+    victim.end(error)
+    return error
+
+
 @cython.final
 @cython.no_gc_clear
 cdef class AsyncLease(Checkout):
@@ -137,7 +185,8 @@ cdef class AsyncLease(Checkout):
     cdef object key
     cdef object timeout
     cdef Ticket ticket
-    cdef object coro             # the Python half at work
+    cdef object coro             # what is to be driven: the Python half at work, or the wait in line
+    cdef object timer            # ends that wait
     cdef object body             # the error that leaves the block
     cdef int phase
     cdef bint entered
@@ -274,9 +323,53 @@ cdef class AsyncLease(Checkout):
                 return self.present(s, &glance)
         if s == NULL:
             self.ticket = pool.open_ticket(self.key, self.timeout)
-            self.coro = pool._acquire(self.ticket)
-            self.phase = ACQUIRING
+            try:
+                self.begin_serving()
+            except BaseException as error:
+                self.fail(error)
+                raise
         return s
+
+    cdef int begin_serving(self) except -1:
+        """Ask the core, and be ready to wait in line. Where there is more to do than that, the Python half does it."""
+        cdef AsyncioPool pool = self.pool
+        cdef Core core = pool._core
+        cdef Ticket ticket = self.ticket
+        cdef Alarm alarm
+        cdef int verdict = core.request(ticket)
+        if verdict == WAIT and not ticket.nowait and not core.pool.disposing:
+            alarm = Alarm.__new__(Alarm)
+            alarm.future = pool.loop.create_future()
+            verdict = core.arm(ticket, alarm)
+            if verdict == WAIT and not core.pool.disposing:
+                if ticket.deadline < INFINITY:
+                    self.timer = pool.loop.call_later(max(0.0, ticket.deadline - core.now()), alarm)
+                self.coro = alarm.future.__await__()
+                self.phase = WAITING
+                return 0
+        self.phase = ACQUIRING
+        self.coro = pool._serve(ticket, verdict)
+        return 0
+
+    cdef bint is_served(self) except -1:
+        """Whether the wait in line has ended with a connection that nobody needs to look at; else the Python half is
+        ready to go on."""
+        cdef Ticket ticket = self.ticket
+        cdef int verdict
+        self.stop_timer()
+        self.phase = ACQUIRING
+        verdict = self.pool._core.poll(ticket)
+        if verdict == USE and self.pool.direct:
+            return True
+        self.coro = self.pool._serve(ticket, verdict)
+        return False
+
+    cdef int stop_timer(self) except -1:
+        timer = self.timer
+        if timer is not None:
+            self.timer = None
+            timer.cancel()
+        return 0
 
     cdef inline int take_over(self, slot_t* s) except -1:
         """The acquire has ended well."""
@@ -339,21 +432,13 @@ cdef class AsyncLease(Checkout):
         return FINE
 
     cdef object call(self, hook, endpoint, conn):
-        """Call a hook and let it run until it waits; return its result, or UNFINISHED: then `coro` is what is to be awaited
-        of it."""
-        cdef PyObject* result = NULL
-        cdef PySendResult status
-        steps = awaitable = hook(endpoint, conn)
-        if type(awaitable) is not CoroutineType:
-            steps = self.pool._steps_of(awaitable)
-        status = PyIter_Send(<PyObject*>steps, <PyObject*>None, &result)
-        outcome = <object>result
-        Py_DECREF(outcome)
-        if status == PYGEN_RETURN:
+        """Call a hook and let it run until it waits; return its result, or UNFINISHED: then `coro` is what is to be
+        awaited of it."""
+        cdef bint waits = False
+        outcome = first_step(hook(endpoint, conn), self.pool._steps_of, self.pool._begun, &waits)
+        if not waits:
             return outcome
-        if steps is awaitable:
-            steps = awaitable.__await__()
-        self.coro = self.pool._begun(steps, outcome)
+        self.coro = outcome
         return UNFINISHED
 
     cdef int drive(self, value, PyObject** result) except -1:
@@ -365,6 +450,8 @@ cdef class AsyncLease(Checkout):
                 outcome = <object>result[0]
                 Py_DECREF(outcome)
                 result[0] = NULL
+                if self.phase == WAITING and not self.is_served():
+                    return self.drive(None, result)
                 outcome = self.conclude(outcome)
                 result[0] = <PyObject*>outcome
                 Py_INCREF(outcome)
@@ -391,6 +478,7 @@ cdef class AsyncLease(Checkout):
         cdef Ticket ticket = self.ticket
         self.coro = None
         self.phase = OVER
+        self.stop_timer()
         if ticket is not None:
             self.ticket = None
             self.pool._core.abandon(ticket, error)
@@ -429,7 +517,7 @@ cdef class AsyncLease(Checkout):
         cdef Core core = pool._core
         cdef Slot slot = self.slot
         cdef glance_t glance
-        cdef double now
+        cdef double now = 0
         glance.lease = self.lease
         glance.epoch = self.epoch
         self.phase = RETURNING_IT
@@ -500,6 +588,6 @@ cdef PyObject* call_async_lease(PyObject* self, PyObject** args, size_t n, PyObj
 gcp_advance = advance_lease
 gcp_make_awaitable(AsyncLease, gcp_lease_send, gcp_lease_next)
 gcp_make_awaitable(Finished, gcp_finished_send, gcp_finished_next)
-cdef AsyncLease any_async_lease = AsyncLease.__new__(AsyncLease)
-call_directly(AsyncLease, <char*>&any_async_lease.called - <char*><PyObject*>any_async_lease, ('__aenter__', '__aexit__'))
+cdef AsyncLease any_one = AsyncLease.__new__(AsyncLease)
+call_directly(AsyncLease, <char*>&any_one.called - <char*><PyObject*>any_one, ('__aenter__', '__aexit__'))
 gcp_keep_async_leases(AsyncLease)

@@ -109,8 +109,8 @@ cdef class ThreadingPool(BaseConnectionPool):
         return self.slot_of(ticket)
 
     cdef int wait_in_line(self, Ticket ticket) except -1:
-        """Sleep until there is a verdict. It is still WAIT where there is more to be done than to sleep: the Python half
-        sees to victims, and to who runs out of time."""
+        """Sleep until there is a verdict. It is still WAIT where there is more to be done than to sleep: the Python
+        half sees to victims, and to who runs out of time."""
         cdef Core core = self._core
         cdef int verdict
         if ticket.nowait or core.pool.disposing:
@@ -157,9 +157,26 @@ cdef class ThreadingPool(BaseConnectionPool):
 
     cdef int tidy_up(self, endpoint) except -1:
         """Do what a release has left to do."""
-        self._core.after()
-        if self.untidy():
-            self._tidy(endpoint)
+        cdef Core core = self._core
+        core.after()
+        if not self.untidy():
+            return 0
+        if self.collects:
+            core.collect(self._batch_size())
+        if self._dispose is not None and core.concern_only(endpoint):
+            self.dispose_here()
+        elif not ring_empty(&core.pool.victims):
+            self._reap(endpoint)
+        return 0
+
+    cdef int dispose_here(self) except -1:
+        """Dispose of the victims of the caller's own endpoint: they are its own business, however long it takes."""
+        cdef Victim victim = self._core.victim()
+        while victim is not None:
+            error = dispose_of(victim, self._dispose)
+            if error is not None:
+                self._tell_of(victim, error)
+            victim = self._core.victim()
         return 0
 
     cdef int bring_back(self, Slot slot, uint64_t lease, body) except -1:

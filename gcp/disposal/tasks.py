@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
-from gcp._core import Core, Victim, describe
+from gcp._core import Core, Victim, begin_disposal, describe
 from gcp.disposal import COURTESY, origin_of, tell
-from gcp.disposal.deadline import Bounded, HookTimeoutError
+from gcp.disposal.deadline import Begun, Bounded, HookTimeoutError, unlimited
 
 logger = logging.getLogger('gcp.asyncio')
 
@@ -35,6 +35,8 @@ class Latch:
 
 class Job:
     """One victim in the hands of a worker."""
+
+    __slots__ = ('latch', 'origin', 'started', 'victim')
 
     def __init__(self, victim: Victim, latch: Latch | None, origin: object) -> None:
         self.victim = victim
@@ -161,7 +163,16 @@ class Reaper:
         while self._jobs:
             self._busy[me] = job = self._jobs.popleft()
             job.started = loop.time()
-            await self._dispose_of(job)
+            try:
+                rest = begin_disposal(job.victim, self._dispose, unlimited, Begun, job.origin)
+                if isinstance(rest, Begun):
+                    rest = await self._see_through(job.victim, rest)
+                if rest is not None:
+                    self._tell_of(job.victim, rest)
+            finally:
+                if not job.victim.started:      # a signal came first
+                    self._core.spare(job.victim)
+                job.end()
         self._busy.pop(me, None)
 
     def _watch(self) -> None:
@@ -178,24 +189,22 @@ class Reaper:
         elif any(job is not None and loop.time() - job.started < COURTESY for job in self._busy.values()):
             self._watching = loop.call_later(COURTESY, self._watch)
 
-    async def _dispose_of(self, job: Job) -> None:
-        victim = job.victim
+    async def _see_through(self, victim: Victim, rest: Begun) -> BaseException | None:
+        """Await a disposal that has something to wait for; return what went wrong."""
+        error: BaseException | None = None
         try:
-            with self._core.step('dispose', victim.endpoint, origin=job.origin):
-                victim.started = True
-                hook = self._dispose(victim.endpoint, victim.conn)
-                await (hook if self._timeout is None else Bounded(hook, self._timeout))
-        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
-            raise
-        except HookTimeoutError:
-            where = describe(victim.endpoint)
+            await Bounded(rest, self._timeout)
+        except BaseException as e:
+            error = e
+        victim.conclude(error)
+        return error
+
+    def _tell_of(self, victim: Victim, error: BaseException) -> None:
+        """Log a disposal's error; raise what ends the worker."""
+        if isinstance(error, (asyncio.CancelledError, KeyboardInterrupt, SystemExit)):
+            raise error
+        where = describe(victim.endpoint)
+        if isinstance(error, HookTimeoutError):
             tell(logger, logging.ERROR, '%s: disposal of a connection to %s timed out', self._name, where)
-        except BaseException as error:
-            where = describe(victim.endpoint)
+        else:
             tell(logger, logging.ERROR, '%s: disposal of a connection to %s failed: %r', self._name, where, error)
-        finally:
-            if victim.started:
-                self._core.disposed(victim)
-            else:                   # a signal came first
-                self._core.spare(victim)
-            job.end()

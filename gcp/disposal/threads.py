@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from gcp._core import Core, Step, Victim, describe
+from gcp._core import Core, Victim, describe, dispose_of
 from gcp.disposal import COURTESY, LINGER, origin_of, tell
 
 logger = logging.getLogger('gcp.threading')
@@ -73,11 +73,12 @@ class Latch:
 class Job:
     """One victim in the hands of a worker."""
 
+    __slots__ = ('done', 'latch', 'origin', 'overdue', 'started', 'told', 'victim')
+
     def __init__(self, victim: Victim, latch: Latch | None, origin: object = None) -> None:
         self.victim = victim
         self.latch = latch
         self.origin = origin    # of its span, in the background
-        self.step: Step | None = None
         self.started = 0.0
         self.overdue = False    # nobody counts on its place any more
         self.told = False       # its caller was let go
@@ -240,9 +241,7 @@ class Reaper:
             self._core.overdue(job.victim)
             self.reap_aside(0)      # somebody else was chosen instead
         if self._timeout is not None and time.monotonic() - job.started >= self._timeout and job.end():
-            if job.step is not None:
-                job.step.end('timeout')
-            self._core.disposed(job.victim)
+            job.victim.give_up()
             where = describe(job.victim.endpoint)
             tell(logger, logging.ERROR, '%s: disposal of a connection to %s timed out', self._name, where)
 
@@ -250,21 +249,21 @@ class Reaper:
         victim = job.victim
         error: BaseException | None = None
         try:
-            with self._core.step('dispose', victim.endpoint, origin=job.origin) as job.step:
-                victim.started = True
-                self._dispose(victim.endpoint, victim.conn, timeout=self._timeout)
-        except BaseException as e:
-            error = e
+            error = dispose_of(victim, self._dispose, self._timeout, job.origin)
         finally:
-            if victim.started:
-                self._core.disposed(victim)
-            else:                   # a signal came first
+            if not victim.started:      # a signal came first
                 self._core.spare(victim)
             job.done = True
             self._open.discard(job)
             first = job.end()
-        if error is None:
-            return
+        if error is not None:
+            self.tell_of(victim, error, first)
+
+    def tell_of(self, victim: Victim, error: BaseException, first: bool = True) -> None:
+        """Log a disposal's error; raise what is more than that.
+
+        :param first: whether nobody was told that it takes too long
+        """
         if first:
             where = describe(victim.endpoint)
             tell(logger, logging.ERROR, '%s: disposal of a connection to %s failed: %r', self._name, where, error)
