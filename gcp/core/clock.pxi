@@ -39,6 +39,7 @@ cdef extern from *:
     #define GCP_WINDOW 1e-3       /* seconds for which the counter is trusted */
     #define GCP_PROMPT 4000       /* ticks: about a microsecond, for what takes a thirtieth of one */
     #define GCP_SHORTEST 1e-2     /* seconds after which its rate is known well enough */
+    #define GCP_STALE 1.0         /* seconds after which a first measurement may have slept in between */
     #define GCP_LONGEST 10.0      /* seconds after which it is measured anew: clocks are slewed */
     #define GCP_SKEW 5e-3         /* more deviation from its rate than this is no slewing */
     #define GCP_PATIENCE 16       /* so many deviations, and it is not trusted any more */
@@ -79,8 +80,10 @@ cdef extern from *:
         double age = seconds - gcp_anchor.base_seconds;
         double rate = gcp_anchor.rate;
         double measured;
-        if (gcp_anchor.base_ticks == 0)
+        if (gcp_anchor.base_ticks == 0 || (rate == 0 && age > GCP_STALE)) {
             gcp_start_measuring(ticks, seconds);
+            return 0;
+        }
         if (age < GCP_SHORTEST)
             return rate > 0;
         measured = age / (double)(int64_t)(ticks - gcp_anchor.base_ticks);
@@ -105,8 +108,11 @@ cdef extern from *:
         before = __builtin_ia32_rdtsc();
         seconds = gcp_kernel_clock();
         after = __builtin_ia32_rdtsc();
-        if (gcp_anchor.trusted)
+        if (gcp_anchor.trusted) {
             gcp_anchor.floor = gcp_anchor.seconds + gcp_anchor.rate * (double)gcp_anchor.trusted;
+            if ((int64_t)(before - gcp_anchor.ticks) < 0)       /* the counter went back: it is another one now */
+                gcp_anchor.floor = seconds;
+        }
         gcp_anchor.trusted = 0;
         if (after - before < GCP_PROMPT && gcp_learn_rate(before, seconds)) {
             gcp_anchor.ticks = before;

@@ -177,7 +177,8 @@ def begin_disposal(Victim victim not None, hook, steps_of, begun, origin=None):
 @cython.final
 @cython.no_gc_clear
 cdef class AsyncLease(Checkout):
-    """One checkout, as an awaitable and as an asynchronous context manager. Single use.
+    """One checkout, as an awaitable and as an asynchronous context manager. Single use. It is what `async with` calls,
+    too: see `Itself`.
 
     It is its own iterator, for entering and for leaving: an idle hit costs one object and no Python frame."""
     cdef called_t called
@@ -221,7 +222,8 @@ cdef class AsyncLease(Checkout):
         """Go on with an error, as a coroutine does."""
         error = kind if value is None else value
         if self.coro is None:
-            self.drop()
+            if self.phase != HELD:
+                self.drop()
             raise error
         try:
             return self.coro.throw(error)

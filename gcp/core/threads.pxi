@@ -216,7 +216,7 @@ cdef class ThreadingPool(BaseConnectionPool):
 @cython.final
 @cython.no_gc_clear
 cdef class Lease(Checkout):
-    """One checkout, as a context manager. Single use."""
+    """One checkout, as a context manager. Single use. It is what `with` calls, too: see `Itself`."""
     cdef called_t called
     cdef ThreadingPool pool
     cdef object key

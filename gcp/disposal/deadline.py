@@ -39,7 +39,7 @@ class Bounded:
 
     def _limited(self, steps: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
         try:
-            self._waiting = steps.send(None)
+            self._waiting = next(steps)
         except StopIteration as stop:
             return stop.value
         assert self._timeout is not None
@@ -57,15 +57,15 @@ class Bounded:
         try:
             while True:
                 try:
-                    value = yield self._waiting
+                    yield self._waiting         # an event loop sends nothing back
                 except GeneratorExit:
-                    steps.close()
+                    close(steps)
                     raise
                 except BaseException as error:
-                    self._waiting = steps.throw(self._cancellation() or error)
+                    self._waiting = throw(steps, self._cancellation() or error)
                 else:
                     cancellation = self._cancellation()
-                    self._waiting = steps.send(value) if cancellation is None else steps.throw(cancellation)
+                    self._waiting = next(steps) if cancellation is None else throw(steps, cancellation)
         except StopIteration as stop:
             return stop.value
 
@@ -95,11 +95,11 @@ class Begun:
         try:
             yield self._waiting
         except GeneratorExit:
-            self._steps.close()
+            close(self._steps)
             raise
         except BaseException as error:
             try:
-                self._waiting = self._steps.throw(error)
+                self._waiting = throw(self._steps, error)
             except StopIteration as stop:
                 return stop.value
             return (yield from self.__await__())
@@ -109,6 +109,19 @@ class Begun:
 def unlimited(hook: Awaitable[Any]) -> Generator[Any, Any, Any]:
     """Begin to await a hook, however long it takes."""
     return Bounded(hook, None).__await__()
+
+
+def throw(steps: Generator[Any, Any, Any], error: BaseException) -> Any:
+    """Go on with an error. An awaitable's iterator need not be a generator (PEP 492): then the error is raised here."""
+    if not hasattr(steps, 'throw'):
+        raise error
+    return steps.throw(error)
+
+
+def close(steps: Generator[Any, Any, Any]) -> None:
+    """Go on no more."""
+    if hasattr(steps, 'close'):
+        steps.close()
 
 
 def is_cancelled() -> bool:
