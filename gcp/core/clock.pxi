@@ -39,9 +39,9 @@ cdef extern from *:
     #define GCP_WINDOW 1e-3       /* seconds for which the counter is trusted */
     #define GCP_PROMPT 4000       /* ticks: about a microsecond, for what takes a thirtieth of one */
     #define GCP_SHORTEST 1e-2     /* seconds after which its rate is known well enough */
-    #define GCP_STALE 1.0         /* seconds after which a first measurement may have slept in between */
     #define GCP_LONGEST 10.0      /* seconds after which it is measured anew: clocks are slewed */
     #define GCP_SKEW 5e-3         /* more deviation from its rate than this is no slewing */
+    #define GCP_ERROR 1e-5        /* seconds: what was said is no further ahead of the kernel's clock */
     #define GCP_PATIENCE 16       /* so many deviations, and it is not trusted any more */
 
     static struct {
@@ -52,6 +52,7 @@ cdef extern from *:
         double floor;             /* what was said before it was asked: time does not go back */
         uint64_t base_ticks;      /* since when the rate is measured */
         double base_seconds;
+        int known;                /* whether the rate was measured twice */
         int deviations;
     } gcp_anchor;
 
@@ -75,28 +76,28 @@ cdef extern from *:
         gcp_anchor.base_seconds = seconds;
     }
 
-    /* Learn from a reading of both clocks what a tick is; tell whether the counter may be trusted for a while. */
+    /* Learn from a reading of both clocks what a tick is; tell whether the counter may be trusted for a while: where
+       two measurements agree. */
     static int gcp_learn_rate(uint64_t ticks, double seconds) {
         double age = seconds - gcp_anchor.base_seconds;
         double rate = gcp_anchor.rate;
         double measured;
-        if (gcp_anchor.base_ticks == 0 || (rate == 0 && age > GCP_STALE)) {
+        if (gcp_anchor.base_ticks == 0) {
             gcp_start_measuring(ticks, seconds);
             return 0;
         }
-        if (age < GCP_SHORTEST)
-            return rate > 0;
+        if (age >= 0 && age < GCP_SHORTEST)
+            return gcp_anchor.known;
         measured = age / (double)(int64_t)(ticks - gcp_anchor.base_ticks);
-        if (rate > 0 && !(measured < rate * (1 + GCP_SKEW) && measured > rate * (1 - GCP_SKEW))) {
+        gcp_anchor.known = rate > 0 && measured < rate * (1 + GCP_SKEW) && measured > rate * (1 - GCP_SKEW);
+        if (rate > 0 && !gcp_anchor.known) {
             gcp_anchor.deviations += 1;         /* the machine was asleep, say, or is another one now */
-            gcp_anchor.rate = 0;
-            gcp_start_measuring(ticks, seconds);
-            return 0;
+            measured = 0;
         }
-        gcp_anchor.rate = measured;
-        if (age > GCP_LONGEST)
+        gcp_anchor.rate = measured > 0 ? measured : 0;
+        if (!gcp_anchor.known || age > GCP_LONGEST)
             gcp_start_measuring(ticks, seconds);
-        return measured > 0;
+        return gcp_anchor.known;
     }
 
     /* Ask the kernel's clock. Between two looks at the counter: who was interrupted there has learned nothing. */
@@ -108,11 +109,10 @@ cdef extern from *:
         before = __builtin_ia32_rdtsc();
         seconds = gcp_kernel_clock();
         after = __builtin_ia32_rdtsc();
-        if (gcp_anchor.trusted) {
+        if (gcp_anchor.trusted)
             gcp_anchor.floor = gcp_anchor.seconds + gcp_anchor.rate * (double)gcp_anchor.trusted;
-            if ((int64_t)(before - gcp_anchor.ticks) < 0)       /* the counter went back: it is another one now */
-                gcp_anchor.floor = seconds;
-        }
+        if (gcp_anchor.floor > seconds + GCP_ERROR)
+            gcp_anchor.floor = seconds + GCP_ERROR;
         gcp_anchor.trusted = 0;
         if (after - before < GCP_PROMPT && gcp_learn_rate(before, seconds)) {
             gcp_anchor.ticks = before;

@@ -104,8 +104,8 @@ ctypedef PyObject* (*called_t)(PyObject*, PyObject**, size_t, PyObject*) except 
 @cython.internal
 cdef class Itself:
     """In place of a lease's methods for `with`: a lease is its own bound method. So a lease can be called, and its
-    `__enter__` and `__exit__` are the same object: how many arguments there are says which is meant. On its type both are
-    what they seem to be."""
+    `__enter__` and `__exit__` are the same object: how many arguments there are says which is meant. On its type both
+    are what they seem to be."""
     cdef object method
 
     def __get__(self, lease, kind):
