@@ -182,7 +182,7 @@ cdef class BaseConnectionPool:
     cdef inline int put_back(self, slot_t* s, double now) noexcept nogil:
         """Release a connection that no hook wants to see any more. Within the lock."""
         cdef pool_t* pool = &self._core.pool
-        if step_give_back(pool, s, now) != TO_IDLE or pool.poke or now >= pool.look_at:
+        if step_give_back(pool, s, now) != TO_IDLE or pool.poke or (now >= pool.look_at and self.collects):
             return PUT_BACK_AND_MORE
         return PUT_BACK if ring_empty(&pool.victims) else PUT_BACK_AND_MORE
 
