@@ -746,7 +746,15 @@ cdef class Core:
         step.quiet = quiet and not self.traces_hits
         return step
 
-    cdef inline double end_hook(self, glance_t* glance, int outcome, endpoint, error) except? -1:
+    cdef inline double hook_went_well(self, glance_t* glance) noexcept nogil:
+        """Count and time the hook that is running. Returns what the clock says."""
+        cdef double now = gcp_monotonic()
+        gcp_lock(&self.mutex)
+        observe_step(&self.pool.metrics, glance.hook, STEP_OK, now - glance.hook_began)
+        gcp_unlock(&self.mutex)
+        return now
+
+    cdef double end_hook(self, glance_t* glance, int outcome, endpoint, error) except? -1:
         """End the hook that is running, which has no span. If it went wrong, there will be one all the same. Returns
         what the clock says."""
         cdef double now = self.now()

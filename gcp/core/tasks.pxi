@@ -420,14 +420,15 @@ cdef class AsyncLease(Checkout):
             if outcome is UNFINISHED:
                 return UNDER_WAY
             alive = outcome
-            now = core.end_hook(glance, STEP_OK if alive else STEP_DEAD, self.key, None)
             if not alive:
+                core.end_hook(glance, STEP_DEAD, self.key, None)
                 return FOUND_DEAD
+            now = core.hook_went_well(glance)
         if pool._on_acquire is not None and now < glance.deadline:
             glance.hook, glance.hook_began = ACQUIRING_HOOK, now
             if self.call(pool._on_acquire, self.key, slot.conn) is UNFINISHED:
                 return UNDER_WAY
-            now = core.end_hook(glance, STEP_OK, self.key, None)
+            now = core.hook_went_well(glance)
         if now >= glance.deadline:
             return TOO_LATE
         glance.hook = N_STEPS
@@ -535,7 +536,7 @@ cdef class AsyncLease(Checkout):
             try:
                 outcome = self.call(pool._on_release, slot.endpoint, slot.conn)
                 if outcome is not UNFINISHED:
-                    now = core.end_hook(&glance, STEP_OK, slot.endpoint, None)
+                    now = core.hook_went_well(&glance)
             except BaseException as error:
                 core.end_hook(&glance, STEP_CANCELLED, slot.endpoint, error)
                 self.slot = None

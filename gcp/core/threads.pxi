@@ -80,13 +80,14 @@ cdef class ThreadingPool(BaseConnectionPool):
             glance.hook, glance.hook_began = CHECKING, now
             alive = self._check_aliveness(
                 endpoint, slot.conn, None if glance.deadline == INFINITY else max(0.0, glance.deadline - now))
-            now = core.end_hook(glance, STEP_OK if alive else STEP_DEAD, endpoint, None)
             if not alive:
+                core.end_hook(glance, STEP_DEAD, endpoint, None)
                 return FOUND_DEAD
+            now = core.hook_went_well(glance)
         if self._on_acquire is not None and now < glance.deadline:
             glance.hook, glance.hook_began = ACQUIRING_HOOK, now
             self._on_acquire(endpoint, slot.conn)
-            now = core.end_hook(glance, STEP_OK, endpoint, None)
+            now = core.hook_went_well(glance)
         if now >= glance.deadline:
             return TOO_LATE
         glance.hook = N_STEPS
@@ -210,7 +211,7 @@ cdef class ThreadingPool(BaseConnectionPool):
         except BaseException as error:
             core.end_hook(glance, STEP_CANCELLED, slot.endpoint, error)
             raise
-        return core.end_hook(glance, STEP_OK, slot.endpoint, None)
+        return core.hook_went_well(glance)
 
 
 @cython.final
