@@ -115,7 +115,7 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
         options.check_manager(
             manager, base=BaseConnectionManager, other=SyncConnectionManager, wrong='threading', right='asyncio')
         self._set_up(manager, given, options.hooks(manager, BaseConnectionManager))
-        self._bind(asyncio.get_running_loop)
+        self._bind(asyncio.get_running_loop, unlimited, Begun)
         self._reaper = Reaper(self.name, self._core, manager.dispose, given.dispose_timeout)
         self._closers: list[asyncio.Future[None]] = []
         self._core.on_quiet = weakly(self._wake_closers)
@@ -145,9 +145,6 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
             cls.connection = by_hand  # type: ignore[assignment, method-assign]
 
     # --- acquire ---
-
-    _begun = Begun
-    _steps_of = staticmethod(unlimited)
 
     async def _go_on(self, ticket: Ticket, name: str, hook: Awaitable[Any], step: Step) -> None:
         """Go on from an idle hit of which a hook has something to wait for.

@@ -10,10 +10,14 @@ cdef class AsyncioPool(BaseConnectionPool):
     cdef uint64_t thread         # in which it runs, by the id of the thread's state: those are never used twice
     cdef bint tells              # whether it says by an attribute that it is running
     cdef object running_loop
+    cdef object steps_of         # makes an iterator of an awaitable that is no coroutine
+    cdef object begun            # makes what is to be awaited of an iterator that waits for something already
 
-    def _bind(self, running_loop):
-        """Say how to find the running event loop."""
+    def _bind(self, running_loop, steps_of, begun):
+        """Say how to find the running event loop, and how to go on with what was begun."""
         self.running_loop = running_loop
+        self.steps_of = steps_of
+        self.begun = begun
 
     @property
     def _loop(self):
@@ -438,7 +442,7 @@ cdef class AsyncLease(Checkout):
         """Call a hook and let it run until it waits; return its result, or UNFINISHED: then `coro` is what is to be
         awaited of it."""
         cdef bint waits = False
-        outcome = first_step(hook(endpoint, conn), self.pool._steps_of, self.pool._begun, &waits)
+        outcome = first_step(hook(endpoint, conn), self.pool.steps_of, self.pool.begun, &waits)
         if not waits:
             return outcome
         self.coro = outcome
