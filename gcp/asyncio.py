@@ -480,12 +480,15 @@ class Nudge:
         self._loop = pool._loop
 
     def __call__(self) -> None:
-        self._loop.call_soon_threadsafe(self._drain)
+        # no method of its own: the garbage collector may clear this one before the loop gets to it
+        self._loop.call_soon_threadsafe(drain, self._pool)
 
-    def _drain(self) -> None:
-        pool = self._pool()
-        if pool is not None:
-            pool._drain()
+
+def drain(ref: weakref.ref[ConnectionPool[Any, Any]]) -> None:
+    """Have a pool take back what finalizers left, if there still is one."""
+    pool = ref()
+    if pool is not None:
+        pool._drain()
 
 
 def expire(future: asyncio.Future[None]) -> None:

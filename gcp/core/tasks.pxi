@@ -312,7 +312,7 @@ cdef class AsyncLease(Checkout):
                 Py_INCREF(None)
                 return PYGEN_RETURN
         elif self.coro is None:
-            raise RuntimeError('cannot reuse an acquire that was awaited already')
+            raise RuntimeError('cannot reuse what was awaited already')
         return self.drive(value, result)
 
     cdef slot_t* begin_acquire(self) except? NULL:
