@@ -223,7 +223,9 @@ async def test_a_hook_that_ends_well(asyncio_front: Front, hook: str, does: Call
 
 @pytest.mark.parametrize('hook', HOOKS)
 @pytest.mark.parametrize('does', BAD)
-async def test_a_hook_that_raises_costs_the_connection(asyncio_front: Front, hook: str, does: Callable[..., Any]) -> None:
+async def test_a_hook_that_raises_costs_the_connection(
+        asyncio_front: Front, hook: str, does: Callable[..., Any],
+) -> None:
     for form, limit in itertools.product(FORMS, LIMITS):
         async with acting(asyncio_front, hook, does, form, acquire_timeout=limit) as scene:
             with pytest.raises(HookError):
@@ -282,9 +284,9 @@ async def test_a_hook_that_takes_too_long_without_waiting(asyncio_front: Front, 
 @pytest.mark.parametrize('turns', [1, 2, 4])
 async def test_a_hook_that_is_cancelled_while_it_waits(asyncio_front: Front, hook: str, turns: int) -> None:
     for form, limit in itertools.product(FORMS, LIMITS):
-        ended = []
+        ended: list[str] = []
 
-        async def watched(*_: Any) -> bool:
+        async def watched(*_: Any, ended: list[str] = ended) -> bool:
             try:
                 for _ in range(turns - 1):
                     await asyncio.sleep(0)

@@ -94,8 +94,9 @@ def partial(lease: Any) -> Iterator[Any]:
 
 
 def with_empty_keywords(lease: Any) -> Iterator[Any]:
-    yield lease.__enter__(*(), **{})
-    lease.__exit__(*(None, None, None), **{})
+    nothing: dict[str, Any] = {}
+    yield lease.__enter__(**nothing)
+    lease.__exit__(None, None, None, **nothing)
 
 
 def nested_manager(lease: Any) -> Iterator[Any]:
@@ -308,10 +309,9 @@ async def test_a_lease_in_a_cycle_with_its_pool(front: Front) -> None:
     own = Own(manager, max_size=1)
     own.lease = own.connection('db')
     pool = front.face(own)
-    if front.name == 'threads':
-        conn = weakref.ref(own.lease.__enter__())
-    else:
-        conn = weakref.ref(await own.lease.__aenter__())
+    entered = own.lease.__enter__() if front.name == 'threads' else await own.lease.__aenter__()
+    conn = weakref.ref(entered)
+    del entered
     gone = weakref.ref(own)
     assert pool.stats().used == 1
     del own, pool

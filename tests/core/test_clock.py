@@ -220,7 +220,8 @@ def times_asked(witness: str, *before: str, clock: str | None = None) -> int:
     env |= {'PYTHONPATH': str(ROOT), 'LD_PRELOAD': witness}
     if clock is not None:
         env['GCP_CLOCK'] = clock
-    process = subprocess.run([*before, sys.executable, '-c', COUNT], capture_output=True, text=True, timeout=30, env=env)
+    process = subprocess.run(
+        [*before, sys.executable, '-c', COUNT], capture_output=True, text=True, timeout=30, env=env)
     assert process.returncode == 0, process.stderr
     return int(process.stdout)
 
