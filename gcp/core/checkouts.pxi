@@ -72,8 +72,10 @@ cdef class Checkout:
 
     cdef inline bint holds(self) noexcept nogil:
         """Whether the connection is this checkout's, and its release has not begun."""
-        cdef slot_t* s = &self.slot.s
-        return s.lease == self.lease and s.state == USED and self.epoch == self.core.pool.epoch
+        return (
+            self.slot is not None and self.slot.s.lease == self.lease and self.slot.s.state == USED
+            and self.epoch == self.core.pool.epoch
+        )
 
     cdef inline void end(self):
         self.slot = None
@@ -117,6 +119,7 @@ cdef class Ticket(Checkout):
     cdef Endpoint ep
     cdef object key
     cdef object wake
+    cdef object timer                # of an event loop: ends the wait in line
     cdef readonly object timeout     # what the caller allowed: seconds, or None
     cdef readonly bint nowait
     cdef readonly double deadline    # by the core's clock; inf: none
@@ -193,6 +196,13 @@ cdef class Ticket(Checkout):
         if result != HIT:
             observe(&self.core.pool.metrics.wait, gcp_seconds, N_WAIT_BOUNDS, self.took)
         self.ended = True
+
+    cdef int stop_timer(self) except -1:
+        timer = self.timer
+        if timer is not None:
+            self.timer = None
+            timer.cancel()
+        return 0
 
     cdef void note_block(self):
         """Remember what stands in the way, for the error message."""

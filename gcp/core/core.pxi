@@ -705,6 +705,7 @@ cdef class Core:
             return False
         if isinstance(error, Exception):
             result = TIMED_OUT if isinstance(error, AcquireTimeoutError) else ERROR
+        ticket.stop_timer()
         self.before('abandon')
         now = self.now()
         gcp_lock(&self.mutex)

@@ -54,13 +54,39 @@ cdef extern from *:
        StopIteration that ends each one. */
     typedef int (*gcp_advance_t)(PyObject *, PyObject *, PyObject **);
     static gcp_advance_t gcp_advance;
-    static PySendResult gcp_lease_send(PyObject *self, PyObject *value, PyObject **result) {
+
+    /* An error StopIteration (of a key's __hash__, say) must not be taken for the end: PEP 479. */
+    static void gcp_no_stop(void) {
+        PyObject *type, *stop, *error, *traceback;
+        if (!PyErr_ExceptionMatches(PyExc_StopIteration))
+            return;
+        PyErr_Fetch(&type, &stop, &traceback);
+        PyErr_NormalizeException(&type, &stop, &traceback);
+        if (traceback != NULL)
+            PyException_SetTraceback(stop, traceback);
+        Py_XDECREF(type);
+        Py_XDECREF(traceback);
+        PyErr_SetString(PyExc_RuntimeError, "an awaited acquire or release raised StopIteration");
+        PyErr_Fetch(&type, &error, &traceback);
+        PyErr_NormalizeException(&type, &error, &traceback);
+        PyException_SetContext(error, Py_NewRef(stop));
+        PyException_SetCause(error, stop);
+        PyErr_Restore(type, error, traceback);
+    }
+    static int gcp_advance_lease(PyObject *self, PyObject *value, PyObject **result) {
+        int status;
         *result = NULL;
-        return (PySendResult)gcp_advance(self, value, result);
+        status = gcp_advance(self, value, result);
+        if (status == PYGEN_ERROR)
+            gcp_no_stop();
+        return status;
+    }
+    static PySendResult gcp_lease_send(PyObject *self, PyObject *value, PyObject **result) {
+        return (PySendResult)gcp_advance_lease(self, value, result);
     }
     static PyObject *gcp_lease_next(PyObject *self) {
-        PyObject *result = NULL;
-        int status = gcp_advance(self, Py_None, &result);
+        PyObject *result;
+        int status = gcp_advance_lease(self, Py_None, &result);
         if (status == PYGEN_NEXT)
             return result;
         if (status == PYGEN_RETURN) {

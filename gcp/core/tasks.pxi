@@ -191,7 +191,6 @@ cdef class AsyncLease(Checkout):
     cdef object timeout
     cdef Ticket ticket
     cdef object coro             # what is to be driven: the Python half at work, or the wait in line
-    cdef object timer            # ends that wait
     cdef object body             # the error that leaves the block
     cdef int phase
     cdef bint entered
@@ -326,6 +325,7 @@ cdef class AsyncLease(Checkout):
         elif not pool._core.traces_hits:
             s = pool.hit(self.key, self.timeout, &glance)
             if s != NULL:
+                self.phase = ACQUIRING      # a hook may come to drive its own acquire: that is told
                 return self.present(s, &glance)
         if s == NULL:
             self.ticket = pool.open_ticket(self.key, self.timeout)
@@ -349,7 +349,7 @@ cdef class AsyncLease(Checkout):
             verdict = core.arm(ticket, alarm)
             if verdict == WAIT and not core.pool.disposing:
                 if ticket.deadline < INFINITY:
-                    self.timer = pool.loop.call_later(max(0.0, ticket.deadline - core.now()), alarm)
+                    ticket.timer = pool.loop.call_later(max(0.0, ticket.deadline - core.now()), alarm)
                 self.coro = alarm.future.__await__()
                 self.phase = WAITING
                 return 0
@@ -362,20 +362,13 @@ cdef class AsyncLease(Checkout):
         ready to go on."""
         cdef Ticket ticket = self.ticket
         cdef int verdict
-        self.stop_timer()
+        ticket.stop_timer()
         self.phase = ACQUIRING
         verdict = self.pool._core.poll(ticket)
         if verdict == USE and self.pool.direct:
             return True
         self.coro = self.pool._serve(ticket, verdict)
         return False
-
-    cdef int stop_timer(self) except -1:
-        timer = self.timer
-        if timer is not None:
-            self.timer = None
-            timer.cancel()
-        return 0
 
     cdef inline int take_over(self, slot_t* s) except -1:
         """The acquire has ended well."""
@@ -485,7 +478,6 @@ cdef class AsyncLease(Checkout):
         cdef Ticket ticket = self.ticket
         self.coro = None
         self.phase = OVER
-        self.stop_timer()
         if ticket is not None:
             self.ticket = None
             self.pool._core.abandon(ticket, error)
