@@ -53,7 +53,7 @@ class Wild(Key):
 
 
 MAKERS: dict[str, list[Callable[[], Any]]] = {
-    'tuples': [lambda: tuple(['host', 5432])] * 3,
+    'tuples': [lambda: (*['host'], 5432)] * 3,
     'texts': [lambda: 'data base', lambda: ' '.join(['data', 'base']), lambda: Text('data base')],
     'numbers': [lambda: 1, lambda: 1.0, lambda: True],
     'large numbers': [lambda: int('1' * 30), lambda: int('1' * 30), lambda: int('1' * 30)],
@@ -345,7 +345,7 @@ async def test_a_key_that_cannot_be_found_any_more(front: Front) -> None:
 
 VALUES: list[Callable[[], Any]] = [
     lambda: 1, lambda: 1.0, lambda: True, lambda: 0, lambda: False, lambda: 'a', lambda: Text('a'),
-    lambda: ''.join(['a', 'b']), lambda: Text('ab'), lambda: tuple([1, 'a']), lambda: (True, Text('a')),
+    lambda: ''.join(['a', 'b']), lambda: Text('ab'), lambda: (*[1], 'a'), lambda: (True, Text('a')),
     lambda: Key('a', hashed=1), lambda: Key('b', hashed=1), lambda: Key('c', hashed=hash('a')), lambda: None,
 ]
 
