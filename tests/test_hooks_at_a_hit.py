@@ -346,13 +346,15 @@ async def test_a_hook_that_returns_no_awaitable(asyncio_front: Front, hook: str,
 
 
 @pytest.mark.parametrize('hook', HOOKS)
-async def test_a_hook_that_raises_where_it_is_called(asyncio_front: Front, hook: str) -> None:
+@pytest.mark.parametrize('error', [HookError, StopIteration])
+async def test_a_hook_that_raises_where_it_is_called(
+        asyncio_front: Front, hook: str, error: type[Exception]) -> None:
     def form(coro: Any) -> Any:
         coro.close()
-        raise HookError
+        raise error
 
     async with acting(asyncio_front, hook, at_once, form) as scene:
-        with pytest.raises(HookError):
+        with pytest.raises(RuntimeError if error is StopIteration else error):
             await scene.round_trip()
         assert scene.counted() == {'error': 1}
         assert scene.pool.stats().closed['error'] == 1
@@ -511,6 +513,31 @@ async def test_an_acquire_in_a_hook(asyncio_front: Front) -> None:
         await task
         assert lent == [other]
         await inner.release(other, 'inner')
+
+
+@pytest.mark.parametrize('hook', HOOKS)
+async def test_a_hook_that_goes_on_with_the_acquire_in_which_it_runs(asyncio_front: Front, hook: str) -> None:
+    """A coroutine that is running cannot be sent to; neither can a lease."""
+    said: list[Any] = []
+
+    async def meddles(*_: Any) -> bool:
+        try:
+            said.append(lease.send(None))
+        except (RuntimeError, ValueError) as error:
+            said.append(error)
+        except StopIteration as stop:
+            said.append(stop.value)
+        return True
+
+    manager = asyncio_front.manager()
+    pool: Any = asyncio_front.pool(manager, max_size=3, min_idle=3)
+    await asyncio_front.give_back(pool, await asyncio_front.fill(pool, 'db', 3))
+    lease = pool.connection('db')
+    manager.hooks[hook].does(calling(meddles), ok())
+    async with lease:
+        assert pool.stats().used == 1
+    assert [type(each) for each in said] in ([RuntimeError], [ValueError])
+    assert (pool.stats().idle, pool.stats().used) == (3, 0)
 
 
 async def test_waiting_hooks_of_many_tasks(asyncio_front: AsyncioFront) -> None:

@@ -22,7 +22,7 @@ from test_garbage import keepers_of_nothing, raw
 from gcp import asyncio as aio
 from gcp import threading as blocking
 from gcp._core import AsyncLease, Lease
-from gcp.exceptions import AcquireTimeoutError
+from gcp.exceptions import AcquireTimeoutError, ConnectionNotAcquiredError
 from gcp.testing import AsyncBareFakeManager, BareFakeManager
 
 MANY = 10_000
@@ -245,6 +245,32 @@ async def test_it_is_not_left_before_it_is_entered(front: Front) -> None:
         await lease.__aexit__(None, None, None)
     async with lease:
         assert pool.stats().used == 1
+
+
+async def test_it_is_left_once_though_it_is_left_meanwhile(front: Front) -> None:
+    """By another thread, say, or by a finalizer."""
+    pool: Any = front.pool(front.manager(bare=True), max_size=1)
+    lease = pool.connection('db')
+    await lease.__aenter__()
+    mine = raw(lease)
+    leave = getattr(mine, '__exit__' if front.name == 'threads' else '__aexit__')
+    verbs: list[str] = []
+
+    def meddle(verb: str) -> None:
+        verbs.append(verb)
+        if verbs.count('release') == 1 and verb == 'release':
+            leave(None, None, None)
+
+    pool._core.on_step = meddle
+    try:
+        with pytest.raises((RuntimeError, ConnectionNotAcquiredError), match='already'):
+            if (leaving := leave(None, None, None)) is not False:
+                await leaving
+    finally:
+        pool._core.on_step = None
+    assert verbs.count('release') == 2
+    assert (pool.stats().idle, pool.stats().used) == (1, 0)
+    assert sum(pool.stats().releases.values()) == 1
 
 
 async def test_one_whose_acquire_failed_is_not_left(front: Front) -> None:

@@ -339,7 +339,7 @@ def test_a_fork_while_others_wait(script: Callable[..., Any]) -> None:
             thread.join(5)
         assert got == [conn] * 4, got
         pool.close()
-    """).quietly()
+    """, '-W', 'ignore::DeprecationWarning').quietly()      # of 3.12, that this is dangerous
 
 
 @pytest.mark.parametrize('daemon', [True, False])
