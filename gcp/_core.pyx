@@ -20,6 +20,7 @@ tasks       ... of the asyncio pool
 """
 
 import os
+from collections import deque
 from types import CoroutineType, GenericAlias
 
 cimport cython
@@ -43,6 +44,7 @@ include "core/bells.pxi"
 include "core/core.pxi"
 include "core/checkouts.pxi"
 include "core/lifecycle.pxi"
+include "core/disposal.pxi"
 include "core/pools.pxi"
 include "core/shortcuts.pxi"
 include "core/threads.pxi"

@@ -62,6 +62,25 @@ cdef class Bell:
             if seconds <= 0:
                 return False
 
+    cdef bint wait_after(self, Bell other, double seconds) except -1:
+        """Ring another bell, and sleep until this one rings. The other one is rung when the interpreter is free
+        already: whoever wakes up would only wait for that, and go to sleep again."""
+        cdef double deadline = gcp_monotonic() + seconds
+        cdef long long microseconds = <long long>(min(seconds, <double>LONGEST_NAP) * 1e6) + 1
+        cdef PyLockStatus status
+        if other.rung:
+            return self.wait(seconds)
+        other.rung = True
+        with nogil:
+            PyThread_release_lock(other.lock)
+            status = PyThread_acquire_lock_timed(self.lock, microseconds, 1)
+        if status == PY_LOCK_ACQUIRED:
+            self.rung = False
+            return True
+        if status == PY_LOCK_INTR:
+            PyErr_CheckSignals()
+        return self.wait(deadline - gcp_monotonic())
+
     def __call__(self):
         """Ring."""
         self.ring()

@@ -308,6 +308,10 @@ cdef class Victim:
     cdef Slot slot
     cdef uint64_t epoch
     cdef bint done
+    cdef Batch batch                 # where it was taken from
+    cdef bint counted                # its caller does not wait for it any more
+    cdef public bint overdue         # nobody counts on its place any more
+    cdef readonly bint given_up
     cdef public bint started         # its dispose was called: must not be called again
     cdef double began
     cdef Step step                   # where somebody records spans
@@ -368,8 +372,32 @@ cdef class Victim:
         return 0
 
     def give_up(self):
-        """Nobody waits for its disposal any longer: as good as done."""
-        self.finish(STEP_TIMEOUT, None)
+        """Nobody waits for its disposal any longer: as good as done. Tells whether it was not before."""
+        cdef bint last = False
+        self.given_up = True
+        if not self.count(&last):
+            return False
+        try:
+            self.finish(STEP_TIMEOUT, None)
+        finally:
+            if last:
+                ring(self.batch.bell)
+        return True
+
+    cdef bint count(self, bint* last) noexcept:
+        """Let its caller count it as gone, once; tell whether it was now.
+
+        :param last: set when it was the last one that the caller waited for
+        """
+        cdef bint first
+        gcp_lock(&self.core.mutex)
+        first = not self.counted
+        self.counted = True
+        if first:
+            self.batch.left -= 1
+            last[0] = self.batch.left == 0
+        gcp_unlock(&self.core.mutex)
+        return first
 
     def conclude(self, error):
         """Its disposal, which something had to be waited for, has ended."""

@@ -888,7 +888,7 @@ cdef class Core:
 
     # --- disposal, expiry ---
 
-    def victim(self):
+    cpdef Victim victim(self):
         """Take the next victim, or None."""
         cdef slot_t* s
         cdef Victim victim = None

@@ -76,7 +76,7 @@ cdef Step begun_step(Core core, endpoint, glance_t* glance):
     return step
 
 
-def dispose_of(Victim victim not None, hook, timeout=None, origin=None):
+cpdef dispose_of(Victim victim, hook, timeout=None, origin=None):
     """Dispose of a victim: call the manager's blocking `dispose`, count, time and trace it, report the victim gone.
 
     :param hook: the manager's `dispose`

@@ -155,7 +155,7 @@ cdef object first_step(awaitable, steps_of, begun, bint* waits):
     return begun(awaitable.__await__() if steps is awaitable else steps, outcome)
 
 
-def begin_disposal(Victim victim not None, hook, steps_of, begun, origin=None):
+cpdef begin_disposal(Victim victim, hook, steps_of, begun, origin=None):
     """Begin to dispose of a victim: call the manager's asynchronous `dispose`. What is over at once is counted, timed
     and traced, and the victim reported gone.
 

@@ -172,13 +172,8 @@ cdef class ThreadingPool(BaseConnectionPool):
 
     cdef int dispose_here(self) except -1:
         """Dispose of the victims of the caller's own endpoint: they are its own business, however long it takes."""
-        cdef Victim victim = self._core.victim()
-        while victim is not None:
-            error = dispose_of(victim, self._dispose)
-            if error is not None:
-                self._tell_of(victim, error)
-            victim = self._core.victim()
-        return 0
+        cdef Batch batch = gather(self._core)
+        return 0 if batch is None else dispose_here(batch, self._dispose, self._tell_of)
 
     cdef int bring_back(self, Slot slot, uint64_t lease, body) except -1:
         """Release by way of `on_release`."""

@@ -4,50 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Coroutine, Generator
+from functools import partial
 from typing import Any
 
-from gcp._core import Core, Victim, begin_disposal, describe
+from gcp._core import Batch, Core, Crew, Victim, Worker, describe, gather
 from gcp.disposal import COURTESY, origin_of, tell
 from gcp.disposal.deadline import Begun, Bounded, HookTimeoutError, unlimited
 
 logger = logging.getLogger('gcp.asyncio')
-
-
-class Latch:
-    """Opens when all victims of a caller are gone."""
-
-    def __init__(self, count: int) -> None:
-        self._left = count
-        self._open: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def count_down(self) -> None:
-        self._left -= 1
-        if not self._left and not self._open.done():
-            self._open.set_result(None)
-
-    async def wait(self, timeout: float | None) -> bool:
-        if not self._open.done():
-            await asyncio.wait([self._open], timeout=timeout)
-        return self._open.done()
-
-
-class Job:
-    """One victim in the hands of a worker."""
-
-    __slots__ = ('latch', 'origin', 'started', 'victim')
-
-    def __init__(self, victim: Victim, latch: Latch | None, origin: object) -> None:
-        self.victim = victim
-        self.latch = latch
-        self.origin = origin    # of its span
-        self.started = 0.0
-
-    def end(self) -> None:
-        """Let the caller go."""
-        if self.latch is not None:
-            self.latch.count_down()
 
 
 class Quiet(Coroutine[Any, Any, None]):
@@ -72,6 +37,24 @@ class Quiet(Coroutine[Any, Any, None]):
         self._coro.close()
 
 
+def come_true(future: asyncio.Future[None]) -> None:
+    """Let go whoever waits for a future."""
+    if not future.done():
+        future.set_result(None)
+
+
+async def wait_for(future: asyncio.Future[None], seconds: float | None) -> None:
+    """Wait for a future of one's own, no longer than so many seconds; ``None``: however long it takes."""
+    if future.done():
+        return
+    timer = None if seconds is None else asyncio.get_running_loop().call_later(seconds, come_true, future)
+    try:
+        await future
+    finally:
+        if timer is not None:
+            timer.cancel()
+
+
 class Reaper:
     """Disposes of a pool's victims.
 
@@ -90,8 +73,7 @@ class Reaper:
 
     def start_anew(self) -> None:
         """Begin without workers: a forked child, or another event loop, has none."""
-        self._jobs: deque[Job] = deque()
-        self._busy: dict[asyncio.Task[None], Job | None] = {}
+        self._crew = Crew(self._core)
         self._watching: asyncio.TimerHandle | None = None
 
     # --- in the caller's task ---
@@ -105,11 +87,13 @@ class Reaper:
         :param own: the caller's endpoint
         :param wait: how long to wait for the others, seconds; ``None``: until they are gone
         """
-        victims = deque(iter(self._core.victim, None))
-        if not victims:
-            return
-        mine = all(victim.concerns(own) for victim in victims)
-        await self._hand_over(victims).wait(self._timeout if mine else wait)
+        gone = asyncio.get_running_loop().create_future()
+        batch = self._gather(gone)
+        if batch is not None:
+            if batch.concerns(own):
+                wait = self._timeout
+            self._hand_over(batch)
+            await wait_for(gone, wait)
 
     async def reap_all(self) -> None:
         """Dispose of all victims, however long it takes."""
@@ -120,74 +104,68 @@ class Reaper:
 
         :param wait: how long to wait for it, seconds; ``None``: until it is done
         """
-        latch = self.reap_soon()
-        if latch is not None and wait != 0:
-            await latch.wait(wait)
+        if wait == 0:
+            return self.reap_soon()
+        gone = asyncio.get_running_loop().create_future()
+        batch = self._gather(gone)
+        if batch is not None:
+            self._hand_over(batch)
+            await wait_for(gone, wait)
 
-    def reap_soon(self) -> Latch | None:
+    def reap_soon(self) -> None:
         """Have all victims disposed of, without waiting for it."""
-        victims = deque(iter(self._core.victim, None))
-        return self._hand_over(victims) if victims else None
+        batch = self._gather()
+        if batch is not None:
+            self._hand_over(batch)
 
-    def _hand_over(self, victims: deque[Victim]) -> Latch:
-        latch = Latch(len(victims))
-        origin = origin_of(self._core)
-        while victims:
-            self._jobs.append(Job(victims.popleft(), latch, origin))
+    def _gather(self, gone: asyncio.Future[None] | None = None) -> Batch | None:
+        return gather(self._core, gone and partial(come_true, gone), origin_of(self._core))
+
+    def _hand_over(self, batch: Batch) -> None:
+        self._crew.offer(batch)
         self._man()
         if self._watching is None:
             self._watching = asyncio.get_running_loop().call_later(COURTESY, self._watch)
-        return latch
 
     # --- in the workers ---
 
     def _man(self) -> None:
         """See to it that somebody works who is not stuck."""
-        loop = asyncio.get_running_loop()
-        if not any(job is None or loop.time() - job.started < COURTESY for job in self._busy.values()):
-            task = loop.create_task(Quiet(self._work()), name='gcp-disposer')
+        if not self._crew.is_manned(COURTESY):
+            worker = Worker(self._crew)
+            task = asyncio.get_running_loop().create_task(Quiet(self._work(worker)), name='gcp-disposer')
             # The loop may end first: no reason for noise.
             task._log_destroy_pending = False  # type: ignore[attr-defined]
-            self._busy[task] = None
-            task.add_done_callback(self._dismiss)
+            worker.join()
+            task.add_done_callback(partial(self._dismiss, worker))
 
-    def _dismiss(self, task: asyncio.Task[None]) -> None:
-        self._busy.pop(task, None)
-        if self._jobs:      # it was cancelled from outside
+    def _dismiss(self, worker: Worker, task: asyncio.Task[None]) -> None:
+        worker.quit()
+        if self._crew.has_work:     # it was cancelled from outside
             self._man()
 
-    async def _work(self) -> None:
-        me = asyncio.current_task()
-        assert me is not None
-        loop = asyncio.get_running_loop()
-        while self._jobs:
-            self._busy[me] = job = self._jobs.popleft()
-            job.started = loop.time()
-            try:
-                rest = begin_disposal(job.victim, self._dispose, unlimited, Begun, job.origin)
+    async def _work(self, worker: Worker) -> None:
+        try:
+            while (rest := worker.begin_work(self._dispose, unlimited, Begun)) is not None:
+                victim = worker.victim
                 if isinstance(rest, Begun):
-                    rest = await self._see_through(job.victim, rest)
+                    rest = await self._see_through(victim, rest)
                 if rest is not None:
-                    self._tell_of(job.victim, rest)
-            finally:
-                if not job.victim.started:      # a signal came first
-                    self._core.spare(job.victim)
-                job.end()
-        self._busy.pop(me, None)
+                    self._tell_of(victim, rest)
+        finally:
+            worker.quit()
 
     def _watch(self) -> None:
         """While somebody is stuck: give the rest to another worker, and its promised place to somebody else."""
-        loop = asyncio.get_running_loop()
         self._watching = None
-        for job in list(self._busy.values()):
-            if job is not None and loop.time() - job.started >= COURTESY:
-                self._core.overdue(job.victim)
-                self.reap_soon()        # somebody else was chosen instead
-        if self._jobs:
+        for victim, _ in self._crew.stuck(COURTESY):
+            victim.overdue = True
+            self._core.overdue(victim)
+            self.reap_soon()        # somebody else was chosen instead
+        if self._crew.has_work:
             self._man()
-            self._watching = loop.call_later(COURTESY, self._watch)
-        elif any(job is not None and loop.time() - job.started < COURTESY for job in self._busy.values()):
-            self._watching = loop.call_later(COURTESY, self._watch)
+        if self._watching is None and self._crew.needs_watching(False):
+            self._watching = asyncio.get_running_loop().call_later(COURTESY, self._watch)
 
     async def _see_through(self, victim: Victim, rest: Begun) -> BaseException | None:
         """Await a disposal that has something to wait for; return what went wrong."""

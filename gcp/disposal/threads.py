@@ -5,14 +5,12 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import queue
 import threading
-import time
-from collections import deque
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
-from gcp._core import Core, Victim, describe, dispose_of
+from gcp._core import Batch, Bell, Core, Crew, Victim, Worker, describe, dispose_here, gather
 from gcp.disposal import COURTESY, LINGER, origin_of, tell
 
 logger = logging.getLogger('gcp.threading')
@@ -54,42 +52,8 @@ if hasattr(os, 'register_at_fork'):
     os.register_at_fork(after_in_child=after_fork_in_child)
 
 
-class Latch:
-    """Opens when all victims of a caller are gone."""
-
-    def __init__(self, count: int) -> None:
-        self._last = [True] + [False] * (count - 1)
-        self._lock = threading.Lock()
-        self._lock.acquire()
-
-    def count_down(self) -> None:
-        if self._last.pop():
-            self._lock.release()
-
-    def wait(self, timeout: float | None) -> bool:
-        return self._lock.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX))
-
-
-class Job:
-    """One victim in the hands of a worker."""
-
-    __slots__ = ('done', 'latch', 'origin', 'overdue', 'started', 'told', 'victim')
-
-    def __init__(self, victim: Victim, latch: Latch | None, origin: object = None) -> None:
-        self.victim = victim
-        self.latch = latch
-        self.origin = origin    # of its span, in the background
-        self.started = 0.0
-        self.overdue = False    # nobody counts on its place any more
-        self.told = False       # its caller was let go
-        self.done = False
-
-    def end(self) -> bool:
-        """Let the caller go, once; tell whether this was the first time."""
-        first, self.told = not self.told, True
-        if first and self.latch is not None:
-            self.latch.count_down()
-        return first
+clock: Callable[[], float] | None = None
+"""For tests, a clock of their own: returns seconds."""
 
 
 class Reaper:
@@ -110,9 +74,7 @@ class Reaper:
 
     def start_anew(self) -> None:
         """Begin without workers: a forked child has none."""
-        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
-        self._busy: dict[int, Job | None] = {}
-        self._open: set[Job] = set()        # queued or in work
+        self._crew = Crew(self._core, clock)
         self._watching = False
 
     # --- in the caller's thread ---
@@ -126,93 +88,77 @@ class Reaper:
         :param own: the caller's endpoint
         :param wait: how long to wait for the workers, seconds; ``None``: until they are done
         """
-        victims = deque(iter(self._core.victim, None))
-        mine = all(victim.concerns(own) for victim in victims)
+        batch = self._gather()
+        if batch is None:
+            return
+        mine = batch.concerns(own)
         if mine and self._timeout is None:
-            while victims:
-                self._dispose_of(Job(victims.popleft(), None))
-        elif victims:
-            self._hand_over(victims, self._timeout if mine else wait)
+            dispose_here(batch, self._dispose, self.tell_of)
+        else:
+            self._hand_over(batch, self._timeout if mine else wait)
 
     def reap_all(self) -> None:
         """Dispose of all victims, however long it takes: in this thread, unless there is a ``dispose_timeout``."""
         if self._timeout is not None:
             return self.reap_aside(None)
-        while (victim := self._core.victim()) is not None:
-            self._dispose_of(Job(victim, None))
+        while (batch := gather(self._core)) is not None:
+            dispose_here(batch, self._dispose, self.tell_of)
 
     def reap_aside(self, wait: float | None) -> None:
         """Have all victims disposed of by the workers.
 
         :param wait: how long to wait for it, seconds; ``None``: until it is done
         """
-        victims = deque(iter(self._core.victim, None))
-        if victims:
-            self._hand_over(victims, wait)
+        batch = self._gather()
+        if batch is not None:
+            self._hand_over(batch, wait)
 
-    def _hand_over(self, victims: deque[Victim], wait: float | None) -> None:
-        latch = Latch(len(victims))
-        origin = origin_of(self._core)
-        self._man()     # before and after: neither a signal nor a worker that just goes may leave a job to nobody
-        while victims:
-            job = Job(victims.popleft(), latch, origin)
-            self._jobs.put(job)     # before it is entered: a signal between the two then costs no more than a watch
-            self._open.add(job)
-            if job.done:
-                self._open.discard(job)
-        self._man()
-        if wait == 0 or latch.wait(COURTESY if wait is None else min(wait, COURTESY)):
+    def _gather(self) -> Batch | None:
+        return gather(self._core, Bell(), origin_of(self._core))
+
+    def _hand_over(self, batch: Batch, wait: float | None) -> None:
+        soon = COURTESY if wait is None else min(wait, COURTESY)
+        if self._crew.hand_over(batch, soon, COURTESY, self._start_worker) or wait == 0:
             return
         self.watch()
         if wait is None or wait > COURTESY:
-            latch.wait(None if wait is None else wait - COURTESY)
+            batch.wait(inf if wait is None else wait - COURTESY)
 
     @property
     def is_busy(self) -> bool:
         """Whether disposals are under way."""
-        return any(not job.done for job in list(self._open))
+        return self._crew.is_busy()
 
     def watch(self) -> None:
         """Something takes long: keep an eye on it."""
         if not self._watching:
             self._watching = True
-            self._start(self._watch, 'gcp-watchdog')
+            if not start_daemon(self._watch, 'gcp-watchdog'):
+                self._watching = False
 
     # --- in the workers ---
 
     def _man(self) -> None:
         """See to it that somebody works who is not stuck."""
-        if not any(self._is_free(job) for job in list(self._busy.values())):
-            self._start(self._work, 'gcp-disposer')
+        if not self._crew.call() and not self._crew.is_manned(COURTESY):
+            self._start_worker()
 
-    def _is_free(self, job: Job | None) -> bool:
-        return job is None or time.monotonic() - job.started < COURTESY
-
-    def _start(self, target: Callable[[], None], name: str) -> None:
-        if start_daemon(target, name):
-            return
-        self._watching = False
-        if target == self._work and not going_down:
+    def _start_worker(self) -> None:
+        if not start_daemon(self._work, 'gcp-disposer') and not going_down:
             self._work(linger=0)
 
     def _work(self, linger: float = LINGER) -> None:
-        me = threading.get_ident()
-        busy, jobs = self._busy, self._jobs
-        while True:
-            busy[me] = None
-            try:
-                job = jobs.get(timeout=linger) if linger else jobs.get_nowait()
-            except queue.Empty:
-                break
-            job.started = time.monotonic()
-            busy[me] = job
-            try:
-                self._dispose_of(job)
-            except BaseException:
-                pass            # logged; a worker has nobody to raise it to
-            del job
-        busy.pop(me, None)
-        if not jobs.empty():    # it came in just now
+        crew = self._crew
+        worker = Worker(crew, Bell())
+        worker.join()
+        try:
+            while True:
+                worker.work(self._dispose, self._timeout, self.tell_of)
+                if not linger or not worker.rest(linger):
+                    break
+        finally:
+            worker.quit()
+        if crew.has_work and crew is self._crew:    # it came in just now
             self._man()
 
     def _watch(self) -> None:
@@ -220,44 +166,31 @@ class Reaper:
         their time."""
         pause = threading.Lock()
         pause.acquire()
-        while any(self._needs_watching(job) for job in list(self._open)):
+        while self._needs_watching():
             pause.acquire(timeout=COURTESY)
-            for job in list(self._open):
-                if job.started and not self._is_free(job):
-                    self._give_up_on(job)
-            if not self._jobs.empty():
+            for victim, seconds in self._crew.stuck(COURTESY):
+                self._give_up_on(victim, seconds)
+            if self._crew.has_work:
                 self._man()
         self._watching = False
-        if any(self._needs_watching(job) for job in list(self._open)):     # it came in just now
+        if self._needs_watching():      # it came in just now
             self.watch()
 
-    def _needs_watching(self, job: Job) -> bool:
-        return not (job.done or (job.told if self._timeout is not None else job.overdue))
+    def _needs_watching(self) -> bool:
+        return self._crew.needs_watching(self._timeout is not None)
 
-    def _give_up_on(self, job: Job) -> None:
-        """Let nobody wait for one who is stuck."""
-        if not job.overdue:
-            job.overdue = True
-            self._core.overdue(job.victim)
+    def _give_up_on(self, victim: Victim, seconds: float) -> None:
+        """Let nobody wait for one whose disposal takes long.
+
+        :param seconds: how long it has taken so far
+        """
+        if not victim.overdue:
+            victim.overdue = True
+            self._core.overdue(victim)
             self.reap_aside(0)      # somebody else was chosen instead
-        if self._timeout is not None and time.monotonic() - job.started >= self._timeout and job.end():
-            job.victim.give_up()
-            where = describe(job.victim.endpoint)
+        if self._timeout is not None and seconds >= self._timeout and victim.give_up():
+            where = describe(victim.endpoint)
             tell(logger, logging.ERROR, '%s: disposal of a connection to %s timed out', self._name, where)
-
-    def _dispose_of(self, job: Job) -> None:
-        victim = job.victim
-        error: BaseException | None = None
-        try:
-            error = dispose_of(victim, self._dispose, self._timeout, job.origin)
-        finally:
-            if not victim.started:      # a signal came first
-                self._core.spare(victim)
-            job.done = True
-            self._open.discard(job)
-            first = job.end()
-        if error is not None:
-            self.tell_of(victim, error, first)
 
     def tell_of(self, victim: Victim, error: BaseException, first: bool = True) -> None:
         """Log a disposal's error; raise what is more than that.

@@ -325,33 +325,6 @@ class Lock:
         return self._is_locked
 
 
-class Queue:
-    """In place of `queue.SimpleQueue`."""
-
-    def __init__(self, scheduler: Scheduler) -> None:
-        self._scheduler = scheduler
-        self._items: deque[Any] = deque()
-
-    def put(self, item: Any) -> None:
-        self._items.append(item)
-        self._scheduler.pause('put')
-
-    def get(self, block: bool = True, timeout: float | None = None) -> Any:
-        if not block:
-            return self.get_nowait()
-        if not self._scheduler.wait('get', lambda: bool(self._items), inf if timeout is None else timeout):
-            raise Empty
-        return self._items.popleft()
-
-    def get_nowait(self) -> Any:
-        if not self._items:
-            raise Empty
-        return self._items.popleft()
-
-    def empty(self) -> bool:
-        return not self._items
-
-
 @contextmanager
 def cooperative(scheduler: Scheduler) -> Iterator[None]:
     """Put the threading front and its reaper under a scheduler's control, for the pools made meanwhile."""
@@ -385,8 +358,8 @@ def cooperative(scheduler: Scheduler) -> Iterator[None]:
         (front.ConnectionPool, '_new_bell', new_bell),
         (front, 'monotonic', now),
         (reaper, 'threading', threads),
-        (reaper, 'queue', SimpleNamespace(SimpleQueue=lambda: Queue(scheduler), Empty=Empty)),
-        (reaper, 'time', SimpleNamespace(monotonic=now)),
+        (reaper, 'Bell', lambda: new_bell(None)),
+        (reaper, 'clock', now),
         (reaper, 'starting', nullcontext()),    # its holder can be switched where it starts a thread
     ]
     real_ring = getattr(front, 'ring')  # noqa: B009  # not for others, but where threads can be switched
