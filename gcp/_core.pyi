@@ -112,6 +112,9 @@ def dispose_here(
 
 @final
 class Batch:
+    bell: Callable[[], object] | None
+    @property
+    def is_gone(self) -> bool: ...
     def concerns(self, endpoint: object) -> bool: ...
     def wait(self, seconds: float) -> bool: ...
 

@@ -10,7 +10,7 @@ cdef class Batch:
     cdef list victims        # the next one is the last
     cdef Py_ssize_t left     # neither gone nor given up; changes within the core's lock
     cdef object origin       # of their spans
-    cdef object bell         # rung when all are gone: somebody may wait for it
+    cdef public object bell  # rung when all are gone: somebody may wait for it
 
     cdef Victim take(self):
         """Take the next victim, or None. A forked child leaves its parent's alone."""
@@ -24,6 +24,11 @@ cdef class Batch:
                 victim.batch = self
                 return victim
         return None
+
+    @property
+    def is_gone(self):
+        """Whether all are gone, or were given up."""
+        return self.left == 0
 
     def concerns(self, endpoint):
         """Tell whether all are the business of whoever uses an endpoint: of that endpoint, and nobody else's place."""

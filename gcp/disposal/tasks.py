@@ -16,19 +16,32 @@ logger = logging.getLogger('gcp.asyncio')
 
 
 class Quiet(Coroutine[Any, Any, None]):
-    """A coroutine that may be dropped without a word: its loop can end before its first step."""
+    """A coroutine that may be dropped without a word: its loop can end before its first step.
 
-    def __init__(self, coro: Coroutine[Any, Any, None]) -> None:
+    :param coro: what it does
+    :param ended: called when it has ended, in whatever way, also when it was never begun
+    """
+
+    def __init__(self, coro: Coroutine[Any, Any, None], ended: Callable[[], object]) -> None:
         self._coro = coro
+        self._ended = ended
 
     def __await__(self) -> Generator[Any, Any, None]:
         return self._coro.__await__()
 
     def send(self, value: Any) -> Any:
-        return self._coro.send(value)
+        try:
+            return self._coro.send(value)
+        except BaseException:
+            self._ended()
+            raise
 
     def throw(self, *args: Any) -> Any:
-        return self._coro.throw(*args)
+        try:
+            return self._coro.throw(*args)
+        except BaseException:
+            self._ended()
+            raise
 
     def close(self) -> None:
         self._coro.close()
@@ -43,16 +56,11 @@ def come_true(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-async def wait_for(future: asyncio.Future[None], seconds: float | None) -> None:
-    """Wait for a future of one's own, no longer than so many seconds; ``None``: however long it takes."""
-    if future.done():
-        return
-    timer = None if seconds is None else asyncio.get_running_loop().call_later(seconds, come_true, future)
-    try:
-        await future
-    finally:
-        if timer is not None:
-            timer.cancel()
+class Turn:
+    """Let each task that is ready have its turn, once."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield
 
 
 class Reaper:
@@ -87,13 +95,12 @@ class Reaper:
         :param own: the caller's endpoint
         :param wait: how long to wait for the others, seconds; ``None``: until they are gone
         """
-        gone = asyncio.get_running_loop().create_future()
-        batch = self._gather(gone)
+        batch = gather(self._core, None, origin_of(self._core))
         if batch is not None:
             if batch.concerns(own):
                 wait = self._timeout
             self._hand_over(batch)
-            await wait_for(gone, wait)
+            await self._wait_for(batch, wait)
 
     async def reap_all(self) -> None:
         """Dispose of all victims, however long it takes."""
@@ -104,22 +111,31 @@ class Reaper:
 
         :param wait: how long to wait for it, seconds; ``None``: until it is done
         """
-        if wait == 0:
-            return self.reap_soon()
-        gone = asyncio.get_running_loop().create_future()
-        batch = self._gather(gone)
-        if batch is not None:
-            self._hand_over(batch)
-            await wait_for(gone, wait)
+        batch = self.reap_soon()
+        if batch is not None and wait != 0:
+            await self._wait_for(batch, wait)
 
-    def reap_soon(self) -> None:
+    def reap_soon(self) -> Batch | None:
         """Have all victims disposed of, without waiting for it."""
-        batch = self._gather()
+        batch = gather(self._core, None, origin_of(self._core))
         if batch is not None:
             self._hand_over(batch)
+        return batch
 
-    def _gather(self, gone: asyncio.Future[None] | None = None) -> Batch | None:
-        return gather(self._core, gone and partial(come_true, gone), origin_of(self._core))
+    async def _wait_for(self, batch: Batch, seconds: float | None) -> None:
+        """Wait until victims are gone, no longer than so many seconds; ``None``: however long it takes."""
+        await Turn()    # of the worker: that may be all that it takes
+        if batch.is_gone:
+            return
+        loop = asyncio.get_running_loop()
+        gone = loop.create_future()
+        batch.bell = partial(come_true, gone)
+        timer = None if seconds is None else loop.call_later(seconds, come_true, gone)
+        try:
+            await gone
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     def _hand_over(self, batch: Batch) -> None:
         self._crew.offer(batch)
@@ -133,27 +149,24 @@ class Reaper:
         """See to it that somebody works who is not stuck."""
         if not self._crew.is_manned(COURTESY):
             worker = Worker(self._crew)
-            task = asyncio.get_running_loop().create_task(Quiet(self._work(worker)), name='gcp-disposer')
+            work = Quiet(self._work(worker), partial(self._dismiss, worker))
+            task = asyncio.get_running_loop().create_task(work, name='gcp-disposer')
             # The loop may end first: no reason for noise.
             task._log_destroy_pending = False  # type: ignore[attr-defined]
             worker.join()
-            task.add_done_callback(partial(self._dismiss, worker))
 
-    def _dismiss(self, worker: Worker, task: asyncio.Task[None]) -> None:
+    def _dismiss(self, worker: Worker) -> None:
         worker.quit()
         if self._crew.has_work:     # it was cancelled from outside
             self._man()
 
     async def _work(self, worker: Worker) -> None:
-        try:
-            while (rest := worker.begin_work(self._dispose, unlimited, Begun)) is not None:
-                victim = worker.victim
-                if isinstance(rest, Begun):
-                    rest = await self._see_through(victim, rest)
-                if rest is not None:
-                    self._tell_of(victim, rest)
-        finally:
-            worker.quit()
+        while (rest := worker.begin_work(self._dispose, unlimited, Begun)) is not None:
+            victim = worker.victim
+            if isinstance(rest, Begun):
+                rest = await self._see_through(victim, rest)
+            if rest is not None:
+                self._tell_of(victim, rest)
 
     def _watch(self) -> None:
         """While somebody is stuck: give the rest to another worker, and its promised place to somebody else."""
