@@ -362,3 +362,76 @@ def test_multiprocessing_workers(story: Callable[[str], str]) -> None:
             assert set(workers.map(work, range(8))) == {1}
         pool.release(held, 'db')
     ''')
+
+
+def test_a_fork_while_a_batch_is_being_disposed_of(story: Callable[[str], str]) -> None:
+    assert story('''
+        manager = FakeManager()
+        manager.dispose.does(ok(), never())
+        pool = gcp.threading.ConnectionPool(
+            manager, min_idle=0, max_size=8, idle_timeout=0.01, dispose_batch_size=10, name='inherited')
+        mine = [pool.acquire('db') for _ in range(4)]
+        held = pool.acquire('other')
+        for connection in mine:
+            pool.release(connection, 'db')
+        time.sleep(0.02)
+        releasing = threading.Thread(target=pool.release, args=(held, 'other'))
+        releasing.start()
+        until(lambda: manager.dispose.running)
+        said = len(manager.dispose.calls)
+
+        def child():
+            manager.dispose.does(ok())
+            assert pool.get_size() == 0
+            connections = [pool.acquire('db', timeout=1) for _ in range(2)]
+            held = pool.acquire('other', timeout=1)
+            for connection in connections:
+                pool.release(connection, 'db')
+            time.sleep(0.02)
+            pool.release(held, 'other')
+            pool.close(timeout=5)
+            assert {call.connection for call in manager.dispose.calls[said:]} == {*connections, held}
+
+        in_child(child)
+        manager.dispose.does(ok())
+        manager.let_go()
+        releasing.join(5)
+        pool.close(timeout=5)
+        assert sorted(map(str, manager.disposed)) == sorted(map(str, [*mine, held])), manager.disposed
+        print('done')
+    ''') == 'done\n'
+
+
+def test_a_dispose_that_forks_in_the_middle_of_a_batch(story: Callable[[str], str]) -> None:
+    assert story('''
+        children = []
+
+        class Manager(gcp.threading.BaseConnectionManager):
+            said = 0
+
+            def create(self, endpoint, timeout=None):
+                return object()
+
+            def dispose(self, endpoint, conn, timeout=None):
+                self.said += 1
+                if self.said == 2:
+                    children.append(os.fork())
+
+        parent = os.getpid()
+        manager = Manager()
+        pool = gcp.threading.ConnectionPool(
+            manager, min_idle=0, max_size=8, idle_timeout=0.01, dispose_batch_size=10)
+        mine = [pool.acquire('db') for _ in range(5)]
+        for connection in mine[:-1]:
+            pool.release(connection, 'db')
+        time.sleep(0.02)
+        pool.release(mine[-1], 'db')
+        if os.getpid() != parent:
+            os._exit(manager.said != 2 or pool.get_size() != 0)
+        _, status = os.waitpid(children[0], 0)
+        assert status == 0, 'the child has disposed of the connections of its parent'
+        until(lambda: manager.said >= 4)
+        pool.close()
+        assert manager.said == 5
+        print('done')
+    ''') == 'done\n'

@@ -308,7 +308,7 @@ cdef class Victim:
     cdef Slot slot
     cdef uint64_t epoch
     cdef bint done
-    cdef Batch batch                 # where it was taken from
+    cdef Batch batch                 # where a worker has taken it from
     cdef bint counted                # its caller does not wait for it any more
     cdef public bint overdue         # nobody counts on its place any more
     cdef readonly bint given_up

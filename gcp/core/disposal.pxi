@@ -21,7 +21,6 @@ cdef class Batch:
             except IndexError:      # another worker was faster
                 break
             if victim.epoch == self.core.pool.epoch:
-                victim.batch = self
                 return victim
         return None
 
@@ -76,11 +75,14 @@ cpdef int dispose_here(Batch batch, hook, tell) except -1:
     :param tell: called with a victim and what went wrong
     """
     cdef Victim victim = batch.take()
-    while victim is not None:
-        error = dispose_of(victim, hook)
-        if error is not None:
-            tell(victim, error)
-        victim = batch.take()
+    try:
+        while victim is not None:
+            error = dispose_of(victim, hook)
+            if error is not None:
+                tell(victim, error)
+            victim = batch.take()
+    finally:
+        batch.victims.clear()       # an error's traceback may keep the batch: its victims are given back now
     return 0
 
 
@@ -173,7 +175,11 @@ cdef class Crew:
         cdef Worker worker
         # before and after: neither a signal nor a worker that just goes may leave a victim to nobody
         if not self.is_manned(courtesy):
-            start()
+            try:
+                start()
+            except BaseException:
+                batch.victims.clear()       # its victims are given back now, though the error's traceback keeps it
+                raise
         self.batches.append(batch)
         worker = self.resting_one()
         if worker is not None:
@@ -353,6 +359,7 @@ cdef class Worker:
         if victim is None:
             self.note(None, INFINITY)
         else:
+            victim.batch = batch
             self.pay()
             self.note(victim, crew.now())
         return victim

@@ -28,7 +28,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from math import inf
-from queue import Empty
 from types import SimpleNamespace
 from typing import Any, NoReturn
 

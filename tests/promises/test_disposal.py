@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from fronts import Front, elapsed
 
@@ -157,3 +159,91 @@ async def test_a_victim_that_hangs_for_a_while_is_not_lost(front: Front) -> None
     await front.until(lambda: pool.stats().disposing == 0)
     assert pool.stats().waiting == 0
     manager.check(total_max_size=4)
+
+
+async def test_a_victim_that_hangs_in_the_middle_of_a_batch_holds_up_none_of_the_others(front: Front) -> None:
+    manager = front.manager()
+    manager.dispose.does(ok(), ok(), never(), ok())
+    pool = front.pool(manager, min_idle=0, max_size=8, idle_timeout=0.01, dispose_batch_size=10)
+    await front.give_back(pool, await front.fill(pool, 'a', 6))
+    connection = await pool.acquire('b')
+    await front.sleep(0.02)
+    async with elapsed(most=1):
+        await pool.release(connection, 'b')
+    await front.until(lambda: len(manager.dispose.calls) >= 6)
+    await front.until(lambda: pool.stats().endpoints['a'].disposing == 1)
+    assert [call.outcome for call in manager.dispose.calls[:6]] == ['ok', 'ok', 'running', 'ok', 'ok', 'ok']
+    manager.let_go()
+    await front.until(lambda: pool.stats().disposing == 0)
+    counted = pool.stats()
+    assert counted.closed['idle_timeout'] == len(manager.disposed) == len(set(manager.disposed))
+    assert counted.steps['dispose']['ok'] == len(manager.disposed)
+
+
+async def test_the_time_out_of_one_in_the_middle_of_a_batch_is_counted_and_told_once(
+        front: Front, caplog: pytest.LogCaptureFixture,
+) -> None:
+    manager = front.manager()
+    manager.dispose.does(ok(), never(), ok())
+    pool = front.pool(manager, min_idle=0, max_size=8, idle_timeout=0.01, dispose_batch_size=10, dispose_timeout=0.06)
+    await front.give_back(pool, await front.fill(pool, 'a', 4))
+    connection = await pool.acquire('b')
+    await front.sleep(0.02)
+    await pool.release(connection, 'b')
+    await front.until(lambda: pool.stats().disposing == 0)
+    manager.let_go()
+    await front.until(lambda: all(call.outcome != 'running' for call in manager.dispose.calls))
+    outcomes = pool.stats().steps['dispose']
+    assert (outcomes['timeout'], outcomes['ok']) == (1, len(manager.dispose.calls) - 1)
+    assert len([record for record in caplog.records if 'timed out' in record.getMessage()]) == 1
+
+
+async def test_a_worker_that_is_cancelled_leaves_its_batch_to_another(asyncio_front: Front) -> None:
+    manager = asyncio_front.manager()
+    manager.dispose.does(ok(), never(), ok())
+    pool = asyncio_front.pool(manager, min_idle=0, max_size=8, idle_timeout=0.01, dispose_batch_size=10)
+    await asyncio_front.give_back(pool, await asyncio_front.fill(pool, 'a', 5))
+    connection = await pool.acquire('b')
+    await asyncio_front.sleep(0.02)
+    release = asyncio_front.spawn(pool.release(connection, 'b'))
+    await asyncio_front.until(lambda: manager.dispose.running)
+    [worker] = [task for task in asyncio.all_tasks() if task.get_name() == 'gcp-disposer']
+    worker.cancel()
+    await release
+    await asyncio_front.until(lambda: pool.stats().disposing == 0)
+    assert [call.outcome[:9] for call in manager.dispose.calls[:5]] == ['ok', 'Cancelled', 'ok', 'ok', 'ok']
+    assert len(manager.dispose.calls) == pool.stats().closed['idle_timeout']
+
+
+async def test_a_worker_that_is_cancelled_before_it_begins_leaves_its_batch_to_another(asyncio_front: Front) -> None:
+    manager = asyncio_front.manager()
+    pool = asyncio_front.pool(manager, min_idle=0, max_size=8, idle_timeout=0.01, dispose_batch_size=10)
+    await asyncio_front.give_back(pool, await asyncio_front.fill(pool, 'a', 3))
+    connection = await pool.acquire('b')
+    await asyncio_front.sleep(0.02)
+    release = pool.release(connection, 'b').__await__()
+    next(release)       # the batch is handed over, and the worker has not had its turn
+    [worker] = [task for task in asyncio.all_tasks() if task.get_name() == 'gcp-disposer']
+    worker.cancel()
+    await asyncio_front.until(lambda: pool.stats().endpoints.get('a') is None)
+    assert len(manager.dispose.calls) == 3 + (pool.get_size() == 0)
+    release.close()  # type: ignore[attr-defined]
+
+
+async def test_an_interrupt_in_the_middle_of_a_batch_loses_none_of_it(threads_front: Front) -> None:
+    manager = threads_front.manager()
+    manager.dispose.does(ok(), error(KeyboardInterrupt), ok())
+    pool = threads_front.pool(manager, min_idle=0, max_size=8, idle_timeout=0.01, dispose_batch_size=10)
+    *idle, connection = await threads_front.fill(pool, 'a', 6)
+    await threads_front.give_back(pool, idle)
+    await threads_front.sleep(0.02)
+    with pytest.raises(KeyboardInterrupt):
+        await pool.release(connection, 'a')     # all are its own business: they are disposed of here
+    assert len(manager.dispose.calls) == 2
+    async with pool.connection('b'):
+        pass
+    await threads_front.until(lambda: len(manager.dispose.calls) >= 5)
+    await threads_front.until(lambda: pool.stats().disposing == 0)
+    disposed = [call.connection for call in manager.dispose.calls]
+    assert set(idle) <= set(disposed) and len(disposed) == len(set(disposed))
+    assert pool.stats().steps['dispose']['cancelled'] == 1
