@@ -152,6 +152,7 @@ cdef class Core:
     cdef dict endpoints
     cdef object clock
     cdef object debugger
+    cdef double dispose_time        # smoothed, seconds; 0 before the first
     cdef readonly Ledger ledger
     cdef public object on_poke      # wakes the collector: it sleeps longer than it should
     cdef public object on_orphan    # called from finalizers, in any thread: there is something to drain

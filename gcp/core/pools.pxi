@@ -72,6 +72,12 @@ cdef enum putting_back:
     NOT_HELD, PUT_BACK, PUT_BACK_AND_MORE       # there may be something to do after it
 
 
+cdef enum:
+    LARGE = 64              # no release disposes of more than this part of a pool at once, beyond the few that it must
+
+cdef double NO_TIME = 1e-4  # seconds: what a thread that takes over and gives back costs anyway
+
+
 cdef class BaseConnectionPool:
     """What the threading and the asyncio pool share. Not to be instantiated."""
     cdef readonly Core _core
@@ -223,8 +229,16 @@ cdef class BaseConnectionPool:
         return not ring_empty(&core.pool.victims) or (self.collects and core.expiry_is_due(core.pool.now))
 
     def _batch_size(self):
-        """How many expired connections a release disposes of."""
-        return self._options.dispose_batch_size or (self._core.pool.size + 1).bit_length()
+        """How many expired connections a release disposes of: about log2 of the pool's size; of a large pool, as many
+        as are gone in no time."""
+        cdef Py_ssize_t size = self._core.pool.size
+        cdef Py_ssize_t few = (size + 1).bit_length()
+        cdef double each = self._core.dispose_time
+        if self._options.dispose_batch_size:
+            return self._options.dispose_batch_size
+        if each > 0 and size >= few * LARGE:
+            return max(few, <Py_ssize_t>min(<double>(size / LARGE), NO_TIME / each))
+        return few
 
     def _timed_out(self, Ticket ticket, str phase, kind=AcquireTimeoutError):
         """Make the error of an acquire that ran out of time."""

@@ -15,39 +15,49 @@ from gcp.disposal.deadline import Begun, Bounded, HookTimeoutError, unlimited
 logger = logging.getLogger('gcp.asyncio')
 
 
-class Quiet(Coroutine[Any, Any, None]):
-    """A coroutine that may be dropped without a word: its loop can end before its first step.
+class Errand(Coroutine[Any, Any, None]):
+    """What a worker's task runs: a coroutine that begins without a frame of its own, for most victims have nothing to
+    wait for. It may be dropped without a word: its loop can end before its first step.
 
-    :param coro: what it does
-    :param ended: called when it has ended, in whatever way, also when it was never begun
+    :param reaper: whose victims they are
+    :param worker: who disposes of them
     """
 
-    def __init__(self, coro: Coroutine[Any, Any, None], ended: Callable[[], object]) -> None:
-        self._coro = coro
-        self._ended = ended
+    def __init__(self, reaper: Reaper, worker: Worker) -> None:
+        self._reaper = reaper
+        self._worker = worker
+        self._coro: Coroutine[Any, Any, None] | None = None
 
     def __await__(self) -> Generator[Any, Any, None]:
-        return self._coro.__await__()
+        return self  # type: ignore[return-value]
 
     def send(self, value: Any) -> Any:
         try:
+            if self._coro is None:
+                rest = self._reaper.begin_work(self._worker)
+                if rest is None:
+                    raise StopIteration
+                self._coro = self._reaper.go_on(self._worker, rest)
             return self._coro.send(value)
         except BaseException:
-            self._ended()
+            self._reaper.dismiss(self._worker)
             raise
 
     def throw(self, *args: Any) -> Any:
         try:
+            if self._coro is None:
+                raise args[0]
             return self._coro.throw(*args)
         except BaseException:
-            self._ended()
+            self._reaper.dismiss(self._worker)
             raise
 
     def close(self) -> None:
-        self._coro.close()
+        if self._coro is not None:
+            self._coro.close()
 
     def __del__(self) -> None:
-        self._coro.close()
+        self.close()
 
 
 def come_true(future: asyncio.Future[None]) -> None:
@@ -149,24 +159,30 @@ class Reaper:
         """See to it that somebody works who is not stuck."""
         if not self._crew.is_manned(COURTESY):
             worker = Worker(self._crew)
-            work = Quiet(self._work(worker), partial(self._dismiss, worker))
-            task = asyncio.get_running_loop().create_task(work, name='gcp-disposer')
+            task = asyncio.get_running_loop().create_task(Errand(self, worker), name='gcp-disposer')
             # The loop may end first: no reason for noise.
             task._log_destroy_pending = False  # type: ignore[attr-defined]
             worker.join()
 
-    def _dismiss(self, worker: Worker) -> None:
+    def dismiss(self, worker: Worker) -> None:
+        """A worker's task has ended."""
         worker.quit()
         if self._crew.has_work:     # it was cancelled from outside
             self._man()
 
-    async def _work(self, worker: Worker) -> None:
-        while (rest := worker.begin_work(self._dispose, unlimited, Begun)) is not None:
+    def begin_work(self, worker: Worker) -> Any:
+        """Dispose of all that waits, up to what takes an `await`, or goes wrong: then return that."""
+        return worker.begin_work(self._dispose, unlimited, Begun)
+
+    async def go_on(self, worker: Worker, rest: Any) -> None:
+        """Go on from there."""
+        while rest is not None:
             victim = worker.victim
             if isinstance(rest, Begun):
                 rest = await self._see_through(victim, rest)
             if rest is not None:
                 self._tell_of(victim, rest)
+            rest = self.begin_work(worker)
 
     def _watch(self) -> None:
         """While somebody is stuck: give the rest to another worker, and its promised place to somebody else."""
