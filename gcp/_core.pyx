@@ -17,6 +17,7 @@ pools       the compiled half of both fronts
 shortcuts   ... past the interpreter
 threads     ... of the threading pool
 tasks       ... of the asyncio pool
+awaiting    ... and what it returns
 """
 
 import os
@@ -49,6 +50,7 @@ include "core/pools.pxi"
 include "core/shortcuts.pxi"
 include "core/threads.pxi"
 include "core/tasks.pxi"
+include "core/awaiting.pxi"
 
 # The verdicts, for the Python halves.
 VERDICT_WAIT = <int>WAIT
