@@ -7,8 +7,6 @@ from typing import Any
 import pytest
 from fronts import Front
 
-from gcp.testing import slow
-
 pytestmark = pytest.mark.parametrize('bare', [True, False], ids=['bare', 'hooks'])
 
 
@@ -87,26 +85,6 @@ async def test_a_release_disposes_of_a_batch_in_expiry_order(
         await pool.release(connection, 'b')  # of the default: int(log2(size + 1)) + 1, the released one included
         disposed += count
         assert manager.disposed == order[:disposed]
-
-
-@pytest.mark.parametrize('cost, expected', [(0.0, range(11, 16)), (0.001, range(1, 11))])
-async def test_a_release_disposes_of_more_at_once_where_the_pool_is_large_and_disposals_are_quick(
-        threads_front: Front, cost: float, expected: range,
-) -> None:
-    manager = threads_front.manager(bare=True)
-    pool = threads_front.pool(manager, min_idle=0, max_size=999, total_max_size=999, idle_timeout=0.3)
-    if cost:
-        manager.dispose.does(slow(cost))
-    one = await pool.acquire('a')
-    await pool.release(one, 'a')
-    await threads_front.sleep(0.3)
-    held = [await pool.acquire('b') for _ in range(3)]
-    await pool.release(held.pop(), 'b')         # disposes of one: that is how it is known what it takes
-    await threads_front.until(lambda: len(manager.disposed) == 1)
-    await threads_front.give_back(pool, await threads_front.fill(pool, 'a', 970))
-    await threads_front.sleep(0.35)
-    await pool.release(held.pop(), 'b')
-    assert len(manager.disposed) - 1 in expected
 
 
 async def test_sizes(front: Front, bare: bool) -> None:

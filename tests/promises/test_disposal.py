@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Sequence
 
 import pytest
 from fronts import Front, elapsed
 
+import gcp.threading
 from gcp.exceptions import AcquireTimeoutError
 from gcp.testing import error, never, ok, slow
 
@@ -247,3 +250,37 @@ async def test_an_interrupt_in_the_middle_of_a_batch_loses_none_of_it(threads_fr
     disposed = [call.connection for call in manager.dispose.calls]
     assert set(idle) <= set(disposed) and len(disposed) == len(set(disposed))
     assert pool.stats().steps['dispose']['cancelled'] == 1
+
+
+@pytest.mark.parametrize('cost, expected', [(0.0, [15]), (0.001, range(10, 12))])
+def test_a_release_disposes_of_more_at_once_where_the_pool_is_large_and_that_takes_no_time(
+        cost: float, expected: Sequence[int],
+) -> None:
+    class Manager(gcp.threading.BaseConnectionManager[str, object]):
+        disposed = 0
+
+        def create(self, endpoint: str, timeout: float | None = None) -> object:
+            return object()
+
+        def dispose(self, endpoint: str, conn: object, timeout: float | None = None) -> None:
+            self.disposed += 1
+            time.sleep(cost) if cost else None
+
+    manager = Manager()
+    pool = gcp.threading.ConnectionPool(manager, min_idle=0, max_size=999, total_max_size=999, idle_timeout=0.3)
+
+    def expire(count: int) -> int:
+        """Let idle connections expire, and tell how many a release disposes of then."""
+        for conn in [pool.acquire('a') for _ in range(count)]:
+            pool.release(conn, 'a')
+        conn = pool.acquire('b')
+        time.sleep(0.32)
+        before = manager.disposed
+        pool.release(conn, 'b')
+        return manager.disposed - before
+
+    for _ in range(5):      # so that it is known what they take
+        pool.release(pool.acquire('c'), 'c')
+        expire(4)
+    assert expire(980) in expected
+    pool.close()
