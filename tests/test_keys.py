@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import random
+import sys
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -240,6 +241,39 @@ async def test_thousands_of_endpoints_at_once(front: Front) -> None:
             await front.until(lambda: not pool.stats().idle and not pool.stats().disposing)
             assert len(pool.stats().endpoints) <= 2
         del keys, held, key, conn
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='needs /proc')
+def test_endpoints_that_are_gone_leave_the_table(script: Callable[..., Any]) -> None:
+    """Its memory is not Python's: only the system knows how much it is."""
+    script("""
+        import resource
+        from gcp.threading import ConnectionPool
+
+        class Manager:
+            def create(self, endpoint, timeout=None):
+                return object()
+            def dispose(self, endpoint, conn, timeout=None):
+                pass
+
+        def memory():
+            with open('/proc/self/statm') as file:
+                return int(file.read().split()[1]) * resource.getpagesize()
+
+        pool = ConnectionPool(Manager(), max_size=1, total_max_size=4)
+
+        def visit(count):
+            for number in range(count):
+                with pool.connection((number,)):
+                    pass
+
+        visit(5_000)
+        before = memory()
+        visit(60_000)
+        grown = memory() - before
+        assert grown < 200_000, grown
+        assert len(pool.stats().endpoints) <= 4
+    """).quietly()
 
 
 # --- keys that misbehave ---
