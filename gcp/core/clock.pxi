@@ -95,6 +95,8 @@ cdef extern from *:
             measured = 0;
         }
         gcp_anchor.rate = measured > 0 ? measured : 0;
+        if (gcp_anchor.known && age > GCP_LONGEST)
+            gcp_anchor.deviations = 0;          /* a laptop may sleep every day */
         if (!gcp_anchor.known || age > GCP_LONGEST)
             gcp_start_measuring(ticks, seconds);
         return gcp_anchor.known;
