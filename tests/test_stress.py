@@ -101,7 +101,8 @@ def verify(pool: Any, manager: Any, ended: int) -> None:
     assert len(manager.live) == stats.idle
     assert stats.created == len(manager.created)
     assert sum(stats.closed.values()) == len(manager.disposed)
-    manager.check(max_size=3, total_max_size=8)
+    given_up = stats.steps['dispose']['timeout']    # their places are free, though they may not be gone yet
+    manager.check(max_size=3 + given_up, total_max_size=8 + given_up)
     assert ended > 100 * SECONDS
 
 

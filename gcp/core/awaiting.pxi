@@ -323,7 +323,7 @@ cdef class AsyncLease(Checkout):
         self.phase = OVER
         if phase == LEAVING:
             if not self.holds():
-                self.leave_stale(error)
+                self.leave_stale(self.key, error)
                 return False
             pool.check_loop()
             pool._core.before('release')
@@ -377,15 +377,6 @@ cdef class AsyncLease(Checkout):
             return False
         core.after()
         return True
-
-    cdef int leave_stale(self, error) except -1:
-        """The connection is not this lease's any more: inert in a forked child and after a close, else misuse."""
-        cdef bint told = error is not None or self.inherited or self.core.pool.closed
-        self.slot = None
-        if not told:
-            where = describe(self.key)
-            raise ConnectionNotAcquiredError(f'this connection of endpoint {where} was released already')
-        return 0
 
     def __dealloc__(self):
         cdef Ticket ticket = self.ticket

@@ -77,6 +77,14 @@ cdef class Checkout:
             and self.epoch == self.core.pool.epoch
         )
 
+    cdef int leave_stale(self, key, error) except -1:
+        """The connection is not this checkout's any more: inert in a forked child and after a close, else misuse."""
+        cdef bint told = error is not None or self.inherited or self.core.pool.closed
+        self.slot = None
+        if not told:
+            raise ConnectionNotAcquiredError(f'this connection of endpoint {describe(key)} was released already')
+        return 0
+
     cdef inline void end(self):
         self.slot = None
 

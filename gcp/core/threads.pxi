@@ -250,7 +250,7 @@ cdef class Lease(Checkout):
             outcome = pool.put_back(&self.slot.s, gcp_monotonic())
         gcp_unlock(&core.mutex)
         if not ours:
-            self.leave_stale(error)
+            self.leave_stale(self.key, error)
         elif outcome == NOT_HELD:
             slot = self.slot
             core.take_back(slot, self.lease, self.epoch)
@@ -260,15 +260,6 @@ cdef class Lease(Checkout):
             self.slot = None
             if outcome == PUT_BACK_AND_MORE:
                 pool.tidy_up(self.key)
-        return 0
-
-    cdef int leave_stale(self, error) except -1:
-        """The connection is not this lease's any more: inert in a forked child and after a close, else misuse."""
-        cdef bint told = error is not None or self.inherited or self.core.pool.closed
-        key = self.key
-        self.slot = None
-        if not told:
-            raise ConnectionNotAcquiredError(f'this connection of endpoint {describe(key)} was released already')
         return 0
 
 
