@@ -95,3 +95,27 @@ cdef class Bell:
     def release(self):
         """Ring."""
         self.ring()
+
+
+# --- bells, of the core's own kind or of a test's ---
+
+cdef int ring(bell) except -1:
+    if type(bell) is Bell:
+        (<Bell>bell).ring()
+    elif bell is not None:
+        bell()
+    return 0
+
+
+cdef bint sleep_on(bell, double seconds) except -1:
+    if type(bell) is Bell:
+        return (<Bell>bell).wait(seconds)
+    return bell.acquire(timeout=-1 if seconds == INFINITY else seconds)
+
+
+cdef bint ring_and_sleep_on(other, bell, double seconds) except -1:
+    """Wake somebody, and sleep: see `Bell.wait_after`."""
+    if type(other) is Bell and type(bell) is Bell and seconds > 0:
+        return (<Bell>bell).wait_after(<Bell>other, seconds)
+    ring(other)
+    return seconds > 0 and sleep_on(bell, seconds)

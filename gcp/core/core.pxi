@@ -415,15 +415,12 @@ cdef class Core:
             Py_DECREF(ticket)
             if w.state == USE:
                 ticket.released_by = here
-            if type(ticket.wake) is Bell:
-                (<Bell>ticket.wake).ring()
-            elif ticket.wake is not None:
-                try:
-                    PyObject_CallNoArgs(ticket.wake)
-                except Exception:
-                    pass                # its event loop is gone, and the waiter with it
-                except BaseException as e:
-                    trouble = e         # a signal handler raised: first wake the others
+            try:
+                ring(ticket.wake)
+            except Exception:
+                pass                    # its event loop is gone, and the waiter with it
+            except BaseException as e:
+                trouble = e             # a signal handler raised: first wake the others
         if trouble is not None:
             raise trouble
         return 0
