@@ -15,8 +15,8 @@ _Reason = Literal['idle_timeout', 'max_lifetime', 'dead', 'discarded', 'evicted'
 REASONS: Final[tuple[str, ...]]
 RESULTS: Final[tuple[str, ...]]
 OUTCOMES: Final[tuple[str, ...]]
-STEPS: Final[tuple[str, ...]]
-STEP_OUTCOMES: Final[tuple[str, ...]]
+HOOKS: Final[tuple[str, ...]]
+HOOK_OUTCOMES: Final[tuple[str, ...]]
 WAIT_BOUNDS: Final[tuple[float, ...]]
 USE_BOUNDS: Final[tuple[float, ...]]
 AGE_BOUNDS: Final[tuple[float, ...]]
@@ -91,8 +91,8 @@ class Ticket(Checkout):
     def create(self, create: Callable[..., object], timeout: float | None) -> int: ...
 
 @final
-class Step:
-    def __enter__(self) -> Step: ...
+class HookCall:
+    def __enter__(self) -> HookCall: ...
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> Literal[False]: ...
@@ -165,7 +165,7 @@ class Victim:
 # --- the core ---
 
 @final
-class Ledger:
+class FinalCounts:
     @property
     def core(self) -> Core | None: ...
     def read(self) -> dict[str, Any] | None: ...
@@ -173,11 +173,11 @@ class Ledger:
 @final
 class Core:
     @property
-    def ledger(self) -> Ledger: ...
-    on_step: Callable[[str], object] | None
-    on_poke: Callable[[], object] | None
-    on_orphan: Callable[[], object] | None
-    on_quiet: Callable[[], object] | None
+    def final_counts(self) -> FinalCounts: ...
+    on_transition: Callable[[str], object] | None
+    wake_collector: Callable[[], object] | None
+    on_abandoned: Callable[[], object] | None
+    on_drained: Callable[[], object] | None
     on_fork: Callable[[], object] | None
     tracer: Any
     traces_hits: bool
@@ -206,7 +206,7 @@ class Core:
     def finish(self, ticket: Ticket) -> Any: ...
     def abandon(self, ticket: Ticket, error: BaseException) -> None: ...
     # the manager's steps
-    def step(self, name: str, endpoint: object, *, origin: object = None, quiet: bool = False) -> Step: ...
+    def hook_call(self, name: str, endpoint: object, *, origin: object = None, quiet: bool = False) -> HookCall: ...
     # release
     def checkin(self, conn: object, endpoint: Hashable) -> Checkout | None: ...
     def give_back(self, checkout: Checkout) -> None: ...

@@ -22,7 +22,7 @@ from gcp._core import (
     VERDICT_WAIT,
     AsyncioPool,
     Checkout,
-    Step,
+    HookCall,
     Ticket,
     chain,
     check_timeout,
@@ -118,7 +118,7 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
         self._bind(asyncio.get_running_loop, unlimited, Begun)
         self._reaper = Reaper(self.name, self._core, manager.dispose, given.dispose_timeout)
         self._closers: list[asyncio.Future[None]] = []
-        self._core.on_quiet = weakly(self._wake_closers)
+        self._core.on_drained = weakly(self._wake_closers)
         self._core.on_fork = weakly(self._start_anew)
         self._collector = Collector(self) if given.background_collector else None
         self._picture = picture
@@ -132,9 +132,9 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
                 f'{self.name} belongs to {owner}, in which it was first used; its connections are of no use here: '
                 f'make one pool for each event loop')
         self._loop = loop
-        self._core.on_orphan = Nudge(self)
+        self._core.on_abandoned = Nudge(self)
         if self._collector is not None:
-            self._core.on_poke = self._collector.look
+            self._core.wake_collector = self._collector.look
 
     def __init_subclass__(cls, **given: Any) -> None:
         """See to it that `connection` uses an `acquire` or a `release` that a subclass overrides: the compiled one goes
@@ -146,7 +146,7 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
 
     # --- acquire ---
 
-    async def _go_on(self, ticket: Ticket, name: str, hook: Awaitable[Any], step: Step) -> None:
+    async def _go_on(self, ticket: Ticket, name: str, hook: Awaitable[Any], step: HookCall) -> None:
         """Go on from an idle hit of which a hook has something to wait for.
 
         :param hook: the rest of it
@@ -219,7 +219,7 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
         self._check_deadline(ticket, 'creation')
         if self._collector is not None:
             self._collector.ensure()
-        with self._core.step('create', ticket.endpoint):
+        with self._core.hook_call('create', ticket.endpoint):
             try:
                 conn = await Bounded(self._manager.create(ticket.endpoint), ticket.remaining())
             except BaseException as error:
@@ -246,7 +246,7 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
         """Tell the manager of a dead connection."""
         if self._on_connection_dead is not None:
             try:
-                with self._core.step('on_connection_dead', ticket.endpoint):
+                with self._core.hook_call('on_connection_dead', ticket.endpoint):
                     await Bounded(self._on_connection_dead(ticket.endpoint, ticket.conn), ticket.remaining())
             except Exception as error:
                 where = describe(ticket.endpoint)
@@ -265,7 +265,8 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
         return verdict
 
     async def _call(
-            self, ticket: Ticket, name: str, hook: Callable[..., Any], *, false: str = 'ok', step: Step | None = None,
+            self, ticket: Ticket, name: str, hook: Callable[..., Any], *, false: str = 'ok',
+            step: HookCall | None = None,
     ) -> Any:
         """Call a hook on the ticket's connection. While `ticket.hook` is set, an error costs the connection.
 
@@ -274,7 +275,7 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
         """
         ticket.hook = name
         try:
-            with step or self._core.step(name, ticket.endpoint, quiet=ticket.is_hit) as step:
+            with step or self._core.hook_call(name, ticket.endpoint, quiet=ticket.is_hit) as step:
                 result = await Bounded(hook(ticket.endpoint, ticket.conn), ticket.remaining())
                 step.end('ok' if result else false)
         except BaseException as error:
@@ -297,7 +298,7 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
 
     async def _release(
             self, checkout: Checkout, body: BaseException | None, hook: Awaitable[Any] | None = None,
-            step: Step | None = None,
+            step: HookCall | None = None,
     ) -> None:
         """Release by way of `on_release`.
 
@@ -309,7 +310,7 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
         try:
             if self._on_release is not None:
                 checkout.hook = 'on_release'
-                with step or self._core.step('on_release', endpoint, quiet=True):
+                with step or self._core.hook_call('on_release', endpoint, quiet=True):
                     await Bounded(hook or self._on_release(endpoint, checkout.conn), None)
                 checkout.hook = None
         except BaseException as error:
@@ -405,7 +406,7 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
         """In a forked child there is no event loop, and none of its tasks."""
         self._closers.clear()
         self._loop = None
-        self._core.on_orphan = None
+        self._core.on_abandoned = None
         self._reaper.start_anew()
         if self._collector is not None:
             self._collector.start_anew()

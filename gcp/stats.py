@@ -102,9 +102,9 @@ class PoolStats(Counts, Generic[EndpointT]):
     :ivar name: the pool's name
     :ivar is_closed: whether the pool was closed
     :ivar endpoints: by endpoint, those that have a connection or a waiter now
-    :ivar steps: calls of the manager's hooks that ended, ever, by hook and outcome: ok, error, timeout, cancelled; for
-        `check_aliveness` also dead
-    :ivar step_time: how long they took, seconds, by hook
+    :ivar hook_calls: calls of the manager's hooks that ended, ever, by hook and outcome: ok, error, timeout, cancelled;
+        for `check_aliveness` also dead
+    :ivar hook_time: how long they took, seconds, by hook
     :ivar wait_time: from the call of an acquire to its end, however it ended, seconds; a hit counts as 0
     :ivar use_time: from acquire to release, seconds
     :ivar age: how old connections were when they were closed, seconds
@@ -115,8 +115,8 @@ class PoolStats(Counts, Generic[EndpointT]):
     name: str
     is_closed: bool
     endpoints: Mapping[EndpointT, EndpointStats[EndpointT]] = field(repr=False)
-    steps: Mapping[str, Mapping[str, int]] = field(repr=False)
-    step_time: Mapping[str, Histogram] = field(repr=False)
+    hook_calls: Mapping[str, Mapping[str, int]] = field(repr=False)
+    hook_time: Mapping[str, Histogram] = field(repr=False)
     wait_time: Histogram = field(repr=False)
     use_time: Histogram = field(repr=False)
     age: Histogram = field(repr=False)
@@ -128,12 +128,12 @@ def picture(
         name: str, is_closed: bool, total: dict[str, Any], endpoints: list[tuple[EndpointT, dict[str, Any]]],
 ) -> PoolStats[EndpointT]:
     """Make the records of a core's snapshot."""
-    step_time, wait, use, age = (total.pop(key) for key in ('step_time', 'wait', 'use', 'age'))
+    hook_time, wait, use, age = (total.pop(key) for key in ('hook_time', 'wait', 'use', 'age'))
     return PoolStats(
         name=name,
         is_closed=is_closed,
         endpoints=MappingProxyType({key: EndpointStats(endpoint=key, **frozen(counts)) for key, counts in endpoints}),
-        step_time=MappingProxyType({step: Histogram(WAIT_BOUNDS, *timed) for step, timed in step_time.items()}),
+        hook_time=MappingProxyType({hook: Histogram(WAIT_BOUNDS, *timed) for hook, timed in hook_time.items()}),
         wait_time=Histogram(WAIT_BOUNDS, *wait),
         use_time=Histogram(USE_BOUNDS, *use),
         age=Histogram(AGE_BOUNDS, *age),

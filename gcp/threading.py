@@ -112,7 +112,7 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
         self._dispose = None if given.dispose_timeout is not None else manager.dispose
         self._tell_of = self._reaper.tell_of
         self._closers: list[threading.Lock] = []
-        self._core.on_quiet = weakly(self._wake_closers)
+        self._core.on_drained = weakly(self._wake_closers)
         self._core.on_fork = weakly(self._start_anew)
         self._collector = Collector(self, self._core, self._reaper) if given.background_collector else None
         self._picture = picture
@@ -183,7 +183,7 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
         if self._collector is not None:
             self._collector.ensure()
         try:
-            with self._core.step('create', ticket.endpoint):
+            with self._core.hook_call('create', ticket.endpoint):
                 verdict = ticket.create(self._manager.create, ticket.remaining())
         except Exception as error:
             self._check_deadline(ticket, 'creation', error)
@@ -207,7 +207,7 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
         """Tell the manager of a dead connection."""
         if self._on_connection_dead is not None:
             try:
-                with self._core.step('on_connection_dead', ticket.endpoint):
+                with self._core.hook_call('on_connection_dead', ticket.endpoint):
                     self._on_connection_dead(ticket.endpoint, ticket.conn)
             except Exception as error:
                 where = describe(ticket.endpoint)
@@ -226,7 +226,7 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
         """
         ticket.hook = name
         try:
-            with self._core.step(name, ticket.endpoint, quiet=ticket.is_hit) as step:
+            with self._core.hook_call(name, ticket.endpoint, quiet=ticket.is_hit) as step:
                 result = hook(ticket.endpoint, ticket.conn, *args)
                 step.end('ok' if result else false)
         except BaseException as error:
@@ -361,7 +361,7 @@ class Collector:
         self._reaper = reaper
         self.start_anew()
         self._pool = weakref.ref(pool, lambda _: self.ring())
-        core.on_poke = self.ring
+        core.wake_collector = self.ring
         self.ensure()
 
     def start_anew(self) -> None:

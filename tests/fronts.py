@@ -178,12 +178,12 @@ def audit(stats: Any) -> None:
     """See that the counts of a quiet pool agree with each other."""
     got = sum(stats.acquires[result] for result in ('hit', 'created', 'waited'))
     assert got - sum(stats.releases.values()) == stats.used, stats
-    assert stats.steps['create']['ok'] == stats.created, stats
+    assert stats.hook_calls['create']['ok'] == stats.created, stats
     assert stats.wait_time.count == sum(stats.acquires.values()), stats
     assert stats.use_time.count == sum(stats.releases.values()), stats
     assert stats.age.count == sum(stats.closed.values()), stats
-    for step, outcomes in stats.steps.items():
-        assert stats.step_time[step].count == sum(outcomes.values()), (step, stats)
+    for step, outcomes in stats.hook_calls.items():
+        assert stats.hook_time[step].count == sum(outcomes.values()), (step, stats)
     assert stats.created - sum(stats.closed.values()) == stats.idle + stats.used, stats
     assert stats.creating == stats.waiting == 0, stats
     for count in ('idle', 'used', 'creating', 'disposing', 'waiting'):

@@ -180,9 +180,9 @@ class Scene:
     def counted(self) -> dict[str, int]:
         """Return how the hook's steps have ended since."""
         now = self.pool.stats()
-        steps = {outcome: count - self.before.steps[self.hook][outcome]
-                 for outcome, count in now.steps[self.hook].items()}
-        assert now.step_time[self.hook].count - self.before.step_time[self.hook].count == sum(steps.values())
+        steps = {outcome: count - self.before.hook_calls[self.hook][outcome]
+                 for outcome, count in now.hook_calls[self.hook].items()}
+        assert now.hook_time[self.hook].count - self.before.hook_time[self.hook].count == sum(steps.values())
         return {outcome: count for outcome, count in steps.items() if count}
 
     def end(self) -> None:
@@ -491,7 +491,7 @@ async def test_each_hook_waits_in_turn(asyncio_front: Front) -> None:
         async with pool.connection('db'):
             pass
         stats = pool.stats()
-        assert [stats.steps[hook]['ok'] for hook in HOOKS] == [number, number + 1, number + 1]
+        assert [stats.hook_calls[hook]['ok'] for hook in HOOKS] == [number, number + 1, number + 1]
     assert stats.acquires['hit'] == 3
     assert stats.created == 1
 

@@ -261,13 +261,13 @@ async def test_it_is_left_once_though_it_is_left_meanwhile(front: Front) -> None
         if verbs.count('release') == 1 and verb == 'release':
             leave(None, None, None)
 
-    pool._core.on_step = meddle
+    pool._core.on_transition = meddle
     try:
         with pytest.raises((RuntimeError, ConnectionNotAcquiredError), match='already'):
             if (leaving := leave(None, None, None)) is not False:
                 await leaving
     finally:
-        pool._core.on_step = None
+        pool._core.on_transition = None
     assert verbs.count('release') == 2
     assert (pool.stats().idle, pool.stats().used) == (1, 0)
     assert sum(pool.stats().releases.values()) == 1
@@ -690,7 +690,7 @@ async def test_ways_to_await_a_release(asyncio_front: Front, how: str, suspends:
             await asyncio.wait_for(release, 5)
         else:
             await asyncio.shield(release)
-    assert pool.stats().steps['on_release']['ok'] == 3
+    assert pool.stats().hook_calls['on_release']['ok'] == 3
     assert (pool.stats().idle, pool.stats().created) == (1, 1)
 
 
@@ -702,7 +702,7 @@ async def test_a_release_that_nobody_awaits(asyncio_front: Front) -> None:
     gc.collect()
     async with pool.connection('db', timeout=5) as conn:
         assert conn is manager.created[1]
-    assert pool.stats().steps['on_release']['ok'] == 1
+    assert pool.stats().hook_calls['on_release']['ok'] == 1
 
 
 def test_a_lease_that_outlives_its_loop() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gcp._core import STEPS
+from gcp._core import HOOKS
 from gcp.observe.grafana.alerts import ALERTS
 from gcp.observe.grafana.panels import ROWS
 from gcp.observe.names import METRICS
@@ -50,7 +50,7 @@ def test_the_tables_are_made_of_the_names_that_there_are() -> None:
 
 
 def test_each_span_is_in_the_table() -> None:
-    assert set(re.findall(r'`(\w+) \{pool\}`', section('## Spans'))) == {'wait_for_connection', *STEPS}
+    assert set(re.findall(r'`(\w+) \{pool\}`', section('## Spans'))) == {'wait_for_connection', *HOOKS}
 
 
 def test_each_question_has_panels_that_there_are() -> None:

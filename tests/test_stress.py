@@ -96,12 +96,12 @@ def verify(pool: Any, manager: Any, ended: int) -> None:
     assert stats.used == 0
     assert sum(stats.acquires.values()) == ended, (stats.acquires, ended)
     end = time.monotonic() + 10  # on a busy machine a disposal may have been given up on, and be still under way
-    while len(manager.live) != stats.idle and stats.steps['dispose']['timeout'] and time.monotonic() < end:
+    while len(manager.live) != stats.idle and stats.hook_calls['dispose']['timeout'] and time.monotonic() < end:
         time.sleep(0.01)
     assert len(manager.live) == stats.idle
     assert stats.created == len(manager.created)
     assert sum(stats.closed.values()) == len(manager.disposed)
-    given_up = stats.steps['dispose']['timeout']    # their places are free, though they may not be gone yet
+    given_up = stats.hook_calls['dispose']['timeout']    # their places are free, though they may not be gone yet
     manager.check(max_size=3 + given_up, total_max_size=8 + given_up)
     assert ended > 100 * SECONDS
 

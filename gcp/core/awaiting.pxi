@@ -221,7 +221,7 @@ cdef class AsyncLease(Checkout):
             if found == FINE and pool.lend(s, glance):
                 return s
         except BaseException as error:
-            pool._core.end_hook(glance, STEP_CANCELLED, self.key, error)
+            pool._core.end_hook(glance, HOOK_CANCELLED, self.key, error)
             trouble = error
         self.ticket = pool._core.ticket(self.key, pool.limit(self.timeout), pool.acquire_timeout)
         self.ticket.adopt(slot, glance)
@@ -245,7 +245,7 @@ cdef class AsyncLease(Checkout):
                 return UNDER_WAY
             alive = outcome
             if not alive:
-                core.end_hook(glance, STEP_DEAD, self.key, None)
+                core.end_hook(glance, HOOK_DEAD, self.key, None)
                 return FOUND_DEAD
             now = core.hook_went_well(glance)
         if pool._on_acquire is not None and now < glance.deadline:
@@ -255,7 +255,7 @@ cdef class AsyncLease(Checkout):
             now = core.hook_went_well(glance)
         if now >= glance.deadline:
             return TOO_LATE
-        glance.hook = N_STEPS
+        glance.hook = N_HOOKS
         return FINE
 
     cdef object call(self, hook, endpoint, conn):
@@ -361,7 +361,7 @@ cdef class AsyncLease(Checkout):
                 if outcome is not UNFINISHED:
                     now = core.hook_went_well(&glance)
             except BaseException as error:
-                core.end_hook(&glance, STEP_CANCELLED, slot.endpoint, error)
+                core.end_hook(&glance, HOOK_CANCELLED, slot.endpoint, error)
                 self.slot = None
                 self.coro = pool._spoil(checkout_of(core, slot, &glance, 'on_release'), error, body)
                 return False

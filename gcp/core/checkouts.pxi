@@ -26,12 +26,12 @@ cdef inline slot_t* take_hit(pool_t* pool, endpoint_t* e, double now, glance_t* 
         glance.epoch = pool.epoch
         glance.lease = s.lease
         glance.began = now
-        glance.hook = N_STEPS       # none
+        glance.hook = N_HOOKS       # none
     return s
 
 
 cdef inline str hook_of(glance_t* glance):
-    return None if glance.hook == N_STEPS else STEPS[glance.hook]
+    return None if glance.hook == N_HOOKS else HOOKS[glance.hook]
 
 
 cdef double seconds_allowed(timeout, hook_timeout):
@@ -323,7 +323,7 @@ cdef class Victim:
     cdef readonly bint given_up
     cdef public bint started         # its dispose was called: must not be called again
     cdef double began
-    cdef Step step                   # where somebody records spans
+    cdef HookCall step                   # where somebody records spans
 
     @property
     def endpoint(self):
@@ -348,7 +348,7 @@ cdef class Victim:
         """Its dispose is about to be called."""
         cdef Core core = self.core
         if core.tracer is not None:
-            self.step = core.step('dispose', self.slot.endpoint, origin=origin)
+            self.step = core.hook_call('dispose', self.slot.endpoint, origin=origin)
             self.step.__enter__()
         self.began = core.now()
         self.started = True
@@ -363,7 +363,7 @@ cdef class Victim:
             if self.step is not None:
                 self.step.close(outcome, error)
             elif not self.done:
-                core.count_step(DISPOSING_OF, outcome, now - self.began)
+                core.count_hook(DISPOSING_OF, outcome, now - self.began)
             gcp_lock(&core.mutex)
             core.dispose_time += (now - self.began - core.dispose_time) * (0.2 if core.dispose_time > 0 else 1.0)
             gcp_unlock(&core.mutex)
@@ -390,7 +390,7 @@ cdef class Victim:
         if not self.count(&last):
             return False
         try:
-            self.finish(STEP_TIMEOUT, None)
+            self.finish(HOOK_TIMEOUT, None)
         finally:
             if last:
                 ring(self.batch.bell)

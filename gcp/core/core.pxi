@@ -114,7 +114,7 @@ cdef dict counts_of(picture_t* p):
 
 
 @cython.final
-cdef class Ledger:
+cdef class FinalCounts:
     """What a pool has counted, once it is gone: its totals must not vanish from the counters that others add up."""
     cdef picture_t total
     cdef metrics_t metrics
@@ -153,10 +153,10 @@ cdef class Core:
     cdef object clock
     cdef object debugger
     cdef double dispose_time        # smoothed, seconds; 0 before the first
-    cdef readonly Ledger ledger
-    cdef public object on_poke      # wakes the collector: it sleeps longer than it should
-    cdef public object on_orphan    # called from finalizers, in any thread: there is something to drain
-    cdef public object on_quiet     # called when a closed pool has become empty
+    cdef readonly FinalCounts final_counts
+    cdef public object wake_collector      # wakes the collector: it sleeps longer than it should
+    cdef public object on_abandoned    # called from finalizers, in any thread: there is something to drain
+    cdef public object on_drained     # called when a closed pool has become empty
     cdef public object on_fork      # called in a forked child
     cdef public object tracer       # told of steps and of waits, while somebody records spans; None: nobody does
     cdef public bint traces_hits    # also of the hooks at an idle hit, and at a release
@@ -187,8 +187,8 @@ cdef class Core:
         ring_insert(&all_cores.ring, &self.family.ring)
         self.endpoints = {}
         self.clock = clock
-        self.ledger = Ledger.__new__(Ledger)
-        self.ledger.owner = <PyObject*>self
+        self.final_counts = FinalCounts.__new__(FinalCounts)
+        self.final_counts.owner = <PyObject*>self
         self.seed()
 
     cdef int seed(self) except -1:
@@ -198,7 +198,7 @@ cdef class Core:
     def __dealloc__(self):
         if self.family.ring.next != NULL:
             ring_remove(&self.family.ring)
-            self.close_ledger()
+            self.close_final_counts()
             self.drop_all(False)
             self.drop_abandoned()
         free(self.pool.due.items)
@@ -207,23 +207,23 @@ cdef class Core:
         free(self.pool.held.items)
         free(self.pool.inherited.items)
 
-    cdef void close_ledger(self):
+    cdef void close_final_counts(self):
         """The pool is garbage. What it still has goes with it, and the books are closed."""
         cdef pool_t* pool = &self.pool
-        cdef Ledger ledger = self.ledger
+        cdef FinalCounts final_counts = self.final_counts
         cdef ring_t* node = pool.endpoints.next
         cdef endpoint_t* e
-        if ledger is None or ledger.closed:
+        if final_counts is None or final_counts.closed:
             return
-        ledger.closed = True
-        ledger.owner = NULL
+        final_counts.closed = True
+        final_counts.owner = NULL
         while node != &pool.endpoints:
             e = endpoint_link(node)
             node = node.next
             write_off(pool, e)
             add_counters(&pool.retired, &e.counters)
-        ledger.total.counters = pool.retired
-        ledger.metrics = pool.metrics
+        final_counts.total.counters = pool.retired
+        final_counts.metrics = pool.metrics
 
     cdef void drop_all(self, bint bury):
         """Forget all endpoints and slots. Buried, their connections are never finalized."""
@@ -355,12 +355,12 @@ cdef class Core:
     # --- what a step leaves to do ---
 
     @property
-    def on_step(self):
+    def on_transition(self):
         """Debug: called with a verb's name before each step."""
         return self.debugger
 
-    @on_step.setter
-    def on_step(self, debugger):
+    @on_transition.setter
+    def on_transition(self, debugger):
         self.debugger = debugger
         self.pool.litter = True     # a step looks at one flag, not at two
 
@@ -385,10 +385,10 @@ cdef class Core:
             self.forget()
         if self.pool.poke:
             self.pool.poke = False
-            if self.on_poke is not None:
-                self.on_poke()
-        if self.pool.closed and self.pool.size == 0 and self.on_quiet is not None:
-            self.on_quiet()
+            if self.wake_collector is not None:
+                self.wake_collector()
+        if self.pool.closed and self.pool.size == 0 and self.on_drained is not None:
+            self.on_drained()
         return 0
 
     cdef int wake_all(self) except -1:
@@ -400,7 +400,7 @@ cdef class Core:
         tracer = self.tracer
         if tracer is not None:
             try:
-                here = tracer.here()
+                here = tracer.current()
             except BaseException as e:
                 trouble = e         # a signal handler raised: first wake them all
         while True:
@@ -483,10 +483,10 @@ cdef class Core:
 
     cdef void nudge(self, endpoint_t* ep):
         """Have somebody drain soon: the front's deferred call, or the first who waits."""
-        cdef object wake = self.on_orphan
+        cdef object wake = self.on_abandoned
         self.pool.litter = True
         if wake is None and self.pool.closed:
-            wake = self.on_quiet        # whoever closes will drain
+            wake = self.on_drained        # whoever closes will drain
         elif wake is None and ep != NULL:
             if ep.waiting == 0 and self.pool.blocked.n:
                 ep = self.pool.blocked.items[0]
@@ -637,13 +637,13 @@ cdef class Core:
         self.after()
         tracer = self.tracer
         if tracer is not None:
-            slot.created_by = tracer.here()     # now that it is booked: a signal handler may raise in there
+            slot.created_by = tracer.current()     # now that it is booked: a signal handler may raise in there
         return ticket.w.state
 
     def failed(self, Ticket ticket not None, error=None):
         """Give back the permit of a ticket whose creation failed; the next in line may try."""
         cdef Endpoint ep = ticket.ep
-        cdef int outcome = STEP_ERROR if error is None else outcome_of(error)
+        cdef int outcome = HOOK_ERROR if error is None else outcome_of(error)
         cdef double now
         self.before('failed')
         now = self.now()
@@ -651,7 +651,7 @@ cdef class Core:
         self.pool.now = now
         ticket.restore_permit()
         step_give_up(&self.pool, &ticket.w)
-        observe_step(&self.pool.metrics, CREATING, outcome, now - ticket.since)
+        count_hook_call(&self.pool.metrics, CREATING, outcome, now - ticket.since)
         gcp_unlock(&self.mutex)
         ep.last_error = error if ep.e.waiting or ep.e.creating else None
         self.after()
@@ -715,7 +715,7 @@ cdef class Core:
                 ticket.receive()
                 if ticket.current():
                     if ticket.hook is not None:
-                        step_discard(&self.pool, &ticket.slot.s, HOOK_ERROR)
+                        step_discard(&self.pool, &ticket.slot.s, HOOK_FAILED)
                     else:
                         step_give_back(&self.pool, &ticket.slot.s, now)
             if ticket.ep is not None:
@@ -731,15 +731,15 @@ cdef class Core:
 
     # --- the manager's steps ---
 
-    def step(self, str name, endpoint, *, origin=None, bint quiet=False):
+    def hook_call(self, str name, endpoint, *, origin=None, bint quiet=False):
         """Return a context manager around one call of a manager's hook: it counts, times and traces it.
 
         :param origin: in the background: what `Tracer.here` said in whose interest it is
         :param quiet: at an idle hit: no reason for a span, unless it goes wrong
         """
-        cdef Step step = Step.__new__(Step)
+        cdef HookCall step = HookCall.__new__(HookCall)
         step.core = self
-        step.kind = STEPS.index(name)
+        step.kind = HOOKS.index(name)
         step.endpoint = endpoint
         step.origin = origin
         step.quiet = quiet and not self.traces_hits
@@ -749,7 +749,7 @@ cdef class Core:
         """Count and time the hook that is running. Returns what the clock says."""
         cdef double now = gcp_monotonic()
         gcp_lock(&self.mutex)
-        observe_step(&self.pool.metrics, glance.hook, STEP_OK, now - glance.hook_began)
+        count_hook_call(&self.pool.metrics, glance.hook, HOOK_OK, now - glance.hook_began)
         gcp_unlock(&self.mutex)
         return now
 
@@ -758,19 +758,19 @@ cdef class Core:
         what the clock says."""
         cdef double now = self.now()
         cdef double seconds = now - glance.hook_began
-        if glance.hook == N_STEPS:
+        if glance.hook == N_HOOKS:
             return now
         if error is not None:
             outcome = outcome_of(error)
-        self.count_step(glance.hook, outcome, seconds)
+        self.count_hook(glance.hook, outcome, seconds)
         tracer = self.tracer
-        if outcome != STEP_OK and tracer is not None:
-            tracer.note(STEPS[glance.hook], endpoint, STEP_OUTCOMES[outcome], seconds, error)
+        if outcome != HOOK_OK and tracer is not None:
+            tracer.record_failed(HOOKS[glance.hook], endpoint, HOOK_OUTCOMES[outcome], seconds, error)
         return now
 
-    cdef inline void count_step(self, int kind, int outcome, double seconds) noexcept:
+    cdef inline void count_hook(self, int kind, int outcome, double seconds) noexcept:
         gcp_lock(&self.mutex)
-        observe_step(&self.pool.metrics, kind, outcome, seconds)
+        count_hook_call(&self.pool.metrics, kind, outcome, seconds)
         gcp_unlock(&self.mutex)
 
     # --- release ---

@@ -49,7 +49,7 @@ cpdef Batch gather(Core core, bell=None, origin=None):
     """Take all victims away. Returns None when there are none.
 
     :param bell: called when all are gone
-    :param origin: as for `Core.step`
+    :param origin: as for `Core.hook_call`
     """
     cdef Victim victim = core.victim()
     cdef Batch batch

@@ -3,17 +3,17 @@
 cdef int outcome_of(error):
     """How a step ended. Time-outs are known by name: on Python 3.10, asyncio's is no child of the built-in one."""
     if error is None:
-        return STEP_OK
+        return HOOK_OK
     if not isinstance(error, Exception):
-        return STEP_CANCELLED
+        return HOOK_CANCELLED
     for ancestor in type(error).__mro__:
         if ancestor.__name__ == 'TimeoutError':
-            return STEP_TIMEOUT
-    return STEP_ERROR
+            return HOOK_TIMEOUT
+    return HOOK_ERROR
 
 
 @cython.final
-cdef class Step:
+cdef class HookCall:
     """One step of a connection's life that its manager takes, as a context manager. Ends once: as it is told first.
 
     A creation is not counted here, but where it is booked, in one step with its connection."""
@@ -33,7 +33,7 @@ cdef class Step:
             self.began = core.now()
         self.tracer = core.tracer
         if self.tracer is not None and not self.quiet:
-            self.span = self.tracer.start(STEPS[self.kind], self.endpoint, self.origin)
+            self.span = self.tracer.start(HOOKS[self.kind], self.endpoint, self.origin)
         return self
 
     def __exit__(self, kind, error, traceback):
@@ -46,12 +46,12 @@ cdef class Step:
     cdef int leave(self) except -1:
         """The hook has ended; a watchdog, in a thread of its own, may have ended the step before."""
         if self.span is not None:
-            self.tracer.leave(self.span)
+            self.tracer.detach(self.span)
         return 0
 
     def end(self, str outcome):
         """End before the hook does, or otherwise than it does."""
-        self.close(STEP_OUTCOMES.index(outcome), None)
+        self.close(HOOK_OUTCOMES.index(outcome), None)
 
     cdef int close(self, int outcome, error) except -1:
         cdef Core core = self.core
@@ -61,17 +61,17 @@ cdef class Step:
         self.ended = True
         seconds = core.now() - self.began
         if self.kind != CREATING:
-            core.count_step(self.kind, outcome, seconds)
+            core.count_hook(self.kind, outcome, seconds)
         if self.span is not None:
-            self.tracer.end(self.span, STEP_OUTCOMES[outcome], seconds, error)
-        elif outcome != STEP_OK and self.origin is None and self.tracer is not None:
-            self.tracer.note(STEPS[self.kind], self.endpoint, STEP_OUTCOMES[outcome], seconds, error)
+            self.tracer.end(self.span, HOOK_OUTCOMES[outcome], seconds, error)
+        elif outcome != HOOK_OK and self.origin is None and self.tracer is not None:
+            self.tracer.record_failed(HOOKS[self.kind], self.endpoint, HOOK_OUTCOMES[outcome], seconds, error)
         return 0
 
 
-cdef Step begun_step(Core core, endpoint, glance_t* glance):
+cdef HookCall begun_step(Core core, endpoint, glance_t* glance):
     """The step of a hook that was called at an idle hit, or at a release, and has something to wait for."""
-    cdef Step step = core.step(STEPS[glance.hook], endpoint, quiet=True)
+    cdef HookCall step = core.hook_call(HOOKS[glance.hook], endpoint, quiet=True)
     step.began = glance.hook_began
     return step
 
@@ -81,7 +81,7 @@ cpdef dispose_of(Victim victim, hook, timeout=None, origin=None):
 
     :param hook: the manager's `dispose`
     :param timeout: seconds that it may take, by its own care; ``None``: no limit
-    :param origin: as for `Core.step`
+    :param origin: as for `Core.hook_call`
     :return: what went wrong, or None
     """
     error = None

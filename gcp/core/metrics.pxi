@@ -26,10 +26,10 @@ cdef enum:
 
 # The steps of a connection's life that its manager takes, and how each can end.
 cdef enum manager_step:
-    CREATING, DISPOSING_OF, CHECKING, ACQUIRING_HOOK, RELEASING_HOOK, MOURNING, N_STEPS
+    CREATING, DISPOSING_OF, CHECKING, ACQUIRING_HOOK, RELEASING_HOOK, MOURNING, N_HOOKS
 
 cdef enum step_outcome:
-    STEP_OK, STEP_ERROR, STEP_TIMEOUT, STEP_CANCELLED, STEP_DEAD, N_STEP_OUTCOMES
+    HOOK_OK, HOOK_ERROR, HOOK_TIMEOUT, HOOK_CANCELLED, HOOK_DEAD, N_HOOK_OUTCOMES
 
 
 cdef struct histogram_t:
@@ -41,8 +41,8 @@ cdef struct metrics_t:
     histogram_t use
     histogram_t wait        # without the hits: those waited for nothing
     histogram_t age
-    histogram_t step_time[<int>N_STEPS]
-    uint64_t steps[<int>N_STEPS][<int>N_STEP_OUTCOMES]
+    histogram_t hook_time[<int>N_HOOKS]
+    uint64_t hook_calls[<int>N_HOOKS][<int>N_HOOK_OUTCOMES]
 
 
 cdef inline void observe(histogram_t* histogram, const double* bounds, int n, double value) noexcept nogil:
@@ -58,9 +58,9 @@ cdef inline void observe(histogram_t* histogram, const double* bounds, int n, do
     histogram.sum += value
 
 
-cdef inline void observe_step(metrics_t* metrics, int step, int outcome, double seconds) noexcept nogil:
-    metrics.steps[step][outcome] += 1
-    observe(&metrics.step_time[step], gcp_seconds, N_WAIT_BOUNDS, seconds)
+cdef inline void count_hook_call(metrics_t* metrics, int step, int outcome, double seconds) noexcept nogil:
+    metrics.hook_calls[step][outcome] += 1
+    observe(&metrics.hook_time[step], gcp_seconds, N_WAIT_BOUNDS, seconds)
 
 
 cdef tuple bounds_of(const double* bounds, int n):
@@ -71,8 +71,8 @@ cdef tuple bounds_of(const double* bounds, int n):
 WAIT_BOUNDS = bounds_of(gcp_seconds, N_WAIT_BOUNDS)
 USE_BOUNDS = bounds_of(gcp_seconds, N_USE_BOUNDS)
 AGE_BOUNDS = bounds_of(gcp_ages, N_AGE_BOUNDS)
-STEPS = ('create', 'dispose', 'check_aliveness', 'on_acquire', 'on_release', 'on_connection_dead')
-STEP_OUTCOMES = ('ok', 'error', 'timeout', 'cancelled', 'dead')
+HOOKS = ('create', 'dispose', 'check_aliveness', 'on_acquire', 'on_release', 'on_connection_dead')
+HOOK_OUTCOMES = ('ok', 'error', 'timeout', 'cancelled', 'dead')
 
 
 cdef tuple histogram_of(histogram_t* histogram, int n):
@@ -88,12 +88,12 @@ cdef dict metrics_of(metrics_t* metrics):
         'use': histogram_of(&metrics.use, N_USE_BOUNDS),
         'wait': histogram_of(&metrics.wait, N_WAIT_BOUNDS),
         'age': histogram_of(&metrics.age, N_AGE_BOUNDS),
-        'step_time': {STEPS[i]: histogram_of(&metrics.step_time[i], N_WAIT_BOUNDS) for i in range(<int>N_STEPS)},
-        'steps': {
-            STEPS[i]: {
-                STEP_OUTCOMES[j]: metrics.steps[i][j]
-                for j in range(<int>N_STEP_OUTCOMES) if j != STEP_DEAD or i == CHECKING
+        'hook_time': {HOOKS[i]: histogram_of(&metrics.hook_time[i], N_WAIT_BOUNDS) for i in range(<int>N_HOOKS)},
+        'hook_calls': {
+            HOOKS[i]: {
+                HOOK_OUTCOMES[j]: metrics.hook_calls[i][j]
+                for j in range(<int>N_HOOK_OUTCOMES) if j != HOOK_DEAD or i == CHECKING
             }
-            for i in range(<int>N_STEPS)
+            for i in range(<int>N_HOOKS)
         },
     }

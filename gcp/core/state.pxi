@@ -9,7 +9,7 @@ cdef enum waiter_state:
     NEW, WAIT, CREATE, USE, SHUT, DONE
 
 cdef enum close_reason:
-    IDLE_TIMEOUT, MAX_LIFETIME, DEAD, DISCARDED, EVICTED, POOL_CLOSED, HOOK_ERROR, N_REASONS
+    IDLE_TIMEOUT, MAX_LIFETIME, DEAD, DISCARDED, EVICTED, POOL_CLOSED, HOOK_FAILED, N_REASONS
 
 cdef enum acquire_result:
     HIT, CREATED, WAITED, TIMED_OUT, CANCELLED, ERROR, N_RESULTS
@@ -204,7 +204,7 @@ cdef class Core
 cdef class Checkout
 cdef class Ticket(Checkout)
 cdef class Victim
-cdef class Step
+cdef class HookCall
 
 
 @cython.final
@@ -317,7 +317,7 @@ cdef int core_traverse(PyObject* self, visitproc visit, void* arg) noexcept:
 cdef int core_clear(PyObject* self) noexcept:
     """The pool is garbage: let go of everything, so that what refers to it from there goes too."""
     (<Core>self).pool.epoch += 1        # what handles are left hold nothing
-    (<Core>self).close_ledger()
+    (<Core>self).close_final_counts()
     (<Core>self).drop_all(False)
     (<Core>self).drop_abandoned()
     return core_clear_attributes(self)

@@ -425,7 +425,7 @@ cdef void step_created(pool_t* pool, waiter_t* w, slot_t* s, double now, double 
     ep.create_time += (took - ep.create_time) * (0.2 if ep.create_time > 0 else 1.0)
     pool.create_time += (took - pool.create_time) * (0.2 if pool.create_time > 0 else 1.0)
     ep.counters.created += 1
-    observe_step(&pool.metrics, CREATING, STEP_OK, took)
+    count_hook_call(&pool.metrics, CREATING, HOOK_OK, took)
     if pool.jitter > 0:
         life *= 1.0 - pool.jitter * random_fraction(&pool.random)
     s.ep = ep

@@ -160,7 +160,7 @@ cpdef begin_disposal(Victim victim, hook, steps_of, begun, origin=None):
     :param hook: the manager's `dispose`
     :param steps_of: makes an iterator of an awaitable that is no coroutine
     :param begun: makes what is to be awaited of an iterator that waits for something already
-    :param origin: as for `Core.step`
+    :param origin: as for `Core.hook_call`
     :return: None when it went well, what went wrong, or what is to be awaited; `Victim.conclude` is to be called then
     """
     cdef bint waits = False

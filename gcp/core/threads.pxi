@@ -67,7 +67,7 @@ cdef class ThreadingPool(BaseConnectionPool):
             if found == FINE and self.lend(s, glance):
                 return s
         except BaseException as error:
-            self._core.end_hook(glance, STEP_CANCELLED, endpoint, error)
+            self._core.end_hook(glance, HOOK_CANCELLED, endpoint, error)
             return self.recover(slot, glance, endpoint, timeout, False, error)
         return self.recover(slot, glance, endpoint, timeout, found == FOUND_DEAD, None)
 
@@ -81,7 +81,7 @@ cdef class ThreadingPool(BaseConnectionPool):
             alive = self._check_aliveness(
                 endpoint, slot.conn, None if glance.deadline == INFINITY else max(0.0, glance.deadline - now))
             if not alive:
-                core.end_hook(glance, STEP_DEAD, endpoint, None)
+                core.end_hook(glance, HOOK_DEAD, endpoint, None)
                 return FOUND_DEAD
             now = core.hook_went_well(glance)
         if self._on_acquire is not None and now < glance.deadline:
@@ -90,7 +90,7 @@ cdef class ThreadingPool(BaseConnectionPool):
             now = core.hook_went_well(glance)
         if now >= glance.deadline:
             return TOO_LATE
-        glance.hook = N_STEPS
+        glance.hook = N_HOOKS
         return FINE
 
     cdef slot_t* serve(self, endpoint, timeout) except NULL:
@@ -197,14 +197,14 @@ cdef class ThreadingPool(BaseConnectionPool):
         if self._on_release is None:
             return core.now()
         if core.traces_hits:
-            with core.step('on_release', slot.endpoint):
+            with core.hook_call('on_release', slot.endpoint):
                 self._on_release(slot.endpoint, slot.conn)
             return core.now()
         glance.hook, glance.hook_began = RELEASING_HOOK, core.now()
         try:
             self._on_release(slot.endpoint, slot.conn)
         except BaseException as error:
-            core.end_hook(glance, STEP_CANCELLED, slot.endpoint, error)
+            core.end_hook(glance, HOOK_CANCELLED, slot.endpoint, error)
             raise
         return core.hook_went_well(glance)
 

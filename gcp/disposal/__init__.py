@@ -43,7 +43,7 @@ def tell(logger: logging.Logger, level: int, message: str, *args: object, error:
 
 def origin_of(core: Core) -> object:
     """Say in whose interest a disposal in the background is, for its span."""
-    return None if core.tracer is None else core.tracer.here() or NOWHERE
+    return None if core.tracer is None else core.tracer.current() or NOWHERE
 
 
 def weakly(method: Callable[[], object]) -> Callable[[], None]:

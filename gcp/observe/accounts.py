@@ -94,7 +94,7 @@ class Account:
         """Take the final totals of those that are gone. A pool's core may outlive it, in the hands of who holds a
         lease: it is looked at until then."""
         for member in list(self.members):
-            final = member.ledger.read()
+            final = member.final_counts.read()
             if final is not None:
                 del self.members[member]
                 self.retired = plus(self.retired, final)
@@ -116,9 +116,9 @@ class Account:
         label_of: dict[int, tuple[Telemetry, Any]] = {}
         exemplars: dict[tuple[str, str | None, int], tuple[dict[str, str], float, float]] = {}
         for member in self.members:
-            core = member.ledger.core
+            core = member.final_counts.core
             if core is None:        # gone this very moment
-                totals.append(member.ledger.read())
+                totals.append(member.final_counts.read())
                 continue
             total, endpoints = core.snapshot()
             totals.append(total)

@@ -299,8 +299,8 @@ class Writer:
         """Have the next call of each pool start the thread."""
         for telemetry in self.books.telemetries():
             pool = telemetry.pool()
-            if pool is not None and pool._core.on_step is None:
-                pool._core.on_step = self._alarm
+            if pool is not None and pool._core.on_transition is None:
+                pool._core.on_transition = self._alarm
                 self._armed.append(telemetry.pool)      # in this order: an alarm that is not listed is listed soon
 
     def _wake(self, verb: str) -> None:
@@ -308,8 +308,8 @@ class Writer:
         self._stirred = True
         while self._armed:
             pool = self._armed.pop()()
-            if pool is not None and pool._core.on_step is self._alarm:
-                pool._core.on_step = None
+            if pool is not None and pool._core.on_transition is self._alarm:
+                pool._core.on_transition = None
         if not self._is_over and self._running.acquire(blocking=False):
             self._starting = True
             try:

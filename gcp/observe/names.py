@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Literal
 
-from gcp._core import AGE_BOUNDS, OUTCOMES, REASONS, RESULTS, STEP_OUTCOMES, STEPS, USE_BOUNDS, WAIT_BOUNDS
+from gcp._core import AGE_BOUNDS, HOOK_OUTCOMES, HOOKS, OUTCOMES, REASONS, RESULTS, USE_BOUNDS, WAIT_BOUNDS
 
 __all__ = [
     'ATTRIBUTES', 'BY_NAME', 'INSTRUMENTS', 'METRICS', 'OTHER', 'SCHEMA_URL', 'SCOPE', 'STATES', 'Instrument', 'Metric',
@@ -138,9 +138,9 @@ METRICS: Final[tuple[Metric, ...]] = (
     Metric('gcpool_connections_closed_total', 'counter', 'Connections closed, by reason', '{connection}',
            (*ENDPOINT, 'reason'), fixed(reason=REASONS)),
     Metric('gcpool_steps_total', 'counter', 'Calls of the hooks of the connection manager that ended, by outcome',
-           '{call}', ('pool', 'step', 'outcome'), fixed(step=STEPS, outcome=STEP_OUTCOMES)),
+           '{call}', ('pool', 'step', 'outcome'), fixed(step=HOOKS, outcome=HOOK_OUTCOMES)),
     Metric('gcpool_step_seconds', 'histogram', 'How long calls of the hooks of the connection manager took', 's',
-           ('pool', 'step'), fixed(step=STEPS), WAIT_BOUNDS),
+           ('pool', 'step'), fixed(step=HOOKS), WAIT_BOUNDS),
     Metric('gcpool_acquire_wait_seconds', 'histogram',
            'How long acquires took, however they ended; an idle hit counts as 0', 's', buckets=WAIT_BOUNDS),
     Metric('gcpool_use_seconds', 'histogram', 'How long connections were held, from acquire to release', 's',
@@ -195,6 +195,6 @@ INSTRUMENTS: Final[tuple[Instrument, ...]] = (
     instrument('gcpool.releases', COUNTER, 'Releases, by what became of the connection', 'gcpool_releases_total'),
     instrument('gcpool.connections.closed', COUNTER, 'Connections closed, by reason',
                'gcpool_connections_closed_total'),
-    instrument('gcpool.steps', COUNTER, 'Calls of the hooks of the connection manager that ended, by outcome',
+    instrument('gcpool.hook_calls', COUNTER, 'Calls of the hooks of the connection manager that ended, by outcome',
                'gcpool_steps_total'),
 )

@@ -54,7 +54,7 @@ def counted(reading: Reading, metric: str) -> Iterator[tuple[dict[str, str], int
     elif metric == 'gcpool_connections_closed_total':
         yield from (({'reason': reason}, count) for reason, count in total['closed'].items())
     elif metric == 'gcpool_steps_total':
-        for step, outcomes in total['steps'].items():
+        for step, outcomes in total['hook_calls'].items():
             yield from (({'step': step, 'outcome': outcome}, count) for outcome, count in outcomes.items())
     elif reading.limits is not None:        # nobody is limited by a pool that is closed
         limits = ('gcpool_max_connections', 'gcpool_max_connections_per_endpoint', 'gcpool_min_idle_connections')
@@ -74,7 +74,7 @@ def histograms(reading: Reading) -> Iterator[tuple[Instrument, tuple[str, str | 
     for instrument in HISTOGRAMS:
         step = instrument.where.get('step')
         key = {'gcpool_acquire_wait_seconds': 'wait', 'gcpool_use_seconds': 'use'}.get(instrument.metric, 'step')
-        counts, total = reading.total['step_time'][step] if key == 'step' else reading.total[key]
+        counts, total = reading.total['hook_time'][step] if key == 'step' else reading.total[key]
         yield instrument, (key, step), counts, total
 
 

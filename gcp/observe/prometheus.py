@@ -65,7 +65,7 @@ HISTOGRAMS: Final[Mapping[str, str]] = {
 
 def histogram_of(reading: Reading, kind: str, step: str | None) -> tuple[tuple[int, ...], float]:
     """Return a histogram's counts, not cumulative, and its sum."""
-    found: tuple[tuple[int, ...], float] = reading.total[kind] if step is None else reading.total['step_time'][step]
+    found: tuple[tuple[int, ...], float] = reading.total[kind] if step is None else reading.total['hook_time'][step]
     return found
 
 
@@ -81,7 +81,7 @@ class Marks:
 
     def __init__(self, pool: str) -> None:
         self.pool: Final[Labels] = {'pool': pool}
-        self.steps: Final = [{'pool': pool, **each} for each in BY_NAME['gcpool_steps_total'].combinations()]
+        self.hook_calls: Final = [{'pool': pool, **each} for each in BY_NAME['gcpool_steps_total'].combinations()]
         self.histograms: Final = {
             metric.name: [({'pool': pool, **each}, [
                 {'pool': pool, **each, 'le': bound} for bound in bounds_of(metric)
@@ -163,8 +163,8 @@ def samples_of(metric: Metric, reading: Reading, marks: Marks) -> Iterator[Sampl
         for labels, buckets in marks.histograms[name]:
             yield from histogram_samples(name, HISTOGRAMS[name], reading, labels, buckets)
     elif name == 'gcpool_steps_total':
-        for labels in marks.steps:
-            yield Sample(name, labels, reading.total['steps'][labels['step']][labels['outcome']])
+        for labels in marks.hook_calls:
+            yield Sample(name, labels, reading.total['hook_calls'][labels['step']][labels['outcome']])
     elif name == 'gcpool_info':
         for frontend in reading.frontends:
             yield Sample(name, {**marks.pool, 'version': version(), 'frontend': frontend}, 1)

@@ -20,7 +20,7 @@ from opentelemetry import context as otel
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode, get_current_span, set_span_in_context
 
-from gcp._core import STEPS, WAIT_BOUNDS, describe
+from gcp._core import HOOKS, WAIT_BOUNDS, describe
 from gcp.exceptions import ConnectionPoolClosedError
 from gcp.observe.names import ATTRIBUTES
 
@@ -32,7 +32,7 @@ __all__ = ['PoolTracer', 'address_of', 'error_type']
 logger = logging.getLogger('gcp')
 
 WAIT: Final = 'wait_for_connection'
-HOOKS: Final = frozenset({'on_acquire', 'on_release'})
+PER_USE: Final = frozenset({'on_acquire', 'on_release'})
 LOGGED_ELSEWHERE: Final = frozenset({'dispose', 'on_connection_dead'})
 
 POOL: Final = ATTRIBUTES['pool']
@@ -89,11 +89,11 @@ class PoolTracer:
         self._tracer = tracer
         self._telemetry = telemetry
         self._everything = everything
-        self._names = {step: f'{step} {telemetry.name}' for step in (*STEPS, WAIT)}
+        self._names = {step: f'{step} {telemetry.name}' for step in (*HOOKS, WAIT)}
 
     # --- places ---
 
-    def here(self) -> object:
+    def current(self) -> object:
         """Return what stands for the current recording span, or None."""
         try:
             if is_suppressed(otel.get_current()):
@@ -119,7 +119,7 @@ class PoolTracer:
 
         :param origin: None: the caller's context is its parent; else it is in the background: the root of a new trace,
             with a link to this
-        :return: to be given to `end` and `leave`; None where the step has no span
+        :return: to be given to `end` and `detach`; None where the step has no span
         """
         try:
             if not self._is_wanted(step, origin):
@@ -138,7 +138,7 @@ class PoolTracer:
     def end(self, handle: Handle, outcome: str, seconds: float, error: BaseException | None) -> None:
         """End a step's span. It stays current until `leave`.
 
-        :param outcome: one of `STEP_OUTCOMES`
+        :param outcome: one of `HOOK_OUTCOMES`
         :param seconds: how long the step took
         :param error: what it raised
         """
@@ -147,14 +147,16 @@ class PoolTracer:
         except Exception as trouble:
             self._failed(trouble)
 
-    def leave(self, handle: Handle) -> None:
+    def detach(self, handle: Handle) -> None:
         """Make current again what was so before."""
         try:
             handle.leave()
         except Exception as error:
             self._failed(error)
 
-    def note(self, step: str, endpoint: object, outcome: str, seconds: float, error: BaseException | None) -> None:
+    def record_failed(
+            self, step: str, endpoint: object, outcome: str, seconds: float, error: BaseException | None,
+    ) -> None:
         """Make the span of a step that had none, after it went wrong: at an idle hit, or of a hook that has one only
         where everything has."""
         try:
@@ -197,7 +199,7 @@ class PoolTracer:
             return origin is not SUPPRESSED
         if is_suppressed(otel.get_current()):
             return False
-        return step not in HOOKS or ((self._everything or wrong) and get_current_span().is_recording())
+        return step not in PER_USE or ((self._everything or wrong) and get_current_span().is_recording())
 
     def _begin(
             self, step: str, endpoint: object, parent: Context, *, ago: float | None = None,

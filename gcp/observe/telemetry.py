@@ -59,7 +59,7 @@ class Errors:
 class Telemetry:
     """One pool as exporters know it. They hold it for longer than its owner holds the pool, so it refers to the pool
     weakly, and to nothing through which an endpoint, a manager or a label function would stay alive: only to the core's
-    ledger, which remembers the totals.
+    final_counts, which remembers the totals.
 
     :ivar name: the pool's name, such that it can be encoded
     :ivar automatic: whether the pool was given none
@@ -82,4 +82,4 @@ class Telemetry:
         self.errors: Final = Errors(self.name)
         self.exemplars: Final[dict[tuple[str, str | None, int], tuple[dict[str, str], float, float]]] = {}
         self.pool: Final[weakref.ref[Any]] = weakref.ref(pool)
-        self.ledger: Final = core.ledger
+        self.final_counts: Final = core.final_counts

@@ -128,7 +128,7 @@ class World:
     def verify(self) -> None:
         """See that all is well when all is over."""
         pool, manager = self.pool, self.manager
-        pool._core.on_step = None
+        pool._core.on_transition = None
         pool._core.drain()
         pool._reaper.reap_all()
         assert not self.held
@@ -343,7 +343,7 @@ def meeting(*names: str, shared: bool, warm: bool = False, alone: bool = False) 
             caller.prepare()
         if warm:
             world.park('a')
-        pool._core.on_step = scheduler.pause
+        pool._core.on_transition = scheduler.pause
         for name, caller in zip(names, callers, strict=True):
             scheduler.spawn(name, caller, impatience=caller.impatience)
         return world.verify

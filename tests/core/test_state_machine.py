@@ -546,7 +546,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.acquires.clear()
         self.releases.clear()
         self.victims.clear()
-        core.on_step = None
+        core.on_transition = None
         core.close()
         core.force()
         for _ in range(100):  # whoever was dropped in line gets its turn, and loses it

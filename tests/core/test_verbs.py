@@ -206,7 +206,7 @@ def test_without_jitter_all_live_as_long() -> None:
 def test_the_collector_is_poked_by_what_expires_before_it_would_look() -> None:
     bench = Bench(min_idle=0, idle_timeout=10.0, max_lifetime=100.0)
     pokes: list[float] = []
-    bench.core.on_poke = lambda: pokes.append(bench.clock.now)
+    bench.core.wake_collector = lambda: pokes.append(bench.clock.now)
     held = bench.get('a')
     assert not pokes  # nobody has said when it will look
     assert bench.core.next_expiry() == 1100.0
@@ -1097,11 +1097,11 @@ def test_a_dropped_lease_wakes_one_who_can_use_it() -> None:
 def test_a_front_may_be_told_of_what_finalizers_leave() -> None:
     bench = Bench()
     told: list[str] = []
-    bench.core.on_orphan = lambda: told.append('orphan')
+    bench.core.on_abandoned = lambda: told.append('orphan')
     held = bench.get('a')
     del held
     assert told == ['orphan']
-    bench.core.on_orphan = raiser(Fault)
+    bench.core.on_abandoned = raiser(Fault)
     held = bench.get('a')
     del held  # an error there is nobody's
     bench.core.drain()
@@ -1113,7 +1113,7 @@ def test_whoever_closes_is_told_of_a_dropped_lease() -> None:
     held = bench.get('a')
     bench.core.close()
     told: list[str] = []
-    bench.core.on_quiet = lambda: told.append('quiet')
+    bench.core.on_drained = lambda: told.append('quiet')
     del held
     assert told == ['quiet']
     bench.core.drain()
@@ -1222,7 +1222,7 @@ def test_a_ticket_that_was_served_and_never_looked_is_collected_with_its_core() 
         waiter = bench.wait('a')
         bench.put(held)
         cycle: list[object] = [bench, held, waiter]
-        bench.core.on_poke = lambda cycle=cycle: cycle
+        bench.core.wake_collector = lambda cycle=cycle: cycle
         ref = weakref.ref(waiter.conn or held.conn)
         del bench, held, waiter, cycle
         gc.collect()
@@ -1252,7 +1252,7 @@ def test_a_close_turns_waiters_away_and_takes_what_is_idle() -> None:
 def test_a_closed_core_says_when_it_has_become_empty() -> None:
     bench = Bench()
     told: list[int] = []
-    bench.core.on_quiet = lambda: told.append(bench.core.size)
+    bench.core.on_drained = lambda: told.append(bench.core.size)
     bench.fill('a', 1)
     held = bench.get('b')
     bench.core.close()
@@ -1679,7 +1679,7 @@ def test_one_that_does_not_wait_is_patient_with_a_disposal_for_its_sake() -> Non
 def test_each_verb_is_announced_before_its_step() -> None:
     bench = Bench(max_size=1)
     steps: list[str] = []
-    bench.core.on_step = steps.append
+    bench.core.on_transition = steps.append
     held = bench.get('a')
     waiter = bench.wait('a', lambda: None)
     bench.put(held)

@@ -44,7 +44,7 @@ async def test_sampled_spans_leave_exemplars(front: Front) -> None:
     found = {(key[0], key[1]): (key[2], value) for key, value in exemplars_of(pool).items()}
     assert set(found) == {('step', 'create'), ('wait', None)}
     for key, span, histogram in (
-        (('step', 'create'), create, stats.step_time['create']), (('wait', None), wait, stats.wait_time),
+        (('step', 'create'), create, stats.hook_time['create']), (('wait', None), wait, stats.wait_time),
     ):
         bucket, (labels, value, when) = found[key]
         assert labels == {'trace_id': format(trace_of(span), '032x'), 'span_id': format(id_of(span), '016x')}

@@ -17,7 +17,7 @@ from gcp.threading import ConnectionPool
 
 W = (.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10)
 RESULTS = {'hit', 'created', 'waited', 'timeout', 'cancelled', 'error'}
-STEPS = {'create', 'dispose', 'check_aliveness', 'on_acquire', 'on_release', 'on_connection_dead'}
+HOOKS = {'create', 'dispose', 'check_aliveness', 'on_acquire', 'on_release', 'on_connection_dead'}
 
 #: name: type, labels, and what those with a fixed set of values can be
 PROMISED = {
@@ -34,8 +34,8 @@ PROMISED = {
     'gcpool_connections_closed_total': ('counter', 'pool endpoint reason', {'reason': {
         'idle_timeout', 'max_lifetime', 'dead', 'discarded', 'evicted', 'pool_closed', 'error'}}),
     'gcpool_steps_total': ('counter', 'pool step outcome', {
-        'step': STEPS, 'outcome': {'ok', 'error', 'timeout', 'cancelled', 'dead'}}),
-    'gcpool_step_seconds': ('histogram', 'pool step', {'step': STEPS}),
+        'step': HOOKS, 'outcome': {'ok', 'error', 'timeout', 'cancelled', 'dead'}}),
+    'gcpool_step_seconds': ('histogram', 'pool step', {'step': HOOKS}),
     'gcpool_acquire_wait_seconds': ('histogram', 'pool', {}),
     'gcpool_use_seconds': ('histogram', 'pool', {}),
     'gcpool_connection_age_seconds': ('histogram', 'pool', {}),

@@ -117,7 +117,7 @@ async def use(pool: Any, times: int = 1, endpoint: str = 'db') -> None:
 
 
 def figures(stats: Any) -> dict[str, Any]:
-    return {'create_time': stats.step_time['create'], 'wait_time': stats.wait_time, 'use_time': stats.use_time}
+    return {'create_time': stats.hook_time['create'], 'wait_time': stats.wait_time, 'use_time': stats.use_time}
 
 
 def counts_of(metric: Any, pool: str = 'orders') -> tuple[int, ...]:

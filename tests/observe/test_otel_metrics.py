@@ -16,7 +16,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader, Metric
 from traces import forget_meter_provider, globals_of_our_own
 
 import gcp
-from gcp._core import OUTCOMES, REASONS, RESULTS, STEPS
+from gcp._core import HOOKS, OUTCOMES, REASONS, RESULTS
 from gcp.exceptions import AcquireTimeoutError
 from gcp.observe import opentelemetry as ours
 from gcp.observe.names import INSTRUMENTS, SCHEMA_URL
@@ -37,7 +37,7 @@ PROMISED = {
     'gcpool.acquires': (True, '{acquire}', {'gcpool.result'}),
     'gcpool.releases': (True, '{release}', {'gcpool.outcome'}),
     'gcpool.connections.closed': (True, '{connection}', {'gcpool.reason'}),
-    'gcpool.steps': (True, '{call}', {'gcpool.step', 'gcpool.outcome'}),
+    'gcpool.hook_calls': (True, '{call}', {'gcpool.step', 'gcpool.outcome'}),
 }
 
 
@@ -130,8 +130,8 @@ async def test_values_are_the_pools_own(front: Front) -> None:
     assert values_of(shown, 'gcpool.acquires') == dict(stats.acquires)
     assert values_of(shown, 'gcpool.releases') == dict(stats.releases)
     assert values_of(shown, 'gcpool.connections.closed') == dict(stats.closed)
-    assert values_of(shown, 'gcpool.steps') == {
-        (step, outcome): count for step, outcomes in stats.steps.items() for outcome, count in outcomes.items()}
+    assert values_of(shown, 'gcpool.hook_calls') == {
+        (step, outcome): count for step, outcomes in stats.hook_calls.items() for outcome, count in outcomes.items()}
     await pool.release(one, 'db')
     await pool.release(await waiter, 'db')
     await pool.release(two, 'db')
@@ -144,7 +144,7 @@ async def test_all_series_are_there_from_the_start(front: Front) -> None:
     assert set(values_of(shown, 'gcpool.acquires')) == set(RESULTS)
     assert set(values_of(shown, 'gcpool.releases')) == set(OUTCOMES)
     assert set(values_of(shown, 'gcpool.connections.closed')) == set(REASONS)
-    assert {step for step, _ in values_of(shown, 'gcpool.steps')} == set(STEPS)
+    assert {step for step, _ in values_of(shown, 'gcpool.hook_calls')} == set(HOOKS)
     assert all(value == 0 for name in PROMISED if PROMISED[name][0] for value in values_of(shown, name).values())
 
 
@@ -444,7 +444,7 @@ async def test_recorded_histograms(front: Front) -> None:
         shown = points_of(meters.collect())
         stats = pool.stats()
         for name, histogram in (
-            ('create_time', stats.step_time['create']), ('wait_time', stats.wait_time), ('use_time', stats.use_time),
+            ('create_time', stats.hook_time['create']), ('wait_time', stats.wait_time), ('use_time', stats.use_time),
         ):
             assert tuple(shown[name].bucket_counts) == histogram.counts
             assert tuple(shown[name].explicit_bounds) == histogram.bounds

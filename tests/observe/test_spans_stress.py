@@ -75,9 +75,9 @@ async def test_spans_agree_with_the_books(front: Front, tracing: str) -> None:
 
     assert spans['wait_for_connection'] == sum(stats.acquires.values()) - stats.acquires['hit'], seed
     for step in ('create', 'dispose', 'on_connection_dead'):
-        assert spans[step] == sum(stats.steps[step].values()), (seed, step)
+        assert spans[step] == sum(stats.hook_calls[step].values()), (seed, step)
     for step in ('on_acquire', 'on_release', 'check_aliveness'):
-        counts = stats.steps[step]
+        counts = stats.hook_calls[step]
         least = sum(counts.values()) - counts['ok'] if tracing == 'lifecycle' else sum(counts.values())
         assert least <= spans[step] <= sum(counts.values()), (seed, step)
     released = 0

@@ -183,7 +183,7 @@ def test_hand_off_while_the_tracer_is_asked() -> None:
             core.give_back(core.checkin(conn, 'db'))  # type: ignore[arg-type]
             return self
 
-        def here(self) -> object:
+        def current(self) -> object:
             return 'here'
 
         def waited(self, ticket: Any, result: str, seconds: float, error: Any) -> None:

@@ -180,7 +180,7 @@ async def test_a_victim_that_hangs_in_the_middle_of_a_batch_holds_up_none_of_the
     await front.until(lambda: pool.stats().disposing == 0)
     counted = pool.stats()
     assert counted.closed['idle_timeout'] == len(manager.disposed) == len(set(manager.disposed))
-    assert counted.steps['dispose']['ok'] == len(manager.disposed)
+    assert counted.hook_calls['dispose']['ok'] == len(manager.disposed)
 
 
 async def test_the_time_out_of_one_in_the_middle_of_a_batch_is_counted_and_told_once(
@@ -196,7 +196,7 @@ async def test_the_time_out_of_one_in_the_middle_of_a_batch_is_counted_and_told_
     await front.until(lambda: pool.stats().disposing == 0)
     manager.let_go()
     await front.until(lambda: all(call.outcome != 'running' for call in manager.dispose.calls))
-    outcomes = pool.stats().steps['dispose']
+    outcomes = pool.stats().hook_calls['dispose']
     assert (outcomes['timeout'], outcomes['ok']) == (1, len(manager.dispose.calls) - 1)
     assert len([record for record in caplog.records if 'timed out' in record.getMessage()]) == 1
 
@@ -249,7 +249,7 @@ async def test_an_interrupt_in_the_middle_of_a_batch_loses_none_of_it(threads_fr
     await threads_front.until(lambda: pool.stats().disposing == 0)
     disposed = [call.connection for call in manager.dispose.calls]
     assert set(idle) <= set(disposed) and len(disposed) == len(set(disposed))
-    assert pool.stats().steps['dispose']['cancelled'] == 1
+    assert pool.stats().hook_calls['dispose']['cancelled'] == 1
 
 
 @pytest.mark.parametrize('cost, expected', [(0.0, [15]), (0.001, range(10, 12))])

@@ -19,7 +19,7 @@ HOOKS = ('create', 'dispose', 'check_aliveness', 'on_acquire', 'on_release', 'on
 
 def nonzero(stats: Any) -> dict[str, dict[str, int]]:
     """The steps that were taken."""
-    steps = {step: {how: n for how, n in outcomes.items() if n} for step, outcomes in stats.steps.items()}
+    steps = {step: {how: n for how, n in outcomes.items() if n} for step, outcomes in stats.hook_calls.items()}
     return {step: outcomes for step, outcomes in steps.items() if outcomes}
 
 
@@ -27,8 +27,8 @@ def nonzero(stats: Any) -> dict[str, dict[str, int]]:
 
 async def test_all_series_are_there_from_the_start(front: Front) -> None:
     stats = front.pool(front.manager()).stats()
-    assert tuple(stats.steps) == tuple(stats.step_time) == HOOKS
-    for step, outcomes in stats.steps.items():
+    assert tuple(stats.hook_calls) == tuple(stats.hook_time) == HOOKS
+    for step, outcomes in stats.hook_calls.items():
         assert set(outcomes) - {'dead'} == {'ok', 'error', 'timeout', 'cancelled'}
         assert ('dead' in outcomes) == (step == 'check_aliveness')
         assert not any(outcomes.values())
@@ -43,7 +43,7 @@ async def test_a_round_takes_each_step_once(front: Front) -> None:
     manager.check_aliveness.does(dead(), ok())
     async with pool.connection('db'):
         pass
-    await front.until(lambda: pool.stats().steps['dispose']['ok'])
+    await front.until(lambda: pool.stats().hook_calls['dispose']['ok'])
     assert nonzero(pool.stats()) == {
         'create': {'ok': 2}, 'on_acquire': {'ok': 2}, 'on_release': {'ok': 2}, 'check_aliveness': {'dead': 1},
         'on_connection_dead': {'ok': 1}, 'dispose': {'ok': 1},
@@ -73,8 +73,8 @@ async def test_a_hook_that_raises(front: Front, hook: str, exception: Exception,
             pass
     except (OSError, AcquireTimeoutError):
         pass
-    await front.until(lambda: pool.stats().steps[hook][outcome] == 1)
-    assert sum(pool.stats().steps[hook].values()) - pool.stats().steps[hook]['ok'] == 1
+    await front.until(lambda: pool.stats().hook_calls[hook][outcome] == 1)
+    assert sum(pool.stats().hook_calls[hook].values()) - pool.stats().hook_calls[hook]['ok'] == 1
 
 
 @pytest.mark.parametrize('hook', ['create', 'check_aliveness', 'on_acquire', 'on_release'])
@@ -96,7 +96,7 @@ async def test_a_hook_that_is_cancelled(front: Front, hook: str) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert pool.stats().steps[hook]['cancelled'] == 1
+    assert pool.stats().hook_calls[hook]['cancelled'] == 1
 
 
 async def test_a_disposal_that_takes_too_long(front: Front) -> None:
@@ -107,7 +107,7 @@ async def test_a_disposal_that_takes_too_long(front: Front) -> None:
     manager.check_aliveness.does(dead(), ok())
     async with pool.connection('db'):
         pass
-    await front.until(lambda: pool.stats().steps['dispose']['timeout'] == 1)
+    await front.until(lambda: pool.stats().hook_calls['dispose']['timeout'] == 1)
     manager.let_go()
     await front.until(lambda: not manager.dispose.running)
     assert nonzero(pool.stats())['dispose'] == {'timeout': 1}, 'it ended once'
@@ -118,7 +118,7 @@ async def test_how_long_a_step_took(front: Front) -> None:
     manager.create.does(slow(0.03))
     async with pool.connection('db'):
         pass
-    took = pool.stats().step_time['create']
+    took = pool.stats().hook_time['create']
     assert took.count == 1 and 0.03 <= took.sum < 5
     assert sum(took.counts[:took.bounds.index(0.025) + 1]) == 0, 'it took longer than 25 ms'
 
@@ -210,11 +210,11 @@ async def test_a_pool_that_is_gone_leaves_its_totals(front: Front) -> None:
     await face.release(await face.acquire('a'), 'a')
     await face.release(await face.acquire('a'), 'a')
     held = await face.acquire('b')
-    ledger = pool._core.ledger
-    assert ledger.read() is None
+    final_counts = pool._core.final_counts
+    assert final_counts.read() is None
     del pool, face, held
     gc.collect()
-    total = ledger.read()
+    total = final_counts.read()
     assert total is not None
     assert total['acquires'] == {'hit': 1, 'created': 2, 'waited': 0, 'timeout': 0, 'cancelled': 0, 'error': 0}
     assert sum(total['releases'].values()) == 3, 'what was held went with the pool'

@@ -311,7 +311,7 @@ USE: Final = Row('Use and leaks', (
         colors=BY_OUTCOME),
 ))
 
-STEPS: Final = Row('Manager steps', (
+HOOKS: Final = Row('Manager steps', (
     Panel(
         'Steps',
         'Calls of the hooks of the connection manager. Checks and hooks follow the acquires; creates and disposes are '
@@ -429,4 +429,4 @@ SELF: Final = Row('Self-telemetry', (
         'table', 24),
 ))
 
-ROWS: Final[tuple[Row, ...]] = (OVERVIEW, SATURATION, LATENCY, USE, STEPS, CHURN, ENDPOINTS, SELF)
+ROWS: Final[tuple[Row, ...]] = (OVERVIEW, SATURATION, LATENCY, USE, HOOKS, CHURN, ENDPOINTS, SELF)
