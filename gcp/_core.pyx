@@ -9,7 +9,7 @@ containers  rings, heaps, the table of held connections
 metrics     histograms and the counters of the manager's steps
 state       slot, endpoint, waiter, pool: what there is
 steps       what happens: one short atomic transition each, no Python inside
-bells       what a thread sleeps on
+event       what a thread sleeps on
 core        the steps behind a lock; user keys looked up outside it
 checkouts   handles on what the core lends
 lifecycle   one call of a manager's hook: counted and timed
@@ -41,7 +41,7 @@ include "core/containers.pxi"
 include "core/metrics.pxi"
 include "core/state.pxi"
 include "core/steps.pxi"
-include "core/bells.pxi"
+include "core/event.pxi"
 include "core/core.pxi"
 include "core/checkouts.pxi"
 include "core/lifecycle.pxi"
@@ -56,4 +56,4 @@ include "core/awaiting.pxi"
 VERDICT_WAIT = <int>WAIT
 VERDICT_CREATE = <int>CREATE
 VERDICT_USE = <int>USE
-VERDICT_SHUT = <int>SHUT
+VERDICT_SHUT = <int>TURNED_AWAY

@@ -28,9 +28,9 @@ from gcp._core import (
     check_timeout,
     describe,
 )
-from gcp.disposal import BATCH, COURTESY, PARTING, TICK, tell, weakly
-from gcp.disposal.deadline import Begun, Bounded, HookTimeoutError, unlimited
-from gcp.disposal.tasks import Reaper
+from gcp.disposal import COLLECT_BATCH, DISPOSE_GRACE, FORCE_GRACE, SHORTEST_SLEEP, tell, weakly
+from gcp.disposal.deadline import Bounded, HookTimeoutError, Started, without_limit
+from gcp.disposal.tasks import Disposer
 from gcp.exceptions import AcquireTimeoutError, ConnectionPoolClosedError
 from gcp.managers import AsyncConnectionManager as BaseConnectionManager
 from gcp.managers import ConnectionT, EndpointT, SyncConnectionManager
@@ -108,20 +108,20 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
             endpoint_label: Callable[[EndpointT], str] | None = None,
             **unknown: NoReturn,
     ) -> None:
-        from gcp.stats import picture  # its dataclasses take as long to import as all the rest
+        from gcp.stats import snapshot  # its dataclasses take as long to import as all the rest
 
         given = options.resolve({key: value for key, value in locals().items() if key in options.NAMES}, unknown)
         manager = connection_manager
         options.check_manager(
             manager, base=BaseConnectionManager, other=SyncConnectionManager, wrong='threading', right='asyncio')
         self._set_up(manager, given, options.hooks(manager, BaseConnectionManager))
-        self._bind(asyncio.get_running_loop, unlimited, Begun)
-        self._reaper = Reaper(self.name, self._core, manager.dispose, given.dispose_timeout)
+        self._bind(asyncio.get_running_loop, without_limit, Started)
+        self._disposer = Disposer(self.name, self._core, manager.dispose, given.dispose_timeout)
         self._closers: list[asyncio.Future[None]] = []
         self._core.on_drained = weakly(self._wake_closers)
-        self._core.on_fork = weakly(self._start_anew)
+        self._core.on_fork = weakly(self._reset_after_fork)
         self._collector = Collector(self) if given.background_collector else None
-        self._picture = picture
+        self._snapshot = snapshot
         self._telemetry = observe.attach(self, self._core, given, 'asyncio')
 
     def _enter_loop(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -132,7 +132,7 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
                 f'{self.name} belongs to {owner}, in which it was first used; its connections are of no use here: '
                 f'make one pool for each event loop')
         self._loop = loop
-        self._core.on_abandoned = Nudge(self)
+        self._core.on_abandoned = DrainRequest(self)
         if self._collector is not None:
             self._core.wake_collector = self._collector.look
 
@@ -180,7 +180,8 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
         core = self._core
         while True:
             if core.has_victims:
-                await self._reaper.reap_aside(0 if verdict == VERDICT_WAIT else ticket.patience(COURTESY))
+                wait = 0 if verdict == VERDICT_WAIT else ticket.patience(DISPOSE_GRACE)
+                await self._disposer.dispose_in_background(wait)
             if verdict == VERDICT_WAIT:
                 verdict = await self._wait(ticket)
             if verdict == VERDICT_SHUT:
@@ -199,7 +200,7 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
         loop = asyncio.get_running_loop()
         future = loop.create_future()
         verdict = core.arm(ticket, lambda: None if future.done() else future.set_result(None))
-        patience = ticket.patience(COURTESY if ticket.nowait else inf)
+        patience = ticket.patience(DISPOSE_GRACE if ticket.nowait else inf)
         if verdict == VERDICT_WAIT and patience > 0:
             timer = loop.call_later(patience, expire, future) if patience < inf else None
             try:
@@ -324,7 +325,7 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
         endpoint = checkout.endpoint
         self._core.discard(checkout, 'error')
         if not isinstance(error, Exception):
-            self._reaper.reap_soon()
+            self._disposer.dispose_soon()
             raise error
         await self._tidy(endpoint)
         if body is None:
@@ -337,12 +338,12 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
         if self._collector is None:
             self._core.collect(self._batch_size())
         if self._core.has_victims:
-            await self._reaper.reap(endpoint, COURTESY)
+            await self._disposer.dispose(endpoint, DISPOSE_GRACE)
 
     def _tidy_aside(self, ticket: Ticket) -> None:
         """Within an acquire: have victims disposed of, on others' time."""
         if self._core.has_victims:
-            self._reaper.reap_soon()
+            self._disposer.dispose_soon()
 
     async def _fail(self, error: Exception) -> None:
         """Raise, when awaited."""
@@ -367,12 +368,12 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
             self._core.close()
             if self._collector is not None:
                 self._collector.stop()
-            await self._reaper.reap_aside(None if deadline == inf else max(0.0, deadline - loop.time()))
+            await self._disposer.dispose_in_background(None if deadline == inf else max(0.0, deadline - loop.time()))
             if self._core.size:
                 await asyncio.wait([quiet], timeout=None if deadline == inf else max(0.0, deadline - loop.time()))
             if self._core.size:
                 self._core.force()
-                await self._reaper.reap_aside(PARTING)
+                await self._disposer.dispose_in_background(FORCE_GRACE)
         finally:
             self._closers.remove(quiet)
 
@@ -399,22 +400,22 @@ class ConnectionPool(AsyncioPool[EndpointT, ConnectionT]):
         return self._core.endpoint_size(endpoint, acquired)
 
     def stats(self) -> PoolStats[EndpointT]:
-        """Return one consistent picture of the pool."""
-        return self._picture(self.name, self._core.closed, *self._core.snapshot())
+        """Return one consistent snapshot of the pool."""
+        return self._snapshot(self.name, self._core.closed, *self._core.snapshot())
 
-    def _start_anew(self) -> None:
+    def _reset_after_fork(self) -> None:
         """In a forked child there is no event loop, and none of its tasks."""
         self._closers.clear()
         self._loop = None
         self._core.on_abandoned = None
-        self._reaper.start_anew()
+        self._disposer.reset_after_fork()
         if self._collector is not None:
-            self._collector.start_anew()
+            self._collector.reset_after_fork()
 
     def _drain(self) -> None:
         """Take back what finalizers left."""
         self._core.drain()
-        self._reaper.reap_soon()
+        self._disposer.dispose_soon()
 
 
 @asynccontextmanager
@@ -440,9 +441,9 @@ class Collector:
 
     def __init__(self, pool: ConnectionPool[Any, Any]) -> None:
         self._pool = weakref.ref(pool)
-        self.start_anew()
+        self.reset_after_fork()
 
-    def start_anew(self) -> None:
+    def reset_after_fork(self) -> None:
         """Begin without a timer: a forked child has none."""
         self._timer: asyncio.TimerHandle | None = None
 
@@ -463,17 +464,17 @@ class Collector:
             return
         self.stop()
         core = pool._core
-        while core.collect(BATCH):
+        while core.collect(COLLECT_BATCH):
             pass
         if core.has_victims:
-            pool._reaper.reap_soon()
+            pool._disposer.dispose_soon()
         # Not sooner than in a tick: on a coarse clock, what is due in no time at all is not due yet.
-        wait = max(core.next_expiry() - core.time(), TICK)
+        wait = max(core.next_expiry() - core.time(), SHORTEST_SLEEP)
         if wait < inf:
             self._timer = pool._loop.call_later(wait, self.look)
 
 
-class Nudge:
+class DrainRequest:
     """Called by finalizers, in any thread: have the pool's event loop take back what they left."""
 
     def __init__(self, pool: ConnectionPool[Any, Any]) -> None:

@@ -124,7 +124,7 @@ class PoolStats(Counts, Generic[EndpointT]):
     oldest_checkout: float = field(repr=False)
 
 
-def picture(
+def snapshot(
         name: str, is_closed: bool, total: dict[str, Any], endpoints: list[tuple[EndpointT, dict[str, Any]]],
 ) -> PoolStats[EndpointT]:
     """Make the records of a core's snapshot."""

@@ -20,21 +20,21 @@ from gcp._core import (
     VERDICT_CREATE,
     VERDICT_SHUT,
     VERDICT_WAIT,
-    Bell,
     Checkout,
     Core,
+    Event,
     ThreadingPool,
     Ticket,
     chain,
     check_timeout,
     describe,
 )
-from gcp.disposal import BATCH, COURTESY, PARTING, TICK, tell, weakly
-from gcp.disposal.threads import Reaper, start_daemon
+from gcp.disposal import COLLECT_BATCH, DISPOSE_GRACE, FORCE_GRACE, SHORTEST_SLEEP, tell, weakly
+from gcp.disposal.threads import Disposer, start_daemon
 from gcp.exceptions import ConnectionPoolClosedError
 from gcp.managers import AsyncConnectionManager, ConnectionT, EndpointT
 from gcp.managers import SyncConnectionManager as BaseConnectionManager
-from gcp.waiting import acquire_within, ring
+from gcp.waiting import acquire_within, set_event
 
 if TYPE_CHECKING:
     from gcp.stats import PoolStats
@@ -101,21 +101,21 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
             endpoint_label: Callable[[EndpointT], str] | None = None,
             **unknown: NoReturn,
     ) -> None:
-        from gcp.stats import picture  # its dataclasses take as long to import as all the rest
+        from gcp.stats import snapshot  # its dataclasses take as long to import as all the rest
 
         given = options.resolve({key: value for key, value in locals().items() if key in options.NAMES}, unknown)
         manager = connection_manager
         options.check_manager(
             manager, base=BaseConnectionManager, other=AsyncConnectionManager, wrong='asyncio', right='threading')
         self._set_up(manager, given, options.hooks(manager, BaseConnectionManager))
-        self._reaper = Reaper(self.name, self._core, manager.dispose, given.dispose_timeout)
+        self._disposer = Disposer(self.name, self._core, manager.dispose, given.dispose_timeout)
         self._dispose = None if given.dispose_timeout is not None else manager.dispose
-        self._tell_of = self._reaper.tell_of
+        self._report = self._disposer.report
         self._closers: list[threading.Lock] = []
         self._core.on_drained = weakly(self._wake_closers)
-        self._core.on_fork = weakly(self._start_anew)
-        self._collector = Collector(self, self._core, self._reaper) if given.background_collector else None
-        self._picture = picture
+        self._core.on_fork = weakly(self._reset_after_fork)
+        self._collector = Collector(self, self._core, self._disposer) if given.background_collector else None
+        self._snapshot = snapshot
         self._telemetry = observe.attach(self, self._core, given, 'threading')
 
     def __init_subclass__(cls, **given: Any) -> None:
@@ -128,7 +128,7 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
 
     # --- acquire ---
 
-    _new_bell = Bell
+    _new_event = Event
     _sleep = staticmethod(acquire_within)
 
     def _replace(self, ticket: Ticket) -> None:
@@ -160,19 +160,19 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
     def _wait(self, ticket: Ticket) -> int:
         """Wait in line until there is a verdict."""
         core = self._core
-        bell = self._new_bell()
-        verdict = core.arm(ticket, bell)
+        event = self._new_event()
+        verdict = core.arm(ticket, event)
         if core.has_victims:            # `arm` may have taken back what a finalizer left
-            self._reaper.reap_aside(0)
+            self._disposer.dispose_in_background(0)
         while verdict == VERDICT_WAIT:
-            woken = bool(core.disposing) and acquire_within(bell, ticket.patience(COURTESY))
+            woken = bool(core.disposing) and acquire_within(event, ticket.patience(DISPOSE_GRACE))
             if not woken:
-                if core.disposing and self._reaper.is_busy:     # a disposal takes long: is it what this one waits for?
-                    self._reaper.watch()
-                woken = acquire_within(bell, ticket.patience(COURTESY if ticket.nowait else inf))
+                if core.disposing and self._disposer.is_busy:   # a disposal takes long: does this one wait for it?
+                    self._disposer.watch()
+                woken = acquire_within(event, ticket.patience(DISPOSE_GRACE if ticket.nowait else inf))
             verdict = core.poll(ticket) if woken else core.expire(ticket)
             if core.has_victims:    # a finalizer left something, and woke this waiter to see to it
-                self._reaper.reap_aside(0)
+                self._disposer.dispose_in_background(0)
             if verdict == VERDICT_WAIT and not woken:
                 raise self._timed_out(ticket, 'waiting') from ticket.last_error
         return verdict
@@ -261,16 +261,16 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
         if self._collector is None:
             self._core.collect(self._batch_size())
         if self._core.has_victims:
-            self._reap(endpoint)
+            self._dispose_victims(endpoint)
 
-    def _reap(self, endpoint: object) -> None:
+    def _dispose_victims(self, endpoint: object) -> None:
         """Have the victims disposed of that a release of an endpoint's connection finds."""
-        self._reaper.reap(endpoint, COURTESY)
+        self._disposer.dispose(endpoint, DISPOSE_GRACE)
 
     def _tidy_aside(self, ticket: Ticket, verdict: int | None = None) -> None:
         """Within an acquire: have victims disposed of, on others' time. One that waits in line will wait there."""
         if self._core.has_victims:
-            self._reaper.reap_aside(0 if verdict == VERDICT_WAIT else ticket.patience(COURTESY))
+            self._disposer.dispose_in_background(0 if verdict == VERDICT_WAIT else ticket.patience(DISPOSE_GRACE))
 
     # --- close ---
 
@@ -287,23 +287,23 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
         try:
             self._core.close()
             if self._collector is not None:
-                self._collector.ring()
+                self._collector.wake()
             if deadline == inf:
-                self._reaper.reap_all()
+                self._disposer.dispose_all()
             else:
-                self._reaper.reap_aside(max(0.0, deadline - monotonic()))
+                self._disposer.dispose_in_background(max(0.0, deadline - monotonic()))
             while self._core.size and acquire_within(quiet, deadline - monotonic()):
-                self._core.drain()      # a finalizer may have left a lease, and rung
-                self._reaper.reap_aside(COURTESY)
+                self._core.drain()      # a finalizer may have left a lease, and is_set
+                self._disposer.dispose_in_background(DISPOSE_GRACE)
             if self._core.size:
                 self._core.force()
-                self._reaper.reap_aside(PARTING)
+                self._disposer.dispose_in_background(FORCE_GRACE)
         finally:
             self._closers.remove(quiet)
 
     def _wake_closers(self) -> None:
         for quiet in list(self._closers):
-            ring(quiet)
+            set_event(quiet)
 
     def __enter__(self) -> ConnectionPool[EndpointT, ConnectionT]:
         return self
@@ -324,15 +324,15 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
         return self._core.endpoint_size(endpoint, acquired)
 
     def stats(self) -> PoolStats[EndpointT]:
-        """Return one consistent picture of the pool."""
-        return self._picture(self.name, self._core.closed, *self._core.snapshot())
+        """Return one consistent snapshot of the pool."""
+        return self._snapshot(self.name, self._core.closed, *self._core.snapshot())
 
-    def _start_anew(self) -> None:
+    def _reset_after_fork(self) -> None:
         """In a forked child there are no threads but this one."""
         self._closers.clear()
-        self._reaper.start_anew()
+        self._disposer.reset_after_fork()
         if self._collector is not None:
-            self._collector.start_anew()
+            self._collector.reset_after_fork()
 
 
 @contextmanager
@@ -356,15 +356,15 @@ def by_hand(
 class Collector:
     """A daemon thread that disposes of what has expired. It does not keep its pool alive, and ends with it."""
 
-    def __init__(self, pool: ConnectionPool[Any, Any], core: Core, reaper: Reaper) -> None:
+    def __init__(self, pool: ConnectionPool[Any, Any], core: Core, disposer: Disposer) -> None:
         self._core = core
-        self._reaper = reaper
-        self.start_anew()
-        self._pool = weakref.ref(pool, lambda _: self.ring())
-        core.wake_collector = self.ring
+        self._disposer = disposer
+        self.reset_after_fork()
+        self._pool = weakref.ref(pool, lambda _: self.wake())
+        core.wake_collector = self.wake
         self.ensure()
 
-    def start_anew(self) -> None:
+    def reset_after_fork(self) -> None:
         """Begin without a thread: a forked child has none."""
         self._bell = threading.Lock()
         self._runs = False
@@ -374,16 +374,16 @@ class Collector:
         if not self._runs and not self._core.closed:
             self._runs = start_daemon(self._run, 'gcp-collector')   # if that cannot be, the next acquire tries again
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         """Have it look again."""
-        ring(self._bell)
+        set_event(self._bell)
 
     def _run(self) -> None:
-        core, reaper, bell = self._core, self._reaper, self._bell
+        core, disposer, event = self._core, self._disposer, self._bell
         while not core.closed and self._pool() is not None:
-            core.collect(BATCH)
+            core.collect(COLLECT_BATCH)
             if core.has_victims:
-                reaper.reap_aside(COURTESY)
+                disposer.dispose_in_background(DISPOSE_GRACE)
             else:
                 # Not shorter than a tick: on a coarse clock, what is due in no time at all is not due yet.
-                acquire_within(bell, max(core.next_expiry() - core.time(), TICK))
+                acquire_within(event, max(core.next_expiry() - core.time(), SHORTEST_SLEEP))

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import threading
 
-from gcp._core import Bell
+from gcp._core import Event
 
 PAUSE = 0.05
 """How long to wait, once the main thread has ended, before looking around, seconds."""
 
-blocked: dict[int, threading.Lock | Bell] = {}
-forsaken: set[int] = set()
-leaving = False
+blocked: dict[int, threading.Lock | Event] = {}
+ended: set[int] = set()
+exiting = False
 
 
-def acquire_within(lock: threading.Lock | Bell, timeout: float) -> bool:
+def acquire_within(lock: threading.Lock | Event, timeout: float) -> bool:
     """Wait for a lock that somebody else will release.
 
     :param timeout: seconds; ``inf``: for ever
@@ -30,17 +30,17 @@ def acquire_within(lock: threading.Lock | Bell, timeout: float) -> bool:
     me = threading.get_ident()
     blocked[me] = lock
     try:
-        while not lock.acquire(timeout=PAUSE if leaving else -1):
-            forsake()
+        while not lock.acquire(timeout=PAUSE if exiting else -1):
+            end_stuck_threads()
     finally:
         del blocked[me]
-    if me in forsaken:
-        forsaken.discard(me)
+    if me in ended:
+        ended.discard(me)
         raise SystemExit
     return True
 
 
-def ring(lock: threading.Lock | Bell) -> None:
+def set_event(lock: threading.Lock | Event) -> None:
     """Release a lock that somebody may be waiting for. Once or twice is the same."""
     try:
         lock.release()
@@ -48,22 +48,22 @@ def ring(lock: threading.Lock | Bell) -> None:
         pass
 
 
-def forsake() -> None:
+def end_stuck_threads() -> None:
     """End the threads that wait, if no other thread is left but the pools' own."""
     main = threading.main_thread()
     others = [t for t in threading.enumerate() if t is not main and not t.name.startswith('gcp-')]
     if all(thread.ident in blocked for thread in others):
         for ident in [thread.ident for thread in others if thread.ident is not None]:
-            forsaken.add(ident)
-            ring(blocked[ident])
+            ended.add(ident)
+            set_event(blocked[ident])
 
 
 def leave() -> None:
     """The main thread has ended: those who wait look again, and from now on look around now and then."""
-    global leaving  # noqa: PLW0603  # it is the process's
-    leaving = True
+    global exiting  # noqa: PLW0603  # it is the process's
+    exiting = True
     for lock in list(blocked.values()):
-        ring(lock)
+        set_event(lock)
 
 
 # Called before Python joins the threads, which atexit's functions are not. concurrent.futures stands on it too.

@@ -19,7 +19,7 @@ import pytest
 from fronts import AsyncioFront, Front, elapsed
 
 from gcp import asyncio as aio
-from gcp._core import Bell
+from gcp._core import Event
 from gcp.exceptions import AcquireTimeoutError, ConnectionPoolClosedError
 from gcp.testing import AsyncBareFakeManager, BareFakeManager
 from gcp.threading import ConnectionPool
@@ -30,7 +30,7 @@ SOON = 5.0  # seconds: far more than it takes
 # --- bells ---
 
 def test_a_bell_that_has_rung() -> None:
-    bell = Bell()
+    bell = Event()
     bell()
     bell.release()      # twice is the same as once
     assert bell.acquire(timeout=0)
@@ -42,7 +42,7 @@ def test_a_bell_that_has_rung() -> None:
 
 @pytest.mark.parametrize('seconds', [0, 1e-9, 1e-6, 1e-4, 0.001, 0.01, 0.05])
 async def test_a_bell_that_does_not_ring(threads_front: Front, seconds: float) -> None:
-    bell = Bell()
+    bell = Event()
     for _ in range(3):
         async with elapsed(least=seconds, most=SOON):
             assert not bell.acquire(timeout=seconds)
@@ -50,7 +50,7 @@ async def test_a_bell_that_does_not_ring(threads_front: Front, seconds: float) -
 
 @pytest.mark.parametrize('seconds', [-1, 3600, 1e9, 1e300, float('inf')])
 def test_a_bell_that_rings_in_time(seconds: float) -> None:
-    bell = Bell()
+    bell = Event()
     timer = threading.Timer(0.01, bell)
     timer.start()
     assert bell.acquire(timeout=seconds)
@@ -59,7 +59,7 @@ def test_a_bell_that_rings_in_time(seconds: float) -> None:
 
 def test_bells_that_are_dropped() -> None:
     for number in range(1000):
-        bell = Bell()
+        bell = Event()
         if number % 2:
             bell()
         if number % 3:
@@ -68,7 +68,7 @@ def test_bells_that_are_dropped() -> None:
 
 
 def test_a_bell_between_two_threads() -> None:
-    there, back = Bell(), Bell()
+    there, back = Event(), Event()
 
     def answer() -> None:
         for _ in range(2000):

@@ -21,7 +21,7 @@ SIZES: dict[str, Any] = {'min_idle': 0, 'max_size': MANY, 'total_max_size': MANY
 FEW = 1
 """What is left in the end: the connection that the sweeper uses."""
 
-TICK = 0.002
+SHORTEST_SLEEP = 0.002
 
 
 def in_threads(collector: bool, sweeper: str) -> float:
@@ -42,7 +42,7 @@ def in_threads(collector: bool, sweeper: str) -> float:
     time.sleep(IDLE_TIMEOUT / 2)
     while pool.get_size() > FEW:
         if collector:
-            time.sleep(TICK)
+            time.sleep(SHORTEST_SLEEP)
         else:
             pool.release(pool.acquire(sweeper), sweeper)
     took = time.process_time() - begun
@@ -64,7 +64,7 @@ async def in_tasks(collector: bool, sweeper: str) -> float:
     await asyncio.sleep(IDLE_TIMEOUT / 2)
     while pool.get_size() > FEW:
         if collector:
-            await asyncio.sleep(TICK)
+            await asyncio.sleep(SHORTEST_SLEEP)
         else:
             await pool.release(await pool.acquire(sweeper), sweeper)
     took = time.process_time() - begun

@@ -11,7 +11,7 @@ cdef class AsyncLease(Checkout):
     """One checkout, as an awaitable and as an asynchronous context manager. Single use. It is what `async with` calls,
     too: see `Itself`.
 
-    It is its own iterator, for entering and for leaving: an idle hit costs one object and no Python frame."""
+    It is its own iterator, for entering and for exiting: an idle hit costs one object and no Python frame."""
     cdef called_t called
     cdef AsyncioPool pool
     cdef object key
@@ -221,7 +221,7 @@ cdef class AsyncLease(Checkout):
             if found == FINE and pool.lend(s, glance):
                 return s
         except BaseException as error:
-            pool._core.end_hook(glance, HOOK_CANCELLED, self.key, error)
+            pool._core.end_hook(glance, CALL_CANCELLED, self.key, error)
             trouble = error
         self.ticket = pool._core.ticket(self.key, pool.limit(self.timeout), pool.acquire_timeout)
         self.ticket.adopt(slot, glance)
@@ -239,17 +239,17 @@ cdef class AsyncLease(Checkout):
         cdef double now = glance.began
         cdef bint alive
         if pool._check_aliveness is not None:
-            glance.hook, glance.hook_began = CHECKING, now
+            glance.hook, glance.hook_began = HOOK_CHECK, now
             outcome = self.call(pool._check_aliveness, self.key, slot.conn)
             if outcome is UNFINISHED:
                 return UNDER_WAY
             alive = outcome
             if not alive:
-                core.end_hook(glance, HOOK_DEAD, self.key, None)
+                core.end_hook(glance, CALL_DEAD, self.key, None)
                 return FOUND_DEAD
             now = core.hook_went_well(glance)
         if pool._on_acquire is not None and now < glance.deadline:
-            glance.hook, glance.hook_began = ACQUIRING_HOOK, now
+            glance.hook, glance.hook_began = HOOK_ON_ACQUIRE, now
             if self.call(pool._on_acquire, self.key, slot.conn) is UNFINISHED:
                 return UNDER_WAY
             now = core.hook_went_well(glance)
@@ -351,7 +351,7 @@ cdef class AsyncLease(Checkout):
             self.slot = None
             self.coro = pool._release(checkout_of(core, slot, &glance, None), body)
             return False
-        glance.hook, glance.hook_began = RELEASING_HOOK, core.now()
+        glance.hook, glance.hook_began = HOOK_ON_RELEASE, core.now()
         if pool._on_release is None:
             now = glance.hook_began
         else:
@@ -361,7 +361,7 @@ cdef class AsyncLease(Checkout):
                 if outcome is not UNFINISHED:
                     now = core.hook_went_well(&glance)
             except BaseException as error:
-                core.end_hook(&glance, HOOK_CANCELLED, slot.endpoint, error)
+                core.end_hook(&glance, CALL_CANCELLED, slot.endpoint, error)
                 self.slot = None
                 self.coro = pool._spoil(checkout_of(core, slot, &glance, 'on_release'), error, body)
                 return False
@@ -382,8 +382,8 @@ cdef class AsyncLease(Checkout):
         cdef Ticket ticket = self.ticket
         if ticket is not None and not ticket.ended and ticket.epoch == ticket.core.pool.epoch:
             Py_INCREF(ticket)
-            gcp_push(&ticket.core.pool.lost, &ticket.w, &ticket.w.next_orphan)
-            ticket.core.nudge(NULL if ticket.ep is None else &ticket.ep.e)
+            gcp_push(&ticket.core.pool.abandoned_waiters, &ticket.w, &ticket.w.next_abandoned)
+            ticket.core.request_drain(NULL if ticket.ep is None else &ticket.ep.e)
 
 
 cdef int advance_lease(PyObject* lease, PyObject* value, PyObject** result) except -1:

@@ -18,7 +18,7 @@ cdef inline slot_t* take_hit(pool_t* pool, endpoint_t* e, double now, glance_t* 
     if s == NULL:
         return NULL
     if glance == NULL:
-        s.lent = True
+        s.acquired = True
         e.counters.acquires[<int>HIT] += 1
     else:
         pool.arrivals += 1
@@ -105,7 +105,7 @@ cdef class Checkout:
 
     def __dealloc__(self):
         if self.slot is not None:
-            self.core.orphan(self)
+            self.core.abandon_holder(self)
 
 
 cdef Checkout checkout_of(Core core, Slot slot, glance_t* glance, str hook):
@@ -218,18 +218,18 @@ cdef class Ticket(Checkout):
         cdef endpoint_t* e = &self.ep.e
         cdef double oldest = INFINITY
         cdef ring_t* node
-        if taken(e) - e.promised >= pool.max_size:
+        if taken(e) - e.reserved >= pool.max_size:
             self.blocked_by = 'creation' if e.n_used == 0 and e.creating else 'endpoint cap'
             if e.n_used:
-                oldest = slot_near(e.used.next).since
+                oldest = slot_in_endpoint(e.used.next).since
             self.block = (e.n_base + e.n_extra, e.n_used, e.creating, e.waiting, pool.max_size, oldest)
             return
         self.blocked_by = 'creation' if pool.used == 0 and pool.creating else 'total cap'
         node = pool.endpoints.next
         while node != &pool.endpoints:
             e = endpoint_link(node)
-            if e.n_used and slot_near(e.used.next).since < oldest:
-                oldest = slot_near(e.used.next).since
+            if e.n_used and slot_in_endpoint(e.used.next).since < oldest:
+                oldest = slot_in_endpoint(e.used.next).since
             node = node.next
         self.block = (pool.idle, pool.used, pool.creating, pool.waiting, pool.total_max_size, oldest)
 
@@ -240,7 +240,7 @@ cdef class Ticket(Checkout):
 
     @property
     def verdict(self):
-        """NEW, WAIT, CREATE, USE, SHUT or DONE."""
+        """NEW, WAIT, CREATE, USE, TURNED_AWAY or DONE."""
         return self.w.state
 
     @property
@@ -261,7 +261,7 @@ cdef class Ticket(Checkout):
     @property
     def stirred(self):
         """Whether a disposal that the ticket has set off is under way, and will leave it a place."""
-        return self.set_off and self.ep.e.promised + self.ep.e.disposing > 0
+        return self.set_off and self.ep.e.reserved + self.ep.e.disposing > 0
 
     @property
     def last_error(self):
@@ -301,9 +301,9 @@ cdef class Ticket(Checkout):
         if self.core is None or self.epoch != self.core.pool.epoch or self.ended:
             return
         if self.w.state == CREATE and self.ep.e.listed:
-            self.ep.e.lost_permits += 1
-            self.core.pool.lost_permits = True
-            self.core.nudge(&self.ep.e)
+            self.ep.e.abandoned_permits += 1
+            self.core.pool.abandoned_permits = True
+            self.core.request_drain(&self.ep.e)
         elif self.w.state == USE:
             self.receive()      # and the checkout's finalizer sees to it
 
@@ -337,7 +337,7 @@ cdef class Victim:
 
     def concerns(self, endpoint):
         """Tell whether this is the business of whoever uses an endpoint: of that endpoint, and nobody else's place."""
-        return self.slot.s.promised_to == NULL and (self.slot.endpoint is endpoint or self.slot.endpoint == endpoint)
+        return self.slot.s.reserved_for == NULL and (self.slot.endpoint is endpoint or self.slot.endpoint == endpoint)
 
     @property
     def reason(self):
@@ -363,14 +363,14 @@ cdef class Victim:
             if self.step is not None:
                 self.step.close(outcome, error)
             elif not self.done:
-                core.count_hook(DISPOSING_OF, outcome, now - self.began)
+                core.count_hook(HOOK_DISPOSE, outcome, now - self.began)
             gcp_lock(&core.mutex)
             core.dispose_time += (now - self.began - core.dispose_time) * (0.2 if core.dispose_time > 0 else 1.0)
             gcp_unlock(&core.mutex)
         finally:
             self.done = True
             if self.epoch == core.pool.epoch:
-                core.bury(self.slot, now)
+                core.finish_disposal(self.slot, now)
             core.after()
         return 0
 
@@ -390,10 +390,10 @@ cdef class Victim:
         if not self.count(&last):
             return False
         try:
-            self.finish(HOOK_TIMEOUT, None)
+            self.finish(CALL_TIMEOUT, None)
         finally:
             if last:
-                ring(self.batch.bell)
+                set_event(self.batch.event)
         return True
 
     cdef bint count(self, bint* last) noexcept:
@@ -417,4 +417,4 @@ cdef class Victim:
 
     def __dealloc__(self):
         if self.slot is not None and not self.done:
-            self.core.orphan_victim(self)
+            self.core.abandon_victim(self)

@@ -112,8 +112,8 @@ cdef struct blocked_heap_t:  # endpoints whose waiters only the total cap holds 
 
 cdef inline bint needier(endpoint_t* a, endpoint_t* b) noexcept nogil:
     """The one that holds less; among equals, the one whose first waiter is older."""
-    cdef Py_ssize_t x = held(a) + a.promised
-    cdef Py_ssize_t y = held(b) + b.promised
+    cdef Py_ssize_t x = held(a) + a.reserved
+    cdef Py_ssize_t y = held(b) + b.reserved
     return x < y or (x == y and first_waiter(a).seq < first_waiter(b).seq)
 
 

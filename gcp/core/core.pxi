@@ -21,9 +21,9 @@ cdef int is_unlisted(PyObject* endpoint) noexcept:
     return not (<Endpoint>endpoint).e.listed
 
 
-# --- pictures: what a snapshot copies while the lock is held ---
+# --- copies: what a snapshot copies while the lock is held ---
 
-cdef struct picture_t:
+cdef struct counts_t:
     PyObject* key
     Py_ssize_t idle
     Py_ssize_t used
@@ -50,7 +50,7 @@ cdef void add_counters(counters_t* to, counters_t* more) noexcept nogil:
         to.releases[i] += more.releases[i]
 
 
-cdef void take_picture(endpoint_t* e, picture_t* p) noexcept nogil:
+cdef void copy_counts(endpoint_t* e, counts_t* p) noexcept nogil:
     p.key = e.key
     p.idle = e.n_base + e.n_extra
     p.used = e.n_used
@@ -60,7 +60,7 @@ cdef void take_picture(endpoint_t* e, picture_t* p) noexcept nogil:
     p.counters = e.counters
 
 
-cdef void take_total(pool_t* pool, picture_t* p) noexcept nogil:
+cdef void copy_total(pool_t* pool, counts_t* p) noexcept nogil:
     p.key = NULL
     p.idle = pool.idle
     p.used = pool.used
@@ -81,12 +81,12 @@ cdef ages_t oldest_of(pool_t* pool) noexcept nogil:
         node = node.next
         if e.waiting and first_waiter(e).began < found.oldest_waiter:
             found.oldest_waiter = first_waiter(e).began
-        if e.n_used and slot_near(e.used.next).since < found.oldest_checkout:
-            found.oldest_checkout = slot_near(e.used.next).since
+        if e.n_used and slot_in_endpoint(e.used.next).since < found.oldest_checkout:
+            found.oldest_checkout = slot_in_endpoint(e.used.next).since
     return found
 
 
-cdef dict total_of(picture_t* total, metrics_t* metrics, double oldest_waiter, double oldest_checkout):
+cdef dict total_of(counts_t* total, metrics_t* metrics, double oldest_waiter, double oldest_checkout):
     """The whole pool's figures as plain values. A hit waited for nothing, and was not timed."""
     cdef metrics_t complete = metrics[0]
     complete.wait.counts[0] += total.counters.acquires[<int>HIT]
@@ -98,7 +98,7 @@ cdef dict total_of(picture_t* total, metrics_t* metrics, double oldest_waiter, d
     }
 
 
-cdef dict counts_of(picture_t* p):
+cdef dict counts_of(counts_t* p):
     return {
         'idle': p.idle,
         'used': p.used,
@@ -116,7 +116,7 @@ cdef dict counts_of(picture_t* p):
 @cython.final
 cdef class FinalCounts:
     """What a pool has counted, once it is gone: its totals must not vanish from the counters that others add up."""
-    cdef picture_t total
+    cdef counts_t total
     cdef metrics_t metrics
     cdef bint closed
     cdef PyObject* owner     # the core, until the books are closed: that is the first thing that happens to garbage
@@ -175,12 +175,12 @@ cdef class Core:
         pool.max_lifetime = max_lifetime
         pool.jitter = lifetime_jitter
         pool.leak_after = leak_threshold
-        pool.wake_at = -INFINITY
-        pool.look_at = INFINITY
+        pool.collector_wakes_at = -INFINITY
+        pool.next_expiry = INFINITY
         ring_init(&pool.idle_bases)
         ring_init(&pool.idle_extras)
         ring_init(&pool.victims)
-        ring_init(&pool.pledged)
+        ring_init(&pool.reserving)
         ring_init(&pool.endpoints)
         self.family.core = <PyObject*>self
         ring_init(&self.family.ring)
@@ -225,7 +225,7 @@ cdef class Core:
         final_counts.total.counters = pool.retired
         final_counts.metrics = pool.metrics
 
-    cdef void drop_all(self, bint bury):
+    cdef void drop_all(self, bint inherited):
         """Forget all endpoints and slots. Buried, their connections are never finalized."""
         cdef pool_t* pool = &self.pool
         cdef endpoint_t* e
@@ -238,24 +238,24 @@ cdef class Core:
             ring_remove(&e.link)
             e.listed = False
             for i in range(4):
-                ring = &e.base if i == 0 else &e.extras if i == 1 else &e.used if i == 2 else &e.limbo
+                ring = &e.base if i == 0 else &e.extras if i == 1 else &e.used if i == 2 else &e.disposals
                 while not ring_empty(ring):
-                    s = slot_near(ring.next)
-                    ring_remove(&s.near)
-                    ring_remove(&s.far)
-                    ring_remove(&s.pledge)
+                    s = slot_in_endpoint(ring.next)
+                    ring_remove(&s.in_endpoint)
+                    ring_remove(&s.in_pool)
+                    ring_remove(&s.reservation)
                     s.state = FREE
                     s.lease = 0
                     s.due = -1
-                    if not bury:
+                    if not inherited:
                         Py_DECREF(<object>slot_object(s))
-            while not ring_empty(&e.line):
+            while not ring_empty(&e.queue):
                 w = first_waiter(e)
                 ring_remove(&w.node)
                 w.state = DONE
-                if not bury:
+                if not inherited:
                     Py_DECREF(<object>w.self)
-            if not bury:
+            if not inherited:
                 Py_DECREF(<object>endpoint_object(e))
         pool.n_endpoints = 0
         free(pool.known.items)
@@ -263,16 +263,16 @@ cdef class Core:
 
     cdef void drop_abandoned(self):
         """Forget what finalizers left."""
-        cdef slot_t* s = <slot_t*>gcp_take(&self.pool.orphans)
-        cdef waiter_t* w = <waiter_t*>gcp_take(&self.pool.lost)
+        cdef slot_t* s = <slot_t*>gcp_take(&self.pool.abandoned_slots)
+        cdef waiter_t* w = <waiter_t*>gcp_take(&self.pool.abandoned_waiters)
         cdef PyObject* owned
         while s != NULL:
             owned = slot_object(s)
-            s = s.next_orphan
+            s = s.next_abandoned
             Py_DECREF(<object>owned)
         while w != NULL:
             owned = w.self
-            w = w.next_orphan
+            w = w.next_abandoned
             Py_DECREF(<object>owned)
 
     # --- time ---
@@ -331,7 +331,7 @@ cdef class Core:
                 gcp_unlock(&self.mutex)
                 break
             pool.empties = e.next_empty
-            e.noted = False
+            e.in_empties = False
             gone = e.waiting == 0 and taken(e) == 0 and e.listed
             if gone:
                 ring_remove(&e.link)
@@ -362,19 +362,19 @@ cdef class Core:
     @on_transition.setter
     def on_transition(self, debugger):
         self.debugger = debugger
-        self.pool.litter = True     # a step looks at one flag, not at two
+        self.pool.pending = True     # a step looks at one flag, not at two
 
     cdef inline int before(self, str verb) except -1:
-        if self.pool.litter:
+        if self.pool.pending:
             self.clean_up(verb)
         return 0
 
     cdef int clean_up(self, str verb) except -1:
         """Before a step: tell the debugger, take back what finalizers left."""
-        self.pool.litter = self.debugger is not None
+        self.pool.pending = self.debugger is not None
         if self.debugger is not None:
             self.debugger(verb)
-        if self.pool.orphans != NULL or self.pool.lost != NULL or self.pool.lost_permits:
+        if self.pool.abandoned_slots != NULL or self.pool.abandoned_waiters != NULL or self.pool.abandoned_permits:
             self.drain()
         return 0
 
@@ -383,8 +383,8 @@ cdef class Core:
             self.wake_all()
         if self.pool.empties != NULL:
             self.forget()
-        if self.pool.poke:
-            self.pool.poke = False
+        if self.pool.wake_collector:
+            self.pool.wake_collector = False
             if self.wake_collector is not None:
                 self.wake_collector()
         if self.pool.closed and self.pool.size == 0 and self.on_drained is not None:
@@ -416,7 +416,7 @@ cdef class Core:
             if w.state == USE:
                 ticket.released_by = here
             try:
-                ring(ticket.wake)
+                set_event(ticket.wake)
             except Exception:
                 pass                    # its event loop is gone, and the waiter with it
             except BaseException as e:
@@ -427,64 +427,64 @@ cdef class Core:
 
     def drain(self):
         """Take back what finalizers found abandoned: leases that were never released, acquires that were dropped."""
-        cdef slot_t* s = <slot_t*>gcp_take(&self.pool.orphans)
-        cdef waiter_t* w = <waiter_t*>gcp_take(&self.pool.lost)
+        cdef slot_t* s = <slot_t*>gcp_take(&self.pool.abandoned_slots)
+        cdef waiter_t* w = <waiter_t*>gcp_take(&self.pool.abandoned_waiters)
         cdef slot_t* orphan
         cdef Slot slot
         cdef Ticket ticket
         cdef double now = self.now()
         while s != NULL:
-            orphan, s = s, s.next_orphan
+            orphan, s = s, s.next_abandoned
             slot = <Slot>slot_object(orphan)
             Py_DECREF(slot)
             gcp_lock(&self.mutex)
             self.pool.now = now
-            if orphan.orphan_lease:
-                if orphan.lease == orphan.orphan_lease and (orphan.state == USED or orphan.state == RETURNING):
-                    step_discard(&self.pool, orphan, DISCARDED)
+            if orphan.abandoned_lease:
+                if orphan.lease == orphan.abandoned_lease and (orphan.state == USED or orphan.state == RETURNING):
+                    discard_slot(&self.pool, orphan, DISCARDED)
             elif orphan.state == DISPOSING and not orphan.started:
-                ring_insert(&self.pool.victims, &orphan.far)
+                ring_insert(&self.pool.victims, &orphan.in_pool)
             gcp_unlock(&self.mutex)
-            if orphan.orphan_lease == 0 and orphan.started:
-                self.bury(slot, now)
+            if orphan.abandoned_lease == 0 and orphan.started:
+                self.finish_disposal(slot, now)
         while w != NULL:
             ticket = <Ticket>w.self
-            w = w.next_orphan
+            w = w.next_abandoned
             Py_DECREF(ticket)
             self.let_go(ticket, GeneratorExit())
-        if self.pool.lost_permits:
+        if self.pool.abandoned_permits:
             gcp_lock(&self.mutex)
             self.pool.now = now
-            step_lose_permits(&self.pool)
+            reclaim_permits(&self.pool)
             gcp_unlock(&self.mutex)
         self.after()
 
-    cdef void orphan(self, Checkout checkout):
+    cdef void abandon_holder(self, Checkout checkout):
         """Called by finalizers: leave an abandoned checkout to the next call. Takes no lock, runs no Python code but a
-        thread-safe nudge."""
+        thread-safe request_drain."""
         cdef slot_t* s = &checkout.slot.s
-        if checkout.epoch != self.pool.epoch or s.lease != checkout.lease or s.orphan_lease == s.lease:
+        if checkout.epoch != self.pool.epoch or s.lease != checkout.lease or s.abandoned_lease == s.lease:
             return
         Py_INCREF(checkout.slot)
-        s.orphan_lease = checkout.lease
-        gcp_push(&self.pool.orphans, s, &s.next_orphan)
-        self.nudge(s.ep)
+        s.abandoned_lease = checkout.lease
+        gcp_push(&self.pool.abandoned_slots, s, &s.next_abandoned)
+        self.request_drain(s.ep)
 
-    cdef void orphan_victim(self, Victim victim):
+    cdef void abandon_victim(self, Victim victim):
         """Called by the finalizer of a victim that was not reported: the next call disposes of it, or reports it."""
         cdef slot_t* s = &victim.slot.s
         if victim.epoch != self.pool.epoch or s.state != DISPOSING:
             return
         Py_INCREF(victim.slot)
-        s.orphan_lease = 0
+        s.abandoned_lease = 0
         s.started = victim.started
-        gcp_push(&self.pool.orphans, s, &s.next_orphan)
-        self.nudge(s.ep)
+        gcp_push(&self.pool.abandoned_slots, s, &s.next_abandoned)
+        self.request_drain(s.ep)
 
-    cdef void nudge(self, endpoint_t* ep):
+    cdef void request_drain(self, endpoint_t* ep):
         """Have somebody drain soon: the front's deferred call, or the first who waits."""
         cdef object wake = self.on_abandoned
-        self.pool.litter = True
+        self.pool.pending = True
         if wake is None and self.pool.closed:
             wake = self.on_drained        # whoever closes will drain
         elif wake is None and ep != NULL:
@@ -511,7 +511,7 @@ cdef class Core:
         return ticket
 
     cpdef int request(self, Ticket ticket) except -1:
-        """Ask for a connection: USE, CREATE, WAIT or SHUT."""
+        """Ask for a connection: USE, CREATE, WAIT or TURNED_AWAY."""
         self.before('request')
         return self.ask(ticket, False)
 
@@ -526,8 +526,8 @@ cdef class Core:
         cdef double now
         while True:
             if self.pool.closed and not dead:
-                ticket.w.state = SHUT
-                return SHUT
+                ticket.w.state = TURNED_AWAY
+                return TURNED_AWAY
             if ticket.ep is None or not ticket.ep.e.listed:
                 ticket.ep = self.enlist(ticket.key)
             now = self.now()
@@ -537,17 +537,17 @@ cdef class Core:
             gcp_unlock(&self.mutex)
         self.pool.now = now
         if dead and ticket.current():
-            step_discard(&self.pool, &ticket.slot.s, DEAD)
+            discard_slot(&self.pool, &ticket.slot.s, DEAD)
         if ticket.epoch != self.pool.epoch:
             ticket.enter(self)
         ticket.w.ep = &ticket.ep.e
         ticket.w.queued = False
         ticket.since = NEVER
         Py_INCREF(ticket)
-        verdict = step_request(&self.pool, &ticket.w, now)
+        verdict = request_slot(&self.pool, &ticket.w, now)
         if ticket.w.queued:
             # For a disposal of its own making, or for others?
-            ticket.set_off = ticket.ep.e.promised + ticket.ep.e.disposing >= ticket.ep.e.waiting
+            ticket.set_off = ticket.ep.e.reserved + ticket.ep.e.disposing >= ticket.ep.e.waiting
             ticket.waited = ticket.waited or not ticket.set_off
         if verdict == CREATE:
             ticket.since = now
@@ -596,7 +596,7 @@ cdef class Core:
         gcp_lock(&self.mutex)
         found = ticket.w.state
         if found == WAIT:
-            step_give_up(&self.pool, &ticket.w)
+            withdraw(&self.pool, &ticket.w)
             ticket.note_block()
         gcp_unlock(&self.mutex)
         if found != WAIT:
@@ -609,7 +609,7 @@ cdef class Core:
         return WAIT
 
     def created(self, Ticket ticket not None, conn):
-        """Turn a ticket's permit into a connection. Returns USE, or SHUT when the pool was closed meanwhile; the
+        """Turn a ticket's permit into a connection. Returns USE, or TURNED_AWAY when the pool was closed meanwhile; the
         connection is a victim then."""
         cdef Slot slot = Slot.__new__(Slot)
         cdef double now
@@ -625,10 +625,10 @@ cdef class Core:
             ticket.ep = self.enlist(ticket.key)     # a forked child: its parent's records are gone
         gcp_lock(&self.mutex)
         ticket.restore_permit()
-        room = reserve_slot(&self.pool)
+        room = make_room(&self.pool)
         if room:
             Py_INCREF(slot)                         # the endpoint's
-            step_created(&self.pool, &ticket.w, &slot.s, now, now - ticket.since)
+            book_connection(&self.pool, &ticket.w, &slot.s, now, now - ticket.since)
             ticket.receive()
         gcp_unlock(&self.mutex)
         if not room:
@@ -643,15 +643,15 @@ cdef class Core:
     def failed(self, Ticket ticket not None, error=None):
         """Give back the permit of a ticket whose creation failed; the next in line may try."""
         cdef Endpoint ep = ticket.ep
-        cdef int outcome = HOOK_ERROR if error is None else outcome_of(error)
+        cdef int outcome = CALL_ERROR if error is None else outcome_of(error)
         cdef double now
         self.before('failed')
         now = self.now()
         gcp_lock(&self.mutex)
         self.pool.now = now
         ticket.restore_permit()
-        step_give_up(&self.pool, &ticket.w)
-        count_hook_call(&self.pool.metrics, CREATING, outcome, now - ticket.since)
+        withdraw(&self.pool, &ticket.w)
+        count_hook_call(&self.pool.metrics, HOOK_CREATE, outcome, now - ticket.since)
         gcp_unlock(&self.mutex)
         ep.last_error = error if ep.e.waiting or ep.e.creating else None
         self.after()
@@ -665,7 +665,7 @@ cdef class Core:
         gcp_lock(&self.mutex)
         ours = ticket.current() and not self.pool.closed
         if ours:
-            ticket.slot.s.lent = True
+            ticket.slot.s.acquired = True
             ticket.count(WAITED if ticket.waited else CREATED if ticket.made else HIT, now)
         gcp_unlock(&self.mutex)
         if not ours:
@@ -675,7 +675,7 @@ cdef class Core:
         except BaseException:       # a signal: the connection is its caller's already, who will not see it
             gcp_lock(&self.mutex)
             if ticket.current():
-                step_give_back(&self.pool, &ticket.slot.s, now)
+                end_release(&self.pool, &ticket.slot.s, now)
             gcp_unlock(&self.mutex)
             raise
         return ticket.slot.conn
@@ -710,14 +710,14 @@ cdef class Core:
         self.pool.now = now
         found = DONE
         if ticket.epoch == self.pool.epoch:
-            found = step_give_up(&self.pool, &ticket.w)
+            found = withdraw(&self.pool, &ticket.w)
             if found == USE:
                 ticket.receive()
                 if ticket.current():
                     if ticket.hook is not None:
-                        step_discard(&self.pool, &ticket.slot.s, HOOK_FAILED)
+                        discard_slot(&self.pool, &ticket.slot.s, HOOK_FAILED)
                     else:
-                        step_give_back(&self.pool, &ticket.slot.s, now)
+                        end_release(&self.pool, &ticket.slot.s, now)
             if ticket.ep is not None:
                 note_if_empty(&self.pool, &ticket.ep.e)
         ticket.w.state = DONE
@@ -749,7 +749,7 @@ cdef class Core:
         """Count and time the hook that is running. Returns what the clock says."""
         cdef double now = gcp_monotonic()
         gcp_lock(&self.mutex)
-        count_hook_call(&self.pool.metrics, glance.hook, HOOK_OK, now - glance.hook_began)
+        count_hook_call(&self.pool.metrics, glance.hook, CALL_OK, now - glance.hook_began)
         gcp_unlock(&self.mutex)
         return now
 
@@ -764,7 +764,7 @@ cdef class Core:
             outcome = outcome_of(error)
         self.count_hook(glance.hook, outcome, seconds)
         tracer = self.tracer
-        if outcome != HOOK_OK and tracer is not None:
+        if outcome != CALL_OK and tracer is not None:
             tracer.record_failed(HOOKS[glance.hook], endpoint, HOOK_OUTCOMES[outcome], seconds, error)
         return now
 
@@ -841,7 +841,7 @@ cdef class Core:
         cdef Slot slot
         node = ep.e.used.next
         while node != &ep.e.used:
-            slots.append(<Slot>slot_object(slot_near(node)))
+            slots.append(<Slot>slot_object(slot_in_endpoint(node)))
             node = node.next
         for slot in slots:
             if slot.s.state == USED and slot.conn == conn and slot.s.state == USED:
@@ -851,7 +851,7 @@ cdef class Core:
     cdef int take_back(self, Slot slot, uint64_t lease, uint64_t epoch) except -1:
         cdef bint ours
         gcp_lock(&self.mutex)
-        ours = epoch == self.pool.epoch and step_take_back(&self.pool, &slot.s, lease)
+        ours = epoch == self.pool.epoch and begin_release(&self.pool, &slot.s, lease)
         gcp_unlock(&self.mutex)
         if not ours:
             raise ConnectionNotAcquiredError(
@@ -865,7 +865,7 @@ cdef class Core:
         now = self.now()
         gcp_lock(&self.mutex)
         if checkout.current():
-            step_give_back(&self.pool, &checkout.slot.s, now)
+            end_release(&self.pool, &checkout.slot.s, now)
         gcp_unlock(&self.mutex)
         checkout.end()
         self.after()
@@ -879,7 +879,7 @@ cdef class Core:
         gcp_lock(&self.mutex)
         self.pool.now = now
         if checkout.current():
-            step_discard(&self.pool, &checkout.slot.s, why)
+            discard_slot(&self.pool, &checkout.slot.s, why)
         gcp_unlock(&self.mutex)
         checkout.end()
         self.after()
@@ -894,7 +894,7 @@ cdef class Core:
         if not ring_empty(&self.pool.victims):
             victim = Victim.__new__(Victim)
             gcp_lock(&self.mutex)
-            s = step_victim(&self.pool)
+            s = take_victim(&self.pool)
             if s == NULL:
                 gcp_unlock(&self.mutex)
                 return None
@@ -912,14 +912,14 @@ cdef class Core:
         cdef Endpoint ep
         if node == &self.pool.victims:
             return False
-        e = slot_far(node).ep
+        e = slot_in_pool(node).ep
         if e.key != <PyObject*>endpoint:
             ep = self.find(endpoint)
             if ep is None or &ep.e != e:
                 return False
         node = self.pool.victims.next
         while node != &self.pool.victims:
-            if slot_far(node).ep != e or slot_far(node).promised_to != NULL:
+            if slot_in_pool(node).ep != e or slot_in_pool(node).reserved_for != NULL:
                 return False
             node = node.next
         return True
@@ -931,10 +931,10 @@ cdef class Core:
         gcp_lock(&self.mutex)
         if victim.epoch == self.pool.epoch and s.state == DISPOSING and not victim.started and not victim.done:
             victim.done = True
-            ring_insert(&self.pool.victims, &s.far)
-            self.pool.poke = True
+            ring_insert(&self.pool.victims, &s.in_pool)
+            self.pool.wake_collector = True
         gcp_unlock(&self.mutex)
-        self.nudge(s.ep)
+        self.request_drain(s.ep)
         self.after()
 
     def disposed(self, Victim victim not None):
@@ -942,15 +942,15 @@ cdef class Core:
         self.before('disposed')
         victim.done = True
         if victim.epoch == self.pool.epoch:
-            self.bury(victim.slot, self.now())
+            self.finish_disposal(victim.slot, self.now())
         self.after()
 
-    cdef int bury(self, Slot slot, double now) except -1:
+    cdef int finish_disposal(self, Slot slot, double now) except -1:
         cdef bint gone = False
         gcp_lock(&self.mutex)
         self.pool.now = now
         if slot.s.state == DISPOSING:
-            step_disposed(&self.pool, &slot.s)
+            end_disposal(&self.pool, &slot.s)
             slot.s.ep = NULL
             gone = True
         gcp_unlock(&self.mutex)
@@ -961,14 +961,14 @@ cdef class Core:
         return 0
 
     def overdue(self, Victim victim not None):
-        """A disposal takes long: whoever was promised its place may be served otherwise."""
+        """A disposal takes long: whoever was reserved its place may be served otherwise."""
         cdef double now
         self.before('overdue')
         now = self.now()
         gcp_lock(&self.mutex)
         self.pool.now = now
         if victim.epoch == self.pool.epoch:
-            step_overdue(&self.pool, &victim.slot.s)
+            mark_overdue(&self.pool, &victim.slot.s)
         gcp_unlock(&self.mutex)
         self.after()
 
@@ -979,8 +979,8 @@ cdef class Core:
         self.before('collect')
         now = self.now()
         gcp_lock(&self.mutex)
-        n = step_collect(&self.pool, now, limit)
-        step_find_leaks(&self.pool)
+        n = collect_expired(&self.pool, now, limit)
+        find_leaks(&self.pool)
         gcp_unlock(&self.mutex)
         self.after()
         return n
@@ -992,21 +992,21 @@ cdef class Core:
         when = self.now()
         gcp_lock(&self.mutex)
         next_due(&self.pool, &when)
-        self.pool.wake_at = when
+        self.pool.collector_wakes_at = when
         gcp_unlock(&self.mutex)
         return when
 
     cdef inline bint expiry_is_due(self, double now) noexcept nogil:
         """Whether something idle may have expired."""
         cdef pool_t* pool = &self.pool
-        if now < pool.look_at:
+        if now < pool.next_expiry:
             return False
-        pool.look_at = INFINITY
+        pool.next_expiry = INFINITY
         if not ring_empty(&pool.idle_extras):
-            pool.look_at = slot_far(pool.idle_extras.next).since + pool.idle_timeout
+            pool.next_expiry = slot_in_pool(pool.idle_extras.next).since + pool.idle_timeout
         if pool.due.n > 0:
-            pool.look_at = min(pool.look_at, pool.due.items[0].expires)
-        return now >= pool.look_at
+            pool.next_expiry = min(pool.next_expiry, pool.due.items[0].expires)
+        return now >= pool.next_expiry
 
     # --- closing ---
 
@@ -1017,7 +1017,7 @@ cdef class Core:
         now = self.now()
         gcp_lock(&self.mutex)
         self.pool.now = now
-        step_close(&self.pool)
+        close_pool(&self.pool)
         gcp_unlock(&self.mutex)
         self.after()
 
@@ -1028,7 +1028,7 @@ cdef class Core:
         now = self.now()
         gcp_lock(&self.mutex)
         self.pool.now = now
-        step_force(&self.pool)
+        force_close(&self.pool)
         gcp_unlock(&self.mutex)
         self.after()
 
@@ -1068,27 +1068,27 @@ cdef class Core:
         if ep is None:
             return 0
         if acquired is None:
-            return taken(&ep.e) - ep.e.promised
+            return taken(&ep.e) - ep.e.reserved
         return ep.e.n_used if acquired else ep.e.n_base + ep.e.n_extra
 
     def snapshot(self):
-        """Return one consistent picture as plain values: ``(total, [(endpoint, counts), ...])``."""
+        """Return one consistent snapshot as plain values: ``(total, [(endpoint, counts), ...])``."""
         cdef list endpoints = []
         cdef metrics_t metrics
         cdef ages_t oldest
         cdef double now
         cdef pool_t* pool = &self.pool
         cdef Py_ssize_t room = 0, n = 0
-        cdef picture_t* pictures = NULL
-        cdef picture_t total
+        cdef counts_t* copies = NULL
+        cdef counts_t total
         cdef ring_t* node
         cdef Py_ssize_t i
         cdef PyObject* key
         while True:
             room = pool.n_endpoints + 8
-            free(pictures)
-            pictures = <picture_t*>malloc(<size_t>room * sizeof(picture_t))
-            if pictures == NULL:
+            free(copies)
+            copies = <counts_t*>malloc(<size_t>room * sizeof(counts_t))
+            if copies == NULL:
                 raise MemoryError
             now = self.now()
             gcp_lock(&self.mutex)
@@ -1096,33 +1096,33 @@ cdef class Core:
                 break
             gcp_unlock(&self.mutex)
         pool.now = now
-        step_find_leaks(pool)
-        take_total(pool, &total)
+        find_leaks(pool)
+        copy_total(pool, &total)
         metrics = pool.metrics
         oldest = oldest_of(pool)
         node = pool.endpoints.next
         while node != &pool.endpoints:
-            take_picture(endpoint_link(node), &pictures[n])
-            Py_INCREF(<object>pictures[n].key)
-            add_counters(&total.counters, &pictures[n].counters)
+            copy_counts(endpoint_link(node), &copies[n])
+            Py_INCREF(<object>copies[n].key)
+            add_counters(&total.counters, &copies[n].counters)
             n += 1
             node = node.next
         gcp_unlock(&self.mutex)
         try:
             for i in range(n):
-                endpoints.append((<object>pictures[i].key, counts_of(&pictures[i])))
+                endpoints.append((<object>copies[i].key, counts_of(&copies[i])))
             return total_of(
                 &total, &metrics, max(0.0, now - oldest.oldest_waiter), max(0.0, now - oldest.oldest_checkout),
             ), endpoints
         finally:
             for i in range(n):
-                key = pictures[i].key
+                key = copies[i].key
                 Py_DECREF(<object>key)
-            free(pictures)
+            free(copies)
 
     # --- fork ---
 
-    cdef int start_anew(self) except -1:
+    cdef int reset_after_fork(self) except -1:
         """In a forked child: empty, working. The parent's connections are neither used nor finalized here: many
         drivers' finalizers would say goodbye to a server that the parent is still talking to."""
         cdef pool_t* pool = &self.pool
@@ -1144,14 +1144,14 @@ cdef class Core:
         pool.idle = pool.used = pool.creating = pool.disposing = pool.waiting = pool.size = 0
         pool.due.n = 0
         pool.blocked.n = 0
-        ring_init(&pool.pledged)
+        ring_init(&pool.reserving)
         pool.woken = NULL
         pool.empties = NULL
-        pool.orphans = NULL
-        pool.lost = NULL
-        pool.lost_permits = False
-        pool.poke = False
-        pool.wake_at = -INFINITY
+        pool.abandoned_slots = NULL
+        pool.abandoned_waiters = NULL
+        pool.abandoned_permits = False
+        pool.wake_collector = False
+        pool.collector_wakes_at = -INFINITY
         pool.epoch += 1
         memset(&pool.retired, 0, sizeof(counters_t))
         memset(&pool.metrics, 0, sizeof(metrics_t))
@@ -1171,7 +1171,7 @@ core_clear_attributes = (<PyTypeObject*>Core).tp_clear
 def _after_fork():
     cdef ring_t* node = all_cores.ring.next
     while node != &all_cores.ring:
-        (<Core>(<family_t*>node).core).start_anew()
+        (<Core>(<family_t*>node).core).reset_after_fork()
         node = node.next
 
 

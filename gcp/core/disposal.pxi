@@ -10,7 +10,7 @@ cdef class Batch:
     cdef list victims        # the next one is the last
     cdef Py_ssize_t left     # neither gone nor given up; changes within the core's lock
     cdef object origin       # of their spans
-    cdef public object bell  # rung when all are gone: somebody may wait for it
+    cdef public object event  # is_set when all are gone: somebody may wait for it
 
     cdef Victim take(self):
         """Take the next victim, or None. A forked child leaves its parent's alone."""
@@ -42,13 +42,13 @@ cdef class Batch:
 
         :param seconds: at most; ``inf``: for ever
         """
-        return sleep_on(self.bell, seconds)
+        return wait_for_event(self.event, seconds)
 
 
-cpdef Batch gather(Core core, bell=None, origin=None):
+cpdef Batch gather(Core core, event=None, origin=None):
     """Take all victims away. Returns None when there are none.
 
-    :param bell: called when all are gone
+    :param event: called when all are gone
     :param origin: as for `Core.hook_call`
     """
     cdef Victim victim = core.victim()
@@ -57,7 +57,7 @@ cpdef Batch gather(Core core, bell=None, origin=None):
         return None
     batch = Batch.__new__(Batch)
     batch.core = core
-    batch.bell = bell
+    batch.event = event
     batch.origin = origin
     batch.victims = []
     while victim is not None:
@@ -89,7 +89,7 @@ cpdef int dispose_here(Batch batch, hook, tell) except -1:
 # --- who disposes ---
 
 @cython.final
-cdef class Crew:
+cdef class WorkerPool:
     """The workers of a pool, and what waits for them.
 
     :param clock: returns seconds; for tests. ``None``: the monotonic clock
@@ -115,17 +115,17 @@ cdef class Crew:
         """Whether victims wait for a worker."""
         return len(self.batches) > 0
 
-    def is_manned(self, double courtesy):
+    def has_free_worker(self, double grace):
         """Tell whether somebody is there who is not stuck.
 
-        :param courtesy: seconds after which one who is at work on the same victim is
+        :param grace: seconds after which one who is at work on the same victim is
         """
         cdef Worker worker
         cdef double now = self.now()
         cdef double begin
         for worker in list(self.workers):
             worker.at_work_on(&begin)
-            if now - begin < courtesy:
+            if now - begin < grace:
                 return True
         return False
 
@@ -135,36 +135,36 @@ cdef class Crew:
 
     def call(self):
         """Wake a worker that rests; tell whether there was one."""
-        cdef Worker worker = self.resting_one()
+        cdef Worker worker = self.take_resting()
         if worker is None:
             return False
-        ring(worker.bell)
+        set_event(worker.event)
         return True
 
-    def hand_over(self, Batch batch not None, double seconds, double courtesy, start):
+    def hand_over(self, Batch batch not None, double seconds, double grace, start):
         """Give victims to the workers, and wait until they are gone. Returns whether they are.
 
         :param seconds: how long to wait
-        :param courtesy: as for `is_manned`
+        :param grace: as for `has_free_worker`
         :param start: starts a worker
         """
         cdef Worker worker
         # before and after: neither a signal nor a worker that just goes may leave a victim to nobody
-        if not self.is_manned(courtesy):
+        if not self.has_free_worker(grace):
             try:
                 start()
             except BaseException:
                 batch.victims.clear()       # its victims are given back now, though the error's traceback keeps it
                 raise
         self.batches.append(batch)
-        worker = self.resting_one()
+        worker = self.take_resting()
         if worker is not None:
-            return ring_and_sleep_on(worker.bell, batch.bell, seconds)
-        if not self.is_manned(courtesy):
+            return set_and_wait(worker.event, batch.event, seconds)
+        if not self.has_free_worker(grace):
             start()
-        return seconds > 0 and sleep_on(batch.bell, seconds)
+        return seconds > 0 and wait_for_event(batch.event, seconds)
 
-    cdef Worker resting_one(self):
+    cdef Worker take_resting(self):
         while self.resting:
             try:
                 return <Worker>self.resting.pop()
@@ -172,10 +172,10 @@ cdef class Crew:
                 break
         return None
 
-    def stuck(self, double courtesy):
+    def stuck(self, double grace):
         """Return who takes long, as a list of (victim, seconds).
 
-        :param courtesy: what is not long yet, seconds
+        :param grace: what is not long yet, seconds
         """
         cdef Worker worker
         cdef Victim victim
@@ -184,7 +184,7 @@ cdef class Crew:
         cdef list found = []
         for worker in list(self.workers):
             victim = worker.at_work_on(&begin)
-            if victim is not None and not victim.done and now - begin >= courtesy:
+            if victim is not None and not victim.done and now - begin >= grace:
                 found.append((victim, now - begin))
         return found
 
@@ -222,31 +222,31 @@ cdef class Crew:
 cdef class Worker:
     """Whoever disposes of victims: of which one, and since when.
 
-    :param crew: where it belongs, from `join` to `quit`
-    :param bell: what it sleeps on when there is nothing to do
+    :param worker_pool: where it belongs, from `join` to `quit`
+    :param event: what it sleeps on when there is nothing to do
     """
-    cdef Crew crew
-    cdef object bell
+    cdef WorkerPool worker_pool
+    cdef object event
     cdef Victim in_work      # changes, with the time, within the core's lock: others look at it
     cdef double begin        # inf: there is none
-    cdef object owed         # the bell of a caller whose victims are gone; rung when there is nothing better to do
+    cdef object completed         # the event of a caller whose victims are gone; is_set when there is nothing better to do
 
-    def __init__(self, Crew crew not None, bell=None):
-        self.crew = crew
-        self.bell = bell
+    def __init__(self, WorkerPool worker_pool not None, event=None):
+        self.worker_pool = worker_pool
+        self.event = event
         self.begin = INFINITY
 
     def join(self):
-        """Be one of the crew."""
-        self.crew.workers.append(self)
+        """Be one of the worker_pool."""
+        self.worker_pool.workers.append(self)
 
     def quit(self):
         """Be it no longer. Whatever was in work is let go."""
         self.let_go()
-        self.pay()
+        self.notify()
         self.note(None, INFINITY)
         try:
-            self.crew.workers.remove(self)
+            self.worker_pool.workers.remove(self)
         except ValueError:
             pass
 
@@ -255,24 +255,24 @@ cdef class Worker:
         """What it is at work on."""
         return self.in_work
 
-    def rest(self, double linger):
+    def rest(self, double idle_time):
         """Sleep until there is something to do; tell whether there is.
 
-        :param linger: how long, seconds
+        :param idle_time: how long, seconds
         """
-        cdef Crew crew = self.crew
-        owed, self.owed = self.owed, None
-        crew.resting.append(self)
-        if crew.batches:        # it came in just now
-            self.rise()
-            ring(owed)
+        cdef WorkerPool worker_pool = self.worker_pool
+        completed, self.completed = self.completed, None
+        worker_pool.resting.append(self)
+        if worker_pool.batches:        # it came in just now
+            self.stop_resting()
+            set_event(completed)
             return True
-        return ring_and_sleep_on(owed, self.bell, linger) or not self.rise()
+        return set_and_wait(completed, self.event, idle_time) or not self.stop_resting()
 
-    cdef bint rise(self) except -1:
+    cdef bint stop_resting(self) except -1:
         """Rest no longer; tell whether nobody has called."""
         try:
-            self.crew.resting.remove(self)
+            self.worker_pool.resting.remove(self)
         except ValueError:
             return False
         return True
@@ -294,7 +294,7 @@ cdef class Worker:
                 pass            # of a tracer, say; a worker has nobody to raise it to
             if error is not None:
                 first = self.let_go()
-                self.pay()
+                self.notify()
                 try:
                     tell(victim, error, first)
                 except BaseException:
@@ -320,41 +320,41 @@ cdef class Worker:
 
     cdef Victim take(self):
         """Take the next victim, or None; the last one is let go."""
-        cdef Crew crew = self.crew
+        cdef WorkerPool worker_pool = self.worker_pool
         cdef Batch batch
         cdef Victim victim = None
         self.let_go()
-        while victim is None and crew.batches:
+        while victim is None and worker_pool.batches:
             try:
-                batch = <Batch>crew.batches[0]
+                batch = <Batch>worker_pool.batches[0]
                 victim = batch.take()
                 if victim is None:
-                    crew.batches.remove(batch)
+                    worker_pool.batches.remove(batch)
             except (IndexError, ValueError):    # another worker was faster
                 pass
         if victim is None:
             self.note(None, INFINITY)
         else:
             victim.batch = batch
-            self.pay()
-            self.note(victim, crew.now())
+            self.notify()
+            self.note(victim, worker_pool.now())
         return victim
 
     cdef int note(self, Victim victim, double now) except -1:
         cdef Victim last = self.in_work     # it may die, but not within the lock
-        gcp_lock(&self.crew.core.mutex)
+        gcp_lock(&self.worker_pool.core.mutex)
         self.in_work = victim
         self.begin = now
-        gcp_unlock(&self.crew.core.mutex)
+        gcp_unlock(&self.worker_pool.core.mutex)
         return 0
 
     cdef Victim at_work_on(self, double* begin):
         """What it is at work on, and since when; for others."""
         cdef Victim victim
-        gcp_lock(&self.crew.core.mutex)
+        gcp_lock(&self.worker_pool.core.mutex)
         victim = self.in_work
         begin[0] = self.begin
-        gcp_unlock(&self.crew.core.mutex)
+        gcp_unlock(&self.worker_pool.core.mutex)
         return victim
 
     cdef bint let_go(self) except -1:
@@ -369,13 +369,13 @@ cdef class Worker:
             victim.core.spare(victim)
         first = victim.count(&last)
         if last:
-            self.pay()
-            self.owed = victim.batch.bell
+            self.notify()
+            self.completed = victim.batch.event
         return first
 
-    cdef int pay(self) except -1:
+    cdef int notify(self) except -1:
         """Let a caller go."""
-        if self.owed is not None:
-            owed, self.owed = self.owed, None
-            ring(owed)
+        if self.completed is not None:
+            completed, self.completed = self.completed, None
+            set_event(completed)
         return 0

@@ -3,13 +3,13 @@
 cdef int outcome_of(error):
     """How a step ended. Time-outs are known by name: on Python 3.10, asyncio's is no child of the built-in one."""
     if error is None:
-        return HOOK_OK
+        return CALL_OK
     if not isinstance(error, Exception):
-        return HOOK_CANCELLED
+        return CALL_CANCELLED
     for ancestor in type(error).__mro__:
         if ancestor.__name__ == 'TimeoutError':
-            return HOOK_TIMEOUT
-    return HOOK_ERROR
+            return CALL_TIMEOUT
+    return CALL_ERROR
 
 
 @cython.final
@@ -60,11 +60,11 @@ cdef class HookCall:
             return 0
         self.ended = True
         seconds = core.now() - self.began
-        if self.kind != CREATING:
+        if self.kind != HOOK_CREATE:
             core.count_hook(self.kind, outcome, seconds)
         if self.span is not None:
             self.tracer.end(self.span, HOOK_OUTCOMES[outcome], seconds, error)
-        elif outcome != HOOK_OK and self.origin is None and self.tracer is not None:
+        elif outcome != CALL_OK and self.origin is None and self.tracer is not None:
             self.tracer.record_failed(HOOKS[self.kind], self.endpoint, HOOK_OUTCOMES[outcome], seconds, error)
         return 0
 

@@ -25,11 +25,11 @@ cdef enum:
     MOST_BUCKETS = 20
 
 # The steps of a connection's life that its manager takes, and how each can end.
-cdef enum manager_step:
-    CREATING, DISPOSING_OF, CHECKING, ACQUIRING_HOOK, RELEASING_HOOK, MOURNING, N_HOOKS
+cdef enum hook_kind:
+    HOOK_CREATE, HOOK_DISPOSE, HOOK_CHECK, HOOK_ON_ACQUIRE, HOOK_ON_RELEASE, HOOK_ON_DEAD, N_HOOKS
 
-cdef enum step_outcome:
-    HOOK_OK, HOOK_ERROR, HOOK_TIMEOUT, HOOK_CANCELLED, HOOK_DEAD, N_HOOK_OUTCOMES
+cdef enum hook_outcome:
+    CALL_OK, CALL_ERROR, CALL_TIMEOUT, CALL_CANCELLED, CALL_DEAD, N_HOOK_OUTCOMES
 
 
 cdef struct histogram_t:
@@ -92,7 +92,7 @@ cdef dict metrics_of(metrics_t* metrics):
         'hook_calls': {
             HOOKS[i]: {
                 HOOK_OUTCOMES[j]: metrics.hook_calls[i][j]
-                for j in range(<int>N_HOOK_OUTCOMES) if j != HOOK_DEAD or i == CHECKING
+                for j in range(<int>N_HOOK_OUTCOMES) if j != CALL_DEAD or i == HOOK_CHECK
             }
             for i in range(<int>N_HOOKS)
         },

@@ -170,7 +170,7 @@ cdef class BaseConnectionPool:
         gcp_lock(&core.mutex)
         ours = s.lease == glance.lease and s.state == USED and core.pool.epoch == glance.epoch and not core.pool.closed
         if ours:
-            s.lent = True
+            s.acquired = True
             s.ep.counters.acquires[<int>HIT] += 1
         gcp_unlock(&core.mutex)
         return ours
@@ -188,7 +188,7 @@ cdef class BaseConnectionPool:
     cdef inline int put_back(self, slot_t* s, double now) noexcept nogil:
         """Release a connection that no hook wants to see any more. Within the lock."""
         cdef pool_t* pool = &self._core.pool
-        if step_give_back(pool, s, now) != TO_IDLE or pool.poke or (now >= pool.look_at and self.collects):
+        if end_release(pool, s, now) != TO_IDLE or pool.wake_collector or (now >= pool.next_expiry and self.collects):
             return PUT_BACK_AND_MORE
         return PUT_BACK if ring_empty(&pool.victims) else PUT_BACK_AND_MORE
 

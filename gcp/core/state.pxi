@@ -6,7 +6,7 @@ cdef enum slot_state:
 
 cdef enum waiter_state:
     # the verdicts that a front sees
-    NEW, WAIT, CREATE, USE, SHUT, DONE
+    NEW, WAIT, CREATE, USE, TURNED_AWAY, DONE
 
 cdef enum close_reason:
     IDLE_TIMEOUT, MAX_LIFETIME, DEAD, DISCARDED, EVICTED, POOL_CLOSED, HOOK_FAILED, N_REASONS
@@ -33,12 +33,12 @@ cdef struct counters_t:
 
 # What an idle hit touches comes first, and lies in two cache lines of 64 bytes each: the object's header (16 bytes)
 # belongs to the first. Whoever a ring's node belongs to is known from where the node lies in its struct: see
-# `slot_near` and others.
+# `slot_in_endpoint` and others.
 
 cdef struct slot_t:          # one connection
     PyObject* conn           # owned by the Slot; known by it: see the table
-    ring_t near              # in its endpoint: base, extras, used or limbo
-    ring_t far               # in the pool: idle bases or idle extras in the order of release, or the victims
+    ring_t in_endpoint              # in its endpoint: base, extras, used or disposals
+    ring_t in_pool               # in the pool: idle bases or idle extras in the order of release, or the victims
     endpoint_t* ep
     double since             # when it entered its state
     double expires
@@ -46,15 +46,15 @@ cdef struct slot_t:          # one connection
     unsigned char state
     unsigned char reason
     flag_t extra
-    flag_t lent              # its acquire ended well: a release will be counted
+    flag_t acquired              # its acquire ended well: a release will be counted
     flag_t leaked            # held for too long, and counted as such
     flag_t started           # orphaned after its dispose was called
     double born
-    ring_t pledge            # in the pool's ring of victims that have promised their place
-    endpoint_t* promised_to  # who may create one when this victim is gone
+    ring_t reservation            # in the pool's ring of victims that have reserved their place
+    endpoint_t* reserved_for  # who may create one when this victim is gone
     Py_ssize_t due           # its place in the heap of lifetimes, or -1
-    slot_t* next_orphan
-    uint64_t orphan_lease
+    slot_t* next_abandoned
+    uint64_t abandoned_lease
 
 
 cdef struct endpoint_t:
@@ -67,17 +67,17 @@ cdef struct endpoint_t:
     int waiting
     counters_t counters
     ring_t extras            # idle, acquired last in, first out
-    ring_t limbo             # being disposed of
-    ring_t line              # waiters, first come first
+    ring_t disposals             # being disposed of
+    ring_t queue             # waiters, first come first
     ring_t link              # in the pool
     int creating
     int disposing
-    int promised             # permits that victims of other endpoints will leave to this one
-    int lost_permits         # of tickets that were dropped; among the creating until the next call
+    int reserved             # permits that victims of other endpoints will leave to this one
+    int abandoned_permits         # of tickets that were dropped; among the creating until the next call
     Py_ssize_t rank          # its place in the heap of the blocked, or -1
     double create_time       # smoothed, seconds; 0 before the first
     endpoint_t* next_empty
-    flag_t noted             # in the list of the empty
+    flag_t in_empties             # in the list of the empty
     flag_t listed            # known to the pool; while it is, the pool's ring owns a reference
 
 
@@ -87,7 +87,7 @@ cdef struct waiter_t:
     uint64_t seq             # age: smaller is older
     PyObject* self           # the Ticket; while in line or woken, the core owns a reference
     waiter_t* next_woken
-    waiter_t* next_orphan
+    waiter_t* next_abandoned
     slot_t* slot
     double began             # when its acquire was called
     int ahead                # how many were in line when it came
@@ -115,7 +115,7 @@ cdef struct pool_t:
     ring_t idle_bases        # pool-wide, longest idle first
     ring_t idle_extras
     ring_t victims           # decided on, not yet taken away for disposal
-    ring_t pledged           # victims whose place is promised, oldest first
+    ring_t reserving           # victims whose place is reserved, oldest first
     ring_t endpoints
     Py_ssize_t n_endpoints
     due_heap_t due
@@ -124,24 +124,24 @@ cdef struct pool_t:
     table_t held             # who holds which connection
     table_t inherited        # held by the parent of this forked process
     double now               # when the step in progress happens
-    double look_at           # nothing that is idle expires before
+    double next_expiry           # nothing that is idle expires before
     # what a step leaves for its caller to do
     waiter_t* woken          # first come first
     waiter_t* last_woken
     endpoint_t* empties
-    bint poke                # the collector sleeps longer than it should
+    bint wake_collector                # the collector sleeps longer than it should
     # left by finalizers, drained by the next call
-    bint litter              # there is something
-    slot_t* orphans
-    waiter_t* lost
-    bint lost_permits
+    bint pending              # there is something
+    slot_t* abandoned_slots
+    waiter_t* abandoned_waiters
+    bint abandoned_permits
     # counters
     uint64_t leases
     uint64_t arrivals
     uint64_t epoch           # grows in a forked child
     uint64_t random
     double create_time
-    double wake_at           # when the collector will look next; -inf without one
+    double collector_wakes_at           # when the collector will look next; -inf without one
     bint closed
     counters_t retired
     metrics_t metrics
@@ -154,24 +154,24 @@ cdef inline Py_ssize_t held(endpoint_t* ep) noexcept nogil:
 
 cdef inline Py_ssize_t taken(endpoint_t* ep) noexcept nogil:
     """What counts against an endpoint's cap."""
-    return held(ep) + ep.disposing + ep.promised
+    return held(ep) + ep.disposing + ep.reserved
 
 
 # --- from a ring's node to whom it belongs ---
 
-cdef inline slot_t* slot_near(ring_t* node) noexcept nogil:
+cdef inline slot_t* slot_in_endpoint(ring_t* node) noexcept nogil:
     cdef slot_t* any = <slot_t*>node        # not one: it only says where in one the node lies
-    return <slot_t*>(<char*>node - (<char*>&any.near - <char*>any))
+    return <slot_t*>(<char*>node - (<char*>&any.in_endpoint - <char*>any))
 
 
-cdef inline slot_t* slot_far(ring_t* node) noexcept nogil:
+cdef inline slot_t* slot_in_pool(ring_t* node) noexcept nogil:
     cdef slot_t* any = <slot_t*>node
-    return <slot_t*>(<char*>node - (<char*>&any.far - <char*>any))
+    return <slot_t*>(<char*>node - (<char*>&any.in_pool - <char*>any))
 
 
-cdef inline slot_t* slot_pledge(ring_t* node) noexcept nogil:
+cdef inline slot_t* slot_reservation(ring_t* node) noexcept nogil:
     cdef slot_t* any = <slot_t*>node
-    return <slot_t*>(<char*>node - (<char*>&any.pledge - <char*>any))
+    return <slot_t*>(<char*>node - (<char*>&any.reservation - <char*>any))
 
 
 cdef inline endpoint_t* endpoint_link(ring_t* node) noexcept nogil:
@@ -185,7 +185,7 @@ cdef inline waiter_t* waiter_node(ring_t* node) noexcept nogil:
 
 
 cdef inline waiter_t* first_waiter(endpoint_t* ep) noexcept nogil:
-    return waiter_node(ep.line.next)
+    return waiter_node(ep.queue.next)
 
 
 # A slot and an endpoint are what their objects begin with.
@@ -217,9 +217,9 @@ cdef class Slot:
     cdef object created_by   # the span in which it was created, where somebody records spans
 
     def __cinit__(self):
-        ring_init(&self.s.near)
-        ring_init(&self.s.far)
-        ring_init(&self.s.pledge)
+        ring_init(&self.s.in_endpoint)
+        ring_init(&self.s.in_pool)
+        ring_init(&self.s.reservation)
         self.s.due = -1
 
 
@@ -239,8 +239,8 @@ cdef class Endpoint:
         ring_init(&e.base)
         ring_init(&e.extras)
         ring_init(&e.used)
-        ring_init(&e.limbo)
-        ring_init(&e.line)
+        ring_init(&e.disposals)
+        ring_init(&e.queue)
         ring_init(&e.link)
 
 
@@ -279,7 +279,7 @@ cdef int visit_slots(ring_t* ring, visitproc visit, void* arg) noexcept:
     cdef ring_t* node = ring.next
     cdef int stop
     while node != ring:
-        stop = visit(slot_object(slot_near(node)), arg)
+        stop = visit(slot_object(slot_in_endpoint(node)), arg)
         if stop:
             return stop
         node = node.next
@@ -291,15 +291,15 @@ cdef int endpoint_traverse(PyObject* self, visitproc visit, void* arg) noexcept:
     cdef int stop = endpoint_traverse_attributes(self, visit, arg)
     if not stop and e.listed:
         stop = visit_slots(&e.base, visit, arg) or visit_slots(&e.extras, visit, arg) \
-            or visit_slots(&e.used, visit, arg) or visit_slots(&e.limbo, visit, arg) \
-            or visit_line(&e.line, visit, arg)
+            or visit_slots(&e.used, visit, arg) or visit_slots(&e.disposals, visit, arg) \
+            or visit_line(&e.queue, visit, arg)
     return stop
 
 
 cdef int core_traverse(PyObject* self, visitproc visit, void* arg) noexcept:
     cdef pool_t* pool = &(<Core>self).pool
-    cdef slot_t* s = pool.orphans
-    cdef waiter_t* w = pool.lost
+    cdef slot_t* s = pool.abandoned_slots
+    cdef waiter_t* w = pool.abandoned_waiters
     cdef int stop = core_traverse_attributes(self, visit, arg)
     cdef ring_t* node = pool.endpoints.next
     while not stop and node != NULL and node != &pool.endpoints:
@@ -307,10 +307,10 @@ cdef int core_traverse(PyObject* self, visitproc visit, void* arg) noexcept:
         node = node.next
     while not stop and s != NULL:
         stop = visit(slot_object(s), arg)
-        s = s.next_orphan
+        s = s.next_abandoned
     while not stop and w != NULL:
         stop = visit(w.self, arg)
-        w = w.next_orphan
+        w = w.next_abandoned
     return stop
 
 

@@ -27,10 +27,10 @@ cdef inline void wake(pool_t* pool, waiter_t* w, int state) noexcept nogil:
     pool.last_woken = w
 
 
-cdef inline void refile(pool_t* pool, endpoint_t* ep) noexcept nogil:
+cdef inline void update_blocked(pool_t* pool, endpoint_t* ep) noexcept nogil:
     """Keep the heap of the blocked true after an endpoint's line, holdings or promises changed."""
     cdef blocked_heap_t* heap = &pool.blocked
-    if ep.waiting > ep.promised and taken(ep) < pool.max_size:
+    if ep.waiting > ep.reserved and taken(ep) < pool.max_size:
         if ep.rank < 0:
             ep.rank = heap.n
             heap.items[heap.n] = ep
@@ -41,22 +41,22 @@ cdef inline void refile(pool_t* pool, endpoint_t* ep) noexcept nogil:
 
 
 cdef inline void note_if_empty(pool_t* pool, endpoint_t* ep) noexcept nogil:
-    if ep.waiting == 0 and taken(ep) == 0 and not ep.noted and ep.listed:
-        ep.noted = True
+    if ep.waiting == 0 and taken(ep) == 0 and not ep.in_empties and ep.listed:
+        ep.in_empties = True
         ep.next_empty = pool.empties
         pool.empties = ep
 
 
-cdef void join(pool_t* pool, waiter_t* w) noexcept nogil:
+cdef void enqueue(pool_t* pool, waiter_t* w) noexcept nogil:
     """Stand in line: by age, so that one who comes back after a dead connection keeps its place."""
     cdef endpoint_t* ep = w.ep
-    cdef ring_t* before = &ep.line
+    cdef ring_t* before = &ep.queue
     w.ahead = ep.waiting
     if ep.waiting and first_waiter(ep).seq > w.seq:
-        before = ep.line.next
+        before = ep.queue.next
         w.ahead = 0
     else:
-        while before.prev != &ep.line and waiter_node(before.prev).seq > w.seq:
+        while before.prev != &ep.queue and waiter_node(before.prev).seq > w.seq:
             before = before.prev
     ring_insert(before, &w.node)
     w.state = WAIT
@@ -65,7 +65,7 @@ cdef void join(pool_t* pool, waiter_t* w) noexcept nogil:
     pool.waiting += 1
 
 
-cdef inline void leave(pool_t* pool, waiter_t* w) noexcept nogil:
+cdef inline void dequeue(pool_t* pool, waiter_t* w) noexcept nogil:
     ring_remove(&w.node)
     w.ep.waiting -= 1
     pool.waiting -= 1
@@ -73,7 +73,7 @@ cdef inline void leave(pool_t* pool, waiter_t* w) noexcept nogil:
 
 # --- transitions of a slot; each takes it out of where it was and puts it where it belongs ---
 
-cdef inline void check_out(pool_t* pool, slot_t* s, double now) noexcept nogil:
+cdef inline void begin_use(pool_t* pool, slot_t* s, double now) noexcept nogil:
     """A slot that is in no list becomes used."""
     cdef endpoint_t* ep = s.ep
     s.state = USED
@@ -81,33 +81,33 @@ cdef inline void check_out(pool_t* pool, slot_t* s, double now) noexcept nogil:
     s.leaked = False
     pool.leases += 1
     s.lease = pool.leases
-    ring_insert(&ep.used, &s.near)
+    ring_insert(&ep.used, &s.in_endpoint)
     ep.n_used += 1
     pool.used += 1
     table_add(&pool.held, s)
 
 
-cdef inline void note_leak(slot_t* s) noexcept nogil:
+cdef inline void count_leak(slot_t* s) noexcept nogil:
     """Count a connection that somebody has held for too long, once."""
     if not s.leaked:
         s.leaked = True
         s.ep.counters.leaks += 1
 
 
-cdef inline void check_in(pool_t* pool, slot_t* s) noexcept nogil:
+cdef inline void end_use(pool_t* pool, slot_t* s) noexcept nogil:
     """A used slot leaves its holder; it is in no list then."""
     if s.state == USED:
         table_remove(&pool.held, s)
-    ring_remove(&s.near)
-    s.lent = False
+    ring_remove(&s.in_endpoint)
+    s.acquired = False
     s.ep.n_used -= 1
     pool.used -= 1
 
 
-cdef inline void unpark(pool_t* pool, slot_t* s) noexcept nogil:
+cdef inline void remove_idle(pool_t* pool, slot_t* s) noexcept nogil:
     """An idle slot leaves its places; it is in no list then."""
-    ring_remove(&s.near)
-    ring_remove(&s.far)
+    ring_remove(&s.in_endpoint)
+    ring_remove(&s.in_pool)
     if s.extra:
         s.ep.n_extra -= 1
     else:
@@ -115,15 +115,15 @@ cdef inline void unpark(pool_t* pool, slot_t* s) noexcept nogil:
     pool.idle -= 1
 
 
-cdef inline void will_expire(pool_t* pool, double when) noexcept nogil:
+cdef inline void note_expiry(pool_t* pool, double when) noexcept nogil:
     """Note when something expires: somebody may have to look sooner."""
-    if when < pool.look_at:
-        pool.look_at = when
-    if when < pool.wake_at:
-        pool.poke = True
+    if when < pool.next_expiry:
+        pool.next_expiry = when
+    if when < pool.collector_wakes_at:
+        pool.wake_collector = True
 
 
-cdef inline void park(pool_t* pool, slot_t* s, double now) noexcept nogil:
+cdef inline void add_idle(pool_t* pool, slot_t* s, double now) noexcept nogil:
     """A slot that is in no list becomes idle: base while there are places that nobody still out may claim, else
     extra."""
     cdef endpoint_t* ep = s.ep
@@ -132,35 +132,35 @@ cdef inline void park(pool_t* pool, slot_t* s, double now) noexcept nogil:
     s.extra = ep.n_used >= pool.min_idle - ep.n_base
     if s.extra:
         if ring_empty(&pool.idle_extras):
-            will_expire(pool, now + pool.idle_timeout)
-        ring_insert(&ep.extras, &s.near)
-        ring_insert(&pool.idle_extras, &s.far)
+            note_expiry(pool, now + pool.idle_timeout)
+        ring_insert(&ep.extras, &s.in_endpoint)
+        ring_insert(&pool.idle_extras, &s.in_pool)
         ep.n_extra += 1
     else:
-        ring_insert(&ep.base, &s.near)
-        ring_insert(&pool.idle_bases, &s.far)
+        ring_insert(&ep.base, &s.in_endpoint)
+        ring_insert(&pool.idle_bases, &s.in_pool)
         ep.n_base += 1
     pool.idle += 1
 
 
-cdef void retire(pool_t* pool, slot_t* s, int reason) noexcept nogil:
+cdef void make_victim(pool_t* pool, slot_t* s, int reason) noexcept nogil:
     """A slot that is in no list becomes a victim. Its place is taken until it is gone."""
     cdef endpoint_t* ep = s.ep
     s.state = DISPOSING
     s.reason = reason
-    s.promised_to = NULL
+    s.reserved_for = NULL
     pool.leases += 1
     s.lease = pool.leases
     due_remove(&pool.due, s)
     observe(&pool.metrics.age, gcp_ages, N_AGE_BOUNDS, pool.now - s.born)
-    ring_insert(&ep.limbo, &s.near)
-    ring_insert(&pool.victims, &s.far)
+    ring_insert(&ep.disposals, &s.in_endpoint)
+    ring_insert(&pool.victims, &s.in_pool)
     ep.disposing += 1
     pool.disposing += 1
     ep.counters.closed[reason] += 1
 
 
-cdef inline bint outlived(pool_t* pool, slot_t* s, double now) noexcept nogil:
+cdef inline bint has_expired(pool_t* pool, slot_t* s, double now) noexcept nogil:
     """Whether an idle slot is expired, and set why."""
     if now >= s.expires:
         s.reason = MAX_LIFETIME
@@ -176,55 +176,55 @@ cdef inline bint outlived(pool_t* pool, slot_t* s, double now) noexcept nogil:
 cdef inline void grant_permit(pool_t* pool, endpoint_t* ep) noexcept nogil:
     """Let the first in line create. Size and caps have been checked."""
     cdef waiter_t* w = first_waiter(ep)
-    leave(pool, w)
+    dequeue(pool, w)
     ep.creating += 1
     pool.creating += 1
     pool.size += 1
     wake(pool, w, CREATE)
-    refile(pool, ep)
+    update_blocked(pool, ep)
 
 
-cdef inline void hand_over(pool_t* pool, slot_t* s, double now) noexcept nogil:
+cdef inline void hand_off(pool_t* pool, slot_t* s, double now) noexcept nogil:
     """Give a slot that is in no list to the first in its endpoint's line."""
     cdef endpoint_t* ep = s.ep
     cdef waiter_t* w = first_waiter(ep)
-    leave(pool, w)
-    check_out(pool, s, now)
+    dequeue(pool, w)
+    begin_use(pool, s, now)
     w.slot = s
     w.lease = s.lease
     wake(pool, w, USE)
-    refile(pool, ep)
+    update_blocked(pool, ep)
 
 
 cdef inline void evict_for(pool_t* pool, slot_t* s, endpoint_t* needy) noexcept nogil:
     """Make a slot that is in no list a victim, and promise its place."""
-    retire(pool, s, EVICTED)
-    s.promised_to = needy
-    ring_insert(&pool.pledged, &s.pledge)
-    needy.promised += 1
-    refile(pool, needy)
-    refile(pool, s.ep)
+    make_victim(pool, s, EVICTED)
+    s.reserved_for = needy
+    ring_insert(&pool.reserving, &s.reservation)
+    needy.reserved += 1
+    update_blocked(pool, needy)
+    update_blocked(pool, s.ep)
 
 
-cdef inline endpoint_t* release_pledge(slot_t* s) noexcept nogil:
+cdef inline endpoint_t* cancel_reservation(slot_t* s) noexcept nogil:
     """Take a victim's promise back. Returns to whom it was given, or NULL."""
-    cdef endpoint_t* needy = s.promised_to
+    cdef endpoint_t* needy = s.reserved_for
     if needy != NULL:
-        s.promised_to = NULL
-        ring_remove(&s.pledge)
-        needy.promised -= 1
+        s.reserved_for = NULL
+        ring_remove(&s.reservation)
+        needy.reserved -= 1
     return needy
 
 
 cdef inline slot_t* longest_idle(pool_t* pool) noexcept nogil:
     if not ring_empty(&pool.idle_extras):
-        return slot_far(pool.idle_extras.next)
+        return slot_in_pool(pool.idle_extras.next)
     if not ring_empty(&pool.idle_bases):
-        return slot_far(pool.idle_bases.next)
+        return slot_in_pool(pool.idle_bases.next)
     return NULL
 
 
-cdef void settle(pool_t* pool) noexcept nogil:
+cdef void serve_blocked(pool_t* pool) noexcept nogil:
     """Serve those who only the total cap holds back, as far as places and idle connections go. After each step:
     nobody waits while something could serve them."""
     cdef endpoint_t* needy
@@ -238,15 +238,15 @@ cdef void settle(pool_t* pool) noexcept nogil:
         s = longest_idle(pool)
         if s == NULL:
             break
-        unpark(pool, s)
+        remove_idle(pool, s)
         evict_for(pool, s, needy)
-    # A place may be free before the one that was promised: nobody needs to wait for that one then.
-    node = pool.pledged.next
-    while pool.size < pool.total_max_size and node != &pool.pledged:
-        s = slot_pledge(node)
+    # A place may be free before the one that was reserved: nobody needs to wait for that one then.
+    node = pool.reserving.next
+    while pool.size < pool.total_max_size and node != &pool.reserving:
+        s = slot_reservation(node)
         node = node.next
-        if s.promised_to.waiting:
-            needy = release_pledge(s)
+        if s.reserved_for.waiting:
+            needy = cancel_reservation(s)
             grant_permit(pool, needy)
 
 
@@ -255,23 +255,23 @@ cdef inline bint yields_to(pool_t* pool, slot_t* s, endpoint_t* needy, double no
     more than one, or ends the other's having none while its waiter is the older; and only once the slot has lived for
     LIVES times what a connection of the other costs to create."""
     cdef Py_ssize_t mine = held(s.ep) + 1           # it is in no list now, but still of its endpoint
-    cdef Py_ssize_t theirs = held(needy) + needy.promised
+    cdef Py_ssize_t theirs = held(needy) + needy.reserved
     cdef double price = needy.create_time if needy.create_time > 0 else pool.create_time
     if mine - theirs <= 1 and not (theirs == 0 and first_waiter(needy).seq < first_waiter(s.ep).seq):
         return False
     return now - s.born >= LIVES * price
 
 
-cdef int place(pool_t* pool, slot_t* s, double now) noexcept nogil:
+cdef int find_use(pool_t* pool, slot_t* s, double now) noexcept nogil:
     """Find the next use of a healthy slot that has come back and is in no list."""
     cdef endpoint_t* ep = s.ep
     cdef endpoint_t* needy = NULL
     if pool.closed:
-        retire(pool, s, POOL_CLOSED)
+        make_victim(pool, s, POOL_CLOSED)
         return TO_DISPOSAL
     if now >= s.expires:
-        retire(pool, s, MAX_LIFETIME)
-        refile(pool, ep)
+        make_victim(pool, s, MAX_LIFETIME)
+        update_blocked(pool, ep)
         return TO_DISPOSAL
     if pool.blocked.n:
         needy = pool.blocked.items[0]
@@ -280,30 +280,30 @@ cdef int place(pool_t* pool, slot_t* s, double now) noexcept nogil:
             evict_for(pool, s, needy)
             return TO_DISPOSAL
         if not table_has_room(&pool.held):
-            retire(pool, s, DISCARDED)
-            refile(pool, ep)
+            make_victim(pool, s, DISCARDED)
+            update_blocked(pool, ep)
             return TO_DISPOSAL
-        hand_over(pool, s, now)
+        hand_off(pool, s, now)
         return HANDOFF
     if needy != NULL:
         evict_for(pool, s, needy)
         return TO_DISPOSAL
-    park(pool, s, now)
+    add_idle(pool, s, now)
     return TO_IDLE
 
 
 # --- acquire ---
 
-cdef void fetch_ahead(pool_t* pool, slot_t* s) noexcept nogil:
+cdef void prefetch_next(pool_t* pool, slot_t* s) noexcept nogil:
     """With very many endpoints a hit waits for memory, not for the processor. Those who visit them in turn want next
     what has been idle for longest after this one: have it brought along meanwhile, of the farther ones what leads to
     the rest."""
-    cdef ring_t* node = s.far.next
+    cdef ring_t* node = s.in_pool.next
     cdef int ahead
     for ahead in range(1, 5):
         if node == &pool.idle_bases:
             return
-        s = slot_far(node)
+        s = slot_in_pool(node)
         if ahead == 2:
             gcp_prefetch(s.ep.key)
             gcp_prefetch(&pool.known.items[home_of(s.ep.key, pool.known.mask)])
@@ -324,33 +324,33 @@ cdef inline slot_t* take_idle(pool_t* pool, endpoint_t* ep, double now) noexcept
     if not table_has_room(&pool.held):
         return NULL
     if ep.n_base:
-        s = slot_near(ep.base.next)
+        s = slot_in_endpoint(ep.base.next)
         if now >= s.expires:
             return NULL
         if pool.n_endpoints > IN_CACHE:
-            fetch_ahead(pool, s)
+            prefetch_next(pool, s)
         ep.n_base -= 1
     elif ep.n_extra:
-        s = slot_near(ep.extras.prev)
+        s = slot_in_endpoint(ep.extras.prev)
         if now >= s.expires or now >= s.since + pool.idle_timeout:
             return NULL
         ep.n_extra -= 1
     else:
         return NULL
     pool.idle -= 1
-    ring_remove(&s.near)
-    ring_remove(&s.far)
-    check_out(pool, s, now)
+    ring_remove(&s.in_endpoint)
+    ring_remove(&s.in_pool)
+    begin_use(pool, s, now)
     return s
 
 
-cdef int step_request(pool_t* pool, waiter_t* w, double now) noexcept nogil:
+cdef int request_slot(pool_t* pool, waiter_t* w, double now) noexcept nogil:
     """Serve an acquire at once, or put it in line. Idle connections found expired become victims."""
     cdef endpoint_t* ep = w.ep
     cdef slot_t* s
     pool.now = now
     if pool.closed:
-        w.state = SHUT
+        w.state = TURNED_AWAY
         return w.state
     if ep.waiting == 0 or w.seq < first_waiter(ep).seq:
         while True:
@@ -361,41 +361,41 @@ cdef int step_request(pool_t* pool, waiter_t* w, double now) noexcept nogil:
                 w.state = USE
                 return w.state
             if ep.n_base:
-                s = slot_near(ep.base.next)
+                s = slot_in_endpoint(ep.base.next)
             elif ep.n_extra:
-                s = slot_near(ep.extras.prev)
+                s = slot_in_endpoint(ep.extras.prev)
             else:
                 break
-            if not outlived(pool, s, now):
+            if not has_expired(pool, s, now):
                 break           # no memory to check it out
-            unpark(pool, s)
-            retire(pool, s, s.reason)
+            remove_idle(pool, s)
+            make_victim(pool, s, s.reason)
         if taken(ep) < pool.max_size and pool.size < pool.total_max_size:
             ep.creating += 1
             pool.creating += 1
             pool.size += 1
             w.state = CREATE
-            refile(pool, ep)
+            update_blocked(pool, ep)
             return w.state
-    join(pool, w)
-    refile(pool, ep)
-    settle(pool)
+    enqueue(pool, w)
+    update_blocked(pool, ep)
+    serve_blocked(pool)
     return w.state
 
 
-cdef int step_give_up(pool_t* pool, waiter_t* w) noexcept nogil:
+cdef int withdraw(pool_t* pool, waiter_t* w) noexcept nogil:
     """Leave the line, or return an unused permit. Returns the state found: USE leaves a slot to give back."""
     cdef int found = w.state
     cdef endpoint_t* ep = w.ep
     if found == WAIT:
-        leave(pool, w)
-        refile(pool, ep)
+        dequeue(pool, w)
+        update_blocked(pool, ep)
     elif found == CREATE:
         ep.creating -= 1
         pool.creating -= 1
         pool.size -= 1
-        refile(pool, ep)
-        settle(pool)
+        update_blocked(pool, ep)
+        serve_blocked(pool)
     else:
         return found
     w.state = DONE
@@ -403,7 +403,7 @@ cdef int step_give_up(pool_t* pool, waiter_t* w) noexcept nogil:
     return found
 
 
-cdef bint reserve_slot(pool_t* pool) noexcept nogil:
+cdef bint make_room(pool_t* pool) noexcept nogil:
     """Make room for one connection more, so that no later step needs memory."""
     cdef void* items
     if not table_has_room(&pool.held):
@@ -415,7 +415,7 @@ cdef bint reserve_slot(pool_t* pool) noexcept nogil:
     return True
 
 
-cdef void step_created(pool_t* pool, waiter_t* w, slot_t* s, double now, double took) noexcept nogil:
+cdef void book_connection(pool_t* pool, waiter_t* w, slot_t* s, double now, double took) noexcept nogil:
     """Turn a permit into a checked-out connection."""
     cdef endpoint_t* ep = w.ep
     cdef double life = pool.max_lifetime
@@ -425,47 +425,47 @@ cdef void step_created(pool_t* pool, waiter_t* w, slot_t* s, double now, double 
     ep.create_time += (took - ep.create_time) * (0.2 if ep.create_time > 0 else 1.0)
     pool.create_time += (took - pool.create_time) * (0.2 if pool.create_time > 0 else 1.0)
     ep.counters.created += 1
-    count_hook_call(&pool.metrics, CREATING, HOOK_OK, took)
+    count_hook_call(&pool.metrics, HOOK_CREATE, CALL_OK, took)
     if pool.jitter > 0:
         life *= 1.0 - pool.jitter * random_fraction(&pool.random)
     s.ep = ep
     s.born = now
     s.expires = now + life
-    check_out(pool, s, now)
+    begin_use(pool, s, now)
     if s.expires < INFINITY:
         due_push(&pool.due, s)
-        will_expire(pool, s.expires)
+        note_expiry(pool, s.expires)
     w.slot = s
     w.lease = s.lease
     w.state = USE
     if pool.closed:
-        check_in(pool, s)
-        retire(pool, s, POOL_CLOSED)
+        end_use(pool, s)
+        make_victim(pool, s, POOL_CLOSED)
         w.slot = NULL
-        w.state = SHUT
+        w.state = TURNED_AWAY
 
 
-cdef void step_lose_permits(pool_t* pool) noexcept nogil:
+cdef void reclaim_permits(pool_t* pool) noexcept nogil:
     """Take back the permits of tickets that were dropped."""
     cdef ring_t* node = pool.endpoints.next
     cdef endpoint_t* ep
-    pool.lost_permits = False
+    pool.abandoned_permits = False
     while node != &pool.endpoints:
         ep = endpoint_link(node)
         node = node.next
-        if ep.lost_permits:
-            ep.creating -= ep.lost_permits
-            pool.creating -= ep.lost_permits
-            pool.size -= ep.lost_permits
-            ep.lost_permits = 0
-            refile(pool, ep)
+        if ep.abandoned_permits:
+            ep.creating -= ep.abandoned_permits
+            pool.creating -= ep.abandoned_permits
+            pool.size -= ep.abandoned_permits
+            ep.abandoned_permits = 0
+            update_blocked(pool, ep)
             note_if_empty(pool, ep)
-    settle(pool)
+    serve_blocked(pool)
 
 
 # --- release ---
 
-cdef bint step_take_back(pool_t* pool, slot_t* s, uint64_t lease) noexcept nogil:
+cdef bint begin_release(pool_t* pool, slot_t* s, uint64_t lease) noexcept nogil:
     """Begin a release: from here on the connection is nobody's, and a second release finds nothing."""
     if s.lease != lease or s.state != USED:
         return False
@@ -474,41 +474,41 @@ cdef bint step_take_back(pool_t* pool, slot_t* s, uint64_t lease) noexcept nogil
     return True
 
 
-cdef int step_give_back(pool_t* pool, slot_t* s, double now) noexcept nogil:
+cdef int end_release(pool_t* pool, slot_t* s, double now) noexcept nogil:
     """End a release, or undo an acquire. A released connection that the line did not take may still serve others."""
     cdef endpoint_t* ep = s.ep
-    cdef bint lent = s.lent
+    cdef bint acquired = s.acquired
     cdef double used = now - s.since
     cdef int outcome
     pool.now = now
-    if used > pool.leak_after and lent:
-        note_leak(s)
-    check_in(pool, s)
-    outcome = place(pool, s, now)
-    if lent:
+    if used > pool.leak_after and acquired:
+        count_leak(s)
+    end_use(pool, s)
+    outcome = find_use(pool, s, now)
+    if acquired:
         ep.counters.releases[outcome] += 1
         observe(&pool.metrics.use, gcp_seconds, N_USE_BOUNDS, used)
     if outcome != TO_IDLE and pool.blocked.n:
-        settle(pool)
+        serve_blocked(pool)
     return outcome
 
 
-cdef void step_discard(pool_t* pool, slot_t* s, int reason) noexcept nogil:
+cdef void discard_slot(pool_t* pool, slot_t* s, int reason) noexcept nogil:
     """Take a used connection away for disposal."""
     cdef double used = pool.now - s.since
-    if s.lent:
+    if s.acquired:
         s.ep.counters.releases[<int>TO_DISPOSAL] += 1
         observe(&pool.metrics.use, gcp_seconds, N_USE_BOUNDS, used)
         if used > pool.leak_after:
-            note_leak(s)
-    check_in(pool, s)
-    retire(pool, s, POOL_CLOSED if pool.closed else reason)
-    refile(pool, s.ep)
+            count_leak(s)
+    end_use(pool, s)
+    make_victim(pool, s, POOL_CLOSED if pool.closed else reason)
+    update_blocked(pool, s.ep)
     if pool.blocked.n:
-        settle(pool)
+        serve_blocked(pool)
 
 
-cdef void step_find_leaks(pool_t* pool) noexcept nogil:
+cdef void find_leaks(pool_t* pool) noexcept nogil:
     """Count the connections that are being held for too long. The longest held of an endpoint are first in its ring."""
     cdef ring_t* node = pool.endpoints.next
     cdef ring_t* used
@@ -519,30 +519,30 @@ cdef void step_find_leaks(pool_t* pool) noexcept nogil:
         ep = endpoint_link(node)
         node = node.next
         used = ep.used.next
-        while used != &ep.used and pool.now - slot_near(used).since > pool.leak_after:
-            if slot_near(used).lent:
-                note_leak(slot_near(used))
+        while used != &ep.used and pool.now - slot_in_endpoint(used).since > pool.leak_after:
+            if slot_in_endpoint(used).acquired:
+                count_leak(slot_in_endpoint(used))
             used = used.next
 
 
 # --- disposal and expiry ---
 
-cdef slot_t* step_victim(pool_t* pool) noexcept nogil:
+cdef slot_t* take_victim(pool_t* pool) noexcept nogil:
     """Take the first victim away for disposal."""
     cdef slot_t* s
     if ring_empty(&pool.victims):
         return NULL
-    s = slot_far(pool.victims.next)
-    ring_remove(&s.far)
+    s = slot_in_pool(pool.victims.next)
+    ring_remove(&s.in_pool)
     return s
 
 
-cdef void step_disposed(pool_t* pool, slot_t* s) noexcept nogil:
-    """A victim is gone: its place serves whom it was promised to, or the neediest."""
+cdef void end_disposal(pool_t* pool, slot_t* s) noexcept nogil:
+    """A victim is gone: its place serves whom it was reserved to, or the neediest."""
     cdef endpoint_t* ep = s.ep
-    cdef endpoint_t* needy = release_pledge(s)
-    ring_remove(&s.near)
-    ring_remove(&s.far)
+    cdef endpoint_t* needy = cancel_reservation(s)
+    ring_remove(&s.in_endpoint)
+    ring_remove(&s.in_pool)
     s.state = FREE
     ep.disposing -= 1
     pool.disposing -= 1
@@ -550,20 +550,20 @@ cdef void step_disposed(pool_t* pool, slot_t* s) noexcept nogil:
     if needy != NULL:
         if needy.waiting and taken(needy) < pool.max_size and pool.size < pool.total_max_size:
             grant_permit(pool, needy)
-        refile(pool, needy)
+        update_blocked(pool, needy)
         note_if_empty(pool, needy)
-    refile(pool, ep)
-    settle(pool)
+    update_blocked(pool, ep)
+    serve_blocked(pool)
     note_if_empty(pool, ep)
 
 
-cdef void step_overdue(pool_t* pool, slot_t* s) noexcept nogil:
+cdef void mark_overdue(pool_t* pool, slot_t* s) noexcept nogil:
     """A disposal takes too long: whoever counts on its place is free to get another."""
-    cdef endpoint_t* needy = release_pledge(s)
+    cdef endpoint_t* needy = cancel_reservation(s)
     if needy == NULL:
         return
-    refile(pool, needy)
-    settle(pool)
+    update_blocked(pool, needy)
+    serve_blocked(pool)
     note_if_empty(pool, needy)
 
 
@@ -580,13 +580,13 @@ cdef slot_t* next_due(pool_t* pool, double* when) noexcept nogil:
         when[0] = pool.due.items[0].expires
         if pool.due.items[0].state == IDLE:
             s = pool.due.items[0]
-    if not ring_empty(&pool.idle_extras) and slot_far(pool.idle_extras.next).since + pool.idle_timeout < when[0]:
-        s = slot_far(pool.idle_extras.next)
+    if not ring_empty(&pool.idle_extras) and slot_in_pool(pool.idle_extras.next).since + pool.idle_timeout < when[0]:
+        s = slot_in_pool(pool.idle_extras.next)
         when[0] = s.since + pool.idle_timeout
     return s
 
 
-cdef Py_ssize_t step_collect(pool_t* pool, double now, Py_ssize_t limit) noexcept nogil:
+cdef Py_ssize_t collect_expired(pool_t* pool, double now, Py_ssize_t limit) noexcept nogil:
     """Make up to `limit` expired idle connections victims, in the order in which they expired."""
     cdef Py_ssize_t n = 0
     cdef double when
@@ -598,16 +598,16 @@ cdef Py_ssize_t step_collect(pool_t* pool, double now, Py_ssize_t limit) noexcep
         if s == NULL or when > now:
             break
         s.reason = MAX_LIFETIME if when >= s.expires else IDLE_TIMEOUT
-        unpark(pool, s)
-        retire(pool, s, s.reason)
-        refile(pool, s.ep)
+        remove_idle(pool, s)
+        make_victim(pool, s, s.reason)
+        update_blocked(pool, s.ep)
         n += 1
     return n
 
 
 # --- closing ---
 
-cdef void step_close(pool_t* pool) noexcept nogil:
+cdef void close_pool(pool_t* pool) noexcept nogil:
     """Turn every waiter away and make every idle connection a victim."""
     cdef ring_t* node = pool.endpoints.next
     cdef endpoint_t* ep
@@ -619,21 +619,21 @@ cdef void step_close(pool_t* pool) noexcept nogil:
         node = node.next
         while ep.waiting:
             w = first_waiter(ep)
-            leave(pool, w)
-            wake(pool, w, SHUT)
-        refile(pool, ep)
+            dequeue(pool, w)
+            wake(pool, w, TURNED_AWAY)
+        update_blocked(pool, ep)
         note_if_empty(pool, ep)
     while True:
         s = longest_idle(pool)
         if s == NULL:
             break
-        unpark(pool, s)
-        retire(pool, s, POOL_CLOSED)
+        remove_idle(pool, s)
+        make_victim(pool, s, POOL_CLOSED)
 
 
-cdef void step_force(pool_t* pool) noexcept nogil:
-    """Take every lent connection from its holder. Its release, later, finds nothing and does nothing. (One with a hook
-    running is not lent: it becomes a victim when the hook is done.)"""
+cdef void force_close(pool_t* pool) noexcept nogil:
+    """Take every acquired connection from its holder. Its release, later, finds nothing and does nothing. (One with a hook
+    running is not acquired: it becomes a victim when the hook is done.)"""
     cdef ring_t* node = pool.endpoints.next
     cdef ring_t* used
     cdef endpoint_t* ep
@@ -643,10 +643,10 @@ cdef void step_force(pool_t* pool) noexcept nogil:
         node = node.next
         used = ep.used.next
         while used != &ep.used:
-            s = slot_near(used)
+            s = slot_in_endpoint(used)
             used = used.next
-            if s.lent and s.state == USED:
-                step_discard(pool, s, POOL_CLOSED)
+            if s.acquired and s.state == USED:
+                discard_slot(pool, s, POOL_CLOSED)
 
 
 cdef void write_off(pool_t* pool, endpoint_t* ep) noexcept nogil:
@@ -659,10 +659,10 @@ cdef void write_off(pool_t* pool, endpoint_t* ep) noexcept nogil:
         ring = &ep.base if i == 0 else &ep.extras if i == 1 else &ep.used
         node = ring.next
         while node != ring:
-            s = slot_near(node)
+            s = slot_in_endpoint(node)
             node = node.next
             ep.counters.closed[<int>DISCARDED] += 1
             observe(&pool.metrics.age, gcp_ages, N_AGE_BOUNDS, pool.now - s.born)
-            if s.lent:
+            if s.acquired:
                 ep.counters.releases[<int>TO_DISPOSAL] += 1
                 observe(&pool.metrics.use, gcp_seconds, N_USE_BOUNDS, pool.now - s.since)

@@ -67,7 +67,7 @@ cdef class ThreadingPool(BaseConnectionPool):
             if found == FINE and self.lend(s, glance):
                 return s
         except BaseException as error:
-            self._core.end_hook(glance, HOOK_CANCELLED, endpoint, error)
+            self._core.end_hook(glance, CALL_CANCELLED, endpoint, error)
             return self.recover(slot, glance, endpoint, timeout, False, error)
         return self.recover(slot, glance, endpoint, timeout, found == FOUND_DEAD, None)
 
@@ -77,15 +77,15 @@ cdef class ThreadingPool(BaseConnectionPool):
         cdef double now = glance.began
         cdef bint alive
         if self._check_aliveness is not None:
-            glance.hook, glance.hook_began = CHECKING, now
+            glance.hook, glance.hook_began = HOOK_CHECK, now
             alive = self._check_aliveness(
                 endpoint, slot.conn, None if glance.deadline == INFINITY else max(0.0, glance.deadline - now))
             if not alive:
-                core.end_hook(glance, HOOK_DEAD, endpoint, None)
+                core.end_hook(glance, CALL_DEAD, endpoint, None)
                 return FOUND_DEAD
             now = core.hook_went_well(glance)
         if self._on_acquire is not None and now < glance.deadline:
-            glance.hook, glance.hook_began = ACQUIRING_HOOK, now
+            glance.hook, glance.hook_began = HOOK_ON_ACQUIRE, now
             self._on_acquire(endpoint, slot.conn)
             now = core.hook_went_well(glance)
         if now >= glance.deadline:
@@ -116,13 +116,13 @@ cdef class ThreadingPool(BaseConnectionPool):
         cdef int verdict
         if ticket.nowait or core.pool.disposing:
             return WAIT
-        bell = self._new_bell()
-        verdict = core.arm(ticket, bell)
+        event = self._new_event()
+        verdict = core.arm(ticket, event)
         if verdict == WAIT and not core.pool.disposing:
-            if type(bell) is Bell and ticket.deadline < INFINITY:
-                (<Bell>bell).wait(ticket.deadline - core.now())
+            if type(event) is Event and ticket.deadline < INFINITY:
+                (<Event>event).wait(ticket.deadline - core.now())
             else:
-                self._sleep(bell, ticket.deadline - core.now())
+                self._sleep(event, ticket.deadline - core.now())
             verdict = core.poll(ticket)
         return verdict
 
@@ -167,13 +167,13 @@ cdef class ThreadingPool(BaseConnectionPool):
         if self._dispose is not None and core.concern_only(endpoint):
             self.dispose_here()
         elif not ring_empty(&core.pool.victims):
-            self._reap(endpoint)
+            self._dispose_victims(endpoint)
         return 0
 
     cdef int dispose_here(self) except -1:
         """Dispose of the victims of the caller's own endpoint: they are its own business, however long it takes."""
         cdef Batch batch = gather(self._core)
-        return 0 if batch is None else dispose_here(batch, self._dispose, self._tell_of)
+        return 0 if batch is None else dispose_here(batch, self._dispose, self._report)
 
     cdef int bring_back(self, Slot slot, uint64_t lease, body) except -1:
         """Release by way of `on_release`."""
@@ -200,11 +200,11 @@ cdef class ThreadingPool(BaseConnectionPool):
             with core.hook_call('on_release', slot.endpoint):
                 self._on_release(slot.endpoint, slot.conn)
             return core.now()
-        glance.hook, glance.hook_began = RELEASING_HOOK, core.now()
+        glance.hook, glance.hook_began = HOOK_ON_RELEASE, core.now()
         try:
             self._on_release(slot.endpoint, slot.conn)
         except BaseException as error:
-            core.end_hook(glance, HOOK_CANCELLED, slot.endpoint, error)
+            core.end_hook(glance, CALL_CANCELLED, slot.endpoint, error)
             raise
         return core.hook_went_well(glance)
 

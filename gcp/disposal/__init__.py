@@ -3,7 +3,7 @@
 The core names the victims; here they are disposed of, in the colour of the front: `gcp.disposal.threads`,
 `gcp.disposal.tasks`. Whatever a `dispose` does, raise or hang, it is logged, its place is freed when it ends (or when
 ``dispose_timeout`` has passed), and nobody else waits for it: not the collector, not another endpoint, and no caller
-longer than its own deadline, ``dispose_timeout`` or a short courtesy."""
+longer than its own deadline, ``dispose_timeout`` or a short grace."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from collections.abc import Callable
 
 from gcp._core import Core
 
-COURTESY = 0.05
+DISPOSE_GRACE = 0.05
 """For how long a caller waits for a disposal that is not its own business, in seconds. Enough for a well-behaved one,
 so that what an acquire or a release set off has usually happened when it returns."""
 
-PARTING = 0.25
+FORCE_GRACE = 0.25
 """For how long a close waits for the disposal of what it took by force, in seconds."""
 
-BATCH = 256
+COLLECT_BATCH = 256
 """How many expired connections a collector takes at a time."""
 
-TICK = 0.001
+SHORTEST_SLEEP = 0.001
 """The shortest sleep of a collector, in seconds."""
 
-NOWHERE = object()
+NO_ORIGIN = object()
 """The origin of what is done in the background, and in the interest of nobody whose span records."""
 
-LINGER = 1.0
+WORKER_IDLE_TIME = 1.0
 """For how long a worker thread waits for more, in seconds, before it ends."""
 
 
@@ -43,7 +43,7 @@ def tell(logger: logging.Logger, level: int, message: str, *args: object, error:
 
 def origin_of(core: Core) -> object:
     """Say in whose interest a disposal in the background is, for its span."""
-    return None if core.tracer is None else core.tracer.current() or NOWHERE
+    return None if core.tracer is None else core.tracer.current() or NO_ORIGIN
 
 
 def weakly(method: Callable[[], object]) -> Callable[[], None]:

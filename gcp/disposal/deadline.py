@@ -80,7 +80,7 @@ class Bounded:
         return asyncio.CancelledError() if missed else None
 
 
-class Begun:
+class Started:
     """The rest of an awaitable that was begun elsewhere.
 
     :param steps: its iterator
@@ -106,7 +106,7 @@ class Begun:
         return (yield from self._steps)
 
 
-def unlimited(hook: Awaitable[Any]) -> Generator[Any, Any, Any]:
+def without_limit(hook: Awaitable[Any]) -> Generator[Any, Any, Any]:
     """Begin to await a hook, however long it takes."""
     return Bounded(hook, None).__await__()
 

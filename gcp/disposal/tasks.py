@@ -8,23 +8,23 @@ from collections.abc import Callable, Coroutine, Generator
 from functools import partial
 from typing import Any
 
-from gcp._core import Batch, Core, Crew, Victim, Worker, describe, gather
-from gcp.disposal import COURTESY, origin_of, tell
-from gcp.disposal.deadline import Begun, Bounded, HookTimeoutError, unlimited
+from gcp._core import Batch, Core, Victim, Worker, WorkerPool, describe, gather
+from gcp.disposal import DISPOSE_GRACE, origin_of, tell
+from gcp.disposal.deadline import Bounded, HookTimeoutError, Started, without_limit
 
 logger = logging.getLogger('gcp.asyncio')
 
 
-class Errand(Coroutine[Any, Any, None]):
+class WorkerCoroutine(Coroutine[Any, Any, None]):
     """What a worker's task runs: a coroutine that begins without a frame of its own, for most victims have nothing to
     wait for. It may be dropped without a word: its loop can end before its first step.
 
-    :param reaper: whose victims they are
+    :param disposer: whose victims they are
     :param worker: who disposes of them
     """
 
-    def __init__(self, reaper: Reaper, worker: Worker) -> None:
-        self._reaper = reaper
+    def __init__(self, disposer: Disposer, worker: Worker) -> None:
+        self._disposer = disposer
         self._worker = worker
         self._coro: Coroutine[Any, Any, None] | None = None
 
@@ -34,13 +34,13 @@ class Errand(Coroutine[Any, Any, None]):
     def send(self, value: Any) -> Any:
         try:
             if self._coro is None:
-                rest = self._reaper.begin_work(self._worker)
+                rest = self._disposer.begin_work(self._worker)
                 if rest is None:
                     raise StopIteration
-                self._coro = self._reaper.go_on(self._worker, rest)
+                self._coro = self._disposer.go_on(self._worker, rest)
             return self._coro.send(value)
         except BaseException:
-            self._reaper.dismiss(self._worker)
+            self._disposer.dismiss(self._worker)
             raise
 
     def throw(self, *args: Any) -> Any:
@@ -49,7 +49,7 @@ class Errand(Coroutine[Any, Any, None]):
                 raise args[0]
             return self._coro.throw(*args)
         except BaseException:
-            self._reaper.dismiss(self._worker)
+            self._disposer.dismiss(self._worker)
             raise
 
     def close(self) -> None:
@@ -60,7 +60,7 @@ class Errand(Coroutine[Any, Any, None]):
         self.close()
 
 
-def come_true(future: asyncio.Future[None]) -> None:
+def set_done(future: asyncio.Future[None]) -> None:
     """Let go whoever waits for a future."""
     if not future.done():
         future.set_result(None)
@@ -73,7 +73,7 @@ class Turn:
         yield
 
 
-class Reaper:
+class Disposer:
     """Disposes of a pool's victims.
 
     :param name: the pool's name
@@ -87,16 +87,16 @@ class Reaper:
         self._core = core
         self._dispose = dispose
         self._timeout = timeout
-        self.start_anew()
+        self.reset_after_fork()
 
-    def start_anew(self) -> None:
+    def reset_after_fork(self) -> None:
         """Begin without workers: a forked child, or another event loop, has none."""
-        self._crew = Crew(self._core)
+        self._crew = WorkerPool(self._core)
         self._watching: asyncio.TimerHandle | None = None
 
     # --- in the caller's task ---
 
-    async def reap(self, own: object, wait: float | None) -> None:
+    async def dispose(self, own: object, wait: float | None) -> None:
         """Dispose of all victims on behalf of a caller.
 
         Those of the caller's own endpoint are its own business: without a ``dispose_timeout`` it waits for them,
@@ -112,20 +112,20 @@ class Reaper:
             self._hand_over(batch)
             await self._wait_for(batch, wait)
 
-    async def reap_all(self) -> None:
+    async def dispose_all(self) -> None:
         """Dispose of all victims, however long it takes."""
-        await self.reap_aside(None)
+        await self.dispose_in_background(None)
 
-    async def reap_aside(self, wait: float | None) -> None:
+    async def dispose_in_background(self, wait: float | None) -> None:
         """Have all victims disposed of.
 
         :param wait: how long to wait for it, seconds; ``None``: until it is done
         """
-        batch = self.reap_soon()
+        batch = self.dispose_soon()
         if batch is not None and wait != 0:
             await self._wait_for(batch, wait)
 
-    def reap_soon(self) -> Batch | None:
+    def dispose_soon(self) -> Batch | None:
         """Have all victims disposed of, without waiting for it."""
         batch = gather(self._core, None, origin_of(self._core))
         if batch is not None:
@@ -139,8 +139,8 @@ class Reaper:
             return
         loop = asyncio.get_running_loop()
         gone = loop.create_future()
-        batch.bell = partial(come_true, gone)
-        timer = None if seconds is None else loop.call_later(seconds, come_true, gone)
+        batch.event = partial(set_done, gone)
+        timer = None if seconds is None else loop.call_later(seconds, set_done, gone)
         try:
             await gone
         finally:
@@ -149,17 +149,17 @@ class Reaper:
 
     def _hand_over(self, batch: Batch) -> None:
         self._crew.offer(batch)
-        self._man()
+        self._ensure_worker()
         if self._watching is None:
-            self._watching = asyncio.get_running_loop().call_later(COURTESY, self._watch)
+            self._watching = asyncio.get_running_loop().call_later(DISPOSE_GRACE, self._watch)
 
     # --- in the workers ---
 
-    def _man(self) -> None:
+    def _ensure_worker(self) -> None:
         """See to it that somebody works who is not stuck."""
-        if not self._crew.is_manned(COURTESY):
+        if not self._crew.has_free_worker(DISPOSE_GRACE):
             worker = Worker(self._crew)
-            task = asyncio.get_running_loop().create_task(Errand(self, worker), name='gcp-disposer')
+            task = asyncio.get_running_loop().create_task(WorkerCoroutine(self, worker), name='gcp-disposer')
             # The loop may end first: no reason for noise.
             task._log_destroy_pending = False  # type: ignore[attr-defined]
             worker.join()
@@ -168,35 +168,35 @@ class Reaper:
         """A worker's task has ended."""
         worker.quit()
         if self._crew.has_work:     # it was cancelled from outside
-            self._man()
+            self._ensure_worker()
 
     def begin_work(self, worker: Worker) -> Any:
         """Dispose of all that waits, up to what takes an `await`, or goes wrong: then return that."""
-        return worker.begin_work(self._dispose, unlimited, Begun)
+        return worker.begin_work(self._dispose, without_limit, Started)
 
     async def go_on(self, worker: Worker, rest: Any) -> None:
         """Go on from there."""
         while rest is not None:
             victim = worker.victim
-            if isinstance(rest, Begun):
+            if isinstance(rest, Started):
                 rest = await self._see_through(victim, rest)
             if rest is not None:
-                self._tell_of(victim, rest)
+                self._report(victim, rest)
             rest = self.begin_work(worker)
 
     def _watch(self) -> None:
         """While somebody is stuck: give the rest to another worker, and its promised place to somebody else."""
         self._watching = None
-        for victim, _ in self._crew.stuck(COURTESY):
+        for victim, _ in self._crew.stuck(DISPOSE_GRACE):
             victim.overdue = True
             self._core.overdue(victim)
-            self.reap_soon()        # somebody else was chosen instead
+            self.dispose_soon()        # somebody else was chosen instead
         if self._crew.has_work:
-            self._man()
+            self._ensure_worker()
         if self._watching is None and self._crew.needs_watching(False):
-            self._watching = asyncio.get_running_loop().call_later(COURTESY, self._watch)
+            self._watching = asyncio.get_running_loop().call_later(DISPOSE_GRACE, self._watch)
 
-    async def _see_through(self, victim: Victim, rest: Begun) -> BaseException | None:
+    async def _see_through(self, victim: Victim, rest: Started) -> BaseException | None:
         """Await a disposal that has something to wait for; return what went wrong."""
         error: BaseException | None = None
         try:
@@ -206,7 +206,7 @@ class Reaper:
         victim.conclude(error)
         return error
 
-    def _tell_of(self, victim: Victim, error: BaseException) -> None:
+    def _report(self, victim: Victim, error: BaseException) -> None:
         """Log a disposal's error; raise what ends the worker."""
         if isinstance(error, (asyncio.CancelledError, KeyboardInterrupt, SystemExit)):
             raise error

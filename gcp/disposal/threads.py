@@ -10,8 +10,8 @@ from collections.abc import Callable
 from math import inf
 from typing import Any
 
-from gcp._core import Batch, Bell, Core, Crew, Victim, Worker, describe, dispose_here, gather
-from gcp.disposal import COURTESY, LINGER, origin_of, tell
+from gcp._core import Batch, Core, Event, Victim, Worker, WorkerPool, describe, dispose_here, gather
+from gcp.disposal import DISPOSE_GRACE, WORKER_IDLE_TIME, origin_of, tell
 
 logger = logging.getLogger('gcp.threading')
 
@@ -56,7 +56,7 @@ clock: Callable[[], float] | None = None
 """For tests, a clock of their own: returns seconds."""
 
 
-class Reaper:
+class Disposer:
     """Disposes of a pool's victims.
 
     :param name: the pool's name
@@ -70,16 +70,16 @@ class Reaper:
         self._core = core
         self._dispose = dispose
         self._timeout = timeout
-        self.start_anew()
+        self.reset_after_fork()
 
-    def start_anew(self) -> None:
+    def reset_after_fork(self) -> None:
         """Begin without workers: a forked child has none."""
-        self._crew = Crew(self._core, clock)
+        self._crew = WorkerPool(self._core, clock)
         self._watching = False
 
     # --- in the caller's thread ---
 
-    def reap(self, own: object, wait: float | None) -> None:
+    def dispose(self, own: object, wait: float | None) -> None:
         """Dispose of all victims on behalf of a caller.
 
         Those of the caller's own endpoint are its own business: without a ``dispose_timeout`` they are disposed of
@@ -93,18 +93,18 @@ class Reaper:
             return
         mine = batch.concerns(own)
         if mine and self._timeout is None:
-            dispose_here(batch, self._dispose, self.tell_of)
+            dispose_here(batch, self._dispose, self.report)
         else:
             self._hand_over(batch, self._timeout if mine else wait)
 
-    def reap_all(self) -> None:
+    def dispose_all(self) -> None:
         """Dispose of all victims, however long it takes: in this thread, unless there is a ``dispose_timeout``."""
         if self._timeout is not None:
-            return self.reap_aside(None)
+            return self.dispose_in_background(None)
         while (batch := gather(self._core)) is not None:
-            dispose_here(batch, self._dispose, self.tell_of)
+            dispose_here(batch, self._dispose, self.report)
 
-    def reap_aside(self, wait: float | None) -> None:
+    def dispose_in_background(self, wait: float | None) -> None:
         """Have all victims disposed of by the workers.
 
         :param wait: how long to wait for it, seconds; ``None``: until it is done
@@ -114,15 +114,15 @@ class Reaper:
             self._hand_over(batch, wait)
 
     def _gather(self) -> Batch | None:
-        return gather(self._core, Bell(), origin_of(self._core))
+        return gather(self._core, Event(), origin_of(self._core))
 
     def _hand_over(self, batch: Batch, wait: float | None) -> None:
-        soon = COURTESY if wait is None else min(wait, COURTESY)
-        if self._crew.hand_over(batch, soon, COURTESY, self._start_worker) or wait == 0:
+        soon = DISPOSE_GRACE if wait is None else min(wait, DISPOSE_GRACE)
+        if self._crew.hand_over(batch, soon, DISPOSE_GRACE, self._start_worker) or wait == 0:
             return
         self.watch()
-        if wait is None or wait > COURTESY:
-            batch.wait(inf if wait is None else wait - COURTESY)
+        if wait is None or wait > DISPOSE_GRACE:
+            batch.wait(inf if wait is None else wait - DISPOSE_GRACE)
 
     @property
     def is_busy(self) -> bool:
@@ -138,28 +138,28 @@ class Reaper:
 
     # --- in the workers ---
 
-    def _man(self) -> None:
+    def _ensure_worker(self) -> None:
         """See to it that somebody works who is not stuck."""
-        if not self._crew.call() and not self._crew.is_manned(COURTESY):
+        if not self._crew.call() and not self._crew.has_free_worker(DISPOSE_GRACE):
             self._start_worker()
 
     def _start_worker(self) -> None:
         if not start_daemon(self._work, 'gcp-disposer') and not going_down:
-            self._work(linger=0)
+            self._work(idle_time=0)
 
-    def _work(self, linger: float = LINGER) -> None:
-        crew = self._crew
-        worker = Worker(crew, Bell())
+    def _work(self, idle_time: float = WORKER_IDLE_TIME) -> None:
+        worker_pool = self._crew
+        worker = Worker(worker_pool, Event())
         worker.join()
         try:
             while True:
-                worker.work(self._dispose, self._timeout, self.tell_of)
-                if not linger or not worker.rest(linger):
+                worker.work(self._dispose, self._timeout, self.report)
+                if not idle_time or not worker.rest(idle_time):
                     break
         finally:
             worker.quit()
-        if crew.has_work and crew is self._crew:    # it came in just now
-            self._man()
+        if worker_pool.has_work and worker_pool is self._crew:    # it came in just now
+            self._ensure_worker()
 
     def _watch(self) -> None:
         """While somebody is at work: give what waits behind one who is stuck to another, and give up on those past
@@ -167,11 +167,11 @@ class Reaper:
         pause = threading.Lock()
         pause.acquire()
         while self._needs_watching():
-            pause.acquire(timeout=COURTESY)
-            for victim, seconds in self._crew.stuck(COURTESY):
+            pause.acquire(timeout=DISPOSE_GRACE)
+            for victim, seconds in self._crew.stuck(DISPOSE_GRACE):
                 self._give_up_on(victim, seconds)
             if self._crew.has_work:
-                self._man()
+                self._ensure_worker()
         self._watching = False
         if self._needs_watching():      # it came in just now
             self.watch()
@@ -187,12 +187,12 @@ class Reaper:
         if not victim.overdue:
             victim.overdue = True
             self._core.overdue(victim)
-            self.reap_aside(0)      # somebody else was chosen instead
+            self.dispose_in_background(0)      # somebody else was chosen instead
         if self._timeout is not None and seconds >= self._timeout and victim.give_up():
             where = describe(victim.endpoint)
             tell(logger, logging.ERROR, '%s: disposal of a connection to %s timed out', self._name, where)
 
-    def tell_of(self, victim: Victim, error: BaseException, first: bool = True) -> None:
+    def report(self, victim: Victim, error: BaseException, first: bool = True) -> None:
         """Log a disposal's error; raise what is more than that.
 
         :param first: whether nobody was told that it takes too long

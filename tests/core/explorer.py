@@ -354,10 +354,10 @@ def cooperative(scheduler: Scheduler) -> Iterator[None]:
 
     replacements: list[tuple[Any, str, Any]] = [
         (front, 'threading', threads),
-        (front.ConnectionPool, '_new_bell', new_bell),
+        (front.ConnectionPool, '_new_event', new_bell),
         (front, 'monotonic', now),
         (reaper, 'threading', threads),
-        (reaper, 'Bell', lambda: new_bell(None)),
+        (reaper, 'Event', lambda: new_bell(None)),
         (reaper, 'clock', now),
         (reaper, 'starting', nullcontext()),    # its holder can be switched where it starts a thread
     ]

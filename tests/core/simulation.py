@@ -129,7 +129,7 @@ class Simulation:
         while True:
             ticket = core.ticket(endpoint)
             verdict = core.request(ticket)
-            self._reap()
+            self._dispose_victims()
             if verdict == WAIT and core.arm(ticket, wake) == WAIT:
                 yield None
             verdict = core.poll(ticket)
@@ -142,9 +142,9 @@ class Simulation:
             self.outcome.served[endpoint] += 1
             yield self.use
             core.give_back(ticket)
-            self._reap()
+            self._dispose_victims()
 
-    def _reap(self) -> None:
+    def _dispose_victims(self) -> None:
         while (victim := self.core.victim()) is not None:
             if self.dispose:
                 self._start(self._disposal(victim))

@@ -18,7 +18,7 @@ import pytest
 from fronts import audit
 
 from core.explorer import Broken, Lock, Report, Scenario, Scheduler, explore
-from gcp.disposal import BATCH, COURTESY
+from gcp.disposal import COLLECT_BATCH, DISPOSE_GRACE
 from gcp.exceptions import AcquireTimeoutError, ConnectionPoolClosedError
 from gcp.threading import BaseConnectionManager, ConnectionPool
 
@@ -130,7 +130,7 @@ class World:
         pool, manager = self.pool, self.manager
         pool._core.on_transition = None
         pool._core.drain()
-        pool._reaper.reap_all()
+        pool._disposer.dispose_all()
         assert not self.held
         stats = pool.stats()
         audit(stats)
@@ -220,9 +220,9 @@ class Expire(Action):
         self.world.park(self.endpoint)
 
     def act(self) -> None:
-        self.pool._core.collect(BATCH)
+        self.pool._core.collect(COLLECT_BATCH)
         if self.pool._core.has_victims:
-            self.pool._reaper.reap_aside(COURTESY)
+            self.pool._disposer.dispose_in_background(DISPOSE_GRACE)
 
 
 class Close(Action):
@@ -334,9 +334,9 @@ def meeting(*names: str, shared: bool, warm: bool = False, alone: bool = False) 
             idle_timeout=0.0 if expires else None,
         )  # fmt: skip
         if alone:
-            reap_all = pool._reaper.reap_all
-            pool._reaper.reap_aside = lambda wait: reap_all()  # type: ignore[method-assign]
-            pool._reaper.reap = lambda own, wait: reap_all()  # type: ignore[method-assign]
+            dispose_all = pool._disposer.dispose_all
+            pool._disposer.dispose_in_background = lambda wait: dispose_all()  # type: ignore[method-assign]
+            pool._disposer.dispose = lambda own, wait: dispose_all()  # type: ignore[method-assign]
         world = World(scheduler, manager, pool)
         callers = [action(world, endpoint) for action, endpoint in zip(actions, endpoints, strict=True)]
         for caller in callers:

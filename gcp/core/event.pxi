@@ -18,10 +18,10 @@ cdef enum:
 
 
 @cython.final
-cdef class Bell:
+cdef class Event:
     """A lock that is held from the beginning, and that whoever waits takes again. To ring twice is the same as once."""
     cdef PyThread_type_lock lock
-    cdef bint rung
+    cdef bint is_set
 
     def __cinit__(self):
         self.lock = PyThread_allocate_lock()
@@ -31,20 +31,20 @@ cdef class Bell:
 
     def __dealloc__(self):
         if self.lock != NULL:
-            if not self.rung:
+            if not self.is_set:
                 PyThread_release_lock(self.lock)
             PyThread_free_lock(self.lock)
 
-    cdef inline void ring(self) noexcept:
-        if not self.rung:
-            self.rung = True
+    cdef inline void set(self) noexcept:
+        if not self.is_set:
+            self.is_set = True
             PyThread_release_lock(self.lock)
 
     cdef bint wait(self, double seconds) except -1:
         """Sleep until it rings. Signal handlers run meanwhile, and may raise.
 
         :param seconds: at most; ``inf``: for ever
-        :return: whether it has rung
+        :return: whether it has is_set
         """
         cdef double deadline = gcp_monotonic() + seconds
         cdef long long microseconds
@@ -54,7 +54,7 @@ cdef class Bell:
             with nogil:
                 status = PyThread_acquire_lock_timed(self.lock, microseconds, 1)
             if status == PY_LOCK_ACQUIRED:
-                self.rung = False
+                self.is_set = False
                 return True
             if status == PY_LOCK_INTR:
                 PyErr_CheckSignals()
@@ -62,20 +62,20 @@ cdef class Bell:
             if seconds <= 0:
                 return False
 
-    cdef bint wait_after(self, Bell other, double seconds) except -1:
-        """Ring another bell, and sleep until this one rings. The other one is rung when the interpreter is free
+    cdef bint wait_after(self, Event other, double seconds) except -1:
+        """Ring another event, and sleep until this one rings. The other one is is_set when the interpreter is free
         already: whoever wakes up would only wait for that, and go to sleep again."""
         cdef double deadline = gcp_monotonic() + seconds
         cdef long long microseconds = <long long>(min(seconds, <double>LONGEST_NAP) * 1e6) + 1
         cdef PyLockStatus status
-        if other.rung:
+        if other.is_set:
             return self.wait(seconds)
-        other.rung = True
+        other.is_set = True
         with nogil:
             PyThread_release_lock(other.lock)
             status = PyThread_acquire_lock_timed(self.lock, microseconds, 1)
         if status == PY_LOCK_ACQUIRED:
-            self.rung = False
+            self.is_set = False
             return True
         if status == PY_LOCK_INTR:
             PyErr_CheckSignals()
@@ -83,7 +83,7 @@ cdef class Bell:
 
     def __call__(self):
         """Ring."""
-        self.ring()
+        self.set()
 
     def acquire(self, *, double timeout=-1):
         """Sleep until it rings; tell whether it has.
@@ -94,28 +94,28 @@ cdef class Bell:
 
     def release(self):
         """Ring."""
-        self.ring()
+        self.set()
 
 
-# --- bells, of the core's own kind or of a test's ---
+# --- event, of the core's own kind or of a test's ---
 
-cdef int ring(bell) except -1:
-    if type(bell) is Bell:
-        (<Bell>bell).ring()
-    elif bell is not None:
-        bell()
+cdef int set_event(event) except -1:
+    if type(event) is Event:
+        (<Event>event).set()
+    elif event is not None:
+        event()
     return 0
 
 
-cdef bint sleep_on(bell, double seconds) except -1:
-    if type(bell) is Bell:
-        return (<Bell>bell).wait(seconds)
-    return bell.acquire(timeout=-1 if seconds == INFINITY else seconds)
+cdef bint wait_for_event(event, double seconds) except -1:
+    if type(event) is Event:
+        return (<Event>event).wait(seconds)
+    return event.acquire(timeout=-1 if seconds == INFINITY else seconds)
 
 
-cdef bint ring_and_sleep_on(other, bell, double seconds) except -1:
-    """Wake somebody, and sleep: see `Bell.wait_after`."""
-    if type(other) is Bell and type(bell) is Bell and seconds > 0:
-        return (<Bell>bell).wait_after(<Bell>other, seconds)
-    ring(other)
-    return seconds > 0 and sleep_on(bell, seconds)
+cdef bint set_and_wait(other, event, double seconds) except -1:
+    """Wake somebody, and sleep: see `Event.wait_after`."""
+    if type(other) is Event and type(event) is Event and seconds > 0:
+        return (<Event>event).wait_after(<Event>other, seconds)
+    set_event(other)
+    return seconds > 0 and wait_for_event(event, seconds)
