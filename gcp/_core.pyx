@@ -1,23 +1,23 @@
 # cython: language_level=3, freethreading_compatible=True
-"""The compiled core of gcp: pool state and its steps, and the compiled halves of the two fronts.
+"""The compiled core of gcp: pool state, its transitions, the machines of acquire and release, and the compiled halves of
+the two pools. The contents, in the order in which to read them:
 
-Pool state decides; it never waits, never calls a manager. Read it in this order:
-
-platform    mutex, random bits
-clock       what time it is
-containers  rings, heaps, the table of held connections
-metrics     histograms and the counters of the manager's steps
-state       slot, endpoint, waiter, pool: what there is
-steps       what happens: one short atomic transition each, no Python inside
-event       what a thread sleeps on
-core        the steps behind a lock; user keys looked up outside it
-checkouts   handles on what the core lends
-lifecycle   one call of a manager's hook: counted and timed
-pools       the compiled half of both fronts
-shortcuts   ... past the interpreter
-threads     ... of the threading pool
-tasks       ... of the asyncio pool
-awaiting    ... and what it returns
+layers, plain C        platform, clock, containers, metrics, state, steps
+event                  what a thread waits on
+arguments              what callers pass in: checked, and shown in messages
+hook_call              one call of a manager's hook: timed, counted, traced
+snapshot               what a pool has counted, as plain values
+fork, finalizers       what a forked child forgets, what finalizers leave behind
+registry               endpoints by their key
+core                   the state of one pool behind its lock
+holder                 what holds a connection
+acquire, request       the machine of an acquire, and what it asks of the core
+release                the machine of a release
+disposal, worker_pool  victims, and the workers that dispose of them
+base_pool              what both pools share: the idle hit
+fastcall               faster ways through the interpreter for leases
+sync_pool              the compiled half of the threading pool
+async_pool, async_lease  ... of the asyncio pool, and the awaitable that it returns
 """
 
 import os
@@ -33,7 +33,7 @@ from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memset
 
-from gcp.exceptions import AcquireTimeoutError, ConnectionNotAcquiredError, ConnectionPoolClosedError
+from gcp.exceptions import AcquireTimeoutError, ConnectionNotAcquiredError, ConnectionPoolClosedError, HookTimeoutError
 
 include "core/platform.pxi"
 include "core/clock.pxi"
@@ -41,19 +41,28 @@ include "core/containers.pxi"
 include "core/metrics.pxi"
 include "core/state.pxi"
 include "core/steps.pxi"
-include "core/event.pxi"
-include "core/core.pxi"
-include "core/checkouts.pxi"
-include "core/lifecycle.pxi"
-include "core/disposal.pxi"
-include "core/pools.pxi"
-include "core/shortcuts.pxi"
-include "core/threads.pxi"
-include "core/tasks.pxi"
-include "core/awaiting.pxi"
+include "core/event.pyx"
+include "core/arguments.pyx"
+include "core/hook_call.pyx"
+include "core/snapshot.pyx"
+include "core/fork.pyx"
+include "core/finalizers.pyx"
+include "core/registry.pyx"
+include "core/core.pyx"
+include "core/holder.pyx"
+include "core/acquire.pyx"
+include "core/request.pyx"
+include "core/release.pyx"
+include "core/disposal.pyx"
+include "core/worker_pool.pyx"
+include "core/base_pool.pyx"
+include "core/fastcall.pyx"
+include "core/sync_pool.pyx"
+include "core/async_pool.pyx"
+include "core/async_lease.pyx"
 
-# The verdicts, for the Python halves.
-VERDICT_WAIT = <int>WAIT
-VERDICT_CREATE = <int>CREATE
-VERDICT_USE = <int>USE
-VERDICT_SHUT = <int>TURNED_AWAY
+# What `next` of a machine returns, for the drivers: a hook by its number, or one of these.
+TODO_DISPOSE = <int>HOOK_DISPOSE
+TODO_WAIT = <int>DO_WAIT
+TODO_DONE = <int>DO_DONE
+DISPOSE_GRACE = GRACE

@@ -77,3 +77,7 @@ class AcquireTimeoutError(BaseError, TimeoutError):
         self.waiting = waiting
         self.limit = limit
         self.oldest_checkout = oldest_checkout
+
+
+class HookTimeoutError(TimeoutError):
+    """An asynchronous hook took longer than it was allowed to."""

@@ -1,40 +1,27 @@
-"""The blocking connection pool: waits, and calls the manager's hooks. What to do when is decided in `gcp._core`.
+"""The blocking connection pool. What is to be done is decided in `gcp._core`; here it is driven: waiting, disposing,
+calling hooks.
 
-Read it beside `gcp.asyncio`: the same page in the other colour. Idle hits never come here: the compiled half serves
+Read it beside `gcp.asyncio`: the same page twice, once awaiting. Idle hits never come here: the compiled half serves
 them."""
 
 from __future__ import annotations
 
 import logging
-import threading
-import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from math import inf
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from gcp import observe, options
-from gcp._core import (
-    VERDICT_CREATE,
-    VERDICT_SHUT,
-    VERDICT_WAIT,
-    Checkout,
-    Core,
-    Event,
-    ThreadingPool,
-    Ticket,
-    chain,
-    check_timeout,
-    describe,
-)
-from gcp.disposal import COLLECT_BATCH, DISPOSE_GRACE, FORCE_GRACE, SHORTEST_SLEEP, tell, weakly
-from gcp.disposal.threads import Disposer, start_daemon
-from gcp.exceptions import ConnectionPoolClosedError
+from gcp._core import TODO_DISPOSE, TODO_DONE, TODO_WAIT, Acquire, Event, Release, SyncPool, check_timeout
+from gcp.connection import connection_of
+from gcp.disposal import DISPOSE_GRACE, FORCE_GRACE, report, weakly
+from gcp.disposal.threads import Collector, Disposer
 from gcp.managers import AsyncConnectionManager, ConnectionT, EndpointT
 from gcp.managers import SyncConnectionManager as BaseConnectionManager
-from gcp.waiting import acquire_within, set_event
+from gcp.waiting import wait_for
 
 if TYPE_CHECKING:
     from gcp.stats import PoolStats
@@ -44,37 +31,35 @@ __all__ = ['BaseConnectionManager', 'ConnectionPool', 'ConnectionT', 'EndpointT'
 logger = logging.getLogger(__name__)
 
 
-class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
+class ConnectionPool(SyncPool[EndpointT, ConnectionT]):
     """A pool of connections to many endpoints, for threads.
 
     :param connection_manager: creates, disposes of and checks connections
-    :param acquire_timeout: what an acquire may take when it does not say, seconds; ``None``: no limit
+    :param acquire_timeout: how long an acquire without a time-out of its own may take, seconds; ``None``: no limit
     :param background_collector: dispose of expired connections in a background thread, not on each release
     :param dispose_batch_size: how many expired connections a release disposes of, at most; 0: about log2 of the pool's
-                               size; of a large pool, as many as are gone in a tenth of a millisecond
-    :param dispose_timeout: what a disposal may take, seconds; ``None``: no limit
+                               size; of a large pool, as many as take a tenth of a millisecond
+    :param dispose_timeout: how long a disposal may take, seconds; ``None``: no limit
     :param min_idle: idle connections of an endpoint that are kept for their whole life (its base)
     :param max_size: connections of one endpoint, at most
     :param idle_timeout: seconds after which an idle connection beyond the base is disposed of; ``None`` or ``inf``:
                          never
     :param max_lifetime: seconds after which any connection is disposed of; ``None`` or ``inf``: never
     :param total_max_size: connections of all endpoints together, at most
-    :param lifetime_jitter: by what part of itself each lifetime may be shortened, at random, once, 0 to 1: connections
-                            that were born together then do not die together
+    :param lifetime_jitter: the largest part of a lifetime that is taken off at random when a connection is created, 0 to
+                            1: connections that were created together do not expire together
     :param name: the pool's name; by default the manager's class and a number
     :param leak_threshold: seconds after which a connection that is still held counts as leaked; ``None`` or ``inf``:
                            never
-    :param registry: the Prometheus registry in which the pool is seen; by default the global one; ``None``: in none
+    :param registry: the Prometheus registry that shows the pool; by default the global one; ``None``: none
     :param meter_provider: the OpenTelemetry meter provider; by default the global one; ``None``: none
-    :param tracer_provider: the OpenTelemetry tracer provider; by default the global one, once there is one; ``None``:
-                            none
-    :param tracing: what has spans: ``'lifecycle'``: waits, and steps of a connection's life; ``'all'``: also
+    :param tracer_provider: the OpenTelemetry tracer provider; by default the global one, once it is set; ``None``: none
+    :param tracing: what has spans: ``'lifecycle'``: waits, and hook calls of a connection's life; ``'all'``: also
                     `on_acquire` and `on_release`; ``'off'``: nothing
-    :param endpoint_labels: how many endpoints have labels of their own in metrics, first come; the others share
-                            ``_other``
-    :param endpoint_label: makes an endpoint's label; by default from what can carry no credentials
-    :raises TypeError: for an argument that is unknown or of a wrong type
-    :raises ValueError: for one out of range, or two that contradict each other
+    :param endpoint_labels: how many endpoints have their own label in metrics; the others share ``_other``
+    :param endpoint_label: makes an endpoint's label; by default it shows nothing that can carry credentials
+    :raises TypeError: for an argument that is unknown or has a wrong type
+    :raises ValueError: for an argument out of range, or two that contradict each other
     """
 
     def __init__(
@@ -108,169 +93,33 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
         options.check_manager(
             manager, base=BaseConnectionManager, other=AsyncConnectionManager, wrong='asyncio', right='threading')
         self._set_up(manager, given, options.hooks(manager, BaseConnectionManager))
+        self._wait = wait_for
+        self._report = partial(report, logger, self.name)
         self._disposer = Disposer(self.name, self._core, manager.dispose, given.dispose_timeout)
-        self._dispose = None if given.dispose_timeout is not None else manager.dispose
-        self._report = self._disposer.report
-        self._closers: list[threading.Lock] = []
+        self._dispose = manager.dispose if given.dispose_timeout is None else None
+        self._closers: list[Event] = []
         self._core.on_drained = weakly(self._wake_closers)
         self._core.on_fork = weakly(self._reset_after_fork)
-        self._collector = Collector(self, self._core, self._disposer) if given.background_collector else None
+        self._collector = Collector(self, self._disposer) if given.background_collector else None
         self._snapshot = snapshot
         self._telemetry = observe.attach(self, self._core, given, 'threading')
 
     def __init_subclass__(cls, **given: Any) -> None:
-        """See to it that `connection` uses an `acquire` or a `release` that a subclass overrides: the compiled one goes
-        past them."""
+        """Have `connection` use an `acquire` or a `release` that a subclass overrides: the compiled one does not."""
         super().__init_subclass__(**given)
         own = ConnectionPool
         if cls.connection is own.connection and (cls.acquire is not own.acquire or cls.release is not own.release):
-            cls.connection = by_hand  # type: ignore[assignment, method-assign]
+            cls.connection = connection_of  # type: ignore[assignment, method-assign]
 
-    # --- acquire ---
-
-    _new_event = Event
-    _sleep = staticmethod(acquire_within)
-
-    def _replace(self, ticket: Ticket) -> None:
-        """Go on from an idle hit that was found dead."""
-        self._mourn(ticket)
-        self._serve(ticket, self._retry(ticket))
-
-    def _serve(self, ticket: Ticket, verdict: int) -> None:
-        """Serve an acquire that is no idle hit: do as the core says, until there is a connection that the hooks find in
-        order. The caller undoes whatever an error leaves half-done."""
-        core = self._core
-        while True:
-            if core.has_victims:
-                self._tidy_aside(ticket, verdict)
-            if verdict == VERDICT_WAIT:
-                verdict = self._wait(ticket)
-            if verdict == VERDICT_SHUT:
-                raise ConnectionPoolClosedError(f'{self.name} is closed')
-            if verdict == VERDICT_CREATE:
-                self._create(ticket)
-                break
-            if self._is_alive(ticket):
-                break
-            verdict = self._retry(ticket)
-        if self._on_acquire is not None:
-            self._call(ticket, 'on_acquire', self._on_acquire)
-            ticket.hook = None
-
-    def _wait(self, ticket: Ticket) -> int:
-        """Wait in line until there is a verdict."""
-        core = self._core
-        event = self._new_event()
-        verdict = core.arm(ticket, event)
-        if core.has_victims:            # `arm` may have taken back what a finalizer left
-            self._disposer.dispose_in_background(0)
-        while verdict == VERDICT_WAIT:
-            woken = bool(core.disposing) and acquire_within(event, ticket.patience(DISPOSE_GRACE))
-            if not woken:
-                if core.disposing and self._disposer.is_busy:   # a disposal takes long: does this one wait for it?
-                    self._disposer.watch()
-                woken = acquire_within(event, ticket.patience(DISPOSE_GRACE if ticket.nowait else inf))
-            verdict = core.poll(ticket) if woken else core.expire(ticket)
-            if core.has_victims:    # a finalizer left something, and woke this waiter to see to it
-                self._disposer.dispose_in_background(0)
-            if verdict == VERDICT_WAIT and not woken:
-                raise self._timed_out(ticket, 'waiting') from ticket.last_error
-        return verdict
-
-    def _create(self, ticket: Ticket) -> None:
-        """Create a connection. One that comes too late is kept for others."""
-        self._check_deadline(ticket, 'creation')
-        if self._collector is not None:
-            self._collector.ensure()
-        try:
-            with self._core.hook_call('create', ticket.endpoint):
-                verdict = ticket.create(self._manager.create, ticket.remaining())
-        except Exception as error:
-            self._check_deadline(ticket, 'creation', error)
-            raise
-        if verdict == VERDICT_SHUT:
-            self._tidy_aside(ticket)
-            raise ConnectionPoolClosedError(f'{self.name} was closed while a connection was being created')
-        self._check_deadline(ticket, 'creation')
-
-    def _is_alive(self, ticket: Ticket) -> bool:
-        """Check an idle connection before its reuse. The manager is told of a dead one."""
-        if self._check_aliveness is None:
-            return True
-        if self._call(ticket, 'check_aliveness', self._check_aliveness, ticket.remaining(), false='dead'):
-            ticket.hook = None
-            return True
-        self._mourn(ticket)
-        return False
-
-    def _mourn(self, ticket: Ticket) -> None:
-        """Tell the manager of a dead connection."""
-        if self._on_connection_dead is not None:
-            try:
-                with self._core.hook_call('on_connection_dead', ticket.endpoint):
-                    self._on_connection_dead(ticket.endpoint, ticket.conn)
-            except Exception as error:
-                where = describe(ticket.endpoint)
-                tell(logger, logging.ERROR, '%s: on_connection_dead failed for %s: %r', self.name, where, error)
-
-    def _retry(self, ticket: Ticket) -> int:
-        """Ask again, after a connection that was dead."""
-        verdict = self._core.retry(ticket)
-        ticket.hook = None
-        return verdict
-
-    def _call(self, ticket: Ticket, name: str, hook: Callable[..., Any], *args: Any, false: str = 'ok') -> Any:
-        """Call a hook on the ticket's connection. While `ticket.hook` is set, an error costs the connection.
-
-        :param false: what a result that is false means
-        """
-        ticket.hook = name
-        try:
-            with self._core.hook_call(name, ticket.endpoint, quiet=ticket.is_hit) as step:
-                result = hook(ticket.endpoint, ticket.conn, *args)
-                step.end('ok' if result else false)
-        except BaseException as error:
-            self._blame(ticket, name, error)
-        self._check_deadline(ticket, name)
-        return result
-
-    def _blame(self, ticket: Ticket, name: str, error: BaseException) -> NoReturn:
-        """Raise a hook's error, or, where it took too long, that."""
-        if isinstance(error, Exception):
-            self._check_deadline(ticket, name, error)
-        raise error
-
-    def _check_deadline(self, ticket: Ticket, phase: str, cause: BaseException | None = None) -> None:
-        if ticket.overran():
-            raise self._timed_out(ticket, phase) from cause or ticket.last_error
-
-    # --- release ---
-
-    def _spoil(self, checkout: Checkout, error: BaseException, body: BaseException | None) -> None:
-        """End a release whose `on_release` raised: that costs the connection, but never hides the error of the body."""
-        endpoint = checkout.endpoint
-        self._core.discard(checkout, 'error')
-        self._tidy(endpoint)
-        if body is None or not isinstance(error, Exception):
-            raise error
-        chain(body, error)
-        tell(logger, logging.ERROR, '%s: on_release failed for %s: %r', self.name, describe(endpoint), error)
-
-    def _tidy(self, endpoint: object) -> None:
-        """After a release: dispose of what it left, and of a few that have expired."""
-        if self._collector is None:
-            self._core.collect(self._batch_size())
-        if self._core.has_victims:
-            self._dispose_victims(endpoint)
-
-    def _dispose_victims(self, endpoint: object) -> None:
-        """Have the victims disposed of that a release of an endpoint's connection finds."""
-        self._disposer.dispose(endpoint, DISPOSE_GRACE)
-
-    def _tidy_aside(self, ticket: Ticket, verdict: int | None = None) -> None:
-        """Within an acquire: have victims disposed of, on others' time. One that waits in line will wait there."""
-        if self._core.has_victims:
-            self._disposer.dispose_in_background(0 if verdict == VERDICT_WAIT else ticket.patience(DISPOSE_GRACE))
+    def _drive(self, operation: Acquire | Release) -> None:
+        """Do what an acquire or a release asks for, until it is done. Raises what ends it."""
+        while (todo := operation.next()) != TODO_DONE:
+            if todo == TODO_WAIT:
+                operation.completed(self._disposer.wait_for(operation.event, operation.time_to_wait()))
+            elif todo == TODO_DISPOSE:
+                operation.completed(self._disposer.dispose(operation.own, operation.time_to_wait()))
+            else:
+                operation.make_call()
 
     # --- close ---
 
@@ -281,29 +130,25 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
         :param timeout: how long to wait for used connections, seconds; ``None``: until all are released
         """
         deadline = inf if (allowed := check_timeout(timeout)) is None else monotonic() + max(0.0, allowed)
-        quiet = threading.Lock()
-        quiet.acquire()
-        self._closers.append(quiet)
+        drained = Event()
+        self._closers.append(drained)
         try:
             self._core.close()
             if self._collector is not None:
-                self._collector.wake()
-            if deadline == inf:
-                self._disposer.dispose_all()
-            else:
-                self._disposer.dispose_in_background(max(0.0, deadline - monotonic()))
-            while self._core.size and acquire_within(quiet, deadline - monotonic()):
-                self._core.drain()      # a finalizer may have left a lease, and is_set
+                self._collector.stop()
+            self._disposer.dispose_all(max(0.0, deadline - monotonic()))
+            while self._core.size and wait_for(drained, deadline - monotonic()):
+                self._core.drain()      # a finalizer may have left a lease, and set the event
                 self._disposer.dispose_in_background(DISPOSE_GRACE)
             if self._core.size:
                 self._core.force()
                 self._disposer.dispose_in_background(FORCE_GRACE)
         finally:
-            self._closers.remove(quiet)
+            self._closers.remove(drained)
 
     def _wake_closers(self) -> None:
-        for quiet in list(self._closers):
-            set_event(quiet)
+        for drained in list(self._closers):
+            drained()
 
     def __enter__(self) -> ConnectionPool[EndpointT, ConnectionT]:
         return self
@@ -319,7 +164,7 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
         """Return the number of an endpoint's connections.
 
         :param endpoint: the endpoint
-        :param acquired: ``True``: those checked out; ``False``: the idle ones; ``None``: all places taken
+        :param acquired: ``True``: those in use; ``False``: the idle ones; ``None``: all places taken
         """
         return self._core.endpoint_size(endpoint, acquired)
 
@@ -333,57 +178,3 @@ class ConnectionPool(ThreadingPool[EndpointT, ConnectionT]):
         self._disposer.reset_after_fork()
         if self._collector is not None:
             self._collector.reset_after_fork()
-
-
-@contextmanager
-def by_hand(
-        self: ConnectionPool[EndpointT, ConnectionT], endpoint: EndpointT, timeout: float | None = None,
-) -> Iterator[ConnectionT]:
-    """`connection`, for pools that acquire or release in a way of their own."""
-    conn = self.acquire(endpoint, timeout=timeout)
-    try:
-        yield conn
-    except BaseException as body:
-        try:
-            self.release(conn, endpoint)
-        except Exception as error:
-            chain(body, error)
-        raise
-    else:
-        self.release(conn, endpoint)
-
-
-class Collector:
-    """A daemon thread that disposes of what has expired. It does not keep its pool alive, and ends with it."""
-
-    def __init__(self, pool: ConnectionPool[Any, Any], core: Core, disposer: Disposer) -> None:
-        self._core = core
-        self._disposer = disposer
-        self.reset_after_fork()
-        self._pool = weakref.ref(pool, lambda _: self.wake())
-        core.wake_collector = self.wake
-        self.ensure()
-
-    def reset_after_fork(self) -> None:
-        """Begin without a thread: a forked child has none."""
-        self._bell = threading.Lock()
-        self._runs = False
-
-    def ensure(self) -> None:
-        """Start the thread, unless it runs."""
-        if not self._runs and not self._core.closed:
-            self._runs = start_daemon(self._run, 'gcp-collector')   # if that cannot be, the next acquire tries again
-
-    def wake(self) -> None:
-        """Have it look again."""
-        set_event(self._bell)
-
-    def _run(self) -> None:
-        core, disposer, event = self._core, self._disposer, self._bell
-        while not core.closed and self._pool() is not None:
-            core.collect(COLLECT_BATCH)
-            if core.has_victims:
-                disposer.dispose_in_background(DISPOSE_GRACE)
-            else:
-                # Not shorter than a tick: on a coarse clock, what is due in no time at all is not due yet.
-                acquire_within(event, max(core.next_expiry() - core.time(), SHORTEST_SLEEP))

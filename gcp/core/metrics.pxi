@@ -73,27 +73,3 @@ USE_BOUNDS = bounds_of(gcp_seconds, N_USE_BOUNDS)
 AGE_BOUNDS = bounds_of(gcp_ages, N_AGE_BOUNDS)
 HOOKS = ('create', 'dispose', 'check_aliveness', 'on_acquire', 'on_release', 'on_connection_dead')
 HOOK_OUTCOMES = ('ok', 'error', 'timeout', 'cancelled', 'dead')
-
-
-cdef tuple histogram_of(histogram_t* histogram, int n):
-    """A histogram as plain values: ``(counts, sum)``."""
-    cdef int i
-    return tuple([histogram.counts[i] for i in range(n + 1)]), histogram.sum
-
-
-cdef dict metrics_of(metrics_t* metrics):
-    """All of it as plain values. Only a check can find a connection dead."""
-    cdef int i, j
-    return {
-        'use': histogram_of(&metrics.use, N_USE_BOUNDS),
-        'wait': histogram_of(&metrics.wait, N_WAIT_BOUNDS),
-        'age': histogram_of(&metrics.age, N_AGE_BOUNDS),
-        'hook_time': {HOOKS[i]: histogram_of(&metrics.hook_time[i], N_WAIT_BOUNDS) for i in range(<int>N_HOOKS)},
-        'hook_calls': {
-            HOOKS[i]: {
-                HOOK_OUTCOMES[j]: metrics.hook_calls[i][j]
-                for j in range(<int>N_HOOK_OUTCOMES) if j != CALL_DEAD or i == HOOK_CHECK
-            }
-            for i in range(<int>N_HOOKS)
-        },
-    }

@@ -201,10 +201,14 @@ cdef inline PyObject* endpoint_object(endpoint_t* e) noexcept nogil:
 # --- the owners ---
 
 cdef class Core
-cdef class Checkout
-cdef class Ticket(Checkout)
+cdef class Holder
+cdef class Acquire(Holder)
+cdef class Release(Holder)
 cdef class Victim
+cdef class Batch
 cdef class HookCall
+cdef class FinalCounts
+cdef class BaseConnectionPool
 
 
 @cython.final
@@ -315,11 +319,11 @@ cdef int core_traverse(PyObject* self, visitproc visit, void* arg) noexcept:
 
 
 cdef int core_clear(PyObject* self) noexcept:
-    """The pool is garbage: let go of everything, so that what refers to it from there goes too."""
+    """The pool is garbage: drop everything, so that what refers to it from there is freed, too."""
     (<Core>self).pool.epoch += 1        # what handles are left hold nothing
-    (<Core>self).close_final_counts()
-    (<Core>self).drop_all(False)
-    (<Core>self).drop_abandoned()
+    close_final_counts(<Core>self)
+    drop_slots(&(<Core>self).pool, False)
+    drop_abandoned(&(<Core>self).pool)
     return core_clear_attributes(self)
 
 

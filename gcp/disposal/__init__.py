@@ -1,9 +1,9 @@
-"""Disposal: how victims leave without hurting anybody.
+"""Disposal: how victims leave without hurting other users of the pool.
 
-The core names the victims; here they are disposed of, in the colour of the front: `gcp.disposal.threads`,
-`gcp.disposal.tasks`. Whatever a `dispose` does, raise or hang, it is logged, its place is freed when it ends (or when
-``dispose_timeout`` has passed), and nobody else waits for it: not the collector, not another endpoint, and no caller
-longer than its own deadline, ``dispose_timeout`` or a short grace."""
+The core names the victims; here they are disposed of, by threads (`gcp.disposal.threads`) or tasks
+(`gcp.disposal.tasks`). Whether a `dispose` raises or hangs, it is logged, its place is freed when it ends (or when
+``dispose_timeout`` has passed), and no one else waits for it: not the collector, not another endpoint, and no caller
+longer than its own deadline, ``dispose_timeout`` or `DISPOSE_GRACE`."""
 
 from __future__ import annotations
 
@@ -11,38 +11,52 @@ import logging
 import weakref
 from collections.abc import Callable
 
-from gcp._core import Core
+from gcp._core import DISPOSE_GRACE, Core, describe
 
-DISPOSE_GRACE = 0.05
-"""For how long a caller waits for a disposal that is not its own business, in seconds. Enough for a well-behaved one,
-so that what an acquire or a release set off has usually happened when it returns."""
+__all__ = ['COLLECT_BATCH', 'DISPOSE_GRACE', 'FORCE_GRACE', 'SHORTEST_SLEEP', 'WORKER_IDLE_TIME']
 
 FORCE_GRACE = 0.25
-"""For how long a close waits for the disposal of what it took by force, in seconds."""
+"""How long a close waits for the disposal of what it took by force, seconds."""
 
 COLLECT_BATCH = 256
 """How many expired connections a collector takes at a time."""
 
 SHORTEST_SLEEP = 0.001
-"""The shortest sleep of a collector, in seconds."""
-
-NO_ORIGIN = object()
-"""The origin of what is done in the background, and in the interest of nobody whose span records."""
+"""The shortest sleep of a collector, seconds: on a coarse clock, what is due at once would not be due yet."""
 
 WORKER_IDLE_TIME = 1.0
-"""For how long a worker thread waits for more, in seconds, before it ends."""
+"""How long a worker thread waits for more work before it ends, seconds."""
+
+NO_ORIGIN = object()
+"""The origin of a disposal in the background on behalf of no span that records."""
 
 
-def tell(logger: logging.Logger, level: int, message: str, *args: object, error: BaseException | None = None) -> None:
-    """Log. Whatever a logging handler does, the pool goes on."""
+def log(logger: logging.Logger, message: str, *args: object) -> None:
+    """Log an error. A logging handler that raises changes nothing."""
     try:
-        logger.log(level, message, *args, exc_info=error)
+        logger.error(message, *args)
     except Exception:
         pass
 
 
+def report(logger: logging.Logger, pool: str, message: str, endpoint: object, error: BaseException) -> None:
+    """Log an error of a hook that is not raised."""
+    log(logger, '%s: %s %s: %r', pool, message, describe(endpoint), error)
+
+
+def report_disposal(logger: logging.Logger, pool: str, endpoint: object, error: BaseException | None) -> None:
+    """Log a disposal that went wrong.
+
+    :param error: what it raised; ``None``: it timed out
+    """
+    if error is None:
+        log(logger, '%s: disposal of a connection to %s timed out', pool, describe(endpoint))
+    else:
+        log(logger, '%s: disposal of a connection to %s failed: %r', pool, describe(endpoint), error)
+
+
 def origin_of(core: Core) -> object:
-    """Say in whose interest a disposal in the background is, for its span."""
+    """Return the span on whose behalf a disposal in the background is made."""
     return None if core.tracer is None else core.tracer.current() or NO_ORIGIN
 
 

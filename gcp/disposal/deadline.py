@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Generator
+from math import inf
 from typing import Any
 
-
-class HookTimeoutError(TimeoutError):
-    """A hook took longer than it may."""
+from gcp._core import FutureEvent, time_out
+from gcp.exceptions import HookTimeoutError
 
 
 class Bounded:
@@ -104,6 +104,22 @@ class Started:
                 return stop.value
             return (yield from self.__await__())
         return (yield from self._steps)
+
+
+async def wait_for(event: FutureEvent, seconds: float) -> bool:
+    """Wait for an event.
+
+    :param seconds: how long to wait at most; ``inf``: without a limit
+    :return: whether it was set
+    """
+    if seconds <= 0:
+        return False
+    timer = None if seconds == inf else asyncio.get_running_loop().call_later(seconds, time_out, event.future)
+    try:
+        return bool(await event.future)
+    finally:
+        if timer is not None:
+            timer.cancel()
 
 
 def without_limit(hook: Awaitable[Any]) -> Generator[Any, Any, Any]:

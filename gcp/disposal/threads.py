@@ -1,4 +1,5 @@
-"""Disposal in threads: workers that dispose, one victim at a time, and a watchdog while one of them is stuck."""
+"""Disposal in threads: workers that dispose of one victim at a time, a watchdog while one of them is stuck, and a
+collector of what has expired."""
 
 from __future__ import annotations
 
@@ -6,26 +7,30 @@ import atexit
 import logging
 import os
 import threading
+import weakref
 from collections.abc import Callable
 from math import inf
 from typing import Any
 
-from gcp._core import Batch, Core, Event, Victim, Worker, WorkerPool, describe, dispose_here, gather
-from gcp.disposal import DISPOSE_GRACE, WORKER_IDLE_TIME, origin_of, tell
+from gcp._core import Batch, Core, Event, SyncPool, Victim, Worker, WorkerPool, dispose_here, gather
+from gcp.disposal import COLLECT_BATCH, DISPOSE_GRACE, SHORTEST_SLEEP, WORKER_IDLE_TIME, origin_of, report_disposal
+from gcp.waiting import wait_for
 
 logger = logging.getLogger('gcp.threading')
 
-
 starting = threading.RLock()
-going_down = False
+exiting = False
+
+clock: Callable[[], float] | None = None
+"""For tests: returns seconds."""
 
 
 def start_daemon(target: Callable[[], object], name: str) -> bool:
-    """Start a daemon thread; tell whether that was possible: there may be too many, or the interpreter is going down.
+    """Start a daemon thread. Returns whether that was possible: there may be too many, or the interpreter is exiting.
 
-    A thread that is born while CPython takes itself apart may crash it (seen on 3.10), so from then on none is."""
+    A thread that starts while CPython finalizes may crash it (seen on 3.10), so from then on none is started."""
     with starting:
-        if going_down:
+        if exiting:
             return False
         try:
             threading.Thread(target=target, name=name, daemon=True).start()
@@ -34,26 +39,22 @@ def start_daemon(target: Callable[[], object], name: str) -> bool:
         return True
 
 
-@atexit.register    # at import, and so after whatever programs have registered
+@atexit.register    # at import, so it runs after what programs have registered
 def stop_starting() -> None:
-    """The interpreter is going down. Who is just starting a thread is waited for."""
-    global going_down  # noqa: PLW0603  # it is the process's
+    """The interpreter is exiting. A thread that is just being started is waited for."""
+    global exiting  # noqa: PLW0603  # it is the process's
     with starting:
-        going_down = True
+        exiting = True
 
 
 def after_fork_in_child() -> None:
-    """Forget who was starting a thread: it is not here."""
+    """Replace the lock: the thread that may hold it does not exist here."""
     global starting  # noqa: PLW0603  # it is the process's
     starting = threading.RLock()
 
 
 if hasattr(os, 'register_at_fork'):
     os.register_at_fork(after_in_child=after_fork_in_child)
-
-
-clock: Callable[[], float] | None = None
-"""For tests, a clock of their own: returns seconds."""
 
 
 class Disposer:
@@ -74,82 +75,91 @@ class Disposer:
 
     def reset_after_fork(self) -> None:
         """Begin without workers: a forked child has none."""
-        self._crew = WorkerPool(self._core, clock)
+        self._worker_pool = WorkerPool(self._core, clock)
         self._watching = False
 
     # --- in the caller's thread ---
 
-    def dispose(self, own: object, wait: float | None) -> None:
+    def dispose(self, own: object, seconds: float) -> None:
         """Dispose of all victims on behalf of a caller.
 
-        Those of the caller's own endpoint are its own business: without a ``dispose_timeout`` they are disposed of
-        here, however long it takes. All others go to the workers.
+        Those of the caller's own endpoint are its own business: without a ``dispose_timeout`` they are disposed of in
+        this thread, however long it takes. All others go to the workers.
 
         :param own: the caller's endpoint
-        :param wait: how long to wait for the workers, seconds; ``None``: until they are done
+        :param seconds: how long to wait for the workers at most
         """
         batch = self._gather()
         if batch is None:
             return
-        mine = batch.concerns(own)
-        if mine and self._timeout is None:
+        is_own = batch.belongs_to(own)
+        if is_own and self._timeout is None:
             dispose_here(batch, self._dispose, self.report)
         else:
-            self._hand_over(batch, self._timeout if mine else wait)
+            self._submit(batch, self._timeout if is_own and self._timeout is not None else seconds)
 
-    def dispose_all(self) -> None:
-        """Dispose of all victims, however long it takes: in this thread, unless there is a ``dispose_timeout``."""
-        if self._timeout is not None:
-            return self.dispose_in_background(None)
+    def dispose_all(self, seconds: float) -> None:
+        """Dispose of all victims.
+
+        :param seconds: how long to wait at most; ``inf``: dispose of them in this thread, if there is no
+                        ``dispose_timeout``
+        """
+        if self._timeout is not None or seconds < inf:
+            return self.dispose_in_background(seconds)
         while (batch := gather(self._core)) is not None:
             dispose_here(batch, self._dispose, self.report)
 
-    def dispose_in_background(self, wait: float | None) -> None:
-        """Have all victims disposed of by the workers.
+    def dispose_in_background(self, seconds: float) -> None:
+        """Have the workers dispose of all victims.
 
-        :param wait: how long to wait for it, seconds; ``None``: until it is done
+        :param seconds: how long to wait for it at most
         """
         batch = self._gather()
         if batch is not None:
-            self._hand_over(batch, wait)
+            self._submit(batch, seconds)
+
+    dispose_soon = dispose_in_background
+
+    def wait_for(self, event: Event, seconds: float) -> bool:
+        """Wait in the queue. If that may be for a disposal that takes long, the watchdog looks after it.
+
+        :param seconds: how long to wait at most; ``inf``: without a limit
+        :return: whether the event was set
+        """
+        if self._core.disposing:
+            grace = min(seconds, DISPOSE_GRACE)
+            if wait_for(event, grace):
+                return True
+            if self._worker_pool.is_busy():
+                self._watch()
+            seconds -= grace
+        return wait_for(event, seconds)
 
     def _gather(self) -> Batch | None:
         return gather(self._core, Event(), origin_of(self._core))
 
-    def _hand_over(self, batch: Batch, wait: float | None) -> None:
-        soon = DISPOSE_GRACE if wait is None else min(wait, DISPOSE_GRACE)
-        if self._crew.hand_over(batch, soon, DISPOSE_GRACE, self._start_worker) or wait == 0:
+    def _submit(self, batch: Batch, seconds: float) -> None:
+        grace = min(seconds, DISPOSE_GRACE)
+        if self._worker_pool.submit(batch, grace, DISPOSE_GRACE, self._start_worker) or seconds <= 0:
             return
-        self.watch()
-        if wait is None or wait > DISPOSE_GRACE:
-            batch.wait(inf if wait is None else wait - DISPOSE_GRACE)
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether disposals are under way."""
-        return self._crew.is_busy()
-
-    def watch(self) -> None:
-        """Something takes long: keep an eye on it."""
-        if not self._watching:
-            self._watching = True
-            if not start_daemon(self._watch, 'gcp-watchdog'):
-                self._watching = False
+        self._watch()
+        if seconds > DISPOSE_GRACE:
+            batch.wait(seconds - DISPOSE_GRACE)
 
     # --- in the workers ---
 
     def _ensure_worker(self) -> None:
-        """See to it that somebody works who is not stuck."""
-        if not self._crew.call() and not self._crew.has_free_worker(DISPOSE_GRACE):
+        """See to it that there is a worker that is not stuck."""
+        if not self._worker_pool.wake_worker() and not self._worker_pool.has_free_worker(DISPOSE_GRACE):
             self._start_worker()
 
     def _start_worker(self) -> None:
-        if not start_daemon(self._work, 'gcp-disposer') and not going_down:
+        if not start_daemon(self._work, 'gcp-disposer') and not exiting:
             self._work(idle_time=0)
 
     def _work(self, idle_time: float = WORKER_IDLE_TIME) -> None:
-        worker_pool = self._crew
-        worker = Worker(worker_pool, Event())
+        pool = self._worker_pool
+        worker = Worker(pool, Event())
         worker.join()
         try:
             while True:
@@ -158,47 +168,89 @@ class Disposer:
                     break
         finally:
             worker.quit()
-        if worker_pool.has_work and worker_pool is self._crew:    # it came in just now
+        if pool.has_work and pool is self._worker_pool:     # it came in just now
             self._ensure_worker()
-
-    def _watch(self) -> None:
-        """While somebody is at work: give what waits behind one who is stuck to another, and give up on those past
-        their time."""
-        pause = threading.Lock()
-        pause.acquire()
-        while self._needs_watching():
-            pause.acquire(timeout=DISPOSE_GRACE)
-            for victim, seconds in self._crew.stuck(DISPOSE_GRACE):
-                self._give_up_on(victim, seconds)
-            if self._crew.has_work:
-                self._ensure_worker()
-        self._watching = False
-        if self._needs_watching():      # it came in just now
-            self.watch()
-
-    def _needs_watching(self) -> bool:
-        return self._crew.needs_watching(self._timeout is not None)
-
-    def _give_up_on(self, victim: Victim, seconds: float) -> None:
-        """Let nobody wait for one whose disposal takes long.
-
-        :param seconds: how long it has taken so far
-        """
-        if not victim.overdue:
-            victim.overdue = True
-            self._core.overdue(victim)
-            self.dispose_in_background(0)      # somebody else was chosen instead
-        if self._timeout is not None and seconds >= self._timeout and victim.give_up():
-            where = describe(victim.endpoint)
-            tell(logger, logging.ERROR, '%s: disposal of a connection to %s timed out', self._name, where)
 
     def report(self, victim: Victim, error: BaseException, first: bool = True) -> None:
         """Log a disposal's error; raise what is more than that.
 
-        :param first: whether nobody was told that it takes too long
+        :param first: whether it was not given up before
         """
         if first:
-            where = describe(victim.endpoint)
-            tell(logger, logging.ERROR, '%s: disposal of a connection to %s failed: %r', self._name, where, error)
+            report_disposal(logger, self._name, victim.endpoint, error)
         if not isinstance(error, Exception):
             raise error
+
+    # --- the watchdog ---
+
+    def _watch(self) -> None:
+        """Start the watchdog, unless it runs."""
+        if not self._watching:
+            self._watching = True
+            if not start_daemon(self._run_watchdog, 'gcp-watchdog'):
+                self._watching = False
+
+    def _run_watchdog(self) -> None:
+        """While disposals are in progress: give the work behind one that is stuck to another worker, and give up on
+        those past their time."""
+        pause = Event()
+        while self._needs_watching():
+            pause.wait(DISPOSE_GRACE)
+            for victim, seconds in self._worker_pool.stuck(DISPOSE_GRACE):
+                self._look_at(victim, seconds)
+            if self._worker_pool.has_work:
+                self._ensure_worker()
+        self._watching = False
+        if self._needs_watching():      # it came in just now
+            self._watch()
+
+    def _needs_watching(self) -> bool:
+        return self._worker_pool.needs_watching(self._timeout is not None)
+
+    def _look_at(self, victim: Victim, seconds: float) -> None:
+        """Let no caller wait for a victim whose disposal takes long.
+
+        :param seconds: how long it has taken so far
+        """
+        if not victim.overdue:
+            victim.mark_overdue()
+            self.dispose_in_background(0)       # another victim was chosen instead
+        if self._timeout is not None and seconds >= self._timeout and victim.give_up():
+            report_disposal(logger, self._name, victim.endpoint, None)
+
+
+class Collector:
+    """A daemon thread that disposes of what has expired. It does not keep its pool alive, and ends with it."""
+
+    def __init__(self, pool: SyncPool[Any, Any], disposer: Disposer) -> None:
+        self._core = pool._core
+        self._disposer = disposer
+        self.reset_after_fork()
+        self._pool = weakref.ref(pool, lambda _: self.wake())
+        self._core.wake_collector = self.wake
+        self.ensure()
+
+    def reset_after_fork(self) -> None:
+        """Begin without a thread: a forked child has none."""
+        self._event = Event()
+        self._runs = False
+
+    def ensure(self) -> None:
+        """Start the thread, unless it runs. If that is not possible now, the next creation tries again."""
+        if not self._runs and not self._core.closed:
+            self._runs = start_daemon(self._run, 'gcp-collector')
+
+    def wake(self) -> None:
+        """Have it look again."""
+        self._event.set()
+
+    stop = wake     # it ends when it finds its pool closed
+
+    def _run(self) -> None:
+        core, disposer, event = self._core, self._disposer, self._event
+        while not core.closed and self._pool() is not None:
+            core.collect(COLLECT_BATCH)
+            if core.has_victims:
+                disposer.dispose_in_background(DISPOSE_GRACE)
+            else:
+                wait_for(event, max(core.next_expiry() - core.time(), SHORTEST_SLEEP))

@@ -1,5 +1,5 @@
-# Bells: what a thread sleeps on until another one rings. Sleeping and waking enter no Python frame: at a hand-over,
-# whoever waits for the connection waits for them, too.
+# Events: what a thread waits on until another thread sets it. Waiting and setting enter no Python frame: at a hand-off
+# the waiter's time is the connection's idle time.
 
 cdef extern from 'pythread.h':
     ctypedef void* PyThread_type_lock
@@ -14,12 +14,14 @@ cdef extern from 'pythread.h':
 
 
 cdef enum:
-    LONGEST_NAP = 1_000_000     # seconds: what every platform can count in microseconds
+    LONGEST_WAIT = 1_000_000    # seconds: every platform can count so many in microseconds
 
 
 @cython.final
 cdef class Event:
-    """A lock that is held from the beginning, and that whoever waits takes again. To ring twice is the same as once."""
+    """An event for one waiter. A wait that succeeds clears it; setting it twice is the same as once.
+
+    It is a lock that is held while the event is not set, so that it needs neither a condition nor a Python frame."""
     cdef PyThread_type_lock lock
     cdef bint is_set
 
@@ -35,22 +37,26 @@ cdef class Event:
                 PyThread_release_lock(self.lock)
             PyThread_free_lock(self.lock)
 
-    cdef inline void set(self) noexcept:
+    cpdef void set(self) noexcept:
+        """Wake the waiter, or the next one."""
         if not self.is_set:
             self.is_set = True
             PyThread_release_lock(self.lock)
 
-    cdef bint wait(self, double seconds) except -1:
-        """Sleep until it rings. Signal handlers run meanwhile, and may raise.
+    def __call__(self):
+        self.set()
 
-        :param seconds: at most; ``inf``: for ever
-        :return: whether it has is_set
+    cpdef bint wait(self, double seconds=INFINITY) except -1:
+        """Wait until the event is set, and clear it. Signal handlers run meanwhile, and may raise.
+
+        :param seconds: how long to wait at most; ``inf``: without a limit
+        :return: whether it was set
         """
         cdef double deadline = gcp_monotonic() + seconds
         cdef long long microseconds
         cdef PyLockStatus status
         while True:
-            microseconds = <long long>(min(seconds, <double>LONGEST_NAP) * 1e6) + 1 if seconds > 0 else 0
+            microseconds = <long long>(min(seconds, <double>LONGEST_WAIT) * 1e6) + 1 if seconds > 0 else 0
             with nogil:
                 status = PyThread_acquire_lock_timed(self.lock, microseconds, 1)
             if status == PY_LOCK_ACQUIRED:
@@ -62,11 +68,11 @@ cdef class Event:
             if seconds <= 0:
                 return False
 
-    cdef bint wait_after(self, Event other, double seconds) except -1:
-        """Ring another event, and sleep until this one rings. The other one is is_set when the interpreter is free
-        already: whoever wakes up would only wait for that, and go to sleep again."""
+    cdef bint wait_after_setting(self, Event other, double seconds) except -1:
+        """Set another event, and wait for this one. The other is set after the GIL was released: a thread that wakes
+        before that would only block on the GIL."""
         cdef double deadline = gcp_monotonic() + seconds
-        cdef long long microseconds = <long long>(min(seconds, <double>LONGEST_NAP) * 1e6) + 1
+        cdef long long microseconds = <long long>(min(seconds, <double>LONGEST_WAIT) * 1e6) + 1
         cdef PyLockStatus status
         if other.is_set:
             return self.wait(seconds)
@@ -81,23 +87,8 @@ cdef class Event:
             PyErr_CheckSignals()
         return self.wait(deadline - gcp_monotonic())
 
-    def __call__(self):
-        """Ring."""
-        self.set()
 
-    def acquire(self, *, double timeout=-1):
-        """Sleep until it rings; tell whether it has.
-
-        :param timeout: seconds; -1: for ever
-        """
-        return self.wait(INFINITY if timeout < 0 else timeout)
-
-    def release(self):
-        """Ring."""
-        self.set()
-
-
-# --- event, of the core's own kind or of a test's ---
+# --- events of any kind: the core's, an event loop's, or a test's ---
 
 cdef int set_event(event) except -1:
     if type(event) is Event:
@@ -110,12 +101,12 @@ cdef int set_event(event) except -1:
 cdef bint wait_for_event(event, double seconds) except -1:
     if type(event) is Event:
         return (<Event>event).wait(seconds)
-    return event.acquire(timeout=-1 if seconds == INFINITY else seconds)
+    return event.wait(seconds)
 
 
 cdef bint set_and_wait(other, event, double seconds) except -1:
-    """Wake somebody, and sleep: see `Event.wait_after`."""
+    """Set one event and wait for another: see `Event.wait_after_setting`."""
     if type(other) is Event and type(event) is Event and seconds > 0:
-        return (<Event>event).wait_after(<Event>other, seconds)
+        return (<Event>event).wait_after_setting(<Event>other, seconds)
     set_event(other)
     return seconds > 0 and wait_for_event(event, seconds)

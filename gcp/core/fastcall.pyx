@@ -1,7 +1,7 @@
-# Shortcuts past the interpreter's general ways, for leases: each `with` makes, enters, leaves and drops one.
+# Faster ways through the interpreter for leases: each `with` makes, enters, leaves and frees one.
 #
-# memory     the last few are kept, and made anew
-# calling    `with` binds `__enter__` and `__exit__`: two objects, called once each. A lease is its own bound method
+# memory     the last 16 leases are kept, and used again
+# calling    `with` binds `__enter__` and `__exit__`: two objects for one call each. A lease is its own bound method
 #            instead: called without arguments it enters, with three it leaves
 # awaiting   ends without a StopIteration where the interpreter allows it, without a traceback of one elsewhere
 
@@ -128,10 +128,10 @@ ctypedef PyObject* (*called_t)(PyObject*, PyObject**, size_t, PyObject*) except 
 
 @cython.final
 @cython.internal
-cdef class Itself:
-    """In place of a lease's methods for `with`: a lease is its own bound method. So a lease can be called, and its
-    `__enter__` and `__exit__` are the same object: how many arguments there are says which is meant. On its type both
-    are what they seem to be."""
+cdef class BoundLease:
+    """Stands in the place of a lease's methods for `with`: a lease is its own bound method. So a lease can be called,
+    and its `__enter__` and `__exit__` are the same object; the number of arguments says which is meant. On the type
+    both are ordinary methods."""
     cdef object method
 
     def __get__(self, lease, kind):
@@ -139,15 +139,15 @@ cdef class Itself:
 
 
 cdef int call_directly(lease_type, Py_ssize_t called_at, tuple names) except -1:
-    """Let a type's leases be their own bound methods.
+    """Make a type's leases their own bound methods.
 
-    :param called_at: where in a lease the function lies that is called
+    :param called_at: the offset in a lease of the function that is called
     """
-    cdef Itself entry
+    cdef BoundLease entry
     gcp_make_callable(lease_type, called_at)
     attributes = <object>(<PyTypeObject*>lease_type).tp_dict
     for name in names:
-        entry = Itself.__new__(Itself)
+        entry = BoundLease.__new__(BoundLease)
         entry.method = attributes[name]
         attributes[name] = entry
     PyType_Modified(<PyTypeObject*>lease_type)
@@ -160,8 +160,8 @@ cdef enum:
 
 
 cdef int purpose_of(size_t n, PyObject* keywords) except -1:
-    """What a lease is called for."""
+    """Return for what a lease was called."""
     cdef Py_ssize_t arguments = PyVectorcall_NARGS(n)
     if keywords != NULL or (arguments != TO_ENTER and arguments != TO_LEAVE):
-        raise TypeError('a lease is no function: use it in a with statement')
+        raise TypeError('a lease is not a function: use it in a with statement')
     return <int>arguments

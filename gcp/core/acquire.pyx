@@ -1,0 +1,359 @@
+# The machine of an acquire, once for both fronts. It says what is to be done next, and is told how that ended: order of
+# the hooks, deadlines, "dead, then again", "an error of a hook costs the connection", counting, timing and spans are
+# decided here and nowhere else. It neither waits nor calls a hook by itself: a front's driver does.
+#
+# An idle hit is an acquire_t on its caller's stack. It becomes an Acquire, an object, when it has to wait or to create, or
+# when something is wrong with it.
+
+# What `next` asks for: a hook by its number (HOOK_DISPOSE: have the victims disposed of), or one of these.
+cdef enum todo:
+    DO_WAIT = N_HOOKS
+    DO_DONE
+    DO_BEGIN
+    DO_ASK            # for a slot
+    DO_ASK_AGAIN      # the connection is dead
+    DO_TIME_OUT       # what ended well took too long
+
+TODOS = (*HOOKS, 'wait', 'done')
+
+cdef object NO_ENDPOINT = object()
+
+# How long a caller waits for disposals that are not its own business, seconds: enough for those that take no time.
+cdef double GRACE = 0.05
+
+
+cdef struct acquire_t:
+    int todo
+    int hook             # that has the connection: while there is one, an error costs the connection; N_HOOKS: none
+    uint64_t arrival     # its age: should it have to wait, no younger acquire is served before it
+    uint64_t epoch
+    uint64_t lease
+    double began
+    double deadline
+    double hook_began
+    double now
+
+
+cdef double seconds_allowed(timeout, hook_timeout):
+    """Return how long an acquire may take. One that does not wait gives its hooks the pool's ``acquire_timeout``."""
+    cdef double seconds = INFINITY
+    if timeout is not None:
+        seconds = timeout
+        if seconds <= 0:
+            seconds = INFINITY if hook_timeout is None or hook_timeout <= 0 else hook_timeout
+    return seconds
+
+
+# --- the order of the hooks ---
+
+cdef inline void after_check(BaseConnectionPool pool, acquire_t* a) noexcept:
+    a.todo = <int>DO_DONE if pool._on_acquire is None else <int>HOOK_ON_ACQUIRE
+
+
+cdef inline void after_slot(BaseConnectionPool pool, acquire_t* a) noexcept:
+    a.todo = HOOK_CHECK
+    if pool._check_aliveness is None:
+        after_check(pool, a)
+
+
+cdef inline void begin_hook(acquire_t* a, double now) noexcept nogil:
+    a.hook = a.todo
+    a.hook_began = now
+
+
+cdef inline void hook_went_well(BaseConnectionPool pool, acquire_t* a, double now) noexcept:
+    """Decide what follows a hook that ended well, in time or not."""
+    a.now = now
+    if now >= a.deadline:
+        a.todo = DO_TIME_OUT
+    elif a.todo == HOOK_CHECK:
+        after_check(pool, a)
+    else:
+        a.todo = DO_DONE
+    if a.todo == DO_DONE:
+        a.hook = N_HOOKS
+
+
+cdef inline void after_death(BaseConnectionPool pool, acquire_t* a) noexcept:
+    a.todo = <int>DO_ASK_AGAIN if pool._on_connection_dead is None else <int>HOOK_ON_DEAD
+
+
+@cython.final
+@cython.no_gc_clear
+cdef class Acquire(Holder):
+    """An acquire in progress that is no idle hit. A driver asks `next`, does that, and tells `completed` or `failed`,
+    until `next` returns `TODO_DONE`; whatever leaves the driver goes to `abandon`."""
+    cdef acquire_t a
+    cdef waiter_t w
+    cdef BaseConnectionPool pool
+    cdef Endpoint ep
+    cdef object key
+    cdef readonly object own         # its own victims: it has none, NO_ENDPOINT
+    cdef readonly object event       # set when the wait is over
+    cdef object timer                # of an event loop: ends the wait
+    cdef readonly object timeout     # what the caller allowed: seconds, or None
+    cdef readonly bint nowait
+    cdef double create_began
+    cdef bint waited                 # for others
+    cdef bint set_off                # a disposal that will leave it a place
+    cdef bint disposed               # victims, before the hooks; once is enough
+    cdef bint made                   # its connection
+    cdef bint ended
+    cdef int result
+    cdef double took                 # from the call to the end, seconds
+    cdef HookCall call
+    cdef object started              # what is to be awaited of a hook that was begun already
+    cdef readonly object released_by # the span in which its connection was, where spans are recorded
+    cdef readonly object caller      # what `Tracer.caller` returned when it turned out to be no idle hit
+    cdef readonly str blocked_by
+    cdef readonly tuple block        # (idle, used, creating, waiting, limit, when the oldest use began)
+    cdef object cause                # the endpoint's last creation error
+
+    # --- for the driver ---
+
+    cpdef int next(self) except -1:
+        """Return what is to be done now: a hook to call, `TODO_DISPOSE`, `TODO_WAIT` or `TODO_DONE`. It returns the same
+        until it is told how that ended.
+
+        :raises AcquireTimeoutError: if there is no time left
+        :raises ConnectionPoolClosedError: if the pool is closed
+        """
+        if self.a.todo == DO_ASK or self.a.todo == DO_ASK_AGAIN:
+            self.decide(ask(self, self.a.todo == DO_ASK_AGAIN))
+        if self.a.todo == DO_TIME_OUT:
+            self.time_out('creation' if self.a.hook == N_HOOKS else HOOKS[self.a.hook], None)
+        if self.a.todo == DO_DONE and not self.ended:
+            finish(self)
+        return self.a.todo
+
+    def completed(self, result=None):
+        """Say that what `next` asked for has ended well.
+
+        :param result: what the hook returned; of a wait: whether the event was set in time
+        """
+        cdef int todo = self.a.todo
+        if todo == DO_WAIT:
+            self.wait_ended(result)
+        elif todo == HOOK_DISPOSE:
+            self.disposed = True
+            self.decide(poll(self))
+        elif todo == HOOK_CREATE:
+            self.created(result)
+        elif todo == HOOK_CHECK and not result:
+            self.end_call(CALL_DEAD, None)
+            after_death(self.pool, &self.a)
+        else:
+            self.end_call(CALL_OK, None)
+            if todo == HOOK_ON_DEAD:
+                self.a.todo = DO_ASK_AGAIN
+            else:
+                hook_went_well(self.pool, &self.a, self.core.now())
+
+    def failed(self, error):
+        """Say that the hook which `next` asked for has raised. Raises what ends the acquire: the error itself, or that
+        time ran out. Errors of `on_connection_dead` are reported, and the acquire goes on."""
+        cdef int todo = self.a.todo
+        if todo == HOOK_CREATE:
+            return_permit(self, error)
+        self.end_call(outcome_of(error), error)
+        if isinstance(error, Exception) and todo < N_HOOKS:
+            if todo == HOOK_ON_DEAD:
+                self.a.todo = DO_ASK_AGAIN
+                return self.pool._report('on_connection_dead failed for', self.key, error)
+            self.check_deadline('creation' if todo == HOOK_CREATE else HOOKS[todo], error)
+        raise error
+
+    cpdef int abandon(self, error) except -1:
+        """End an acquire that a driver left with an error: leave the wait queue, return the permit or the connection.
+        Does nothing for one that has ended."""
+        if withdraw_acquire(self, error):
+            trace_wait(self, error)
+        if not ring_empty(&self.core.pool.victims):
+            self.pool._disposer.dispose_soon(self.patience(GRACE))
+        return 0
+
+    def begin_call(self):
+        """Call the asynchronous hook that `next` asked for; return what is to be awaited."""
+        if self.started is not None:
+            started, self.started = self.started, None
+            return started
+        self.open_call()
+        return self.call_hook(False)
+
+    def make_call(self):
+        """Call the blocking hook that `next` asked for, and say how it ended. All in one compiled piece: no signal
+        handler can run between a connection's birth and its booking, and lose it."""
+        try:
+            self.open_call()
+            result = self.call_hook(True)
+        except BaseException as error:
+            self.failed(error)
+        else:
+            self.completed(result)
+
+    def remaining(self):
+        """Return the seconds that are left for hooks; None: there is no limit."""
+        return None if self.a.deadline == INFINITY else max(0.0, self.a.deadline - self.core.now())
+
+    def time_to_wait(self):
+        """Return for how long to wait, seconds: in the queue until the deadline; for a disposal a moment, and none if
+        the acquire has to wait in the queue anyway."""
+        if self.a.todo == DO_WAIT:
+            return self.patience(GRACE if self.nowait else INFINITY)
+        return 0.0 if self.w.state == WAIT else self.patience(GRACE)
+
+    cdef double patience(self, double most) except? -1:
+        """How long to wait, at most so long. An acquire that is not to wait does so only for a disposal that is about
+        to leave it a place."""
+        if self.nowait and not (self.set_off and self.ep.e.reserved + self.ep.e.disposing > 0):
+            return 0.0
+        return max(0.0, min(most, self.a.deadline - self.core.now()))
+
+    @property
+    def todo(self):
+        """The name of what `next` returned last."""
+        return TODOS[self.a.todo] if self.a.todo <= DO_DONE else 'ask'
+
+    @property
+    def endpoint(self):
+        """The endpoint, as the caller gave it."""
+        return self.key
+
+    @property
+    def ahead(self):
+        """How many acquires were in the wait queue when it came."""
+        return self.w.ahead
+
+    @property
+    def created_by(self):
+        """The span in which its connection was created, where spans are recorded."""
+        return None if self.slot is None else self.slot.created_by
+
+    # --- decisions ---
+
+    cdef int decide(self, int verdict) except -1:
+        """Turn the core's verdict into what is to be done. Victims that stand in the way are disposed of first."""
+        cdef pool_t* pool = &self.core.pool
+        cdef bint clean
+        while True:
+            clean = ring_empty(&pool.victims)
+            if not clean and not self.disposed:
+                self.a.todo = HOOK_DISPOSE
+                return 0
+            if verdict != WAIT:
+                break
+            verdict = arm(self, self.pool.new_event())
+            if verdict == WAIT and (not clean or ring_empty(&pool.victims)):
+                self.a.todo = DO_WAIT
+                return 0
+            self.disposed = False       # a finalizer left something, which was reclaimed just now
+        if verdict == TURNED_AWAY:
+            raise ConnectionPoolClosedError(f'{self.pool.name} is closed')
+        if verdict == CREATE:
+            self.a.todo = HOOK_CREATE
+            self.check_deadline('creation', None)
+        else:
+            after_slot(self.pool, &self.a)
+        return 0
+
+    cdef int wait_ended(self, woken) except -1:
+        cdef int verdict = poll(self) if woken else expire(self)
+        self.disposed = False
+        if verdict == WAIT and not woken:
+            raise self.timed_out('waiting') from self.last_error
+        return self.decide(verdict)
+
+    cdef int created(self, conn) except -1:
+        """Book a new connection. One that comes too late is kept for others."""
+        cdef int verdict = book(self, conn)
+        self.end_call(CALL_OK, None)
+        if verdict == TURNED_AWAY:
+            raise ConnectionPoolClosedError(f'{self.pool.name} was closed while a connection was being created')
+        if self.a.deadline < INFINITY and self.core.now() >= self.a.deadline:
+            self.a.todo = DO_TIME_OUT
+        else:
+            after_check(self.pool, &self.a)
+        return 0
+
+    cdef int open_call(self) except -1:
+        """A hook is about to be called."""
+        cdef int hook = self.a.todo
+        cdef bint uses = hook == HOOK_CHECK or hook == HOOK_ON_ACQUIRE
+        if uses:
+            self.a.hook = hook
+        elif hook == HOOK_CREATE and self.pool._collector is not None:
+            self.pool._collector.ensure()
+        self.call = new_hook_call(self.core, hook, self.key, None, uses and not self.made and not self.w.queued)
+        return self.call.begin()
+
+    cdef int end_call(self, int outcome, error) except -1:
+        """The hook has ended: count and time it, end its span."""
+        cdef HookCall call = self.call
+        self.call = None
+        if call is not None:
+            return call.finish(outcome, error)
+        if self.a.hook != N_HOOKS:      # called at an idle hit
+            return self.core.hook_ended(self.a.hook, self.a.hook_began, outcome, self.key, error)
+        return 0
+
+    cdef object call_hook(self, bint blocking):
+        cdef int hook = self.a.todo
+        if hook == HOOK_CREATE:
+            return create_blocking(self) if blocking else self.pool._manager.create(self.key)
+        if hook == HOOK_ON_ACQUIRE:
+            return self.pool._on_acquire(self.key, self.slot.conn)
+        if hook == HOOK_ON_DEAD:
+            return self.pool._on_connection_dead(self.key, self.slot.conn)
+        if blocking:
+            return self.pool._check_aliveness(self.key, self.slot.conn, self.remaining())
+        return self.pool._check_aliveness(self.key, self.slot.conn)
+
+    # --- deadlines ---
+
+    cdef int check_deadline(self, str phase, cause) except -1:
+        """Raise `AcquireTimeoutError` if the deadline has passed."""
+        if self.a.deadline < INFINITY and self.core.now() >= self.a.deadline:
+            self.time_out(phase, cause)
+        return 0
+
+    cdef int time_out(self, str phase, cause) except -1:
+        if cause is None or isinstance(cause, HookTimeoutError):
+            last = self.last_error
+            cause = cause if last is None else last
+        raise self.timed_out(phase) from cause
+
+    @property
+    def last_error(self):
+        """What the endpoint's latest creation failed with, while an acquire waits for one."""
+        return self.cause if self.cause is not None or self.ep is None else self.ep.last_error
+
+    cdef object timed_out(self, str phase):
+        """Make the error that says what was waited for, and what stood in the way."""
+        cdef Core core = self.core
+        cdef pool_t* pool = &core.pool
+        cdef bint waited = phase == 'waiting'
+        idle, used, creating, waiting, limit, oldest = self.block or (
+            pool.idle, pool.used, pool.creating, pool.waiting, pool.max_size, NEVER)
+        blocked_by = self.blocked_by if waited else 'creation' if phase == 'creation' else None
+        age = max(0.0, core.now() - oldest) if oldest < INFINITY else 0.0
+        allowed = 'its time' if self.timeout is None else f'{max(self.timeout, 0.0):g} s'
+        blocked = '' if not waited else ', blocked by creation' if blocked_by == 'creation' else (
+            f', blocked by the {blocked_by} of {limit}')
+        held_for = f', the longest held for {age:.3g} s' if used and waited else ''
+        return self.pool._timeout_error(
+            f'{self.pool.name}: no connection to {describe(self.key)} within {allowed}: time ran out in {phase}'
+            f'{blocked}; {idle} idle, {used} used{held_for}, {creating} creating, {waiting} waiting',
+            pool=self.pool.name, phase=phase, blocked_by=blocked_by, timeout=self.timeout, idle=idle, used=used,
+            creating=creating, waiting=waiting, limit=limit, oldest_checkout=age,
+        )
+
+    def __dealloc__(self):
+        # Dropped in the middle, with a permit or a slot. (One in the wait queue is owned by the queue.)
+        if self.core is None or self.epoch != self.core.pool.epoch or self.ended:
+            return
+        if self.w.state == CREATE and self.ep.e.listed:
+            self.ep.e.abandoned_permits += 1
+            self.core.pool.abandoned_permits = True
+            request_drain(self.core, &self.ep.e)
+        elif self.w.state == USE:
+            receive(self)       # and `Holder.__dealloc__` sees to it

@@ -1,0 +1,389 @@
+# The awaitable that `acquire` and `connection` of the asyncio pool return, and `release` where a hook is to be called. It
+# is driven like a coroutine, and drives the machines of acquire and release as far as nothing suspends but a plain wait.
+
+cdef enum lease_phase:
+    FRESH, WAITING, ACQUIRING, HELD, RELEASING, RELEASING_BY_NAME, CLEANING_UP, ENDING, OVER
+
+
+@cython.final
+@cython.no_gc_clear
+cdef class AsyncLease(Holder):
+    """One use of a connection, as an awaitable and as an asynchronous context manager. Single use. It is what `async
+    with` calls, too: see `BoundLease`.
+
+    It is its own iterator, for entering and for leaving: an idle hit costs one object and no Python frame."""
+    cdef called_t called
+    cdef AsyncPool pool
+    cdef object key
+    cdef object timeout
+    cdef Acquire acquire
+    cdef object coro             # what is awaited: the driver at work, or the future of a plain wait
+    cdef object body             # the error that leaves the block
+    cdef int phase
+    cdef bint entered
+
+    # --- to be awaited, or driven as a coroutine ---
+
+    @property
+    def __name__(self):
+        return 'acquire'
+
+    @property
+    def __qualname__(self):
+        return f'{type(self.pool).__name__}.acquire'
+
+    def __await__(self):
+        return self
+
+    def __next__(self):
+        return self.send(None)
+
+    def send(self, value):
+        """Go on, as a coroutine does."""
+        cdef PyObject* result = NULL
+        cdef int status = self.advance(value, &result)
+        outcome = <object>result
+        Py_DECREF(outcome)
+        if status == PYGEN_NEXT:
+            return outcome
+        raise StopIteration(outcome)
+
+    def throw(self, kind, value=None, traceback=None):
+        """Go on with an error, as a coroutine does."""
+        error = kind if value is None else value
+        if self.coro is None:
+            if self.phase != HELD:
+                self.drop()
+            raise error
+        try:
+            return self.coro.throw(error)
+        except StopIteration as stop:
+            result = self.conclude(stop.value)
+        except BaseException as trouble:
+            self.fail(trouble)
+            raise
+        raise StopIteration(result)
+
+    def close(self):
+        """Stop, as a coroutine does; a connection that was taken is given back."""
+        coro = self.coro
+        if coro is not None:
+            coro.close()
+            self.fail(GeneratorExit())
+        elif self.phase != HELD:
+            self.drop()
+
+    cdef int drop(self) except -1:
+        """Stop before anything has begun. A connection that was to be released was not seen by its hook: discard it."""
+        cdef Release release
+        if self.phase == RELEASING or self.phase == RELEASING_BY_NAME:
+            release = new_release(self.pool, self.slot, self.epoch, self.lease, None)
+            self.slot = None
+            release.discard(HOOK_FAILED)
+            release.core.after()
+        self.phase = OVER
+        return 0
+
+    # --- to be entered and left ---
+
+    def __aenter__(self):
+        self.enter()
+        return self
+
+    def __aexit__(self, kind, error, traceback):
+        return self.leave(error)
+
+    cdef int enter(self) except -1:
+        if self.phase != FRESH:
+            raise RuntimeError('a lease can be entered only once: call connection() again')
+        self.entered = True
+        return 0
+
+    cdef object leave(self, error):
+        """Begin to release; return what to await. A connection that no hook wants to see is released at once."""
+        cdef AsyncPool pool = self.pool
+        cdef Core core = pool._core
+        cdef int outcome = NOT_HELD
+        if self.phase != HELD:
+            raise RuntimeError('this lease was not entered, or was left already')
+        if pool.plain and pool.thread == PyThreadState_GetID(PyThreadState_Get()):
+            core.before('release')
+            gcp_lock(&core.mutex)
+            if self.holds():
+                outcome = pool.put_back(&self.slot.s, gcp_monotonic())
+            gcp_unlock(&core.mutex)
+        if outcome == NOT_HELD:
+            self.body = error
+            self.phase = RELEASING
+            return self
+        self.slot = None
+        self.phase = OVER
+        if outcome == PUT_BACK:
+            return FINISHED
+        self.phase = CLEANING_UP
+        core.after()
+        return self
+
+    # --- driving ---
+
+    cdef int advance(self, value, PyObject** result) except -1:
+        """Go on until something suspends (PYGEN_NEXT) or there is a result (PYGEN_RETURN)."""
+        cdef slot_t* s
+        if self.phase == FRESH:
+            s = self.begin_acquire()
+            if s != NULL:
+                self.take_over(s)
+                result[0] = s.conn
+                Py_INCREF(<object>s.conn)
+                return PYGEN_RETURN
+        elif self.phase == RELEASING or self.phase == RELEASING_BY_NAME or self.phase == CLEANING_UP:
+            if not self.begin_release():
+                result[0] = <PyObject*>None
+                Py_INCREF(None)
+                return PYGEN_RETURN
+        elif self.coro is None:
+            raise RuntimeError('cannot reuse what was awaited already')
+        return self.drive(value, result)
+
+    cdef int drive(self, value, PyObject** result) except -1:
+        """Let what is awaited go on."""
+        cdef PySendResult status
+        try:
+            status = PyIter_Send(<PyObject*>self.coro, <PyObject*>value, result)
+            if status == PYGEN_RETURN:
+                outcome = <object>result[0]
+                Py_DECREF(outcome)
+                result[0] = NULL
+                if self.phase == WAITING:
+                    stop_timer(self.acquire)
+                    self.acquire.wait_ended(outcome)
+                    if not self.serve():
+                        return self.drive(None, result)
+                outcome = self.conclude(outcome)
+                result[0] = <PyObject*>outcome
+                Py_INCREF(outcome)
+        except BaseException as error:
+            self.fail(error)
+            raise
+        return status
+
+    cdef object conclude(self, outcome):
+        """What was awaited has ended well."""
+        cdef Acquire acquire = self.acquire
+        cdef slot_t* s
+        self.coro = None
+        if acquire is None:
+            self.phase = OVER
+            return outcome
+        self.acquire = None
+        s = slot_of(acquire)
+        self.take_over(s)
+        return <object>s.conn
+
+    cdef int fail(self, error) except -1:
+        """What was awaited has failed, or was stopped."""
+        cdef Acquire acquire = self.acquire
+        self.coro = None
+        self.phase = OVER
+        if acquire is not None:
+            self.acquire = None
+            acquire.abandon(error)
+        return 0
+
+    cdef inline int take_over(self, slot_t* s) except -1:
+        """The acquire has ended well."""
+        if self.entered:
+            self.phase = HELD
+            self.hold(self.pool._core, <Slot>slot_object(s), s.lease)
+        else:
+            self.phase = OVER
+        return 0
+
+    # --- acquire ---
+
+    cdef slot_t* begin_acquire(self) except? NULL:
+        """Take an idle connection. Returns NULL if there is something to be awaited first."""
+        cdef AsyncPool pool = self.pool
+        cdef acquire_t a
+        cdef slot_t* s = NULL
+        pool.check_loop()
+        if pool.direct:
+            s = pool.take_slot(self.key, self.timeout, NULL)
+        elif not pool._core.traces_hits:
+            s = pool.take_slot(self.key, self.timeout, &a)
+            if s != NULL:
+                self.phase = ACQUIRING      # a hook that drives its own acquire is told so
+                return self.call_hooks(s, &a)
+        if s == NULL:
+            s = self.begin(pool.open_acquire(self.key, self.timeout), None)
+        return s
+
+    cdef slot_t* begin(self, Acquire acquire, error) except? NULL:
+        """Begin to drive an acquire that is no idle hit.
+
+        :param error: what a hook raised at an idle hit
+        """
+        self.acquire = acquire
+        try:
+            if error is not None:
+                acquire.failed(error)
+            if not self.serve():
+                return NULL
+        except BaseException as trouble:
+            self.fail(trouble)
+            raise
+        self.acquire = None
+        return slot_of(acquire)
+
+    cdef bint serve(self) except -1:
+        """Do what the machine says as far as that is nothing or a plain wait. Returns whether the acquire has ended;
+        if not, there is something to be awaited: the rest is the driver's."""
+        cdef Acquire acquire = self.acquire
+        cdef int todo = DO_BEGIN if acquire.started is not None else acquire.next()
+        if todo == DO_DONE:
+            return True
+        if todo == DO_WAIT and not acquire.nowait and not self.pool._core.pool.disposing:
+            future = (<FutureEvent>acquire.event).future
+            if acquire.a.deadline < INFINITY:
+                acquire.timer = self.pool.loop.call_later(acquire.patience(INFINITY), time_out, future)
+            self.coro = future.__await__()
+            self.phase = WAITING
+            return False
+        self.phase = ACQUIRING
+        self.coro = self.pool._drive(acquire)
+        return False
+
+    cdef slot_t* call_hooks(self, slot_t* s, acquire_t* a) except? NULL:
+        """Drive an idle hit: call its hooks, as long as they do not suspend. If something is wrong with it, or a hook
+        suspends, it becomes an `Acquire`."""
+        cdef AsyncPool pool = self.pool
+        cdef Core core = pool._core
+        cdef Slot slot = <Slot>slot_object(s)       # whatever a hook does, the record stays
+        cdef Acquire acquire
+        error = outcome = None
+        a.deadline = a.began + seconds_allowed(pool.limit(self.timeout), pool.acquire_timeout)
+        a.now = a.began
+        after_slot(pool, a)
+        try:
+            while a.todo == HOOK_CHECK or a.todo == HOOK_ON_ACQUIRE:
+                begin_hook(a, a.now)
+                outcome = self.call(
+                    pool._check_aliveness if a.todo == HOOK_CHECK else pool._on_acquire, self.key, slot.conn)
+                if outcome is UNFINISHED:
+                    break
+                if a.todo == HOOK_CHECK and not outcome:
+                    core.hook_ended(HOOK_CHECK, a.hook_began, CALL_DEAD, self.key, None)
+                    after_death(pool, a)
+                    break
+                hook_went_well(pool, a, core.hook_succeeded(a.hook, a.hook_began))
+            if a.todo == DO_DONE and pool.finish_hit(s, a):
+                return s
+        except BaseException as trouble:
+            error = trouble
+        acquire = acquire_from_hit(pool, slot, a, self.key, pool.limit(self.timeout))
+        if outcome is UNFINISHED:
+            acquire.started, self.coro = self.coro, None
+            acquire.call = begun_hook_call(core, a.hook, self.key, a.hook_began)
+        return self.begin(acquire, error)
+
+    cdef object call(self, hook, endpoint, conn):
+        """Call a hook and let it run until it suspends. Returns its result, or UNFINISHED: then `coro` is what is to be
+        awaited of it."""
+        cdef bint suspended = False
+        outcome = run_until_it_suspends(hook(endpoint, conn), self.pool.iterate, self.pool.begun, &suspended)
+        if not suspended:
+            return outcome
+        self.coro = outcome
+        return UNFINISHED
+
+    # --- release ---
+
+    cdef bint begin_release(self) except -1:
+        """Release, or dispose of what a release left. Returns whether there is something to be awaited."""
+        cdef AsyncPool pool = self.pool
+        cdef int phase = self.phase
+        body = self.body
+        self.body = None
+        self.phase = OVER
+        if phase == RELEASING:
+            if not self.holds():
+                self.leave_stale(self.key, body)
+                return False
+            pool.check_loop()
+            pool._core.before('release')
+            take_back(pool._core, self.slot, self.lease, self.epoch)
+        if phase != CLEANING_UP and not self.call_on_release(body):
+            return self.coro is not None
+        if not pool.has_garbage():
+            return False
+        self.phase = ENDING
+        self.coro = pool._drive(cleanup_after(pool, self.key))
+        return True
+
+    cdef bint call_on_release(self, body) except -1:
+        """Call `on_release`, as long as it does not suspend, and put the connection back. Returns whether that is done,
+        and there may be something to dispose of; if not, `coro` is what is to be awaited, if there is something."""
+        cdef AsyncPool pool = self.pool
+        cdef Core core = pool._core
+        cdef Slot slot = self.slot
+        cdef Release release = None
+        cdef release_t r
+        error = outcome = None
+        r.lease = self.lease
+        r.epoch = self.epoch
+        r.hook_began = core.now()
+        self.phase = ENDING
+        if pool._on_release is not None and core.traces_hits:
+            release = new_release(pool, slot, r.epoch, r.lease, body)
+        elif pool._on_release is not None:
+            try:
+                outcome = self.call(pool._on_release, slot.endpoint, slot.conn)
+            except BaseException as trouble:
+                error = trouble
+                core.hook_ended(HOOK_ON_RELEASE, r.hook_began, outcome_of(error), slot.endpoint, error)
+            if error is not None or outcome is UNFINISHED:
+                release = new_release(pool, slot, r.epoch, r.lease, body)
+            else:
+                r.hook_began = core.hook_succeeded(HOOK_ON_RELEASE, r.hook_began)
+        self.slot = None
+        if release is not None:
+            if error is not None:
+                release.failed(error)
+            elif self.coro is not None:
+                release.resume(self.coro, r.hook_began)
+            self.coro = pool._drive(release)
+            return False
+        self.phase = OVER
+        if pool.put_back_seen(slot, &r, r.hook_began) == PUT_BACK:
+            return False
+        core.after()
+        return True
+
+    def __dealloc__(self):
+        cdef Acquire acquire = self.acquire
+        if acquire is not None and not acquire.ended and acquire.epoch == acquire.core.pool.epoch:
+            abandon_acquire(acquire)
+
+
+cdef int advance_lease(PyObject* lease, PyObject* value, PyObject** result) except -1:
+    return (<AsyncLease>lease).advance(<object>value, result)
+
+
+cdef PyObject* call_async_lease(PyObject* self, PyObject** args, size_t n, PyObject* keywords) except NULL:
+    """What `async with` does, without a method between."""
+    cdef AsyncLease lease = <AsyncLease>self
+    if purpose_of(n, keywords) == TO_ENTER:
+        lease.enter()
+        result = lease
+    else:
+        result = lease.leave(<object>args[1])
+    Py_INCREF(result)
+    return <PyObject*>result
+
+
+gcp_advance = advance_lease
+gcp_make_awaitable(AsyncLease, gcp_lease_send, gcp_lease_next)
+gcp_make_awaitable(Finished, gcp_finished_send, gcp_finished_next)
+cdef AsyncLease any_async_lease = AsyncLease.__new__(AsyncLease)
+call_directly(AsyncLease, <char*>&any_async_lease.called - <char*><PyObject*>any_async_lease, ('__aenter__', '__aexit__'))
+gcp_keep_async_leases(AsyncLease)

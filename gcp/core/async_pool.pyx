@@ -1,0 +1,226 @@
+# The compiled half of the asyncio pool: makes leases, and releases what no hook wants to see. The awaitable itself is in
+# async_lease.
+
+cdef class AsyncLease
+
+
+cdef class AsyncPool(BaseConnectionPool):
+    """Serves idle hits without a Python frame, with and without hooks that suspend."""
+    cdef object loop             # the event loop that the pool belongs to
+    cdef uint64_t thread         # in which it runs, by the id of the thread's state: those are never used twice
+    cdef bint tells              # whether the loop has an attribute that says that it is running
+    cdef object running_loop
+    cdef object iterate          # makes an iterator of an awaitable that is no coroutine
+    cdef object begun            # makes what is to be awaited of an iterator that has suspended already
+
+    def _bind(self, running_loop, iterate, begun):
+        """Say how to find the running event loop, and how to await what was begun."""
+        self.running_loop = running_loop
+        self.iterate = iterate
+        self.begun = begun
+
+    def _attach_loop(self, loop):
+        """Make an event loop the pool's own, or refuse it. To be overridden."""
+        raise NotImplementedError
+
+    @property
+    def _loop(self):
+        """The event loop that the pool belongs to, or None before its first use."""
+        return self.loop
+
+    @_loop.setter
+    def _loop(self, loop):
+        self.loop = loop
+        self.thread = PyThreadState_GetID(PyThreadState_Get())
+        self.tells = getattr(loop, '_thread_id', None) is not None
+
+    cdef inline int check_loop(self) except -1:
+        """Refuse another event loop: connections of one are of no use to another. Asking asyncio costs two system calls
+        on some versions of Python, so a loop that runs in this very thread is believed."""
+        if self.tells and self.thread == PyThreadState_GetID(PyThreadState_Get()) and self.loop._thread_id is not None:
+            return 0
+        loop = self.running_loop()
+        if loop is not self.loop:
+            self._attach_loop(loop)
+        return 0
+
+    cdef object new_event(self):
+        cdef FutureEvent event = FutureEvent.__new__(FutureEvent)
+        event.future = self.loop.create_future()
+        return event
+
+    def acquire(self, endpoint, timeout=None):
+        """Acquire a connection. The caller must release it.
+
+        Returns an awaitable that is also an asynchronous context manager. It takes a connection when it is first
+        awaited, not before, and gives it back if it is cancelled, closed or dropped on the way.
+
+        :param endpoint: what to connect to; any hashable
+        :param timeout: seconds for everything: waiting, creating, checking; zero or less: do not wait; ``inf``: no
+                        limit; ``None``: the pool's ``acquire_timeout``
+        :raises AcquireTimeoutError: if it took longer
+        :raises ConnectionPoolClosedError: if the pool is closed
+        """
+        cdef AsyncLease lease = AsyncLease.__new__(AsyncLease)
+        lease.called = call_async_lease
+        lease.pool = self
+        lease.key = endpoint
+        lease.timeout = timeout
+        return lease
+
+    def connection(self, endpoint, timeout=None):
+        """Return an asynchronous context manager that acquires a connection and releases it at the end.
+
+        :param endpoint: what to connect to; any hashable
+        :param timeout: as for `acquire`
+        """
+        cdef AsyncLease lease = AsyncLease.__new__(AsyncLease)
+        lease.called = call_async_lease
+        lease.pool = self
+        lease.key = endpoint
+        lease.timeout = timeout
+        return lease
+
+    def release(self, conn, endpoint):
+        """Release a connection. To be awaited; without hooks to run, it is done before.
+
+        :param conn: what `acquire` returned, or something equal to it
+        :param endpoint: what it was acquired for
+        :raises ConnectionNotAcquiredError: if it is not held; nothing has changed then
+        """
+        cdef Slot slot
+        cdef int outcome = NOT_HELD
+        try:
+            self.check_loop()
+            if self.plain:
+                outcome = self.put_back_named(conn, endpoint)
+            if outcome == PUT_BACK:
+                return FINISHED
+            if outcome == PUT_BACK_AND_MORE:
+                self._core.after()
+                return self._drive(cleanup_after(self, endpoint)) if self.has_garbage() else FINISHED
+            slot = claim(self._core, conn, endpoint)
+        except Exception as error:
+            return failed_awaitable(error)
+        return FINISHED if slot is None else self.release_slot(slot)
+
+    cdef AsyncLease release_slot(self, Slot slot):
+        """Return what to await for a release by way of `on_release`."""
+        cdef AsyncLease lease = AsyncLease.__new__(AsyncLease)
+        lease.pool = self
+        lease.key = slot.endpoint
+        lease.hold(self._core, slot, slot.s.lease)
+        lease.phase = RELEASING_BY_NAME
+        return lease
+
+
+@cython.final
+@cython.no_gc_clear
+cdef class FutureEvent:
+    """Ends a task's wait: its future's result says whether it was set, or its time ran out."""
+    cdef readonly object future
+
+    def __init__(self, future):
+        self.future = future
+
+    def __call__(self):
+        if not self.future.done():
+            self.future.set_result(True)
+
+
+def time_out(future):
+    """End a wait without success."""
+    if not future.done():
+        future.set_result(False)
+
+
+@cython.final
+@cython.internal
+cdef class Finished:
+    """An awaitable that has ended. Stateless: one serves all."""
+
+    def __await__(self):
+        return self
+
+    def __next__(self):
+        raise StopIteration
+
+    def send(self, value):
+        raise StopIteration
+
+    def throw(self, kind, value=None, traceback=None):
+        raise kind if value is None else value
+
+    def close(self):
+        pass
+
+
+cdef Finished FINISHED = Finished()
+cdef object UNFINISHED = object()
+
+
+@cython.final
+@cython.internal
+cdef class Failed:
+    """An awaitable that raises an error."""
+    cdef object error
+
+    def __await__(self):
+        return self
+
+    def __next__(self):
+        raise self.error
+
+    def send(self, value):
+        raise self.error
+
+    def throw(self, kind, value=None, traceback=None):
+        raise kind if value is None else value
+
+    def close(self):
+        pass
+
+
+cdef Failed failed_awaitable(error):
+    cdef Failed failed = Failed.__new__(Failed)
+    failed.error = error
+    return failed
+
+
+# --- hooks that may suspend ---
+
+cdef object run_until_it_suspends(awaitable, iterate, begun, bint* suspended):
+    """Run what a hook returned until it suspends. Returns its result, or what is to be awaited of it then."""
+    cdef PyObject* result = NULL
+    cdef PySendResult status
+    steps = awaitable if type(awaitable) is CoroutineType else iterate(awaitable)
+    status = PyIter_Send(<PyObject*>steps, <PyObject*>None, &result)
+    outcome = <object>result
+    Py_DECREF(outcome)
+    suspended[0] = status == PYGEN_NEXT
+    if not suspended[0]:
+        return outcome
+    return begun(awaitable.__await__() if steps is awaitable else steps, outcome)
+
+
+cpdef begin_disposal(Victim victim, hook, iterate, begun, origin=None):
+    """Begin to dispose of a victim: call the manager's asynchronous `dispose`. If it does not suspend, it is counted,
+    timed and traced, and the victim reported gone.
+
+    :param hook: the manager's `dispose`
+    :param iterate: makes an iterator of an awaitable that is no coroutine
+    :param begun: makes what is to be awaited of an iterator that has suspended
+    :param origin: as for `new_hook_call`
+    :return: None if it ended well, the error that it raised, or what is to be awaited; `Victim.end` is to be called then
+    """
+    cdef bint suspended = False
+    rest = error = None
+    victim.begin(origin)
+    try:
+        rest = run_until_it_suspends(hook(victim.slot.endpoint, victim.slot.conn), iterate, begun, &suspended)
+    except BaseException as e:
+        error = e
+    if suspended:
+        return rest
+    victim.end(error)
+    return error

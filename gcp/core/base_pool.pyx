@@ -1,0 +1,279 @@
+# What both pools share: the hooks, the idle hit, the release of a connection that no hook wants to see.
+
+cdef enum:
+    LARGE = 64              # a release disposes of at most 1/64 of a large pool at once
+
+cdef double NO_TIME = 1e-4  # seconds: what a switch to another thread and back costs anyway
+
+cdef dict sequences = {}    # of unnamed pools, by their manager's class
+
+
+cdef str next_name(str stem):
+    sequences[stem] = sequences.get(stem, 0) + 1
+    return f'{stem}-{sequences[stem]}'
+
+
+cdef inline slot_t* take_hit(pool_t* pool, endpoint_t* e, double now, acquire_t* a) noexcept nogil:
+    """Take an idle connection, or return NULL. Without hooks to call, the acquire has ended well."""
+    cdef slot_t* s = take_idle(pool, e, now)
+    if s == NULL:
+        return NULL
+    if a == NULL:
+        s.acquired = True
+        e.counters.acquires[<int>HIT] += 1
+    else:
+        pool.arrivals += 1
+        a.arrival = pool.arrivals
+        a.epoch = pool.epoch
+        a.lease = s.lease
+        a.began = now
+        a.hook = N_HOOKS
+    return s
+
+
+cdef class BaseConnectionPool:
+    """What the threading and the asyncio pool share. Not to be instantiated.
+
+    Their Python halves override `_drive`, and set the collaborators: `_disposer`, `_collector`, `_report`."""
+    cdef readonly Core _core
+    cdef readonly object _manager
+    cdef readonly object _options
+    cdef object acquire_timeout
+    cdef readonly str name
+    cdef public object _telemetry       # asked on slow paths whether spans are recorded by now
+    cdef public object _disposer        # disposes of victims
+    cdef public object _collector       # looks for expired connections in the background; None: releases do
+    cdef public object _report          # logs an error of a hook that is not raised: (message, endpoint, error)
+    cdef public object _make_event      # for tests: makes what a thread waits on; None: an `Event`
+    cdef public object _timeout_error   # the class of the error of an acquire that ran out of time
+    # The manager's hooks; None where it has none. Looked up once, so that a hook that is not there costs nothing.
+    cdef readonly object _check_aliveness
+    cdef readonly object _on_acquire
+    cdef readonly object _on_release
+    cdef readonly object _on_connection_dead
+    cdef public object _dispose         # for what a caller disposes of by itself; None: it does not
+    # Whether an idle hit calls no hook when it is acquired, none when it is released, looks for nothing that expired.
+    cdef bint direct
+    cdef bint plain
+    cdef bint collects
+    cdef Py_ssize_t dispose_batch_size
+    cdef object __weakref__
+
+    __class_getitem__ = classmethod(GenericAlias)
+
+    def __cinit__(self, *args, **kwargs):
+        self._core = Core()         # so that a pool whose __init__ failed is merely useless
+        self._timeout_error = AcquireTimeoutError
+
+    def _set_up(self, manager, options, dict hooks not None, clock=None):
+        """Take the resolved options, and the hooks that there are to call.
+
+        :param clock: for tests: returns seconds
+        """
+        self._manager = manager
+        self._check_aliveness = hooks.get('check_aliveness')
+        self._on_acquire = hooks.get('on_acquire')
+        self._on_release = hooks.get('on_release')
+        self._on_connection_dead = hooks.get('on_connection_dead')
+        self._options = options
+        self.acquire_timeout = options.acquire_timeout
+        self.name = options.name or next_name(type(manager).__name__)
+        self.direct = self._check_aliveness is None and self._on_acquire is None
+        self.plain = self._on_release is None
+        self.collects = not options.background_collector
+        self.dispose_batch_size = options.dispose_batch_size
+        self._core = Core(
+            max_size=options.max_size,
+            total_max_size=options.total_max_size,
+            min_idle=options.min_idle,
+            idle_timeout=options.idle_timeout,
+            max_lifetime=options.max_lifetime,
+            lifetime_jitter=options.lifetime_jitter,
+            leak_threshold=options.leak_threshold,
+            clock=clock,
+        )
+
+    def _drive(self, operation):
+        """Do what an acquire or a release asks for, until it is done. To be overridden: this is all that differs
+        between threads and tasks."""
+        raise NotImplementedError
+
+    cdef object new_event(self):
+        """Make what an acquire that waits is woken by."""
+        return Event.__new__(Event) if self._make_event is None else self._make_event()
+
+    # --- acquire ---
+
+    cdef inline slot_t* take_slot(self, endpoint, timeout, acquire_t* a) except? NULL:
+        """Take an idle connection, or return NULL if that needs more than a look.
+
+        :param a: filled for the hooks that are to be called; NULL: there are none, so the acquire has ended well
+        """
+        cdef Core core = self._core
+        cdef endpoint_t* e
+        cdef slot_t* s = NULL
+        cdef PyObject* found
+        if timeout is not None:
+            check_timeout(timeout)
+        core.before('acquire')
+        gcp_lock(&core.mutex)
+        e = <endpoint_t*>table_find(&core.pool.known, <PyObject*>endpoint)
+        if e != NULL:
+            s = take_hit(&core.pool, e, gcp_monotonic(), a)
+        gcp_unlock(&core.mutex)
+        if e == NULL:       # unknown, or a key that is equal, but not the same object
+            found = look_up_quietly(core.endpoints, endpoint)
+            if found != NULL:
+                return self.take_slot_of(<Endpoint>found, a)
+            if PyErr_Occurred() != NULL and PyErr_ExceptionMatches(Exception):
+                PyErr_Clear()   # it cannot be hashed, say: the slow path raises the error that says so
+        return s
+
+    cdef slot_t* take_slot_of(self, Endpoint ep, acquire_t* a):
+        """The same for an endpoint that was looked up by equality."""
+        cdef Core core = self._core
+        cdef slot_t* s = NULL
+        gcp_lock(&core.mutex)
+        if ep.e.listed:
+            s = take_hit(&core.pool, &ep.e, gcp_monotonic(), a)
+        gcp_unlock(&core.mutex)
+        return s
+
+    cdef bint finish_hit(self, slot_t* s, acquire_t* a) except -1:
+        """End an idle hit whose hooks went well. Returns False if the pool was closed meanwhile."""
+        cdef Core core = self._core
+        cdef bint ours
+        core.before('finish')
+        gcp_lock(&core.mutex)
+        ours = s.lease == a.lease and s.state == USED and core.pool.epoch == a.epoch and not core.pool.closed
+        if ours:
+            s.acquired = True
+            s.ep.counters.acquires[<int>HIT] += 1
+        gcp_unlock(&core.mutex)
+        return ours
+
+    cpdef Acquire open_acquire(self, endpoint, timeout):
+        """Make an acquire that is no idle hit."""
+        check_hashable(endpoint)
+        if self._telemetry is not None:
+            self._telemetry.recheck()
+        return new_acquire(self, endpoint, self.limit(timeout))
+
+    cdef inline object limit(self, timeout):
+        """Return what an acquire may take: what its caller says, else what the pool says."""
+        return self.acquire_timeout if timeout is None else check_timeout(timeout)
+
+    # --- release ---
+
+    cpdef Release open_release(self, conn, endpoint):
+        """Begin a release by name. Returns None if there is nothing to release: see `claim`."""
+        cdef Slot slot = claim(self._core, conn, endpoint)
+        return None if slot is None else new_release(self, slot, self._core.pool.epoch, slot.s.lease, None)
+
+    cdef inline int put_back(self, slot_t* s, double now) noexcept nogil:
+        """Release a connection that no hook wants to see any more. Within the lock."""
+        cdef pool_t* pool = &self._core.pool
+        if end_release(pool, s, now) != TO_IDLE or pool.wake_collector or (now >= pool.next_expiry and self.collects):
+            return PUT_BACK_AND_MORE
+        return PUT_BACK if ring_empty(&pool.victims) else PUT_BACK_AND_MORE
+
+    cdef inline int put_back_named(self, conn, endpoint) except -1:
+        """Release a connection by name, unless that needs more than a look at who holds it."""
+        cdef Core core = self._core
+        cdef slot_t* s
+        cdef int outcome = NOT_HELD
+        core.before('release')
+        gcp_lock(&core.mutex)
+        s = <slot_t*>table_find(&core.pool.held, <PyObject*>conn)
+        if s != NULL and s.ep.key == <PyObject*>endpoint:
+            outcome = self.put_back(s, gcp_monotonic())
+        gcp_unlock(&core.mutex)
+        if s != NULL and outcome == NOT_HELD:       # perhaps by a key that is equal, but not the same object
+            s = find_held(core, conn, endpoint)
+            if s != NULL:
+                gcp_lock(&core.mutex)
+                outcome = self.put_back(s, gcp_monotonic())
+                gcp_unlock(&core.mutex)
+        return outcome
+
+    cdef int put_back_seen(self, Slot slot, release_t* r, double now) except -1:
+        """Release a connection that `on_release` has seen."""
+        cdef Core core = self._core
+        cdef slot_t* s = &slot.s
+        cdef int outcome = PUT_BACK_AND_MORE
+        core.before('give_back')
+        gcp_lock(&core.mutex)
+        if s.lease == r.lease and s.state == RETURNING and core.pool.epoch == r.epoch:
+            outcome = self.put_back(s, now)
+        gcp_unlock(&core.mutex)
+        return outcome
+
+    cdef inline bint has_garbage(self) noexcept:
+        """Whether there is something to dispose of after a release."""
+        cdef pool_t* pool = &self._core.pool
+        return not ring_empty(&pool.victims) or (self.collects and expiry_is_due(pool, pool.now))
+
+    cdef Py_ssize_t batch_size(self) noexcept:
+        """How many expired connections a release disposes of: about log2 of the pool's size; of a large pool, as many
+        as are gone in no time."""
+        cdef Py_ssize_t size = self._core.pool.size
+        cdef Py_ssize_t few = 0
+        cdef double each = self._core.dispose_time
+        if self.dispose_batch_size:
+            return self.dispose_batch_size
+        while (size + 1) >> few:
+            few += 1
+        if each > 0 and size >= few * LARGE:
+            return max(few, <Py_ssize_t>min(<double>(size / LARGE), NO_TIME / each))
+        return few
+
+    # --- looking ---
+
+    def get_size(self):
+        """Return the number of places taken: connections idle, used, being created and being disposed of."""
+        return self._core.pool.size
+
+    @property
+    def idle_timeout(self):
+        """Seconds after which an idle extra is disposed of; ``inf``: never."""
+        return self._options.idle_timeout
+
+    @property
+    def max_lifetime(self):
+        """Seconds after which any connection is disposed of; ``inf``: never."""
+        return self._options.max_lifetime
+
+    @property
+    def min_idle(self):
+        """Idle connections of each endpoint that are kept."""
+        return self._options.min_idle
+
+    @property
+    def max_size(self):
+        """Connections of one endpoint, at most."""
+        return self._options.max_size
+
+    @property
+    def total_max_size(self):
+        """Connections of all endpoints together, at most."""
+        return self._options.total_max_size
+
+    @property
+    def is_full(self):
+        """Whether all places are taken."""
+        return self._core.pool.size >= self._core.pool.total_max_size
+
+    @property
+    def closed(self):
+        """Whether the pool was closed."""
+        return bool(self._core.pool.closed)
+
+    def __repr__(self):
+        cdef pool_t* pool = &self._core.pool
+        return (
+            f'<{type(self).__name__} {self.name}: {pool.idle} idle, {pool.used} used, {pool.creating} creating, '
+            f'{pool.waiting} waiting; closed={bool(pool.closed)}>'
+        )
+
+    def __reduce_ex__(self, protocol):
+        raise TypeError(f'a {type(self).__name__} cannot be pickled or copied: its connections belong to this process')

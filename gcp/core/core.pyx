@@ -1,0 +1,294 @@
+# The core: the state of one pool behind its lock, and the order of things around a transition. It decides; it never
+# waits, never calls a manager, never logs.
+
+cdef double NEVER = INFINITY
+
+
+@cython.final
+cdef class Core:
+    """The state of one pool.
+
+    :param max_size: connections of one endpoint, at most
+    :param total_max_size: connections of all endpoints together, at most
+    :param min_idle: idle connections of an endpoint that are kept (its base); the others are extras
+    :param idle_timeout: seconds after which an idle extra expires
+    :param max_lifetime: seconds after which any connection expires
+    :param lifetime_jitter: the largest part of a lifetime that is taken off at random, 0 to 1
+    :param leak_threshold: seconds after which a connection that is still held counts as leaked
+    :param clock: returns seconds; for tests. ``None``: the monotonic clock
+    """
+    cdef pool_t pool
+    cdef gcp_mutex mutex
+    cdef family_t family
+    cdef dict endpoints
+    cdef object clock
+    cdef object debugger
+    cdef double dispose_time        # smoothed, seconds; 0 before the first
+    cdef readonly FinalCounts final_counts
+    cdef public object wake_collector   # called when something expires before the collector's next look
+    cdef public object on_abandoned     # called by finalizers, in any thread: there is something to reclaim
+    cdef public object on_drained       # called when a closed pool has become empty
+    cdef public object on_fork          # called in a forked child
+    cdef public object tracer           # records spans; None: nothing does
+    cdef public bint traces_hits        # whether the hooks at an idle hit and at a release have spans, too
+
+    def __cinit__(
+        self, *, Py_ssize_t max_size=10, Py_ssize_t total_max_size=100, Py_ssize_t min_idle=1,
+        double idle_timeout=60.0, double max_lifetime=3600.0, double lifetime_jitter=0.0,
+        double leak_threshold=INFINITY, clock=None,
+    ):
+        cdef pool_t* pool = &self.pool
+        gcp_mutex_init(&self.mutex)
+        pool.max_size = max_size
+        pool.total_max_size = total_max_size
+        pool.min_idle = min_idle
+        pool.idle_timeout = idle_timeout
+        pool.max_lifetime = max_lifetime
+        pool.jitter = lifetime_jitter
+        pool.leak_after = leak_threshold
+        pool.collector_wakes_at = -INFINITY
+        pool.next_expiry = INFINITY
+        ring_init(&pool.idle_bases)
+        ring_init(&pool.idle_extras)
+        ring_init(&pool.victims)
+        ring_init(&pool.reserving)
+        ring_init(&pool.endpoints)
+        self.family.core = <PyObject*>self
+        ring_init(&self.family.ring)
+        ring_insert(&all_cores.ring, &self.family.ring)
+        self.endpoints = {}
+        self.clock = clock
+        self.final_counts = FinalCounts.__new__(FinalCounts)
+        self.final_counts.owner = <PyObject*>self
+        self.seed()
+
+    cdef int seed(self) except -1:
+        self.pool.random = int.from_bytes(os.urandom(8), 'little') | 1
+        return 0
+
+    def __dealloc__(self):
+        if self.family.ring.next != NULL:
+            ring_remove(&self.family.ring)
+            close_final_counts(self)
+            drop_slots(&self.pool, False)
+            drop_abandoned(&self.pool)
+        free(self.pool.due.items)
+        free(self.pool.blocked.items)
+        free(self.pool.known.items)
+        free(self.pool.held.items)
+        free(self.pool.inherited.items)
+
+    # --- around a transition ---
+
+    cdef inline double now(self) except? -1:
+        if self.clock is None:
+            return gcp_monotonic()
+        return self.clock()
+
+    @property
+    def on_transition(self):
+        """For tests: called with a transition's name before each."""
+        return self.debugger
+
+    @on_transition.setter
+    def on_transition(self, debugger):
+        self.debugger = debugger
+        self.pool.pending = True    # a transition looks at one flag, not at two
+
+    cdef inline int before(self, str transition) except -1:
+        if self.pool.pending:
+            self.prepare(transition)
+        return 0
+
+    cdef int prepare(self, str transition) except -1:
+        """Before a transition: tell the debugger, reclaim what finalizers left."""
+        self.pool.pending = self.debugger is not None
+        if self.debugger is not None:
+            self.debugger(transition)
+        if self.pool.abandoned_slots != NULL or self.pool.abandoned_waiters != NULL or self.pool.abandoned_permits:
+            reclaim(self)
+        return 0
+
+    cdef inline int after(self) except -1:
+        """After a transition: do what it left to do outside the lock."""
+        if self.pool.woken != NULL:
+            wake_waiters(self)
+        if self.pool.empties != NULL:
+            forget_empty_endpoints(self)
+        if self.pool.wake_collector:
+            self.pool.wake_collector = False
+            if self.wake_collector is not None:
+                self.wake_collector()
+        if self.pool.closed and self.pool.size == 0 and self.on_drained is not None:
+            self.on_drained()
+        return 0
+
+    # --- hooks ---
+
+    cdef inline void count_hook(self, int hook, int outcome, double seconds) noexcept:
+        gcp_lock(&self.mutex)
+        count_hook_call(&self.pool.metrics, hook, outcome, seconds)
+        gcp_unlock(&self.mutex)
+
+    cdef inline double hook_succeeded(self, int hook, double began) noexcept nogil:
+        """Count and time a hook without a span that ended well. Returns what the clock says."""
+        cdef double now = gcp_monotonic()
+        gcp_lock(&self.mutex)
+        count_hook_call(&self.pool.metrics, hook, CALL_OK, now - began)
+        gcp_unlock(&self.mutex)
+        return now
+
+    cdef int hook_ended(self, int hook, double began, int outcome, endpoint, error) except -1:
+        """Count and time a hook without a span. One that did not end well gets a span afterwards."""
+        cdef double seconds = self.now() - began
+        self.count_hook(hook, outcome, seconds)
+        tracer = self.tracer
+        if outcome != CALL_OK and tracer is not None:
+            tracer.record_failed(HOOKS[hook], endpoint, HOOK_OUTCOMES[outcome], seconds, error)
+        return 0
+
+    # --- expiry and closing ---
+
+    def time(self):
+        """Read the core's clock, seconds."""
+        return self.now()
+
+    def drain(self):
+        """Reclaim what finalizers left: leases that were never released, acquires that were dropped."""
+        reclaim(self)
+
+    def collect(self, Py_ssize_t limit):
+        """Make up to `limit` expired idle connections victims, in the order of their expiry. Returns how many."""
+        cdef Py_ssize_t n
+        cdef double now
+        self.before('collect')
+        now = self.now()
+        gcp_lock(&self.mutex)
+        n = collect_expired(&self.pool, now, limit)
+        find_leaks(&self.pool)
+        gcp_unlock(&self.mutex)
+        self.after()
+        return n
+
+    def next_expiry(self):
+        """Return when the next connection may expire, by the core's clock (``inf``: none does). The collector is woken,
+        from now on, by what expires before that."""
+        cdef double when
+        when = self.now()
+        gcp_lock(&self.mutex)
+        next_due(&self.pool, &when)
+        self.pool.collector_wakes_at = when
+        gcp_unlock(&self.mutex)
+        return when
+
+    def close(self):
+        """Close: waiters are turned away, idle connections become victims, held ones will when they are released."""
+        cdef double now
+        self.before('close')
+        now = self.now()
+        gcp_lock(&self.mutex)
+        self.pool.now = now
+        close_pool(&self.pool)
+        gcp_unlock(&self.mutex)
+        self.after()
+
+    def force(self):
+        """Make victims of the connections that are still held."""
+        cdef double now
+        self.before('force')
+        now = self.now()
+        gcp_lock(&self.mutex)
+        self.pool.now = now
+        force_close(&self.pool)
+        gcp_unlock(&self.mutex)
+        self.after()
+
+    # --- looking ---
+
+    @property
+    def size(self): return self.pool.size
+
+    @property
+    def disposing(self): return self.pool.disposing
+
+    @property
+    def closed(self): return self.pool.closed
+
+    @property
+    def has_victims(self): return not ring_empty(&self.pool.victims)
+
+    def counts(self):
+        """Return ``(idle, used, creating, disposing, waiting)``."""
+        cdef pool_t* pool = &self.pool
+        return pool.idle, pool.used, pool.creating, pool.disposing, pool.waiting
+
+    def endpoint_size(self, endpoint, acquired=None):
+        """Count an endpoint's connections: used ones, idle ones, or all places taken."""
+        cdef Endpoint ep
+        if acquired is not None and not isinstance(acquired, bool):
+            raise TypeError(f'acquired must be True, False or None, not {type(acquired).__name__}: {acquired!r}')
+        check_hashable(endpoint)
+        ep = find_endpoint(self, endpoint)
+        if ep is None:
+            return 0
+        if acquired is None:
+            return taken(&ep.e) - ep.e.reserved
+        return ep.e.n_used if acquired else ep.e.n_base + ep.e.n_extra
+
+    def snapshot(self):
+        """Return one consistent copy of all counts as plain values: ``(total, [(endpoint, counts), ...])``."""
+        return take_snapshot(self)
+
+
+core_traverse_attributes = (<PyTypeObject*>Core).tp_traverse
+(<PyTypeObject*>Core).tp_traverse = core_traverse
+core_clear_attributes = (<PyTypeObject*>Core).tp_clear
+(<PyTypeObject*>Core).tp_clear = core_clear
+
+
+cdef inline bint expiry_is_due(pool_t* pool, double now) noexcept nogil:
+    """Whether something idle may have expired. Keeps the time before which nothing can have."""
+    if now < pool.next_expiry:
+        return False
+    pool.next_expiry = INFINITY
+    if not ring_empty(&pool.idle_extras):
+        pool.next_expiry = slot_in_pool(pool.idle_extras.next).since + pool.idle_timeout
+    if pool.due.n > 0:
+        pool.next_expiry = min(pool.next_expiry, pool.due.items[0].expires)
+    return now >= pool.next_expiry
+
+
+cdef int wake_waiters(Core core) except -1:
+    """Wake the waiters that a transition served, the longest waiting first. An error of one, a signal handler's, is
+    raised when all are woken."""
+    cdef waiter_t* w
+    cdef Acquire acquire
+    cdef object trouble = None
+    cdef object span = None
+    tracer = core.tracer
+    if tracer is not None:
+        try:
+            span = tracer.current()
+        except BaseException as error:
+            trouble = error
+    while True:
+        gcp_lock(&core.mutex)
+        w = core.pool.woken
+        if w != NULL:
+            core.pool.woken = w.next_woken
+        gcp_unlock(&core.mutex)
+        if w == NULL:
+            break
+        acquire = <Acquire>w.self
+        Py_DECREF(acquire)
+        if w.state == USE:
+            acquire.released_by = span
+        try:
+            set_event(acquire.event)
+        except Exception:
+            pass                    # its event loop is closed, and the waiter gone with it
+        except BaseException as error:
+            trouble = error
+    if trouble is not None:
+        raise trouble
+    return 0

@@ -1,0 +1,300 @@
+# Victims: connections on their way out, gathered into batches. From one `dispose` to the next all is compiled: that
+# costs less, and no signal handler can run in between. A victim that is dropped goes back to the core.
+
+@cython.final
+@cython.freelist(32)
+@cython.no_gc_clear
+cdef class Victim:
+    """A connection on its way out. It is disposed of once."""
+    cdef readonly Core core
+    cdef Slot slot
+    cdef uint64_t epoch
+    cdef bint done
+    cdef Batch batch                 # from which a worker took it
+    cdef bint counted                # its caller does not wait for it any more
+    cdef readonly bint overdue       # its disposal takes long: no waiter counts on its place any more
+    cdef readonly bint given_up      # ... so long that it counts as gone
+    cdef readonly bint started       # its dispose was called, and must not be called again
+    cdef double began
+    cdef HookCall call               # where spans are recorded
+
+    @property
+    def endpoint(self):
+        """The endpoint."""
+        return self.slot.endpoint
+
+    @property
+    def conn(self):
+        """The connection."""
+        return self.slot.conn
+
+    @property
+    def reason(self):
+        """Why it is disposed of."""
+        return REASONS[self.slot.s.reason]
+
+    cdef bint belongs_to(self, endpoint) except -1:
+        """Whether it is of an endpoint, and its place is not reserved for another one's waiter."""
+        return self.slot.s.reserved_for == NULL and (self.slot.endpoint is endpoint or self.slot.endpoint == endpoint)
+
+    cdef int begin(self, origin) except -1:
+        """Its dispose is about to be called."""
+        cdef Core core = self.core
+        if core.tracer is not None:
+            self.call = new_hook_call(core, HOOK_DISPOSE, self.slot.endpoint, origin, False)
+            self.call.begin()
+        self.began = core.now()
+        self.started = True
+        return 0
+
+    cdef int report_gone(self, int outcome, error) except -1:
+        """Its disposal has ended, in whatever way: count it, and free its place. A second report changes nothing."""
+        cdef Core core = self.core
+        cdef double now = core.now()
+        core.before('disposed')
+        try:
+            if self.call is not None:
+                self.call.end(outcome, error)
+            elif not self.done:
+                core.count_hook(HOOK_DISPOSE, outcome, now - self.began)
+            gcp_lock(&core.mutex)
+            core.dispose_time += (now - self.began - core.dispose_time) * (0.2 if core.dispose_time > 0 else 1.0)
+            gcp_unlock(&core.mutex)
+        finally:
+            self.done = True
+            if self.epoch == core.pool.epoch:
+                free_place(core, self.slot, now)
+            core.after()
+        return 0
+
+    cpdef int end(self, error) except -1:
+        """Its `dispose` has returned, or raised `error`."""
+        try:
+            self.report_gone(outcome_of(error), error)
+        finally:
+            if self.call is not None:
+                self.call.detach()
+        return 0
+
+    def give_up(self):
+        """Count it as gone although its `dispose` has not returned. Returns whether it had not been counted before."""
+        cdef bint last = False
+        self.given_up = True
+        if not self.count(&last):
+            return False
+        try:
+            self.report_gone(CALL_TIMEOUT, None)
+        finally:
+            if last:
+                set_event(self.batch.event)
+        return True
+
+    cdef bint count(self, bint* last) noexcept:
+        """Let its caller count it as gone, once. Returns whether it was now.
+
+        :param last: set if it was the last one that the caller waited for
+        """
+        cdef bint first
+        gcp_lock(&self.core.mutex)
+        first = not self.counted
+        self.counted = True
+        if first:
+            self.batch.left -= 1
+            last[0] = self.batch.left == 0
+        gcp_unlock(&self.core.mutex)
+        return first
+
+    def take_back(self):
+        """Return it to the core: its disposal was not begun, because a signal came first."""
+        cdef Core core = self.core
+        cdef slot_t* s = &self.slot.s
+        core.before('spare')
+        gcp_lock(&core.mutex)
+        if self.epoch == core.pool.epoch and s.state == DISPOSING and not self.started and not self.done:
+            self.done = True
+            ring_insert(&core.pool.victims, &s.in_pool)
+            core.pool.wake_collector = True
+        gcp_unlock(&core.mutex)
+        request_drain(core, s.ep)
+        core.after()
+
+    def mark_overdue(self):
+        """Say that its disposal takes long: the waiter for whom its place is reserved may be served otherwise."""
+        cdef Core core = self.core
+        cdef double now
+        self.overdue = True
+        core.before('overdue')
+        now = core.now()
+        gcp_lock(&core.mutex)
+        core.pool.now = now
+        if self.epoch == core.pool.epoch:
+            mark_overdue(&core.pool, &self.slot.s)
+        gcp_unlock(&core.mutex)
+        core.after()
+
+    def __dealloc__(self):
+        if self.slot is not None and not self.done:
+            abandon_victim(self.core, self)
+
+
+cdef Victim next_victim(Core core):
+    """Take the first victim away for disposal. Returns None if there is none."""
+    cdef slot_t* s
+    cdef Victim victim
+    core.before('victim')
+    if ring_empty(&core.pool.victims):
+        return None
+    victim = Victim.__new__(Victim)
+    gcp_lock(&core.mutex)
+    s = take_victim(&core.pool)
+    if s == NULL:
+        gcp_unlock(&core.mutex)
+        return None
+    victim.slot = <Slot>slot_object(s)
+    gcp_unlock(&core.mutex)
+    victim.core = core
+    victim.epoch = core.pool.epoch
+    return victim
+
+
+cdef int free_place(Core core, Slot slot, double now) except -1:
+    """A victim is gone: its place serves a waiter."""
+    cdef bint gone = False
+    gcp_lock(&core.mutex)
+    core.pool.now = now
+    if slot.s.state == DISPOSING:
+        end_disposal(&core.pool, &slot.s)
+        slot.s.ep = NULL
+        gone = True
+    gcp_unlock(&core.mutex)
+    if gone:
+        slot.s.conn = NULL
+        slot.conn = None    # its finalizer runs here, before any waiter is told that it is gone
+        Py_DECREF(slot)     # the endpoint's
+    return 0
+
+
+cpdef dispose_of(Victim victim, hook, timeout=None, origin=None):
+    """Dispose of a victim: call the manager's blocking `dispose`, count, time and trace it, report the victim gone.
+
+    :param hook: the manager's `dispose`
+    :param timeout: seconds, passed on to the hook; ``None``: no limit
+    :param origin: as for `new_hook_call`
+    :return: the error that it raised, or None
+    """
+    error = None
+    victim.begin(origin)
+    try:
+        hook(victim.slot.endpoint, victim.slot.conn, timeout=timeout)
+    except BaseException as e:
+        error = e
+    victim.end(error)
+    return error
+
+
+# --- batches ---
+
+@cython.final
+cdef class Batch:
+    """Victims that were gathered together. Each worker that is free takes the next one."""
+    cdef Core core
+    cdef list victims        # the next one is the last
+    cdef Py_ssize_t left     # neither gone nor given up; changes within the core's lock
+    cdef object origin       # of their spans
+    cdef public object event # set when all are gone, where a caller waits for that
+
+    cpdef Victim take(self):
+        """Take the next victim, or None. A forked child leaves its parent's alone."""
+        cdef Victim victim
+        while self.victims:
+            try:
+                victim = <Victim>self.victims.pop()
+            except IndexError:      # another worker was faster
+                break
+            if victim.epoch == self.core.pool.epoch:
+                return victim
+        return None
+
+    @property
+    def is_gone(self):
+        """Whether all are gone, or were given up."""
+        return self.left == 0
+
+    def belongs_to(self, endpoint):
+        """Return whether all are of one endpoint, and no place is reserved for another one's waiter: then they are the
+        business of the caller that uses this endpoint."""
+        cdef Victim victim
+        if endpoint is NO_ENDPOINT:
+            return False
+        for victim in self.victims:
+            if not victim.belongs_to(endpoint):
+                return False
+        return True
+
+    def wait(self, double seconds):
+        """Wait until all are gone. Returns whether they are.
+
+        :param seconds: how long to wait at most; ``inf``: without a limit
+        """
+        return wait_for_event(self.event, seconds)
+
+
+cpdef Batch gather(Core core, event=None, origin=None):
+    """Take all victims away for disposal. Returns None if there are none.
+
+    :param event: set when all are gone
+    :param origin: as for `new_hook_call`
+    """
+    cdef Victim victim = next_victim(core)
+    cdef Batch batch
+    if victim is None:
+        return None
+    batch = Batch.__new__(Batch)
+    batch.core = core
+    batch.event = event
+    batch.origin = origin
+    batch.victims = []
+    while victim is not None:
+        batch.victims.append(victim)
+        victim = next_victim(core)
+    batch.left = len(batch.victims)
+    batch.victims.reverse()
+    return batch
+
+
+cpdef int dispose_here(Batch batch, hook, report) except -1:
+    """Dispose of victims in the caller's thread, however long it takes.
+
+    :param hook: the manager's blocking `dispose`
+    :param report: called with a victim and the error that its `dispose` raised
+    """
+    cdef Victim victim = batch.take()
+    try:
+        while victim is not None:
+            error = dispose_of(victim, hook)
+            if error is not None:
+                report(victim, error)
+            victim = batch.take()
+    finally:
+        batch.victims.clear()       # an error's traceback may keep the batch: its victims go back to the core now
+    return 0
+
+
+cdef bint victims_belong_to(Core core, endpoint) except -1:
+    """Whether all victims are of one endpoint, and no place is reserved for another one's waiter."""
+    cdef ring_t* node = core.pool.victims.next
+    cdef endpoint_t* e
+    cdef Endpoint ep
+    if node == &core.pool.victims:
+        return False
+    e = slot_in_pool(node).ep
+    if e.key != <PyObject*>endpoint:
+        ep = find_endpoint(core, endpoint)
+        if ep is None or &ep.e != e:
+            return False
+    node = core.pool.victims.next
+    while node != &core.pool.victims:
+        if slot_in_pool(node).ep != e or slot_in_pool(node).reserved_for != NULL:
+            return False
+        node = node.next
+    return True

@@ -1,0 +1,114 @@
+# fork(): a child starts with empty, working pools. The parent's connections are neither used nor finalized there: many
+# drivers' finalizers would say goodbye to a server that the parent is still talking to.
+
+cdef struct family_t:        # all cores of the process, so that a forked child finds its copies
+    ring_t ring
+    PyObject* core
+
+
+cdef family_t all_cores
+ring_init(&all_cores.ring)
+
+
+cdef int reset_after_fork(Core core) except -1:
+    """Empty a core in a forked child. What the parent held is remembered, so that its release does nothing there."""
+    cdef pool_t* pool = &core.pool
+    gcp_mutex_init(&core.mutex)
+    keep_inherited(pool)
+    drop_slots(pool, True)
+    ring_init(&pool.idle_bases)
+    ring_init(&pool.idle_extras)
+    ring_init(&pool.victims)
+    ring_init(&pool.reserving)
+    pool.idle = pool.used = pool.creating = pool.disposing = pool.waiting = pool.size = 0
+    pool.due.n = 0
+    pool.blocked.n = 0
+    pool.woken = NULL
+    pool.empties = NULL
+    pool.abandoned_slots = NULL
+    pool.abandoned_waiters = NULL
+    pool.abandoned_permits = False
+    pool.wake_collector = False
+    pool.collector_wakes_at = -INFINITY
+    pool.epoch += 1
+    memset(&pool.retired, 0, sizeof(counters_t))
+    memset(&pool.metrics, 0, sizeof(metrics_t))
+    core.endpoints = {}
+    core.seed()
+    if core.on_fork is not None:
+        core.on_fork()
+    return 0
+
+
+cdef void keep_inherited(pool_t* pool) noexcept:
+    """Remember what the parent holds. In a child of a child, its parent's take the place of its grandparent's."""
+    if pool.inherited.items == NULL or pool.held.items != NULL:
+        free(pool.inherited.items)
+        pool.inherited = pool.held
+        pool.held.items = NULL
+    pool.held.mask = 0
+    pool.held.n = 0
+
+
+cdef void drop_slots(pool_t* pool, bint inherited):
+    """Forget all endpoints, slots and waiters. Inherited connections are kept alive for ever: never finalized."""
+    cdef endpoint_t* e
+    cdef waiter_t* w
+    cdef ring_t* rings[4]
+    cdef int i
+    while not ring_empty(&pool.endpoints):
+        e = endpoint_link(pool.endpoints.next)
+        ring_remove(&e.link)
+        e.listed = False
+        rings[0], rings[1], rings[2], rings[3] = &e.base, &e.extras, &e.used, &e.disposals
+        for i in range(4):
+            while not ring_empty(rings[i]):
+                drop_slot(slot_in_endpoint(rings[i].next), inherited)
+        while not ring_empty(&e.queue):
+            w = first_waiter(e)
+            ring_remove(&w.node)
+            w.state = DONE
+            if not inherited:
+                Py_DECREF(<object>w.self)
+        if not inherited:
+            Py_DECREF(<object>endpoint_object(e))
+    pool.n_endpoints = 0
+    free(pool.known.items)
+    memset(&pool.known, 0, sizeof(table_t))
+
+
+cdef void drop_slot(slot_t* s, bint inherited):
+    ring_remove(&s.in_endpoint)
+    ring_remove(&s.in_pool)
+    ring_remove(&s.reservation)
+    s.state = FREE
+    s.lease = 0
+    s.due = -1
+    if not inherited:
+        Py_DECREF(<object>slot_object(s))
+
+
+cdef void drop_abandoned(pool_t* pool):
+    """Forget what finalizers left."""
+    cdef slot_t* s = <slot_t*>gcp_take(&pool.abandoned_slots)
+    cdef waiter_t* w = <waiter_t*>gcp_take(&pool.abandoned_waiters)
+    cdef PyObject* owned
+    while s != NULL:
+        owned = slot_object(s)
+        s = s.next_abandoned
+        Py_DECREF(<object>owned)
+    while w != NULL:
+        owned = w.self
+        w = w.next_abandoned
+        Py_DECREF(<object>owned)
+
+
+def _after_fork():
+    cdef ring_t* node = all_cores.ring.next
+    while node != &all_cores.ring:
+        reset_after_fork(<Core>(<family_t*>node).core)
+        node = node.next
+
+
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,61 @@
+# What holds a connection: an acquire that has one already, a lease, a release in progress. One that is dropped in the
+# middle leaves the connection to the next call (see finalizers).
+
+cdef inline bint is_held(slot_t* s) noexcept nogil:
+    return s.state == USED or s.state == RETURNING
+
+
+@cython.no_gc_clear
+cdef class Holder:
+    """Holds a slot, as the use that has this lease number."""
+    cdef readonly Core core
+    cdef Slot slot
+    cdef uint64_t lease
+    cdef uint64_t epoch
+
+    cdef inline void hold(self, Core core, Slot slot, uint64_t lease):
+        self.core = core
+        self.slot = slot
+        self.lease = lease
+        self.epoch = core.pool.epoch
+
+    cdef inline bint current(self) noexcept:
+        """Whether the connection is still held by this, be it that its release has begun."""
+        return (
+            self.slot is not None and self.epoch == self.core.pool.epoch and self.slot.s.lease == self.lease
+            and is_held(&self.slot.s)
+        )
+
+    cdef inline bint holds(self) noexcept nogil:
+        """Whether the connection is held by this, and its release has not begun."""
+        return (
+            self.slot is not None and self.slot.s.lease == self.lease and self.slot.s.state == USED
+            and self.epoch == self.core.pool.epoch
+        )
+
+    cdef int leave_stale(self, key, error) except -1:
+        """Leave a connection that is not held any more: that is misuse, except in a forked child and after a close."""
+        cdef bint allowed = error is not None or self.inherited or self.core.pool.closed
+        self.slot = None
+        if not allowed:
+            raise ConnectionNotAcquiredError(f'this connection of endpoint {describe(key)} was released already')
+        return 0
+
+    @property
+    def endpoint(self):
+        """The endpoint."""
+        return None if self.slot is None else self.slot.endpoint
+
+    @property
+    def conn(self):
+        """The connection, or None."""
+        return None if self.slot is None else self.slot.conn
+
+    @property
+    def inherited(self):
+        """Whether this was made by the parent of this forked process."""
+        return self.epoch != self.core.pool.epoch
+
+    def __dealloc__(self):
+        if self.slot is not None:
+            abandon_holder(self.core, self)

@@ -1,0 +1,131 @@
+# The registry: endpoints by their key. A key's `__hash__` and `__eq__` are user code, so they run outside the lock.
+
+cdef inline Endpoint find_endpoint(Core core, key):
+    """Return the record of an endpoint, or None. Runs the key's `__hash__` and `__eq__`."""
+    cdef PyObject* found = PyDict_GetItemWithError(core.endpoints, key)
+    return None if found == NULL else <Endpoint>found
+
+
+cdef Endpoint register_endpoint(Core core, key):
+    """Return the record of an endpoint; make one if there is none."""
+    cdef Endpoint ep = find_endpoint(core, key)
+    cdef pool_t* pool = &core.pool
+    cdef void* items
+    if ep is None:
+        ep = core.endpoints.setdefault(key, Endpoint(key))
+    if ep.e.listed:
+        return ep
+    gcp_lock(&core.mutex)
+    if not ep.e.listed:
+        items = grown(pool.blocked.items, &pool.blocked.capacity, pool.n_endpoints + 1, sizeof(endpoint_t*))
+        if items != NULL:
+            pool.blocked.items = <endpoint_t**>items
+        if items != NULL and table_has_room(&pool.known):
+            table_add(&pool.known, &ep.e)
+            ring_insert(&pool.endpoints, &ep.e.link)
+            pool.n_endpoints += 1
+            ep.e.listed = True
+            Py_INCREF(ep)
+    gcp_unlock(&core.mutex)
+    if not ep.e.listed:
+        raise MemoryError
+    return ep
+
+
+cdef bint unregister(pool_t* pool, endpoint_t* e) noexcept nogil:
+    """Drop the record of an endpoint unless it is in use again. Its counts go to the retired totals."""
+    if e.waiting or taken(e) or not e.listed:
+        return False
+    ring_remove(&e.link)
+    table_remove(&pool.known, e)
+    table_shrink(&pool.known)
+    pool.n_endpoints -= 1
+    e.listed = False
+    add_counters(&pool.retired, &e.counters)
+    memset(&e.counters, 0, sizeof(counters_t))
+    return True
+
+
+cdef int is_unlisted(PyObject* endpoint) noexcept:
+    """Whether a record may leave the dict: it stays if it was registered again meanwhile."""
+    return not (<Endpoint>endpoint).e.listed
+
+
+cdef int forget_empty_endpoints(Core core) except -1:
+    """Drop the records of endpoints that have neither connections nor waiters any more."""
+    cdef pool_t* pool = &core.pool
+    cdef endpoint_t* e
+    cdef Endpoint ep
+    cdef bint gone
+    while pool.empties != NULL:
+        gcp_lock(&core.mutex)
+        e = pool.empties
+        if e == NULL:
+            gcp_unlock(&core.mutex)
+            break
+        pool.empties = e.next_empty
+        e.in_empties = False
+        gone = unregister(pool, e)
+        gcp_unlock(&core.mutex)
+        if not gone:
+            continue
+        ep = <Endpoint>endpoint_object(e)
+        Py_DECREF(ep)
+        try:
+            gcp_delete_if(core.endpoints, ep.key, is_unlisted)
+        except Exception:
+            pass    # removed already; or the key cannot be hashed any more: its record is never found again
+    return 0
+
+
+# --- who holds a connection ---
+
+cdef inline slot_t* find_held(Core core, conn, endpoint) except? NULL:
+    """Find a held connection by identity. Runs user code where the key is not the very object."""
+    cdef slot_t* s = <slot_t*>table_find(&core.pool.held, <PyObject*>conn)
+    cdef Endpoint ep
+    if s == NULL or s.ep.key == <PyObject*>endpoint:
+        return s
+    try:
+        ep = find_endpoint(core, endpoint)
+    except TypeError:
+        check_hashable(endpoint)
+        raise
+    return NULL if ep is None else table_find_of(&core.pool.held, <PyObject*>conn, &ep.e)
+
+
+cdef Slot find_holder(Core core, conn, endpoint):
+    """Find the slot of a held connection: by identity, else by equality. None where a release has nothing to do: in a
+    forked child, and after a close.
+
+    :raises ConnectionNotAcquiredError: if the connection is not held for this endpoint
+    """
+    cdef slot_t* s = find_held(core, conn, endpoint)
+    cdef Endpoint ep
+    cdef Slot slot
+    if s != NULL:
+        return <Slot>slot_object(s)
+    ep = find_endpoint(core, endpoint)
+    slot = None if ep is None else find_equal(conn, ep)
+    if slot is not None:
+        return slot
+    if core.pool.closed or table_find(&core.pool.inherited, <PyObject*>conn) != NULL:
+        return None
+    raise ConnectionNotAcquiredError(
+        f'this connection is not acquired for endpoint {describe(endpoint)}: it is foreign, of another endpoint, '
+        f'or was released already')
+
+
+cdef Slot find_equal(conn, Endpoint ep):
+    """Find a held connection by equality: a caller may have rebuilt its (reader, writer) tuple. Runs `__eq__`."""
+    cdef list slots = []
+    cdef ring_t* node
+    cdef Slot slot
+    node = ep.e.used.next
+    while node != &ep.e.used:
+        slots.append(<Slot>slot_object(slot_in_endpoint(node)))
+        node = node.next
+    for slot in slots:
+        if slot.s.state == USED and slot.conn == conn and slot.s.state == USED:
+            return slot
+    return None

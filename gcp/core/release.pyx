@@ -1,0 +1,202 @@
+# The machine of a release, once for both fronts: `on_release`, then the connection goes back, then what that left is
+# disposed of. A release without `on_release` that leaves nothing to dispose of needs no machine.
+
+# What a release without a machine came to.
+cdef enum put_back:
+    NOT_HELD, PUT_BACK, PUT_BACK_AND_MORE       # there may be something to dispose of
+
+
+cdef struct release_t:
+    uint64_t epoch
+    uint64_t lease
+    double hook_began
+
+
+@cython.final
+@cython.no_gc_clear
+cdef class Release(Holder):
+    """A release in progress. Driven like an `Acquire`: `next`, then `completed` or `failed`, until `TODO_DONE`."""
+    cdef int todo
+    cdef BaseConnectionPool pool
+    cdef readonly object own         # the endpoint, whose victims the caller waits for
+    cdef object body                 # the error that leaves the block
+    cdef object error                # of on_release
+    cdef HookCall call
+    cdef object started              # what is to be awaited of a hook that was begun already
+
+    cpdef int next(self) except -1:
+        """Return what is to be done now: `on_release`, `TODO_DISPOSE` or `TODO_DONE`. Raises what `on_release` raised,
+        at the end."""
+        if self.todo == DO_BEGIN:
+            if self.pool._on_release is not None:
+                self.todo = HOOK_ON_RELEASE
+            else:
+                self.put_back()
+                self.clean_up()
+        if self.todo == DO_DONE and self.error is not None:
+            error, self.error = self.error, None
+            self.tell(error)
+        return self.todo
+
+    def completed(self, result=None):
+        """Say that what `next` asked for has ended well."""
+        if self.todo == HOOK_ON_RELEASE:
+            self.end_call(CALL_OK, None)
+            self.put_back()
+            self.clean_up()
+        else:
+            self.todo = DO_DONE
+
+    def failed(self, error):
+        """Say that `on_release` has raised: that costs the connection."""
+        self.end_call(outcome_of(error), error)
+        self.discard(HOOK_FAILED)
+        if not isinstance(error, Exception):
+            if not ring_empty(&self.core.pool.victims):
+                self.pool._disposer.dispose_soon(GRACE)
+            raise error
+        self.error = error
+        self.clean_up()
+
+    def begin_call(self):
+        """Call the asynchronous `on_release`; return what is to be awaited."""
+        if self.started is not None:
+            started, self.started = self.started, None
+            return started
+        self.open_call()
+        return self.pool._on_release(self.own, self.slot.conn)
+
+    def make_call(self):
+        """Call the blocking `on_release`, and say how it ended."""
+        try:
+            self.open_call()
+            self.pool._on_release(self.own, self.slot.conn)
+        except BaseException as error:
+            self.failed(error)
+        else:
+            self.completed()
+
+    cdef int resume(self, started, double hook_began) except -1:
+        """Go on with a hook that was called without this machine, and has suspended."""
+        self.todo = HOOK_ON_RELEASE
+        self.started = started
+        self.call = begun_hook_call(self.core, HOOK_ON_RELEASE, self.own, hook_began)
+        return 0
+
+    def remaining(self):
+        """Return None: a release has no limit."""
+        return None
+
+    def time_to_wait(self):
+        """Return for how long to wait for victims of other endpoints, seconds."""
+        return GRACE
+
+    cdef int open_call(self) except -1:
+        self.call = new_hook_call(self.core, HOOK_ON_RELEASE, self.own, None, True)
+        return self.call.begin()
+
+    cdef int end_call(self, int outcome, error) except -1:
+        call, self.call = self.call, None
+        if call is not None:
+            return (<HookCall>call).finish(outcome, error)
+        return 0
+
+    cdef int put_back(self) except -1:
+        """End the release: the connection goes to a waiter, to the idle ones, or becomes a victim."""
+        cdef Core core = self.core
+        cdef double now
+        core.before('give_back')
+        now = core.now()
+        gcp_lock(&core.mutex)
+        if self.current():
+            end_release(&core.pool, &self.slot.s, now)
+        gcp_unlock(&core.mutex)
+        self.slot = None
+        return 0
+
+    cdef int discard(self, int reason) except -1:
+        """Make the connection a victim."""
+        cdef Core core = self.core
+        cdef double now
+        core.before('discard')
+        now = core.now()
+        gcp_lock(&core.mutex)
+        core.pool.now = now
+        if self.current():
+            discard_slot(&core.pool, &self.slot.s, reason)
+        gcp_unlock(&core.mutex)
+        self.slot = None
+        return 0
+
+    cdef int clean_up(self) except -1:
+        """Decide what is left to be disposed of: what the release left, and a few that have expired."""
+        cdef Core core = self.core
+        core.after()
+        if self.pool.collects:
+            core.collect(self.pool.batch_size())
+        self.todo = <int>DO_DONE if ring_empty(&core.pool.victims) else <int>HOOK_DISPOSE
+        return 0
+
+    cdef int tell(self, error) except -1:
+        """Raise the error of `on_release`; the error of the block goes first, and carries it."""
+        if self.body is None:
+            raise error
+        chain(self.body, error)
+        self.pool._report('on_release failed for', self.own, error)
+        return 0
+
+
+cdef Release new_release(BaseConnectionPool pool, Slot slot, uint64_t epoch, uint64_t lease, body):
+    """Make a release whose connection has left its holder (see `take_back`), and nothing else has happened."""
+    cdef Release release = Release.__new__(Release)
+    release.pool = pool
+    release.core = pool._core
+    release.slot = slot
+    release.epoch = epoch
+    release.lease = lease
+    release.own = slot.endpoint
+    release.body = body
+    release.todo = DO_BEGIN
+    return release
+
+
+cdef Release cleanup_after(BaseConnectionPool pool, endpoint):
+    """Make a release of which only the disposal is left."""
+    cdef Release release = Release.__new__(Release)
+    release.pool = pool
+    release.core = pool._core
+    release.own = endpoint
+    release.clean_up()
+    return release
+
+
+cdef int take_back(Core core, Slot slot, uint64_t lease, uint64_t epoch) except -1:
+    """Begin a release: from here on the connection has no holder, and a second release finds nothing."""
+    cdef bint ours
+    gcp_lock(&core.mutex)
+    ours = epoch == core.pool.epoch and begin_release(&core.pool, &slot.s, lease)
+    gcp_unlock(&core.mutex)
+    if not ours:
+        raise ConnectionNotAcquiredError(
+            f'this connection of endpoint {describe(slot.endpoint)} was released already')
+    return 0
+
+
+cdef Slot claim(Core core, conn, endpoint):
+    """Begin a release by name, as ``release(conn, endpoint)`` does. Returns None where it has nothing to do: in a forked
+    child, and after a close.
+
+    :raises ConnectionNotAcquiredError: if the connection is not held
+    """
+    cdef slot_t* s
+    cdef Slot slot = None
+    core.before('checkin')
+    s = <slot_t*>table_find(&core.pool.held, <PyObject*>conn)
+    if s != NULL and s.ep.key == <PyObject*>endpoint:
+        slot = <Slot>slot_object(s)
+    else:
+        check_hashable(endpoint)
+        slot = find_holder(core, conn, endpoint)
+    if slot is not None:
+        take_back(core, slot, slot.s.lease, core.pool.epoch)
+    return slot

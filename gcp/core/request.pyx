@@ -1,0 +1,359 @@
+# What an acquire asks of the core, one transition each: for a slot, for its verdict, to book a connection, to end.
+
+cdef Acquire new_acquire(BaseConnectionPool pool, endpoint, timeout):
+    """Make an acquire. It is in no queue yet and holds nothing.
+
+    :param timeout: seconds; ``None``: no limit; zero or less: do not wait
+    """
+    cdef Core core = pool._core
+    cdef Acquire acquire = Acquire.__new__(Acquire)
+    cdef double seconds = seconds_allowed(timeout, pool.acquire_timeout)
+    acquire.pool = pool
+    acquire.key = endpoint
+    acquire.own = NO_ENDPOINT
+    acquire.timeout = timeout
+    acquire.nowait = timeout is not None and timeout <= 0
+    acquire.w.began = core.now()
+    acquire.a.deadline = acquire.w.began + seconds
+    acquire.a.todo = DO_ASK
+    acquire.a.hook = N_HOOKS
+    acquire.create_began = NEVER
+    acquire.core = core
+    ring_init(&acquire.w.node)
+    acquire.w.self = <PyObject*>acquire
+    arrive(acquire)
+    return acquire
+
+
+cdef Acquire acquire_from_hit(BaseConnectionPool pool, Slot slot, acquire_t* hit, endpoint, timeout):
+    """Make an acquire of an idle hit that cannot end as one."""
+    cdef Acquire acquire = new_acquire(pool, endpoint, timeout)
+    acquire.a = hit[0]
+    acquire.slot = slot
+    acquire.lease = hit.lease
+    acquire.epoch = hit.epoch
+    acquire.w.seq = hit.arrival
+    acquire.w.began = hit.began
+    acquire.w.state = USE
+    if acquire.current():
+        acquire.ep = <Endpoint>endpoint_object(slot.s.ep)
+    return acquire
+
+
+cdef inline slot_t* slot_of(Acquire acquire):
+    """Return the slot of an acquire that has ended well. The pool owns it."""
+    cdef slot_t* s = &acquire.slot.s
+    acquire.slot = None
+    return s
+
+
+cdef void arrive(Acquire acquire):
+    cdef pool_t* pool = &acquire.core.pool
+    acquire.epoch = pool.epoch
+    acquire.w.state = NEW
+    pool.arrivals += 1
+    acquire.w.seq = pool.arrivals
+
+
+cdef inline void receive(Acquire acquire):
+    """Take over the slot that a transition assigned."""
+    if acquire.w.slot != NULL:
+        acquire.slot = <Slot>slot_object(acquire.w.slot)
+        acquire.lease = acquire.w.lease
+        acquire.w.slot = NULL
+
+
+# --- asking and waiting ---
+
+cdef int ask(Acquire acquire, bint again) except -1:
+    """Ask for a slot. Returns the verdict: USE, CREATE, WAIT or TURNED_AWAY.
+
+    :param again: the acquire's connection is dead: it becomes a victim in the same transition, so that no younger
+                  acquire takes the place that it leaves
+    """
+    cdef Core core = acquire.core
+    cdef pool_t* pool = &core.pool
+    cdef int verdict
+    cdef double now
+    core.before('retry' if again else 'request')
+    while True:
+        if pool.closed and not again:
+            acquire.w.state = TURNED_AWAY
+            return TURNED_AWAY
+        if acquire.ep is None or not acquire.ep.e.listed:
+            acquire.ep = register_endpoint(core, acquire.key)
+        now = core.now()
+        gcp_lock(&core.mutex)
+        if acquire.ep.e.listed:
+            break
+        gcp_unlock(&core.mutex)
+    pool.now = now
+    if again and acquire.current():
+        discard_slot(pool, &acquire.slot.s, DEAD)
+    if acquire.epoch != pool.epoch:
+        arrive(acquire)
+    acquire.w.ep = &acquire.ep.e
+    acquire.w.queued = False
+    acquire.create_began = NEVER
+    Py_INCREF(acquire)
+    verdict = request_slot(pool, &acquire.w, now)
+    if acquire.w.queued:
+        # Does it wait for a disposal that it has set off, or for others?
+        acquire.set_off = acquire.ep.e.reserved + acquire.ep.e.disposing >= acquire.ep.e.waiting
+        acquire.waited = acquire.waited or not acquire.set_off
+    if verdict == CREATE:
+        acquire.create_began = now
+    gcp_unlock(&core.mutex)
+    if again:
+        acquire.slot = None
+        acquire.a.hook = N_HOOKS
+    acquire.disposed = False
+    if verdict == USE:
+        receive(acquire)
+    if not acquire.w.queued:
+        Py_DECREF(acquire)
+    core.after()
+    tracer = core.tracer
+    if tracer is not None and verdict != USE and acquire.caller is None:
+        acquire.caller = tracer.caller()    # now: an acquire may be dropped by any thread or task
+    return look(acquire)        # other threads may have run since
+
+
+cdef int arm(Acquire acquire, event) except -1:
+    """Say which event ends the wait. Returns the verdict: WAIT, or what has come meanwhile."""
+    cdef Core core = acquire.core
+    core.before('arm')
+    gcp_lock(&core.mutex)
+    acquire.event = event
+    gcp_unlock(&core.mutex)
+    return look(acquire)
+
+
+cdef int poll(Acquire acquire) except -1:
+    """Return the verdict."""
+    acquire.core.before('poll')
+    return look(acquire)
+
+
+cdef int look(Acquire acquire) except -1:
+    if acquire.epoch != acquire.core.pool.epoch:    # a forked child inherits no wait queue
+        return ask(acquire, False)
+    if acquire.w.state == USE and acquire.slot is None:
+        receive(acquire)
+    elif acquire.w.state == CREATE and acquire.create_began == NEVER:
+        acquire.create_began = acquire.core.now()
+        acquire.cause = acquire.ep.last_error
+    return acquire.w.state
+
+
+cdef int expire(Acquire acquire) except -1:
+    """Leave the wait queue at the deadline. Returns WAIT if nothing had come, else the verdict that had."""
+    cdef Core core = acquire.core
+    cdef int found
+    core.before('expire')
+    if acquire.epoch != core.pool.epoch:
+        return look(acquire)
+    gcp_lock(&core.mutex)
+    found = acquire.w.state
+    if found == WAIT:
+        withdraw(&core.pool, &acquire.w)
+        note_block(acquire)
+    gcp_unlock(&core.mutex)
+    if found != WAIT:
+        return look(acquire)
+    Py_DECREF(acquire)
+    acquire.cause = acquire.ep.last_error
+    if acquire.ep.e.waiting == 0 and acquire.ep.e.creating == 0:
+        acquire.ep.last_error = None
+    core.after()
+    return WAIT
+
+
+cdef void note_block(Acquire acquire):
+    """Remember what stands in the way, for the error's message."""
+    cdef pool_t* pool = &acquire.core.pool
+    cdef endpoint_t* e = &acquire.ep.e
+    cdef double oldest = INFINITY
+    cdef ring_t* node
+    if taken(e) - e.reserved >= pool.max_size:
+        acquire.blocked_by = 'creation' if e.n_used == 0 and e.creating else 'endpoint cap'
+        if e.n_used:
+            oldest = slot_in_endpoint(e.used.next).since
+        acquire.block = (e.n_base + e.n_extra, e.n_used, e.creating, e.waiting, pool.max_size, oldest)
+        return
+    acquire.blocked_by = 'creation' if pool.used == 0 and pool.creating else 'total cap'
+    node = pool.endpoints.next
+    while node != &pool.endpoints:
+        e = endpoint_link(node)
+        if e.n_used and slot_in_endpoint(e.used.next).since < oldest:
+            oldest = slot_in_endpoint(e.used.next).since
+        node = node.next
+    acquire.block = (pool.idle, pool.used, pool.creating, pool.waiting, pool.total_max_size, oldest)
+
+
+# --- creation ---
+
+cdef object create_blocking(Acquire acquire):
+    conn = acquire.pool._manager.create(acquire.key, timeout=acquire.remaining())
+    if isinstance(conn, CoroutineType):
+        conn.close()
+        raise TypeError('create() returned an awaitable: is this a manager for gcp.asyncio.ConnectionPool?')
+    return conn
+
+
+cdef int book(Acquire acquire, conn) except -1:
+    """Turn the permit into a connection. Returns USE, or TURNED_AWAY if the pool was closed meanwhile: the connection
+    is a victim then."""
+    cdef Core core = acquire.core
+    cdef Slot slot = Slot.__new__(Slot)
+    cdef double now
+    cdef bint room
+    core.before('created')
+    slot.conn = conn
+    slot.endpoint = acquire.ep.key
+    slot.s.conn = <PyObject*>conn
+    acquire.made = True
+    now = core.now()
+    acquire.ep.last_error = None
+    if not acquire.ep.e.listed:
+        acquire.ep = register_endpoint(core, acquire.key)   # a forked child: its parent's records are gone
+    gcp_lock(&core.mutex)
+    restore_permit(acquire)
+    room = make_room(&core.pool)
+    if room:
+        Py_INCREF(slot)                         # the endpoint's
+        book_connection(&core.pool, &acquire.w, &slot.s, now, now - acquire.create_began)
+        receive(acquire)
+    gcp_unlock(&core.mutex)
+    if not room:
+        return_permit(acquire, None)
+        raise MemoryError
+    core.after()
+    tracer = core.tracer
+    if tracer is not None:
+        slot.created_by = tracer.current()      # now that it is booked: a signal handler may raise in there
+    return acquire.w.state
+
+
+cdef int return_permit(Acquire acquire, error) except -1:
+    """Give back the permit of a creation that failed; the next waiter may try."""
+    cdef Core core = acquire.core
+    cdef Endpoint ep = acquire.ep
+    cdef int outcome = CALL_ERROR if error is None else outcome_of(error)
+    cdef double now
+    core.before('failed')
+    now = core.now()
+    gcp_lock(&core.mutex)
+    core.pool.now = now
+    restore_permit(acquire)
+    withdraw(&core.pool, &acquire.w)
+    count_hook_call(&core.pool.metrics, HOOK_CREATE, outcome, now - acquire.create_began)
+    gcp_unlock(&core.mutex)
+    ep.last_error = error if ep.e.waiting or ep.e.creating else None
+    core.after()
+    return 0
+
+
+cdef void restore_permit(Acquire acquire) noexcept:
+    """A creation that was in progress at a fork goes on in the child, whose counts start at zero."""
+    cdef pool_t* pool = &acquire.core.pool
+    if acquire.epoch != pool.epoch:
+        arrive(acquire)
+        acquire.w.state = CREATE
+        acquire.w.ep = &acquire.ep.e
+        acquire.ep.e.creating += 1
+        pool.creating += 1
+        pool.size += 1
+
+
+# --- the end ---
+
+cdef int finish(Acquire acquire) except -1:
+    """End an acquire well: count it. The connection is the caller's from here on."""
+    cdef Core core = acquire.core
+    cdef bint ours
+    cdef double now
+    core.before('finish')
+    now = core.now()
+    gcp_lock(&core.mutex)
+    ours = acquire.current() and not core.pool.closed
+    if ours:
+        acquire.slot.s.acquired = True
+        count_acquire(acquire, WAITED if acquire.waited else CREATED if acquire.made else HIT, now)
+    gcp_unlock(&core.mutex)
+    if not ours:
+        raise ConnectionPoolClosedError('the pool was closed while the connection was being acquired')
+    try:
+        trace_wait(acquire, None)
+    except BaseException:       # a signal handler's: the caller will never see the connection
+        gcp_lock(&core.mutex)
+        if acquire.current():
+            end_release(&core.pool, &acquire.slot.s, now)
+        gcp_unlock(&core.mutex)
+        raise
+    return 0
+
+
+cdef bint withdraw_acquire(Acquire acquire, error) except -1:
+    """End an acquire badly: leave the wait queue, return the permit or the connection, count the result. A connection
+    that a hook had is discarded. Returns whether it had not ended before."""
+    cdef Core core = acquire.core
+    cdef int found = DONE
+    cdef int result = CANCELLED
+    cdef double now
+    if acquire.ended:
+        return False
+    if isinstance(error, Exception):
+        result = TIMED_OUT if isinstance(error, AcquireTimeoutError) else ERROR
+    stop_timer(acquire)
+    core.before('abandon')
+    now = core.now()
+    gcp_lock(&core.mutex)
+    core.pool.now = now
+    if acquire.epoch == core.pool.epoch:
+        found = withdraw(&core.pool, &acquire.w)
+        if found == USE:
+            receive(acquire)
+            if acquire.current():
+                if acquire.a.hook != N_HOOKS:
+                    discard_slot(&core.pool, &acquire.slot.s, HOOK_FAILED)
+                else:
+                    end_release(&core.pool, &acquire.slot.s, now)
+        if acquire.ep is not None:
+            note_if_empty(&core.pool, &acquire.ep.e)
+    acquire.w.state = DONE
+    count_acquire(acquire, result, now)
+    gcp_unlock(&core.mutex)
+    acquire.slot = None
+    if found == WAIT:
+        Py_DECREF(acquire)
+    core.after()
+    return True
+
+
+cdef inline void count_acquire(Acquire acquire, int result, double now) noexcept:
+    """Count an acquire that has ended, and how long it took. A hit is not timed."""
+    cdef bint known = acquire.ep is not None and acquire.ep.e.listed
+    cdef counters_t* counters = &acquire.ep.e.counters if known else &acquire.core.pool.retired
+    acquire.result = result
+    acquire.took = now - acquire.w.began
+    counters.acquires[result] += 1
+    if result != HIT:
+        observe(&acquire.core.pool.metrics.wait, gcp_seconds, N_WAIT_BOUNDS, acquire.took)
+    acquire.ended = True
+
+
+cdef int stop_timer(Acquire acquire) except -1:
+    timer = acquire.timer
+    if timer is not None:
+        acquire.timer = None
+        timer.cancel()
+    return 0
+
+
+cdef inline int trace_wait(Acquire acquire, error) except -1:
+    """Make the span of an acquire that was no idle hit."""
+    tracer = acquire.core.tracer
+    if tracer is not None and acquire.result != HIT:
+        tracer.waited(acquire, RESULTS[acquire.result], acquire.took, error)
+    return 0

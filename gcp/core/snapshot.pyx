@@ -1,0 +1,210 @@
+# What a pool has counted, as plain values: one consistent copy, made under the lock and formatted after it.
+
+REASONS = ('idle_timeout', 'max_lifetime', 'dead', 'discarded', 'evicted', 'pool_closed', 'error')
+RESULTS = ('hit', 'created', 'waited', 'timeout', 'cancelled', 'error')
+OUTCOMES = ('handoff', 'discarded', 'idle')
+
+
+cdef struct counts_t:
+    PyObject* key
+    Py_ssize_t idle
+    Py_ssize_t used
+    Py_ssize_t creating
+    Py_ssize_t disposing
+    Py_ssize_t waiting
+    counters_t counters
+
+
+cdef struct oldest_t:
+    double waiter            # when it began to wait, by the core's clock; inf: none waits
+    double use               # when the longest held connection was acquired; inf: none is held
+
+
+cdef void add_counters(counters_t* to, counters_t* more) noexcept nogil:
+    cdef int i
+    to.created += more.created
+    to.leaks += more.leaks
+    for i in range(<int>N_REASONS):
+        to.closed[i] += more.closed[i]
+    for i in range(<int>N_RESULTS):
+        to.acquires[i] += more.acquires[i]
+    for i in range(<int>N_OUTCOMES):
+        to.releases[i] += more.releases[i]
+
+
+cdef void copy_endpoint(endpoint_t* e, counts_t* copy) noexcept nogil:
+    copy.key = e.key
+    copy.idle = e.n_base + e.n_extra
+    copy.used = e.n_used
+    copy.creating = e.creating
+    copy.disposing = e.disposing
+    copy.waiting = e.waiting
+    copy.counters = e.counters
+
+
+cdef void copy_total(pool_t* pool, counts_t* copy) noexcept nogil:
+    copy.key = NULL
+    copy.idle = pool.idle
+    copy.used = pool.used
+    copy.creating = pool.creating
+    copy.disposing = pool.disposing
+    copy.waiting = pool.waiting
+    copy.counters = pool.retired
+
+
+cdef oldest_t find_oldest(pool_t* pool) noexcept nogil:
+    """Find the longest waiting acquire and the longest held connection."""
+    cdef oldest_t oldest
+    cdef ring_t* node = pool.endpoints.next
+    cdef endpoint_t* e
+    oldest.waiter = oldest.use = INFINITY
+    while node != &pool.endpoints:
+        e = endpoint_link(node)
+        node = node.next
+        if e.waiting and first_waiter(e).began < oldest.waiter:
+            oldest.waiter = first_waiter(e).began
+        if e.n_used and slot_in_endpoint(e.used.next).since < oldest.use:
+            oldest.use = slot_in_endpoint(e.used.next).since
+    return oldest
+
+
+# --- as plain values ---
+
+cdef tuple histogram_of(histogram_t* histogram, int n):
+    """Return a histogram as ``(counts, sum)``."""
+    cdef int i
+    return tuple([histogram.counts[i] for i in range(n + 1)]), histogram.sum
+
+
+cdef dict metrics_of(metrics_t* metrics):
+    """Return what was timed. Only a check can find a connection dead."""
+    cdef int i, j
+    return {
+        'use': histogram_of(&metrics.use, N_USE_BOUNDS),
+        'wait': histogram_of(&metrics.wait, N_WAIT_BOUNDS),
+        'age': histogram_of(&metrics.age, N_AGE_BOUNDS),
+        'hook_time': {HOOKS[i]: histogram_of(&metrics.hook_time[i], N_WAIT_BOUNDS) for i in range(<int>N_HOOKS)},
+        'hook_calls': {
+            HOOKS[i]: {
+                HOOK_OUTCOMES[j]: metrics.hook_calls[i][j]
+                for j in range(<int>N_HOOK_OUTCOMES) if j != CALL_DEAD or i == HOOK_CHECK
+            }
+            for i in range(<int>N_HOOKS)
+        },
+    }
+
+
+cdef dict counts_of(counts_t* copy):
+    return {
+        'idle': copy.idle,
+        'used': copy.used,
+        'creating': copy.creating,
+        'disposing': copy.disposing,
+        'waiting': copy.waiting,
+        'created': copy.counters.created,
+        'leaks': copy.counters.leaks,
+        'closed': {REASONS[i]: copy.counters.closed[i] for i in range(<int>N_REASONS)},
+        'acquires': {RESULTS[i]: copy.counters.acquires[i] for i in range(<int>N_RESULTS)},
+        'releases': {OUTCOMES[i]: copy.counters.releases[i] for i in range(<int>N_OUTCOMES)},
+    }
+
+
+cdef dict total_of(counts_t* total, metrics_t* metrics, double oldest_waiter, double oldest_use):
+    """Return the whole pool's counts. A hit is not timed: it counts as a wait of 0."""
+    cdef metrics_t complete = metrics[0]
+    complete.wait.counts[0] += total.counters.acquires[<int>HIT]
+    return {
+        **counts_of(total),
+        **metrics_of(&complete),
+        'oldest_waiter': oldest_waiter,
+        'oldest_checkout': oldest_use,
+    }
+
+
+cdef tuple take_snapshot(Core core):
+    """Return ``(total, [(endpoint, counts), ...])``."""
+    cdef list endpoints = []
+    cdef pool_t* pool = &core.pool
+    cdef Py_ssize_t room, i, n = 0
+    cdef counts_t* copies = NULL
+    cdef counts_t total
+    cdef metrics_t metrics
+    cdef oldest_t oldest
+    cdef ring_t* node
+    cdef double now
+    while True:
+        room = pool.n_endpoints + 8
+        free(copies)
+        copies = <counts_t*>malloc(<size_t>room * sizeof(counts_t))
+        if copies == NULL:
+            raise MemoryError
+        now = core.now()
+        gcp_lock(&core.mutex)
+        if pool.n_endpoints <= room:
+            break
+        gcp_unlock(&core.mutex)
+    pool.now = now
+    find_leaks(pool)
+    copy_total(pool, &total)
+    metrics = pool.metrics
+    oldest = find_oldest(pool)
+    node = pool.endpoints.next
+    while node != &pool.endpoints:
+        copy_endpoint(endpoint_link(node), &copies[n])
+        Py_INCREF(<object>copies[n].key)
+        add_counters(&total.counters, &copies[n].counters)
+        n += 1
+        node = node.next
+    gcp_unlock(&core.mutex)
+    try:
+        for i in range(n):
+            endpoints.append((<object>copies[i].key, counts_of(&copies[i])))
+        return total_of(&total, &metrics, max(0.0, now - oldest.waiter), max(0.0, now - oldest.use)), endpoints
+    finally:
+        free_copies(copies, n)
+
+
+cdef void free_copies(counts_t* copies, Py_ssize_t n):
+    cdef Py_ssize_t i
+    for i in range(n):
+        Py_DECREF(<object>copies[i].key)
+    free(copies)
+
+
+@cython.final
+cdef class FinalCounts:
+    """What a pool has counted, once it is gone: the totals of all pools must never step back."""
+    cdef counts_t total
+    cdef metrics_t metrics
+    cdef bint closed
+    cdef PyObject* owner     # borrowed: the core, until it becomes garbage
+
+    @property
+    def core(self):
+        """The core, or None once it is gone. It may outlive its pool while a lease is held."""
+        return None if self.owner == NULL else <Core>self.owner
+
+    def read(self):
+        """Return the totals as `Core.snapshot` does, or None while there is a core to ask."""
+        if not self.closed:
+            return None
+        return total_of(&self.total, &self.metrics, 0.0, 0.0)
+
+
+cdef void close_final_counts(Core core):
+    """The pool is garbage: count what it still has as closed, and keep the totals."""
+    cdef pool_t* pool = &core.pool
+    cdef FinalCounts counts = core.final_counts
+    cdef ring_t* node = pool.endpoints.next
+    cdef endpoint_t* e
+    if counts is None or counts.closed:
+        return
+    counts.closed = True
+    counts.owner = NULL
+    while node != &pool.endpoints:
+        e = endpoint_link(node)
+        node = node.next
+        write_off(pool, e)
+        add_counters(&pool.retired, &e.counters)
+    counts.total.counters = pool.retired
+    counts.metrics = pool.metrics

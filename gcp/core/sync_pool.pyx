@@ -1,0 +1,233 @@
+# The compiled half of the threading pool: drives idle hits, plain waits and releases. Whatever asks for more goes to the
+# driver of the Python half.
+
+cdef class SyncPool(BaseConnectionPool):
+    """Serves idle hits without a Python frame, with and without hooks."""
+    cdef public object _wait        # waits for an event without a time limit, and not beyond the end of the interpreter
+
+    def acquire(self, endpoint, timeout=None):
+        """Acquire a connection. The caller must release it.
+
+        :param endpoint: what to connect to; any hashable
+        :param timeout: seconds for everything: waiting, creating, checking; zero or less: do not wait; ``inf``: no
+                        limit; ``None``: the pool's ``acquire_timeout``
+        :raises AcquireTimeoutError: if it took longer
+        :raises ConnectionPoolClosedError: if the pool is closed
+        """
+        return <object>self.take(endpoint, timeout).conn
+
+    def release(self, conn, endpoint):
+        """Release a connection.
+
+        :param conn: what `acquire` returned, or something equal to it
+        :param endpoint: what it was acquired for
+        :raises ConnectionNotAcquiredError: if it is not held; nothing has changed then
+        """
+        cdef Slot slot
+        cdef int outcome = self.put_back_named(conn, endpoint) if self.plain else NOT_HELD
+        if outcome == PUT_BACK_AND_MORE:
+            self.clean_up(endpoint)
+        elif outcome == NOT_HELD:
+            slot = claim(self._core, conn, endpoint)
+            if slot is not None:
+                self.release_slot(slot, slot.s.lease, None)
+
+    def connection(self, endpoint, timeout=None):
+        """Return a context manager that acquires a connection and releases it at the end.
+
+        :param endpoint: what to connect to; any hashable
+        :param timeout: as for `acquire`
+        """
+        cdef Lease lease = Lease.__new__(Lease)
+        lease.called = call_lease
+        lease.pool = self
+        lease.key = endpoint
+        lease.timeout = timeout
+        return lease
+
+    # --- acquire ---
+
+    cdef inline slot_t* take(self, endpoint, timeout) except NULL:
+        """Acquire a slot: an idle one, else whatever the machine comes to."""
+        cdef acquire_t a
+        cdef slot_t* s = NULL
+        if self.direct or not self._core.traces_hits:
+            s = self.take_slot(endpoint, timeout, NULL if self.direct else &a)
+        if s == NULL:
+            return self.serve(self.open_acquire(endpoint, timeout), None)
+        if not self.direct:
+            return self.call_hooks(s, &a, endpoint, timeout)
+        return s
+
+    cdef slot_t* call_hooks(self, slot_t* s, acquire_t* a, endpoint, timeout) except NULL:
+        """Drive an idle hit: call its hooks. If something is wrong with it, it becomes an `Acquire`."""
+        cdef Core core = self._core
+        cdef Slot slot = <Slot>slot_object(s)       # whatever a hook does, the record stays
+        error = None
+        a.deadline = a.began + seconds_allowed(self.limit(timeout), self.acquire_timeout)
+        a.now = a.began
+        after_slot(self, a)
+        try:
+            while a.todo == HOOK_CHECK or a.todo == HOOK_ON_ACQUIRE:
+                begin_hook(a, a.now)
+                if a.todo == HOOK_ON_ACQUIRE:
+                    self._on_acquire(endpoint, slot.conn)
+                elif not self._check_aliveness(endpoint, slot.conn, seconds_left(a)):
+                    core.hook_ended(HOOK_CHECK, a.hook_began, CALL_DEAD, endpoint, None)
+                    after_death(self, a)
+                    break
+                hook_went_well(self, a, core.hook_succeeded(a.hook, a.hook_began))
+            if a.todo == DO_DONE and self.finish_hit(s, a):
+                return s
+        except BaseException as trouble:
+            error = trouble
+        return self.serve(acquire_from_hit(self, slot, a, endpoint, self.limit(timeout)), error)
+
+    cdef slot_t* serve(self, Acquire acquire, error) except NULL:
+        """Drive an acquire that is no idle hit. Whatever goes wrong, nothing is left behind.
+
+        :param error: what a hook raised at an idle hit
+        """
+        cdef int todo
+        try:
+            if error is not None:
+                acquire.failed(error)
+            todo = acquire.next()
+            while todo == DO_WAIT and self.waits_plainly(acquire):
+                acquire.wait_ended(self.wait(acquire))
+                todo = acquire.next()
+            if todo != DO_DONE:
+                self._drive(acquire)
+        except BaseException as trouble:
+            acquire.abandon(trouble)
+            raise
+        return slot_of(acquire)
+
+    cdef bint waits_plainly(self, Acquire acquire) noexcept:
+        """Whether a wait is nothing but that: no disposal is to be watched meanwhile."""
+        return not acquire.nowait and not self._core.pool.disposing
+
+    cdef bint wait(self, Acquire acquire) except -1:
+        cdef double seconds = acquire.a.deadline - self._core.now()
+        if type(acquire.event) is Event and seconds < INFINITY:
+            return (<Event>acquire.event).wait(seconds)
+        return self._wait(acquire.event, seconds)
+
+    # --- release ---
+
+    cdef int release_slot(self, Slot slot, uint64_t lease, body) except -1:
+        """Release a connection that has left its holder: call `on_release`, put it back."""
+        cdef Core core = self._core
+        cdef Release release
+        cdef release_t r
+        r.epoch = core.pool.epoch
+        r.lease = lease
+        if self._on_release is not None and core.traces_hits:
+            self._drive(new_release(self, slot, r.epoch, lease, body))
+            return 0
+        r.hook_began = core.now()
+        try:
+            if self._on_release is not None:
+                self._on_release(slot.endpoint, slot.conn)
+        except BaseException as error:
+            core.hook_ended(HOOK_ON_RELEASE, r.hook_began, outcome_of(error), slot.endpoint, error)
+            release = new_release(self, slot, r.epoch, lease, body)
+            release.failed(error)
+            self._drive(release)
+            return 0
+        if self._on_release is not None:
+            r.hook_began = core.hook_succeeded(HOOK_ON_RELEASE, r.hook_began)
+        if self.put_back_seen(slot, &r, r.hook_began) == PUT_BACK_AND_MORE:
+            self.clean_up(slot.endpoint)
+        return 0
+
+    cdef int clean_up(self, endpoint) except -1:
+        """Dispose of what a release left, and of a few connections that have expired."""
+        cdef Core core = self._core
+        core.after()
+        if not self.has_garbage():
+            return 0
+        if self.collects:
+            core.collect(self.batch_size())
+        if self._dispose is not None and victims_belong_to(core, endpoint):
+            batch = gather(core)
+            if batch is not None:
+                dispose_here(batch, self._dispose, self._disposer.report)
+        elif not ring_empty(&core.pool.victims):
+            self._disposer.dispose(endpoint, GRACE)
+        return 0
+
+
+cdef inline object seconds_left(acquire_t* a):
+    return None if a.deadline == INFINITY else max(0.0, a.deadline - a.now)
+
+
+@cython.final
+@cython.no_gc_clear
+cdef class Lease(Holder):
+    """One use of a connection, as a context manager. Single use. It is what `with` calls, too: see `BoundLease`."""
+    cdef called_t called
+    cdef SyncPool pool
+    cdef object key
+    cdef object timeout
+    cdef bint entered
+
+    def __enter__(self):
+        return self.enter()
+
+    def __exit__(self, kind, error, traceback):
+        self.leave(error)
+        return False
+
+    cdef object enter(self):
+        cdef slot_t* s
+        if self.entered:
+            raise RuntimeError('a lease can be entered only once: call connection() again')
+        self.entered = True
+        s = self.pool.take(self.key, self.timeout)
+        self.hold(self.pool._core, <Slot>slot_object(s), s.lease)
+        return self.slot.conn
+
+    cdef int leave(self, error) except -1:
+        cdef SyncPool pool = self.pool
+        cdef Core core = self.core
+        cdef Slot slot
+        cdef int outcome = NOT_HELD
+        cdef bint ours
+        if self.slot is None:
+            raise RuntimeError('this lease was not entered, or was left already')
+        core.before('release')
+        gcp_lock(&core.mutex)
+        ours = self.holds()
+        if ours and pool.plain:
+            outcome = pool.put_back(&self.slot.s, gcp_monotonic())
+        gcp_unlock(&core.mutex)
+        if not ours:
+            self.leave_stale(self.key, error)
+        elif outcome == NOT_HELD:
+            slot = self.slot
+            take_back(core, slot, self.lease, self.epoch)
+            self.slot = None
+            pool.release_slot(slot, self.lease, error)
+        else:
+            self.slot = None
+            if outcome == PUT_BACK_AND_MORE:
+                pool.clean_up(self.key)
+        return 0
+
+
+cdef PyObject* call_lease(PyObject* self, PyObject** args, size_t n, PyObject* keywords) except NULL:
+    """What `with` does, without a method between."""
+    cdef Lease lease = <Lease>self
+    cdef object result = False
+    if purpose_of(n, keywords) == TO_ENTER:
+        result = lease.enter()
+    else:
+        lease.leave(<object>args[1])
+    Py_INCREF(result)
+    return <PyObject*>result
+
+
+cdef Lease any_lease = Lease.__new__(Lease)
+call_directly(Lease, <char*>&any_lease.called - <char*><PyObject*>any_lease, ('__enter__', '__exit__'))
+gcp_keep_leases(Lease)
