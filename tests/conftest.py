@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
 import signal
@@ -18,8 +19,8 @@ from fronts import AsyncioFront, Front, ThreadsFront
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
 
-#: The servers' fixtures: used in several folders.
-pytest_plugins = ['servers']
+#: What `make test` leaves to the night; the fixtures for servers.
+pytest_plugins = ['selection', 'servers']
 
 # A shell starts jobs in the background with Ctrl-C ignored, which they and all their children inherit. Tests send it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -41,6 +42,13 @@ def asyncio_front() -> Front:
 @pytest.fixture
 def threads_front() -> Front:
     return ThreadsFront()
+
+
+def pytest_collection_finish() -> None:
+    """Take pytest and the collected tests out of the sight of the collector: hundreds of tests call `gc.collect()`, which
+    then takes 1 ms instead of 100."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -19,7 +19,7 @@ import pytest
 
 import gcp
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 pytest.importorskip('build')
 pytest.importorskip('Cython')
