@@ -84,7 +84,7 @@ lint: $(VENV)/.have-dev  ## check style: Python and Cython
 types: $(VENV)/.have-dev $(CORE)  ## check types: the package, the stub of the core, the examples of use
 	$(PY) -m mypy
 	$(PY) -m mypy.stubtest gcp._core
-	$(if $(wildcard tests/typing_examples.py),$(PY) -m mypy tests/typing_examples.py)
+	$(if $(wildcard tests/packaging/typing_examples.py),$(PY) -m mypy tests/packaging/typing_examples.py)
 	$(if $(wildcard examples/*.py),$(PY) -m mypy examples)
 
 .PHONY: bench
@@ -139,7 +139,7 @@ sanitize: $(VENV)/.have-test  ## run the stress tests under AddressSanitizer and
 	export PYTHONPATH="$$PWD" PYTHONMALLOC=malloc LD_PRELOAD="$$library"; \
 	export ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=abort_on_error=1:halt_on_error=1:print_stacktrace=1; \
 	"$$python" -c 'import gcp._core as core, os; assert core.__file__.startswith(os.getcwd()), core.__file__'; \
-	"$$python" -m pytest --capture=sys tests/test_stress.py $(ARGS)
+	"$$python" -m pytest --capture=sys tests/behaviour/test_stress.py $(ARGS)
 
 .PHONY: clean
 clean:  ## remove what was built; environments stay

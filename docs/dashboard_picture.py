@@ -1,6 +1,6 @@
 """Draw docs/dashboard.png and docs/dashboard-top.png: a preview of the Grafana dashboard, from a real run.
 
-Asks a real Prometheus, which watches real pools in trouble (tests/observe/stage.py), each panel's queries, and draws
+Asks a real Prometheus, which watches real pools in trouble (tests/support/stage.py), each panel's queries, and draws
 what it answers where the dashboard has the panel. A preview: Grafana draws better."""
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from PIL import Image
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / 'tests' / 'observe'))
+sys.path.insert(0, str(HERE.parent / 'tests' / 'support'))
 
 import boards  # noqa: E402
 import stage  # noqa: E402

@@ -38,7 +38,7 @@ rich = pytest.importorskip('rich')
 from gcp.top.sight import Watch  # noqa: E402
 from gcp.top.view import Marks, duration, frame  # noqa: E402
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 # --- pages ---

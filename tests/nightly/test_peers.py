@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 if not (ROOT / 'asv_bench').exists():
     pytest.skip('no benchmarks beside the tests: this is not a checkout', allow_module_level=True)
 sys.path.insert(0, str(ROOT / 'asv_bench'))

@@ -15,8 +15,6 @@ import stage
 
 from gcp.demo.server import ServerError, serve
 
-pytestmark = pytest.mark.slow
-
 ALERTS = {alert: {pool for pool in stage.EXPECTED if alert in stage.EXPECTED[pool]} for alert in boards.alerts()}
 
 #: panels in which nothing is to be seen here

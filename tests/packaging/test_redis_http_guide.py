@@ -13,7 +13,7 @@ from http_peers import http_server
 from peers import driver
 from redis_peers import PASSWORD, RedisServer, redis_server
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / 'docs' / 'redis-http.md').read_text() if (ROOT / 'docs').exists() else ''
 
 pytestmark = pytest.mark.skipif(not GUIDE, reason='no docs beside the tests: this is not a checkout')

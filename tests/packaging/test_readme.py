@@ -14,7 +14,7 @@ import gcp.asyncio
 import gcp.threading
 from gcp import options
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 README = (ROOT / 'README.md').read_text() if (ROOT / 'README.md').exists() else ''
 
 pytestmark = pytest.mark.skipif(not README, reason='no README beside the tests: this is not a checkout')

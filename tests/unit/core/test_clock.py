@@ -20,7 +20,7 @@ import pytest
 from gcp._core import Core
 
 NEAR = 50e-6    # seconds
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SOURCE = '/sys/devices/system/clocksource/clocksource0/current_clocksource'
 
 # Told by what is read before and after it, so that who is interrupted in between learns nothing wrong.

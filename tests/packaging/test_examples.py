@@ -27,9 +27,9 @@ import pytest
 from gcp.demo.server import Server, ServerError, serve
 from gcp.testing import check_manager
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / 'examples'
-PREDECESSOR = ROOT / 'tests' / 'predecessor'
+PREDECESSOR = Path(__file__).with_name('predecessor')
 REQUIRED = os.environ.get('GCP_REQUIRE_SERVERS') == '1'
 
 pytestmark = pytest.mark.skipif(not EXAMPLES.exists(), reason='no examples beside the tests: this is not a checkout')

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-SCRIPTS = Path(__file__).parents[1] / 'asv_bench'
+SCRIPTS = Path(__file__).parents[2] / 'asv_bench'
 
 pytest.importorskip('asv', reason='a development tool: `make dev` installs it')
 pytest.importorskip('rich', reason='a development tool: `make dev` installs it')

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-BENCH = Path(__file__).resolve().parent.parent / 'asv_bench'
+BENCH = Path(__file__).resolve().parents[2] / 'asv_bench'
 REQUIRED = os.environ.get('GCP_REQUIRE_SERVERS') == '1'
 
 if not BENCH.exists():

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import BOUNCER
 from peers import driver
+from servers import BOUNCER
 
 from gcp.demo.server import Server
 
-GUIDE = Path(__file__).parent.parent.parent / 'docs' / 'postgres.md'
+GUIDE = Path(__file__).parents[2] / 'docs' / 'postgres.md'
 TEXT = GUIDE.read_text() if GUIDE.exists() else ''
 
 pytestmark = pytest.mark.skipif(not TEXT, reason='no docs beside the tests: this is not a checkout')

@@ -16,7 +16,7 @@ from pg_drivers import Driver, each_driver, run
 
 from gcp.demo.server import Server
 
-HERE = Path(__file__).parent
+SUPPORT = Path(__file__).parents[1] / 'support'
 #: One process each, told how to check.
 FLEET = ({'aliveness': 'socket'}, {'aliveness': 'query'})
 
@@ -36,10 +36,10 @@ def test_a_fleet_shares_a_few_sessions(make: type[Driver], bouncer: Any, postgre
     admin.autocommit = True
     cursor = admin.cursor()
     question = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'fleet'"
-    path = os.pathsep.join([str(HERE), str(HERE.parent.parent)])
+    path = os.pathsep.join([str(SUPPORT), str(SUPPORT.parents[1])])
     processes = [
         subprocess.Popen(
-            [sys.executable, HERE / 'bouncer_load.py', make.__name__, json.dumps(parameters), json.dumps(options)],
+            [sys.executable, SUPPORT / 'bouncer_load.py', make.__name__, json.dumps(parameters), json.dumps(options)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, 'PYTHONPATH': path},
         )
         for options in FLEET

@@ -26,7 +26,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gcp.demo.server import Server, ServerError, serve
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / 'examples'
 REQUIRED = os.environ.get('GCP_REQUIRE_SERVERS') == '1'
 

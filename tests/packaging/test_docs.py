@@ -12,7 +12,7 @@ import pytest
 import gcp
 import gcp.contrib
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / 'docs'
 
 pytestmark = pytest.mark.skipif(not DOCS.exists(), reason='no docs beside the tests: this is not a checkout')

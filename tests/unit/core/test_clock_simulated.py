@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).resolve().parents[2] / 'gcp' / 'core' / 'clock.pxi'
+SOURCE = Path(__file__).resolve().parents[3] / 'gcp' / 'core' / 'clock.pxi'
 NEAR = 50e-6            # seconds
 FREQUENCY = 3e9         # ticks a second
 DAY = 86_400.0

@@ -232,7 +232,9 @@ class TestManager:
         with pytest.raises(TypeError, match='instance'):
             front.pool_class(manager)
 
-    @pytest.mark.parametrize('manager', [None, 'manager', object(), 42, lambda endpoint: None], ids=repr)
+    @pytest.mark.parametrize(
+        'manager', [None, 'manager', object(), 42, lambda endpoint: None],
+        ids=['None', 'str', 'object', 'int', 'function'])
     def test_no_manager_at_all(self, front: Front, manager: Any) -> None:
         with pytest.raises(TypeError, match='connection_manager'):
             front.pool_class(manager)

@@ -16,7 +16,7 @@ from gcp.observe.grafana.panels import ROWS
 from gcp.observe.names import METRICS
 from gcp.options import DEFAULT, NAMES, TRACING
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / 'docs' / 'observability.md'
 TEXT = PAGE.read_text() if PAGE.exists() else ''
 

