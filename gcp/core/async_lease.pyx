@@ -79,7 +79,7 @@ cdef class AsyncLease(Holder):
         if self.phase == RELEASING or self.phase == RELEASING_BY_NAME:
             release = new_release(self.pool, self.slot, self.epoch, self.lease, None)
             self.slot = None
-            release.discard(HOOK_FAILED)
+            release.discard('error')
             release.core.after()
         self.phase = OVER
         return 0

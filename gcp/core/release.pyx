@@ -50,7 +50,7 @@ cdef class Release(Holder):
     def failed(self, error):
         """Say that `on_release` has raised: that costs the connection."""
         self.end_call(outcome_of(error), error)
-        self.discard(HOOK_FAILED)
+        self.discard('error')
         if not isinstance(error, Exception):
             if not ring_empty(&self.core.pool.victims):
                 self.pool._disposer.dispose_soon(GRACE)
@@ -114,16 +114,21 @@ cdef class Release(Holder):
         self.slot = None
         return 0
 
-    cdef int discard(self, int reason) except -1:
-        """Make the connection a victim."""
+    cpdef int discard(self, str reason) except -1:
+        """Make the connection a victim.
+
+        :param reason: one of `REASONS`
+        :raises ValueError: for another one
+        """
         cdef Core core = self.core
+        cdef int why = REASONS.index(reason)
         cdef double now
         core.before('discard')
         now = core.now()
         gcp_lock(&core.mutex)
         core.pool.now = now
         if self.current():
-            discard_slot(&core.pool, &self.slot.s, reason)
+            discard_slot(&core.pool, &self.slot.s, why)
         gcp_unlock(&core.mutex)
         self.slot = None
         return 0

@@ -14,7 +14,7 @@ import pytest
 
 from core.helpers import CREATE, SHUT, USE, WAIT, Bench, Conn, Shape
 from core.simulation import Simulation
-from gcp._core import OUTCOMES, REASONS, RESULTS, Core, Ticket
+from gcp._core import OUTCOMES, REASONS, RESULTS, Core, Acquire
 from gcp.exceptions import AcquireTimeoutError, ConnectionNotAcquiredError, ConnectionPoolClosedError
 
 Script = Callable[..., Any]
@@ -52,7 +52,7 @@ def test_the_first_to_come_back_is_the_extra() -> None:
     bench.put(early, late)
     bench.clock.advance(11.0)
     assert bench.core.collect(9) == 1
-    assert bench.bury() == [('a1', 'idle_timeout')]
+    assert bench.dispose_all() == [('a1', 'idle_timeout')]
     assert bench.get('a').conn is late.conn
 
 
@@ -62,7 +62,7 @@ def test_one_that_comes_back_while_the_base_is_full_is_an_extra() -> None:
     bench.put(*held)
     bench.clock.advance(11.0)
     assert bench.core.collect(9) == 2
-    assert bench.bury() == [('a1', 'idle_timeout'), ('a2', 'idle_timeout')]
+    assert bench.dispose_all() == [('a1', 'idle_timeout'), ('a2', 'idle_timeout')]
 
 
 # --- expiry ---
@@ -76,9 +76,9 @@ def test_extras_expire_in_the_order_of_release_and_at_most_as_many_as_asked() ->
         bench.clock.advance(1.0)
     bench.clock.advance(9.0)
     assert bench.core.collect(2) == 2
-    assert bench.bury() == [('a3', 'idle_timeout'), ('a1', 'idle_timeout')]
+    assert bench.dispose_all() == [('a3', 'idle_timeout'), ('a1', 'idle_timeout')]
     assert bench.core.collect(2) == 1
-    assert bench.bury() == [('b2', 'idle_timeout')]
+    assert bench.dispose_all() == [('b2', 'idle_timeout')]
     assert bench.core.collect(2) == 0
 
 
@@ -100,7 +100,7 @@ def test_a_base_does_not_expire_but_for_its_age() -> None:
     assert bench.core.next_expiry() == 1100.0
     bench.clock.advance(1.0)
     assert bench.core.collect(9) == 1
-    assert [reason for _, reason in bench.bury()] == ['max_lifetime']
+    assert [reason for _, reason in bench.dispose_all()] == ['max_lifetime']
 
 
 def test_idle_timeouts_and_lifetimes_are_collected_in_one_order() -> None:
@@ -112,7 +112,7 @@ def test_idle_timeouts_and_lifetimes_are_collected_in_one_order() -> None:
     bench.put(*young)  # an extra until 1110, a base until 1120; a's base until 1100
     bench.clock.advance(60.0)
     assert bench.core.collect(9) == 3
-    assert bench.bury() == [('a1', 'max_lifetime'), ('b2', 'idle_timeout'), ('b3', 'max_lifetime')]
+    assert bench.dispose_all() == [('a1', 'max_lifetime'), ('b2', 'idle_timeout'), ('b3', 'max_lifetime')]
 
 
 def test_an_expired_connection_is_not_handed_out() -> None:
@@ -121,7 +121,7 @@ def test_an_expired_connection_is_not_handed_out() -> None:
     bench.clock.advance(10.0)
     held = bench.get('a')
     assert held.conn is not old[0]
-    assert bench.bury() == [('a1', 'idle_timeout')]
+    assert bench.dispose_all() == [('a1', 'idle_timeout')]
 
 
 def test_an_expired_base_does_not_hide_a_fresh_extra() -> None:
@@ -132,7 +132,7 @@ def test_an_expired_base_does_not_hide_a_fresh_extra() -> None:
     bench.put(young, old)  # the extra is young, the base is old
     bench.clock.advance(45.0)
     assert bench.hold('a').conn is young.conn
-    assert bench.bury() == [('a1', 'max_lifetime')]
+    assert bench.dispose_all() == [('a1', 'max_lifetime')]
 
 
 def test_a_connection_that_outlived_its_life_in_use_is_disposed_of_at_its_release() -> None:
@@ -141,7 +141,7 @@ def test_a_connection_that_outlived_its_life_in_use_is_disposed_of_at_its_releas
     bench.clock.advance(100.0)
     assert bench.core.next_expiry() == inf  # it is used: there is nothing to collect
     bench.put(held)
-    assert bench.bury() == [('a1', 'max_lifetime')]
+    assert bench.dispose_all() == [('a1', 'max_lifetime')]
 
 
 def test_a_connection_that_outlived_its_life_in_use_is_not_handed_over() -> None:
@@ -150,9 +150,9 @@ def test_a_connection_that_outlived_its_life_in_use_is_not_handed_over() -> None
     waiter = bench.wait('a')
     bench.clock.advance(100.0)
     bench.put(held)
-    assert waiter.verdict == WAIT
-    bench.bury()
-    assert waiter.verdict == CREATE
+    assert bench.verdict(waiter) == WAIT
+    bench.dispose_all()
+    assert bench.verdict(waiter) == CREATE
 
 
 def test_endless_lives_are_never_due() -> None:
@@ -185,8 +185,8 @@ def test_lifetimes_end_in_order_whatever_dies_before_its_time() -> None:
     held = [bench.get('a') for _ in range(300)]
     chance.shuffle(held)
     for ticket in held[:150]:
-        bench.core.discard(ticket, 'dead')
-    bench.bury()
+        bench.discard(ticket, 'dead')
+    bench.dispose_all()
     bench.put(*held[150:])
     deaths = []
     while bench.core.idle:
@@ -223,15 +223,15 @@ def test_the_collector_is_poked_by_what_expires_before_it_would_look() -> None:
 def test_a_cap_of_an_endpoint_counts_creating_used_idle_and_disposing() -> None:
     bench = Bench(max_size=3)
     creating, used, dying = bench.ask('a'), bench.get('a'), bench.get('a')
-    bench.core.discard(dying, 'dead')
+    bench.discard(dying, 'dead')
     (victim,) = bench.victims()
     waiter = bench.wait('a')
     assert bench.of('a') == Shape(used=1, creating=1, disposing=1, waiting=1)
     bench.hold('b')  # another endpoint's is another matter
-    bench.core.disposed(victim)
-    assert waiter.verdict == CREATE
-    bench.core.abandon(creating, Fault())
-    bench.core.abandon(waiter, Fault())
+    bench.disposed(victim)
+    assert bench.verdict(waiter) == CREATE
+    creating.abandon(Fault())
+    waiter.abandon(Fault())
     bench.put(used)
     assert bench.of('a') == Shape(idle=1)
 
@@ -240,24 +240,24 @@ def test_the_total_cap_counts_creating_used_and_disposing() -> None:
     bench = Bench(total_max_size=3)
     creating, dying = bench.ask('a'), bench.get('b')
     bench.hold('c')
-    bench.core.discard(dying, 'dead')
+    bench.discard(dying, 'dead')
     (victim,) = bench.victims()
     waiter = bench.wait('d')
     assert bench.shape == Shape(used=1, creating=1, disposing=1, waiting=1)
-    bench.core.disposed(victim)
-    assert waiter.verdict == CREATE
-    bench.core.abandon(creating, Fault())
+    bench.disposed(victim)
+    assert bench.verdict(waiter) == CREATE
+    creating.abandon(Fault())
     assert bench.ask('e').verdict == CREATE
 
 
 def test_endpoint_size_counts_states() -> None:
     bench = Bench(max_size=9)
     bench.fill('a', 5)
-    bench.core.discard(bench.get('a'), 'dead')
+    bench.discard(bench.get('a'), 'dead')
     bench.hold('a')
     creating = [bench.ask('a') for _ in range(5)]
     assert bench.of('a') == Shape(used=4, creating=2, disposing=1)
-    bench.core.give_back(creating[0])
+    bench.end_release(creating[0])
     assert bench.core.endpoint_size('a') == 7
     assert bench.core.endpoint_size('a', acquired=True) == 3
     assert bench.core.endpoint_size('a', acquired=False) == 1
@@ -277,7 +277,7 @@ def test_eviction_takes_the_longest_idle_extra_then_the_longest_idle_base() -> N
     held_for_good = []
     for endpoint, expected in zip('cdef', ('a1', 'b3', 'b4', 'a2'), strict=True):
         waiter = bench.wait(endpoint)
-        assert bench.bury() == [(expected, 'evicted')]
+        assert bench.dispose_all() == [(expected, 'evicted')]
         held_for_good.append(bench.take(waiter))
 
 
@@ -286,8 +286,8 @@ def test_an_idle_connection_is_evicted_at_once_however_young() -> None:
     bench.fill('a', 1)
     waiter = bench.wait('b')
     assert bench.shape == Shape(disposing=1, waiting=1)
-    assert bench.bury() == [('a1', 'evicted')]
-    assert waiter.verdict == CREATE
+    assert bench.dispose_all() == [('a1', 'evicted')]
+    assert bench.verdict(waiter) == CREATE
 
 
 def test_one_waiter_evicts_one() -> None:
@@ -295,8 +295,8 @@ def test_one_waiter_evicts_one() -> None:
     bench.fill('a', 3)
     waiters = [bench.wait('b'), bench.wait('b')]
     assert bench.shape == Shape(idle=1, disposing=2, waiting=2)
-    bench.bury()
-    assert [waiter.verdict for waiter in waiters] == [CREATE, CREATE]
+    bench.dispose_all()
+    assert [bench.verdict(waiter) for waiter in waiters] == [CREATE, CREATE]
 
 
 def test_a_place_that_is_promised_counts_against_the_cap() -> None:
@@ -305,8 +305,8 @@ def test_a_place_that_is_promised_counts_against_the_cap() -> None:
     bench.fill('b', 1)
     first, second = bench.wait('c'), bench.wait('c')  # the second is blocked by its endpoint's cap
     assert bench.shape == Shape(idle=1, disposing=1, waiting=2)
-    bench.bury()
-    assert (first.verdict, second.verdict) == (CREATE, WAIT)
+    bench.dispose_all()
+    assert (bench.verdict(first), bench.verdict(second)) == (CREATE, WAIT)
     assert bench.of('c') == Shape(creating=1, waiting=1)
 
 
@@ -316,8 +316,8 @@ def test_a_released_connection_with_no_line_of_its_own_is_evicted_for_a_blocked_
     one, _two = bench.get('a'), bench.get('a')
     waiter = bench.wait('b')
     bench.put(one)
-    assert bench.bury() == [('a1', 'evicted')]
-    assert waiter.verdict == CREATE
+    assert bench.dispose_all() == [('a1', 'evicted')]
+    assert bench.verdict(waiter) == CREATE
 
 
 # --- whom a released connection serves ---
@@ -326,7 +326,7 @@ CREATE_TIME = 0.5
 """What a connection costs to create in the tests of sharing, seconds; its price is 8 times that."""
 
 
-def sharing(hold: int, other: int) -> tuple[Bench, Ticket]:
+def sharing(hold: int, other: int) -> tuple[Bench, Acquire]:
     """Fill a pool: endpoint `a` holds so many, endpoint `b` so many, and each creation has taken `CREATE_TIME`.
 
     :return: the bench, and a's youngest checkout, born just now
@@ -345,7 +345,7 @@ def test_a_released_connection_goes_to_its_own_line_where_holdings_are_even() ->
     b, a = bench.wait('b'), bench.wait('a')
     bench.clock.advance(100.0)
     bench.put(held)
-    assert (a.verdict, b.verdict) == (USE, WAIT)
+    assert (bench.verdict(a), bench.verdict(b)) == (USE, WAIT)
 
 
 def test_it_goes_to_the_blocked_endpoint_that_holds_less_by_more_than_one() -> None:
@@ -353,9 +353,9 @@ def test_it_goes_to_the_blocked_endpoint_that_holds_less_by_more_than_one() -> N
     a, b = bench.wait('a'), bench.wait('b')
     bench.clock.advance(8 * CREATE_TIME)
     bench.put(held)
-    assert (a.verdict, b.verdict) == (WAIT, WAIT)
-    assert [reason for _, reason in bench.bury()] == ['evicted']
-    assert (a.verdict, b.verdict) == (WAIT, CREATE)
+    assert (bench.verdict(a), bench.verdict(b)) == (WAIT, WAIT)
+    assert [reason for _, reason in bench.dispose_all()] == ['evicted']
+    assert (bench.verdict(a), bench.verdict(b)) == (WAIT, CREATE)
 
 
 def test_but_only_once_it_has_lived_eight_times_what_the_others_creation_costs() -> None:
@@ -363,7 +363,7 @@ def test_but_only_once_it_has_lived_eight_times_what_the_others_creation_costs()
     a, b = bench.wait('a'), bench.wait('b')
     bench.clock.advance(8 * CREATE_TIME - 0.001)
     bench.put(held)
-    assert (a.verdict, b.verdict) == (USE, WAIT)
+    assert (bench.verdict(a), bench.verdict(b)) == (USE, WAIT)
 
 
 def test_it_ends_anothers_having_none_when_that_waiter_is_the_older() -> None:
@@ -371,8 +371,8 @@ def test_it_ends_anothers_having_none_when_that_waiter_is_the_older() -> None:
     b, a = bench.wait('b'), bench.wait('a')
     bench.clock.advance(8 * CREATE_TIME)
     bench.put(held)
-    assert [reason for _, reason in bench.bury()] == ['evicted']
-    assert (a.verdict, b.verdict) == (WAIT, CREATE)
+    assert [reason for _, reason in bench.dispose_all()] == ['evicted']
+    assert (bench.verdict(a), bench.verdict(b)) == (WAIT, CREATE)
 
 
 def test_it_does_not_end_anothers_having_none_when_that_waiter_is_the_younger() -> None:
@@ -380,7 +380,7 @@ def test_it_does_not_end_anothers_having_none_when_that_waiter_is_the_younger() 
     a, b = bench.wait('a'), bench.wait('b')
     bench.clock.advance(100.0)
     bench.put(held)
-    assert (a.verdict, b.verdict) == (USE, WAIT)
+    assert (bench.verdict(a), bench.verdict(b)) == (USE, WAIT)
 
 
 def test_it_does_not_end_anothers_having_none_before_it_has_lived() -> None:
@@ -388,7 +388,7 @@ def test_it_does_not_end_anothers_having_none_before_it_has_lived() -> None:
     b, a = bench.wait('b'), bench.wait('a')
     bench.clock.advance(8 * CREATE_TIME - 0.001)
     bench.put(held)
-    assert (a.verdict, b.verdict) == (USE, WAIT)
+    assert (bench.verdict(a), bench.verdict(b)) == (USE, WAIT)
 
 
 def test_the_neediest_is_the_one_that_holds_least_and_then_the_oldest_waiter() -> None:
@@ -402,8 +402,8 @@ def test_the_neediest_is_the_one_that_holds_least_and_then_the_oldest_waiter() -
     waiting = {'b': of_b, 'c': of_c, 'd': of_d, 'e': of_e}
     for held in a:
         bench.put(held)
-        bench.bury()
-        (served,) = (name for name, ticket in waiting.items() if ticket.verdict == CREATE)
+        bench.dispose_all()
+        (served,) = (name for name, ticket in waiting.items() if bench.verdict(ticket) == CREATE)
         del waiting[served]
         order.append(served)
     assert order == ['d', 'e']  # these hold none, d's waiter is the older
@@ -415,8 +415,8 @@ def test_a_promised_place_counts_as_held() -> None:
     of_b, _again, of_c = bench.wait('b'), bench.wait('b'), bench.wait('c')
     bench.put(a[0])  # promised to b, which holds none and is the older
     bench.put(a[1])  # b will have one: to c
-    bench.bury()
-    assert (of_b.verdict, of_c.verdict) == (CREATE, CREATE)
+    bench.dispose_all()
+    assert (bench.verdict(of_b), bench.verdict(of_c)) == (CREATE, CREATE)
 
 
 def test_one_that_has_yielded_is_as_needy_as_what_it_still_holds() -> None:
@@ -428,8 +428,8 @@ def test_one_that_has_yielded_is_as_needy_as_what_it_still_holds() -> None:
     of_a, of_b, of_c = (bench.wait(endpoint) for endpoint in 'abc')
     bench.put(a[0])  # to b, which has none; a holds as many as c now, and its waiter is the older
     bench.put(other)
-    bench.bury()
-    assert (of_a.verdict, of_b.verdict, of_c.verdict) == (CREATE, CREATE, WAIT)
+    bench.dispose_all()
+    assert (bench.verdict(of_a), bench.verdict(of_b), bench.verdict(of_c)) == (CREATE, CREATE, WAIT)
 
 
 def test_create_times_are_smoothed() -> None:
@@ -439,20 +439,20 @@ def test_create_times_are_smoothed() -> None:
         ticket = bench.ask('b')
         bench.clock.advance(seconds)
         bench.take(ticket)
-        bench.core.discard(ticket, 'dead')
+        bench.discard(ticket, 'dead')
     victims = bench.victims()
-    bench.core.disposed(victims.pop())  # the other one keeps the endpoint known, and counts against the cap
+    bench.disposed(victims.pop())  # the other one keeps the endpoint known, and counts against the cap
     held = [bench.get('a'), bench.get('a')]
     assert bench.core.size == 3
     b, a = bench.wait('b'), bench.wait('a')
     bench.clock.advance(8 * 0.9 - 0.001)
     bench.put(held[0])
-    assert (a.verdict, b.verdict) == (USE, WAIT)
+    assert (bench.verdict(a), bench.verdict(b)) == (USE, WAIT)
     bench.keep(bench.take(a))
     a = bench.wait('a')
     bench.clock.advance(0.002)
     bench.put(held[1])
-    assert (a.verdict, b.verdict) == (WAIT, WAIT)
+    assert (bench.verdict(a), bench.verdict(b)) == (WAIT, WAIT)
     assert bench.of('a') == Shape(used=1, disposing=1, waiting=1)
 
 
@@ -464,13 +464,13 @@ def test_an_endpoint_that_was_never_created_for_is_taken_to_cost_what_others_do(
     b, a = bench.wait('b'), bench.wait('a')
     bench.clock.advance(8.0 - 0.001)
     bench.put(held)
-    assert (a.verdict, b.verdict) == (USE, WAIT)
+    assert (bench.verdict(a), bench.verdict(b)) == (USE, WAIT)
     bench.take(a)
     later = bench.wait('a')
     bench.clock.advance(0.002)
     bench.put(a)
-    bench.bury()
-    assert (later.verdict, b.verdict) == (WAIT, CREATE)
+    bench.dispose_all()
+    assert (bench.verdict(later), bench.verdict(b)) == (WAIT, CREATE)
 
 
 @pytest.mark.parametrize('dispose', [0.0, 0.005])
@@ -514,8 +514,8 @@ def test_waiters_are_served_first_come_first_served_by_hand_off() -> None:
     for number, waiter in enumerate(waiters):
         bench.put(held)
         assert order == list(range(number + 1))
-        assert bench.core.poll(waiter) == USE
-        assert bench.core.finish(waiter) is conn
+        assert bench.poll(waiter) == USE
+        assert bench.finish(waiter) is conn
         held = waiter
     assert bench.total['releases'] == {'idle': 0, 'handoff': 4, 'discarded': 0}
     assert bench.total['acquires']['waited'] == 4
@@ -527,18 +527,18 @@ def test_a_newcomer_does_not_overtake() -> None:
     waiter = bench.wait('a')
     bench.put(held)  # handed over, though nobody has noticed yet
     newcomer = bench.wait('a', None)
-    assert bench.core.poll(waiter) == USE
-    assert bench.core.poll(newcomer) == WAIT
+    assert bench.poll(waiter) == USE
+    assert bench.poll(newcomer) == WAIT
 
 
 def test_a_newcomer_does_not_overtake_at_a_freed_place() -> None:
     bench = Bench(max_size=2)
     first, second = bench.ask('a'), bench.ask('a')
     waiter = bench.wait('a')
-    bench.core.failed(first, Fault())
-    assert waiter.verdict == CREATE
+    bench.failed(first, Fault())
+    assert bench.verdict(waiter) == CREATE
     assert bench.wait('a').verdict == WAIT
-    assert second.verdict == CREATE
+    assert bench.verdict(second) == CREATE
 
 
 def test_a_hand_off_to_one_that_has_given_up_goes_to_the_next() -> None:
@@ -549,9 +549,9 @@ def test_a_hand_off_to_one_that_has_given_up_goes_to_the_next() -> None:
     patient = bench.wait('a', lambda: woken.append('patient'))
     bench.put(held)
     assert woken == ['quitter']
-    bench.core.abandon(quitter, KeyboardInterrupt())  # before it looked
+    quitter.abandon(KeyboardInterrupt())  # before it looked
     assert woken == ['quitter', 'patient']
-    assert bench.core.poll(patient) == USE
+    assert bench.poll(patient) == USE
     assert bench.total['acquires']['cancelled'] == 1
 
 
@@ -559,10 +559,10 @@ def test_a_permit_for_one_that_has_given_up_goes_to_the_next() -> None:
     bench = Bench(max_size=1)
     creator = bench.ask('a')
     quitter, patient = bench.wait('a'), bench.wait('a')
-    bench.core.failed(creator, Fault())
-    assert quitter.verdict == CREATE
-    bench.core.abandon(quitter, KeyboardInterrupt())
-    assert patient.verdict == CREATE
+    bench.failed(creator, Fault())
+    assert bench.verdict(quitter) == CREATE
+    quitter.abandon(KeyboardInterrupt())
+    assert bench.verdict(patient) == CREATE
     assert bench.of('a') == Shape(creating=1)
 
 
@@ -570,9 +570,9 @@ def test_one_that_leaves_the_line_lets_the_next_move_up() -> None:
     bench = Bench(max_size=1)
     held = bench.get('a')
     quitter, patient = bench.wait('a'), bench.wait('a')
-    assert bench.core.expire(quitter) == WAIT
+    assert bench.expire(quitter) == WAIT
     bench.put(held)
-    assert bench.core.poll(patient) == USE
+    assert bench.poll(patient) == USE
     assert bench.shape == Shape(used=1)
 
 
@@ -581,7 +581,7 @@ def test_a_verdict_that_came_before_the_deadline_counts() -> None:
     held = bench.get('a')
     waiter = bench.wait('a')
     bench.put(held)
-    assert bench.core.expire(waiter) == USE
+    assert bench.expire(waiter) == USE
     assert bench.take(waiter).conn is held.conn
 
 
@@ -598,11 +598,11 @@ def test_one_whose_connection_was_dead_keeps_its_place() -> None:
     bench = Bench(max_size=1)
     bench.fill('a', 1)
     first = bench.ask('a')
-    assert first.verdict == USE
+    assert bench.verdict(first) == USE
     second = bench.wait('a')
-    assert bench.core.retry(first) == WAIT
-    assert bench.bury() == [('a1', 'dead')]
-    assert (first.verdict, second.verdict) == (CREATE, WAIT)
+    assert bench.retry(first) == WAIT
+    assert bench.dispose_all() == [('a1', 'dead')]
+    assert (bench.verdict(first), bench.verdict(second)) == (CREATE, WAIT)
 
 
 def test_one_whose_connections_are_dead_takes_the_next_idle_one() -> None:
@@ -610,11 +610,11 @@ def test_one_whose_connections_are_dead_takes_the_next_idle_one() -> None:
     conns = bench.fill('a', 3)
     ticket = bench.ask('a')
     assert ticket.conn is conns[0]
-    assert bench.core.retry(ticket) == USE
+    assert bench.retry(ticket) == USE
     assert ticket.conn is conns[1]
-    assert bench.core.retry(ticket) == USE
-    assert bench.core.retry(ticket) == CREATE
-    assert [reason for _, reason in bench.bury()] == ['dead'] * 3
+    assert bench.retry(ticket) == USE
+    assert bench.retry(ticket) == CREATE
+    assert [reason for _, reason in bench.dispose_all()] == ['dead'] * 3
     bench.take(ticket)
     assert bench.total['acquires'] == dict.fromkeys(RESULTS, 0) | {'created': 4}
 
@@ -624,10 +624,10 @@ def test_waiters_are_not_woken_twice_for_one_place() -> None:
     held = bench.get('a')
     woken: list[int] = []
     waiters = [bench.wait('a', lambda number=number: woken.append(number)) for number in range(3)]  # type: ignore[misc]
-    bench.core.discard(held, 'dead')
-    bench.bury()
+    bench.discard(held, 'dead')
+    bench.dispose_all()
     assert woken == [0]
-    assert [waiter.verdict for waiter in waiters] == [CREATE, WAIT, WAIT]
+    assert [bench.verdict(waiter) for waiter in waiters] == [CREATE, WAIT, WAIT]
 
 
 def test_a_wake_that_raises_keeps_nobody_else_asleep() -> None:
@@ -650,7 +650,7 @@ def test_a_wake_that_raises_keeps_nobody_else_asleep() -> None:
     with pytest.raises(KeyboardInterrupt):
         bench.core.close()
     assert woken == ['gone', 'interrupted', 'well']
-    assert [waiter.verdict for waiter in waiters] == [SHUT] * 3
+    assert [bench.verdict(waiter) for waiter in waiters] == [SHUT] * 3
 
 
 def test_a_waiter_that_is_woken_while_others_are_being_woken_hides_nobody() -> None:
@@ -662,18 +662,18 @@ def test_a_waiter_that_is_woken_while_others_are_being_woken_hides_nobody() -> N
 
     def meddle() -> None:
         woken.append('a')
-        if bench.core.poll(waiters[1]) != CREATE:
+        if bench.poll(waiters[1]) != CREATE:
             return
-        bench.core.failed(waiters[1])
+        bench.failed(waiters[1])
         stranger = bench.ask('b')
-        assert bench.core.request(waiters[1]) == WAIT
-        bench.core.failed(stranger)
+        assert bench.request(waiters[1]) == WAIT
+        bench.failed(stranger)
 
     bench.core.arm(waiters[0], meddle)
     bench.core.arm(waiters[1], lambda: woken.append('b'))
     bench.core.arm(waiters[2], lambda: woken.append('c'))
     for each in held:
-        bench.core.discard(each, 'dead')
+        bench.discard(each, 'dead')
     victims = bench.victims()
     for victim in victims:
         victim.started = True
@@ -682,7 +682,7 @@ def test_a_waiter_that_is_woken_while_others_are_being_woken_hides_nobody() -> N
         del victims[-1]  # so that a is the first of three in one drain
     bench.core.drain()
     assert 'c' in woken
-    assert [waiter.verdict for waiter in waiters] == [CREATE] * 3
+    assert [bench.verdict(waiter) for waiter in waiters] == [CREATE] * 3
 
 
 # --- creation that fails ---
@@ -691,8 +691,8 @@ def test_a_waiter_that_is_woken_while_others_are_being_woken_hides_nobody() -> N
 def test_a_permit_returns_from_a_failed_creation() -> None:
     bench = Bench(max_size=1)
     ticket = bench.ask('a')
-    bench.core.failed(ticket, Fault())
-    bench.core.abandon(ticket, Fault())
+    bench.failed(ticket, Fault())
+    ticket.abandon(Fault())
     assert bench.shape == Shape()
     assert bench.ask('a').verdict == CREATE
 
@@ -701,19 +701,19 @@ def test_every_failed_creation_lets_the_next_waiter_try() -> None:
     bench = Bench(max_size=1)
     tickets = [bench.ask('a') for _ in range(4)]
     for ticket, following in itertools.pairwise(tickets):
-        assert (ticket.verdict, following.verdict) == (CREATE, WAIT)
+        assert (bench.verdict(ticket), bench.verdict(following)) == (CREATE, WAIT)
         error = Fault()
-        bench.core.failed(ticket, error)
-        bench.core.abandon(ticket, error)
-        assert following.verdict == CREATE
+        bench.failed(ticket, error)
+        ticket.abandon(error)
+        assert bench.verdict(following) == CREATE
         assert following.last_error is error
 
 
 def test_a_place_freed_by_a_failed_creation_serves_another_endpoint() -> None:
     bench = Bench(total_max_size=1)
     ticket, waiter = bench.ask('a'), bench.wait('b')
-    bench.core.failed(ticket, Fault())
-    assert waiter.verdict == CREATE
+    bench.failed(ticket, Fault())
+    assert bench.verdict(waiter) == CREATE
 
 
 def test_the_last_error_is_forgotten_with_success_and_with_the_last_waiter() -> None:
@@ -721,9 +721,9 @@ def test_the_last_error_is_forgotten_with_success_and_with_the_last_waiter() -> 
     creator, next_one, last = bench.ask('a'), bench.wait('a'), bench.wait('a')
     error = Fault()
     gone = weakref.ref(error)
-    bench.core.failed(creator, error)
+    bench.failed(creator, error)
     assert last.last_error is error
-    assert bench.core.expire(last) == WAIT
+    assert bench.expire(last) == WAIT
     assert last.last_error is error  # it is this one's cause now
     bench.take(next_one)
     assert bench.wait('a').last_error is None
@@ -742,7 +742,7 @@ def test_a_ticket_creates_in_one_piece() -> None:
 
     assert ticket.create(create, 3.0) == USE
     assert asked == [('a', 3.0)]
-    assert bench.core.finish(ticket) is conn
+    assert bench.finish(ticket) is conn
     failing = bench.ask('a')
     with pytest.raises(KeyboardInterrupt):
         failing.create(raiser(KeyboardInterrupt), None)
@@ -766,11 +766,11 @@ def test_a_free_place_serves_one_that_counts_on_a_slow_disposal() -> None:
     held = bench.get('b')
     waiter = bench.wait('c')  # a's connection is evicted; its disposal takes long
     (slow,) = bench.victims()
-    bench.core.discard(held, 'dead')
-    assert bench.bury() == [('b2', 'dead')]
-    assert waiter.verdict == CREATE
+    bench.discard(held, 'dead')
+    assert bench.dispose_all() == [('b2', 'dead')]
+    assert bench.verdict(waiter) == CREATE
     assert bench.shape == Shape(creating=1, disposing=1)
-    bench.core.disposed(slow)
+    bench.disposed(slow)
     assert bench.shape == Shape(creating=1)
 
 
@@ -780,9 +780,9 @@ def test_a_place_promised_to_one_that_left_serves_another() -> None:
     quitter = bench.wait('b')
     (victim,) = bench.victims()
     patient = bench.wait('c')
-    assert bench.core.expire(quitter) == WAIT
-    bench.core.disposed(victim)
-    assert patient.verdict == CREATE
+    assert bench.expire(quitter) == WAIT
+    bench.disposed(victim)
+    assert bench.verdict(patient) == CREATE
     assert set(bench.endpoints) == {'c'}
 
 
@@ -792,12 +792,12 @@ def test_a_promise_to_one_that_left_does_not_count_against_its_endpoints_cap() -
     held = bench.get('d')
     quitter = bench.wait('b')
     (slow,) = bench.victims()
-    assert bench.core.expire(quitter) == WAIT
-    bench.core.discard(held, 'dead')
-    bench.bury()
+    assert bench.expire(quitter) == WAIT
+    bench.discard(held, 'dead')
+    bench.dispose_all()
     newcomer = bench.ask('b')
-    assert newcomer.verdict == CREATE
-    bench.core.disposed(slow)
+    assert bench.verdict(newcomer) == CREATE
+    bench.disposed(slow)
     assert bench.shape == Shape(creating=1)
 
 
@@ -808,13 +808,13 @@ def test_an_overdue_disposal_frees_its_waiter_to_be_served_otherwise() -> None:
     waiter = bench.wait('c')
     assert waiter.stirred
     (hanging,) = bench.victims()
-    bench.core.overdue(hanging)
+    hanging.mark_overdue()
     bench.put(held)
-    assert bench.bury() == [('b2', 'evicted')]
-    assert waiter.verdict == CREATE
-    bench.core.overdue(hanging)  # told again, it means nothing
-    bench.core.disposed(hanging)
-    bench.core.overdue(hanging)
+    assert bench.dispose_all() == [('b2', 'evicted')]
+    assert bench.verdict(waiter) == CREATE
+    hanging.mark_overdue()  # told again, it means nothing
+    bench.disposed(hanging)
+    hanging.mark_overdue()
     assert bench.shape == Shape(creating=1)
 
 
@@ -823,9 +823,9 @@ def test_an_overdue_disposal_has_another_one_evicted() -> None:
     bench.fill('a', 2)
     waiter = bench.wait('c')
     (hanging,) = bench.victims()
-    bench.core.overdue(hanging)
-    assert bench.bury() == [('a2', 'evicted')]
-    assert waiter.verdict == CREATE
+    hanging.mark_overdue()
+    assert bench.dispose_all() == [('a2', 'evicted')]
+    assert bench.verdict(waiter) == CREATE
 
 
 def test_a_place_that_was_overdue_serves_whoever_waits_when_it_comes() -> None:
@@ -833,19 +833,19 @@ def test_a_place_that_was_overdue_serves_whoever_waits_when_it_comes() -> None:
     bench.fill('a', 1)
     first = bench.wait('b')
     (hanging,) = bench.victims()
-    bench.core.overdue(hanging)
-    bench.core.disposed(hanging)
-    assert first.verdict == CREATE
+    hanging.mark_overdue()
+    bench.disposed(hanging)
+    assert bench.verdict(first) == CREATE
 
 
 def test_a_disposal_that_is_told_twice_counts_once() -> None:
     bench = Bench()
     held = bench.get('a')
     bench.hold('a')
-    bench.core.discard(held, 'dead')
+    bench.discard(held, 'dead')
     (victim,) = bench.victims()
-    bench.core.disposed(victim)
-    bench.core.disposed(victim)
+    bench.disposed(victim)
+    bench.disposed(victim)
     assert bench.shape == Shape(used=1)
     assert bench.total['closed']['dead'] == 1
 
@@ -858,9 +858,9 @@ def test_a_victim_says_what_it_is() -> None:
     assert (victim.endpoint, victim.conn, victim.reason, victim.core) == ('a', conn, 'evicted', bench.core)
     assert not victim.concerns('a')  # its place is b's
     assert waiter.stirred
-    bench.core.disposed(victim)
+    bench.disposed(victim)
     held = bench.take(waiter)
-    bench.core.discard(held, 'error')
+    bench.discard(held, 'error')
     (own,) = bench.victims()
     assert own.concerns('b') and not own.concerns('a')
 
@@ -874,12 +874,12 @@ def test_a_connection_is_known_by_identity() -> None:
     held = []
     for twin in twins:
         ticket = bench.ask('a')
-        bench.core.created(ticket, twin)
-        bench.core.finish(ticket)
+        bench.created(ticket, twin)
+        bench.finish(ticket)
         held.append(ticket)
-    checkout = bench.core.checkin(twins[1], 'a')
+    checkout = bench.begin_release(twins[1], 'a')
     assert checkout is not None and checkout.conn is twins[1]
-    bench.core.give_back(checkout)
+    bench.end_release(checkout)
     assert bench.of('a') == Shape(idle=1, used=1)
     del held
 
@@ -887,13 +887,13 @@ def test_a_connection_is_known_by_identity() -> None:
 def test_a_connection_that_was_rebuilt_is_found_by_equality() -> None:
     bench = Bench()
     ticket = bench.ask('a')
-    bench.core.created(ticket, (['reader'], ['writer']))
-    conn = bench.core.finish(ticket)
-    checkout = bench.core.checkin((['reader'], ['writer']), 'a')
+    bench.created(ticket, (['reader'], ['writer']))
+    conn = bench.finish(ticket)
+    checkout = bench.begin_release((['reader'], ['writer']), 'a')
     assert checkout is not None and checkout.conn is conn
-    bench.core.give_back(checkout)
+    bench.end_release(checkout)
     with pytest.raises(ConnectionNotAcquiredError):
-        bench.core.checkin((['reader'], ['writer']), 'a')
+        bench.begin_release((['reader'], ['writer']), 'a')
 
 
 def test_connections_are_found_among_many_whatever_was_released_before() -> None:
@@ -903,8 +903,8 @@ def test_connections_are_found_among_many_whatever_was_released_before() -> None
     held = []
     for _ in range(1500):
         held.append(bench.ask('a'))
-        bench.core.created(held[-1], Awkward(lambda: False))
-        bench.core.finish(held[-1])
+        bench.created(held[-1], Awkward(lambda: False))
+        bench.finish(held[-1])
     for _ in range(5):
         chance.shuffle(held)
         bench.put(*held[:1000])
@@ -921,14 +921,14 @@ def test_one_connection_that_was_created_twice_is_held_twice() -> None:
     held = []
     for endpoint in 'aba':
         held.append(bench.ask(endpoint))
-        bench.core.created(held[-1], conn)
-        bench.core.finish(held[-1])
+        bench.created(held[-1], conn)
+        bench.finish(held[-1])
     for endpoint in 'baa':
-        checkout = bench.core.checkin(conn, endpoint)
+        checkout = bench.begin_release(conn, endpoint)
         assert checkout is not None and checkout.endpoint == endpoint
-        bench.core.give_back(checkout)
+        bench.end_release(checkout)
     with pytest.raises(ConnectionNotAcquiredError):
-        bench.core.checkin(conn, 'a')
+        bench.begin_release(conn, 'a')
     assert bench.shape == Shape(idle=3)
 
 
@@ -939,9 +939,9 @@ def test_misuse_is_told_and_changes_nothing() -> None:
     before = bench.core.snapshot()
     for conn, endpoint in ((held.conn, 'b'), (object(), 'a'), (object(), 'nowhere')):
         with pytest.raises(ConnectionNotAcquiredError, match=f'not acquired for endpoint {endpoint!r}'):
-            bench.core.checkin(conn, endpoint)
+            bench.begin_release(conn, endpoint)
     with pytest.raises(TypeError):
-        bench.core.checkin(object(), [])  # type: ignore[arg-type]
+        bench.begin_release(object(), [])  # type: ignore[arg-type]
     assert bench.core.snapshot() == before
 
 
@@ -951,8 +951,8 @@ def test_of_a_closed_pool_a_strange_release_does_nothing() -> None:
     held = bench.get('a')
     bench.core.close()
     before = bench.core.snapshot()
-    assert bench.core.checkin(object(), 'a') is None
-    assert bench.core.checkin(object(), 'nowhere') is None
+    assert bench.begin_release(object(), 'a') is None
+    assert bench.begin_release(object(), 'nowhere') is None
     assert bench.core.snapshot() == before
     bench.put(held)
     assert bench.shape == Shape(disposing=1)
@@ -963,20 +963,20 @@ def test_a_second_release_finds_nothing() -> None:
     held = bench.get('a')
     bench.put(held)
     with pytest.raises(ConnectionNotAcquiredError):
-        bench.core.checkin(held.conn, 'a')
+        bench.begin_release(held.conn, 'a')
     assert bench.of('a') == Shape(idle=1)
 
 
 def test_a_release_in_progress_cannot_be_begun_again() -> None:
     bench = Bench()
     held = bench.get('a')
-    checkout = bench.core.checkin(held.conn, 'a')
+    checkout = bench.begin_release(held.conn, 'a')
     assert checkout is not None
     with pytest.raises(ConnectionNotAcquiredError):
-        bench.core.checkin(held.conn, 'a')
+        bench.begin_release(held.conn, 'a')
     assert bench.of('a') == Shape(used=1)
-    bench.core.give_back(checkout)
-    bench.core.give_back(checkout)  # it has ended: this does nothing
+    bench.end_release(checkout)
+    bench.end_release(checkout)  # it has ended: this does nothing
     assert bench.of('a') == Shape(idle=1)
 
 
@@ -987,15 +987,15 @@ def test_a_stale_checkout_changes_nothing() -> None:
     bench.put(old)
     new = bench.get('a')
     assert new.conn is old.conn
-    bench.core.give_back(old)
+    bench.end_release(old)
     assert bench.of('a') == Shape(used=1)
     bench.put(new)
     newer = bench.get('a')
-    bench.core.discard(new, 'error')
+    bench.discard(new, 'error')
     assert bench.of('a') == Shape(used=1)
     assert newer.conn is not None
     with pytest.raises(ConnectionPoolClosedError):
-        bench.core.finish(new)
+        bench.finish(new)
 
 
 def test_a_stale_checkout_that_is_dropped_changes_nothing() -> None:
@@ -1013,17 +1013,17 @@ def test_a_reason_must_be_known() -> None:
     bench = Bench()
     held = bench.get('a')
     with pytest.raises(ValueError):
-        bench.core.discard(held, 'boredom')  # type: ignore[arg-type]
+        bench.discard(held, 'boredom')  # type: ignore[arg-type]
     assert bench.of('a') == Shape(used=1)
 
 
 def test_an_acquire_that_came_too_late_keeps_its_connection_for_others() -> None:
     bench = Bench(max_size=1)
     ticket = bench.ask('a')
-    assert bench.core.created(ticket, Conn('a', 1)) == USE
+    assert bench.created(ticket, Conn('a', 1)) == USE
     waiter = bench.wait('a')
-    bench.core.abandon(ticket, AcquireTimeoutError())
-    assert bench.core.poll(waiter) == USE
+    ticket.abandon(AcquireTimeoutError())
+    assert bench.poll(waiter) == USE
     assert bench.total['acquires']['timeout'] == 1
     assert bench.total['releases'] == dict.fromkeys(OUTCOMES, 0)  # nobody had acquired it
 
@@ -1033,15 +1033,15 @@ def test_an_acquire_that_ends_in_a_hook_costs_its_connection() -> None:
     bench.fill('a', 1)
     ticket = bench.ask('a')
     ticket.hook = 'on_acquire'
-    bench.core.abandon(ticket, Fault())
-    assert [reason for _, reason in bench.bury()] == ['error']
+    ticket.abandon(Fault())
+    assert [reason for _, reason in bench.dispose_all()] == ['error']
     assert bench.total['acquires']['error'] == 1
 
 
 def test_an_acquire_ends_once() -> None:
     bench = Bench()
     ticket = bench.get('a')
-    bench.core.abandon(ticket, Fault())
+    ticket.abandon(Fault())
     assert bench.of('a') == Shape(used=1)
     assert bench.total['acquires'] == dict.fromkeys(RESULTS, 0) | {'created': 1}
 
@@ -1055,9 +1055,9 @@ def test_a_dropped_lease_is_disposed_of_by_the_next_call() -> None:
     waiter = bench.wait('a')
     del held
     assert bench.of('a') == Shape(used=1, waiting=1)  # a finalizer only leaves word
-    assert bench.core.poll(waiter) == WAIT
-    assert bench.bury() == [('a1', 'discarded')]
-    assert waiter.verdict == CREATE
+    assert bench.poll(waiter) == WAIT
+    assert bench.dispose_all() == [('a1', 'discarded')]
+    assert bench.verdict(waiter) == CREATE
     assert bench.total['releases']['discarded'] == 1
 
 
@@ -1065,21 +1065,21 @@ def test_a_dropped_release_is_disposed_of() -> None:
     """Somebody began to release, and vanished."""
     bench = Bench()
     held = bench.hold('a')
-    checkout = bench.core.checkin(held.conn, 'a')
+    checkout = bench.begin_release(held.conn, 'a')
     del checkout
     bench.core.drain()
-    assert bench.bury() == [('a1', 'discarded')]
+    assert bench.dispose_all() == [('a1', 'discarded')]
 
 
 def test_two_checkouts_of_one_lease_that_are_dropped_count_once() -> None:
     bench = Bench()
     held = bench.get('a')
     other = bench.get('a')
-    checkout = bench.core.checkin(held.conn, 'a')
+    checkout = bench.begin_release(held.conn, 'a')
     del checkout, held, other  # in one go: nobody drains in between
     bench.core.drain()
     assert bench.of('a') == Shape(disposing=2)
-    assert [reason for _, reason in bench.bury()] == ['discarded', 'discarded']
+    assert [reason for _, reason in bench.dispose_all()] == ['discarded', 'discarded']
 
 
 def test_a_dropped_lease_wakes_one_who_can_use_it() -> None:
@@ -1089,9 +1089,9 @@ def test_a_dropped_lease_wakes_one_who_can_use_it() -> None:
     waiter = bench.wait('b', lambda: woken.append('b'))
     del held
     assert woken == ['b']
-    assert bench.core.poll(waiter) == WAIT
-    bench.bury()
-    assert waiter.verdict == CREATE
+    assert bench.poll(waiter) == WAIT
+    bench.dispose_all()
+    assert bench.verdict(waiter) == CREATE
 
 
 def test_a_front_may_be_told_of_what_finalizers_leave() -> None:
@@ -1123,23 +1123,23 @@ def test_whoever_closes_is_told_of_a_dropped_lease() -> None:
 def test_a_dropped_victim_is_offered_again() -> None:
     bench = Bench()
     held = bench.get('a')
-    bench.core.discard(held, 'dead')
+    bench.discard(held, 'dead')
     (victim,) = bench.victims()
     del victim
-    assert bench.bury() == [('a1', 'dead')]
+    assert bench.dispose_all() == [('a1', 'dead')]
     assert bench.shape == Shape()
 
 
 def test_a_dropped_victim_whose_disposal_had_begun_is_not_disposed_of_again() -> None:
     bench = Bench(max_size=1)
     held = bench.get('a')
-    bench.core.discard(held, 'dead')
+    bench.discard(held, 'dead')
     waiter = bench.wait('a')
     (victim,) = bench.victims()
     victim.started = True
     del victim
     assert bench.victims() == []
-    assert waiter.verdict == CREATE
+    assert bench.verdict(waiter) == CREATE
 
 
 def test_a_ticket_dropped_with_a_permit_serves_the_next() -> None:
@@ -1148,7 +1148,7 @@ def test_a_ticket_dropped_with_a_permit_serves_the_next() -> None:
     waiter = bench.wait('a')
     del ticket
     bench.core.drain()
-    assert waiter.verdict == CREATE
+    assert bench.verdict(waiter) == CREATE
     assert bench.of('a') == Shape(creating=1)
 
 
@@ -1167,8 +1167,8 @@ def test_a_ticket_dropped_in_line_serves_the_next_when_its_turn_comes() -> None:
     del dropped
     bench.put(held)
     bench.core.drain()
-    bench.bury()
-    assert waiter.verdict in (USE, CREATE)
+    bench.dispose_all()
+    assert bench.verdict(waiter) in (USE, CREATE)
     assert bench.of('a') in (Shape(used=1), Shape(creating=1))
 
 
@@ -1176,10 +1176,10 @@ def test_a_ticket_dropped_with_a_connection_gives_it_up() -> None:
     bench = Bench()
     bench.fill('a', 1)
     ticket = bench.ask('a')
-    assert ticket.verdict == USE
+    assert bench.verdict(ticket) == USE
     del ticket
     bench.core.drain()
-    assert [reason for _, reason in bench.bury()] == ['discarded']
+    assert [reason for _, reason in bench.dispose_all()] == ['discarded']
 
 
 def test_a_core_that_is_dropped_lets_go_of_its_connections() -> None:
@@ -1240,12 +1240,12 @@ def test_a_close_turns_waiters_away_and_takes_what_is_idle() -> None:
     waiter = bench.wait('b', lambda: woken.append('b'))
     bench.core.close()
     assert woken == ['b']
-    assert waiter.verdict == SHUT
+    assert bench.verdict(waiter) == SHUT
     assert bench.ask('a').verdict == SHUT
-    assert [reason for _, reason in bench.bury()] == ['pool_closed']
-    assert bench.core.created(creating, Conn('b', 9)) == SHUT
+    assert [reason for _, reason in bench.dispose_all()] == ['pool_closed']
+    assert bench.created(creating, Conn('b', 9)) == SHUT
     bench.put(held)
-    assert [reason for _, reason in bench.bury()] == ['pool_closed', 'pool_closed']
+    assert [reason for _, reason in bench.dispose_all()] == ['pool_closed', 'pool_closed']
     assert bench.core.closed and bench.shape == Shape()
 
 
@@ -1256,11 +1256,11 @@ def test_a_closed_core_says_when_it_has_become_empty() -> None:
     bench.fill('a', 1)
     held = bench.get('b')
     bench.core.close()
-    bench.bury()
+    bench.dispose_all()
     assert told == []
     bench.put(held)
     assert told == []
-    bench.bury()
+    bench.dispose_all()
     assert told and set(told) == {0}
 
 
@@ -1270,9 +1270,9 @@ def test_one_whose_connection_was_dead_when_the_pool_closed_leaves_nothing() -> 
     ticket = bench.ask('a')
     ticket.hook = 'check_aliveness'
     bench.core.close()
-    assert bench.core.retry(ticket) == SHUT
-    bench.core.abandon(ticket, ConnectionPoolClosedError())
-    assert len(bench.bury()) == 1
+    assert bench.retry(ticket) == SHUT
+    ticket.abandon(ConnectionPoolClosedError())
+    assert len(bench.dispose_all()) == 1
     assert bench.shape == Shape()
 
 
@@ -1282,9 +1282,9 @@ def test_force_takes_what_is_lent_and_its_release_does_nothing() -> None:
     conn = held.conn
     bench.core.close()
     bench.core.force()
-    assert bench.bury() == [('a1', 'pool_closed')]
-    assert bench.core.checkin(conn, 'a') is None
-    bench.core.give_back(held)
+    assert bench.dispose_all() == [('a1', 'pool_closed')]
+    assert bench.begin_release(conn, 'a') is None
+    bench.end_release(held)
     del held
     bench.core.drain()
     assert bench.shape == Shape()
@@ -1296,16 +1296,16 @@ def test_force_leaves_one_whose_hook_is_running_to_that_hook() -> None:
     bench.fill('a', 1)
     acquiring = bench.ask('a')
     held = bench.get('a')
-    releasing = bench.core.checkin(held.conn, 'a')
+    releasing = bench.begin_release(held.conn, 'a')
     assert releasing is not None
     bench.core.close()
     bench.core.force()
     assert bench.shape == Shape(used=2)
-    bench.core.give_back(releasing)
+    bench.end_release(releasing)
     with pytest.raises(ConnectionPoolClosedError):
-        bench.core.finish(acquiring)
-    bench.core.abandon(acquiring, ConnectionPoolClosedError())
-    assert [reason for _, reason in bench.bury()] == ['pool_closed', 'pool_closed']
+        bench.finish(acquiring)
+    acquiring.abandon(ConnectionPoolClosedError())
+    assert [reason for _, reason in bench.dispose_all()] == ['pool_closed', 'pool_closed']
     assert bench.shape == Shape()
 
 
@@ -1315,7 +1315,7 @@ def test_closing_again_changes_nothing() -> None:
     bench.core.close()
     bench.core.close()
     bench.core.force()
-    assert len(bench.bury()) == 2
+    assert len(bench.dispose_all()) == 2
     bench.core.close()
     assert bench.shape == Shape()
 
@@ -1327,8 +1327,8 @@ def test_an_endpoint_is_forgotten_with_its_last_connection_but_not_what_it_count
     bench = Bench()
     for number in range(100):
         held = bench.get(('endpoint', number))
-        bench.core.discard(held, 'dead')
-        bench.bury()
+        bench.discard(held, 'dead')
+        bench.dispose_all()
     assert bench.endpoints == {}
     assert bench.total['created'] == bench.total['closed']['dead'] == bench.total['acquires']['created'] == 100
 
@@ -1336,8 +1336,8 @@ def test_an_endpoint_is_forgotten_with_its_last_connection_but_not_what_it_count
 def test_an_endpoint_is_forgotten_after_a_failed_creation() -> None:
     bench = Bench()
     ticket = bench.ask('a')
-    bench.core.failed(ticket, Fault())
-    bench.core.abandon(ticket, Fault())
+    bench.failed(ticket, Fault())
+    ticket.abandon(Fault())
     assert bench.endpoints == {}
     assert bench.total['acquires']['error'] == 1
 
@@ -1347,8 +1347,8 @@ def test_an_endpoint_is_forgotten_with_its_last_waiter() -> None:
     bench.hold('a')
     waiter = bench.wait('b')
     assert set(bench.endpoints) == {'a', 'b'}
-    bench.core.expire(waiter)
-    bench.core.abandon(waiter, AcquireTimeoutError())
+    bench.expire(waiter)
+    waiter.abandon(AcquireTimeoutError())
     assert set(bench.endpoints) == {'a'}
     assert bench.total['acquires']['timeout'] == 1
 
@@ -1358,17 +1358,17 @@ def test_an_acquire_that_a_closed_pool_refuses_leaves_no_record() -> None:
     bench.core.close()
     for number in range(10):
         ticket = bench.ask(number)
-        assert ticket.verdict == SHUT
-        bench.core.abandon(ticket, ConnectionPoolClosedError())
+        assert bench.verdict(ticket) == SHUT
+        ticket.abandon(ConnectionPoolClosedError())
     assert bench.endpoints == {}
     assert bench.total['acquires']['error'] == 10
 
 
 def test_an_acquire_that_ends_before_it_asked_leaves_no_record() -> None:
     bench = Bench()
-    ticket = bench.core.ticket('a')
-    bench.core.abandon(ticket, KeyboardInterrupt())
-    dropped = bench.core.ticket('b')
+    ticket = bench.acquire('a')
+    ticket.abandon(KeyboardInterrupt())
+    dropped = bench.acquire('b')
     del ticket, dropped
     bench.core.drain()
     assert bench.endpoints == {}
@@ -1376,12 +1376,12 @@ def test_an_acquire_that_ends_before_it_asked_leaves_no_record() -> None:
 
 def test_a_forgotten_endpoint_may_come_back() -> None:
     bench = Bench()
-    ticket = bench.core.ticket('a')  # knows the record that is going
+    ticket = bench.acquire('a')  # knows the record that is going
     held = bench.get('a')
-    bench.core.discard(held, 'dead')
-    bench.bury()
+    bench.discard(held, 'dead')
+    bench.dispose_all()
     assert bench.endpoints == {}
-    assert bench.core.request(ticket) == CREATE
+    assert bench.request(ticket) == CREATE
     bench.take(ticket)
     assert bench.of('a') == Shape(used=1)
     assert bench.total['created'] == 2
@@ -1392,8 +1392,8 @@ def test_keys_are_not_kept_alive() -> None:
     key = Conn('key', 1)
     ref = weakref.ref(key)
     held = bench.get(key)
-    bench.core.discard(held, 'dead')
-    bench.bury()
+    bench.discard(held, 'dead')
+    bench.dispose_all()
     del held, key
     gc.collect()
     assert ref() is None
@@ -1427,10 +1427,10 @@ def test_a_key_that_is_equal_is_the_same_endpoint() -> None:
     bench = Bench(max_size=1)
     held = bench.get(Key(1))
     waiter = bench.wait(Key(1))
-    checkout = bench.core.checkin(held.conn, Key(1))
+    checkout = bench.begin_release(held.conn, Key(1))
     assert checkout is not None
-    bench.core.give_back(checkout)
-    assert bench.core.poll(waiter) == USE
+    bench.end_release(checkout)
+    assert bench.poll(waiter) == USE
 
 
 def test_keys_that_are_not_hashable_are_refused() -> None:
@@ -1448,7 +1448,7 @@ def test_a_key_that_raises_changes_nothing(error: type[BaseException], position:
     key = Key(1)
     held = bench.get(key)
     before = bench.core.snapshot()
-    for verb in (bench.ask, bench.core.endpoint_size, lambda bad: bench.core.checkin(held.conn, bad)):
+    for verb in (bench.ask, bench.core.endpoint_size, lambda bad: bench.begin_release(held.conn, bad)):
         bad = Key(1)
         bad.script = [None] * position + [raiser(error)]
         kept: list[object] = []
@@ -1470,16 +1470,16 @@ def test_a_key_that_calls_the_core_while_it_is_looked_up_harms_nobody(verb: str,
 
     def meddle() -> None:
         bench.put(bench.get('other'))
-        bench.core.discard(bench.get('other'), 'dead')
-        bench.bury()
+        bench.discard(bench.get('other'), 'dead')
+        bench.dispose_all()
         bench.core.drain()
         bench.core.snapshot()
 
     keys[1].script = [None] * position + [meddle]
     if verb == 'checkin':
-        checkout = bench.core.checkin(held.conn, keys[1])
+        checkout = bench.begin_release(held.conn, keys[1])
         assert checkout is not None
-        bench.core.give_back(checkout)
+        bench.end_release(checkout)
         assert bench.of(keys[0]) == Shape(idle=1)
     elif verb == 'acquire':
         assert bench.get(keys[1]).conn is not held.conn
@@ -1495,7 +1495,7 @@ def test_an_endpoint_that_comes_back_while_it_is_forgotten_has_one_record(first:
     key = Key(1)
     tickets = []
     held = bench.get(key)
-    bench.core.discard(held, 'dead')
+    bench.discard(held, 'dead')
     (victim,) = bench.victims()
     del held
 
@@ -1503,13 +1503,13 @@ def test_an_endpoint_that_comes_back_while_it_is_forgotten_has_one_record(first:
         tickets.append(bench.ask(Key(1)))
 
     key.script = [*[None] * first, come_back, *[None] * second, come_back]
-    bench.core.disposed(victim)
+    bench.disposed(victim)
     key.script = []
     tickets.append(bench.ask(Key(1)))
-    assert [ticket.verdict for ticket in tickets] == [CREATE] + [WAIT] * (len(tickets) - 1)
+    assert [bench.verdict(ticket) for ticket in tickets] == [CREATE] + [WAIT] * (len(tickets) - 1)
     assert bench.shape == Shape(creating=1, waiting=len(tickets) - 1)
     for ticket in tickets:
-        bench.core.abandon(ticket, Fault())
+        ticket.abandon(Fault())
     assert bench.shape == Shape()
     assert bench.endpoints == {}
 
@@ -1518,14 +1518,14 @@ def test_a_key_whose_hash_fails_while_it_is_forgotten_can_come_back() -> None:
     bench = Bench(max_size=1)
     key = Key(1)
     held = bench.get(key)
-    bench.core.discard(held, 'dead')
+    bench.discard(held, 'dead')
     (victim,) = bench.victims()
     key.script = [raiser(Fault)]
-    bench.core.disposed(victim)
+    bench.disposed(victim)
     key.script = []
     assert bench.shape == Shape()
     tickets = [bench.ask(Key(1)) for _ in range(2)]
-    assert [ticket.verdict for ticket in tickets] == [CREATE, WAIT]
+    assert [bench.verdict(ticket) for ticket in tickets] == [CREATE, WAIT]
 
 
 class Awkward:
@@ -1544,21 +1544,21 @@ def test_a_connection_need_not_be_hashable_nor_equal_to_itself() -> None:
     bench = Bench()
     ticket = bench.ask('a')
     conn = Awkward(lambda: False)
-    bench.core.created(ticket, conn)
-    assert bench.core.finish(ticket) is conn
-    checkout = bench.core.checkin(conn, 'a')
+    bench.created(ticket, conn)
+    assert bench.finish(ticket) is conn
+    checkout = bench.begin_release(conn, 'a')
     assert checkout is not None
-    bench.core.give_back(checkout)
+    bench.end_release(checkout)
     assert bench.of('a') == Shape(idle=1)
 
 
 def test_a_comparison_of_connections_that_raises_changes_nothing() -> None:
     bench = Bench()
     ticket = bench.ask('a')
-    bench.core.created(ticket, Awkward(raiser(Fault)))
-    bench.core.finish(ticket)
+    bench.created(ticket, Awkward(raiser(Fault)))
+    bench.finish(ticket)
     with pytest.raises(Fault):
-        bench.core.checkin(object(), 'a')
+        bench.begin_release(object(), 'a')
     assert bench.of('a') == Shape(used=1)
 
 
@@ -1570,10 +1570,10 @@ def test_a_comparison_of_connections_that_releases_them_ends_in_an_error() -> No
         bench.put(ticket)
         return True
 
-    bench.core.created(ticket, Awkward(release_it))
-    bench.core.finish(ticket)
+    bench.created(ticket, Awkward(release_it))
+    bench.finish(ticket)
     with pytest.raises(ConnectionNotAcquiredError):
-        bench.core.checkin(object(), 'a')
+        bench.begin_release(object(), 'a')
     assert bench.of('a') == Shape(idle=1)
 
 
@@ -1598,13 +1598,13 @@ def test_a_finalizer_may_call_the_core() -> None:
         bench.put(bench.get('b'))
 
     ticket = bench.ask('a')
-    bench.core.created(ticket, Loud(say))
-    bench.core.finish(ticket)
-    bench.core.discard(ticket, 'dead')
+    bench.created(ticket, Loud(say))
+    bench.finish(ticket)
+    bench.discard(ticket, 'dead')
     waiter = bench.wait('a')
-    bench.bury()
+    bench.dispose_all()
     assert len(heard) == 1
-    assert waiter.verdict == CREATE
+    assert bench.verdict(waiter) == CREATE
 
 
 # --- looking ---
@@ -1631,12 +1631,12 @@ def test_a_ticket_that_gave_up_says_what_stood_in_the_way() -> None:
     bench.clock.advance(1.0)
     bench.hold('a')
     waiter = bench.wait('a')
-    assert bench.core.expire(waiter) == WAIT
+    assert bench.expire(waiter) == WAIT
     assert waiter.blocked_by == 'endpoint cap'
     assert waiter.block == (0, 2, 0, 0, 2, 1000.0)
     bench.keep(bench.ask('b'))
     waiter = bench.wait('c')
-    assert bench.core.expire(waiter) == WAIT
+    assert bench.expire(waiter) == WAIT
     assert waiter.blocked_by == 'total cap'
     assert waiter.block == (0, 2, 1, 0, 3, 1000.0)
 
@@ -1647,33 +1647,33 @@ def test_a_ticket_that_only_creations_stood_in_the_way_of_says_so() -> None:
         bench.keep(bench.ask(endpoint))
     for endpoint in 'ac':
         waiter = bench.wait(endpoint)
-        assert bench.core.expire(waiter) == WAIT
+        assert bench.expire(waiter) == WAIT
         assert waiter.blocked_by == 'creation'
 
 
 def test_a_ticket_knows_its_time() -> None:
     bench = Bench()
-    ticket = bench.core.ticket('a', 5.0)
+    ticket = bench.acquire('a', 5.0)
     assert (ticket.deadline, ticket.nowait, ticket.remaining(), ticket.overran()) == (1005.0, False, 5.0, False)
     assert (ticket.patience(1.0), ticket.patience(9.0)) == (1.0, 5.0)
     bench.clock.advance(5.0)
     assert (ticket.remaining(), ticket.patience(9.0), ticket.overran()) == (0.0, 0.0, True)
-    endless = bench.core.ticket('a')
+    endless = bench.acquire('a')
     assert (endless.deadline, endless.remaining(), endless.patience(9.0), endless.overran()) == (inf, None, 9.0, False)
-    assert bench.core.ticket('a', inf).deadline == inf
-    hurried = bench.core.ticket('a', 0, 30.0)
+    assert bench.acquire('a', inf).deadline == inf
+    hurried = bench.acquire('a', 0, 30.0)
     assert (hurried.deadline, hurried.nowait, hurried.patience(9.0)) == (1035.0, True, 0.0)
-    assert bench.core.ticket('a', -1).deadline == inf
+    assert bench.acquire('a', -1).deadline == inf
 
 
 def test_one_that_does_not_wait_is_patient_with_a_disposal_for_its_sake() -> None:
     bench = Bench(total_max_size=1)
     bench.fill('a', 1)
     ticket = bench.ask('b', timeout=0)
-    assert ticket.verdict == WAIT
+    assert bench.verdict(ticket) == WAIT
     assert ticket.patience(0.05) == 0.05
-    bench.bury()
-    assert bench.core.poll(ticket) == CREATE
+    bench.dispose_all()
+    assert bench.poll(ticket) == CREATE
 
 
 def test_each_verb_is_announced_before_its_step() -> None:
@@ -1684,8 +1684,8 @@ def test_each_verb_is_announced_before_its_step() -> None:
     waiter = bench.wait('a', lambda: None)
     bench.put(held)
     bench.take(waiter)
-    bench.core.discard(waiter, 'dead')
-    bench.bury()
+    bench.discard(waiter, 'dead')
+    bench.dispose_all()
     bench.core.collect(1)
     bench.core.close()
     bench.core.force()
@@ -1741,9 +1741,9 @@ def test_a_forked_child_begins_empty_and_works(script: Script) -> None:
             gc.collect()
             core.drain()
             assert bench.shape.disposing == 1, bench.shape           # the one that was got just now, and dropped
-            bench.bury()
+            bench.dispose_all()
             core.close()
-            assert not bench.bury() and bench.shape == Shape()
+            assert not bench.dispose_all() and bench.shape == Shape()
             os._exit(0)
         _, status = os.waitpid(child, 0)
         assert forked == []
@@ -1762,8 +1762,8 @@ def test_a_creation_that_fails_in_a_forked_child_touches_nobody(script: Script) 
             creating, others = bench.ask('a'), [bench.ask(endpoint) for endpoint in 'aaabbb']
             child = os.fork()
             if not child:
-                bench.core.failed(creating, OSError())
-                bench.core.abandon(creating, OSError())
+                bench.failed(creating, OSError())
+                creating.abandon(OSError())
                 assert bench.shape == Shape(), bench.shape
                 assert bench.get('a') and bench.core.used == 1
                 os._exit(0)
@@ -1784,7 +1784,7 @@ def test_the_children_of_children_work(script: Script) -> None:
             if child:
                 os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
             assert bench.shape == Shape(), bench.shape
-            assert bench.core.checkin(generations[-1].conn, 'a') is None
+            assert bench.begin_release(generations[-1].conn, 'a') is None
             generations.append(bench.get('a'))
             bench.fill('b', 2)
         bench.put(generations[-1])
