@@ -46,8 +46,10 @@ def end_stuck_threads() -> None:
     others = [thread for thread in threading.enumerate() if thread is not main and not thread.name.startswith('gcp-')]
     if all(thread.ident in waiting for thread in others):
         for ident in [thread.ident for thread in others if thread.ident is not None]:
-            ended.add(ident)
-            waiting[ident].set()
+            event = waiting[ident]
+            if not event.wait(0):       # one that was set just now has served its thread
+                ended.add(ident)
+            event.set()
 
 
 def begin_exit() -> None:

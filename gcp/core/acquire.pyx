@@ -118,8 +118,11 @@ cdef class Acquire(Holder):
         :raises AcquireTimeoutError: if there is no time left
         :raises ConnectionPoolClosedError: if the pool is closed
         """
-        if self.a.todo == DO_ASK or self.a.todo == DO_ASK_AGAIN:
-            self.decide(ask(self, self.a.todo == DO_ASK_AGAIN))
+        if self.a.todo == DO_ASK:
+            self.decide(ask(self, False))
+        elif self.a.todo == DO_ASK_AGAIN:
+            self.check_deadline('check_aliveness', None)
+            self.decide(ask(self, True))
         if self.a.todo == DO_TIME_OUT:
             self.time_out('creation' if self.a.hook == N_HOOKS else HOOKS[self.a.hook], None)
         if self.a.todo == DO_DONE and not self.ended:

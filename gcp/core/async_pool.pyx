@@ -184,6 +184,9 @@ cdef class Failed:
 cdef Failed failed_awaitable(error):
     cdef Failed failed = Failed.__new__(Failed)
     failed.error = error
+    if isinstance(error, StopIteration):    # of a key's __hash__, say: it must not be taken for the end (PEP 479)
+        failed.error = RuntimeError('an awaited release raised StopIteration')
+        failed.error.__cause__ = error
     return failed
 
 

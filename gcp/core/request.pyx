@@ -316,7 +316,7 @@ cdef bint withdraw_acquire(Acquire acquire, error) except -1:
             receive(acquire)
             if acquire.current():
                 if acquire.a.hook != N_HOOKS:
-                    discard_slot(&core.pool, &acquire.slot.s, HOOK_FAILED)
+                    discard_slot(&core.pool, &acquire.slot.s, DEAD if acquire.a.todo == DO_ASK_AGAIN else HOOK_FAILED)
                 else:
                     end_release(&core.pool, &acquire.slot.s, now)
         if acquire.ep is not None:

@@ -393,7 +393,7 @@ async def test_used_memory_comes_back_empty(front: Front) -> None:
         assert one.stats().used == 1
     for _ in range(40):
         lease = raw(other.connection('db2'))
-        assert (lease.conn, lease.endpoint, lease.hook) == (None, None, None)
+        assert (lease.conn, lease.endpoint) == (None, None)
         del lease
     async with other.connection('db2') as conn:
         assert conn.endpoint == 'db2'
