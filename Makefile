@@ -24,7 +24,7 @@ IDENTIFY := import platform, sysconfig; print(platform.python_version(), sysconf
 IDENTITY := $(shell $(PYTHON) -c '$(IDENTIFY)')
 PYTHON_STAMP := $(VENV)/.python-$(word 1,$(IDENTITY))$(basename $(word 2,$(IDENTITY)))
 CORE := gcp/_core$(word 2,$(IDENTITY))
-CORE_SOURCES := gcp/_core.pyx $(wildcard gcp/core/*.pxi gcp/core/*.pxd gcp/core/*.pyx)
+CORE_SOURCES := gcp/_core.pyx $(wildcard gcp/core/*.pxd gcp/core/*.pyx)
 
 # The lines of pyproject.toml that the package and an extra, or the build itself, ask for. (pip brings a TOML reader where Python has none.)
 define REQUIREMENTS

@@ -46,7 +46,7 @@ setup(
             Extension(
                 'gcp._core',
                 ['gcp/_core.pyx'],
-                depends=sorted(glob('gcp/core/*.p??')),
+                depends=sorted(glob('gcp/core/*.p[xy][dx]')),
                 extra_compile_args=compile_flags + link_flags,
                 extra_link_args=link_flags,
             ),

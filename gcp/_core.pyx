@@ -1,8 +1,10 @@
 # cython: language_level=3, freethreading_compatible=True
-"""The compiled core of gcp: pool state, its transitions, the machines of acquire and release, and the compiled halves of
-the two pools. The contents, in the order in which to read them:
+"""The compiled core of gcp: the state of a pool, its transitions, the machines of acquire and release, and the compiled
+halves of the two pools. The contents, in the order in which to read them:
 
-layers, plain C        platform, clock, containers, metrics, state, steps
+layers                 plain C, a module each, which cimports only those before it: platform, clock, ring, heap, table,
+                       histogram, state, scheduling, transitions
+records                the objects that own slots and endpoints
 event                  what a thread waits on
 arguments              what callers pass in: checked, and shown in messages
 hook_call              one call of a manager's hook: timed, counted, traced
@@ -30,17 +32,17 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.math cimport INFINITY
 from libc.stdint cimport uint64_t
-from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.stdlib cimport free, malloc
 from libc.string cimport memset
+
+from gcp.core.clock cimport gcp_clock_init
+from gcp.core.state cimport HOOK_DISPOSE
 
 from gcp.exceptions import AcquireTimeoutError, ConnectionNotAcquiredError, ConnectionPoolClosedError, HookTimeoutError
 
-include "core/platform.pxi"
-include "core/clock.pxi"
-include "core/containers.pxi"
-include "core/metrics.pxi"
-include "core/state.pxi"
-include "core/steps.pxi"
+gcp_clock_init()
+
+include "core/records.pyx"
 include "core/event.pyx"
 include "core/arguments.pyx"
 include "core/hook_call.pyx"

@@ -5,6 +5,13 @@
 # An idle hit is an acquire_t on its caller's stack. It becomes an Acquire, an object, when it has to wait or to create, or
 # when something is wrong with it.
 
+from gcp.core.ring cimport ring_empty
+from gcp.core.state cimport (
+    CALL_DEAD, CALL_OK, CREATE, HOOK_CHECK, HOOK_CREATE, HOOK_DISPOSE, HOOK_ON_ACQUIRE, HOOK_ON_DEAD, N_HOOKS,
+    TURNED_AWAY, USE, WAIT, pool_t, waiter_t,
+)
+
+
 # What `next` asks for: a hook by its number (HOOK_DISPOSE: have the victims disposed of), or one of these.
 cdef enum todo:
     DO_WAIT = N_HOOKS

@@ -1,6 +1,13 @@
 # The awaitable that `acquire` and `connection` of the asyncio pool return, and `release` where a hook is to be called. It
 # is driven like a coroutine, and drives the machines of acquire and release as far as nothing suspends but a plain wait.
 
+from gcp.core.clock cimport gcp_monotonic
+from gcp.core.platform cimport (
+    PYGEN_NEXT, PYGEN_RETURN, PyIter_Send, PySendResult, PyThreadState_Get, PyThreadState_GetID, gcp_lock, gcp_unlock,
+)
+from gcp.core.state cimport CALL_DEAD, HOOK_CHECK, HOOK_FAILED, HOOK_ON_ACQUIRE, HOOK_ON_RELEASE, slot_object, slot_t
+
+
 cdef enum lease_phase:
     FRESH, WAITING, ACQUIRING, HELD, RELEASING, RELEASING_BY_NAME, CLEANING_UP, ENDING, OVER
 

@@ -1,6 +1,9 @@
 # The compiled half of the asyncio pool: makes leases, and releases what no hook wants to see. The awaitable itself is in
 # async_lease.
 
+from gcp.core.platform cimport PYGEN_NEXT, PyIter_Send, PySendResult, PyThreadState_Get, PyThreadState_GetID
+
+
 cdef class AsyncLease
 
 

@@ -1,5 +1,13 @@
 # What both pools share: the hooks, the idle hit, the release of a connection that no hook wants to see.
 
+from gcp.core.clock cimport gcp_monotonic
+from gcp.core.platform cimport gcp_lock, gcp_unlock, look_up_quietly
+from gcp.core.ring cimport ring_empty
+from gcp.core.state cimport HIT, N_HOOKS, RETURNING, TO_IDLE, USED, endpoint_t, pool_t, slot_t
+from gcp.core.table cimport table_find
+from gcp.core.transitions cimport end_release, take_idle
+
+
 cdef enum:
     LARGE = 64              # a release disposes of at most 1/64 of a large pool at once
 

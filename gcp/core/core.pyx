@@ -1,6 +1,13 @@
 # The core: the state of one pool behind its lock, and the order of things around a transition. It decides; it never
 # waits, never calls a manager, never logs.
 
+from gcp.core.clock cimport gcp_monotonic
+from gcp.core.platform cimport PyTypeObject, gcp_lock, gcp_mutex, gcp_mutex_init, gcp_unlock
+from gcp.core.ring cimport ring_empty, ring_init, ring_insert, ring_remove
+from gcp.core.state cimport CALL_OK, USE, count_hook_call, first_due, pool_t, slot_in_pool, taken, waiter_t
+from gcp.core.transitions cimport close_pool, collect_expired, find_leaks, force_close, next_due
+
+
 cdef double NEVER = INFINITY
 
 
@@ -254,7 +261,7 @@ cdef inline bint expiry_is_due(pool_t* pool, double now) noexcept nogil:
     if not ring_empty(&pool.idle_extras):
         pool.next_expiry = slot_in_pool(pool.idle_extras.next).since + pool.idle_timeout
     if pool.due.n > 0:
-        pool.next_expiry = min(pool.next_expiry, pool.due.items[0].expires)
+        pool.next_expiry = min(pool.next_expiry, first_due(pool).expires)
     return now >= pool.next_expiry
 
 

@@ -1,6 +1,12 @@
 # Victims: connections on their way out, gathered into batches. From one `dispose` to the next all is compiled: that
 # costs less, and no signal handler can run in between. A victim that is dropped goes back to the core.
 
+from gcp.core.platform cimport gcp_lock, gcp_unlock
+from gcp.core.ring cimport ring_empty, ring_insert, ring_t
+from gcp.core.state cimport CALL_TIMEOUT, DISPOSING, HOOK_DISPOSE, endpoint_t, slot_in_pool, slot_object, slot_t
+from gcp.core.transitions cimport end_disposal, mark_overdue, take_victim
+
+
 @cython.final
 @cython.freelist(32)
 @cython.no_gc_clear

@@ -1,6 +1,9 @@
 # Events: what a thread waits on until another thread sets it. Waiting and setting enter no Python frame: at a hand-off
 # the waiter's time is the connection's idle time.
 
+from gcp.core.clock cimport gcp_monotonic
+
+
 cdef extern from 'pythread.h':
     ctypedef void* PyThread_type_lock
     ctypedef enum PyLockStatus:

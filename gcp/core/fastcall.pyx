@@ -5,6 +5,9 @@
 #            instead: called without arguments it enters, with three it leaves
 # awaiting   ends without a StopIteration where the interpreter allows it, without a traceback of one elsewhere
 
+from gcp.core.platform cimport PySendResult, PyTypeObject
+
+
 cdef extern from *:
     """
     /* tp_alloc and tp_free of a type: with memory of its own. */

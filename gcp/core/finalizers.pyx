@@ -1,6 +1,14 @@
 # What finalizers leave behind. A finalizer may run anywhere, also inside a transition of another thread: it takes no
 # lock and runs no Python code, but appends to a list that the next call reclaims.
 
+from gcp.core.platform cimport PyObject_CallNoArgs, gcp_lock, gcp_push, gcp_take, gcp_unlock
+from gcp.core.ring cimport ring_insert
+from gcp.core.state cimport (
+    DISCARDED, DISPOSING, endpoint_t, first_waiter, neediest, pool_t, slot_object, slot_t, waiter_t,
+)
+from gcp.core.transitions cimport discard_slot, reclaim_permits
+
+
 cdef void abandon_holder(Core core, Holder holder):
     """Leave a slot whose holder was garbage-collected to the next call."""
     cdef slot_t* s = &holder.slot.s
@@ -41,7 +49,7 @@ cdef void request_drain(Core core, endpoint_t* ep):
         wake = core.on_drained
     elif wake is None and ep != NULL:
         if ep.waiting == 0 and core.pool.blocked.n:
-            ep = core.pool.blocked.items[0]
+            ep = neediest(&core.pool)
         if ep.waiting:
             wake = (<Acquire>first_waiter(ep).self).event
     if wake is not None:

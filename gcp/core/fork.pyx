@@ -1,6 +1,15 @@
 # fork(): a child starts with empty, working pools. The parent's connections are neither used nor finalized there: many
 # drivers' finalizers would say goodbye to a server that the parent is still talking to.
 
+from gcp.core.platform cimport gcp_mutex_init, gcp_take
+from gcp.core.ring cimport ring_empty, ring_init, ring_remove, ring_t
+from gcp.core.state cimport (
+    DONE, FREE, counters_t, endpoint_link, endpoint_object, endpoint_t, first_waiter, metrics_t, pool_t,
+    slot_in_endpoint, slot_object, slot_t, waiter_t,
+)
+from gcp.core.table cimport table_t
+
+
 cdef struct family_t:        # all cores of the process, so that a forked child finds its copies
     ring_t ring
     PyObject* core

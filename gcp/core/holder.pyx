@@ -1,6 +1,9 @@
 # What holds a connection: an acquire that has one already, a lease, a release in progress. One that is dropped in the
 # middle leaves the connection to the next call (see finalizers).
 
+from gcp.core.state cimport RETURNING, USED, slot_t
+
+
 cdef inline bint is_held(slot_t* s) noexcept nogil:
     return s.state == USED or s.state == RETURNING
 

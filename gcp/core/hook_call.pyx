@@ -1,5 +1,11 @@
 # One call of a manager's hook: timed, counted when it ends, and traced where a span is wanted.
 
+from gcp.core.state cimport CALL_CANCELLED, CALL_ERROR, CALL_OK, CALL_TIMEOUT, HOOK_CREATE
+
+HOOKS = ('create', 'dispose', 'check_aliveness', 'on_acquire', 'on_release', 'on_connection_dead')
+HOOK_OUTCOMES = ('ok', 'error', 'timeout', 'cancelled', 'dead')
+
+
 cdef int outcome_of(error):
     """Return how a hook call ended. Time-outs are known by name: on Python 3.10, asyncio's is not the built-in one."""
     if error is None:

@@ -1,5 +1,14 @@
 # The registry: endpoints by their key. A key's `__hash__` and `__eq__` are user code, so they run outside the lock.
 
+from gcp.core.heap cimport heap_has_room
+from gcp.core.platform cimport PyDict_GetItemWithError, gcp_delete_if, gcp_lock, gcp_unlock
+from gcp.core.ring cimport ring_insert, ring_remove, ring_t
+from gcp.core.state cimport (
+    USED, counters_t, endpoint_object, endpoint_t, pool_t, slot_in_endpoint, slot_object, slot_t, table_find_of, taken,
+)
+from gcp.core.table cimport table_add, table_find, table_has_room, table_remove, table_shrink
+
+
 cdef inline Endpoint find_endpoint(Core core, key):
     """Return the record of an endpoint, or None. Runs the key's `__hash__` and `__eq__`."""
     cdef PyObject* found = PyDict_GetItemWithError(core.endpoints, key)
@@ -10,17 +19,13 @@ cdef Endpoint register_endpoint(Core core, key):
     """Return the record of an endpoint; make one if there is none."""
     cdef Endpoint ep = find_endpoint(core, key)
     cdef pool_t* pool = &core.pool
-    cdef void* items
     if ep is None:
         ep = core.endpoints.setdefault(key, Endpoint(key))
     if ep.e.listed:
         return ep
     gcp_lock(&core.mutex)
     if not ep.e.listed:
-        items = grown(pool.blocked.items, &pool.blocked.capacity, pool.n_endpoints + 1, sizeof(endpoint_t*))
-        if items != NULL:
-            pool.blocked.items = <endpoint_t**>items
-        if items != NULL and table_has_room(&pool.known):
+        if heap_has_room(&pool.blocked, pool.n_endpoints + 1) and table_has_room(&pool.known):
             table_add(&pool.known, &ep.e)
             ring_insert(&pool.endpoints, &ep.e.link)
             pool.n_endpoints += 1

@@ -1,5 +1,17 @@
 # What an acquire asks of the core, one transition each: for a slot, for its verdict, to book a connection, to end.
 
+from gcp.core.histogram cimport N_WAIT_BOUNDS, gcp_seconds, observe
+from gcp.core.platform cimport gcp_lock, gcp_unlock
+from gcp.core.ring cimport ring_init, ring_t
+from gcp.core.scheduling cimport note_if_empty
+from gcp.core.state cimport (
+    CALL_ERROR, CANCELLED, CREATE, CREATED, DEAD, DONE, ERROR, HIT, HOOK_CREATE, HOOK_FAILED, NEW, N_HOOKS, TIMED_OUT,
+    TURNED_AWAY, USE, WAIT, WAITED, count_hook_call, counters_t, endpoint_link, endpoint_object, endpoint_t, pool_t,
+    slot_in_endpoint, slot_object, slot_t, taken,
+)
+from gcp.core.transitions cimport book_connection, discard_slot, end_release, make_room, request_slot, withdraw
+
+
 cdef Acquire new_acquire(BaseConnectionPool pool, endpoint, timeout):
     """Make an acquire. It is in no queue yet and holds nothing.
 
@@ -65,6 +77,29 @@ cdef inline void receive(Acquire acquire):
 
 # --- asking and waiting ---
 
+cdef inline int submit(Acquire acquire, bint again, double now) noexcept:
+    """Request a slot, with the lock held. The reference that the wait queue owns is taken here."""
+    cdef pool_t* pool = &acquire.core.pool
+    cdef int verdict
+    pool.now = now
+    if again and acquire.current():
+        discard_slot(pool, &acquire.slot.s, DEAD)
+    if acquire.epoch != pool.epoch:
+        arrive(acquire)
+    acquire.w.ep = &acquire.ep.e
+    acquire.w.queued = False
+    acquire.create_began = NEVER
+    Py_INCREF(acquire)
+    verdict = request_slot(pool, &acquire.w, now)
+    if acquire.w.queued:
+        # Does it wait for a disposal that it has set off, or for others?
+        acquire.set_off = acquire.ep.e.reserved + acquire.ep.e.disposing >= acquire.ep.e.waiting
+        acquire.waited = acquire.waited or not acquire.set_off
+    if verdict == CREATE:
+        acquire.create_began = now
+    return verdict
+
+
 cdef int ask(Acquire acquire, bint again) except -1:
     """Ask for a slot. Returns the verdict: USE, CREATE, WAIT or TURNED_AWAY.
 
@@ -87,22 +122,7 @@ cdef int ask(Acquire acquire, bint again) except -1:
         if acquire.ep.e.listed:
             break
         gcp_unlock(&core.mutex)
-    pool.now = now
-    if again and acquire.current():
-        discard_slot(pool, &acquire.slot.s, DEAD)
-    if acquire.epoch != pool.epoch:
-        arrive(acquire)
-    acquire.w.ep = &acquire.ep.e
-    acquire.w.queued = False
-    acquire.create_began = NEVER
-    Py_INCREF(acquire)
-    verdict = request_slot(pool, &acquire.w, now)
-    if acquire.w.queued:
-        # Does it wait for a disposal that it has set off, or for others?
-        acquire.set_off = acquire.ep.e.reserved + acquire.ep.e.disposing >= acquire.ep.e.waiting
-        acquire.waited = acquire.waited or not acquire.set_off
-    if verdict == CREATE:
-        acquire.create_began = now
+    verdict = submit(acquire, again, now)
     gcp_unlock(&core.mutex)
     if again:
         acquire.slot = None

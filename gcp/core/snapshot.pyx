@@ -1,8 +1,27 @@
 # What a pool has counted, as plain values: one consistent copy, made under the lock and formatted after it.
 
+from gcp.core.histogram cimport N_AGE_BOUNDS, N_USE_BOUNDS, N_WAIT_BOUNDS, gcp_ages, gcp_seconds, histogram_t
+from gcp.core.platform cimport gcp_lock, gcp_unlock
+from gcp.core.ring cimport ring_t
+from gcp.core.state cimport (
+    CALL_DEAD, HIT, HOOK_CHECK, N_HOOKS, N_HOOK_OUTCOMES, N_OUTCOMES, N_REASONS, N_RESULTS, counters_t, endpoint_link,
+    endpoint_t, first_waiter, metrics_t, pool_t, slot_in_endpoint,
+)
+from gcp.core.transitions cimport find_leaks, write_off
+
 REASONS = ('idle_timeout', 'max_lifetime', 'dead', 'discarded', 'evicted', 'pool_closed', 'error')
 RESULTS = ('hit', 'created', 'waited', 'timeout', 'cancelled', 'error')
 OUTCOMES = ('handoff', 'discarded', 'idle')
+
+
+cdef tuple bounds_of(const double* bounds, int n):
+    cdef int i
+    return tuple([bounds[i] for i in range(n)])
+
+
+WAIT_BOUNDS = bounds_of(gcp_seconds, N_WAIT_BOUNDS)
+USE_BOUNDS = bounds_of(gcp_seconds, N_USE_BOUNDS)
+AGE_BOUNDS = bounds_of(gcp_ages, N_AGE_BOUNDS)
 
 
 cdef struct counts_t:
@@ -121,16 +140,28 @@ cdef dict total_of(counts_t* total, metrics_t* metrics, double oldest_waiter, do
     }
 
 
+cdef Py_ssize_t copy_endpoints(pool_t* pool, counts_t* copies, counts_t* total) noexcept:
+    """Copy the counts of each endpoint, with a reference to its key, and add them to the total. Return how many."""
+    cdef Py_ssize_t n = 0
+    cdef ring_t* node = pool.endpoints.next
+    while node != &pool.endpoints:
+        copy_endpoint(endpoint_link(node), &copies[n])
+        Py_INCREF(<object>copies[n].key)
+        add_counters(&total.counters, &copies[n].counters)
+        n += 1
+        node = node.next
+    return n
+
+
 cdef tuple take_snapshot(Core core):
     """Return ``(total, [(endpoint, counts), ...])``."""
     cdef list endpoints = []
     cdef pool_t* pool = &core.pool
-    cdef Py_ssize_t room, i, n = 0
+    cdef Py_ssize_t room, i, n
     cdef counts_t* copies = NULL
     cdef counts_t total
     cdef metrics_t metrics
     cdef oldest_t oldest
-    cdef ring_t* node
     cdef double now
     while True:
         room = pool.n_endpoints + 8
@@ -148,13 +179,7 @@ cdef tuple take_snapshot(Core core):
     copy_total(pool, &total)
     metrics = pool.metrics
     oldest = find_oldest(pool)
-    node = pool.endpoints.next
-    while node != &pool.endpoints:
-        copy_endpoint(endpoint_link(node), &copies[n])
-        Py_INCREF(<object>copies[n].key)
-        add_counters(&total.counters, &copies[n].counters)
-        n += 1
-        node = node.next
+    n = copy_endpoints(pool, copies, &total)
     gcp_unlock(&core.mutex)
     try:
         for i in range(n):

@@ -1,6 +1,12 @@
 # The compiled half of the threading pool: drives idle hits, plain waits and releases. Whatever asks for more goes to the
 # driver of the Python half.
 
+from gcp.core.clock cimport gcp_monotonic
+from gcp.core.platform cimport gcp_lock, gcp_unlock
+from gcp.core.ring cimport ring_empty
+from gcp.core.state cimport CALL_DEAD, HOOK_CHECK, HOOK_ON_ACQUIRE, HOOK_ON_RELEASE, slot_object, slot_t
+
+
 cdef class SyncPool(BaseConnectionPool):
     """Serves idle hits without a Python frame, with and without hooks."""
     cdef public object _wait        # waits for an event without a time limit, and not beyond the end of the interpreter

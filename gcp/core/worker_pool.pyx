@@ -1,5 +1,9 @@
 # The workers of a pool: threads or tasks that dispose of victims in the background.
 
+from gcp.core.clock cimport gcp_monotonic
+from gcp.core.platform cimport gcp_lock, gcp_unlock
+
+
 @cython.final
 cdef class WorkerPool:
     """The workers of a pool, and the batches that wait for them.

@@ -26,7 +26,7 @@ FRONT = {
 #: what each module may import of gcp; a name stands for its submodules too
 ALLOWED = {
     'gcp.exceptions': set(),
-    'gcp._core': {'gcp.exceptions'},
+    'gcp._core': {'gcp.core', 'gcp.exceptions'},
     'gcp.stats': {'gcp._core', 'gcp.exceptions'},
     'gcp.managers': {'gcp._core', 'gcp.exceptions'},
     'gcp.options': {'gcp._core', 'gcp.exceptions'},
@@ -58,7 +58,7 @@ def sources() -> Iterator[tuple[str, Path]]:
     for directory, _, files in os.walk(PACKAGE, followlinks=True):
         for file in sorted(files):
             path = Path(directory, file)
-            if path.suffix in ('.pyx', '.pxi'):
+            if path.suffix in ('.pxd', '.pyx'):
                 yield 'gcp._core', path
             elif path.suffix == '.py':
                 parts = path.relative_to(ROOT).with_suffix('').parts
@@ -72,7 +72,7 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
     """Names that a file imports, wherever in it, and whether the import is relative. When `from a import b` means the
     module `a.b`, that is the name."""
     text = path.read_text()
-    if path.suffix in ('.pyx', '.pxi'):
+    if path.suffix in ('.pxd', '.pyx'):
         for match in CYTHON_IMPORT.finditer(text):
             for name in (match[1] or match[2]).split(','):
                 yield name.split()[0], name.lstrip().startswith('.')

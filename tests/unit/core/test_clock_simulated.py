@@ -1,4 +1,4 @@
-"""The core's clock on machines that do not exist: the C code of `gcp/core/clock.pxi`, compiled with a counter and a
+"""The core's clock on machines that do not exist: the C code of `gcp/core/clock.pxd`, compiled with a counter and a
 kernel of our own. So a machine sleeps for a day within a microsecond, and a counter jumps when it is told to."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).resolve().parents[3] / 'gcp' / 'core' / 'clock.pxi'
+SOURCE = Path(__file__).resolve().parents[3] / 'gcp' / 'core' / 'clock.pxd'
 NEAR = 50e-6            # seconds
 FREQUENCY = 3e9         # ticks a second
 DAY = 86_400.0

@@ -1,13 +1,19 @@
-# What the core takes from the platform: a mutex, random bits, a few C-API calls.
+# What the core takes from the platform: a mutex, lock-free stacks, prefetching, random numbers, a few C-API calls.
+
+from cpython.object cimport PyObject
+from libc.stdint cimport uint64_t
 
 cdef extern from *:
     """
     #include <stdint.h>
 
-    /* With the GIL a step is atomic by itself: it runs no Python code (the compiler checks: noexcept nogil) and
-       never lets the GIL go. Without it, the same step takes a mutex. PyMutex is not re-entrant; the rules that make
-       the first sentence true keep the second one free of deadlock. */
+    /* With the GIL a transition is atomic without a lock: it runs no Python code (Cython checks `noexcept nogil`) and
+       does not release the GIL. In a free-threaded build it holds a mutex. PyMutex is not reentrant; a transition
+       that runs no Python code never takes it twice.
+
+       gcp_push and gcp_take: a stack that finalizers push to, in any thread, without the mutex. It is taken whole. */
     #ifdef Py_GIL_DISABLED
+    #include <string.h>
     typedef PyMutex gcp_mutex;
     #define gcp_mutex_init(m) memset((m), 0, sizeof(PyMutex))
     #define gcp_lock(m) PyMutex_Lock(m)
@@ -28,8 +34,8 @@ cdef extern from *:
     #define gcp_take(head) gcp_take_plain((void **)(head))
     #endif
 
-    /* Delete a dict's entry only if a condition holds of its value, with no user code between the look-up and the
-       deletion (as weakref's own dictionaries do). */
+    /* Delete a dict's entry if a condition on its value holds. No user code runs between the look-up and the deletion.
+       weakref.WeakValueDictionary uses the same function; its signature changed in 3.13. */
     typedef int (*gcp_condition_t)(PyObject *);
     #if PY_VERSION_HEX < 0x030D0000
     PyAPI_FUNC(int) _PyDict_DelItemIf(PyObject *, PyObject *, int (*)(PyObject *));
@@ -44,8 +50,8 @@ cdef extern from *:
     }
     #endif
 
-    /* Ask for a cache line that will be needed soon. (GCC leaves out a call that does nothing else, unless there is
-       something that it does not understand.) */
+    /* Load a cache line that will be needed soon. The empty asm keeps GCC from removing calls of functions that only
+       prefetch: it takes them for functions without effect. */
     #if defined(__GNUC__) || defined(__clang__)
     #define gcp_prefetch(p) do { __builtin_prefetch((const void *)(p), 1); __asm__ __volatile__(""); } while (0)
     #else
@@ -87,7 +93,7 @@ cdef extern from 'Python.h':
 
 
 cdef inline uint64_t next_random(uint64_t* state) noexcept nogil:
-    """Advance a xorshift64 generator (Marsaglia 2003). Good enough to spread lifetimes; not for secrets."""
+    """Advance a xorshift64 generator (Marsaglia 2003). It spreads lifetimes; it is not fit for secrets."""
     cdef uint64_t x = state[0]
     x ^= x << 13
     x ^= x >> 7
@@ -97,4 +103,5 @@ cdef inline uint64_t next_random(uint64_t* state) noexcept nogil:
 
 
 cdef inline double random_fraction(uint64_t* state) noexcept nogil:
+    """Return a random number in [0, 1)."""
     return <double>(next_random(state) >> 11) / 9007199254740992.0

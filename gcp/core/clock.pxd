@@ -1,13 +1,15 @@
-# The monotonic clock, in seconds: the one that time.monotonic() and asyncio's loop.time() read, but cheaper.
+# The monotonic clock, in seconds. It reads as time.monotonic() and asyncio's loop.time() do, and costs less.
 #
-# To ask the kernel's clock costs about 30 ns, twice in an acquire and a release: a third of both. The processor's own
-# counter costs 10. So the kernel's clock is asked once a millisecond, and what has passed since is taken from the
-# counter. An error of the counter's rate is bounded by that millisecond: at the 500 ppm by which a clock may be slewed,
-# half a microsecond.
+# The kernel's clock costs about 30 ns. An acquire and a release read it once each, and that was a third of their time.
+# The processor's time-stamp counter costs 10 ns. So the kernel's clock is read once a millisecond, and the time that
+# has passed since then is taken from the counter. The error of the counter's rate adds up over that millisecond only:
+# at 500 ppm, the most by which a clock is slewed, half a microsecond.
 #
-# The counter is used on x86-64 Linux, where the kernel itself takes its time from it (so it is constant, and the same
-# on all processors), and under the GIL, which keeps what is remembered here consistent. GCP_CLOCK=kernel in the
-# environment does without it.
+# The counter is used on x86-64 Linux when it is the kernel's own clock source (it is constant then, and the same on all
+# processors), and only with the GIL, which protects the static data below. GCP_CLOCK=kernel in the environment turns it
+# off.
+#
+# The extension calls gcp_clock_init() when it is imported.
 
 cdef extern from *:
     """
@@ -36,23 +38,23 @@ cdef extern from *:
     #include <stdlib.h>
     #include <string.h>
 
-    #define GCP_WINDOW 1e-3       /* seconds for which the counter is trusted */
-    #define GCP_PROMPT 4000       /* ticks: about a microsecond, for what takes a thirtieth of one */
-    #define GCP_SHORTEST 1e-2     /* seconds after which its rate is known well enough */
-    #define GCP_LONGEST 10.0      /* seconds after which it is measured anew: clocks are slewed */
-    #define GCP_SKEW 5e-3         /* more deviation from its rate than this is no slewing */
-    #define GCP_ERROR 1e-5        /* seconds: what was said is no further ahead of the kernel's clock */
-    #define GCP_PATIENCE 16       /* so many deviations, and it is not trusted any more */
+    #define GCP_WINDOW 1e-3       /* seconds for which the counter is used after a reading of the kernel's clock */
+    #define GCP_PROMPT 4000       /* ticks, about 1 us: a reading that took longer was interrupted (normal: 30 ns) */
+    #define GCP_SHORTEST 1e-2     /* seconds over which the rate must be measured at least */
+    #define GCP_LONGEST 10.0      /* seconds after which a new measurement begins, since clocks are slewed */
+    #define GCP_SKEW 5e-3         /* a relative change of the rate above this is a deviation: slewing is smaller */
+    #define GCP_ERROR 1e-5        /* seconds by which the result may be ahead of the kernel's clock */
+    #define GCP_PATIENCE 16       /* deviations after which the counter is not used any more */
 
     static struct {
-        uint64_t ticks;           /* when the kernel's clock was asked last */
-        uint64_t trusted;         /* ticks from then on; 0: not at all */
-        double seconds;           /* what it said */
-        double rate;              /* seconds a tick */
-        double floor;             /* what was said before it was asked: time does not go back */
-        uint64_t base_ticks;      /* since when the rate is measured */
+        uint64_t ticks;           /* the counter at the last reading of the kernel's clock */
+        uint64_t trusted;         /* for how many ticks from then on the counter is used; 0: it is not */
+        double seconds;           /* the kernel's clock at that reading */
+        double rate;              /* seconds per tick */
+        double floor;             /* the latest result before that reading: time does not go back */
+        uint64_t base_ticks;      /* where the measurement of the rate began */
         double base_seconds;
-        int known;                /* whether the rate was measured twice */
+        int known;                /* whether two measurements of the rate agree */
         int deviations;
     } gcp_anchor;
 
@@ -76,8 +78,8 @@ cdef extern from *:
         gcp_anchor.base_seconds = seconds;
     }
 
-    /* Learn from a reading of both clocks what a tick is; tell whether the counter may be trusted for a while: where
-       two measurements agree. */
+    /* Measure the rate from a reading of both clocks. Return whether the counter may be used: if two measurements
+       agree. */
     static int gcp_learn_rate(uint64_t ticks, double seconds) {
         double age = seconds - gcp_anchor.base_seconds;
         double rate = gcp_anchor.rate;
@@ -91,18 +93,19 @@ cdef extern from *:
         measured = age / (double)(int64_t)(ticks - gcp_anchor.base_ticks);
         gcp_anchor.known = rate > 0 && measured < rate * (1 + GCP_SKEW) && measured > rate * (1 - GCP_SKEW);
         if (rate > 0 && !gcp_anchor.known) {
-            gcp_anchor.deviations += 1;         /* the machine was asleep, say, or is another one now */
+            gcp_anchor.deviations += 1;         /* the machine was suspended, or migrated to another host */
             measured = 0;
         }
         gcp_anchor.rate = measured > 0 ? measured : 0;
         if (gcp_anchor.known && age > GCP_LONGEST)
-            gcp_anchor.deviations = 0;          /* a laptop may sleep every day */
+            gcp_anchor.deviations = 0;          /* a laptop may be suspended every day */
         if (!gcp_anchor.known || age > GCP_LONGEST)
             gcp_start_measuring(ticks, seconds);
         return gcp_anchor.known;
     }
 
-    /* Ask the kernel's clock. Between two looks at the counter: who was interrupted there has learned nothing. */
+    /* Read the kernel's clock between two readings of the counter. If they are far apart, the thread was interrupted
+       in between, and the reading says nothing about the rate. */
     static __attribute__((noinline)) double gcp_ask_kernel(void) {
         uint64_t before, after;
         double seconds;
@@ -149,6 +152,3 @@ cdef extern from *:
     """
     double gcp_monotonic() noexcept nogil
     void gcp_clock_init() noexcept nogil
-
-
-gcp_clock_init()

@@ -1,0 +1,352 @@
+# Scheduling: who is served next, and with what. Transitions are made of these parts; no part is a transition by itself.
+#
+# A slot is always in one state and in the rings that belong to it. The functions that remove it (end_use, remove_idle)
+# leave it in no ring; those that insert it (begin_use, add_idle, make_victim) expect it so.
+
+from gcp.core.heap cimport heap_push, heap_remove, heap_sift, place_t
+from gcp.core.histogram cimport N_AGE_BOUNDS, gcp_ages, observe
+from gcp.core.platform cimport gcp_prefetch
+from gcp.core.ring cimport ring_empty, ring_insert, ring_remove, ring_t
+from gcp.core.state cimport (
+    CREATE, DISCARDED, DISPOSING, EVICTED, HANDOFF, IDLE, IDLE_TIMEOUT, MAX_LIFETIME, POOL_CLOSED, TO_DISPOSAL, TO_IDLE,
+    USE, USED, WAIT, endpoint_rank, endpoint_t, first_waiter, held, neediest, pool_t, slot_due, slot_in_pool,
+    slot_reservation, slot_t, taken, waiter_node, waiter_t,
+)
+from gcp.core.table cimport home_of, table_add, table_has_room, table_remove
+
+cdef enum:
+    # A connection whose own endpoint has waiters is evicted for another endpoint only after it has lived for this many
+    # times the create time of the other. So evictions cost about a tenth of the capacity at most.
+    LIVES = 8
+    # The records of this many endpoints and of their connections stay in the processor's cache without prefetching.
+    IN_CACHE = 1000
+
+
+# --- orders of the heaps ---
+
+cdef inline bint dies_before(place_t* a, place_t* b) noexcept nogil:
+    return slot_due(a).expires < slot_due(b).expires
+
+
+cdef inline bint needier(place_t* a, place_t* b) noexcept nogil:
+    """Whether an endpoint holds less than another one; or as much, and its first waiter is older."""
+    cdef endpoint_t* p = endpoint_rank(a)
+    cdef endpoint_t* q = endpoint_rank(b)
+    cdef Py_ssize_t x = held(p) + p.reserved
+    cdef Py_ssize_t y = held(q) + q.reserved
+    return x < y or (x == y and first_waiter(p).seq < first_waiter(q).seq)
+
+
+# --- the wait queue ---
+
+cdef inline void wake(pool_t* pool, waiter_t* w, int state) noexcept nogil:
+    """Give a waiter its verdict. The reference that the wait queue owned passes to the list of the woken."""
+    w.state = state
+    w.next_woken = NULL
+    if pool.woken == NULL:
+        pool.woken = w
+    else:
+        pool.last_woken.next_woken = w
+    pool.last_woken = w
+
+
+cdef inline void enqueue(pool_t* pool, waiter_t* w) noexcept nogil:
+    """Insert a waiter into the wait queue by its age: an acquire that was given a dead connection keeps its turn."""
+    cdef endpoint_t* ep = w.ep
+    cdef ring_t* before = &ep.queue
+    w.ahead = ep.waiting
+    if ep.waiting and first_waiter(ep).seq > w.seq:
+        before = ep.queue.next
+        w.ahead = 0
+    else:
+        while before.prev != &ep.queue and waiter_node(before.prev).seq > w.seq:
+            before = before.prev
+    ring_insert(before, &w.node)
+    w.state = WAIT
+    w.queued = True
+    ep.waiting += 1
+    pool.waiting += 1
+
+
+cdef inline void dequeue(pool_t* pool, waiter_t* w) noexcept nogil:
+    ring_remove(&w.node)
+    w.ep.waiting -= 1
+    pool.waiting -= 1
+
+
+# --- what has changed of an endpoint ---
+
+cdef inline void update_blocked(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """Update the heap of blocked endpoints after an endpoint's wait queue, holdings or reservations have changed."""
+    if ep.waiting > ep.reserved and taken(ep) < pool.max_size:
+        if ep.rank < 0:
+            heap_push(&pool.blocked, &ep.rank, needier)
+        else:
+            heap_sift(&pool.blocked, ep.rank, needier)
+    elif ep.rank >= 0:
+        heap_remove(&pool.blocked, &ep.rank, needier)
+
+
+cdef inline void note_if_empty(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """Note an endpoint without connections and waiters: its record can be dropped."""
+    if ep.waiting == 0 and taken(ep) == 0 and not ep.in_empties and ep.listed:
+        ep.in_empties = True
+        ep.next_empty = pool.empties
+        pool.empties = ep
+
+
+# --- used slots ---
+
+cdef inline void begin_use(pool_t* pool, slot_t* s, double now) noexcept nogil:
+    """Make a slot used, with a new lease. The table of used slots must have room."""
+    cdef endpoint_t* ep = s.ep
+    s.state = USED
+    s.since = now
+    s.leaked = False
+    pool.leases += 1
+    s.lease = pool.leases
+    ring_insert(&ep.used, &s.in_endpoint)
+    ep.n_used += 1
+    pool.used += 1
+    table_add(&pool.held, s)
+
+
+cdef inline void count_leak(slot_t* s) noexcept nogil:
+    """Count a use that takes longer than the threshold, once."""
+    if not s.leaked:
+        s.leaked = True
+        s.ep.counters.leaks += 1
+
+
+cdef inline void end_use(pool_t* pool, slot_t* s) noexcept nogil:
+    """Remove a used or returning slot from where it is."""
+    if s.state == USED:
+        table_remove(&pool.held, s)
+    ring_remove(&s.in_endpoint)
+    s.acquired = False
+    s.ep.n_used -= 1
+    pool.used -= 1
+
+
+# --- idle slots ---
+
+cdef inline void note_expiry(pool_t* pool, double when) noexcept nogil:
+    """Note when a connection expires, and whether the collector must wake earlier for it."""
+    if when < pool.next_expiry:
+        pool.next_expiry = when
+    if when < pool.collector_wakes_at:
+        pool.wake_collector = True
+
+
+cdef inline void add_idle(pool_t* pool, slot_t* s, double now) noexcept nogil:
+    """Make a slot idle: base if base and used connections, this one included, are at most `min_idle`; else extra."""
+    cdef endpoint_t* ep = s.ep
+    s.state = IDLE
+    s.since = now
+    s.extra = ep.n_used >= pool.min_idle - ep.n_base
+    if s.extra:
+        if ring_empty(&pool.idle_extras):
+            note_expiry(pool, now + pool.idle_timeout)
+        ring_insert(&ep.extras, &s.in_endpoint)
+        ring_insert(&pool.idle_extras, &s.in_pool)
+        ep.n_extra += 1
+    else:
+        ring_insert(&ep.base, &s.in_endpoint)
+        ring_insert(&pool.idle_bases, &s.in_pool)
+        ep.n_base += 1
+    pool.idle += 1
+
+
+cdef inline void remove_idle(pool_t* pool, slot_t* s) noexcept nogil:
+    """Remove an idle slot from where it is."""
+    ring_remove(&s.in_endpoint)
+    ring_remove(&s.in_pool)
+    if s.extra:
+        s.ep.n_extra -= 1
+    else:
+        s.ep.n_base -= 1
+    pool.idle -= 1
+
+
+cdef inline bint has_expired(pool_t* pool, slot_t* s, double now) noexcept nogil:
+    """Whether an idle slot has expired. Sets its reason if it has."""
+    if now >= s.expires:
+        s.reason = MAX_LIFETIME
+        return True
+    if s.extra and now >= s.since + pool.idle_timeout:
+        s.reason = IDLE_TIMEOUT
+        return True
+    return False
+
+
+cdef inline slot_t* longest_idle(pool_t* pool) noexcept nogil:
+    """Return the idle slot to evict first, or NULL: of the extras if there are any, the longest idle."""
+    if not ring_empty(&pool.idle_extras):
+        return slot_in_pool(pool.idle_extras.next)
+    if not ring_empty(&pool.idle_bases):
+        return slot_in_pool(pool.idle_bases.next)
+    return NULL
+
+
+cdef inline void prefetch_next(pool_t* pool, slot_t* s) noexcept nogil:
+    """Load what the next hits will read, in a pool with more endpoints than the cache has room for.
+
+    A program that visits its endpoints in turn acquires next what has been idle for longest after this slot. Each hit
+    loads the records of one slot that will be acquired soon, and of the slots before it what these records point at.
+    """
+    cdef ring_t* node = s.in_pool.next
+    cdef int ahead
+    for ahead in range(1, 5):
+        if node == &pool.idle_bases:
+            return
+        s = slot_in_pool(node)
+        if ahead == 2:
+            gcp_prefetch(s.ep.key)
+            gcp_prefetch(&pool.known.items[home_of(s.ep.key, pool.known.mask)])
+        elif ahead == 3:
+            gcp_prefetch(s.conn)
+            gcp_prefetch(s.ep)
+            gcp_prefetch(&s.ep.counters)
+        elif ahead == 4:
+            gcp_prefetch(s)
+            gcp_prefetch(&s.since)
+            return
+        node = node.next
+
+
+# --- victims and reservations ---
+
+cdef inline void make_victim(pool_t* pool, slot_t* s, int reason) noexcept nogil:
+    """Make a slot a victim: it is to be disposed of. Its place stays taken until its disposal has ended."""
+    cdef endpoint_t* ep = s.ep
+    s.state = DISPOSING
+    s.reason = reason
+    s.reserved_for = NULL
+    pool.leases += 1
+    s.lease = pool.leases
+    heap_remove(&pool.due, &s.due, dies_before)
+    observe(&pool.metrics.age, gcp_ages, N_AGE_BOUNDS, pool.now - s.born)
+    ring_insert(&ep.disposals, &s.in_endpoint)
+    ring_insert(&pool.victims, &s.in_pool)
+    ep.disposing += 1
+    pool.disposing += 1
+    ep.counters.closed[reason] += 1
+
+
+cdef inline void evict_for(pool_t* pool, slot_t* s, endpoint_t* needy) noexcept nogil:
+    """Make a slot a victim, and reserve its place for a blocked endpoint."""
+    make_victim(pool, s, EVICTED)
+    s.reserved_for = needy
+    ring_insert(&pool.reserving, &s.reservation)
+    needy.reserved += 1
+    update_blocked(pool, needy)
+    update_blocked(pool, s.ep)
+
+
+cdef inline endpoint_t* cancel_reservation(slot_t* s) noexcept nogil:
+    """Cancel the reservation of a victim's place. Return the endpoint that had it, or NULL."""
+    cdef endpoint_t* needy = s.reserved_for
+    if needy != NULL:
+        s.reserved_for = NULL
+        ring_remove(&s.reservation)
+        needy.reserved -= 1
+    return needy
+
+
+# --- serving waiters ---
+
+cdef inline void grant_permit(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """Let the first waiter create a connection. The caller has checked both caps."""
+    cdef waiter_t* w = first_waiter(ep)
+    dequeue(pool, w)
+    ep.creating += 1
+    pool.creating += 1
+    pool.size += 1
+    wake(pool, w, CREATE)
+    update_blocked(pool, ep)
+
+
+cdef inline void hand_off(pool_t* pool, slot_t* s, double now) noexcept nogil:
+    """Give a slot to the first waiter of its endpoint."""
+    cdef endpoint_t* ep = s.ep
+    cdef waiter_t* w = first_waiter(ep)
+    dequeue(pool, w)
+    begin_use(pool, s, now)
+    w.slot = s
+    w.lease = s.lease
+    wake(pool, w, USE)
+    update_blocked(pool, ep)
+
+
+cdef inline void serve_reserved(pool_t* pool) noexcept nogil:
+    """Grant free places to endpoints with reservations: their waiters need not wait for those victims then."""
+    cdef ring_t* node = pool.reserving.next
+    cdef slot_t* s
+    while pool.size < pool.total_max_size and node != &pool.reserving:
+        s = slot_reservation(node)
+        node = node.next
+        if s.reserved_for.waiting:
+            grant_permit(pool, cancel_reservation(s))
+
+
+cdef inline void serve_blocked(pool_t* pool) noexcept nogil:
+    """Serve waiters that only the total cap holds back, as far as free places and idle connections go.
+
+    Holds after each transition: no such waiter is left while there is a free place or an idle connection.
+    """
+    cdef endpoint_t* needy
+    cdef slot_t* s
+    while pool.blocked.n:
+        needy = neediest(pool)
+        if pool.size < pool.total_max_size:
+            grant_permit(pool, needy)
+            continue
+        s = longest_idle(pool)
+        if s == NULL:
+            break
+        remove_idle(pool, s)
+        evict_for(pool, s, needy)
+    serve_reserved(pool)
+
+
+cdef inline bint yields_to(pool_t* pool, slot_t* s, endpoint_t* needy, double now) noexcept nogil:
+    """Whether a slot in no ring, whose own endpoint has waiters, is to be evicted for a blocked endpoint.
+
+    It is when its endpoint holds at least two more than the other, or when the other holds none and has the older
+    waiter; but not before it has lived for LIVES times the create time of the other.
+    """
+    cdef Py_ssize_t mine = held(s.ep) + 1           # with this slot, which is counted nowhere now
+    cdef Py_ssize_t theirs = held(needy) + needy.reserved
+    cdef double price = needy.create_time if needy.create_time > 0 else pool.create_time
+    if mine - theirs <= 1 and not (theirs == 0 and first_waiter(needy).seq < first_waiter(s.ep).seq):
+        return False
+    return now - s.born >= LIVES * price
+
+
+cdef inline int find_use(pool_t* pool, slot_t* s, double now) noexcept nogil:
+    """Find the next use of a healthy slot that was released and is in no ring. Return the outcome of the release."""
+    cdef endpoint_t* ep = s.ep
+    cdef endpoint_t* needy
+    if pool.closed:
+        make_victim(pool, s, POOL_CLOSED)
+        return TO_DISPOSAL
+    if now >= s.expires:
+        make_victim(pool, s, MAX_LIFETIME)
+        update_blocked(pool, ep)
+        return TO_DISPOSAL
+    needy = neediest(pool)
+    if ep.waiting:
+        if needy != NULL and needy != ep and yields_to(pool, s, needy, now):
+            evict_for(pool, s, needy)
+            return TO_DISPOSAL
+        if not table_has_room(&pool.held):
+            make_victim(pool, s, DISCARDED)
+            update_blocked(pool, ep)
+            return TO_DISPOSAL
+        hand_off(pool, s, now)
+        return HANDOFF
+    if needy != NULL:
+        evict_for(pool, s, needy)
+        return TO_DISPOSAL
+    add_idle(pool, s, now)
+    return TO_IDLE

@@ -1,0 +1,265 @@
+# The state of a pool: slots, endpoints, waiters, and the pool itself. Plain C structs that point at each other, so that
+# a transition changes them without touching a Python object. Each struct lies inside the Python object that owns it.
+
+from cpython.object cimport PyObject
+from libc.stdint cimport uint64_t
+
+from gcp.core.heap cimport heap_t, place_t
+from gcp.core.histogram cimport N_WAIT_BOUNDS, gcp_seconds, histogram_t, observe
+from gcp.core.ring cimport ring_t
+from gcp.core.table cimport home_of, table_t
+
+cdef enum slot_state:
+    FREE, IDLE, USED, RETURNING, DISPOSING
+
+cdef enum waiter_state:
+    NEW, WAIT, CREATE, USE, TURNED_AWAY, DONE     # from WAIT to TURNED_AWAY: the verdicts of an acquire
+
+cdef enum close_reason:
+    IDLE_TIMEOUT, MAX_LIFETIME, DEAD, DISCARDED, EVICTED, POOL_CLOSED, HOOK_FAILED, N_REASONS
+
+cdef enum acquire_result:
+    HIT, CREATED, WAITED, TIMED_OUT, CANCELLED, ERROR, N_RESULTS
+
+cdef enum release_outcome:
+    # TO_IDLE comes last, so that its counter lies beside that of HIT: an idle hit uses both
+    HANDOFF, TO_DISPOSAL, TO_IDLE, N_OUTCOMES
+
+# The hooks of a manager, and the outcomes of a call.
+cdef enum hook_kind:
+    HOOK_CREATE, HOOK_DISPOSE, HOOK_CHECK, HOOK_ON_ACQUIRE, HOOK_ON_RELEASE, HOOK_ON_DEAD, N_HOOKS
+
+cdef enum hook_outcome:
+    CALL_OK, CALL_ERROR, CALL_TIMEOUT, CALL_CANCELLED, CALL_DEAD, N_HOOK_OUTCOMES
+
+ctypedef unsigned char flag_t
+
+
+# --- what is counted ---
+
+cdef struct counters_t:      # of an endpoint
+    uint64_t releases[<int>N_OUTCOMES]
+    uint64_t acquires[<int>N_RESULTS]
+    uint64_t created
+    uint64_t closed[<int>N_REASONS]
+    uint64_t leaks
+
+
+cdef struct metrics_t:       # of a pool
+    histogram_t use
+    histogram_t wait         # without hits: these did not wait
+    histogram_t age
+    histogram_t hook_time[<int>N_HOOKS]
+    uint64_t hook_calls[<int>N_HOOKS][<int>N_HOOK_OUTCOMES]
+
+
+cdef inline void count_hook_call(metrics_t* metrics, int hook, int outcome, double seconds) noexcept nogil:
+    metrics.hook_calls[hook][outcome] += 1
+    observe(&metrics.hook_time[hook], gcp_seconds, N_WAIT_BOUNDS, seconds)
+
+
+# --- what there is ---
+
+cdef struct endpoint_t
+cdef struct waiter_t
+
+# What an idle hit touches comes first in a slot and in an endpoint, and takes two cache lines of 64 bytes in each. The
+# first line also holds the header of the Python object, 16 bytes.
+
+cdef struct slot_t:          # one connection
+    PyObject* conn           # owned by the Slot; identifies this record in the tables
+    ring_t in_endpoint       # in a ring of its endpoint: base, extras, used or disposals
+    ring_t in_pool           # in a ring of the pool: idle_bases, idle_extras or victims
+    endpoint_t* ep
+    double since             # when it entered its state
+    double expires
+    uint64_t lease           # a new number for each use; a release with another number does nothing
+    unsigned char state
+    unsigned char reason
+    flag_t extra
+    flag_t acquired          # its acquire has succeeded, so that its release will be counted
+    flag_t leaked            # held for longer than leak_after, and counted as a leak
+    flag_t started           # abandoned after its dispose was called
+    double born
+    ring_t reservation       # in the pool's ring of victims whose place is reserved
+    endpoint_t* reserved_for      # the endpoint that may create a connection when this victim is gone
+    place_t due              # its place in the heap of lifetimes
+    slot_t* next_abandoned
+    uint64_t abandoned_lease
+
+
+cdef struct endpoint_t:
+    PyObject* key            # owned by the Endpoint; identifies this record in the tables
+    ring_t base              # idle; the longest idle is acquired first
+    ring_t used              # in the order of acquire
+    int n_base
+    int n_extra
+    int n_used
+    int waiting
+    counters_t counters
+    ring_t extras            # idle; the most recently released is acquired first
+    ring_t disposals         # victims until they are gone
+    ring_t queue             # the wait queue, the oldest waiter first
+    ring_t link              # in the pool's ring of endpoints
+    int creating
+    int disposing
+    int reserved             # permits reserved for this endpoint, to be granted when victims of others are gone
+    int abandoned_permits    # permits of acquires that were dropped; part of `creating` until they are reclaimed
+    place_t rank             # its place in the heap of blocked endpoints
+    double create_time       # smoothed, seconds; 0 before the first
+    endpoint_t* next_empty
+    flag_t in_empties        # in the pool's list of empty endpoints
+    flag_t listed            # in the pool's ring of endpoints, which owns a reference then
+
+
+cdef struct waiter_t:
+    ring_t node              # in the wait queue of its endpoint
+    endpoint_t* ep
+    uint64_t seq             # its age: smaller is older
+    PyObject* self           # the Acquire; the core owns a reference while it is queued or woken
+    waiter_t* next_woken
+    waiter_t* next_abandoned
+    slot_t* slot
+    double began             # when its acquire was called
+    int ahead                # how many were in the wait queue before it
+    uint64_t lease
+    int state
+    bint queued              # it has been in the wait queue
+
+
+cdef struct pool_t:
+    # limits
+    Py_ssize_t max_size
+    Py_ssize_t total_max_size
+    Py_ssize_t min_idle
+    double idle_timeout
+    double max_lifetime
+    double jitter
+    double leak_after        # seconds after which a use counts as a leak; inf: none does
+    # where connections are
+    Py_ssize_t idle
+    Py_ssize_t used
+    Py_ssize_t creating
+    Py_ssize_t disposing
+    Py_ssize_t waiting
+    Py_ssize_t size          # idle + used + creating + disposing
+    ring_t idle_bases        # of all endpoints, the longest idle first
+    ring_t idle_extras
+    ring_t victims           # to be disposed of, not yet taken for it
+    ring_t reserving         # victims whose place is reserved, the oldest first
+    ring_t endpoints
+    Py_ssize_t n_endpoints
+    heap_t due               # connections, the first to expire first: see `first_due`
+    heap_t blocked           # endpoints whose waiters only the total cap holds back: see `neediest`
+    table_t known            # endpoints by their key
+    table_t held             # used slots by their connection
+    table_t inherited        # in a forked child: slots that its parent uses
+    double now               # the time of the transition in progress
+    double next_expiry       # no idle connection expires before
+    # what a transition leaves to its caller
+    waiter_t* woken          # in the order in which they were woken
+    waiter_t* last_woken
+    endpoint_t* empties
+    bint wake_collector      # something expires before the collector wakes
+    # left by finalizers, reclaimed by the next call
+    bint pending             # there may be something
+    slot_t* abandoned_slots
+    waiter_t* abandoned_waiters
+    bint abandoned_permits
+    # counters
+    uint64_t leases
+    uint64_t arrivals
+    uint64_t epoch           # grows in a forked child
+    uint64_t random
+    double create_time
+    double collector_wakes_at     # -inf without a collector
+    bint closed
+    counters_t retired       # of endpoints that are gone
+    metrics_t metrics
+
+
+cdef inline Py_ssize_t held(endpoint_t* ep) noexcept nogil:
+    """Return how many connections an endpoint has or is creating."""
+    return ep.n_base + ep.n_extra + ep.n_used + ep.creating
+
+
+cdef inline Py_ssize_t taken(endpoint_t* ep) noexcept nogil:
+    """Return how many places count against an endpoint's cap."""
+    return held(ep) + ep.disposing + ep.reserved
+
+
+# --- from a ring's node, or a heap's place, to the struct that it lies in ---
+
+cdef inline slot_t* slot_in_endpoint(ring_t* node) noexcept nogil:
+    cdef slot_t* any = <slot_t*>node        # no slot: it only serves to measure where in a slot the node lies
+    return <slot_t*>(<char*>node - (<char*>&any.in_endpoint - <char*>any))
+
+
+cdef inline slot_t* slot_in_pool(ring_t* node) noexcept nogil:
+    cdef slot_t* any = <slot_t*>node
+    return <slot_t*>(<char*>node - (<char*>&any.in_pool - <char*>any))
+
+
+cdef inline slot_t* slot_reservation(ring_t* node) noexcept nogil:
+    cdef slot_t* any = <slot_t*>node
+    return <slot_t*>(<char*>node - (<char*>&any.reservation - <char*>any))
+
+
+cdef inline slot_t* slot_due(place_t* place) noexcept nogil:
+    cdef slot_t* any = <slot_t*>place
+    return <slot_t*>(<char*>place - (<char*>&any.due - <char*>any))
+
+
+cdef inline endpoint_t* endpoint_link(ring_t* node) noexcept nogil:
+    cdef endpoint_t* any = <endpoint_t*>node
+    return <endpoint_t*>(<char*>node - (<char*>&any.link - <char*>any))
+
+
+cdef inline endpoint_t* endpoint_rank(place_t* place) noexcept nogil:
+    cdef endpoint_t* any = <endpoint_t*>place
+    return <endpoint_t*>(<char*>place - (<char*>&any.rank - <char*>any))
+
+
+cdef inline waiter_t* waiter_node(ring_t* node) noexcept nogil:
+    cdef waiter_t* any = <waiter_t*>node
+    return <waiter_t*>(<char*>node - (<char*>&any.node - <char*>any))
+
+
+# --- the first of each ---
+
+cdef inline waiter_t* first_waiter(endpoint_t* ep) noexcept nogil:
+    """Return the oldest waiter of an endpoint that has one."""
+    return waiter_node(ep.queue.next)
+
+
+cdef inline slot_t* first_due(pool_t* pool) noexcept nogil:
+    """Return the connection that reaches the end of its life first, or NULL."""
+    return slot_due(pool.due.items[0]) if pool.due.n else NULL
+
+
+cdef inline endpoint_t* neediest(pool_t* pool) noexcept nogil:
+    """Return the blocked endpoint that is to be served first, or NULL."""
+    return endpoint_rank(pool.blocked.items[0]) if pool.blocked.n else NULL
+
+
+cdef inline slot_t* table_find_of(table_t* table, PyObject* conn, endpoint_t* ep) noexcept nogil:
+    """Return the slot of an endpoint that has this connection, or NULL. Another endpoint may have the same object."""
+    cdef size_t i
+    if table.items == NULL:
+        return NULL
+    i = home_of(conn, table.mask)
+    while table.items[i] != NULL:
+        if table.items[i][0] == conn and (<slot_t*>table.items[i]).ep == ep:
+            return <slot_t*>table.items[i]
+        i = (i + 1) & table.mask
+    return NULL
+
+
+# --- the Python object that a slot or an endpoint lies in: they are its first members ---
+
+cdef inline PyObject* slot_object(slot_t* s) noexcept nogil:
+    return <PyObject*>(<char*>s - sizeof(PyObject))
+
+
+cdef inline PyObject* endpoint_object(endpoint_t* e) noexcept nogil:
+    return <PyObject*>(<char*>e - sizeof(PyObject))

@@ -1,0 +1,398 @@
+# Transitions: all that changes the state of a pool. Each is short and atomic: it is `noexcept nogil`, so that no Python
+# code runs while it is under way, and its caller holds the core's mutex.
+#
+# A transition returns a verdict, and leaves in the pool what its caller has to do then: wake waiters, dispose of
+# victims, drop the records of empty endpoints, wake the collector. It does not wait, it calls no hook, and it cannot
+# fail: the memory that it needs was allocated by `make_room`, or else it disposes of the connection.
+
+from libc.math cimport INFINITY
+from libc.stdint cimport uint64_t
+
+from gcp.core.heap cimport heap_has_room, heap_push, heap_remove
+from gcp.core.histogram cimport N_AGE_BOUNDS, N_USE_BOUNDS, gcp_ages, gcp_seconds, observe
+from gcp.core.platform cimport random_fraction
+from gcp.core.ring cimport ring_empty, ring_remove, ring_t
+from gcp.core.scheduling cimport (
+    IN_CACHE, begin_use, cancel_reservation, count_leak, dequeue, dies_before, end_use, enqueue, find_use, grant_permit,
+    has_expired, longest_idle, make_victim, note_expiry, note_if_empty, prefetch_next, remove_idle, serve_blocked,
+    update_blocked, wake,
+)
+from gcp.core.state cimport (
+    CALL_OK, CREATE, DISCARDED, DONE, FREE, HOOK_CREATE, IDLE, IDLE_TIMEOUT, MAX_LIFETIME, POOL_CLOSED, RETURNING,
+    TO_DISPOSAL, TO_IDLE, TURNED_AWAY, USE, USED, WAIT, count_hook_call, endpoint_link, endpoint_t, first_due,
+    first_waiter, pool_t, slot_in_endpoint, slot_in_pool, slot_t, taken, waiter_t,
+)
+from gcp.core.table cimport table_has_room, table_remove
+
+
+# --- acquire ---
+
+cdef inline slot_t* take_idle(pool_t* pool, endpoint_t* ep, double now) noexcept nogil:
+    """Acquire an idle connection: the fast path. Return NULL if the next one has expired, or if there is no memory."""
+    cdef slot_t* s
+    if not table_has_room(&pool.held):
+        return NULL
+    if ep.n_base:
+        s = slot_in_endpoint(ep.base.next)
+        if now >= s.expires:
+            return NULL
+        if pool.n_endpoints > IN_CACHE:
+            prefetch_next(pool, s)
+        ep.n_base -= 1
+    elif ep.n_extra:
+        s = slot_in_endpoint(ep.extras.prev)
+        if now >= s.expires or now >= s.since + pool.idle_timeout:
+            return NULL
+        ep.n_extra -= 1
+    else:
+        return NULL
+    pool.idle -= 1
+    ring_remove(&s.in_endpoint)
+    ring_remove(&s.in_pool)
+    begin_use(pool, s, now)
+    return s
+
+
+cdef inline bint expire_idle(pool_t* pool, endpoint_t* ep, double now) noexcept nogil:
+    """Make the idle connection that would be acquired next a victim, if it has expired. Return whether it had."""
+    cdef slot_t* s
+    if ep.n_base:
+        s = slot_in_endpoint(ep.base.next)
+    elif ep.n_extra:
+        s = slot_in_endpoint(ep.extras.prev)
+    else:
+        return False
+    if not has_expired(pool, s, now):
+        return False
+    remove_idle(pool, s)
+    make_victim(pool, s, s.reason)
+    return True
+
+
+cdef inline int request_slot(pool_t* pool, waiter_t* w, double now) noexcept nogil:
+    """Serve an acquire at once, or enqueue it. Idle connections found expired become victims."""
+    cdef endpoint_t* ep = w.ep
+    cdef slot_t* s
+    pool.now = now
+    if pool.closed:
+        w.state = TURNED_AWAY
+        return w.state
+    if ep.waiting == 0 or w.seq < first_waiter(ep).seq:
+        while True:
+            s = take_idle(pool, ep, now)
+            if s != NULL:
+                w.slot = s
+                w.lease = s.lease
+                w.state = USE
+                return w.state
+            if not expire_idle(pool, ep, now):
+                break
+        if taken(ep) < pool.max_size and pool.size < pool.total_max_size:
+            ep.creating += 1
+            pool.creating += 1
+            pool.size += 1
+            w.state = CREATE
+            update_blocked(pool, ep)
+            return w.state
+    enqueue(pool, w)
+    update_blocked(pool, ep)
+    serve_blocked(pool)
+    return w.state
+
+
+cdef inline int withdraw(pool_t* pool, waiter_t* w) noexcept nogil:
+    """End an acquire that waits, or that has an unused permit. Return the state in which it was.
+
+    After USE the caller has a slot to release.
+    """
+    cdef int found = w.state
+    cdef endpoint_t* ep = w.ep
+    if found == WAIT:
+        dequeue(pool, w)
+        update_blocked(pool, ep)
+    elif found == CREATE:
+        ep.creating -= 1
+        pool.creating -= 1
+        pool.size -= 1
+        update_blocked(pool, ep)
+        serve_blocked(pool)
+    else:
+        return found
+    w.state = DONE
+    note_if_empty(pool, ep)
+    return found
+
+
+cdef inline bint make_room(pool_t* pool) noexcept nogil:
+    """Allocate what one more connection needs, so that no later transition needs memory; return False on failure."""
+    return table_has_room(&pool.held) and heap_has_room(&pool.due, pool.due.n + 1)
+
+
+cdef inline void smooth(double* mean, double value) noexcept nogil:
+    """Update an exponential moving average; the first value is taken as it is."""
+    mean[0] += (value - mean[0]) * (0.2 if mean[0] > 0 else 1.0)
+
+
+cdef inline void book_connection(pool_t* pool, waiter_t* w, slot_t* s, double now, double took) noexcept nogil:
+    """Turn a permit into a used connection. `make_room` has succeeded before its creation."""
+    cdef endpoint_t* ep = w.ep
+    cdef double life = pool.max_lifetime
+    pool.now = now
+    ep.creating -= 1
+    pool.creating -= 1
+    smooth(&ep.create_time, took)
+    smooth(&pool.create_time, took)
+    ep.counters.created += 1
+    count_hook_call(&pool.metrics, HOOK_CREATE, CALL_OK, took)
+    if pool.jitter > 0:
+        life *= 1.0 - pool.jitter * random_fraction(&pool.random)
+    s.ep = ep
+    s.born = now
+    s.expires = now + life
+    begin_use(pool, s, now)
+    if s.expires < INFINITY:
+        heap_push(&pool.due, &s.due, dies_before)
+        note_expiry(pool, s.expires)
+    w.slot = s
+    w.lease = s.lease
+    w.state = USE
+    if pool.closed:
+        end_use(pool, s)
+        make_victim(pool, s, POOL_CLOSED)
+        w.slot = NULL
+        w.state = TURNED_AWAY
+
+
+cdef inline void reclaim_permits(pool_t* pool) noexcept nogil:
+    """Reclaim the permits of acquires that were dropped."""
+    cdef ring_t* node = pool.endpoints.next
+    cdef endpoint_t* ep
+    pool.abandoned_permits = False
+    while node != &pool.endpoints:
+        ep = endpoint_link(node)
+        node = node.next
+        if ep.abandoned_permits:
+            ep.creating -= ep.abandoned_permits
+            pool.creating -= ep.abandoned_permits
+            pool.size -= ep.abandoned_permits
+            ep.abandoned_permits = 0
+            update_blocked(pool, ep)
+            note_if_empty(pool, ep)
+    serve_blocked(pool)
+
+
+# --- release ---
+
+cdef inline bint begin_release(pool_t* pool, slot_t* s, uint64_t lease) noexcept nogil:
+    """Begin a release. Return False if the lease has ended: the connection was released, or taken from its holder."""
+    if s.lease != lease or s.state != USED:
+        return False
+    table_remove(&pool.held, s)
+    s.state = RETURNING
+    return True
+
+
+cdef inline int end_release(pool_t* pool, slot_t* s, double now) noexcept nogil:
+    """End a release, or undo an acquire. Return the outcome. The connection may serve another endpoint's waiter."""
+    cdef endpoint_t* ep = s.ep
+    cdef bint acquired = s.acquired
+    cdef double used = now - s.since
+    cdef int outcome
+    pool.now = now
+    if used > pool.leak_after and acquired:
+        count_leak(s)
+    end_use(pool, s)
+    outcome = find_use(pool, s, now)
+    if acquired:
+        ep.counters.releases[outcome] += 1
+        observe(&pool.metrics.use, gcp_seconds, N_USE_BOUNDS, used)
+    if outcome != TO_IDLE and pool.blocked.n:
+        serve_blocked(pool)
+    return outcome
+
+
+cdef inline void discard_slot(pool_t* pool, slot_t* s, int reason) noexcept nogil:
+    """Make a used or returning slot a victim."""
+    cdef double used = pool.now - s.since
+    if s.acquired:
+        s.ep.counters.releases[<int>TO_DISPOSAL] += 1
+        observe(&pool.metrics.use, gcp_seconds, N_USE_BOUNDS, used)
+        if used > pool.leak_after:
+            count_leak(s)
+    end_use(pool, s)
+    make_victim(pool, s, POOL_CLOSED if pool.closed else reason)
+    update_blocked(pool, s.ep)
+    if pool.blocked.n:
+        serve_blocked(pool)
+
+
+cdef inline void find_leaks(pool_t* pool) noexcept nogil:
+    """Count uses that take longer than the threshold. The longest of an endpoint comes first in its ring."""
+    cdef ring_t* node = pool.endpoints.next
+    cdef ring_t* used
+    cdef endpoint_t* ep
+    if pool.leak_after == INFINITY:
+        return
+    while node != &pool.endpoints:
+        ep = endpoint_link(node)
+        node = node.next
+        used = ep.used.next
+        while used != &ep.used and pool.now - slot_in_endpoint(used).since > pool.leak_after:
+            if slot_in_endpoint(used).acquired:
+                count_leak(slot_in_endpoint(used))
+            used = used.next
+
+
+# --- disposal ---
+
+cdef inline slot_t* take_victim(pool_t* pool) noexcept nogil:
+    """Take the oldest victim for disposal; return NULL if there is none."""
+    cdef slot_t* s
+    if ring_empty(&pool.victims):
+        return NULL
+    s = slot_in_pool(pool.victims.next)
+    ring_remove(&s.in_pool)
+    return s
+
+
+cdef inline void end_disposal(pool_t* pool, slot_t* s) noexcept nogil:
+    """Free the place of a victim. It serves the endpoint for which it was reserved, or else the neediest."""
+    cdef endpoint_t* ep = s.ep
+    cdef endpoint_t* needy = cancel_reservation(s)
+    ring_remove(&s.in_endpoint)
+    ring_remove(&s.in_pool)
+    s.state = FREE
+    ep.disposing -= 1
+    pool.disposing -= 1
+    pool.size -= 1
+    if needy != NULL:
+        if needy.waiting and taken(needy) < pool.max_size and pool.size < pool.total_max_size:
+            grant_permit(pool, needy)
+        update_blocked(pool, needy)
+        note_if_empty(pool, needy)
+    update_blocked(pool, ep)
+    serve_blocked(pool)
+    note_if_empty(pool, ep)
+
+
+cdef inline void mark_overdue(pool_t* pool, slot_t* s) noexcept nogil:
+    """Cancel the reservation of a victim whose disposal takes too long: its endpoint may be served another way."""
+    cdef endpoint_t* needy = cancel_reservation(s)
+    if needy == NULL:
+        return
+    update_blocked(pool, needy)
+    serve_blocked(pool)
+    note_if_empty(pool, needy)
+
+
+# --- expiry ---
+
+cdef inline slot_t* next_due(pool_t* pool, double* when) noexcept nogil:
+    """Return the idle connection that expires first, or NULL, and when the next connection expires.
+
+    Used connections that expire by `when` leave the heap: their release checks their life. Those that expire later
+    stay in it, since they may be idle by then.
+    """
+    cdef slot_t* s = NULL
+    cdef slot_t* first = first_due(pool)
+    while first != NULL and first.state != IDLE and first.expires <= when[0]:
+        heap_remove(&pool.due, &first.due, dies_before)
+        first = first_due(pool)
+    when[0] = INFINITY
+    if first != NULL:
+        when[0] = first.expires
+        if first.state == IDLE:
+            s = first
+    if not ring_empty(&pool.idle_extras):
+        first = slot_in_pool(pool.idle_extras.next)
+        if first.since + pool.idle_timeout < when[0]:
+            s = first
+            when[0] = s.since + pool.idle_timeout
+    return s
+
+
+cdef inline Py_ssize_t collect_expired(pool_t* pool, double now, Py_ssize_t limit) noexcept nogil:
+    """Make up to `limit` expired idle connections victims, in the order in which they expired. Return how many."""
+    cdef Py_ssize_t n = 0
+    cdef double when
+    cdef slot_t* s
+    pool.now = now
+    while n < limit:
+        when = now
+        s = next_due(pool, &when)
+        if s == NULL or when > now:
+            break
+        s.reason = MAX_LIFETIME if when >= s.expires else IDLE_TIMEOUT
+        remove_idle(pool, s)
+        make_victim(pool, s, s.reason)
+        update_blocked(pool, s.ep)
+        n += 1
+    return n
+
+
+# --- closing ---
+
+cdef inline void close_pool(pool_t* pool) noexcept nogil:
+    """Turn every waiter away, and make every idle connection a victim."""
+    cdef ring_t* node = pool.endpoints.next
+    cdef endpoint_t* ep
+    cdef waiter_t* w
+    cdef slot_t* s
+    pool.closed = True
+    while node != &pool.endpoints:
+        ep = endpoint_link(node)
+        node = node.next
+        while ep.waiting:
+            w = first_waiter(ep)
+            dequeue(pool, w)
+            wake(pool, w, TURNED_AWAY)
+        update_blocked(pool, ep)
+        note_if_empty(pool, ep)
+    while True:
+        s = longest_idle(pool)
+        if s == NULL:
+            break
+        remove_idle(pool, s)
+        make_victim(pool, s, POOL_CLOSED)
+
+
+cdef inline void force_close(pool_t* pool) noexcept nogil:
+    """Take every acquired connection from its holder, whose release does nothing then.
+
+    A connection on which a hook is running has not been acquired yet. It becomes a victim when the hook returns.
+    """
+    cdef ring_t* node = pool.endpoints.next
+    cdef ring_t* used
+    cdef endpoint_t* ep
+    cdef slot_t* s
+    while node != &pool.endpoints:
+        ep = endpoint_link(node)
+        node = node.next
+        used = ep.used.next
+        while used != &ep.used:
+            s = slot_in_endpoint(used)
+            used = used.next
+            if s.acquired and s.state == USED:
+                discard_slot(pool, s, POOL_CLOSED)
+
+
+cdef inline void write_off(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """Count an endpoint's connections as closed, after their pool has become garbage.
+
+    Their ages and uses end with the last transition.
+    """
+    cdef int i
+    cdef ring_t* ring
+    cdef ring_t* node
+    cdef slot_t* s
+    for i in range(3):
+        ring = &ep.base if i == 0 else &ep.extras if i == 1 else &ep.used
+        node = ring.next
+        while node != ring:
+            s = slot_in_endpoint(node)
+            node = node.next
+            ep.counters.closed[<int>DISCARDED] += 1
+            observe(&pool.metrics.age, gcp_ages, N_AGE_BOUNDS, pool.now - s.born)
+            if s.acquired:
+                ep.counters.releases[<int>TO_DISPOSAL] += 1
+                observe(&pool.metrics.use, gcp_seconds, N_USE_BOUNDS, pool.now - s.since)
