@@ -73,12 +73,12 @@ cdef inline void hook_went_well(BaseConnectionPool pool, acquire_t* a, double no
     a.now = now
     if now >= a.deadline:
         a.todo = DO_TIME_OUT
-    elif a.todo == HOOK_CHECK:
+        return
+    a.hook = N_HOOKS
+    if a.todo == HOOK_CHECK:
         after_check(pool, a)
     else:
         a.todo = DO_DONE
-    if a.todo == DO_DONE:
-        a.hook = N_HOOKS
 
 
 cdef inline void after_death(BaseConnectionPool pool, acquire_t* a) noexcept:

@@ -221,9 +221,7 @@ cdef class AsyncLease(Holder):
             if s != NULL:
                 self.phase = ACQUIRING      # a hook that drives its own acquire is told so
                 return self.call_hooks(s, &a)
-        if s == NULL:
-            s = self.begin(pool.open_acquire(self.key, self.timeout), None)
-        return s
+        return s if s != NULL else pool.begin_for(self)
 
     cdef slot_t* begin(self, Acquire acquire, error) except? NULL:
         """Begin to drive an acquire that is no idle hit.
@@ -264,44 +262,27 @@ cdef class AsyncLease(Holder):
         """Drive an idle hit: call its hooks, as long as they do not suspend. If something is wrong with it, or a hook
         suspends, it becomes an `Acquire`."""
         cdef AsyncPool pool = self.pool
-        cdef Core core = pool._core
         cdef Slot slot = <Slot>slot_object(s)       # whatever a hook does, the record stays
-        cdef Acquire acquire
-        error = outcome = None
+        error = None
         a.deadline = a.began + seconds_allowed(pool.limit(self.timeout), pool.acquire_timeout)
         a.now = a.began
         after_slot(pool, a)
         try:
-            while a.todo == HOOK_CHECK or a.todo == HOOK_ON_ACQUIRE:
-                begin_hook(a, a.now)
-                outcome = self.call(
-                    pool._check_aliveness if a.todo == HOOK_CHECK else pool._on_acquire, self.key, slot.conn)
-                if outcome is UNFINISHED:
-                    break
-                if a.todo == HOOK_CHECK and not outcome:
-                    core.hook_ended(HOOK_CHECK, a.hook_began, CALL_DEAD, self.key, None)
-                    after_death(pool, a)
-                    break
-                hook_went_well(pool, a, core.hook_succeeded(a.hook, a.hook_began))
+            run_hooks(self, slot, a)
             if a.todo == DO_DONE and pool.finish_hit(s, a):
                 return s
         except BaseException as trouble:
             error = trouble
-        acquire = acquire_from_hit(pool, slot, a, self.key, pool.limit(self.timeout))
-        if outcome is UNFINISHED:
-            acquire.started, self.coro = self.coro, None
-            acquire.call = begun_hook_call(core, a.hook, self.key, a.hook_began)
-        return self.begin(acquire, error)
+        return begin_from_hit(self, slot, a, error)
 
     cdef object call(self, hook, endpoint, conn):
-        """Call a hook and let it run until it suspends. Returns its result, or UNFINISHED: then `coro` is what is to be
-        awaited of it."""
+        """Call a hook and let it run until it suspends: then `coro` is what is to be awaited of it. Returns its result,
+        and something true if it has suspended."""
         cdef bint suspended = False
         outcome = run_until_it_suspends(hook(endpoint, conn), self.pool.iterate, self.pool.begun, &suspended)
-        if not suspended:
-            return outcome
-        self.coro = outcome
-        return UNFINISHED
+        if suspended:
+            self.coro = outcome
+        return outcome
 
     # --- release ---
 
@@ -335,7 +316,7 @@ cdef class AsyncLease(Holder):
         cdef Slot slot = self.slot
         cdef Release release = None
         cdef release_t r
-        error = outcome = None
+        error = None
         r.lease = self.lease
         r.epoch = self.epoch
         r.hook_began = core.now()
@@ -344,11 +325,11 @@ cdef class AsyncLease(Holder):
             release = new_release(pool, slot, r.epoch, r.lease, body)
         elif pool._on_release is not None:
             try:
-                outcome = self.call(pool._on_release, slot.endpoint, slot.conn)
+                self.call(pool._on_release, slot.endpoint, slot.conn)
             except BaseException as trouble:
                 error = trouble
                 core.hook_ended(HOOK_ON_RELEASE, r.hook_began, outcome_of(error), slot.endpoint, error)
-            if error is not None or outcome is UNFINISHED:
+            if error is not None or self.coro is not None:
                 release = new_release(pool, slot, r.epoch, r.lease, body)
             else:
                 r.hook_began = core.hook_succeeded(HOOK_ON_RELEASE, r.hook_began)
@@ -371,6 +352,38 @@ cdef class AsyncLease(Holder):
         if acquire is not None and not acquire.ended and acquire.epoch == acquire.core.pool.epoch:
             abandon_acquire(acquire)
 
+
+# --- the hooks at an idle hit ---
+
+cdef int run_hooks(AsyncLease lease, Slot slot, acquire_t* a) except -1:
+    """Call the hooks of an idle hit, up to one that suspends or finds it dead."""
+    cdef AsyncPool pool = lease.pool
+    cdef Core core = pool._core
+    while a.todo == HOOK_CHECK or a.todo == HOOK_ON_ACQUIRE:
+        begin_hook(a, a.now)
+        if a.todo == HOOK_ON_ACQUIRE:
+            lease.call(pool._on_acquire, lease.key, slot.conn)
+        elif not lease.call(pool._check_aliveness, lease.key, slot.conn):
+            core.hook_ended(HOOK_CHECK, a.hook_began, CALL_DEAD, lease.key, None)
+            after_death(pool, a)
+            return 0
+        if lease.coro is not None:
+            return 0
+        hook_went_well(pool, a, core.hook_succeeded(a.hook, a.hook_began))
+    return 0
+
+
+cdef slot_t* begin_from_hit(AsyncLease lease, Slot slot, acquire_t* a, error) except? NULL:
+    """Go on as an `Acquire` from an idle hit of which a hook has suspended, has raised, or found it dead."""
+    cdef AsyncPool pool = lease.pool
+    cdef Acquire acquire = acquire_from_hit(pool, slot, a, lease.key, pool.limit(lease.timeout))
+    if lease.coro is not None:
+        acquire.started, lease.coro = lease.coro, None
+        acquire.call = begun_hook_call(pool._core, a.hook, lease.key, a.hook_began)
+    return lease.begin(acquire, error)
+
+
+# --- as the interpreter sees it ---
 
 cdef int advance_lease(PyObject* lease, PyObject* value, PyObject** result) except -1:
     return (<AsyncLease>lease).advance(<object>value, result)
