@@ -6,6 +6,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+WORKERS ?= 6
 BASE ?=
 BENCH ?=
 FACTOR ?=
@@ -18,6 +19,12 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
 
 PY := $(VENV)/bin/python
+
+# pytest keeps the tests that it has rewritten: without that, each worker would spend 4 s on them
+unexport PYTHONDONTWRITEBYTECODE
+PYTEST := $(PY) -m pytest
+# tests wait more than they compute: there are more workers than cores
+SPREAD := --numprocesses=$(WORKERS) --dist=worksteal
 
 # "3.13.0 .cpython-313-x86_64-linux-gnu.so"
 IDENTIFY := import platform, sysconfig; print(platform.python_version(), sysconfig.get_config_var("EXT_SUFFIX"))
@@ -58,7 +65,8 @@ help:  ## list the targets (the default)
 	@echo
 	@echo '  PYTHON=$(PYTHON)  the interpreter to work with'
 	@echo '  VENV=$(VENV)      the environment, made when missing'
-	@echo '  ARGS=...          passed to the program that demo, test, bench*, must-show, instructions and sanitize run'
+	@echo '  ARGS=...          passed to the program that demo, test*, bench*, must-show, instructions and sanitize run'
+	@echo '  WORKERS=$(WORKERS)         how many processes run tests at a time'
 	@echo '  BENCH=...         a regular expression: which benchmarks to run'
 
 .PHONY: demo
@@ -67,7 +75,19 @@ demo: $(VENV)/.have-demo $(CORE)  ## serve three PostgreSQL databases for 15 s, 
 
 .PHONY: test
 test: $(VENV)/.have-test $(CORE)  ## run the tests
-	$(PY) -m pytest $(ARGS)
+	$(PYTEST) $(SPREAD) $(ARGS)
+
+.PHONY: test-unit
+test-unit: $(VENV)/.have-test $(CORE)  ## run those of the core, options, labels and names
+	$(PYTEST) $(SPREAD) tests/unit $(ARGS)
+
+# Those of tests/nightly come last, two files at a time: they build packages and run benchmarks, and share what is dear by file.
+.PHONY: test-all
+test-all: $(VENV)/.have-test $(CORE)  ## run all tests, with all their cases, and those of tests/nightly
+	@failed=0; \
+	$(PYTEST) $(SPREAD) --nightly --ignore=tests/nightly $(ARGS) || failed=1; \
+	$(PYTEST) --numprocesses=2 --dist=loadfile tests/nightly $(ARGS) || failed=1; \
+	exit $$failed
 
 .PHONY: dev
 dev: $(VENV)/.have-dev $(CORE)  ## prepare the environment for everything below, and build the core in place

@@ -19,8 +19,8 @@ from fronts import AsyncioFront, Front, ThreadsFront
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
 
-#: What `make test` leaves to the night; the fixtures for servers.
-pytest_plugins = ['selection', 'servers']
+#: What `make test` leaves to the night; what a worker gets; the fixtures for servers; what tests say at the end.
+pytest_plugins = ['selection', 'spreading', 'servers', 'summary']
 
 # A shell starts jobs in the background with Ctrl-C ignored, which they and all their children inherit. Tests send it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -45,8 +45,7 @@ def threads_front() -> Front:
 
 
 def pytest_collection_finish() -> None:
-    """Take pytest and the collected tests out of the sight of the collector: hundreds of tests call `gc.collect()`, which
-    then takes 1 ms instead of 100."""
+    """Hide pytest and the collected tests from the collector: a `gc.collect()` in a test then takes 1 ms, not 100."""
     gc.collect()
     gc.freeze()
 
@@ -60,20 +59,6 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object:
     front = next(argument for argument in arguments.values() if isinstance(argument, Front))
     front.run(pyfuncitem.obj(**arguments))
     return True
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Show the matrix of drivers/test_matrix.py and what nightly/test_real_prometheus.py saw, if they ran."""
-    matrix = sys.modules.get('matrix_table')
-    if matrix is not None and matrix.TABLE.cells:
-        terminalreporter.section('managers in trouble')
-        for line in matrix.TABLE.text():
-            terminalreporter.line(line)
-    stage = sys.modules.get('stage')
-    if stage is not None and stage.TABLE:
-        terminalreporter.section('what a real Prometheus saw')
-        for line in stage.TABLE:
-            terminalreporter.line(line)
 
 
 class Ended:

@@ -144,15 +144,16 @@ async def settled(pool: Any) -> None:
     raise AssertionError(f'{pool} does not settle: {stats}')
 
 
-async def product(first: str, workload: Callable[[Any], Any]) -> None:
-    """Run all combinations with a first mood of `create`, each cancelled at every step."""
+async def product(first: str, workload: Callable[[Any], Any], every: int) -> None:
+    """Run all combinations with a first mood of `create`, each cancelled at every step, or at each n-th."""
     seen: set[tuple[str, ...]] = set()
     arguments = {'min_idle': 1, 'max_size': 2, 'total_max_size': 2}
     for moods in all_moods(first):
         if any(all(moods[hook] == mood for hook, mood in zip(HOOKS, known, strict=True) if mood) for known in seen):
             continue
         took, reached = await run(moods, workload, LIMIT, **arguments)
-        for steps in range(took if took < LIMIT else await hangs_at(moods, workload, arguments)):
+        last = took if took < LIMIT else await hangs_at(moods, workload, arguments)
+        for steps in range(len(seen) % every, last, every):  # each step has its turn in one of the combinations
             reached |= (await run(moods, workload, steps, **arguments))[1]
         seen.add(tuple(moods[hook] if hook in reached else '' for hook in HOOKS))
 
@@ -185,13 +186,17 @@ def silence() -> Iterator[None]:
 
 
 @pytest.mark.parametrize('create', MOODS)
-async def test_all_combinations_cancelled_at_every_step(asyncio_front: AsyncioFront, create: str) -> None:
-    await product(create, one_after_the_other)
+async def test_all_combinations_cancelled_at_every_step(
+        asyncio_front: AsyncioFront, create: str, thorough: bool,
+) -> None:
+    await product(create, one_after_the_other, every=1 if thorough else 5)
 
 
 @pytest.mark.parametrize('create', MOODS)
-async def test_all_combinations_in_line_cancelled_at_every_step(asyncio_front: AsyncioFront, create: str) -> None:
-    await product(create, in_line)
+async def test_all_combinations_in_line_cancelled_at_every_step(
+        asyncio_front: AsyncioFront, create: str, thorough: bool,
+) -> None:
+    await product(create, in_line, every=1 if thorough else 5)
 
 
 @pytest.mark.parametrize('hook', HOOKS)

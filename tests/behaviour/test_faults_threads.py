@@ -359,7 +359,7 @@ def test_a_blocked_acquire_answers_ctrl_c_at_once(timeout: float | None) -> None
             pool.acquire('db', timeout=timeout)
     finally:
         signal.signal(signal.SIGALRM, before)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 3
     assert pool.stats().waiting == 0
     pool.release(connection, 'db')
     check_that_all_places_are_free(pool)
@@ -375,7 +375,7 @@ def test_a_blocked_close_answers_ctrl_c_at_once() -> None:
         began = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
             pool.close()
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 3
     finally:
         signal.signal(signal.SIGALRM, before)
     pool.release(connection, 'db')

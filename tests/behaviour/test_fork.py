@@ -191,7 +191,9 @@ def test_connections_are_not_finalised_in_the_child(story: Callable[[str], str])
 
 
 @pytest.mark.parametrize('collector', [True, False])
-def test_a_fork_while_other_threads_use_the_pool(story: Callable[[str], str], collector: bool) -> None:
+def test_a_fork_while_other_threads_use_the_pool(
+        story: Callable[[str], str], collector: bool, thorough: bool,
+) -> None:
     story(f'''
         class Manager:
             def create(self, endpoint, timeout=None):
@@ -225,7 +227,7 @@ def test_a_fork_while_other_threads_use_the_pool(story: Callable[[str], str], co
             pool.close(timeout=5)
             assert pool.get_size() == 0
 
-        for _ in range(30):
+        for _ in range({30 if thorough else 10}):
             in_child(child)
         runs = False
         for thread in threads:

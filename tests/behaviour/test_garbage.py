@@ -578,7 +578,7 @@ def test_a_manager_that_blocks_in_dispose_does_not_block_the_garbage_collector(t
     began = time.monotonic()
     del lease
     gc.collect()
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 3
     with pool.connection('other', timeout=1):
         pass
     manager.let_go()

@@ -165,7 +165,7 @@ def test_a_silent_server_costs_the_timeout_and_no_descriptor() -> None:
                 started = time.monotonic()
                 with pytest.raises(TimeoutError):
                     await pool.acquire('orders', timeout=0.3)
-                assert 0.3 <= time.monotonic() - started < 1
+                assert 0.3 <= time.monotonic() - started < 3
             await asyncio.sleep(0)  # a transport closes its socket one turn of the loop after its close
             assert open_descriptors() == before
         finally:
@@ -344,7 +344,7 @@ def test_a_silent_server_is_found_out_by_a_query_within_its_timeout(
             started = time.monotonic()
             with pytest.raises(TimeoutError):
                 await pool.acquire('orders', timeout=0.2)
-            assert 0.2 <= time.monotonic() - started < 1
+            assert 0.2 <= time.monotonic() - started < 3
         finally:
             await pool.close()
 
@@ -492,7 +492,7 @@ def test_dispose_does_not_wait_for_a_silent_server_for_ever(
             proxy.silent = True
             started = time.monotonic()
             await manager.dispose('orders', conn)
-            assert time.monotonic() - started < 1
+            assert time.monotonic() - started < 3
             assert conn.is_closed()
 
     run(body())

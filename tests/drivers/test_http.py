@@ -394,7 +394,7 @@ def test_a_request_timeout(tls: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
         started = time.monotonic()
         with pytest.raises(TimeoutError):
             ask(conn)
-        assert 0.2 <= time.monotonic() - started < 1
+        assert 0.2 <= time.monotonic() - started < 3
         assert not released(manager, conn)
 
 
@@ -412,7 +412,7 @@ def test_a_create_costs_the_timeout_and_no_descriptor(
         with pytest.raises(TimeoutError):
             host = 'slow.example' if lapse == 'unresolvable' else '127.0.0.1'
             manager.create(f'{scheme}://{host}:{port}', 0.2)
-        assert 0.2 <= time.monotonic() - started < 1
+        assert 0.2 <= time.monotonic() - started < 3
         gate.set()
         await_left_behind()
         assert open_descriptors() <= before
@@ -449,7 +449,7 @@ def test_dispose_does_not_wait_for_a_peer_that_takes_nothing(manager: HttpConnec
     started = time.monotonic()
     manager.dispose(tls_origin, conn, 0.2)
     manager.dispose(tls_origin, conn, 0.2)
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 3
     with pytest.raises(OSError):
         os.fstat(fd)
 

@@ -193,7 +193,7 @@ def test_dispose_does_not_wait_for_a_command_in_another_thread(postgres: Server)
             started = time.monotonic()
             manager.dispose('orders', conn)
             thread.join(5)
-            assert time.monotonic() - started < 1
+            assert time.monotonic() - started < 3
             assert ended.is_set()
 
     run(body())

@@ -420,7 +420,7 @@ def test_a_reset_that_fails_costs_the_connection(
         else:
             made.release()
             assert not made.alive()
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 3
 
 
 def test_a_plain_release_sends_nothing(connect: Callable[..., Connected], proxy: Proxy) -> None:
@@ -585,7 +585,7 @@ def test_a_ping_sees_a_server_that_is_gone_without_a_word(connect: Callable[...,
     proxy.silent = True
     started = time.monotonic()
     assert not made.alive(timeout=0.2)
-    assert 0.2 <= time.monotonic() - started < 1
+    assert 0.2 <= time.monotonic() - started < 3
 
 
 @pytest.mark.parametrize('answer', [b'garbage', b'+PING\r\n', b'-ERR\r\n', b'*-7\r\n', b':x\r\n', b'$3\r\nab'])
@@ -621,7 +621,7 @@ def test_a_read_has_its_own_time(connect: Callable[..., Connected], proxy: Proxy
     started = time.monotonic()
     with pytest.raises(redis.TimeoutError):
         made.ask('PING')
-    assert 0.2 <= time.monotonic() - started < 1
+    assert 0.2 <= time.monotonic() - started < 3
     made.release()
     assert not made.alive()
 
@@ -652,7 +652,7 @@ def test_a_server_that_misbehaves_at_a_step_costs_no_more_than_the_timeout_and_n
             expected = redis.ResponseError
         with pytest.raises(expected) as caught:
             colour.create(manager, ('127.0.0.1', peer.port), 0.2)
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 3
         assert PASSWORD not in str(caught.value) + repr(caught.value)
         assert settled_descriptors(before) <= before
 
@@ -690,7 +690,7 @@ def test_a_silent_server_costs_the_timeout(colour: Colour) -> None:
         before, started = open_descriptors(), time.monotonic()
         with pytest.raises(TimeoutError):
             colour.create(colour.manager(password=PASSWORD), ('127.0.0.1', port), 0.2)
-        assert 0.2 <= time.monotonic() - started < 1
+        assert 0.2 <= time.monotonic() - started < 3
         assert open_descriptors() <= before
 
 
@@ -733,7 +733,7 @@ def test_a_password_function_that_takes_too_long_costs_the_timeout(endpoint: Any
     before, started = open_descriptors(), time.monotonic()
     with pytest.raises(TimeoutError):
         manager.create(endpoint, 0.2)
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 3
     gate.set()
     await_left_behind()
     assert open_descriptors() <= before
@@ -773,7 +773,7 @@ def test_dispose_does_not_wait(connect: Callable[..., Connected], proxy: Proxy) 
     started, fd = time.monotonic(), made.colour.fd(made.conn)
     made.dispose()
     made.dispose()
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 3
     with pytest.raises(OSError):
         os.fstat(fd)
 

@@ -161,7 +161,7 @@ def test_a_check_neither_waits_nor_touches_the_blocking_mode(
     conn.settimeout(mode)
     started = time.monotonic()
     assert manager.check_aliveness(conn.getpeername(), conn)
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 3
     assert conn.gettimeout() == mode
 
 
@@ -200,7 +200,7 @@ def test_a_peer_that_does_not_accept_costs_the_timeout_and_no_descriptor(manager
         before, started = open_descriptors(), time.monotonic()
         with pytest.raises(TimeoutError, match=f'127.0.0.1 port {port}'):
             manager.create(('127.0.0.1', port), 0.3)
-        assert 0.3 <= time.monotonic() - started < 1.3
+        assert 0.3 <= time.monotonic() - started < 3
         assert open_descriptors() == before
 
 
@@ -217,7 +217,7 @@ def test_a_resolver_that_does_not_answer_costs_the_timeout(
     started = time.monotonic()
     with pytest.raises(TimeoutError, match='slow.example'):
         manager.create(('slow.example', 80), 0.2)
-    assert 0.2 <= time.monotonic() - started < 1.2
+    assert 0.2 <= time.monotonic() - started < 3
     gate.set()
     await_left_behind()
 

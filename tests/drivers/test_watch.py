@@ -30,7 +30,7 @@ def test_work_that_takes_too_long_is_ended(pair: tuple[socket.socket, socket.soc
     started = time.monotonic()
     with pytest.raises(TimeoutError, match=r'nap: not done within 0.05 s'), Watch(pair[0].fileno(), 0.05, what='nap'):
         assert pair[0].recv(1) == b''
-    assert 0.05 <= time.monotonic() - started < 0.5
+    assert 0.05 <= time.monotonic() - started < 3
 
 
 def test_an_error_of_work_that_was_ended_is_the_cause(pair: tuple[socket.socket, socket.socket]) -> None:
@@ -57,7 +57,7 @@ def test_the_nearest_of_many_limits_comes_first(pair: tuple[socket.socket, socke
         started = time.monotonic()
         with pytest.raises(TimeoutError), Watch(pair[0].fileno(), 0.05, what='short'):
             pair[0].recv(1)
-        assert time.monotonic() - started < 0.5
+        assert time.monotonic() - started < 3
 
 
 def test_one_thread_watches_all_and_ends_when_there_is_nothing_to_watch(
@@ -140,7 +140,7 @@ def test_a_cancelled_caller_does_not_wait_for_the_work(deaf: bool) -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert time.monotonic() - started < 0.5
+        assert time.monotonic() - started < 3
         await asyncio.sleep(0)
         assert work.cancelled is deaf
 

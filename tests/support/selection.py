@@ -2,7 +2,7 @@
 
 Three markers name what is left out of the quick run, beside the test that it concerns:
 
-- ``nightly``: the test, or one case of it (`pytest.param(..., marks=pytest.mark.nightly)`). All in tests/nightly have it.
+- ``nightly``: the test, or one case of it (`pytest.param(..., marks=pytest.mark.nightly)`); so is all of tests/nightly.
 - ``each_pair``: of a product of three parameters or more, the quick run has each pair of values of any two of them.
 - ``sample(count)``: the quick run has so many of the cases, spread evenly over their order; the first is among them.
 

@@ -405,18 +405,21 @@ def meet(*names: str, alone: bool, preemptions: int, most: float = inf) -> int:
     return schedules
 
 
+@pytest.mark.sample(12)
 @pytest.mark.parametrize('pair', PAIRS, ids='+'.join)
 def test_two_callers(pair: tuple[str, str]) -> None:
     """All schedules. Whoever finds a victim disposes of it, so that there are no threads but the callers."""
     assert meet(*pair, alone=True, preemptions=PREEMPTIONS) >= 4
 
 
+@pytest.mark.sample(10)
 @pytest.mark.parametrize('pair', PAIRS, ids='+'.join)
 def test_two_callers_and_the_workers(pair: tuple[str, str]) -> None:
     """Disposals are the workers', as they are in earnest. That makes three threads, or four, or five."""
     assert meet(*pair, alone=False, preemptions=PREEMPTIONS - 1, most=MOST) >= 4
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize('triple', TRIPLES, ids='+'.join)
 def test_three_callers(triple: tuple[str, str, str]) -> None:
     assert meet(*triple, alone=True, preemptions=PREEMPTIONS - 1, most=2 * MOST) >= 12

@@ -19,8 +19,6 @@ import pytest
 
 import gcp
 
-pytestmark = pytest.mark.nightly
-
 pytest.importorskip('build')
 pytest.importorskip('Cython')
 pytest.importorskip('pip')
