@@ -113,7 +113,7 @@ async def run(
         reached = {call.hook for call in manager.calls}
         for hook in HOOKS:
             getattr(manager, hook).does(ok())
-        manager.let_go()
+        manager.unblock()
         await settled(pool)
         if not pool.closed:
             audit(pool.stats())
@@ -168,7 +168,7 @@ async def hangs_at(moods: dict[str, str], workload: Callable[[Any], Any], argume
         if len(manager.calls) != calls:
             last, calls = turn, len(manager.calls)
     task.cancel()
-    manager.let_go()
+    manager.unblock()
     await asyncio.wait({task})
     await pool.close(timeout=0)
     return last + 4

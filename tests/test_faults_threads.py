@@ -126,7 +126,7 @@ def test_a_hook_that_never_ends_costs_its_own_caller_only(hook: str) -> None:
     for endpoint in 'bcbc':
         with pool.connection(endpoint, timeout=1):
             pass
-    manager.let_go()
+    manager.unblock()
     stuck.join(5)
     settle(pool)
     check_that_all_places_are_free(pool, 'b')

@@ -255,7 +255,7 @@ def test_a_fork_with_waiters_and_a_creation_in_flight(story: Callable[[str], str
             pool.close(timeout=5)
 
         in_child(child)
-        manager.let_go()
+        manager.unblock()
         pool.release(held, 'db')
         waiter.join(5)
         creator.join(5)
@@ -394,7 +394,7 @@ def test_a_fork_while_a_batch_is_being_disposed_of(story: Callable[[str], str]) 
 
         in_child(child)
         manager.dispose.does(ok())
-        manager.let_go()
+        manager.unblock()
         releasing.join(5)
         pool.close(timeout=5)
         assert sorted(map(str, manager.disposed)) == sorted(map(str, [*mine, held])), manager.disposed

@@ -581,5 +581,5 @@ def test_a_manager_that_blocks_in_dispose_does_not_block_the_garbage_collector(t
     assert time.monotonic() - began < 1
     with pool.connection('other', timeout=1):
         pass
-    manager.let_go()
+    manager.unblock()
     pool.close(timeout=5)

@@ -648,7 +648,7 @@ async def test_driven_by_hand(asyncio_front: Front, phase: str, how: str, bare: 
     del lease
     if other is not None:
         await pool.release(other, 'db')
-    manager.let_go()
+    manager.unblock()
     async with pool.connection('db', timeout=5):
         assert pool.stats().used == 1
     assert pool.stats().waiting == 0

@@ -80,7 +80,7 @@ async def test_whoever_found_it_dead_keeps_his_place_in_the_line(front: Front) -
     await front.until(lambda: manager.check_aliveness.running)
     younger = front.spawn(pool.acquire('db'))
     await front.waiting(pool, 1)
-    manager.check_aliveness.let_go()
+    manager.check_aliveness.unblock()
     new = await older
     assert not younger.done()
     await pool.release(new, 'db')

@@ -103,7 +103,7 @@ async def test_an_acquire_cancelled_while_its_victim_goes(asyncio_front: Front) 
     acquire.cancel()
     with pytest.raises(asyncio.CancelledError):
         await acquire
-    manager.dispose.let_go()
+    manager.dispose.unblock()
     async with pool.connection('c', timeout=5):
         pass
     manager.check(total_max_size=1)

@@ -31,7 +31,7 @@ async def test_a_hung_endpoint_does_not_delay_another(front: Front, hook: str) -
         for number in range(50):
             async with pool.connection(number % 3, timeout=1):
                 pass
-    manager.let_go()
+    manager.unblock()
     for actor in stuck:
         await actor
 
