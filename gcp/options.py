@@ -224,11 +224,23 @@ def contradict(name: str, value: float, other: str, bound: float) -> NoReturn:
 
 
 def reject(name: str) -> NoReturn:
+    """Raise the error for an unknown argument, with what to use instead. The value may be a password: it is not shown.
+
+    :raises TypeError: always
+    """
     import difflib
 
-    close = difflib.get_close_matches(name, NAMES, n=1)
-    hint = f'; did you mean {close[0]!r}?' if close else f'; valid ones are {", ".join(NAMES)}'
-    raise TypeError(f'ConnectionPool got an unexpected argument {name!r}{hint}')
+    from gcp.hints import hint, snake_case
+
+    if snake_case(name) in NAMES:
+        advice = f'; did you mean {snake_case(name)!r}?'
+    elif known := hint(name):
+        advice = f': {known}'
+    elif close := difflib.get_close_matches(name, NAMES, n=1):
+        advice = f'; did you mean {close[0]!r}?'
+    else:
+        advice = f'; valid ones are {", ".join(NAMES)}'
+    raise TypeError(f'ConnectionPool got an unexpected argument {name!r}{advice}')
 
 
 # --- managers ---
