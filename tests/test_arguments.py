@@ -1,4 +1,6 @@
-"""Every argument out of range or of the wrong type is told by name, value and what was expected; also under ``-O``."""
+"""Guarantee 12 (docs/guarantees.md): a wrong argument raises an error with its name, its value and what is accepted.
+
+Also under ``python -O``, which removes `assert`."""
 
 from __future__ import annotations
 
@@ -86,12 +88,12 @@ def limits(pool: Any) -> tuple[Any, ...]:
     ({'idle_timeout': 0}, (1, 10, 100, 0.0, 3600.0)),
     ({'idle_timeout': math.inf, 'max_lifetime': math.inf}, (1, 10, 100, math.inf, math.inf)),
 ], ids=str)
-def test_defaults_follow(front: Front, given: dict[str, Any], expected: tuple[Any, ...]) -> None:
+def test_defaults_adapt(front: Front, given: dict[str, Any], expected: tuple[Any, ...]) -> None:
     assert limits(front.pool_class(front.manager(), **given)) == expected
 
 
 @pytest.mark.parametrize('given', [{'idle_timeout': None}, {'idle_timeout': math.inf}], ids=str)
-def test_never_idle_out_is_no_contradiction(front: Front, given: dict[str, Any]) -> None:
+def test_an_infinite_idle_timeout_is_no_contradiction(front: Front, given: dict[str, Any]) -> None:
     front.pool_class(front.manager(), **given, max_lifetime=30)
     front.pool_class(front.manager(), **given)
 
@@ -227,7 +229,7 @@ async def test_a_wrong_timeout(front: Front, value: Any, kind: type[Exception]) 
     async with pool.connection('db'):
         with pytest.raises(kind, match='timeout'):
             await pool.acquire('db', timeout=value)
-    with pytest.raises(kind, match='timeout'):  # and where an idle one could be had
+    with pytest.raises(kind, match='timeout'):  # also if there is an idle connection
         await pool.acquire('db', timeout=value)
     assert pool.stats().idle == 1
 
@@ -276,14 +278,14 @@ def test_properties_are_read_only(front: Front) -> None:
 
 
 def test_under_python_o(script: Callable[..., Any]) -> None:
-    """Nothing of this may depend on `assert`."""
+    """No check depends on `assert`."""
     out = script('''
         assert False, 'this is not python -O'
         import asyncio, gcp.asyncio, gcp.threading
         from gcp.exceptions import ConnectionNotAcquiredError
         from gcp.testing import *
 
-        def told(kind, act):
+        def raises(kind, act):
             try:
                 act()
             except kind as e:
@@ -300,17 +302,17 @@ def test_under_python_o(script: Callable[..., Any]) -> None:
                 (ValueError, dict(idle_timeout=61, max_lifetime=60)), (ValueError, dict(lifetime_jitter=2)),
                 (ValueError, dict(acquire_timeout=float('nan'))), (TypeError, dict(max_sizes=1)),
             ):
-                told(kind, lambda: pool_class(manager(), **arguments))
-            told(TypeError, lambda: pool_class(manager))
-            told(TypeError, lambda: pool_class(other()))
+                raises(kind, lambda: pool_class(manager(), **arguments))
+            raises(TypeError, lambda: pool_class(manager))
+            raises(TypeError, lambda: pool_class(other()))
 
         pool = gcp.threading.ConnectionPool(FakeManager())
         with pool.connection('db') as connection:
-            told(TypeError, lambda: pool.acquire([]))
-            told(ValueError, lambda: pool.acquire('db', timeout=float('nan')))
-            told(ConnectionNotAcquiredError, lambda: pool.release(object(), 'db'))
-            told(ConnectionNotAcquiredError, lambda: pool.release(connection, 'other'))
-        told(ConnectionNotAcquiredError, lambda: pool.release(connection, 'db'))
+            raises(TypeError, lambda: pool.acquire([]))
+            raises(ValueError, lambda: pool.acquire('db', timeout=float('nan')))
+            raises(ConnectionNotAcquiredError, lambda: pool.release(object(), 'db'))
+            raises(ConnectionNotAcquiredError, lambda: pool.release(connection, 'other'))
+        raises(ConnectionNotAcquiredError, lambda: pool.release(connection, 'db'))
         assert False
 
         async def main():
@@ -322,8 +324,8 @@ def test_under_python_o(script: Callable[..., Any]) -> None:
                     except ConnectionNotAcquiredError:
                         pass
                     else:
-                        raise SystemExit('not told')
+                        raise SystemExit('no error')
         asyncio.run(main())
-        print('all told')
+        print('all raised')
     ''', '-O').quietly()
-    assert out == 'all told\n'
+    assert out == 'all raised\n'
