@@ -1,7 +1,8 @@
-"""Errors, KeyboardInterrupt from hooks, and real signals at random points: no slot is lost.
+"""Guarantees 5 and 13 (docs/guarantees.md): errors, KeyboardInterrupt from hooks, and real signals at random moments
+lose no slot.
 
-A signal can also hit the test's own code: only what Python promises is used to take a connection (the `with` statement
-starts and ends between two signals), and the pool's counts, not the test's, are the judge."""
+A signal can also interrupt the test's own code: a connection is only taken by what Python guarantees (the `with`
+statement starts and ends between two signals), and the counts of the pool decide, not those of the test."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""A forked child starts with an empty, working pool; what the parent had is neither used nor said goodbye to there.
+"""Guarantee 13 (docs/guarantees.md): a forked child starts with an empty, working pool, and does not use its
+parent's connections.
 
-Each story is a script in an interpreter of its own. `in_child` runs a function in a forked child and checks that it
+Each case is a script in its own interpreter. `in_child` runs a function in a forked child and checks that it
 succeeded; the child is killed after 10 s, so that a lock that was held at the fork is a failure and not a hang."""
 
 from __future__ import annotations

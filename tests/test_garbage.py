@@ -1,6 +1,8 @@
-"""What the garbage collector and user code at odd moments do: dropped leases and pools, cycles, and re-entrance.
+"""Guarantees 5 and 13 (docs/guarantees.md): garbage-collected leases and pools, reference cycles, and re-entrant
+calls.
 
-Finalizers, weak references' callbacks, `__eq__`, `__hash__` and hooks are user code: all of them may call the pool."""
+Finalizers, weak references' callbacks, `__eq__`, `__hash__` and hooks are user code: all of them may call the
+pool."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Leases: used in all the ways in which Python uses context managers and awaitables, and what is left of them: nothing.
+"""Guarantees 5 and 12 (docs/guarantees.md): leases leave nothing behind, in all the ways in which Python uses
+context managers.
 
-A lease is its own bound method, and its memory is used again: neither must show."""
+A lease is its own bound method, and its memory is reused: neither may be noticeable."""
 
 from __future__ import annotations
 

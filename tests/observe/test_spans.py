@@ -1,4 +1,5 @@
-"""Spans, with a real SDK: names, kinds, parents, links, attributes and status, of each step and each wait."""
+"""Guarantee 15 (docs/guarantees.md): spans with a real SDK: names, kinds, parents, links, attributes and status, of
+each hook call and each wait."""
 
 from __future__ import annotations
 

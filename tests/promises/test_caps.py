@@ -1,4 +1,5 @@
-"""Promise 1: caps are never exceeded, per endpoint or in total, whatever a connection is going through."""
+"""Guarantee 1 (docs/guarantees.md): caps are never exceeded, per endpoint or in total, whatever state a connection
+is in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Promise 11: what `close` does to the idle, the used, the waiting, the newcomers and the collector."""
+"""Guarantee 11 (docs/guarantees.md): what `close` does to idle and used connections, waiters, later acquires and the
+collector."""
 
 from __future__ import annotations
 

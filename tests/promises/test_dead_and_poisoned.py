@@ -1,4 +1,5 @@
-"""Promises 8 and 9: the dead are disposed of, and so is each connection whose hook raised; exactly once."""
+"""Guarantees 8 and 9 (docs/guarantees.md): a dead connection is disposed of, and so is one whose hook raised;
+exactly once."""
 
 from __future__ import annotations
 

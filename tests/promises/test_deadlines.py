@@ -1,4 +1,5 @@
-"""Promise 6: deadlines are total, and the error says what ran out, what blocked, and who holds."""
+"""Guarantee 6 (docs/guarantees.md): a time-out covers the whole acquire, and the error says what ran out of time and
+why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise 10: disposal cannot hurt others, whether it raises or hangs."""
+"""Guarantee 10 (docs/guarantees.md): a disposal that raises or hangs does not affect other callers."""
 
 from __future__ import annotations
 

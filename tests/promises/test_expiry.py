@@ -1,4 +1,4 @@
-"""Promise 7: expired connections are not handed out; who collects them, and when."""
+"""Guarantee 7 (docs/guarantees.md): expired connections are not handed out; when they are disposed of, and by whom."""
 
 from __future__ import annotations
 

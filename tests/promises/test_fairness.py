@@ -1,4 +1,5 @@
-"""Promise 3: first come, first served, by direct hand-off; nobody overtakes; who gave up is passed over."""
+"""Guarantee 3 (docs/guarantees.md): first come, first served, by direct hand-off; waiters that have timed out are
+skipped."""
 
 from __future__ import annotations
 

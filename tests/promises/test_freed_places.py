@@ -1,4 +1,5 @@
-"""Promise 4: every path that frees something serves a waiter; blocked endpoints are served by connections of others."""
+"""Guarantees 4 and 16 (docs/guarantees.md): whatever becomes free serves a waiter, if need be one of another
+endpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Promise 5: whatever ends an acquire or a release, each permit and each slot is accounted for."""
+"""Guarantee 5 (docs/guarantees.md): whatever ends an acquire or a release, each permit and each slot is accounted
+for."""
 
 from __future__ import annotations
 

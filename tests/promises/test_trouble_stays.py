@@ -1,4 +1,5 @@
-"""Promises 15 and 16: trouble stays where it is, and an idle pool costs nothing."""
+"""Guarantees 15 and 16 (docs/guarantees.md): trouble stays with its endpoint, telemetry breaks nothing, and an idle
+pool costs nothing."""
 
 from __future__ import annotations
 
