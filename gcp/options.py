@@ -194,7 +194,7 @@ def text(name: str, value: Any) -> str | None:
     if value is not None and not isinstance(value, str):
         raise TypeError(f'{name} must be a string or None, not {type(value).__name__}: {value!r}')
     if value == '':
-        raise ValueError(f'{name} must not be empty')
+        raise ValueError(f'{name} must be a string that is not empty or None, not {value!r}')
     return value
 
 
