@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -26,6 +27,7 @@ def named_in(docstring: str) -> set[int]:
     return {int(number) for numbers in found for number in re.findall(r'\d+', numbers)}
 
 
+@functools.cache
 def modules() -> dict[str, set[int]]:
     """Return the guarantees that each test module names, by the module's path."""
     named = {path: named_in(ast.get_docstring(ast.parse(path.read_text())) or '') for path in TESTS.rglob('test_*.py')}
