@@ -1,8 +1,8 @@
 """A keyed connection pool: many endpoints, one pool, any kind of connection.
 
-The pools are `gcp.threading.ConnectionPool` and `gcp.asyncio.ConnectionPool`. Here is what they share; neither of
-them is imported, so that a program pays only for the one it uses. The records of `gcp.stats` come when they are asked
-for: dataclasses take longer to import than all the rest."""
+The pools are `gcp.threading.ConnectionPool` and `gcp.asyncio.ConnectionPool`. This module has what they share and
+imports neither of them, so a program imports only the one that it uses. `PoolStats` and `EndpointStats` are imported on
+first access: dataclasses take longer to import than the rest of the package."""
 
 from __future__ import annotations
 

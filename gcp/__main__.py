@@ -1,4 +1,4 @@
-"""`python -m gcp`: the command line. Knows the arguments; what a command does is imported when it is asked for."""
+"""The command line, `python -m gcp`: parses the arguments, and imports a command only when it is run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOST_WORKERS = 10_000
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
-    :param arguments: the command line; ``None``: that of the process
+    :param arguments: the arguments; ``None``: those of the process
     :return: the exit status
     """
     options = _parser().parse_args(arguments)
@@ -30,14 +30,15 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title='commands', required=True, metavar='COMMAND')
     demo = commands.add_parser(
         'demo',
-        help='watch two pools serve three PostgreSQL databases, and lose some connections',
+        help='watch two pools serve three PostgreSQL databases and replace lost connections',
         description='Serve three PostgreSQL databases to threads and to asyncio tasks through two pools, end some of '
-                    'the connections on the way, and tell whether every acquire was served and every loss replaced.',
+                    'the connections meanwhile, and report whether every acquire was served and every lost connection '
+                    'replaced.',
     )
-    demo.add_argument('--seconds', type=_positive, default=15.0, help='how long (default: %(default)g)')
+    demo.add_argument('--seconds', type=_positive, default=15.0, help='how long to run (default: %(default)g)')
     demo.add_argument('--threads', type=_count, default=32, help='how many threads (default: %(default)s)')
     demo.add_argument('--tasks', type=_count, default=200, help='how many asyncio tasks (default: %(default)s)')
-    demo.add_argument('--dsn', help='a PostgreSQL server to use, as libpq knows it: "host=... user=..." or '
+    demo.add_argument('--dsn', help='a PostgreSQL server, as a libpq connection string: "host=... user=..." or '
                                     '"postgresql://..." (default: start one in a temporary directory)')
     demo.set_defaults(run=_demo)
     _add_top(commands)
@@ -49,26 +50,27 @@ def _add_top(commands: Any) -> None:
     top = commands.add_parser(
         'top',
         help='watch the pools on a page of metrics',
-        description='Show how all pools on a page of metrics are: connections against their limits, waiters, and what '
-                    'has happened since the last look (in the first frame: since they began). Leave with Ctrl-C.',
+        description='Show all pools on a page of metrics: connections against their limits, waiters, and the rates '
+                    'since the last refresh (in the first frame: since the pools were built). Press Ctrl-C to quit.',
     )
     top.add_argument('targets', nargs='+', metavar='URL|FILE',
-                     help='a page: http://HOST:PORT/metrics, HOST:PORT, a file, or - for standard input')
-    top.add_argument('--once', action='store_true', help='print one frame and end, for pipes')
+                     help='a metrics page: http://HOST:PORT/metrics, HOST:PORT, a file, or - for standard input')
+    top.add_argument('--once', action='store_true', help='print one frame and exit, for pipes')
     top.add_argument('--interval', type=_positive, default=2.0, metavar='SECONDS',
-                     help='how often to look (default: %(default)g)')
+                     help='how often to refresh (default: %(default)g)')
     top.set_defaults(run=_top)
 
 
 def _add_files(commands: Any) -> None:
-    """Add the commands that print a file."""
+    """Add the commands that print a file of the package."""
     for command, file, what, then in (
-        ('grafana', 'dashboard.json', 'the Grafana dashboard', 'import it in Grafana, or let it be provisioned'),
-        ('rules', 'rules.yml', 'the Prometheus recording and alerting rules', "name it in Prometheus's rule_files"),
+        ('grafana', 'dashboard.json', 'the Grafana dashboard', 'import it in Grafana, or provision it'),
+        ('rules', 'rules.yml', 'the Prometheus recording and alerting rules',
+         "list it under rule_files in Prometheus' configuration"),
     ):
         printer = commands.add_parser(
             command, help=f'print {what}', description=f'Print {what}: {then}.')
-        printer.add_argument('-o', '--output', metavar='FILE', help='write to a file (default: print)')
+        printer.add_argument('-o', '--output', metavar='FILE', help='the file to write (default: standard output)')
         printer.set_defaults(run=_print_file, file=file)
 
 

@@ -1,9 +1,9 @@
-"""Make ``generic_connection_pool`` mean gcp, for code that cannot be edited: ``import gcp.dropin``, once, first.
+"""Make ``generic_connection_pool`` an alias of gcp, for code that cannot be edited: ``import gcp.dropin`` first.
 
-Every name under ``generic_connection_pool`` is then the gcp module of that name, the very same object, so classes are
-identical whichever way they were imported. Modules are still imported one by one, when they are asked for. Whether the
-predecessor is installed makes no difference, but code that already holds its classes cannot be helped: then importing
-this module is refused."""
+Every module under ``generic_connection_pool`` is then the gcp module of the same name, the same object, so classes are
+identical whichever name they were imported by. Modules are still imported one by one, on demand. It makes no difference
+whether the predecessor is installed. If it has already been imported, other code may hold its classes, so importing
+this module raises `ImportError`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import ClassVar
 
 import gcp
 from gcp.managers import ConnectionT, EndpointT
@@ -23,7 +24,7 @@ __all__: list[str] = []
 OLD = 'generic_connection_pool'
 NEW = 'gcp'
 
-#: what were packages and are single modules here: their submodule ``pool`` is the module itself, others there are none
+#: Packages of the predecessor that are single modules here. Their only submodule, ``pool``, is the module itself.
 _FLAT = frozenset({f'{OLD}.threading', f'{OLD}.asyncio'})
 
 
@@ -41,24 +42,30 @@ def _counterpart(name: str) -> str | None:
 
 
 class _Alias(Loader):
-    """Puts a gcp module in the place of the one being imported, and leaves its own name and spec as they are."""
+    """Loads a gcp module under the name that is being imported; the module keeps its own name and spec."""
+
+    #: The specs of gcp modules, which the import system replaces while it imports an alias.
+    _specs: ClassVar[dict[str, ModuleSpec | None]] = {}
 
     def __init__(self, target: str) -> None:
         self._target = target
 
-    def exec_module(self, module: ModuleType) -> None:
-        alias = module.__name__
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """Return the gcp module itself: another thread may get what is returned here before `exec_module` has run."""
         target = importlib.import_module(self._target)
-        if alias in _FLAT:
+        self._specs.setdefault(self._target, target.__spec__)
+        if spec.name in _FLAT:
             target.__dict__.setdefault('pool', target)
-            # without a path, the import system would not ask our finder for submodules, and fail in its own words
+            # Without a path, the import system does not ask the finder for submodules, and raises an error of its own.
             target.__dict__.setdefault('__path__', [])
-        # The import system takes what it finds here, not what it handed in. Last, for other threads see it at once.
-        sys.modules[alias] = target
+        return target
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self._specs[self._target]
 
 
 class _Finder(MetaPathFinder):
-    """Answers for every name under the predecessor's, so that nobody else is asked."""
+    """Finds every module under the predecessor's name, so that no other finder is asked."""
 
     def find_spec(
             self,
@@ -77,29 +84,28 @@ class _Finder(MetaPathFinder):
                 name=fullname,
             )
 
-        # a package, or another thread that imports a submodule meanwhile would be told that there can be none
-        return ModuleSpec(fullname, _Alias(counterpart), is_package=True)
+        return ModuleSpec(fullname, _Alias(counterpart))
 
 
 def _refuse_if_late() -> None:
-    """Look for modules of the predecessor itself.
+    """Check that no module of the predecessor itself is loaded.
 
-    :raises ImportError: when one is loaded
+    :raises ImportError: when one is
     """
     for name, module in list(sys.modules.items()):
         if not _is_old(name) or module is None:
             continue
-        # our aliases keep their names under gcp, and `common` is marked as ours
+        # Aliases made here keep their names under gcp; `common` has a mark.
         if _is_old(module.__name__) and not hasattr(module, '_gcp_dropin'):
             raise ImportError(
-                f'gcp.dropin comes too late: {name} itself was already imported, and code may hold its classes;'
-                f' write `import gcp.dropin` before the first import of {OLD}',
+                f'gcp.dropin was imported too late: {name} is already loaded, and other code may hold its classes;'
+                f' put `import gcp.dropin` before the first import of {OLD}',
                 name='gcp.dropin',
             )
 
 
 def _install() -> None:
-    """Register what costs nothing, and the finder for the rest. Doing it again is harmless."""
+    """Register the modules that are already loaded, and the finder for the others. Calling it again is harmless."""
     common = ModuleType(f'{OLD}.common', "The public names of the predecessor's module of this name.")
     common.__dict__.update(
         BaseConnectionPool=gcp.BaseConnectionPool,
@@ -108,7 +114,7 @@ def _install() -> None:
         _gcp_dropin=True,
     )
 
-    # a reload of this module replaces its finder
+    # A reload of this module replaces its finder.
     sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module__ != __name__]
     sys.meta_path.insert(0, _Finder())
 

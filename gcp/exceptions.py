@@ -1,5 +1,5 @@
-"""The errors of gcp. Everything the pool itself raises is a `BaseError`, or a plain `TypeError`/`ValueError` for a bad
-argument; what a connection manager raises reaches the caller as it is."""
+"""The errors of gcp. The pool itself raises a `BaseError`, or a `TypeError` or `ValueError` for a bad argument. An
+error of a connection manager reaches the caller unchanged."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ __all__ = [
 
 
 class BaseError(Exception):
-    """Base of all errors of this package."""
+    """Base class of all errors of this package."""
 
 
 class ConnectionPoolClosedError(BaseError):
-    """The pool is closed: it neither hands out connections nor keeps waiters."""
+    """The pool is closed, or was closed while an acquire was waiting."""
 
 
 class ConnectionPoolIsFull(BaseError):
-    """The pool has no free place. Kept for the predecessor's importers; gcp reports a full pool by a time-out."""
+    """The pool is full. Kept for programs that import it; gcp raises `AcquireTimeoutError` instead."""
 
 
 class ConnectionPoolNotFound(BaseError):
-    """The endpoint has no connections. Kept for the predecessor's importers; gcp never raises it."""
+    """The endpoint has no connections. Kept for programs that import it; gcp never raises it."""
 
 
 class ConnectionNotAcquiredError(BaseError, RuntimeError):
-    """A release named a connection that its caller does not hold: foreign, already released, or of another endpoint."""
+    """A connection was released that is not acquired: of another pool or endpoint, or already released."""
 
 
 class AcquireTimeoutError(BaseError, TimeoutError):
-    """An acquire ran out of time. The message says where and why; the attributes say it to programs.
+    """An acquire ran out of time. The message says where and why, and so do the attributes.
 
-    On Python 3.10, where `asyncio.TimeoutError` is a class of its own, the asyncio pool raises a subclass that is one
-    too.
+    On Python 3.10, where `asyncio.TimeoutError` is not the builtin `TimeoutError`, the asyncio pool raises a subclass
+    of both.
 
-    :ivar pool: the pool's name
-    :ivar phase: what the time ran out in: ``waiting``, ``creation``, ``check_aliveness`` or ``on_acquire``
-    :ivar blocked_by: what stood in the way: ``endpoint cap``, ``total cap``, ``creation`` or ``None`` (a slow hook)
-    :ivar timeout: what the caller allowed, seconds
-    :ivar idle: idle connections of the endpoint, or of the pool when the total cap blocked
-    :ivar used: connections that are checked out, of the same
-    :ivar creating: connections being created, of the same
-    :ivar waiting: acquires still waiting, of the same
-    :ivar limit: the cap that these are counted against
-    :ivar oldest_checkout: for how long the longest holder has held its connection, seconds (0 without holders)
+    :ivar pool: the name of the pool
+    :ivar phase: the phase that ran out of time: ``waiting``, ``creation``, ``check_aliveness`` or ``on_acquire``
+    :ivar blocked_by: what blocked the acquire: ``endpoint cap``, ``total cap``, ``creation`` or ``None`` (a slow hook)
+    :ivar timeout: the time-out of the acquire, seconds
+    :ivar idle: idle connections of the endpoint, or of the pool if the total cap blocked
+    :ivar used: acquired connections of the same
+    :ivar creating: connections of the same that are being created
+    :ivar waiting: other acquires of the same that still wait
+    :ivar limit: the cap that applies to them
+    :ivar oldest_checkout: how long the connection that was acquired first has been held, seconds; 0 without any
     """
 
     def __init__(

@@ -1,9 +1,9 @@
-"""Connection managers: what the pool asks of a kind of connection. The sync and the async one, side by side.
+"""Connection managers: how a pool creates, checks and disposes of one kind of connection, sync and async.
 
-The pool calls a hook outside any lock, never two hooks of one connection at a time. A hook that raises (or is
-cancelled, or runs out of time) costs its connection: the pool disposes of it, once, and does not hand it out again.
-Hooks that a manager does not override are never called and cost nothing; which ones it overrides is looked up once,
-when a pool is built. Times are in seconds."""
+The pool calls a hook outside any lock, and never two hooks of one connection at a time. If a hook raises, is cancelled
+or runs out of time, the pool disposes of the connection, once, and does not hand it out again. A hook that a manager
+does not override is never called and costs nothing; the pool looks up which hooks are overridden once, when it is
+built. Times are in seconds."""
 
 from __future__ import annotations
 
@@ -18,104 +18,104 @@ ConnectionT = TypeVar('ConnectionT')
 
 
 class SyncConnectionManager(abc.ABC, Generic[EndpointT, ConnectionT]):
-    """How the threading pool creates, disposes of and checks connections (there: ``BaseConnectionManager``)."""
+    """Base class of managers for the threading pool; `gcp.threading` exports it as ``BaseConnectionManager``."""
 
     @abc.abstractmethod
     def create(self, endpoint: EndpointT, timeout: float | None = None) -> ConnectionT:
         """Create a connection.
 
-        :param endpoint: what to connect to
-        :param timeout: how long it may take; ``None``: no limit
-        :raises TimeoutError: when it took longer
+        :param endpoint: the endpoint to connect to
+        :param timeout: how long the call may take, seconds; ``None``: no limit
+        :raises TimeoutError: when it takes longer
         """
 
     @abc.abstractmethod
     def dispose(self, endpoint: EndpointT, conn: ConnectionT, timeout: float | None = None) -> None:
-        """Close a connection for good. An error is counted and logged; the connection is gone all the same.
+        """Close a connection. An error is counted and logged, and the connection counts as closed nevertheless.
 
-        :param endpoint: what it is connected to
+        :param endpoint: the endpoint of the connection
         :param conn: the connection
-        :param timeout: how long it may take; ``None``: no limit
+        :param timeout: how long the call may take, seconds; ``None``: no limit
         """
 
     def check_aliveness(self, endpoint: EndpointT, conn: ConnectionT, timeout: float | None = None) -> bool:
-        """Tell whether an idle connection can still be used. Called before each reuse.
+        """Check whether an idle connection can still be used. The pool calls it before each reuse.
 
-        :param endpoint: what it is connected to
+        :param endpoint: the endpoint of the connection
         :param conn: the connection
-        :param timeout: how long it may take; ``None``: no limit
-        :return: ``False`` when it is dead: the pool disposes of it and goes on to the next
+        :param timeout: how long the call may take, seconds; ``None``: no limit
+        :return: ``False`` if it is dead: the pool disposes of it and tries another one
         """
         return True
 
     def on_acquire(self, endpoint: EndpointT, conn: ConnectionT) -> None:
-        """Called before a connection is handed to its caller, new or reused.
+        """Prepare a connection before the pool hands it to a caller, new or reused.
 
-        :param endpoint: what it is connected to
+        :param endpoint: the endpoint of the connection
         :param conn: the connection
         """
 
     def on_release(self, endpoint: EndpointT, conn: ConnectionT) -> None:
-        """Called when a connection comes back, before anybody else can get it.
+        """Clean up a connection when it is released, before another caller can get it.
 
-        :param endpoint: what it is connected to
+        :param endpoint: the endpoint of the connection
         :param conn: the connection
         """
 
     def on_connection_dead(self, endpoint: EndpointT, conn: ConnectionT) -> None:
-        """Told that a check found a connection dead, before it is disposed of. An error is counted and logged.
+        """Take note of a connection that a check found dead, before it is disposed of. An error is counted and logged.
 
-        :param endpoint: what it was connected to
+        :param endpoint: the endpoint of the connection
         :param conn: the dead connection
         """
 
 
 class AsyncConnectionManager(abc.ABC, Generic[EndpointT, ConnectionT]):
-    """How the asyncio pool creates, disposes of and checks connections (there: ``BaseConnectionManager``).
+    """Base class of managers for the asyncio pool; `gcp.asyncio` exports it as ``BaseConnectionManager``.
 
-    No hook takes a time-out: the pool cancels one that runs out of time."""
+    Hooks take no time-out: the pool cancels a hook that runs out of time."""
 
     @abc.abstractmethod
     async def create(self, endpoint: EndpointT) -> ConnectionT:
         """Create a connection.
 
-        :param endpoint: what to connect to
+        :param endpoint: the endpoint to connect to
         """
 
     @abc.abstractmethod
     async def dispose(self, endpoint: EndpointT, conn: ConnectionT) -> None:
-        """Close a connection for good. An error is counted and logged; the connection is gone all the same.
+        """Close a connection. An error is counted and logged, and the connection counts as closed nevertheless.
 
-        :param endpoint: what it is connected to
+        :param endpoint: the endpoint of the connection
         :param conn: the connection
         """
 
     async def check_aliveness(self, endpoint: EndpointT, conn: ConnectionT) -> bool:
-        """Tell whether an idle connection can still be used. Called before each reuse.
+        """Check whether an idle connection can still be used. The pool calls it before each reuse.
 
-        :param endpoint: what it is connected to
+        :param endpoint: the endpoint of the connection
         :param conn: the connection
-        :return: ``False`` when it is dead: the pool disposes of it and goes on to the next
+        :return: ``False`` if it is dead: the pool disposes of it and tries another one
         """
         return True
 
     async def on_acquire(self, endpoint: EndpointT, conn: ConnectionT) -> None:
-        """Called before a connection is handed to its caller, new or reused.
+        """Prepare a connection before the pool hands it to a caller, new or reused.
 
-        :param endpoint: what it is connected to
+        :param endpoint: the endpoint of the connection
         :param conn: the connection
         """
 
     async def on_release(self, endpoint: EndpointT, conn: ConnectionT) -> None:
-        """Called when a connection comes back, before anybody else can get it.
+        """Clean up a connection when it is released, before another caller can get it.
 
-        :param endpoint: what it is connected to
+        :param endpoint: the endpoint of the connection
         :param conn: the connection
         """
 
     async def on_connection_dead(self, endpoint: EndpointT, conn: ConnectionT) -> None:
-        """Told that a check found a connection dead, before it is disposed of. An error is counted and logged.
+        """Take note of a connection that a check found dead, before it is disposed of. An error is counted and logged.
 
-        :param endpoint: what it was connected to
+        :param endpoint: the endpoint of the connection
         :param conn: the dead connection
         """

@@ -1,7 +1,7 @@
-"""A pool's options: defaults, checks, and how those that were not given follow those that were.
+"""The options of a pool: their defaults, their checks, and how defaults adapt to the options that were given.
 
-Only what a caller gave explicitly can contradict; a default gives way: with ``max_size=200`` alone the total cap is 200
-too."""
+Only options that were given explicitly can contradict each other. A default adapts: with ``max_size=200`` alone, the
+total cap is 200, too."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 
 class Default:
-    """What stands for the process's own: the registry, the meter and the tracer provider that everybody uses."""
+    """Stands for the global registry, meter provider or tracer provider of the process."""
 
     def __repr__(self) -> str:
         return 'DEFAULT'
 
 
 class DefaultInt(int):
-    """A default that is told from an equal number given by the caller: by identity."""
+    """A default. It is compared by identity, so an equal number that the caller gives counts as given."""
 
 
 class DefaultFloat(float):
-    """A default that is told from an equal number given by the caller: by identity."""
+    """A default. It is compared by identity, so an equal number that the caller gives counts as given."""
 
 
 MIN_IDLE = DefaultInt(1)
@@ -42,7 +42,7 @@ NAMES = (
 
 
 class Options(NamedTuple):
-    """Checked and resolved options. Times are in seconds: ``inf`` for what never expires, ``None`` for no limit."""
+    """Checked and resolved options. Times are in seconds: ``inf`` for never, ``None`` for no limit."""
 
     acquire_timeout: float | None
     background_collector: bool
@@ -67,8 +67,10 @@ class Options(NamedTuple):
 def resolve(given: Mapping[str, Any], unknown: Mapping[str, Any]) -> Options:
     """Check the arguments of a pool's constructor.
 
+    :param given: the options by name, given or default
+    :param unknown: arguments that the constructor does not know
     :raises TypeError: for an unknown argument, or one of a wrong type
-    :raises ValueError: for one out of range, or two that contradict each other
+    :raises ValueError: for a value that is out of range, or two that contradict each other
     """
     if unknown:
         reject(next(iter(unknown)))
@@ -98,7 +100,7 @@ def resolve(given: Mapping[str, Any], unknown: Mapping[str, Any]) -> Options:
 
 
 def resolve_sizes(min_idle: int, max_size: int, total_max_size: int) -> tuple[int, int, int]:
-    """Check the caps, and let those that were not given follow."""
+    """Check `min_idle` and the caps, and adapt those that were not given."""
     given_min, given_max = min_idle is not MIN_IDLE, max_size is not MAX_SIZE
     given_total = total_max_size is not TOTAL_MAX_SIZE
     min_idle = whole('min_idle', min_idle, least=0)
@@ -121,7 +123,7 @@ def resolve_sizes(min_idle: int, max_size: int, total_max_size: int) -> tuple[in
 
 
 def resolve_times(idle_timeout: float | None, max_lifetime: float | None) -> tuple[float, float]:
-    """Check the expiries, and let the one that was not given follow."""
+    """Check the expiries, and adapt the one that was not given."""
     given_idle, given_life = idle_timeout is not IDLE_TIMEOUT, max_lifetime is not MAX_LIFETIME
     idle = expiry('idle_timeout', idle_timeout)
     life = expiry('max_lifetime', max_lifetime)
@@ -134,10 +136,10 @@ def resolve_times(idle_timeout: float | None, max_lifetime: float | None) -> tup
     return idle, life
 
 
-# --- one argument at a time ---
+# --- single arguments ---
 
 def whole(name: str, value: Any, least: int) -> int:
-    """Check a whole number."""
+    """Check a whole number that has a lower bound."""
     if isinstance(value, bool):
         raise TypeError(f'{name} must be a whole number, not a bool: {value!r}')
     try:
@@ -150,7 +152,7 @@ def whole(name: str, value: Any, least: int) -> int:
 
 
 def seconds(name: str, value: Any, expected: str) -> float:
-    """Check a number of seconds that is not negative."""
+    """Check a number of seconds, 0 or more. What is expected is named in the error."""
     if isinstance(value, (bool, str, bytes)) or not hasattr(value, '__float__'):
         raise TypeError(f'{name} must be {expected}, not {type(value).__name__}: {value!r}')
     number = float(value)
@@ -160,7 +162,7 @@ def seconds(name: str, value: Any, expected: str) -> float:
 
 
 def limit(name: str, value: Any) -> float | None:
-    """Check what something may take: seconds, or None (or inf) for no limit."""
+    """Check a time limit in seconds; ``None`` or ``inf``: no limit."""
     if value is None:
         return None
     number = seconds(name, value, 'a number of seconds or None')
@@ -168,12 +170,12 @@ def limit(name: str, value: Any) -> float | None:
 
 
 def expiry(name: str, value: Any) -> float:
-    """Check after what something expires: seconds, or None (or inf) for never."""
+    """Check an expiry in seconds; ``None`` or ``inf``: never."""
     return math.inf if value is None else seconds(name, value, 'a number of seconds or None')
 
 
 def fraction(name: str, value: Any) -> float:
-    """Check a fraction."""
+    """Check a fraction from 0 to 1."""
     number = seconds(name, value, 'a fraction from 0 to 1')
     if number > 1:
         raise ValueError(f'{name} must be a fraction from 0 to 1, not {value!r}')
@@ -181,31 +183,32 @@ def fraction(name: str, value: Any) -> float:
 
 
 def flag(name: str, value: Any) -> bool:
-    """Check a yes or no."""
+    """Check a bool."""
     if not isinstance(value, bool):
         raise TypeError(f'{name} must be True or False, not {type(value).__name__}: {value!r}')
     return value
 
 
 def text(name: str, value: Any) -> str | None:
-    """Check a name."""
+    """Check a string that is not empty, or ``None``."""
     if value is not None and not isinstance(value, str):
         raise TypeError(f'{name} must be a string or None, not {type(value).__name__}: {value!r}')
     if value == '':
-        raise ValueError(f'{name} must not be empty')
+        raise ValueError(f'{name} must be a string that is not empty or None, not {value!r}')
     return value
 
 
 def having(name: str, value: Any, method: str, expected: str) -> Any:
-    """Check an object by what it can do. None turns off; the default stands for itself."""
+    """Check that an object has a method. ``None`` turns the feature off, `DEFAULT` is resolved later."""
     if value is not None and value is not DEFAULT and (
             isinstance(value, type) or not callable(getattr(value, method, None))):
-        raise TypeError(f'{name} must be {expected} (with a method {method}) or None, not {type(value).__name__}')
+        raise TypeError(
+            f'{name} must be {expected} (with a method {method}) or None, not {type(value).__name__}: {value!r}')
     return value
 
 
 def one_of(name: str, value: Any, choices: tuple[str, ...]) -> str:
-    """Check one of several words."""
+    """Check that a value is one of several strings."""
     if value not in choices:
         kind = ValueError if isinstance(value, str) else TypeError
         raise kind(f'{name} must be one of {", ".join(map(repr, choices))}, not {value!r}')
@@ -213,22 +216,38 @@ def one_of(name: str, value: Any, choices: tuple[str, ...]) -> str:
 
 
 def function(name: str, value: Any) -> Any:
-    """Check a function of one argument, or None."""
+    """Check a function, or ``None``."""
     if value is not None and not callable(value):
         raise TypeError(f'{name} must be a function of an endpoint or None, not {type(value).__name__}: {value!r}')
     return value
 
 
 def contradict(name: str, value: float, other: str, bound: float) -> NoReturn:
+    """Raise the error for two options that contradict each other.
+
+    :raises ValueError: always
+    """
     raise ValueError(f'{name}={value:g} contradicts {other}={bound:g}: {name} must not be greater than {other}')
 
 
 def reject(name: str) -> NoReturn:
+    """Raise the error for an unknown argument, with what to use instead. The value may be a password: it is not shown.
+
+    :raises TypeError: always
+    """
     import difflib
 
-    close = difflib.get_close_matches(name, NAMES, n=1)
-    hint = f'; did you mean {close[0]!r}?' if close else f'; valid ones are {", ".join(NAMES)}'
-    raise TypeError(f'ConnectionPool got an unexpected argument {name!r}{hint}')
+    from gcp.hints import hint, snake_case
+
+    if snake_case(name) in NAMES:
+        advice = f'; did you mean {snake_case(name)!r}?'
+    elif known := hint(name):
+        advice = f': {known}'
+    elif close := difflib.get_close_matches(name, NAMES, n=1):
+        advice = f'; did you mean {close[0]!r}?'
+    else:
+        advice = f'; valid ones are {", ".join(NAMES)}'
+    raise TypeError(f'ConnectionPool got an unexpected argument {name!r}{advice}')
 
 
 # --- managers ---
@@ -238,15 +257,15 @@ OPTIONAL = ('check_aliveness', 'on_acquire', 'on_release', 'on_connection_dead')
 
 
 def check_manager(manager: Any, *, base: type, other: type, wrong: str, right: str) -> None:
-    """Check that something is a connection manager of the pool's colour.
+    """Check that an object is a connection manager for the pool's frontend.
 
-    :param base: the colour's own base class
-    :param other: the other colour's
-    :param wrong: what to call the other colour
-    :param right: what to call the pool's
+    :param base: the base class of the frontend's managers
+    :param other: the base class of the other frontend's managers
+    :param wrong: the name of the other frontend
+    :param right: the name of the pool's frontend
     :raises TypeError: when it is not
     """
-    import inspect  # costs as much as the rest of the library: not before there is a pool
+    import inspect  # takes as long to import as the rest of the library, and is not needed before the first pool
 
     if isinstance(manager, type):
         raise TypeError(f'connection_manager must be an instance, not the class {manager.__name__}: call it')
@@ -263,7 +282,7 @@ def check_manager(manager: Any, *, base: type, other: type, wrong: str, right: s
 
 
 def hooks(manager: Any, base: type) -> dict[str, Any]:
-    """Return a manager's optional hooks by name, but for those that are the base class's and do nothing."""
+    """Return the optional hooks that a manager overrides, by name. Those of the base class do nothing."""
     found = {name: getattr(manager, name, None) for name in OPTIONAL}
     return {
         name: hook for name, hook in found.items()

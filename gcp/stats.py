@@ -1,4 +1,4 @@
-"""What a pool looked like at one moment: frozen records over one consistent snapshot of the core."""
+"""Statistics of a pool: frozen dataclasses made from one consistent snapshot of the core."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ EndpointT = TypeVar('EndpointT')
 
 @dataclass(frozen=True)
 class Counts:
-    """Connections by state, waiters, and what has happened so far.
+    """Connections by state, waiters, and counters since the pool was built.
 
-    :ivar idle: connections that wait to be acquired
-    :ivar used: connections that are checked out (a check or a hook in progress counts)
+    :ivar idle: idle connections
+    :ivar used: acquired connections, including those whose check or other hook is running
     :ivar creating: connections that are being created
     :ivar disposing: connections that are being disposed of
-    :ivar waiting: acquires that wait in line
-    :ivar created: connections created, ever
-    :ivar closed: connections closed, ever, by reason
-    :ivar acquires: acquires that ended, ever, by result: hit, created, waited, timeout, cancelled, error
-    :ivar releases: releases, ever, by outcome: idle, handoff, discarded
-    :ivar leaks: connections that were held for longer than the pool's ``leak_threshold``, ever
+    :ivar waiting: acquires in the wait queue
+    :ivar created: connections created so far
+    :ivar closed: connections closed so far, by reason
+    :ivar acquires: acquires that have ended, by result: hit, created, waited, timeout, cancelled, error
+    :ivar releases: releases so far, by outcome: idle, handoff, discarded
+    :ivar leaks: connections that were held for longer than the pool's ``leak_threshold``
     """
 
     idle: int
@@ -44,13 +44,13 @@ class Counts:
 
     @property
     def size(self) -> int:
-        """Places taken: connections in any state, those being created and disposed of included."""
+        """The number of connections in any state, including those that are being created or disposed of."""
         return self.idle + self.used + self.creating + self.disposing
 
 
 @dataclass(frozen=True)
 class EndpointStats(Counts, Generic[EndpointT]):
-    """One endpoint's part.
+    """The statistics of one endpoint.
 
     :ivar endpoint: the endpoint, as it was first given
     """
@@ -60,11 +60,11 @@ class EndpointStats(Counts, Generic[EndpointT]):
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """How long something took, by buckets.
+    """A histogram of durations.
 
-    :ivar bounds: the buckets' upper bounds, inclusive, ascending; the last bucket has none
-    :ivar counts: how many were in each bucket, one more than there are bounds; not cumulative
-    :ivar sum: the sum of all that was observed
+    :ivar bounds: the upper bounds of the buckets, seconds, inclusive, ascending; the last bucket has no bound
+    :ivar counts: the number of observations in each bucket, not cumulative; one more than there are bounds
+    :ivar sum: the sum of all observations, seconds
     """
 
     bounds: tuple[float, ...] = field(repr=False)
@@ -73,15 +73,15 @@ class Histogram:
 
     @property
     def count(self) -> int:
-        """How many were observed."""
+        """The number of observations."""
         return sum(self.counts)
 
     def quantile(self, q: float) -> float:
-        """Estimate a quantile, as Prometheus' `histogram_quantile` does: observations are taken to be spread evenly
-        within a bucket, and none to exceed the highest bound.
+        """Estimate a quantile as Prometheus' `histogram_quantile` does: it assumes that observations are spread evenly
+        within a bucket, and returns the highest bound for those above it.
 
         :param q: from 0 to 1
-        :return: NaN when nothing was observed
+        :return: seconds; NaN without observations
         :raises ValueError: when `q` is out of range
         """
         if not 0 <= q <= 1:
@@ -97,19 +97,19 @@ class Histogram:
 
 @dataclass(frozen=True)
 class PoolStats(Counts, Generic[EndpointT]):
-    """The whole pool, endpoints that are gone included in what has happened so far.
+    """The statistics of a pool. Counters include endpoints that the pool no longer holds.
 
-    :ivar name: the pool's name
-    :ivar is_closed: whether the pool was closed
-    :ivar endpoints: by endpoint, those that have a connection or a waiter now
-    :ivar hook_calls: calls of the manager's hooks that ended, ever, by hook and outcome: ok, error, timeout, cancelled;
+    :ivar name: the name of the pool
+    :ivar is_closed: whether the pool is closed
+    :ivar endpoints: the statistics of each endpoint that has a connection or a waiter now
+    :ivar hook_calls: calls of the manager's hooks that have ended, by hook and outcome: ok, error, timeout, cancelled;
         for `check_aliveness` also dead
-    :ivar hook_time: how long they took, seconds, by hook
-    :ivar wait_time: from the call of an acquire to its end, however it ended, seconds; a hit counts as 0
-    :ivar use_time: from acquire to release, seconds
-    :ivar age: how old connections were when they were closed, seconds
-    :ivar oldest_waiter: for how long the oldest of the waiting acquires has waited, seconds; 0 without any
-    :ivar oldest_checkout: for how long the longest held connection has been held, seconds; 0 without any
+    :ivar hook_time: durations of hook calls, seconds, by hook
+    :ivar wait_time: durations of acquires, whatever their result, seconds; a hit counts as 0
+    :ivar use_time: times from acquire to release, seconds
+    :ivar age: ages of connections when they were closed, seconds
+    :ivar oldest_waiter: how long the oldest waiter has been waiting, seconds; 0 without waiters
+    :ivar oldest_checkout: how long the connection that was acquired first has been held, seconds; 0 without any
     """
 
     name: str
@@ -127,7 +127,7 @@ class PoolStats(Counts, Generic[EndpointT]):
 def snapshot(
         name: str, is_closed: bool, total: dict[str, Any], endpoints: list[tuple[EndpointT, dict[str, Any]]],
 ) -> PoolStats[EndpointT]:
-    """Make the records of a core's snapshot."""
+    """Make the statistics of a pool from a snapshot of its core."""
     hook_time, wait, use, age = (total.pop(key) for key in ('hook_time', 'wait', 'use', 'age'))
     return PoolStats(
         name=name,
@@ -142,7 +142,7 @@ def snapshot(
 
 
 def frozen(value: Any) -> Any:
-    """Make mappings of mappings unchangeable."""
+    """Make the mappings within a mapping read-only."""
     if not isinstance(value, dict):
         return value
     return {key: MappingProxyType(frozen(inner)) if isinstance(inner, dict) else inner for key, inner in value.items()}

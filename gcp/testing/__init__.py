@@ -1,10 +1,10 @@
-"""For tests: managers that can be told to fail (`FakeManager` and its kin), and `check_manager`, which tells whether a
-manager keeps the promises that a pool builds on. Needs no test framework."""
+"""For tests: fake managers whose hooks can be told to fail (`FakeManager` and its variants), and `check_manager`, which
+checks that a manager follows the rules that a pool relies on. Needs no test framework."""
 
 from __future__ import annotations
 
 from gcp.testing.conformance import check_manager
-from gcp.testing.double import (
+from gcp.testing.fakes import (
     AsyncBareFakeManager,
     AsyncFakeManager,
     BareFakeManager,
@@ -20,22 +20,22 @@ from gcp.testing.double import (
     ok,
     slow,
 )
-from gcp.testing.report import Breach, Check, ManagerCheckError, ManagerReport, Skipped
+from gcp.testing.report import BrokenRule, ManagerCheckError, ManagerReport, PassedRule, SkippedRule
 
 __all__ = [
     'AsyncBareFakeManager',
     'AsyncFakeManager',
     'BareFakeManager',
     'Behaviour',
-    'Breach',
+    'BrokenRule',
     'Call',
-    'Check',
     'FakeConnection',
     'FakeHook',
     'FakeManager',
     'ManagerCheckError',
     'ManagerReport',
-    'Skipped',
+    'PassedRule',
+    'SkippedRule',
     'calling',
     'check_manager',
     'dead',

@@ -1,7 +1,7 @@
-"""Whether a manager keeps the promises that a pool builds on: `check_manager`, for any manager, in any test suite.
+"""`check_manager`: check that a connection manager follows the rules that a pool relies on, in any test framework.
 
-All promises (`gcp.testing.promises`) are looked at, whatever becomes of the others, and after each of them descriptors
-and threads are counted."""
+Every rule of `gcp.testing.rules` is checked, even if others are broken. After each rule, the open descriptors and the
+running threads are compared with those before it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from typing import Any, overload
 
 from gcp._core import check_timeout, describe
 from gcp.managers import AsyncConnectionManager, ConnectionT, EndpointT, SyncConnectionManager
-from gcp.testing.case import PAUSE, UNSET, Broken, Case, Kill, NotLookedAt, Use
-from gcp.testing.census import Census
-from gcp.testing.colours import colour_of
-from gcp.testing.promises import PROMISES, Promise
-from gcp.testing.report import Breach, Check, ManagerCheckError, ManagerReport, Skipped
+from gcp.testing.frontends import frontend_of
+from gcp.testing.harness import POLL_INTERVAL, UNSET, Harness, Kill, RuleBroken, RuleSkipped, Use
+from gcp.testing.leak_check import OpenResources
+from gcp.testing.report import BrokenRule, ManagerCheckError, ManagerReport, PassedRule, SkippedRule
+from gcp.testing.rules import RULES, Rule
 
 __all__ = ['check_manager']
 
@@ -51,144 +51,150 @@ def check_manager(
         count: int = 3,
         fork: bool = False,
 ) -> ManagerReport | Coroutine[Any, Any, ManagerReport]:
-    """Look at whether a manager keeps the promises that a pool builds on, against a real server.
+    """Check that a manager follows the rules that a pool relies on, against a real server.
 
-    For an asyncio manager, await it; it runs in the event loop of its caller. Nobody else in the process may open
-    descriptors or start threads meanwhile, but for a server that accepts.
+    Await it for an asyncio manager: it runs in the event loop of its caller. No other code in the process may open
+    descriptors or start threads meanwhile, except a server that accepts connections.
 
     :param manager: the manager; an instance
-    :param endpoint: one that it can connect to
+    :param endpoint: an endpoint that it can connect to
     :param kill: ends the server's side of a connection, plain or async: ``kill(endpoint, conn)``, ``kill(conn)`` or
-        ``kill()``, which ends all; without it, nobody sees how the manager takes a death
-    :param use: asks the server something over a connection and raises when the answer is wrong, plain or async, called
-        as `kill` is
-    :param silent: an endpoint that lets a caller connect, or not even that, and never answers
-    :param refused: an endpoint that refuses (a port where nobody listens)
-    :param timeout: how long any step may take, seconds
+        ``kill()``, which ends all; without it, the rules about dead connections are skipped
+    :param use: sends a request over a connection and raises if the answer is wrong, plain or async, called as `kill` is
+    :param silent: an endpoint that never answers, whether or not it accepts connections
+    :param refused: an endpoint that refuses connections (a port without a listener)
+    :param timeout: how long one hook call may take, seconds
     :param count: how many connections to open at the same time
-    :param fork: look at what a forked child does to its parent's connections; not for asyncio
-    :return: what was looked at
-    :raises ManagerCheckError: when promises are broken: which, what was seen, and how to mend it
-    :raises TypeError: when `manager` is none, or `kill` or `use` cannot be called
+    :param fork: check what a forked child does to its parent's connections; not for asyncio
+    :return: the rules that were checked
+    :raises ManagerCheckError: when rules are broken: which ones, what was observed, and how to fix it
+    :raises TypeError: when `manager` is not a manager, or `kill` or `use` cannot be called
     :raises ValueError: when `timeout` or `count` is not positive
     """
-    colour = colour_of(manager)
+    frontend = frontend_of(manager)
     seconds = check_timeout(timeout)
     if not 0 < seconds < math.inf:
         raise ValueError(f'timeout must be a positive number of seconds, not {timeout!r}')
+    if isinstance(count, bool) or not isinstance(count, int):
+        raise TypeError(f'count must be a whole number, not {type(count).__name__}: {count!r}')
     if count < 1:
-        raise ValueError(f'count must be at least 1, not {count!r}')
-    case = Case(
-        colour, endpoint, _called_with(kill, 'kill'), _called_with(use, 'use'), silent, refused, seconds, count, fork)
-    return colour.run(Inspection(case).report())  # type: ignore[no-any-return]
+        raise ValueError(f'count must be at least 1, not {count}')
+    harness = Harness(
+        frontend, endpoint, _two_arguments(kill, 'kill'), _two_arguments(use, 'use'), silent, refused, seconds, count,
+        fork)
+    return frontend.run(RuleChecker(harness).report())  # type: ignore[no-any-return]
 
 
-class Inspection:
-    """Looks at all promises, one by one, and counts what each of them leaves behind."""
+class RuleChecker:
+    """Checks all rules one after another, and what each check leaves open."""
 
-    def __init__(self, case: Case) -> None:
-        self._case = case
-        self._checks: list[Check] = []
-        self._skipped: list[Skipped] = []
-        self._breaches: list[Breach] = []
-        self._settling = case.timeout
+    def __init__(self, harness: Harness) -> None:
+        self._harness = harness
+        self._passed: list[PassedRule] = []
+        self._skipped: list[SkippedRule] = []
+        self._broken: list[BrokenRule] = []
+        self._leak_patience = harness.timeout
 
     async def report(self) -> ManagerReport:
+        """Check all rules.
+
+        :raises ManagerCheckError: when at least one is broken
+        """
         started = time.monotonic()
         await self._warm_up()
-        for entry in PROMISES:
-            if entry.colour in (None, self._case.colour.name):
-                await self._look_at(entry)
-        self._sum_up(started)
+        for rule in RULES:
+            if rule.frontend in (None, self._harness.frontend.name):
+                await self._check(rule)
+        self._finish_leak_rules(started)
         report = ManagerReport(
-            type(self._case.colour.manager).__name__, describe(self._case.endpoint), tuple(self._checks),
+            type(self._harness.frontend.manager).__name__, describe(self._harness.endpoint), tuple(self._passed),
             tuple(self._skipped), time.monotonic() - started)
-        if self._breaches:
-            raise ManagerCheckError(self._breaches, report)
+        if self._broken:
+            raise ManagerCheckError(self._broken, report)
         return report
 
     async def _warm_up(self) -> None:
-        """What comes with the first connection of a process, and serves all others too (a thread, a resolver's socket),
-        is no leak."""
-        case = self._case
-        with contextlib.suppress(Broken, NotLookedAt):
-            async with case.connection() as conn:
+        """Use one connection first: what the first connection of a process opens for all others (a thread, the
+        resolver's socket) is not a leak."""
+        harness = self._harness
+        with contextlib.suppress(RuleBroken, RuleSkipped):
+            async with harness.connection() as conn:
                 for name in ('on_acquire', 'on_release', 'check_aliveness'):
-                    if case.colour.overrides(name):
-                        await case.attempt(name, conn)
+                    if harness.frontend.overrides(name):
+                        await harness.attempt(name, conn)
 
-    async def _look_at(self, entry: Promise) -> None:
-        before, started = Census.take(), time.monotonic()
-        broken_before = {breach.name for breach in self._breaches}.intersection(entry.after)
+    async def _check(self, rule: Rule) -> None:
+        before, started = OpenResources.now(), time.monotonic()
+        broken_before = {broken.name for broken in self._broken}.intersection(rule.requires)
         try:
             if broken_before:
-                raise NotLookedAt(f'stands on what is broken: {", ".join(sorted(broken_before))}')
-            await entry.look(self._case)
-        except Broken as broken:
-            self._breaches.append(Breach(entry.name, entry.words, broken.observed, broken.mend))
-        except NotLookedAt as reason:
-            self._skipped.append(Skipped(entry.name, str(reason)))
+                raise RuleSkipped(f'requires rules that are broken: {", ".join(sorted(broken_before))}')
+            await rule.check(self._harness)
+        except RuleBroken as broken:
+            self._broken.append(BrokenRule(rule.name, rule.text, broken.observed, broken.fix))
+        except RuleSkipped as reason:
+            self._skipped.append(SkippedRule(rule.name, str(reason)))
         else:
-            self._checks.append(Check(entry.name, entry.words, time.monotonic() - started))
-        await self._count(before, entry)
+            self._passed.append(PassedRule(rule.name, rule.text, time.monotonic() - started))
+        await self._check_leaks(before, rule)
 
-    async def _count(self, before: Census, entry: Promise) -> None:
-        """Wait until all is as before. The second leak is not waited for that long."""
-        deadline = time.monotonic() + self._settling
+    async def _check_leaks(self, before: OpenResources, rule: Rule) -> None:
+        """Wait until no more is open than before. After the first leak, later ones are waited for 0.1 s only."""
+        deadline = time.monotonic() + self._leak_patience
         while True:
-            now = Census.take()
+            now = OpenResources.now()
             descriptors, threads = before.new_descriptors(now), before.new_threads(now)
             if not descriptors and not threads:
                 return
             if time.monotonic() > deadline:
                 break
-            await self._case.colour.pause(PAUSE)
-        self._settling = 0.1
-        for kind, left, mend in (
-            (DESCRIPTORS, descriptors, 'close what is open on every way out, errors and cancellation included'),
+            await self._harness.frontend.pause(POLL_INTERVAL)
+        self._leak_patience = 0.1
+        for leak_rule, left, fix in (
+            (DESCRIPTORS, descriptors, 'close what is open on every exit, also after an error or a cancellation'),
             (THREADS, threads, 'end in dispose what create has started (and in a server of this process, too)'),
         ):
             if left:
-                observed = f'{len(left)} more after the look at {entry.name!r}: {", ".join(left)}'
-                self._breaches.append(Breach(kind.name, kind.words, observed, mend))
+                observed = f'{len(left)} more after rule {rule.name!r}: {", ".join(left)}'
+                self._broken.append(BrokenRule(leak_rule.name, leak_rule.text, observed, fix))
 
-    def _sum_up(self, started: float) -> None:
-        """What was counted after each look counts once."""
-        broken = {breach.name for breach in self._breaches}
-        for kind in (DESCRIPTORS, THREADS):
-            if kind is DESCRIPTORS and Census.take().descriptors is None:
-                self._skipped.append(Skipped(kind.name, 'they cannot be counted here'))
-            elif kind.name not in broken:
-                self._checks.append(Check(kind.name, kind.words, time.monotonic() - started))
-        once = {breach.name: breach for breach in reversed(self._breaches)}
-        self._breaches = [breach for breach in self._breaches if once[breach.name] is breach]
+    def _finish_leak_rules(self, started: float) -> None:
+        """Report each of the two leak rules once, though they are checked after every other rule."""
+        broken = {broken.name for broken in self._broken}
+        for rule in (DESCRIPTORS, THREADS):
+            if rule is DESCRIPTORS and OpenResources.now().descriptors is None:
+                self._skipped.append(SkippedRule(rule.name, 'this platform does not list open descriptors'))
+            elif rule.name not in broken:
+                self._passed.append(PassedRule(rule.name, rule.text, time.monotonic() - started))
+        first = {broken.name: broken for broken in reversed(self._broken)}
+        self._broken = [broken for broken in self._broken if first[broken.name] is broken]
 
 
-async def _nothing(case: Case) -> None:
+async def _checked_elsewhere(harness: Harness) -> None:
     pass
 
 
-DESCRIPTORS = Promise('descriptors', 'no descriptor is left open', _nothing, (), None)
-THREADS = Promise('threads', 'no thread is left behind', _nothing, (), None)
+DESCRIPTORS = Rule('descriptors', 'no descriptor is left open', _checked_elsewhere, (), None)
+THREADS = Rule('threads', 'no thread is left running', _checked_elsewhere, (), None)
 
 
-def _called_with(function: Any, name: str) -> Callable[[Any, Any], object] | None:
-    """Make a user's function one of an endpoint and a connection, whichever of them it takes."""
+def _two_arguments(function: Any, name: str) -> Callable[[Any, Any], object] | None:
+    """Wrap a test's function so that it can be called with endpoint and connection, whichever of them it takes."""
     if function is None:
         return None
     if not callable(function):
-        raise TypeError(f'{name}: a function was expected, not {type(function).__name__}')
-    wanted = _wanted_by(function)
+        raise TypeError(f'{name} must be a function, not {type(function).__name__}: {function!r}')
+    wanted = _required_arguments(function)
     if wanted > 2:
-        raise TypeError(f'{name}: a function of (endpoint, conn), of (conn) or of nothing was expected')
+        raise TypeError(f'{name} must be a function of (endpoint, conn), of (conn) or of no argument, not of {wanted}')
     return lambda endpoint, conn: function(*(endpoint, conn)[2 - wanted:])
 
 
-def _wanted_by(function: Callable[..., object]) -> int:
-    """How many positional arguments a function must be given, of the two that there are."""
+def _required_arguments(function: Callable[..., object]) -> int:
+    """Return how many positional arguments a function requires; 2 if it takes any number."""
     try:
         parameters = inspect.signature(function).parameters.values()
-    except ValueError:  # a C function, that does not tell
+    except ValueError:  # a C function without a signature
         return 2
     if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
         return 2

@@ -1,98 +1,98 @@
-"""What a check of a manager has found. Knows nothing of how it was found."""
+"""The result of `check_manager`: which rules a manager passed, which were skipped, which it breaks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ['Breach', 'Check', 'ManagerCheckError', 'ManagerReport', 'Skipped']
+__all__ = ['BrokenRule', 'ManagerCheckError', 'ManagerReport', 'PassedRule', 'SkippedRule']
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
-    """A promise that was kept.
+class PassedRule:
+    """A rule that the manager follows.
 
-    :ivar name: its name
-    :ivar promise: what it says
-    :ivar seconds: how long it took to see
+    :ivar name: the rule's name
+    :ivar rule: what the rule requires
+    :ivar seconds: how long the check took, seconds
     """
 
     name: str
-    promise: str
+    rule: str
     seconds: float
 
     def __str__(self) -> str:
-        return f'  kept     {self.name:<12} {self.seconds:7.3f} s  {self.promise}'
+        return f'  passed   {self.name:<13} {self.seconds:7.3f} s  {self.rule}'
 
 
 @dataclass(frozen=True, slots=True)
-class Skipped:
-    """A promise that was not looked at.
+class SkippedRule:
+    """A rule that could not be checked.
 
-    :ivar name: its name
-    :ivar reason: why
+    :ivar name: the rule's name
+    :ivar reason: why it was skipped
     """
 
     name: str
     reason: str
 
     def __str__(self) -> str:
-        return f'  skipped  {self.name:<12}            {self.reason}'
+        return f'  skipped  {self.name:<13}            {self.reason}'
 
 
 @dataclass(frozen=True, slots=True)
-class Breach:
-    """A promise that was broken.
+class BrokenRule:
+    """A rule that the manager breaks.
 
-    :ivar name: its name
-    :ivar promise: what it says
-    :ivar observed: what was seen
-    :ivar mend: what to do about it
+    :ivar name: the rule's name
+    :ivar rule: what the rule requires
+    :ivar observed: what happened instead
+    :ivar fix: what to change in the manager
     """
 
     name: str
-    promise: str
+    rule: str
     observed: str
-    mend: str
+    fix: str
 
     def __str__(self) -> str:
-        return f'  {self.name}: {self.promise}\n    observed: {self.observed}\n    mend: {self.mend}'
+        return f'  {self.name}: {self.rule}\n    observed: {self.observed}\n    fix: {self.fix}'
 
 
 @dataclass(frozen=True, slots=True)
 class ManagerReport:
-    """What was looked at. Its `str` is a table.
+    """The rules that were checked. Its `str` is a table.
 
-    :ivar manager: the manager's class
-    :ivar endpoint: the endpoint, as messages show it: nothing that may carry credentials
-    :ivar checks: the promises that were kept, in the order in which they were looked at
-    :ivar skipped: those that were not looked at
-    :ivar seconds: how long it took in all
+    :ivar manager: the name of the manager's class
+    :ivar endpoint: the endpoint as log messages show it, without credentials
+    :ivar passed: the rules that the manager follows, in the order in which they were checked
+    :ivar skipped: the rules that could not be checked
+    :ivar seconds: how long all checks took together, seconds
     """
 
     manager: str
     endpoint: str
-    checks: tuple[Check, ...]
-    skipped: tuple[Skipped, ...]
+    passed: tuple[PassedRule, ...]
+    skipped: tuple[SkippedRule, ...]
     seconds: float
 
     def __str__(self) -> str:
-        title = f'{self.manager}, {self.endpoint}: {len(self.checks)} promises kept, {len(self.skipped)} not looked at'
-        return '\n'.join([f'{title} ({self.seconds:.1f} s)', *map(str, self.checks), *map(str, self.skipped)])
+        title = f'{self.manager}, {self.endpoint}: {len(self.passed)} rules passed, {len(self.skipped)} skipped'
+        return '\n'.join([f'{title} ({self.seconds:.1f} s)', *map(str, self.passed), *map(str, self.skipped)])
 
 
 class ManagerCheckError(AssertionError):
-    """A manager breaks promises. The message says which, what was seen, and how to mend it.
+    """The manager breaks at least one rule. The message names each rule, what was observed and how to fix it.
 
-    :ivar breaches: the broken promises, all of them
-    :ivar report: the others
+    :ivar broken: all rules that the manager breaks
+    :ivar report: the rules that it passed, and those that were skipped
     """
 
-    def __init__(self, breaches: Sequence[Breach], report: ManagerReport) -> None:
-        self.breaches = tuple(breaches)
+    def __init__(self, broken: Sequence[BrokenRule], report: ManagerReport) -> None:
+        self.broken = tuple(broken)
         self.report = report
-        super().__init__(self.breaches, report)
+        super().__init__(self.broken, report)
 
     def __str__(self) -> str:
-        count = f'{len(self.breaches)} promise{"s" if len(self.breaches) > 1 else ""}'
-        return '\n'.join([f'{self.report.manager} breaks {count}:', *map(str, self.breaches)])
+        count = f'{len(self.broken)} rule{"s" if len(self.broken) > 1 else ""}'
+        return '\n'.join([f'{self.report.manager} breaks {count}:', *map(str, self.broken)])

@@ -1,4 +1,7 @@
-"""What `acquire` of the asyncio pool returns: everything that takes a coroutine takes it."""
+"""Guarantee 5 (docs/guarantees.md): an acquire of the asyncio pool leaks nothing, however it is awaited, cancelled
+or dropped.
+
+Everything that accepts a coroutine accepts what `acquire` returns."""
 
 from __future__ import annotations
 

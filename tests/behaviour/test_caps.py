@@ -1,4 +1,5 @@
-"""Promise 1: caps are never exceeded, per endpoint or in total, whatever a connection is going through."""
+"""Guarantee 1 (docs/guarantees.md): caps are never exceeded, per endpoint or in total, whatever state a connection
+is in."""
 
 from __future__ import annotations
 
@@ -46,7 +47,7 @@ async def test_a_connection_that_is_being_created_counts(front: Front) -> None:
         await pool.acquire('a', timeout=0)
     with pytest.raises(AcquireTimeoutError):
         await pool.acquire('c', timeout=0)
-    manager.let_go()
+    manager.unblock()
     await front.give_back(pool, [await creator for creator in creators])
     manager.check(max_size=2, total_max_size=3)
 
@@ -62,7 +63,7 @@ async def test_a_connection_that_is_being_disposed_of_counts(front: Front) -> No
     assert pool.get_size() == 1
     with pytest.raises(AcquireTimeoutError):
         await pool.acquire('db', timeout=0.02)
-    manager.let_go()
+    manager.unblock()
     with pytest.raises(OSError):
         await release
     await pool.release(await pool.acquire('db'), 'db')
@@ -77,7 +78,7 @@ async def test_a_place_is_free_only_when_its_victim_is_gone(front: Front) -> Non
     acquire = front.spawn(pool.acquire('b'))
     await front.until(lambda: manager.dispose.running)
     assert manager.create.calls[-1].endpoint == 'a'
-    manager.let_go()
+    manager.unblock()
     await pool.release(await acquire, 'b')
     manager.check(total_max_size=1)
 

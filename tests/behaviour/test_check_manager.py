@@ -1,4 +1,4 @@
-"""`check_manager`: sound managers pass; of those that break a promise, each is told by that promise's name."""
+"""`check_manager`: correct managers pass all rules; for a broken manager, the report names the rules that it breaks."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ Address = tuple[str, int]
 Pair = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 GREETING = b'!'
-TIMEOUT = 0.25  # what a step of a broken manager may take
+TIMEOUT = 0.25  # how long a hook of a broken manager may take, seconds
 
 
 class Server:
-    """Greets, and says again what it is told. One thread for all."""
+    """Sends a greeting, and echoes what it receives. One thread serves all clients."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(('127.0.0.1', 0))
         self.address: Address = self._listener.getsockname()
-        self._wake, self._alarm = socket.socketpair()
+        self._stop_reader, self._stop_writer = socket.socketpair()
         self._clients: dict[Address, socket.socket] = {}
         self._thread = threading.Thread(target=self._run, name='echo', daemon=True)
         self._thread.start()
@@ -42,42 +42,42 @@ class Server:
         self._clients[sock.getsockname()].shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        self._alarm.close()
+        self._stop_writer.close()
         self._thread.join(10)
-        for sock in (self._listener, self._wake, *self._clients.values()):
+        for sock in (self._listener, self._stop_reader, *self._clients.values()):
             sock.close()
 
     def _run(self) -> None:
         with selectors.DefaultSelector() as selector:
-            for sock in (self._listener, self._wake):
+            for sock in (self._listener, self._stop_reader):
                 selector.register(sock, selectors.EVENT_READ)
             while True:
                 for key, _ in selector.select():
-                    if key.fileobj is self._wake:
+                    if key.fileobj is self._stop_reader:
                         return
                     if key.fileobj is self._listener:
                         client, address = self._listener.accept()
                         self._clients[address] = client
                         selector.register(client, selectors.EVENT_READ, address)
-                        self._tell(client, GREETING)
-                    elif not self._tell(key.fileobj, self._hear(key.fileobj)):
+                        self._send(client, GREETING)
+                    elif not self._send(key.fileobj, self._receive(key.fileobj)):
                         selector.unregister(key.fileobj)
                         self._clients.pop(key.data).close()
 
     @staticmethod
-    def _hear(sock: Any) -> bytes:
+    def _receive(sock: Any) -> bytes:
         try:
             return sock.recv(1024)  # type: ignore[no-any-return]
         except OSError:
             return b''
 
     @staticmethod
-    def _tell(sock: Any, words: bytes) -> bool:
+    def _send(sock: Any, data: bytes) -> bool:
         try:
-            sock.sendall(words)
+            sock.sendall(data)
         except OSError:
             return False
-        return words != b''
+        return data != b''
 
 
 @pytest.fixture(scope='module')
@@ -119,8 +119,8 @@ def is_quiet(fd: int) -> bool:
     return not poller.poll(0)
 
 
-class Sound(gcp.threading.BaseConnectionManager[Address, socket.socket]):
-    """Keeps all promises."""
+class Correct(gcp.threading.BaseConnectionManager[Address, socket.socket]):
+    """Follows all rules."""
 
     def create(self, endpoint: Address, timeout: float | None = None) -> socket.socket:
         conn = socket.create_connection(endpoint, timeout)
@@ -149,8 +149,8 @@ class Sound(gcp.threading.BaseConnectionManager[Address, socket.socket]):
         pass
 
 
-class AsyncSound(gcp.asyncio.BaseConnectionManager[Address, Pair]):
-    """Keeps all promises."""
+class AsyncCorrect(gcp.asyncio.BaseConnectionManager[Address, Pair]):
+    """Follows all rules."""
 
     async def create(self, endpoint: Address) -> Pair:
         reader, writer = await asyncio.open_connection(*endpoint)
@@ -169,48 +169,48 @@ class AsyncSound(gcp.asyncio.BaseConnectionManager[Address, Pair]):
         return not conn[0].at_eof() and not conn[1].is_closing()
 
 
-# ---- sound ones
+# --- correct managers ---
 
 
-def test_a_sound_manager_passes(server: Server, silent: Address, refused: Address) -> None:
+def test_a_correct_manager_passes(server: Server, silent: Address, refused: Address) -> None:
     report = check_manager(
-        Sound(), server.address, kill=server.kill, use=ask, silent=silent, refused=refused, fork=True)
+        Correct(), server.address, kill=server.kill, use=ask, silent=silent, refused=refused, fork=True)
     assert isinstance(report, ManagerReport)
-    assert [check.name for check in report.checks] == [
-        'create', 'alive', 'hooks', 'dispose', 'pool', 'death', 'farewell', 'replacement', 'refusal', 'timeout', 'fork',
-        'signatures', 'descriptors', 'threads']
+    assert [check.name for check in report.passed] == [
+        'create', 'check_healthy', 'hooks', 'dispose', 'pool', 'check_dead', 'dispose_dead', 'replacement', 'refusal',
+        'timeout', 'fork', 'signatures', 'descriptors', 'threads']
     assert report.skipped == ()
     assert str(report).splitlines()[0].startswith(
-        f"Sound, ('127.0.0.1', {server.address[1]}): 14 promises kept, 0 not looked at (")
+        f"Correct, ('127.0.0.1', {server.address[1]}): 14 rules passed, 0 skipped (")
     assert len(str(report).splitlines()) == 15
 
 
-def test_a_sound_async_manager_passes(server: Server, silent: Address, refused: Address) -> None:
+def test_a_correct_async_manager_passes(server: Server, silent: Address, refused: Address) -> None:
     async def body() -> ManagerReport:
         return await check_manager(
-            AsyncSound(), server.address, kill=server.kill, use=ask_stream, silent=silent, refused=refused)
+            AsyncCorrect(), server.address, kill=server.kill, use=ask_stream, silent=silent, refused=refused)
 
     report = asyncio.run(body())
-    assert [check.name for check in report.checks] == [
-        'create', 'alive', 'dispose', 'pool', 'death', 'farewell', 'replacement', 'refusal', 'timeout', 'cancellation',
-        'loop', 'signatures', 'descriptors', 'threads']
+    assert [check.name for check in report.passed] == [
+        'create', 'check_healthy', 'dispose', 'pool', 'check_dead', 'dispose_dead', 'replacement', 'refusal', 'timeout',
+        'cancellation', 'event_loop', 'signatures', 'descriptors', 'threads']
     assert [(skipped.name, skipped.reason) for skipped in report.skipped] == [
         ('hooks', 'the manager has no on_acquire and no on_release')]
 
 
-def test_what_was_not_given_is_not_looked_at(server: Server) -> None:
-    report = check_manager(Sound(), server.address)
+def test_rules_without_their_argument_are_skipped(server: Server) -> None:
+    report = check_manager(Correct(), server.address)
     assert {skipped.name: skipped.reason for skipped in report.skipped} == {
-        'death': 'there is no kill=',
-        'farewell': 'there is no kill=',
-        'replacement': 'there is no kill=',
-        'refusal': 'there is no refused=',
-        'timeout': 'there is no silent=',
-        'fork': 'not asked for, with fork=True',
+        'check_dead': 'kill= was not given',
+        'dispose_dead': 'kill= was not given',
+        'replacement': 'kill= was not given',
+        'refusal': 'refused= was not given',
+        'timeout': 'silent= was not given',
+        'fork': 'fork=True was not given',
     }
 
 
-def test_the_doubles_pass() -> None:
+def test_the_fake_managers_pass() -> None:
     manager, in_tasks = FakeManager(), AsyncFakeManager()
     check_manager(manager, 'db', kill=lambda: manager.check_aliveness.does(dead()))
     asyncio.run(_checked(in_tasks, 'db', kill=lambda: in_tasks.check_aliveness.does(dead())))
@@ -221,8 +221,8 @@ async def _checked(manager: Any, endpoint: Any, **options: Any) -> ManagerReport
     return report
 
 
-def test_a_report_shows_no_secrets(server: Server) -> None:
-    class Named(Sound):
+def test_a_report_shows_no_credentials(server: Server) -> None:
+    class Named(Correct):
         def create(self, endpoint: Any, timeout: float | None = None) -> socket.socket:
             return super().create(server.address, timeout)
 
@@ -232,10 +232,10 @@ def test_a_report_shows_no_secrets(server: Server) -> None:
 
 
 @pytest.mark.parametrize('kill', ['both', 'conn', 'nothing', 'any', 'async'])
-def test_kill_may_take_what_it_likes(server: Server, kill: str) -> None:
+def test_kill_may_take_any_of_the_arguments(server: Server, kill: str) -> None:
     conns: list[socket.socket] = []
 
-    class Noting(Sound):
+    class Recording(Correct):
         def create(self, endpoint: Address, timeout: float | None = None) -> socket.socket:
             conns.append(super().create(endpoint, timeout))
             return conns[-1]
@@ -256,14 +256,14 @@ def test_kill_may_take_what_it_likes(server: Server, kill: str) -> None:
         'any': lambda *arguments: server.kill(*arguments),
         'async': later,
     }
-    report = check_manager(Noting(), server.address, kill=kills[kill])
-    assert {'death', 'farewell'} <= {check.name for check in report.checks}
+    report = check_manager(Recording(), server.address, kill=kills[kill])
+    assert {'check_dead', 'dispose_dead'} <= {check.name for check in report.passed}
 
 
-# ---- broken ones: a manager, and the promises that it breaks
+# --- broken managers, and the rules that each breaks ---
 
 
-class SameTwice(Sound):
+class SameTwice(Correct):
     conn: socket.socket | None = None
 
     def create(self, endpoint: Address, timeout: float | None = None) -> socket.socket:
@@ -272,37 +272,37 @@ class SameTwice(Sound):
         return self.conn
 
 
-class ReturnsNothing(Sound):
+class ReturnsNothing(Correct):
     def create(self, endpoint: Address, timeout: float | None = None) -> socket.socket:
         super().create(endpoint, timeout).close()
         return None  # type: ignore[return-value]
 
 
-class Fails(Sound):
+class Fails(Correct):
     def create(self, endpoint: Address, timeout: float | None = None) -> socket.socket:
         raise ConnectionRefusedError('not today')
 
 
-class TakesNoTimeout(Sound):
+class TakesNoTimeout(Correct):
     def create(self, endpoint: Address) -> socket.socket:  # type: ignore[override]
         return super().create(endpoint)
 
 
-class NamesItOtherwise(Sound):
+class NamesItOtherwise(Correct):
     def dispose(  # type: ignore[override]
             self, endpoint: Address, conn: socket.socket, seconds: float | None = None,
     ) -> None:
         conn.close()
 
 
-class ForgetsReturn(Sound):
+class ForgetsReturn(Correct):
     def check_aliveness(self, endpoint: Address, conn: socket.socket, timeout: float | None = None) -> bool:
         is_quiet(conn.fileno())
         return None  # type: ignore[return-value]
 
 
-class ChecksOnce(Sound):
-    """Its check uses the connection up."""
+class ChecksOnce(Correct):
+    """Its check makes the connection unusable."""
 
     def check_aliveness(self, endpoint: Address, conn: socket.socket, timeout: float | None = None) -> bool:
         if not is_quiet(conn.fileno()):
@@ -311,7 +311,7 @@ class ChecksOnce(Sound):
         return True
 
 
-class EndsWhatItChecks(Sound):
+class EndsWhatItChecks(Correct):
     """A half-close cannot be seen on this side."""
 
     def check_aliveness(self, endpoint: Address, conn: socket.socket, timeout: float | None = None) -> bool:
@@ -323,24 +323,24 @@ class EndsWhatItChecks(Sound):
 
 
 class ChecksNothing(gcp.threading.BaseConnectionManager[Address, socket.socket]):
-    create = Sound.create
-    dispose = Sound.dispose
+    create = Correct.create
+    dispose = Correct.dispose
 
 
-class BelievesAll(Sound):
+class BelievesAll(Correct):
     def check_aliveness(self, endpoint: Address, conn: socket.socket, timeout: float | None = None) -> bool:
         return True
 
 
-class RaisesWhenDead(Sound):
+class RaisesWhenDead(Correct):
     def check_aliveness(self, endpoint: Address, conn: socket.socket, timeout: float | None = None) -> bool:
         if not is_quiet(conn.fileno()):
             raise ConnectionResetError('gone')
         return True
 
 
-class Revives(Sound):
-    """Finds out by reading, and forgets."""
+class Revives(Correct):
+    """Reports a connection as dead only once."""
 
     def __init__(self) -> None:
         self.dead: set[int] = set()
@@ -352,40 +352,40 @@ class Revives(Sound):
         return False
 
 
-class MournsAloud(Sound):
+class DeadHookRaises(Correct):
     def on_connection_dead(self, endpoint: Address, conn: socket.socket) -> None:
         raise RuntimeError('it is dead')
 
 
-class AcquireFails(Sound):
+class AcquireFails(Correct):
     def on_acquire(self, endpoint: Address, conn: socket.socket) -> None:
         raise RuntimeError('not you')
 
 
-class ReleaseEndsIt(Sound):
+class ReleaseEndsIt(Correct):
     def on_release(self, endpoint: Address, conn: socket.socket) -> None:
         conn.shutdown(socket.SHUT_RDWR)
 
 
-class DisposeRaises(Sound):
+class DisposeRaises(Correct):
     def dispose(self, endpoint: Address, conn: socket.socket, timeout: float | None = None) -> None:
         conn.close()
         raise RuntimeError('bye')
 
 
-class SaysGoodbye(Sound):
-    """Waits for the answer to a goodbye."""
+class SendsClosingMessage(Correct):
+    """Sends a closing message, and expects an answer."""
 
     def dispose(self, endpoint: Address, conn: socket.socket, timeout: float | None = None) -> None:
         try:
             conn.sendall(b'bye')
             if conn.recv(3) == b'':
-                raise ConnectionResetError('no goodbye')
+                raise ConnectionResetError('no answer')
         finally:
             conn.close()
 
 
-class WaitsForGoodbye(Sound):
+class WaitsForThePeer(Correct):
     gate = threading.Event()
 
     def dispose(self, endpoint: Address, conn: socket.socket, timeout: float | None = None) -> None:
@@ -394,20 +394,20 @@ class WaitsForGoodbye(Sound):
         conn.close()
 
 
-class DisposesOfNothing(Sound):
+class DisposesOfNothing(Correct):
     kept: ClassVar[list[socket.socket]] = []
 
     def dispose(self, endpoint: Address, conn: socket.socket, timeout: float | None = None) -> None:
         self.kept.append(conn)
 
 
-class LeaksWhenChecked(Sound):
+class LeaksWhenChecked(Correct):
     def check_aliveness(self, endpoint: Address, conn: socket.socket, timeout: float | None = None) -> bool:
         DisposesOfNothing.kept.append(conn.dup())
         return super().check_aliveness(endpoint, conn, timeout)
 
 
-class LeaksWhenRefused(Sound):
+class LeaksWhenRefused(Correct):
     def create(self, endpoint: Address, timeout: float | None = None) -> socket.socket:
         spare = socket.socket()
         DisposesOfNothing.kept.append(spare)
@@ -416,7 +416,7 @@ class LeaksWhenRefused(Sound):
         return conn
 
 
-class AcceptsRefusal(Sound):
+class AcceptsRefusal(Correct):
     def create(self, endpoint: Address, timeout: float | None = None) -> socket.socket:
         try:
             return super().create(endpoint, timeout)
@@ -424,12 +424,12 @@ class AcceptsRefusal(Sound):
             return socket.socket()
 
 
-class HasAllTheTime(Sound):
+class HasAllTheTime(Correct):
     def create(self, endpoint: Address, timeout: float | None = None) -> socket.socket:
         return super().create(endpoint, 3)
 
 
-class RaisesWrongError(Sound):
+class RaisesWrongError(Correct):
     def create(self, endpoint: Address, timeout: float | None = None) -> socket.socket:
         try:
             return super().create(endpoint, timeout)
@@ -437,7 +437,7 @@ class RaisesWrongError(Sound):
             raise RuntimeError('too late') from None
 
 
-class LeavesThread(Sound):
+class LeavesThread(Correct):
     gate = threading.Event()
 
     def create(self, endpoint: Address, timeout: float | None = None) -> socket.socket:
@@ -445,8 +445,8 @@ class LeavesThread(Sound):
         return super().create(endpoint, timeout)
 
 
-class ShutsDown(Sound):
-    """Says goodbye on behalf of its parent."""
+class ShutsDown(Correct):
+    """Shuts down the connection of its parent."""
 
     def dispose(self, endpoint: Address, conn: socket.socket, timeout: float | None = None) -> None:
         try:
@@ -456,7 +456,7 @@ class ShutsDown(Sound):
         conn.close()
 
 
-class HalfAsync(Sound):
+class HalfAsync(Correct):
     async def check_aliveness(  # type: ignore[override]
             self, endpoint: Address, conn: socket.socket, timeout: float | None = None,
     ) -> bool:
@@ -464,92 +464,94 @@ class HalfAsync(Sound):
 
 
 @pytest.fixture
-def swept() -> Iterator[None]:
+def closed_afterwards() -> Iterator[None]:
     yield
     for conn in DisposesOfNothing.kept:
         conn.close()
     DisposesOfNothing.kept.clear()
-    for gate in (LeavesThread.gate, WaitsForGoodbye.gate):
+    for gate in (LeavesThread.gate, WaitsForThePeer.gate):
         gate.set()
         gate.clear()
 
 
-def breaches(caught: pytest.ExceptionInfo[ManagerCheckError]) -> dict[str, str]:
-    return {breach.name: breach.observed for breach in caught.value.breaches}
+def broken_rules(caught: pytest.ExceptionInfo[ManagerCheckError]) -> dict[str, str]:
+    return {broken.name: broken.observed for broken in caught.value.broken}
 
 
-@pytest.mark.usefixtures('swept')
+@pytest.mark.usefixtures('closed_afterwards')
 @pytest.mark.parametrize(
-    ('manager', 'told'),
+    ('manager', 'expected'),
     [
         (SameTwice(), {'create': 'create returned the same connection twice'}),
         (ReturnsNothing(), {'create': 'create returned None'}),
         (Fails(), {'create': "create raised ConnectionRefusedError('not today') at "}),
         (TakesNoTimeout(), {'signatures': 'cannot be called with (endpoint, timeout)'}),
         (NamesItOtherwise(), {'signatures': 'cannot be called with (endpoint, conn, timeout)'}),
-        (ForgetsReturn(), {'alive': 'check number 1 of a fresh connection returned None'}),
-        (ChecksOnce(), {'alive': 'check number'}),
-        (EndsWhatItChecks(), {'alive': 'use(), after the checks, raised'}),
-        (ChecksNothing(), {'death': 'the manager has no check_aliveness'}),
-        (BelievesAll(), {'death': f'still said that it is alive {TIMEOUT:g} s after kill()'}),
-        (RaisesWhenDead(), {'death': "check_aliveness raised ConnectionResetError('gone')"}),
-        (Revives(), {'death': 'check_aliveness said dead, and then alive'}),
-        (MournsAloud(), {'death': "on_connection_dead raised RuntimeError('it is dead')"}),
+        (ForgetsReturn(), {'check_healthy': 'check number 1 of a new connection returned None'}),
+        (ChecksOnce(), {'check_healthy': 'check number'}),
+        (EndsWhatItChecks(), {'check_healthy': 'use(), after the checks, raised'}),
+        (ChecksNothing(), {'check_dead': 'the manager has no check_aliveness'}),
+        (BelievesAll(), {'check_dead': f'still returned True {TIMEOUT:g} s after kill()'}),
+        (RaisesWhenDead(), {'check_dead': "check_aliveness raised ConnectionResetError('gone')"}),
+        (Revives(), {'check_dead': 'check_aliveness returned False, and then True'}),
+        (DeadHookRaises(), {'check_dead': "on_connection_dead raised RuntimeError('it is dead')"}),
         (AcquireFails(), {'hooks': "on_acquire raised RuntimeError('not you')"}),
         (ReleaseEndsIt(), {'hooks': 'the connection is dead after on_acquire and on_release'}),
-        (DisposeRaises(), {'dispose': "dispose raised RuntimeError('bye')", 'farewell': "RuntimeError('bye')"}),
-        (SaysGoodbye(), {'farewell': 'dispose raised '}),
-        (WaitsForGoodbye(), {
-            'farewell': f'dispose had not returned after {2 * TIMEOUT:.1f} s', 'descriptors': "look at 'death'"}),
-        (DisposesOfNothing(), {'descriptors': "3 more after the look at 'create': "}),
-        (LeaksWhenChecked(), {'descriptors': "more after the look at 'alive': "}),
-        (LeaksWhenRefused(), {'descriptors': "20 more after the look at 'refusal': "}),
+        (DisposeRaises(), {'dispose': "dispose raised RuntimeError('bye')", 'dispose_dead': "RuntimeError('bye')"}),
+        (SendsClosingMessage(), {'dispose_dead': 'dispose raised '}),
+        (WaitsForThePeer(), {
+            'dispose_dead': f'dispose had not returned after {2 * TIMEOUT:.1f} s',
+            'descriptors': "after rule 'check_dead'"}),
+        (DisposesOfNothing(), {'descriptors': "3 more after rule 'create': "}),
+        (LeaksWhenChecked(), {'descriptors': "more after rule 'check_healthy': "}),
+        (LeaksWhenRefused(), {'descriptors': "20 more after rule 'refusal': "}),
         (AcceptsRefusal(), {'refusal': 'create returned a connection from an endpoint that refuses'}),
         (HasAllTheTime(), {
-            'timeout': 'create was given 0.2 s and had not returned after 1.4 s', 'descriptors': "look at 'timeout'"}),
+            'timeout': 'create was given 0.2 s and had not returned after 1.4 s',
+            'descriptors': "after rule 'timeout'"}),
         (RaisesWrongError(), {'timeout': "create raised RuntimeError('too late') when its time was over"}),
-        (LeavesThread(), {'threads': "more after the look at 'create': heartbeat"}),
+        (LeavesThread(), {'threads': "more after rule 'create': heartbeat"}),
         (ShutsDown(), {'fork': "the parent's connection is dead after its disposal in the child"}),
         (HalfAsync(), {'signatures': 'check_aliveness returned a coroutine, which the threading pool does not await'}),
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_a_broken_manager_is_told_by_the_promise(
-        server: Server, silent: Address, refused: Address, manager: Any, told: dict[str, str],
+def test_a_broken_manager_is_reported_by_the_rule(
+        server: Server, silent: Address, refused: Address, manager: Any, expected: dict[str, str],
 ) -> None:
     with pytest.raises(ManagerCheckError) as caught:
         check_manager(
             manager, server.address, kill=server.kill, use=ask, refused=refused, timeout=TIMEOUT,
-            fork='fork' in told, **({'silent': silent} if 'timeout' in told else {}))
-    found = breaches(caught)
-    assert {name: found.get(name) for name in told} == found, str(caught.value)
-    assert all(words in found[name] for name, words in told.items()), str(caught.value)
+            fork='fork' in expected, **({'silent': silent} if 'timeout' in expected else {}))
+    found = broken_rules(caught)
+    assert {name: found.get(name) for name in expected} == found, str(caught.value)
+    assert all(words in found[name] for name, words in expected.items()), str(caught.value)
 
 
-class PlainFunction(AsyncSound):
+class PlainFunction(AsyncCorrect):
     def check_aliveness(self, endpoint: Address, conn: Pair) -> bool:  # type: ignore[override]
         return not conn[0].at_eof()
 
 
-class TakesTimeout(AsyncSound):
+class TakesTimeout(AsyncCorrect):
     async def create(self, endpoint: Address, timeout: float) -> Pair:  # type: ignore[override]
         return await super().create(endpoint)
 
 
-class Sleeps(AsyncSound):
+class Sleeps(AsyncCorrect):
     async def check_aliveness(self, endpoint: Address, conn: Pair) -> bool:
         time.sleep(0.001)
         return await super().check_aliveness(endpoint, conn)
 
 
-class SleepsAtTheEnd(AsyncSound):
+class SleepsAtTheEnd(AsyncCorrect):
     async def dispose(self, endpoint: Address, conn: Pair) -> None:
         time.sleep(0.001)
         await super().dispose(endpoint, conn)
 
 
-class ReadsBlocking(AsyncSound):
-    """Would wait for ever, were it let."""
+class ReadsBlocking(AsyncCorrect):
+    """Would block for an hour."""
 
     async def check_aliveness(self, endpoint: Address, conn: Pair) -> bool:
         with socket.socket(fileno=os.dup(conn[1].get_extra_info('socket').fileno())) as sock:
@@ -560,21 +562,21 @@ class ReadsBlocking(AsyncSound):
                 return False
 
 
-class ConnectsBlocking(AsyncSound):
+class ConnectsBlocking(AsyncCorrect):
     async def create(self, endpoint: Address) -> Pair:
         with socket.socket() as sock:
             sock.connect(endpoint)
         return await super().create(endpoint)
 
 
-class Stalls(AsyncSound):
-    """Blocks in a call that cannot be known by its name."""
+class Stalls(AsyncCorrect):
+    """Blocks in a function that is not in the list of blocking methods."""
 
     async def on_release(self, endpoint: Address, conn: Pair) -> None:
         select.select([], [], [], 0.6)
 
 
-class LeaksWhenCancelled(AsyncSound):
+class LeaksWhenCancelled(AsyncCorrect):
     kept: ClassVar[list[Any]] = []
 
     async def create(self, endpoint: Address) -> Pair:
@@ -585,14 +587,14 @@ class LeaksWhenCancelled(AsyncSound):
         return reader, writer
 
 
-class LeaksWhenDisposalIsCancelled(AsyncSound):
+class LeaksWhenDisposalIsCancelled(AsyncCorrect):
     async def dispose(self, endpoint: Address, conn: Pair) -> None:
         LeaksWhenCancelled.kept.append(conn[1])
         await asyncio.sleep(0)
         conn[1].close()
 
 
-class WillNotEnd(AsyncSound):
+class WillNotEnd(AsyncCorrect):
     async def create(self, endpoint: Address) -> Pair:
         try:
             return await super().create(endpoint)
@@ -602,32 +604,32 @@ class WillNotEnd(AsyncSound):
 
 
 @pytest.mark.parametrize(
-    ('manager', 'told'),
+    ('manager', 'expected'),
     [
         (PlainFunction(), {'signatures': 'check_aliveness returned bool, which the asyncio pool cannot await'}),
         (TakesTimeout(), {'signatures': 'cannot be called with (endpoint)'}),
-        (Sleeps(), {'loop': f'check_aliveness calls time.sleep at {__file__}:'}),
-        (SleepsAtTheEnd(), {'loop': f'dispose calls time.sleep at {__file__}:'}),
-        (ReadsBlocking(), {'loop': 'check_aliveness calls recv of a blocking socket at '}),
-        (ConnectsBlocking(), {'loop': 'create calls connect of a blocking socket at '}),
-        (Stalls(), {'loop': 'on_release held the event loop for 0.6 s'}),
-        (LeaksWhenCancelled(), {'descriptors': "after the look at 'cancellation': "}),
-        (LeaksWhenDisposalIsCancelled(), {'descriptors': "1 more after the look at 'cancellation': "}),
+        (Sleeps(), {'event_loop': f'check_aliveness calls time.sleep at {__file__}:'}),
+        (SleepsAtTheEnd(), {'event_loop': f'dispose calls time.sleep at {__file__}:'}),
+        (ReadsBlocking(), {'event_loop': 'check_aliveness calls recv of a blocking socket at '}),
+        (ConnectsBlocking(), {'event_loop': 'create calls connect of a blocking socket at '}),
+        (Stalls(), {'event_loop': 'on_release held the event loop for 0.6 s'}),
+        (LeaksWhenCancelled(), {'descriptors': "after rule 'cancellation': "}),
+        (LeaksWhenDisposalIsCancelled(), {'descriptors': "1 more after rule 'cancellation': "}),
         (WillNotEnd(), {'timeout': 'had not ended 1.0 s later', 'cancellation': 'and did not end'}),
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_a_broken_async_manager_is_told_by_the_promise(
-        server: Server, silent: Address, refused: Address, manager: Any, told: dict[str, str],
+def test_a_broken_async_manager_is_reported_by_the_rule(
+        server: Server, silent: Address, refused: Address, manager: Any, expected: dict[str, str],
 ) -> None:
     async def body() -> None:
         with pytest.raises(ManagerCheckError) as caught:
             await check_manager(
                 manager, server.address, kill=server.kill, use=ask_stream, refused=refused, timeout=TIMEOUT,
-                **({'silent': silent} if 'timeout' in told else {}))
-        found = breaches(caught)
-        assert {name: found.get(name) for name in told} == found, str(caught.value)
-        assert all(words in found[name] for name, words in told.items()), str(caught.value)
+                **({'silent': silent} if 'timeout' in expected else {}))
+        found = broken_rules(caught)
+        assert {name: found.get(name) for name in expected} == found, str(caught.value)
+        assert all(words in found[name] for name, words in expected.items()), str(caught.value)
         for writer in LeaksWhenCancelled.kept:
             writer.transport.abort()
         LeaksWhenCancelled.kept.clear()
@@ -636,33 +638,36 @@ def test_a_broken_async_manager_is_told_by_the_promise(
     asyncio.run(body())
 
 
-def test_an_error_says_what_was_seen_and_how_to_mend_it(server: Server) -> None:
+def test_an_error_says_what_was_observed_and_how_to_fix_it(server: Server) -> None:
     class Both(BelievesAll, DisposeRaises):
         pass
 
     with pytest.raises(ManagerCheckError) as caught:
         check_manager(Both(), server.address, kill=server.kill, timeout=TIMEOUT)
     assert isinstance(caught.value, AssertionError)
-    assert [breach.name for breach in caught.value.breaches] == ['dispose', 'death', 'farewell']
+    assert [broken.name for broken in caught.value.broken] == ['dispose', 'check_dead', 'dispose_dead']
     lines = str(caught.value).splitlines()
-    assert lines[:2] == ['Both breaks 3 promises:', '  dispose: dispose closes a healthy connection']
+    assert lines[:2] == ['Both breaks 3 rules:', '  dispose: dispose closes a healthy connection']
     assert lines[2].startswith("    observed: dispose raised RuntimeError('bye') at ")
-    assert lines[3] == '    mend: close the connection, within its time'
-    assert 'alive' in {check.name for check in caught.value.report.checks}
+    assert lines[3] == '    fix: close the connection within the time-out'
+    assert 'check_healthy' in {check.name for check in caught.value.report.passed}
 
 
 @pytest.mark.parametrize(
     ('arguments', 'error', 'words'),
     [
-        ({'manager': Sound}, TypeError, 'an instance, not the class Sound: call it'),
+        ({'manager': Correct}, TypeError, 'an instance, not the class Correct: call it'),
         ({'manager': object()}, TypeError, 'object has no create'),
-        ({'kill': 'me'}, TypeError, 'kill: a function was expected, not str'),
-        ({'use': lambda a, b, c: None}, TypeError, r'use: a function of \(endpoint, conn\), of \(conn\) or of nothing'),
+        ({'kill': 'me'}, TypeError, "kill must be a function, not str: 'me'"),
+        ({'use': lambda a, b, c: None}, TypeError,
+         r'use must be a function of \(endpoint, conn\), of \(conn\) or of no argument, not of 3'),
         ({'timeout': 0}, ValueError, 'timeout must be a positive number of seconds, not 0'),
         ({'timeout': '5'}, TypeError, 'timeout'),
         ({'count': 0}, ValueError, 'count must be at least 1, not 0'),
+        ({'count': True}, TypeError, 'count must be a whole number, not bool: True'),
+        ({'count': '3'}, TypeError, "count must be a whole number, not str: '3'"),
     ],
 )
-def test_a_bad_argument_is_told(arguments: dict[str, Any], error: type[Exception], words: str) -> None:
+def test_a_bad_argument_is_named(arguments: dict[str, Any], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
-        check_manager(**{'manager': Sound(), 'endpoint': ('127.0.0.1', 1), **arguments})
+        check_manager(**{'manager': Correct(), 'endpoint': ('127.0.0.1', 1), **arguments})

@@ -1,4 +1,5 @@
-"""Promise 11: what `close` does to the idle, the used, the waiting, the newcomers and the collector."""
+"""Guarantee 11 (docs/guarantees.md): what `close` does to idle and used connections, waiters, later acquires and the
+collector."""
 
 from __future__ import annotations
 
@@ -166,7 +167,7 @@ async def test_a_creation_in_flight_ends_in_a_refusal(front: Front) -> None:
     await front.until(lambda: manager.create.running)
     closer = front.spawn(pool.close())
     await front.until(lambda: pool.closed)
-    manager.create.let_go()
+    manager.create.unblock()
     with pytest.raises(ConnectionPoolClosedError):
         await creator
     await closer
@@ -183,7 +184,7 @@ async def test_a_hook_in_flight_ends_in_a_refusal_or_a_release(front: Front, hoo
     await front.until(lambda: getattr(manager, hook).running)
     closer = front.spawn(pool.close())
     await front.until(lambda: pool.closed)
-    manager.let_go()
+    manager.unblock()
     try:
         await pool.release(await acquire, 'db')
     except ConnectionPoolClosedError:
@@ -201,7 +202,7 @@ async def test_the_deadline_holds_though_a_disposal_hangs(front: Front) -> None:
     async with elapsed(most=1):
         await pool.close(timeout=0.2)
     assert sorted(manager.disposed) == manager.created
-    manager.let_go()
+    manager.unblock()
 
 
 async def test_a_hanging_disposal_holds_it_no_longer_than_the_dispose_timeout(front: Front) -> None:
@@ -212,7 +213,7 @@ async def test_a_hanging_disposal_holds_it_no_longer_than_the_dispose_timeout(fr
     async with elapsed(most=2):
         await pool.close()
     assert sorted(manager.disposed) == manager.created
-    manager.let_go()
+    manager.unblock()
 
 
 async def test_the_deadline_holds_though_a_creation_hangs(front: Front) -> None:
@@ -223,7 +224,7 @@ async def test_the_deadline_holds_though_a_creation_hangs(front: Front) -> None:
     await front.until(lambda: manager.create.running)
     async with elapsed(most=1):
         await pool.close(timeout=0.1)
-    manager.let_go()
+    manager.unblock()
     with pytest.raises(ConnectionPoolClosedError):
         await creator
     await front.until(lambda: manager.disposed == manager.created)

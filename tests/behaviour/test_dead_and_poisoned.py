@@ -1,4 +1,5 @@
-"""Promises 8 and 9: the dead are disposed of, and so is each connection whose hook raised; exactly once."""
+"""Guarantees 8 and 9 (docs/guarantees.md): a dead connection is disposed of, and so is one whose hook raised;
+exactly once."""
 
 from __future__ import annotations
 
@@ -80,7 +81,7 @@ async def test_whoever_found_it_dead_keeps_his_place_in_the_line(front: Front) -
     await front.until(lambda: manager.check_aliveness.running)
     younger = front.spawn(pool.acquire('db'))
     await front.waiting(pool, 1)
-    manager.check_aliveness.let_go()
+    manager.check_aliveness.unblock()
     new = await older
     assert not younger.done()
     await pool.release(new, 'db')

@@ -1,4 +1,4 @@
-"""`Bounded` at the very moment of its deadline."""
+"""Guarantee 6 (docs/guarantees.md): `Bounded` at the moment of its deadline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise 10: disposal cannot hurt others, whether it raises or hangs."""
+"""Guarantee 10 (docs/guarantees.md): a disposal that raises or hangs does not affect other callers."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def test_a_hanging_disposal_does_not_hold_up_a_release_of_another_endpoint
             async with pool.connection('b'):
                 pass
     await front.until(lambda: manager.dispose.running == 2)
-    manager.let_go()
+    manager.unblock()
     await front.until(lambda: pool.stats().disposing == 0)
 
 
@@ -89,7 +89,7 @@ async def test_the_dispose_timeout_bounds_what_a_caller_waits(front: Front) -> N
     async with elapsed(most=0.8):
         async with pool.connection('db', timeout=5):
             pass
-    manager.let_go()
+    manager.unblock()
 
 
 async def test_a_disposal_that_runs_out_of_time_is_logged(front: Front, caplog: pytest.LogCaptureFixture) -> None:
@@ -132,7 +132,7 @@ async def test_a_hanging_victim_serves_its_waiter_when_it_is_gone(front: Front) 
     await pool.release(await pool.acquire('a'), 'a')
     waiter = front.spawn(pool.acquire('b'))
     await front.until(lambda: manager.dispose.running)
-    manager.let_go()
+    manager.unblock()
     await pool.release(await waiter, 'b')
 
 
@@ -145,7 +145,7 @@ async def test_a_waiter_does_not_depend_on_a_victim_that_hangs(front: Front) -> 
     async with elapsed(most=3):
         connection = await pool.acquire('c', timeout=5)
     await pool.release(connection, 'c')
-    manager.let_go()
+    manager.unblock()
     await front.until(lambda: pool.stats().disposing == 0)
     manager.check(total_max_size=4)
 
@@ -176,7 +176,7 @@ async def test_a_victim_that_hangs_in_the_middle_of_a_batch_holds_up_none_of_the
     await front.until(lambda: len(manager.dispose.calls) >= 6)
     await front.until(lambda: pool.stats().endpoints['a'].disposing == 1)
     assert [call.outcome for call in manager.dispose.calls[:6]] == ['ok', 'ok', 'running', 'ok', 'ok', 'ok']
-    manager.let_go()
+    manager.unblock()
     await front.until(lambda: pool.stats().disposing == 0)
     counted = pool.stats()
     assert counted.closed['idle_timeout'] == len(manager.disposed) == len(set(manager.disposed))
@@ -194,7 +194,7 @@ async def test_the_time_out_of_one_in_the_middle_of_a_batch_is_counted_and_told_
     await front.sleep(0.02)
     await pool.release(connection, 'b')
     await front.until(lambda: pool.stats().disposing == 0)
-    manager.let_go()
+    manager.unblock()
     await front.until(lambda: all(call.outcome != 'running' for call in manager.dispose.calls))
     outcomes = pool.stats().hook_calls['dispose']
     assert (outcomes['timeout'], outcomes['ok']) == (1, len(manager.dispose.calls) - 1)

@@ -1,4 +1,4 @@
-"""Promise 14: endpoints leave nothing behind but what they counted."""
+"""Guarantee 14 (docs/guarantees.md): endpoints leave no memory behind, and what was counted stays in the totals."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The interpreter's end, in every way, with everything in flight: never a hang, never a word on stderr.
+"""Guarantee 13 (docs/guarantees.md): at the end of the interpreter, nothing hangs and nothing is printed to stderr.
 
-Each case is a script in an interpreter of its own, also in development mode with warnings as errors."""
+Each case is a script in its own interpreter, also in development mode with warnings as errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise 7: expired connections are not handed out; who collects them, and when."""
+"""Guarantee 7 (docs/guarantees.md): expired connections are not handed out; when they are disposed of, and by whom."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ async def test_the_collector_goes_on_beside_a_hanging_disposal(front: Front, bar
     for _ in range(2):
         await pool.release(await pool.acquire('b'), 'b')
         await front.until(lambda: pool.stats().size == 1)
-    manager.let_go()
+    manager.unblock()
 
 
 async def test_with_a_collector_a_release_collects_nothing(front: Front, bare: bool) -> None:
@@ -164,7 +164,7 @@ async def test_with_a_collector_a_release_collects_nothing(front: Front, bare: b
     await front.sleep(0.03)
     async with pool.connection('b'):
         pass
-    manager.let_go()
+    manager.unblock()
 
 
 async def test_many_expire_at_once(front: Front, bare: bool) -> None:

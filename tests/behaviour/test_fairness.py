@@ -1,4 +1,5 @@
-"""Promise 3: first come, first served, by direct hand-off; nobody overtakes; who gave up is passed over."""
+"""Guarantee 3 (docs/guarantees.md): first come, first served, by direct hand-off; waiters that have timed out are
+skipped."""
 
 from __future__ import annotations
 
@@ -138,7 +139,7 @@ async def test_one_who_got_a_dead_connection_keeps_its_turn(front: Front, waits_
     unlucky = front.spawn(pool.acquire('db'))
     await front.until(lambda: manager.check_aliveness.running)
     [later] = await front.line_up(pool, waits_for, 1)
-    manager.check_aliveness.let_go()
+    manager.check_aliveness.unblock()
     connection = await unlucky
     assert not later.done()
     await pool.release(connection, 'db')
@@ -154,7 +155,7 @@ async def test_one_who_got_a_dead_connection_and_no_other_serves_the_next(front:
     unlucky = front.spawn(pool.acquire('db'))
     await front.until(lambda: manager.check_aliveness.running)
     [later] = await front.line_up(pool, 'db', 1)
-    manager.check_aliveness.let_go()
+    manager.check_aliveness.unblock()
     with pytest.raises(ConnectionRefusedError):
         await unlucky
     await pool.release(await later, 'db')

@@ -1,9 +1,11 @@
-"""Every combination of {ok, error, slow, never} over the hooks, cancelled at every step.
+"""Guarantee 5 (docs/guarantees.md): every combination of {ok, error, slow, never} over the hooks, cancelled at every
+await.
 
-The idea is deadpool's. One workload touches each hook; it is run once to see how many steps it takes (or where it
-hangs), and then once more for each step, to be cancelled there. After each run nothing may be missing: no permit, no
-slot, no place, and the pool must still serve all of its places at once. Combinations that differ only in hooks which
-the workload did not reach are one combination; so the full product is covered by far fewer runs than it has members."""
+The idea is deadpool's. One workload calls every hook. It is run once to count its awaits (or to see where it
+hangs), and then once more for each await, to be cancelled there. After each run, every permit and every slot must
+be accounted for, and the pool must be able to hand out all of its connections at once. Combinations that differ
+only in hooks that the workload did not reach count as one, so far fewer runs than combinations cover the full
+product."""
 
 from __future__ import annotations
 
@@ -113,7 +115,7 @@ async def run(
         reached = {call.hook for call in manager.calls}
         for hook in HOOKS:
             getattr(manager, hook).does(ok())
-        manager.let_go()
+        manager.unblock()
         await settled(pool)
         if not pool.closed:
             audit(pool.stats())
@@ -169,7 +171,7 @@ async def hangs_at(moods: dict[str, str], workload: Callable[[Any], Any], argume
         if len(manager.calls) != calls:
             last, calls = turn, len(manager.calls)
     task.cancel()
-    manager.let_go()
+    manager.unblock()
     await asyncio.wait({task})
     await pool.close(timeout=0)
     return last + 4

@@ -1,7 +1,8 @@
-"""Errors, KeyboardInterrupt from hooks, and real signals at random points: no slot is lost.
+"""Guarantees 5 and 13 (docs/guarantees.md): errors, KeyboardInterrupt from hooks, and real signals at random moments
+lose no slot.
 
-A signal can also hit the test's own code: only what Python promises is used to take a connection (the `with` statement
-starts and ends between two signals), and the pool's counts, not the test's, are the judge."""
+A signal can also interrupt the test's own code: a connection is only taken by what Python guarantees (the `with`
+statement starts and ends between two signals), and the counts of the pool decide, not those of the test."""
 
 from __future__ import annotations
 
@@ -126,7 +127,7 @@ def test_a_hook_that_never_ends_costs_its_own_caller_only(hook: str) -> None:
     for endpoint in 'bcbc':
         with pool.connection(endpoint, timeout=1):
             pass
-    manager.let_go()
+    manager.unblock()
     stuck.join(5)
     settle(pool)
     check_that_all_places_are_free(pool, 'b')

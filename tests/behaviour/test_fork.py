@@ -1,6 +1,7 @@
-"""A forked child starts with an empty, working pool; what the parent had is neither used nor said goodbye to there.
+"""Guarantee 13 (docs/guarantees.md): a forked child starts with an empty, working pool, and does not use its
+parent's connections.
 
-Each story is a script in an interpreter of its own. `in_child` runs a function in a forked child and checks that it
+Each case is a script in its own interpreter. `in_child` runs a function in a forked child and checks that it
 succeeded; the child is killed after 10 s, so that a lock that was held at the fork is a failure and not a hang."""
 
 from __future__ import annotations
@@ -257,7 +258,7 @@ def test_a_fork_with_waiters_and_a_creation_in_flight(story: Callable[[str], str
             pool.close(timeout=5)
 
         in_child(child)
-        manager.let_go()
+        manager.unblock()
         pool.release(held, 'db')
         waiter.join(5)
         creator.join(5)
@@ -396,7 +397,7 @@ def test_a_fork_while_a_batch_is_being_disposed_of(story: Callable[[str], str]) 
 
         in_child(child)
         manager.dispose.does(ok())
-        manager.let_go()
+        manager.unblock()
         releasing.join(5)
         pool.close(timeout=5)
         assert sorted(map(str, manager.disposed)) == sorted(map(str, [*mine, held])), manager.disposed

@@ -1,4 +1,5 @@
-"""Promise 4: every path that frees something serves a waiter; blocked endpoints are served by connections of others."""
+"""Guarantees 4 and 16 (docs/guarantees.md): whatever becomes free serves a waiter, if need be one of another
+endpoint."""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ async def failed_creation(front: Front, pool: Pool, manager: Any, line_up: Calla
     creator = front.spawn(pool.acquire('a'))
     await front.until(lambda: manager.create.running)
     await line_up()
-    manager.create.let_go()
+    manager.create.unblock()
     with pytest.raises(ConnectionRefusedError):
         await creator
 
@@ -67,7 +68,7 @@ async def failed_on_acquire(front: Front, pool: Pool, manager: Any, line_up: Cal
     acquirer = front.spawn(pool.acquire('a'))
     await front.until(lambda: manager.on_acquire.running)
     await line_up()
-    manager.on_acquire.let_go()
+    manager.on_acquire.unblock()
     with pytest.raises(OSError):
         await acquirer
 
@@ -97,7 +98,7 @@ async def test_every_failed_creation_lets_the_next_waiter_try(front: Front) -> N
     actors: list[Any] = [front.spawn(pool.acquire('db'))]
     await front.until(lambda: manager.create.running)
     actors += await front.line_up(pool, 'db', 5)
-    manager.create.let_go()
+    manager.create.unblock()
     for actor in actors[:5]:
         with pytest.raises(ConnectionRefusedError):
             await actor

@@ -1,6 +1,8 @@
-"""What the garbage collector and user code at odd moments do: dropped leases and pools, cycles, and re-entrance.
+"""Guarantees 5 and 13 (docs/guarantees.md): garbage-collected leases and pools, reference cycles, and re-entrant
+calls.
 
-Finalizers, weak references' callbacks, `__eq__`, `__hash__` and hooks are user code: all of them may call the pool."""
+Finalizers, weak references' callbacks, `__eq__`, `__hash__` and hooks are user code: all of them may call the
+pool."""
 
 from __future__ import annotations
 
@@ -581,5 +583,5 @@ def test_a_manager_that_blocks_in_dispose_does_not_block_the_garbage_collector(t
     assert time.monotonic() - began < 3
     with pool.connection('other', timeout=1):
         pass
-    manager.let_go()
+    manager.unblock()
     pool.close(timeout=5)

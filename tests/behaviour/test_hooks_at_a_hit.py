@@ -1,8 +1,8 @@
-"""What the hooks of an asyncio manager do at an idle hit and at a release, where they run compiled until they wait.
+"""Guarantees 8 and 9 (docs/guarantees.md): the hooks of an asyncio manager at an idle hit and at a release.
 
-Each hook returns at once, or waits and then returns, or raises, or never ends; it returns a coroutine, or another
-awaitable, or none. However it is: it runs as if it were awaited plainly, its step is counted and timed once, and the
-connection is lent, kept or lost as promised."""
+They run compiled until they wait. Each hook returns at once, or waits and then returns, or raises, or never ends;
+it returns a coroutine, or another awaitable, or none. In every case it runs as if it were awaited plainly, its
+call is counted and timed once, and the connection is handed out, kept or disposed of accordingly."""
 
 from __future__ import annotations
 

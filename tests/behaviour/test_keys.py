@@ -1,7 +1,7 @@
-"""Keys of endpoints: found by identity first, else by equality, as in a dict. It must not show which.
+"""Guarantee 14 (docs/guarantees.md): keys of endpoints are found by identity first, else by equality, as in a dict.
 
-Whoever asks with an equal key gets the same endpoint; whoever asks with another one never does, though its key lies
-where a dead one lay."""
+An equal key finds the same endpoint; a key that is not equal never does, even if it has the address of a key that
+was freed. When an endpoint is gone, so is its key."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Leases: used in all the ways in which Python uses context managers and awaitables, and what is left of them: nothing.
+"""Guarantees 5 and 12 (docs/guarantees.md): leases leave nothing behind, in all the ways in which Python uses
+context managers.
 
-A lease is its own bound method, and its memory is used again: neither must show."""
+A lease is its own bound method, and its memory is reused: neither may be noticeable."""
 
 from __future__ import annotations
 
@@ -648,7 +649,7 @@ async def test_driven_by_hand(asyncio_front: Front, phase: str, how: str, bare: 
     del lease
     if other is not None:
         await pool.release(other, 'db')
-    manager.let_go()
+    manager.unblock()
     async with pool.connection('db', timeout=5):
         assert pool.stats().used == 1
     assert pool.stats().waiting == 0

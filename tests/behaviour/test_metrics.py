@@ -108,7 +108,7 @@ async def test_a_disposal_that_takes_too_long(front: Front) -> None:
     async with pool.connection('db'):
         pass
     await front.until(lambda: pool.stats().hook_calls['dispose']['timeout'] == 1)
-    manager.let_go()
+    manager.unblock()
     await front.until(lambda: not manager.dispose.running)
     assert nonzero(pool.stats())['dispose'] == {'timeout': 1}, 'it ended once'
 

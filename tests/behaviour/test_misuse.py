@@ -1,4 +1,4 @@
-"""Promise 12: misuse is told in plain words, and changes nothing."""
+"""Guarantee 12 (docs/guarantees.md): misuse raises a clear error, and changes nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gcp.testing import AsyncFakeManager, FakeManager, calling, error, ok
 
 
 def untouched(pool: Any) -> tuple[Any, ...]:
-    """What must not change by misuse."""
+    """Return the statistics that misuse must not change."""
     stats = pool.stats()
     return (stats.idle, stats.used, stats.created, dict(stats.closed), dict(stats.releases),
             [(endpoint, each.idle, each.used) for endpoint, each in stats.endpoints.items()])
@@ -26,10 +26,10 @@ bare = pytest.mark.parametrize('bare', [True, False], ids=['bare', 'hooks'])
 
 
 class TestRelease:
-    """Releases that must not be."""
+    """Releases that the pool has to refuse."""
 
     @bare
-    async def test_of_a_stranger(self, front: Front, bare: bool) -> None:
+    async def test_of_an_unknown_object(self, front: Front, bare: bool) -> None:
         pool = front.pool(front.manager(bare=bare))
         connection = await pool.acquire('db')
         before = untouched(pool)
@@ -113,7 +113,7 @@ class TestRelease:
 
 
 class TestLease:
-    """Leases that are bent."""
+    """Leases that are used in a wrong way."""
 
     @bare
     async def test_released_inside_its_own_block(self, front: Front, bare: bool) -> None:
@@ -129,7 +129,7 @@ class TestLease:
         with pytest.raises(ConnectionNotAcquiredError):
             async with pool.connection('db') as connection:
                 await pool.release(connection, 'db')
-                assert await pool.acquire('db') is connection  # somebody else's by now
+                assert await pool.acquire('db') is connection  # now another caller holds it
         assert pool.stats().used == 1 and pool.stats().idle == 0
         assert len(manager.story('on_release')) == (0 if bare else 1)
         with pytest.raises(TimeoutError):
@@ -171,7 +171,7 @@ class TestLease:
             await lease.__aexit__(None, None, None)
         assert pool.stats().idle == 1
 
-    async def test_one_that_failed_to_enter_is_over(self, front: Front) -> None:
+    async def test_one_that_failed_to_enter_holds_nothing(self, front: Front) -> None:
         pool = front.pool(manager := front.manager())
         manager.create.does(error(OSError()), ok())
         lease = pool.connection('db')
@@ -181,7 +181,7 @@ class TestLease:
 
 
 class TestEndpoint:
-    """Endpoints that cannot be."""
+    """Endpoints that cannot be keys, and unusual ones that can."""
 
     @pytest.mark.parametrize('endpoint', [['db'], {'host': 'db'}, {'db'}, ('db', [1])], ids=repr)
     async def test_that_cannot_be_hashed(self, front: Front, endpoint: Any) -> None:
@@ -196,7 +196,7 @@ class TestEndpoint:
         assert pool.get_size() == 0
 
     @pytest.mark.parametrize('endpoint', [None, 0, '', (), 1.5, frozenset(), b'x', float('nan')], ids=repr)
-    async def test_odd_ones_are_welcome(self, front: Front, endpoint: Any) -> None:
+    async def test_unusual_ones_are_accepted(self, front: Front, endpoint: Any) -> None:
         pool = front.pool(front.manager())
         async with pool.connection(endpoint) as connection:
             assert await pool.get_endpoint_pool_size(endpoint) == 1
@@ -210,14 +210,14 @@ class TestEndpoint:
         with pytest.raises(TimeoutError) as caught:
             await pool.acquire(endpoint, timeout=0)
         assert 's3cret' not in str(caught.value)
-        with pytest.raises(ConnectionNotAcquiredError) as told:
+        with pytest.raises(ConnectionNotAcquiredError) as refused:
             await pool.release(object(), endpoint)
-        assert 's3cret' not in str(told.value)
+        assert 's3cret' not in str(refused.value)
         await pool.release(connection, endpoint)
 
 
 class TestManager:
-    """Managers that do not fit."""
+    """Managers that the pool has to refuse."""
 
     def test_async_in_the_threading_pool(self, threads_front: Front) -> None:
         with pytest.raises(TypeError, match='asyncio'):
@@ -275,13 +275,13 @@ class TestManager:
             await pool.acquire('db')
         assert pool.get_size() == 0
 
-    async def test_a_create_that_returns_a_connection_that_is_out_already(self, front: Front) -> None:
-        """One connection in two slots would have two holders."""
+    async def test_a_create_that_returns_an_acquired_connection(self, front: Front) -> None:
+        """The same connection in two slots would have two holders."""
         manager = front.manager(bare=True)
         only = object()
         manager.create.does(calling(lambda endpoint, _: only))
         pool = front.pool(manager, max_size=2)
-        front.managers.clear()  # its log could not tell the two apart
+        front.managers.clear()  # the log of the manager cannot distinguish the two
         connection = await pool.acquire('db')
         try:
             second = await pool.acquire('db')
@@ -294,7 +294,7 @@ class TestManager:
 
 
 class TestPlace:
-    """Pools in the wrong place."""
+    """Pools that are used in the wrong place: pickled, in another event loop, without super().__init__()."""
 
     @pytest.mark.parametrize('act', [pickle.dumps, copy.copy, copy.deepcopy])
     def test_pickled_or_copied(self, front: Front, act: Any) -> None:
@@ -395,7 +395,7 @@ class TestPlace:
 
         pool = Lazy()
         for act in (lambda: pool.acquire('db'), lambda: pool.get_size(), lambda: pool.stats(), lambda: repr(pool)):
-            try:  # any ordinary error or answer will do, but no crash
+            try:  # any exception or result is accepted, but no crash
                 result = act()
                 if hasattr(result, 'close'):
                     result.close()

@@ -1,4 +1,5 @@
-"""Promise 5: whatever ends an acquire or a release, each permit and each slot is accounted for."""
+"""Guarantee 5 (docs/guarantees.md): whatever ends an acquire or a release, each permit and each slot is accounted
+for."""
 
 from __future__ import annotations
 
@@ -103,7 +104,7 @@ async def test_an_acquire_cancelled_while_its_victim_goes(asyncio_front: Front) 
     acquire.cancel()
     with pytest.raises(asyncio.CancelledError):
         await acquire
-    manager.dispose.let_go()
+    manager.dispose.unblock()
     async with pool.connection('c', timeout=5):
         pass
     manager.check(total_max_size=1)

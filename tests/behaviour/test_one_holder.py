@@ -1,4 +1,5 @@
-"""Promise 2: no two holders; connections are known by identity, then by equality, and need not be hashable."""
+"""Guarantee 2 (docs/guarantees.md): a connection has one holder; it is known by identity, then by equality, and need
+not be hashable."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ async def test_the_repr_tells_the_counts(front: Front) -> None:
     creator = front.spawn(pool.acquire('other'))
     await front.until(lambda: manager.create.running)
     assert repr(pool) == '<ConnectionPool orders: 1 idle, 2 used, 1 creating, 0 waiting; closed=False>'
-    manager.let_go()
+    manager.unblock()
     await front.give_back(pool, [*held[1:], await creator])
     await pool.close()
     assert repr(pool) == '<ConnectionPool orders: 0 idle, 0 used, 0 creating, 0 waiting; closed=True>'

@@ -1,6 +1,7 @@
-"""Random faults under contention, with the interpreter switching threads as often as it can; the books must balance.
+"""Guarantees 1, 2 and 5 (docs/guarantees.md): random faults under contention, with frequent thread switches; the
+counts must agree.
 
-``GCP_STRESS_SECONDS`` (default 5) is for how long each front is stressed; ``GCP_STRESS_SEED`` repeats a seed."""
+``GCP_STRESS_SECONDS`` (default 5) is how long each front is stressed; ``GCP_STRESS_SEED`` repeats a seed."""
 
 from __future__ import annotations
 

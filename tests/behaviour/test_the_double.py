@@ -1,6 +1,6 @@
-"""The fake managers themselves: they do as told, remember all, and notice each breach of a connection's rules.
+"""The fake managers of `gcp.testing`: they follow their scripts, record every call, and detect every violation.
 
-What the other modules see to by `manager.check()` would be worth nothing if this failed."""
+Other test modules rely on `manager.check()`: it proves nothing if the tests here fail."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from gcp.testing import (
 )
 
 
-def test_a_script_is_followed_and_its_last_step_goes_on() -> None:
+def test_a_script_is_followed_and_its_last_behaviour_repeats() -> None:
     manager = FakeManager()
     manager.create.does(ok(), error(ConnectionRefusedError), ok())
     assert manager.create('db').name == 'db#1'
@@ -37,7 +37,7 @@ def test_a_script_is_followed_and_its_last_step_goes_on() -> None:
     assert [call.outcome for call in manager.create.calls] == ['ok', 'ConnectionRefusedError()', 'ok', 'ok', 'ok']
 
 
-def test_endpoints_have_scripts_of_their_own_until_all_are_told() -> None:
+def test_an_endpoint_has_its_own_script_until_one_for_all_is_set() -> None:
     manager = FakeManager()
     manager.create.does(error(OSError), endpoint='a')
     manager.create('b')
@@ -47,7 +47,7 @@ def test_endpoints_have_scripts_of_their_own_until_all_are_told() -> None:
     manager.create('a')
 
 
-def test_what_checks_and_functions_answer() -> None:
+def test_results_of_checks_and_functions() -> None:
     manager = FakeManager()
     connection = manager.create('db')
     manager.check_aliveness.does(ok(), dead(), calling(lambda endpoint, conn: endpoint == 'db'))
@@ -77,10 +77,10 @@ def test_slow_and_never_in_threads() -> None:
     thread.start()
     while not manager.create.running:
         time.sleep(0.001)
-    manager.create.let_go()
+    manager.create.unblock()
     thread.join(5)
     assert len(caught) == 1
-    manager.let_go()
+    manager.unblock()
     with pytest.raises(OSError):
         manager.create('db')  # no hook waits any more
 
@@ -93,9 +93,9 @@ def test_slow_and_never_in_tasks() -> None:
         task = asyncio.ensure_future(manager.create('db'))
         await asyncio.sleep(0.01)
         assert manager.create.running == 1
-        manager.create.let_go()
+        manager.create.unblock()
         assert (await task).name == 'db#2'
-        manager.let_go()
+        manager.unblock()
         await manager.create('db')
 
     asyncio.run(main())
@@ -115,7 +115,7 @@ def test_it_counts() -> None:
     a, b, c = manager.create('x'), manager.create('x'), manager.create('y')
     manager.dispose('x', b, timeout=3)
     assert (manager.created, manager.disposed, manager.live) == ([a, b, c], [b], [a, c])
-    assert (manager.places('x'), manager.places('y'), manager.places()) == (1, 1, 2)
+    assert (manager.size('x'), manager.size('y'), manager.size()) == (1, 1, 2)
     assert (manager.peak('x'), manager.peak('y'), manager.peak()) == (2, 1, 3)
     assert manager.story() == ['create x#1', 'create x#2', 'create y#3', 'dispose x#2']
     assert manager.dispose.calls[0].timeout == 3
@@ -123,14 +123,14 @@ def test_it_counts() -> None:
     manager.check(max_size=2, total_max_size=3)
 
 
-def test_a_connection_being_created_or_disposed_of_takes_its_place() -> None:
+def test_a_connection_being_created_or_disposed_of_is_counted() -> None:
     manager = FakeManager()
     during: list[int] = []
-    manager.create.does(calling(lambda endpoint, conn: during.append(manager.places())))
+    manager.create.does(calling(lambda endpoint, conn: during.append(manager.size())))
     connection = manager.create('db')
-    manager.dispose.does(calling(lambda endpoint, conn: during.append(manager.places())))
+    manager.dispose.does(calling(lambda endpoint, conn: during.append(manager.size())))
     manager.dispose('db', connection)
-    assert during == [1, 1] and manager.places() == 0
+    assert during == [1, 1] and manager.size() == 0
 
 
 def handed_out_twice(manager: FakeManager, connection: Any) -> None:
@@ -143,7 +143,7 @@ def held_twice(manager: FakeManager, connection: Any) -> None:
         pass
 
 
-def released_by_nobody(manager: FakeManager, connection: Any) -> None:
+def released_twice(manager: FakeManager, connection: Any) -> None:
     manager.on_acquire('db', connection)
     manager.on_release('db', connection)
     manager.on_release('db', connection)
@@ -181,19 +181,19 @@ def two_hooks_at_a_time(manager: FakeManager, connection: Any) -> None:
     manager.on_release('db', connection)
 
 
-def a_stranger(manager: FakeManager, connection: Any) -> None:
+def not_created_by_the_manager(manager: FakeManager, connection: Any) -> None:
     manager.dispose('db', FakeConnection('db', 7))
 
 
-@pytest.mark.parametrize('breach', [
-    handed_out_twice, held_twice, released_by_nobody, checked_while_used, used_after_its_disposal,
-    held_after_its_disposal, disposed_of_twice, disposed_of_while_held, two_hooks_at_a_time, a_stranger,
-], ids=lambda breach: breach.__name__)
-def test_it_notices(breach: Callable[[FakeManager, Any], None]) -> None:
+@pytest.mark.parametrize('violation', [
+    handed_out_twice, held_twice, released_twice, checked_while_used, used_after_its_disposal,
+    held_after_its_disposal, disposed_of_twice, disposed_of_while_held, two_hooks_at_a_time, not_created_by_the_manager,
+], ids=lambda violation: violation.__name__)
+def test_a_violation_is_detected(violation: Callable[[FakeManager, Any], None]) -> None:
     manager = FakeManager()
     connection = manager.create('db')
     manager.check()
-    breach(manager, connection)
+    violation(manager, connection)
     with pytest.raises(AssertionError, match='db#'):
         manager.check()
 

@@ -1,4 +1,5 @@
-"""Promises 15 and 16: trouble stays where it is, and an idle pool costs nothing."""
+"""Guarantees 15 and 16 (docs/guarantees.md): trouble stays with its endpoint, telemetry breaks nothing, and an idle
+pool costs nothing."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ async def test_a_hung_endpoint_does_not_delay_another(front: Front, hook: str) -
         for number in range(50):
             async with pool.connection(number % 3, timeout=1):
                 pass
-    manager.let_go()
+    manager.unblock()
     for actor in stuck:
         await actor
 

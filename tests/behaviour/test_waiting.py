@@ -1,4 +1,4 @@
-"""The end of a program whose threads wait for connections."""
+"""Guarantee 13 (docs/guarantees.md): the end of a program whose threads wait for connections."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""The wait in line, which enters no Python frame: threads on a bell, tasks on a future. Signals, time-outs, forks,
-cancellations and closes come at any moment of it."""
+"""Guarantees 3, 5, 6 and 13 (docs/guarantees.md): waiting in the wait queue, which enters no Python frame.
+
+A thread waits on an event, a task on a future. Signals, time-outs, forks, cancellations and closes come at any
+moment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exact histograms, by way of an exporter's wrapper."""
+"""Guarantee 15 (docs/guarantees.md): exact histograms, by a wrapper around the exporter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""OpenTelemetry metrics, with a real SDK: one set of instruments for each provider, over all of its pools."""
+"""Guarantee 15 (docs/guarantees.md): OpenTelemetry metrics with a real SDK: one set of instruments per provider, for
+all of its pools."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Prometheus pages: what each series shows, for pools of both fronts, in peace, in trouble and after their end."""
+"""Guarantee 15 (docs/guarantees.md): Prometheus pages: what each series shows, for pools of both fronts, with and
+without faults, open and closed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Spans, with a real SDK: names, kinds, parents, links, attributes and status, of each step and each wait."""
+"""Guarantee 15 (docs/guarantees.md): spans with a real SDK: names, kinds, parents, links, attributes and status, of
+each hook call and each wait."""
 
 from __future__ import annotations
 
@@ -283,7 +284,7 @@ async def test_pool_that_is_closed_meanwhile(front: Front, traces: Traces) -> No
     assert attributes_of(traces.one(WAIT))['gcpool.result'] == 'error'
     traces.clear()
 
-    manager.let_go()
+    manager.unblock()
     with pytest.raises(ConnectionPoolClosedError):
         await creator
     assert status_of(traces.one('create orders')) == ('UNSET', None)
@@ -448,7 +449,7 @@ def test_watchdog_ends_the_span_of_a_disposal_that_hangs(threads_front: ThreadsF
             await threads_front.until(lambda: traces.named('dispose orders'))
             assert status_of(traces.one('dispose orders')) == ('ERROR', 'timeout')
             manager.dispose.does(calling(lambda endpoint, connection: spans.append(get_current_span())))
-            manager.dispose.let_go()
+            manager.dispose.unblock()
         async with pool.connection('c'):
             pass
         await threads_front.until(lambda: len(traces.named('dispose orders')) >= 2)

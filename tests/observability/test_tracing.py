@@ -1,4 +1,5 @@
-"""Who records: a provider that was injected, the global one as soon as there is one, or nobody, at no cost."""
+"""Guarantee 15 (docs/guarantees.md): which provider records spans: an injected one, the global one once it is set,
+or none, at no cost."""
 
 from __future__ import annotations
 

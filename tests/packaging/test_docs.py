@@ -21,7 +21,8 @@ PAGES = sorted(DOCS.glob('*.md'))
 
 #: Modules that users have no business with, or that are told of under the name of another.
 INNER = {
-    'gcp.__main__', 'gcp._core', 'gcp.demo', 'gcp.disposal', 'gcp.observe', 'gcp.options', 'gcp.top', 'gcp.waiting',
+    'gcp.__main__', 'gcp._core', 'gcp.demo', 'gcp.disposal', 'gcp.hints', 'gcp.observe', 'gcp.options', 'gcp.top',
+    'gcp.waiting',
 }
 
 

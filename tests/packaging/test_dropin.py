@@ -1,4 +1,4 @@
-"""`import gcp.dropin`: the predecessor's name means gcp. In subprocesses: it changes the import system for good."""
+"""`import gcp.dropin` makes the predecessor's name an alias of gcp. The tests run in subprocesses: it is final."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OLD = 'generic_connection_pool'
 
 @pytest.fixture
 def predecessor(tmp_path: Path) -> Path:
-    """A directory with a package of the predecessor's name, as if it were installed."""
+    """Make a directory with a package of the predecessor's name, as if the predecessor were installed."""
     package = tmp_path / 'site' / OLD
     (package / 'threading').mkdir(parents=True)
     (package / '__init__.py').write_text('genuine = True\n')
@@ -29,9 +29,9 @@ def predecessor(tmp_path: Path) -> Path:
 
 
 def run(code: str, *path: Path) -> None:
-    """Run code in an interpreter of its own that finds gcp, and what is in the given directories. It must succeed.
+    """Run code in a new interpreter that finds gcp and the packages in the given directories. Check that it succeeds.
 
-    Directories come before the library's."""
+    The directories come before gcp in the path."""
     result = subprocess.run(
         [sys.executable, '-c', textwrap.dedent(code)],
         env={**os.environ, 'PYTHONPATH': os.pathsep.join(map(str, [*path, ROOT]))},
@@ -55,7 +55,7 @@ def run(code: str, *path: Path) -> None:
         ('generic_connection_pool.contrib.socket', 'gcp.contrib.socket'),
     ],
 )
-def test_a_name_means_the_very_module(alias: str, name: str) -> None:
+def test_a_name_is_the_same_module(alias: str, name: str) -> None:
     run(f"""
         import sys
         import gcp.dropin
@@ -93,7 +93,7 @@ def test_predecessors_import_lines(front: str) -> None:
     """)
 
 
-def test_nothing_is_imported_before_it_is_asked_for() -> None:
+def test_modules_are_imported_on_demand() -> None:
     run("""
         import sys
         before = set(sys.modules)
@@ -185,7 +185,7 @@ def test_too_late_is_refused_and_changes_nothing(name: str, predecessor: Path) -
             try:
                 import gcp.dropin
             except ImportError as e:
-                assert 'comes too late: generic_connection_pool' in str(e), e
+                assert 'imported too late: generic_connection_pool' in str(e), e
             else:
                 raise AssertionError('imported')
         assert sys.meta_path == finders

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from gcp.testing.promises import PROMISES
+from gcp.testing.rules import RULES
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / 'docs' / 'managers.md').read_text() if (ROOT / 'docs').exists() else ''
@@ -65,7 +65,7 @@ def test_the_example_keeps_what_a_pool_builds_on(
     for code in examples():
         exec(code, namespace)
     namespace['test_my_manager'](server)
-    assert '12 promises kept, 2 not looked at' in capsys.readouterr().out
+    assert '12 rules passed, 2 skipped' in capsys.readouterr().out
     with namespace['pool'].connection(server.address, timeout=5) as conn:
         namespace['ask'](conn)
     namespace['pool'].close()
@@ -76,11 +76,11 @@ def test_the_example_is_no_longer_than_promised() -> None:
     assert len([line for line in body.splitlines() if line]) <= 30
 
 
-def test_all_promises_are_in_the_table() -> None:
-    section = GUIDE.partition('## Does it keep its promises?')[2].partition('\n## ')[0]
+def test_all_rules_are_in_the_table() -> None:
+    section = GUIDE.partition('## Check it with check_manager')[2].partition('\n## ')[0]
     firsts = [line.split('|')[1] for line in section.splitlines() if line.startswith('| `')]
     names = re.findall(r'`(\w+)`', ' '.join(firsts))
-    assert names == [promise.name for promise in PROMISES] + ['descriptors', 'threads']
+    assert names == [rule.name for rule in RULES] + ['descriptors', 'threads']
 
 
 def rows() -> list[list[str]]:

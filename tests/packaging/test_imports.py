@@ -29,7 +29,8 @@ ALLOWED = {
     'gcp._core': {'gcp.core', 'gcp.exceptions'},
     'gcp.stats': {'gcp._core', 'gcp.exceptions'},
     'gcp.managers': {'gcp._core', 'gcp.exceptions'},
-    'gcp.options': {'gcp._core', 'gcp.exceptions'},
+    'gcp.hints': set(),
+    'gcp.options': {'gcp._core', 'gcp.exceptions', 'gcp.hints'},
     'gcp.waiting': {'gcp._core', 'gcp.exceptions'},
     'gcp.disposal': {'gcp._core', 'gcp.disposal', 'gcp.exceptions', 'gcp.managers', 'gcp.stats'},
     'gcp': {'gcp._core', 'gcp.exceptions', 'gcp.stats'},
@@ -171,9 +172,9 @@ def test_import_costs_no_other_front_driver_or_telemetry(statement: str, others:
 
 #: what takes long to import, and is not needed before the first pool
 HEAVY = {
-    'ast', 'ctypes', 'dataclasses', 'difflib', 'dis', 'email', 'gcp.observe.accounts', 'gcp.observe.labels',
-    'gcp.observe.names', 'gcp.stats', 'http', 'importlib.metadata', 'inspect', 'ipaddress', 'json', 'pathlib', 'socket',
-    'ssl', 'subprocess', 'tempfile', 'urllib', 'uuid',
+    'ast', 'ctypes', 'dataclasses', 'difflib', 'dis', 'email', 'gcp.hints', 'gcp.observe.accounts',
+    'gcp.observe.labels', 'gcp.observe.names', 'gcp.stats', 'http', 'importlib.metadata', 'inspect', 'ipaddress',
+    'json', 'pathlib', 'socket', 'ssl', 'subprocess', 'tempfile', 'urllib', 'uuid',
 }
 
 

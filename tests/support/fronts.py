@@ -161,7 +161,7 @@ class Front(abc.ABC):
             await body
         finally:
             for manager in self.managers:
-                manager.let_go()
+                manager.unblock()
         for pool in self.pools:
             await self.audit(self.face(pool))
         for manager in self.managers:

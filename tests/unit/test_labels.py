@@ -1,4 +1,5 @@
-"""Endpoint labels: what they show, how many there are, and that their series never step back."""
+"""Guarantees 14 and 15 (docs/guarantees.md): endpoint labels: what they show, how many there are, and that their
+series never decrease."""
 
 from __future__ import annotations
 

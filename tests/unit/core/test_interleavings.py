@@ -1,8 +1,9 @@
-"""All interleavings, with up to two preemptions, of what two callers of a threading pool may do at the same time.
+"""Guarantees 1, 2 and 5 (docs/guarantees.md): all interleavings of two callers of a threading pool, with up to two
+preemptions.
 
-``GCP_PREEMPTIONS`` (default 2) is the bound for two callers who are alone; with workers, or with three callers, it is
-one less. ``GCP_SCHEDULES`` (default 250, ``inf`` for all) limits the schedules of each of the latter. `core.explorer`
-says how they are found."""
+``GCP_PREEMPTIONS`` (default 2) is the limit for two callers without workers; with workers, or with three callers,
+it is one less. ``GCP_SCHEDULES`` (default 250, ``inf`` for all) limits the schedules of each of the latter.
+`core.explorer` describes how they are found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The core under any sequence of verbs, in agreement with a model and with the rules that need none.
+"""Guarantees 1, 2, 3 and 4 (docs/guarantees.md): the core under any sequence of transitions agrees with a model.
 
 ``GCP_HYPOTHESIS=long`` tries many more sequences, new ones each time."""
 

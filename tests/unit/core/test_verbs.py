@@ -1,4 +1,5 @@
-"""The rules of the core, one by one: an injected clock, no threads, no sleeps."""
+"""Guarantees 1, 2, 3, 4 and 7 (docs/guarantees.md): the rules of the core, one by one: a clock of the test, no
+threads, no sleeps."""
 
 from __future__ import annotations
 

@@ -1,15 +1,15 @@
-"""Test doubles: managers whose every hook can be told what to do, and that remember all that the pool asked of them.
+"""Fake managers: each hook can be told what to do, and every call of the pool is recorded.
 
     manager = FakeManager()
     manager.create.does(error(ConnectionRefusedError()), ok())  # the first call fails, all later ones succeed
-    manager.dispose.does(never(), endpoint='db')                # blocks until manager.let_go()
+    manager.dispose.does(never(), endpoint='db')                # blocks until manager.unblock()
     pool = ConnectionPool(manager, max_size=2)
     ...
     assert manager.story() == ['create db', 'create db#1', 'on_acquire db#1']
-    manager.check(max_size=2)                                   # raises AssertionError, with the story of each breach
+    manager.check(max_size=2)                                   # raises AssertionError with the calls that led to it
 
-A manager only appends to one log, and takes no lock: any thread, signal handler, finalizer or forked child may call it.
-Counts, high-water marks and breaches are read off the log afterwards. Times are in seconds."""
+A manager appends to a single log and takes no lock, so any thread, signal handler, finalizer or forked child may call
+it. Counts, peaks and violations are computed from the log on request. Times are in seconds."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ R = TypeVar('R')
 
 
 class FakeConnection:
-    """A connection to nothing. Knows its endpoint and its number; ordered by the latter, equal to itself only.
+    """A connection that connects to nothing. Ordered by its number; equal to itself only.
 
-    :param endpoint: what it is connected to
-    :param number: its place among the connections of its manager, from 1
+    :param endpoint: the endpoint that it was created for
+    :param number: the number of the connection within its manager, from 1
     """
 
     def __init__(self, endpoint: Any, number: int) -> None:
@@ -74,9 +74,9 @@ class FakeConnection:
 class Behaviour:
     """What a hook does when it is called: wait, then act. Made by `ok`, `dead`, `error`, `calling`, `slow`, `never`.
 
-    :ivar act: called with the endpoint and the connection (``None`` in ``create``); its result is the hook's
-    :ivar seconds: for how long the hook waits first
-    :ivar honours_timeout: raise `TimeoutError` when the wait outlasts the time-out that the pool passed
+    :ivar act: called with the endpoint and the connection (``None`` in ``create``); the hook returns its result
+    :ivar seconds: how long the hook waits first, seconds
+    :ivar honours_timeout: raise `TimeoutError` if the wait is longer than the time-out that the pool passed
     """
 
     act: Callable[[Any, Any], Any]
@@ -85,17 +85,20 @@ class Behaviour:
 
 
 def ok(result: Any = None) -> Behaviour:
-    """Succeed. ``None`` is what the pool hopes for: a new connection, or `True` from ``check_aliveness``."""
+    """Succeed.
+
+    :param result: what the hook returns; ``None``: a new connection from ``create``, `True` from ``check_aliveness``
+    """
     return Behaviour(lambda endpoint, connection: result)
 
 
 def dead() -> Behaviour:
-    """Find the connection dead. For ``check_aliveness``."""
+    """Report the connection as dead. For ``check_aliveness``."""
     return ok(False)
 
 
 def error(exception: BaseException | type[BaseException]) -> Behaviour:
-    """Raise the exception, any `BaseException`."""
+    """Raise an exception: any `BaseException`, an instance or a class."""
     def act(endpoint: Any, connection: Any) -> None:
         raise exception
 
@@ -103,28 +106,33 @@ def error(exception: BaseException | type[BaseException]) -> Behaviour:
 
 
 def calling(function: Callable[[Any, Any], Any]) -> Behaviour:
-    """Call a function with the endpoint and the connection. An asyncio manager awaits an awaitable result."""
+    """Call a function with the endpoint and the connection. An asyncio manager awaits its result if it is awaitable."""
     return Behaviour(function)
 
 
 def slow(seconds: float, then: Behaviour | None = None, *, honours_timeout: bool = False) -> Behaviour:
-    """Take the given time, also when the pool allows less, unless told to honour its time-out; then succeed."""
+    """Wait, then do something.
+
+    :param seconds: how long to wait
+    :param then: what to do after the wait; ``None``: succeed
+    :param honours_timeout: raise `TimeoutError` if the wait is longer than the time-out that the pool passed
+    """
     return replace(then or ok(), seconds=seconds, honours_timeout=honours_timeout)
 
 
 def never(then: Behaviour | None = None) -> Behaviour:
-    """Block until let go; then succeed."""
+    """Block until `unblock` is called, then do something; ``None``: succeed."""
     return slow(math.inf, then)
 
 
 @dataclass(eq=False)
 class Call:
-    """One call of one hook, as the pool made it.
+    """One call of a hook by the pool.
 
-    :ivar hook: the hook's name, or ``hold`` (see `hold`)
-    :ivar endpoint: the endpoint it was called with
-    :ivar connection: the connection it was called with; of ``create``, the one it made
-    :ivar timeout: the time-out that the pool passed
+    :ivar hook: the hook's name, or ``hold`` for a use of `hold`
+    :ivar endpoint: the endpoint that it was called with
+    :ivar connection: the connection that it was called with; for ``create``, the one that it returned
+    :ivar timeout: the time-out that the pool passed, seconds
     :ivar outcome: ``running``, ``ok``, or the `repr` of the error
     """
 
@@ -139,7 +147,7 @@ class Call:
 
 
 class FakeHook(Generic[P, R]):
-    """One hook of one manager. The pool calls it; a test tells it what to do, and asks what it did."""
+    """A hook of a fake manager. The pool calls it; a test sets what it does, and reads its calls."""
 
     def __init__(self, name: str, body: Callable[P, R], recorder: _Recorder) -> None:
         self.name = name
@@ -147,53 +155,54 @@ class FakeHook(Generic[P, R]):
         self._recorder = recorder
         self._gate = threading.Event()
         self._futures: set[Future[None]] = set()
-        self._never_waits = False
+        self._unblocked = False
         self.does(ok())
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self._body(*args, **kwargs)
 
     def does(self, *script: Behaviour, endpoint: Any = ...) -> None:
-        """Do this from now on.
+        """Set what the hook does from now on.
 
-        :param script: one behaviour per call; the last one goes on for ever
-        :param endpoint: for calls with this endpoint only (default: for all, whatever they were told before)
+        :param script: one behaviour per call; the last one is repeated for all later calls
+        :param endpoint: apply to calls with this endpoint only (default: to all, also where an endpoint has its own)
         """
-        steps = itertools.chain(script[:-1], itertools.repeat(script[-1]))
+        behaviours = itertools.chain(script[:-1], itertools.repeat(script[-1]))
         if endpoint is ...:
-            self._script: Iterator[Behaviour] = steps
+            self._script: Iterator[Behaviour] = behaviours
             self._scripts: dict[Any, Iterator[Behaviour]] = {}
         else:
-            self._scripts[endpoint] = steps
+            self._scripts[endpoint] = behaviours
 
-    def step(self, endpoint: Any) -> Behaviour:
-        """Take the next step of the script."""
+    def next_behaviour(self, endpoint: Any) -> Behaviour:
+        """Return the next behaviour of the script."""
         return next(self._scripts.get(endpoint, self._script))
 
-    def let_go(self, *, for_good: bool = False) -> None:
-        """End the waits of the calls that wait now. An asyncio manager's: in its loop's thread.
+    def unblock(self, *, forever: bool = False) -> None:
+        """End the waits of all running calls. For an asyncio manager, call it in the thread of the event loop.
 
-        :param for_good: and those of all later calls
+        :param forever: later calls do not wait either
         """
-        self._never_waits = self._never_waits or for_good
+        self._unblocked = self._unblocked or forever
         gate, self._gate = self._gate, threading.Event()
         gate.set()
         for future in tuple(self._futures):
             _resolve(future)
 
     def wait(self, behaviour: Behaviour, timeout: float | None) -> None:
-        """Wait as told, in this thread."""
-        gate, patience = self._gate, behaviour.seconds  # the gate first: let_go() raises the flag before it swaps gates
+        """Wait as the behaviour says, in this thread."""
+        # Read the gate before the flag: unblock() sets the flag before it replaces the gate.
+        gate, patience = self._gate, behaviour.seconds
         if behaviour.honours_timeout and timeout is not None:
             patience = min(patience, timeout)
-        if self._never_waits or patience <= 0 or gate.wait(None if patience == math.inf else patience):
+        if self._unblocked or patience <= 0 or gate.wait(None if patience == math.inf else patience):
             return
         if patience < behaviour.seconds:
             raise TimeoutError(f'{self.name} took longer than {timeout} s')
 
     async def wait_async(self, behaviour: Behaviour) -> None:
-        """Wait as told, in this task."""
-        if self._never_waits or not behaviour.seconds:
+        """Wait as the behaviour says, in this task."""
+        if self._unblocked or not behaviour.seconds:
             return
         from asyncio import get_running_loop
 
@@ -210,7 +219,7 @@ class FakeHook(Generic[P, R]):
 
     @property
     def calls(self) -> list[Call]:
-        """The calls of this hook so far, in the order in which they began."""
+        """The calls of this hook, in the order in which they began."""
         return [call for call in self._recorder.calls if call.hook == self.name]
 
     @property
@@ -225,7 +234,7 @@ def _resolve(future: Future[None]) -> None:
 
 
 class _hook(Generic[P, R]):
-    """A hook as it is written in a manager's class; taken from an instance, that manager's `FakeHook`."""
+    """Decorates a hook in a manager's class. An instance of the class has a `FakeHook` of its own in its place."""
 
     def __init__(self, body: Callable[Concatenate[Any, P], R]) -> None:
         self._body = body
@@ -251,12 +260,12 @@ class _hook(Generic[P, R]):
 
 
 class _Recorder:
-    """The log of a manager, and what can be read off it."""
+    """The log of a manager's calls, and what is computed from it."""
 
     def __init__(self) -> None:
         self.hooks: dict[str, Any] = {}
         self._numbers = itertools.count(1)
-        self._log: list[tuple[Call, bool]] = []  # (call, whether it begins here), in order
+        self._log: list[tuple[Call, bool]] = []  # (call, whether it begins or ends here), in order
 
     @contextmanager
     def _logged(self, call: Call) -> Iterator[Call]:
@@ -276,26 +285,29 @@ class _Recorder:
 
     @contextmanager
     def hold(self, connection: Any) -> Iterator[None]:
-        """Claim, in a test, to be the only holder of an acquired connection; `check` verifies it.
+        """Declare, in a test, that its caller is the only holder of an acquired connection; `check` verifies it.
 
-        Not across a close that does not wait for its holders: that disposes of what they hold."""
+        Do not use it across a close() that times out: that disposes of connections that are still held.
+
+        :param connection: the acquired connection
+        """
         with self._logged(Call('hold', getattr(connection, 'endpoint', None), connection)):
             yield
 
-    def let_go(self) -> None:
-        """End all waits of all hooks, now and from now on."""
+    def unblock(self) -> None:
+        """End the waits of all running and all later calls of all hooks."""
         for hook in tuple(self.hooks.values()):
-            hook.let_go(for_good=True)
+            hook.unblock(forever=True)
 
     @property
     def calls(self) -> list[Call]:
-        """All calls so far, in the order in which they began."""
+        """All calls, in the order in which they began."""
         return [call for call, begins in tuple(self._log) if begins]
 
     def story(self, *hooks: str) -> list[str]:
-        """The calls so far as strings, in the order in which they began.
+        """Return the calls as strings, in the order in which they began.
 
-        :param hooks: of these hooks only
+        :param hooks: the hooks to include (default: all)
         """
         return [str(call) for call in self.calls if not hooks or call.hook in hooks]
 
@@ -316,34 +328,38 @@ class _Recorder:
         gone = {id(connection) for connection in self.disposed}
         return [connection for connection in self.created if id(connection) not in gone]
 
-    def places(self, endpoint: Any = ...) -> int:
-        """Tell how many connections exist, those that are being created or disposed of included.
+    def size(self, endpoint: Any = ...) -> int:
+        """Return how many connections exist, including those that are being created or disposed of.
 
-        :param endpoint: of this endpoint only
+        :param endpoint: count this endpoint's only (default: all)
         """
-        return self._replay().places[endpoint]
+        return self._replay().sizes[endpoint]
 
     def peak(self, endpoint: Any = ...) -> int:
-        """Tell the high-water mark of `places`."""
+        """Return the highest `size` so far.
+
+        :param endpoint: count this endpoint's only (default: all)
+        """
         return self._replay().peaks[endpoint]
 
     def check(self, *, max_size: float = math.inf, total_max_size: float = math.inf) -> None:
-        """Verify that the pool kept the rules of a connection's life.
+        """Verify that the pool treated every connection correctly.
 
-        No two hooks of a connection at a time, no two holders, no hook after its disposal, no strangers.
+        A connection never has two hooks running at a time, two holders, a hook call after its disposal has begun, or a
+        hook call before it was created.
 
-        :param max_size: the cap per endpoint that must have been kept
-        :param total_max_size: the total cap that must have been kept
-        :raises AssertionError: with the story of each breach
+        :param max_size: the cap per endpoint that must not have been exceeded
+        :param total_max_size: the total cap that must not have been exceeded
+        :raises AssertionError: with every violation and the calls that led to it
         """
         replay = self._replay()
-        breaches = replay.breaches + [
-            f'{"all" if endpoint is ... else endpoint}: {peak} connections at a time where {limit} are allowed'
+        violations = replay.violations + [
+            f'{"all" if endpoint is ... else endpoint}: {peak} connections at a time, the cap is {limit}'
             for endpoint, peak in replay.peaks.items()
             if peak > (limit := total_max_size if endpoint is ... else max_size)
         ]
-        if breaches:
-            raise AssertionError('\n'.join(breaches))
+        if violations:
+            raise AssertionError('\n'.join(violations))
 
     def _replay(self) -> _Replay:
         replay = _Replay()
@@ -353,81 +369,81 @@ class _Recorder:
 
 
 class _Replay:
-    """The log, lived through once more: who existed, who held what, and which rule was broken."""
+    """Replays the log: which connections existed, which were held, and what was called at a wrong moment."""
 
     def __init__(self) -> None:
-        self.places: Counter[Any] = Counter()  # by endpoint; `...` is the total
+        self.sizes: Counter[Any] = Counter()  # by endpoint; `...`: all
         self.peaks: Counter[Any] = Counter()
-        self.breaches: list[str] = []
-        self._lives: dict[int, _Life] = {}
+        self.violations: list[str] = []
+        self._states: dict[int, _ConnectionState] = {}
 
     def begin(self, call: Call) -> None:
         if call.hook == 'create':
-            self._occupy(call.endpoint, 1)
+            self._add(call.endpoint, 1)
             return
-        life = self._lives.setdefault(id(call.connection), _Life(known=False))
-        life.story.append(str(call))
-        if not life.known:
-            self._breach(call, life, 'was not created here')
-        if life.disposed:
-            self._breach(call, life, f'saw {call.hook} after its disposal')
-        if call.hook in ('on_acquire', 'check_aliveness') and life.acquired or call.hook == 'hold' and life.holders:
-            self._breach(call, life, 'got a second holder')
-        if call.hook == 'on_release' and not life.acquired:
-            self._breach(call, life, 'was released by nobody')
+        state = self._states.setdefault(id(call.connection), _ConnectionState(known=False))
+        state.story.append(str(call))
+        if not state.known:
+            self._report(call, state, 'was not created by this manager')
+        if state.disposed:
+            self._report(call, state, f'saw {call.hook} after its disposal')
+        if call.hook in ('on_acquire', 'check_aliveness') and state.acquired or call.hook == 'hold' and state.holders:
+            self._report(call, state, 'got a second holder')
+        if call.hook == 'on_release' and not state.acquired:
+            self._report(call, state, 'was released without being held')
         if call.hook == 'hold':
-            life.holders += 1
+            state.holders += 1
             return
-        if life.running:
-            self._breach(call, life, f'saw {call.hook} during {", ".join(life.running)}')
+        if state.running:
+            self._report(call, state, f'saw {call.hook} during {", ".join(state.running)}')
         if call.hook == 'dispose':
-            life.disposed = True
-            if life.holders:
-                self._breach(call, life, 'was disposed of while it was held')
-        life.running.append(call.hook)
+            state.disposed = True
+            if state.holders:
+                self._report(call, state, 'was disposed of while it was held')
+        state.running.append(call.hook)
 
     def end(self, call: Call) -> None:
         if call.hook == 'create':
             if call.outcome == 'ok':
-                self._lives[id(call.connection)] = _Life(known=True, story=['create'])
+                self._states[id(call.connection)] = _ConnectionState(known=True, story=['create'])
             else:
-                self._occupy(call.endpoint, -1)
+                self._add(call.endpoint, -1)
             return
-        life = self._lives[id(call.connection)]
+        state = self._states[id(call.connection)]
         if call.hook == 'hold':
-            life.holders -= 1
+            state.holders -= 1
             return
-        life.running.remove(call.hook)
+        state.running.remove(call.hook)
         if call.hook in ('on_acquire', 'on_release'):
-            life.acquired = call.hook == 'on_acquire' and call.outcome == 'ok'
-        elif call.hook == 'dispose' and not life.gone:
-            life.gone = True
-            self._occupy(call.endpoint, -1)
+            state.acquired = call.hook == 'on_acquire' and call.outcome == 'ok'
+        elif call.hook == 'dispose' and not state.gone:
+            state.gone = True
+            self._add(call.endpoint, -1)
 
-    def _occupy(self, endpoint: Any, change: int) -> None:
+    def _add(self, endpoint: Any, change: int) -> None:
         for key in (endpoint, ...):
-            self.places[key] += change
-            self.peaks[key] = max(self.peaks[key], self.places[key])
+            self.sizes[key] += change
+            self.peaks[key] = max(self.peaks[key], self.sizes[key])
 
-    def _breach(self, call: Call, life: _Life, what: str) -> None:
-        self.breaches.append(f'{call.connection} {what}: {"; ".join(life.story[-8:])}')
+    def _report(self, call: Call, state: _ConnectionState, what: str) -> None:
+        self.violations.append(f'{call.connection} {what}: {"; ".join(state.story[-8:])}')
 
 
-class _Life:
-    """The state of one connection during a replay."""
+class _ConnectionState:
+    """The state of one connection in a replay."""
 
     def __init__(self, *, known: bool, story: list[str] | None = None) -> None:
         self.known = known
         self.story = story or []
         self.running: list[str] = []
         self.acquired = False
-        self.disposed = False  # its disposal has begun
-        self.gone = False  # and has ended
+        self.disposed = False  # the disposal has begun
+        self.gone = False  # the disposal has ended
         self.holders = 0
 
 
 class BareFakeManager(_Recorder, SyncConnectionManager[Any, FakeConnection]):
-    """A manager for the threading pool that overrides the two mandatory hooks only: an idle hit calls none."""
+    """A manager for the threading pool that overrides `create` and `dispose` only: an idle hit calls no hook."""
 
     @_hook
     def create(self, endpoint: Any, timeout: float | None = None) -> FakeConnection:
@@ -443,7 +459,7 @@ class BareFakeManager(_Recorder, SyncConnectionManager[Any, FakeConnection]):
     def _play(self, name: str, endpoint: Any, connection: Any, timeout: float | None = None) -> Any:
         hook = self.hooks[name]
         with self._logged(Call(name, endpoint, connection, timeout)) as call:
-            behaviour = hook.step(endpoint)
+            behaviour = hook.next_behaviour(endpoint)
             hook.wait(behaviour, timeout)
             result = behaviour.act(endpoint, connection)
             return self._connect(call, result) if name == 'create' else result
@@ -459,22 +475,22 @@ class FakeManager(BareFakeManager):
 
     @_hook
     def on_acquire(self, endpoint: Any, conn: FakeConnection) -> None:
-        """Be told that a connection is acquired."""
+        """Record that a connection is acquired."""
         self._play('on_acquire', endpoint, conn)
 
     @_hook
     def on_release(self, endpoint: Any, conn: FakeConnection) -> None:
-        """Be told that a connection is released."""
+        """Record that a connection is released."""
         self._play('on_release', endpoint, conn)
 
     @_hook
     def on_connection_dead(self, endpoint: Any, conn: FakeConnection) -> None:
-        """Be told that a connection is dead."""
+        """Record that a connection was found dead."""
         self._play('on_connection_dead', endpoint, conn)
 
 
 class AsyncBareFakeManager(_Recorder, AsyncConnectionManager[Any, FakeConnection]):
-    """A manager for the asyncio pool that overrides the two mandatory hooks only: an idle hit calls none."""
+    """A manager for the asyncio pool that overrides `create` and `dispose` only: an idle hit calls no hook."""
 
     @_hook
     async def create(self, endpoint: Any) -> FakeConnection:
@@ -490,7 +506,7 @@ class AsyncBareFakeManager(_Recorder, AsyncConnectionManager[Any, FakeConnection
     async def _play(self, name: str, endpoint: Any, connection: Any) -> Any:
         hook = self.hooks[name]
         with self._logged(Call(name, endpoint, connection)) as call:
-            behaviour = hook.step(endpoint)
+            behaviour = hook.next_behaviour(endpoint)
             await hook.wait_async(behaviour)
             result = behaviour.act(endpoint, connection)
             if isinstance(result, Awaitable):
@@ -508,15 +524,15 @@ class AsyncFakeManager(AsyncBareFakeManager):
 
     @_hook
     async def on_acquire(self, endpoint: Any, conn: FakeConnection) -> None:
-        """Be told that a connection is acquired."""
+        """Record that a connection is acquired."""
         await self._play('on_acquire', endpoint, conn)
 
     @_hook
     async def on_release(self, endpoint: Any, conn: FakeConnection) -> None:
-        """Be told that a connection is released."""
+        """Record that a connection is released."""
         await self._play('on_release', endpoint, conn)
 
     @_hook
     async def on_connection_dead(self, endpoint: Any, conn: FakeConnection) -> None:
-        """Be told that a connection is dead."""
+        """Record that a connection was found dead."""
         await self._play('on_connection_dead', endpoint, conn)

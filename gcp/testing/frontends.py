@@ -1,7 +1,7 @@
-"""How a check calls a manager's hooks, in either colour: never beyond a limit, and with an eye on what they do there.
+"""Call the hooks of a manager for either frontend, with a time limit, and detect calls that block the event loop.
 
-The awaitables of the sync colour are finished when they are made, so that one body of a check serves both: nothing in
-it ever waits but through here."""
+The coroutines of the threading frontend never suspend: each call has ended when it is awaited. So one check, written as
+a coroutine, serves both frontends, as long as it waits only by means of this module."""
 
 from __future__ import annotations
 
@@ -19,7 +19,15 @@ from typing import Any, TypeVar
 
 from gcp.managers import AsyncConnectionManager, SyncConnectionManager
 
-__all__ = ['Blocked', 'Colour', 'Misfit', 'Outcome', 'Tasks', 'Threads', 'colour_of']
+__all__ = [
+    'AsyncioFrontend',
+    'BlockingCall',
+    'Frontend',
+    'Outcome',
+    'SignatureMismatch',
+    'ThreadingFrontend',
+    'frontend_of',
+]
 
 T = TypeVar('T')
 
@@ -28,25 +36,25 @@ HOOKS = ('create', 'dispose', 'check_aliveness', 'on_acquire', 'on_release', 'on
 #: The sync hooks that take a time-out.
 TIMED = ('create', 'dispose', 'check_aliveness')
 
-#: For how long a hook may hold the event loop, seconds. Not less: the machine may be busy.
+#: How long a hook may occupy the event loop, seconds. A lower limit would report hooks that a busy machine delays.
 STALL = 0.5
 
 #: How long a cancelled hook may take to end, seconds.
-PARTING = 1.0
+CANCEL_TIMEOUT = 1.0
 
 #: Methods of a socket that wait when it is in blocking mode.
-WAITING = {
+BLOCKING_METHODS = {
     'accept', 'connect', 'do_handshake', 'read', 'recv', 'recv_into', 'recvfrom', 'recvfrom_into', 'recvmsg', 'send',
     'sendall', 'sendmsg', 'sendto', 'shutdown_tls', 'write',
 }
 
 
-class Blocked(BaseException):
-    """A hook was about to block the event loop. No `Exception`, lest the hook take it for an error of its own."""
+class BlockingCall(BaseException):
+    """A hook was about to block the event loop. Not an `Exception`, so that the hook does not handle it as its own."""
 
 
-class Misfit(Exception):
-    """A hook is not of its manager's colour, or does not take what the pool gives it."""
+class SignatureMismatch(Exception):
+    """A hook is written for the other frontend, or does not accept the arguments that the pool passes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,31 +62,32 @@ class Outcome:
     """How a call ended.
 
     :ivar value: what it returned
-    :ivar error: what it raised, without its traceback, which would keep alive what the call left open
-    :ivar place: where it was raised
-    :ivar seconds: how long it took
-    :ivar hung: whether it had not ended at the limit
+    :ivar error: what it raised, without its traceback, whose frames would keep open what the call has left open
+    :ivar location: the file and line where the error was raised
+    :ivar seconds: how long the call took, seconds
+    :ivar hung: whether the call had not ended at its limit
     """
 
     value: Any = None
     error: BaseException | None = None
-    place: str = ''
+    location: str = ''
     seconds: float = 0.0
     hung: bool = False
 
     @classmethod
     def of_error(cls, error: BaseException, seconds: float) -> Outcome:
-        place = _place_of(error)
-        _forget_tracebacks(error)
-        return cls(error=error, place=place, seconds=seconds)
+        """Make the outcome of a call that raised, and clear the error's tracebacks."""
+        location = _location_of(error)
+        _clear_tracebacks(error)
+        return cls(error=error, location=location, seconds=seconds)
 
 
-class Colour(abc.ABC):
-    """A manager, and what is peculiar to its kind.
+class Frontend(abc.ABC):
+    """A manager, and how its frontend calls it.
 
     :param manager: the manager
-    :ivar misfits: what is wrong with the shape of its hooks, by hook
-    :ivar blocks: where hooks have blocked the event loop, by hook; these are not called again
+    :ivar mismatches: what is wrong with the signatures of its hooks, by hook
+    :ivar blocking: where hooks have blocked the event loop, by hook; these hooks are not called again
     """
 
     name: str
@@ -86,20 +95,20 @@ class Colour(abc.ABC):
 
     def __init__(self, manager: Any) -> None:
         self.manager = manager
-        self.misfits = {name: wrong for name in HOOKS if (wrong := self._misfit(name))}
-        self.blocks: dict[str, str] = {}
+        self.mismatches = {name: mismatch for name in HOOKS if (mismatch := self._mismatch(name))}
+        self.blocking: dict[str, str] = {}
 
-    def _misfit(self, name: str) -> str | None:
+    def _mismatch(self, name: str) -> str | None:
         if not self.overrides(name):
             return None
         arguments, timeout = self.arguments(name)
         try:
             signature = inspect.signature(getattr(self.manager, name))
-        except ValueError:  # a C function, that does not tell
+        except ValueError:  # a C function without a signature
             return None
         try:
             signature.bind(*arguments, **timeout)
-            signature.bind(*arguments, *timeout)  # pools do both
+            signature.bind(*arguments, *timeout)  # the pool passes the time-out either way
         except TypeError:
             return f'{name}{signature} cannot be called with ({", ".join([*arguments, *timeout])})'
         return None
@@ -109,33 +118,33 @@ class Colour(abc.ABC):
     ) -> Outcome:
         """Call a hook.
 
-        :param name: which
+        :param name: the hook's name
         :param arguments: the endpoint, and the connection
-        :param timeout: the time-out that it is given; an async one is cancelled then
-        :param limit: after how long it is given up
-        :param cancel_at: the await at which an async one is cancelled, from 1; 0: none
+        :param timeout: the time-out that a sync hook is passed, and after which an async one is cancelled, seconds
+        :param limit: how long to wait for its end, seconds
+        :param cancel_at: the number of the await, from 1, at which an async hook is cancelled; 0: none
         """
-        if name in self.misfits:
-            return Outcome(error=Misfit(self.misfits[name]))
-        if name in self.blocks:
-            return Outcome(error=Blocked(self.blocks[name]))
+        if name in self.mismatches:
+            return Outcome(error=SignatureMismatch(self.mismatches[name]))
+        if name in self.blocking:
+            return Outcome(error=BlockingCall(self.blocking[name]))
         outcome = await self._hook(name, arguments, timeout, limit, cancel_at)
-        if isinstance(outcome.error, Misfit):
-            self.misfits[name] = str(outcome.error)
+        if isinstance(outcome.error, SignatureMismatch):
+            self.mismatches[name] = str(outcome.error)
         return outcome
 
     def overrides(self, hook: str) -> bool:
-        """Tell whether the manager has a hook of its own."""
+        """Tell whether the manager overrides a hook."""
         own = getattr(self.manager, hook, None)
         return own is not None and getattr(own, '__func__', None) is not getattr(self.base, hook)
 
     @abc.abstractmethod
     def arguments(self, hook: str) -> tuple[tuple[str, ...], dict[str, None]]:
-        """What the pool calls a hook with: arguments by place, and those that it may as well give by name."""
+        """Return what the pool passes to a hook: positional arguments, and those that it may also pass by name."""
 
     @abc.abstractmethod
     def run(self, body: Coroutine[Any, Any, T]) -> Any:
-        """Run the body of a check: to its end, or hand it over for the caller to await."""
+        """Run the coroutine of a check to its end, or return it for the caller to await."""
 
     @abc.abstractmethod
     async def _hook(
@@ -144,29 +153,30 @@ class Colour(abc.ABC):
 
     @abc.abstractmethod
     async def call(self, function: Callable[..., Any], *arguments: Any, limit: float) -> Outcome:
-        """Call something else: a method of a pool, or what the user gave.
+        """Call another function, plain or async: a method of a pool, or a function of the test.
 
-        :param function: what
-        :param arguments: with what
-        :param limit: after how long it is given up
+        :param function: the function
+        :param arguments: its arguments
+        :param limit: how long to wait for its end, seconds
         """
 
     @abc.abstractmethod
     async def pause(self, seconds: float) -> None:
-        """Let others go on."""
+        """Wait, and let other threads or tasks run."""
 
     @abc.abstractmethod
     def pool(self, **arguments: Any) -> Any:
-        """Make a pool of the manager."""
+        """Make a pool with the manager."""
 
-class Threads(Colour):
-    """A manager for the threading pool: each call in a daemon thread that can be left behind."""
+
+class ThreadingFrontend(Frontend):
+    """A manager for the threading pool. Each call runs in a daemon thread, so that a hung one can be abandoned."""
 
     name = 'threading'
     base = SyncConnectionManager
 
     def arguments(self, hook: str) -> tuple[tuple[str, ...], dict[str, None]]:
-        return _places(hook), {'timeout': None} if hook in TIMED else {}
+        return _positional(hook), {'timeout': None} if hook in TIMED else {}
 
     def run(self, body: Coroutine[Any, Any, T]) -> T:
         try:
@@ -176,7 +186,7 @@ class Threads(Colour):
             return result
         finally:
             body.close()
-        raise RuntimeError('a check that does not run in an event loop has waited for one')
+        raise RuntimeError('a check of a threading manager has waited for an event loop')
 
     async def _hook(
             self, name: str, arguments: tuple[Any, ...], timeout: float | None, limit: float, cancel_at: int,
@@ -187,7 +197,7 @@ class Threads(Colour):
             value = hook(*arguments)
             if inspect.iscoroutine(value):
                 value.close()
-                raise Misfit(f'{name} returned a coroutine, which the threading pool does not await')
+                raise SignatureMismatch(f'{name} returned a coroutine, which the threading pool does not await')
             return value
 
         return await self.call(call, *arguments, *([timeout] if name in TIMED else []), limit=limit)
@@ -200,7 +210,7 @@ class Threads(Colour):
             try:
                 value = function(*arguments)
                 if inspect.iscoroutine(value):
-                    value = _run_in_a_loop(value)
+                    value = _run_in_loop(value)
             except BaseException as error:
                 outcomes.append(Outcome.of_error(error, time.monotonic() - started))
             else:
@@ -212,7 +222,7 @@ class Threads(Colour):
         return outcomes[0] if outcomes else Outcome(seconds=limit, hung=True)
 
     async def pause(self, seconds: float) -> None:
-        time.sleep(seconds)  # noqa: ASYNC251  # here nobody else runs in this thread
+        time.sleep(seconds)  # noqa: ASYNC251  # this coroutine is not run by an event loop
 
     def pool(self, **arguments: Any) -> Any:
         from gcp.threading import ConnectionPool
@@ -220,14 +230,14 @@ class Threads(Colour):
         return ConnectionPool(self.manager, **arguments)
 
 
-class Tasks(Colour):
-    """A manager for the asyncio pool: each call in a task that can be cancelled."""
+class AsyncioFrontend(Frontend):
+    """A manager for the asyncio pool. Each call runs in a task that can be cancelled."""
 
     name = 'asyncio'
     base = AsyncConnectionManager
 
     def arguments(self, hook: str) -> tuple[tuple[str, ...], dict[str, None]]:
-        return _places(hook), {}
+        return _positional(hook), {}
 
     def run(self, body: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
         return body
@@ -235,21 +245,21 @@ class Tasks(Colour):
     async def _hook(
             self, name: str, arguments: tuple[Any, ...], timeout: float | None, limit: float, cancel_at: int,
     ) -> Outcome:
-        steps = Steps(name, getattr(self.manager, name), arguments, cancel_at)
+        call = WatchedCall(name, getattr(self.manager, name), arguments, cancel_at)
         try:
-            return await self._in_a_task(_wait_for(steps), limit if timeout is None else timeout, limit)
+            return await self._in_task(_await(call), limit if timeout is None else timeout, limit)
         finally:
-            if steps.blocked:
-                self.blocks[name] = steps.blocked
+            if call.blocked:
+                self.blocking[name] = call.blocked
 
     async def call(self, function: Callable[..., Any], *arguments: Any, limit: float) -> Outcome:
         async def work() -> Any:
             value = function(*arguments)
             return await value if inspect.isawaitable(value) else value
 
-        return await self._in_a_task(work(), limit, limit)
+        return await self._in_task(work(), limit, limit)
 
-    async def _in_a_task(self, work: Coroutine[Any, Any, Any], timeout: float, limit: float) -> Outcome:
+    async def _in_task(self, work: Coroutine[Any, Any, Any], timeout: float, limit: float) -> Outcome:
         import asyncio
 
         started = time.monotonic()
@@ -259,7 +269,7 @@ class Tasks(Colour):
             overran = not task.done()
             if overran:
                 task.cancel()
-                await asyncio.wait([task], timeout=PARTING)
+                await asyncio.wait([task], timeout=CANCEL_TIMEOUT)
         finally:
             task.cancel()
         seconds = time.monotonic() - started
@@ -281,11 +291,12 @@ class Tasks(Colour):
         return ConnectionPool(self.manager, **arguments)
 
 
-class Steps:
-    """Awaits an async hook step by step: cancels it at a given one, and sees what blocks the event loop meanwhile.
+class WatchedCall:
+    """Awaits an async hook and watches each part that runs between two awaits: cancels the hook at a given await, and
+    detects calls that block the event loop.
 
-    :ivar count: how often the hook has awaited something that was not there yet
-    :ivar blocked: what blocked, in words
+    :ivar awaits: how many times the hook has suspended
+    :ivar blocked: the call that blocked, in words
     """
 
     def __init__(self, name: str, function: Callable[..., Any], arguments: tuple[Any, ...], cancel_at: int) -> None:
@@ -293,99 +304,100 @@ class Steps:
         self._function = function
         self._arguments = arguments
         self._cancel_at = cancel_at
-        self.count = 0
+        self.awaits = 0
         self.blocked = ''
 
     def __await__(self) -> Generator[Any, Any, Any]:
         import asyncio
 
-        steps: Generator[Any, Any, Any] | None = None
+        iterator: Generator[Any, Any, Any] | None = None
         error: BaseException | None = None
         value: Any = None
         while True:
             try:
-                if steps is None:
-                    steps = self._watched(self._begin)
-                waiting = self._watched(steps.send, value) if error is None else self._watched(steps.throw, error)
+                if iterator is None:
+                    iterator = self._watch(self._start)
+                future = self._watch(iterator.send, value) if error is None else self._watch(iterator.throw, error)
             except StopIteration as stop:
                 return stop.value
             finally:
-                error = None  # else it and its traceback keep each other alive
-            self.count += 1
-            if self.count == self._cancel_at and (task := asyncio.current_task()) is not None:
+                error = None  # the error's traceback refers to this frame: a cycle
+            self.awaits += 1
+            if self.awaits == self._cancel_at and (task := asyncio.current_task()) is not None:
                 task.cancel()
             try:
-                value = yield waiting
+                value = yield future
             except GeneratorExit:
-                steps.close()
+                iterator.close()
                 raise
             except BaseException as exc:
                 error = exc
 
-    def _begin(self) -> Generator[Any, Any, Any]:
+    def _start(self) -> Generator[Any, Any, Any]:
         result = self._function(*self._arguments)
         if not hasattr(result, '__await__'):
-            raise Misfit(f'{self._name} returned {type(result).__name__}, which the asyncio pool cannot await')
-        steps: Generator[Any, Any, Any] = result.__await__()
-        return steps
+            raise SignatureMismatch(
+                f'{self._name} returned {type(result).__name__}, which the asyncio pool cannot await')
+        iterator: Generator[Any, Any, Any] = result.__await__()
+        return iterator
 
-    def _watched(self, step: Callable[..., T], *arguments: Any) -> T:
+    def _watch(self, run: Callable[..., T], *arguments: Any) -> T:
+        """Run the hook up to its next await, with a profile function that sees each call of a C function."""
         before, started = sys.getprofile(), time.monotonic()
-        sys.setprofile(self._look)
+        sys.setprofile(self._profile)
         try:
-            return step(*arguments)
+            return run(*arguments)
         finally:
             sys.setprofile(before)
             stalled = time.monotonic() - started
             if stalled > STALL:
                 self.blocked = self.blocked or f'{self._name} held the event loop for {stalled:.1f} s'
 
-    def _look(self, frame: FrameType, event: str, argument: Any) -> None:
-        if event == 'c_call' and _waits(argument):
+    def _profile(self, frame: FrameType, event: str, argument: Any) -> None:
+        if event == 'c_call' and _will_block(argument):
             self.blocked = f'{self._name} calls {_name_of(argument)} at {frame.f_code.co_filename}:{frame.f_lineno}'
-            if argument is not time.sleep:  # that one will end
-                raise Blocked(self.blocked)
+            if argument is not time.sleep:  # a sleep ends by itself
+                raise BlockingCall(self.blocked)
 
 
-def colour_of(manager: Any) -> Colour:
-    """Tell a manager's colour.
+def frontend_of(manager: Any) -> Frontend:
+    """Wrap a manager for the frontend that it is written for.
 
-    :raises TypeError: when it is no manager
+    :raises TypeError: when it is not a manager
     """
     is_async = isinstance(manager, AsyncConnectionManager) or (
         not isinstance(manager, SyncConnectionManager)
         and inspect.iscoroutinefunction(getattr(manager, 'create', None)))
-    colour = (Tasks if is_async else Threads)(manager)
     if isinstance(manager, type):
         raise TypeError(f'manager must be an instance, not the class {manager.__name__}: call it')
     for name in ('create', 'dispose'):
         if not callable(getattr(manager, name, None)):
             raise TypeError(f'manager must have the hooks create and dispose; {type(manager).__name__} has no {name}')
-    return colour
+    return AsyncioFrontend(manager) if is_async else ThreadingFrontend(manager)
 
 
-def _places(hook: str) -> tuple[str, ...]:
+def _positional(hook: str) -> tuple[str, ...]:
     return ('endpoint',) if hook == 'create' else ('endpoint', 'conn')
 
 
-async def _wait_for(steps: Awaitable[T]) -> T:
-    return await steps
+async def _await(call: Awaitable[T]) -> T:
+    return await call
 
 
-def _run_in_a_loop(work: Coroutine[Any, Any, T]) -> T:
+def _run_in_loop(work: Coroutine[Any, Any, T]) -> T:
     import asyncio
 
     return asyncio.run(work)
 
 
-def _waits(function: Any) -> bool:
+def _will_block(function: Any) -> bool:
     """Tell whether a C function that is about to be called will block its thread."""
     if function is time.sleep:
         return True
-    if getattr(function, '__name__', '') not in WAITING:
+    if getattr(function, '__name__', '') not in BLOCKING_METHODS:
         return False
     owner = getattr(function, '__self__', None)
-    sock = getattr(owner, 'owner', owner)  # the C half of a TLS socket knows the other
+    sock = getattr(owner, 'owner', owner)  # the C object of a TLS socket has the socket as its owner
     if not isinstance(sock, socket.SocketType) or sock.fileno() < 0:
         return False
     timeout = sock.gettimeout()
@@ -396,14 +408,14 @@ def _name_of(function: Any) -> str:
     return 'time.sleep' if function is time.sleep else f'{function.__name__} of a blocking socket'
 
 
-def _place_of(error: BaseException) -> str:
+def _location_of(error: BaseException) -> str:
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next
     return '' if traceback is None else f'{traceback.tb_frame.f_code.co_filename}:{traceback.tb_lineno}'
 
 
-def _forget_tracebacks(error: BaseException | None) -> None:
+def _clear_tracebacks(error: BaseException | None) -> None:
     seen: set[int] = set()
     chain = [error]
     while chain:
