@@ -5,17 +5,20 @@ Parameters hold passwords, so nothing here puts them, or a part of them, into an
 
 from __future__ import annotations
 
+import abc
+import enum
 import inspect
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from operator import attrgetter
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from gcp.contrib._generations import Generations
+from gcp.contrib._watch import Watch, watched
 from gcp.contrib._wire import Births
 
 __all__ = [
-    'CHECK_TIMEOUT', 'NEWS', 'RESET_TIMEOUT', 'DbEndpoint', 'Directory', 'Manager', 'Parameters', 'Settings',
+    'CHECK_TIMEOUT', 'NEWS', 'AsyncManager', 'DbEndpoint', 'Directory', 'Parameters', 'Settings', 'SyncManager',
     'UnknownEndpointError',
 ]
 
@@ -143,8 +146,28 @@ class Settings(Generic[ConnectionT]):
         return [(name, value) for name, value, now in both if value != now]
 
 
-class Manager(Generic[ConnectionT]):
-    """What the managers of all drivers have in common, the sync and the asyncio ones.
+class HasDescriptor(Protocol):
+    """A connection that tells its socket's descriptor."""
+
+    def fileno(self) -> int: ...
+
+
+DescribedT = TypeVar('DescribedT', bound=HasDescriptor)
+
+
+class Verdict(enum.Enum):
+    """What is to be done with an idle connection: use it, dispose of it, or ask the server first."""
+
+    ALIVE = enum.auto()
+    DEAD = enum.auto()
+    ASK = enum.auto()
+
+
+class Manager(abc.ABC, Generic[ConnectionT]):
+    """What the managers of all drivers share: their arguments, when a connection is alive, and how one is reset.
+
+    The two hooks at a hit, `check_aliveness` and `on_release`, keep their fast path in the driver's class; what is left
+    to decide when that does not apply is decided here.
 
     :param dsn_params: connect parameters by endpoint name, or a function
     :param aliveness: see `asks_server`
@@ -152,6 +175,9 @@ class Manager(Generic[ConnectionT]):
     :param discard_all: what ``'discard all'`` stands for
     :param check_timeout: how long the answer to a check may take, seconds
     """
+
+    #: What a statement raises on a connection that does not work.
+    _errors: tuple[type[Exception], ...]
 
     def __init__(
             self,
@@ -172,17 +198,125 @@ class Manager(Generic[ConnectionT]):
     def __repr__(self) -> str:
         return f'<{type(self).__name__}: {self._directory}>'
 
-    def _welcome(self, endpoint: DbEndpoint, conn: ConnectionT) -> None:
+    @abc.abstractmethod
+    def _has_ended(self, conn: ConnectionT) -> bool:
+        """Tell whether a connection is closed or broken, as far as the driver knows."""
+
+    @abc.abstractmethod
+    def _is_closed_by_user(self, conn: ConnectionT) -> bool:
+        """Tell whether a connection that has ended was closed on this side, which says nothing about the server."""
+
+    @abc.abstractmethod
+    def _clean(self, conn: ConnectionT) -> Any:
+        """End any transaction, and restore the settings of the client's side."""
+
+    @abc.abstractmethod
+    def _ping(self, conn: ConnectionT) -> Any:
+        """Make one round trip to the server."""
+
+    def _check_not_busy(self, conn: ConnectionT) -> None:
+        """Raise when a command is in progress; not needed where `_clean` raises then."""
+
+    def _register(self, endpoint: DbEndpoint, conn: ConnectionT) -> None:
         self._births.record(conn)
         self._generations.born(endpoint, conn)
 
-    def _is_doomed(self, endpoint: DbEndpoint, conn: ConnectionT) -> bool:
-        """Tell whether a connection that looks alive must not be used, nor asked anything."""
-        return not self._births.was_here(conn) or self._generations.is_condemned(endpoint, conn)
+    def _report_end(self, endpoint: DbEndpoint, conn: ConnectionT) -> None:
+        """Have the other connections of an endpoint checked because one has broken; not when its user closed it."""
+        if not self._is_closed_by_user(conn):
+            self._generations.found_dead(endpoint, conn)
 
-    def _is_doubted(self, endpoint: DbEndpoint, conn: ConnectionT) -> bool:
-        """Tell whether a connection that looks alive is to be asked."""
-        return self._asks_server or self._generations.is_suspect(endpoint, conn)
+    def _verdict(self, endpoint: DbEndpoint, conn: ConnectionT, looks_alive: bool) -> Verdict:
+        """Decide about an idle connection.
+
+        :param endpoint: what it is connected to
+        :param conn: the connection
+        :param looks_alive: what the driver and the socket say
+        """
+        if not looks_alive:
+            self._report_end(endpoint, conn)
+            return Verdict.DEAD
+        if not self._births.was_here(conn) or self._generations.is_condemned(endpoint, conn):
+            return Verdict.DEAD
+        if self._asks_server or self._generations.is_suspect(endpoint, conn):
+            return Verdict.ASK
+        return Verdict.ALIVE
+
+    def _reset_plan(self) -> list[Callable[[ConnectionT], Any]]:
+        """Return what is called with a released connection, in order."""
+        # twice: the user's function may open a transaction and leave it so
+        return [self._clean] if self._reset is None else [self._clean, self._reset, self._clean]
+
+
+class SyncManager(Manager[DescribedT]):
+    """The slow part of the hooks for threads. The same page as `AsyncManager`."""
+
+    def _is_usable(self, endpoint: DbEndpoint, conn: DescribedT, looks_alive: bool, timeout: float | None) -> bool:
+        verdict = self._verdict(endpoint, conn, looks_alive)
+        return verdict is Verdict.ALIVE or (verdict is Verdict.ASK and self._answers(endpoint, conn, timeout))
+
+    def _answers(self, endpoint: DbEndpoint, conn: DescribedT, timeout: float | None) -> bool:
+        limit = self._check_timeout if timeout is None else min(timeout, self._check_timeout)
+        try:
+            with self._generations.proof(endpoint, conn), Watch(conn.fileno(), limit, what='query'):
+                self._ping(conn)
+        except self._errors:
+            return False
+        return True
+
+    def _clean_up(self, endpoint: DbEndpoint, conn: DescribedT) -> None:
+        if self._has_ended(conn):  # the user closed it or saw it break: not an error of the release; the check fails
+            self._report_end(endpoint, conn)
+            return
+        self._check_not_busy(conn)
+        try:
+            with Watch(conn.fileno(), RESET_TIMEOUT, what='reset'):
+                for act in self._reset_plan():
+                    act(conn)
+        except BaseException:
+            if self._has_ended(conn):
+                self._report_end(endpoint, conn)
+            raise
+
+
+class AsyncManager(Manager[ConnectionT]):
+    """The slow part of the hooks for asyncio. The same page as `SyncManager`."""
+
+    @abc.abstractmethod
+    def _aborter(self, conn: ConnectionT) -> Callable[[], object]:
+        """Return a function that ends the connection at once."""
+
+    async def _is_usable(self, endpoint: DbEndpoint, conn: ConnectionT, looks_alive: bool) -> bool:
+        verdict = self._verdict(endpoint, conn, looks_alive)
+        return verdict is Verdict.ALIVE or (verdict is Verdict.ASK and await self._answers(endpoint, conn))
+
+    async def _answers(self, endpoint: DbEndpoint, conn: ConnectionT) -> bool:
+        try:
+            abort = self._aborter(conn)
+            with self._generations.proof(endpoint, conn):
+                await watched(self._ping(conn), abort, self._check_timeout, what='query')
+        except self._errors:
+            return False
+        return True
+
+    async def _clean_up(self, endpoint: DbEndpoint, conn: ConnectionT) -> None:
+        if self._has_ended(conn):  # the user closed it or saw it break: not an error of the release; the check fails
+            self._report_end(endpoint, conn)
+            return
+        self._check_not_busy(conn)
+        try:
+            abort = self._aborter(conn)
+            await watched(self._follow_plan(conn), abort, RESET_TIMEOUT, what='reset')
+        except BaseException:
+            if self._has_ended(conn):
+                self._report_end(endpoint, conn)
+            raise
+
+    async def _follow_plan(self, conn: ConnectionT) -> None:
+        for act in self._reset_plan():
+            done = act(conn)
+            if inspect.isawaitable(done):
+                await done
 
 
 def _checked_reset(reset: object, discard_all: Callable[..., Any]) -> Callable[..., Any] | None:

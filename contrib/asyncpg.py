@@ -19,13 +19,11 @@ from gcp.asyncio import BaseConnectionManager
 from gcp.contrib._postgres import (
     CHECK_TIMEOUT,
     NEWS,
-    RESET_TIMEOUT,
+    AsyncManager,
     DbEndpoint,
-    Manager,
     Parameters,
     UnknownEndpointError,
 )
-from gcp.contrib._watch import watched
 
 __all__ = ['Connection', 'DbConnectionManager', 'DbEndpoint', 'DsnParameters', 'UnknownEndpointError']
 
@@ -37,7 +35,7 @@ RecordT = TypeVar('RecordT', bound=asyncpg.Record)
 GOODBYE_TIMEOUT = 2.0
 
 class DbConnectionManager(
-    Manager['Connection[RecordT]'],
+    AsyncManager['Connection[RecordT]'],
     BaseConnectionManager[DbEndpoint, 'Connection[RecordT]'],
     Generic[RecordT],
 ):
@@ -59,6 +57,8 @@ class DbConnectionManager(
     :raises TypeError: when `dsn_params` is neither, or has something else than a mapping for an endpoint
     :raises ValueError: when `aliveness`, `reset` or `check_timeout` is none of these
     """
+
+    _errors = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 
     def __init__(
             self,
@@ -84,7 +84,7 @@ class DbConnectionManager(
             found = await found
         conn = await _connect(endpoint, self._directory.check(endpoint, found))
         self._ear(conn)
-        self._welcome(endpoint, conn)
+        self._register(endpoint, conn)
         return conn
 
     async def dispose(self, endpoint: DbEndpoint, conn: Connection[RecordT]) -> None:
@@ -122,12 +122,7 @@ class DbConnectionManager(
         alive = not conn.is_closed() and not transport.is_closing() and self._ear(conn).is_fine()
         if alive and not self._asks_server and endpoint not in self._suspects:
             return True
-        if not alive:
-            self._bury(endpoint, conn)
-            return False
-        if self._is_doomed(endpoint, conn):
-            return False
-        return not self._is_doubted(endpoint, conn) or await self._answers(endpoint, conn)
+        return await self._is_usable(endpoint, conn, alive)
 
     async def on_release(self, endpoint: DbEndpoint, conn: Connection[RecordT]) -> None:
         """Clear away what the user left behind.
@@ -138,20 +133,32 @@ class DbConnectionManager(
         :raises asyncpg.InterfaceError: when another task is in the middle of a command
         :raises TimeoutError: when it takes more than five seconds
         """
-        if conn.is_closed() or self._ear(conn).is_gone:
-            self._bury(endpoint, conn)
-            return  # the user closed it or saw it break: no fault of the release, and the next check finds it dead
-        if self._reset is None and not _is_occupied(conn):
-            await _check_at_rest(conn)
+        ear = self._ear(conn)
+        has_ended = conn.is_closed() or ear.is_gone
+        if has_ended or self._reset is not None or _is_occupied(conn):
+            await self._clean_up(endpoint, conn)
         else:
-            try:
-                await watched(self._clear_away(conn), self._ear(conn).break_off, RESET_TIMEOUT, what='reset')
-            except BaseException:
-                self._bury(endpoint, conn)
-                raise
-        # a `conn.transaction()` that was started and never ended; else the next user's would be a savepoint within it
-        _internals(conn)._top_xact = None
-        self._ear(conn).is_idle = True
+            await _check_no_command(conn)
+        if not has_ended:
+            # a `conn.transaction()` that was started and never ended; else the next user's would be a savepoint in it
+            _internals(conn)._top_xact = None
+            ear.is_idle = True
+
+    def _has_ended(self, conn: Connection[RecordT]) -> bool:
+        return conn.is_closed() or self._ear(conn).is_gone
+
+    def _is_closed_by_user(self, conn: Connection[RecordT]) -> bool:
+        return not self._ear(conn).is_gone
+
+    def _aborter(self, conn: Connection[RecordT]) -> Callable[[], object]:
+        return self._ear(conn).break_off
+
+    async def _ping(self, conn: Connection[RecordT]) -> None:
+        await conn.execute('SELECT 1')  # the simple protocol: one round trip, no statement left behind
+
+    async def _clean(self, conn: Connection[RecordT]) -> None:
+        if _is_occupied(conn):
+            await conn.execute('ROLLBACK')
 
     def _ear(self, conn: Connection[RecordT]) -> _Ear:
         """The ear of a connection; of one that another manager created, one of our own."""
@@ -160,28 +167,6 @@ class DbConnectionManager(
         except KeyError:
             ear = self._ears[conn] = _Ear(_internals(conn)._transport)
             return ear
-
-    def _bury(self, endpoint: DbEndpoint, conn: Connection[RecordT]) -> None:
-        """Take note of a death, unless it was the user who closed the connection, or it may yet live."""
-        if self._ear(conn).is_gone:
-            self._generations.found_dead(endpoint, conn)
-
-    async def _answers(self, endpoint: DbEndpoint, conn: Connection[RecordT]) -> bool:
-        question = conn.execute('SELECT 1')  # the simple protocol: one round trip, no statement left behind
-        try:
-            with self._generations.proof(endpoint, conn):
-                await watched(question, self._ear(conn).break_off, self._check_timeout, what='query')
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError):
-            return False
-        return True
-
-    async def _clear_away(self, conn: Connection[RecordT]) -> None:
-        await _roll_back(conn)
-        if self._reset is not None:
-            done = self._reset(conn)
-            if inspect.isawaitable(done):
-                await done
-            await _roll_back(conn)
 
 
 class _Ear(asyncio.Protocol):
@@ -260,7 +245,7 @@ def _is_occupied(conn: Connection[Any]) -> bool:
     return conn.is_in_transaction() or _internals(conn)._protocol._is_cancelling()
 
 
-async def _check_at_rest(conn: Connection[Any]) -> None:
+async def _check_no_command(conn: Connection[Any]) -> None:
     """Raise when a task is in the middle of a command.
 
     asyncpg keeps that to itself, until it is asked for another. So ask to close a statement that cannot be closed, as
@@ -270,11 +255,6 @@ async def _check_at_rest(conn: Connection[Any]) -> None:
     statement.attach()
     with contextlib.suppress(asyncpg.InternalClientError):
         await protocol.close_statement(statement, None)
-
-
-async def _roll_back(conn: Connection[Any]) -> None:
-    if _is_occupied(conn):
-        await conn.execute('ROLLBACK')
 
 
 async def _discard_all(conn: Connection[Any]) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 try:
     import psycopg
@@ -22,14 +22,14 @@ from gcp.contrib._libpq import connect_by, spelled_out
 from gcp.contrib._postgres import (
     CHECK_TIMEOUT,
     NEWS,
-    RESET_TIMEOUT,
+    AsyncManager,
     DbEndpoint,
     Manager,
     Parameters,
     Settings,
+    SyncManager,
     UnknownEndpointError,
 )
-from gcp.contrib._watch import Watch, watched
 from gcp.contrib._wire import deadline_in, hang_up, is_quiet, is_writable, peek
 from gcp.managers import AsyncConnectionManager, SyncConnectionManager
 
@@ -40,6 +40,7 @@ __all__ = [
 
 DsnParameters = Mapping[DbEndpoint, Parameters]
 AnyConnection = Connection[Any] | AsyncConnection[Any]
+AnyConnectionT = TypeVar('AnyConnectionT', Connection[Any], AsyncConnection[Any])
 
 #: How often to read from an idle connection until it is quiet.
 READS = 8
@@ -55,7 +56,28 @@ BY_ATTRIBUTE = ('row_factory', 'cursor_factory', 'server_cursor_factory', 'prepa
 IDLE, ACTIVE = TransactionStatus.IDLE, TransactionStatus.ACTIVE
 
 
-class DbConnectionManager(Manager['Connection[Any]'], SyncConnectionManager[DbEndpoint, 'Connection[Any]']):
+class _Psycopg(Manager[AnyConnectionT]):
+    """What psycopg's connections for threads and for asyncio have in common."""
+
+    _errors = (psycopg.Error, OSError)
+
+    def _has_ended(self, conn: AnyConnectionT) -> bool:
+        return conn.closed
+
+    def _is_closed_by_user(self, conn: AnyConnectionT) -> bool:
+        return conn.closed and not conn.broken
+
+    def _check_not_busy(self, conn: AnyConnectionT) -> None:
+        # also a COPY that was left half-way, and results that were not read
+        if conn.pgconn.transaction_status == ACTIVE or conn.pgconn.pipeline_status != PipelineStatus.OFF:
+            raise psycopg.InterfaceError('the connection was released in the middle of a command')
+
+
+class DbConnectionManager(
+    _Psycopg['Connection[Any]'],
+    SyncManager['Connection[Any]'],
+    SyncConnectionManager[DbEndpoint, 'Connection[Any]'],
+):
     """Connects to PostgreSQL databases by name, for the threading pool.
 
     A connection that comes back in a transaction, failed or not, is rolled back before the next can have it, and is set
@@ -101,7 +123,7 @@ class DbConnectionManager(Manager['Connection[Any]'], SyncConnectionManager[DbEn
         parameters = spelled_out(endpoint, found, 'conninfo', conninfo_to_dict)
         conn = connect_by(deadline, endpoint, parameters, _connect, Connection.close)
         self._settings.record(conn)
-        self._welcome(endpoint, conn)
+        self._register(endpoint, conn)
         return conn
 
     def dispose(self, endpoint: DbEndpoint, conn: Connection[Any], timeout: float | None = None) -> None:
@@ -135,13 +157,7 @@ class DbConnectionManager(Manager['Connection[Any]'], SyncConnectionManager[DbEn
         alive = _looks_alive(conn)
         if alive and not self._asks_server and endpoint not in self._suspects:
             return True
-        if not alive:
-            if conn.broken or not conn.closed:  # else it was the user, and that says nothing about others
-                self._generations.found_dead(endpoint, conn)
-            return False
-        if self._is_doomed(endpoint, conn):
-            return False
-        return not self._is_doubted(endpoint, conn) or self._answers(endpoint, conn, timeout)
+        return self._is_usable(endpoint, conn, alive, timeout)
 
     def on_release(self, endpoint: DbEndpoint, conn: Connection[Any]) -> None:
         """Clear away what the user left behind.
@@ -153,30 +169,10 @@ class DbConnectionManager(Manager['Connection[Any]'], SyncConnectionManager[DbEn
         """
         if self._reset is None and _is_clean(conn) and self._settings.are_kept(conn):
             return
-        if conn.closed:
-            if conn.broken:
-                self._generations.found_dead(endpoint, conn)
-            return  # the user closed it or saw it break: no fault of the release, and the next check finds it dead
-        _check_at_rest(conn)
-        try:
-            with Watch(conn.fileno(), RESET_TIMEOUT, what='reset'):
-                self._clean(conn)
-                if self._reset is not None:
-                    self._reset(conn)
-                    self._clean(conn)
-        except BaseException:
-            if conn.broken:
-                self._generations.found_dead(endpoint, conn)
-            raise
+        self._clean_up(endpoint, conn)
 
-    def _answers(self, endpoint: DbEndpoint, conn: Connection[Any], timeout: float | None) -> bool:
-        limit = self._check_timeout if timeout is None else min(timeout, self._check_timeout)
-        try:
-            with self._generations.proof(endpoint, conn), Watch(conn.fileno(), limit, what='query'):
-                _execute(conn, 'SELECT 1')
-        except (psycopg.Error, OSError):
-            return False
-        return True
+    def _ping(self, conn: Connection[Any]) -> None:
+        _execute(conn, 'SELECT 1')
 
     def _clean(self, conn: Connection[Any]) -> None:
         """End whatever transaction there is, and set the connection as it was."""
@@ -186,7 +182,8 @@ class DbConnectionManager(Manager['Connection[Any]'], SyncConnectionManager[DbEn
 
 
 class AsyncDbConnectionManager(
-    Manager['AsyncConnection[Any]'],
+    _Psycopg['AsyncConnection[Any]'],
+    AsyncManager['AsyncConnection[Any]'],
     AsyncConnectionManager[DbEndpoint, 'AsyncConnection[Any]'],
 ):
     """Connects to PostgreSQL databases by name, for the asyncio pool.
@@ -231,7 +228,7 @@ class AsyncDbConnectionManager(
             # of the traceback hold on to it
             raise error.with_traceback(None)  # noqa: B904
         self._settings.record(conn)
-        self._welcome(endpoint, conn)
+        self._register(endpoint, conn)
         return conn
 
     async def dispose(self, endpoint: DbEndpoint, conn: AsyncConnection[Any]) -> None:
@@ -255,13 +252,7 @@ class AsyncDbConnectionManager(
         alive = _looks_alive(conn)
         if alive and not self._asks_server and endpoint not in self._suspects:
             return True
-        if not alive:
-            if conn.broken or not conn.closed:  # else it was the user, and that says nothing about others
-                self._generations.found_dead(endpoint, conn)
-            return False
-        if self._is_doomed(endpoint, conn):
-            return False
-        return not self._is_doubted(endpoint, conn) or await self._answers(endpoint, conn)
+        return await self._is_usable(endpoint, conn, alive)
 
     async def on_release(self, endpoint: DbEndpoint, conn: AsyncConnection[Any]) -> None:
         """Clear away what the user left behind.
@@ -273,34 +264,13 @@ class AsyncDbConnectionManager(
         """
         if self._reset is None and _is_clean(conn) and self._settings.are_kept(conn):
             return
-        if conn.closed:
-            if conn.broken:
-                self._generations.found_dead(endpoint, conn)
-            return  # the user closed it or saw it break: no fault of the release, and the next check finds it dead
-        _check_at_rest(conn)
-        try:
-            await watched(self._clear_away(conn), partial(hang_up, conn.fileno()), RESET_TIMEOUT, what='reset')
-        except BaseException:
-            if conn.broken:
-                self._generations.found_dead(endpoint, conn)
-            raise
+        await self._clean_up(endpoint, conn)
 
-    async def _answers(self, endpoint: DbEndpoint, conn: AsyncConnection[Any]) -> bool:
-        try:
-            break_off = partial(hang_up, conn.fileno())
-            with self._generations.proof(endpoint, conn):
-                await watched(_execute_async(conn, 'SELECT 1'), break_off, self._check_timeout, what='query')
-        except (psycopg.Error, OSError):
-            return False
-        return True
+    def _aborter(self, conn: AsyncConnection[Any]) -> Callable[[], object]:
+        return partial(hang_up, conn.fileno())
 
-    async def _clear_away(self, conn: AsyncConnection[Any]) -> None:
-        await self._clean(conn)
-        if self._reset is not None:
-            done = self._reset(conn)
-            if inspect.isawaitable(done):
-                await done
-            await self._clean(conn)
+    async def _ping(self, conn: AsyncConnection[Any]) -> None:
+        await _execute_async(conn, 'SELECT 1')
 
     async def _clean(self, conn: AsyncConnection[Any]) -> None:
         """End whatever transaction there is, and set the connection as it was."""
@@ -370,12 +340,6 @@ def _heard_only_news(conn: AnyConnection) -> bool:
 def _is_clean(conn: AnyConnection) -> bool:
     pgconn = conn.pgconn
     return pgconn.transaction_status == IDLE and pgconn.pipeline_status == PipelineStatus.OFF
-
-
-def _check_at_rest(conn: AnyConnection) -> None:
-    """Raise when a command goes on, a COPY that was left half-way, results that nobody read."""
-    if conn.pgconn.transaction_status == ACTIVE or conn.pgconn.pipeline_status != PipelineStatus.OFF:
-        raise psycopg.InterfaceError('the connection was released in the middle of a command')
 
 
 def _execute(conn: Connection[Any], statement: str) -> None:

@@ -27,14 +27,12 @@ from gcp.contrib._libpq import connect_by, spelled_out
 from gcp.contrib._postgres import (
     CHECK_TIMEOUT,
     NEWS,
-    RESET_TIMEOUT,
     DbEndpoint,
-    Manager,
     Parameters,
     Settings,
+    SyncManager,
     UnknownEndpointError,
 )
-from gcp.contrib._watch import Watch
 from gcp.contrib._wire import deadline_in, hang_up, is_quiet, is_writable, peek
 from gcp.threading import BaseConnectionManager
 
@@ -45,11 +43,11 @@ DsnParameters = Mapping[DbEndpoint, Parameters]
 #: How often to read from an idle connection until it is quiet.
 READS = 8
 
-#: What `connection.closed` is after `connection.close()`, and after an error.
-CLOSED, BROKEN = 1, 2
+#: `connection.closed` after `connection.close()`; after an error it is 2.
+CLOSED = 1
 
 
-class DbConnectionManager(Manager[Connection], BaseConnectionManager[DbEndpoint, Connection]):
+class DbConnectionManager(SyncManager[Connection], BaseConnectionManager[DbEndpoint, Connection]):
     """Connects to PostgreSQL databases by name.
 
     A connection that comes back in a transaction, failed or not, is rolled back before the next can have it, and is set
@@ -69,6 +67,8 @@ class DbConnectionManager(Manager[Connection], BaseConnectionManager[DbEndpoint,
     :raises TypeError: when `dsn_params` is neither, or has something else than a mapping for an endpoint
     :raises ValueError: when `aliveness`, `reset` or `check_timeout` is none of these
     """
+
+    _errors = (psycopg2.Error, OSError)
 
     def __init__(
             self,
@@ -97,7 +97,7 @@ class DbConnectionManager(Manager[Connection], BaseConnectionManager[DbEndpoint,
         parameters = spelled_out(endpoint, found, 'dsn', parse_dsn)
         conn = connect_by(deadline, endpoint, parameters, _connect, Connection.close)
         self._settings.record(conn)
-        self._welcome(endpoint, conn)
+        self._register(endpoint, conn)
         return conn
 
     def dispose(self, endpoint: DbEndpoint, conn: Connection, timeout: float | None = None) -> None:
@@ -129,13 +129,7 @@ class DbConnectionManager(Manager[Connection], BaseConnectionManager[DbEndpoint,
             alive = False
         if alive and not self._asks_server and endpoint not in self._suspects:
             return True
-        if not alive:
-            if conn.closed != CLOSED:  # that would have been the user, and says nothing about others
-                self._generations.found_dead(endpoint, conn)
-            return False
-        if self._is_doomed(endpoint, conn):
-            return False
-        return not self._is_doubted(endpoint, conn) or self._answers(endpoint, conn, timeout)
+        return self._is_usable(endpoint, conn, alive, timeout)
 
     def on_release(self, endpoint: DbEndpoint, conn: Connection) -> None:
         """Clear away what the user left behind.
@@ -145,35 +139,23 @@ class DbConnectionManager(Manager[Connection], BaseConnectionManager[DbEndpoint,
         :raises psycopg2.Error: when that is impossible
         :raises TimeoutError: when it takes more than five seconds
         """
-        status = conn.get_transaction_status()
-        is_clean = status == TRANSACTION_STATUS_IDLE and conn.status == STATUS_READY and self._settings.are_kept(conn)
-        if is_clean and self._reset is None:
+        is_clean = conn.get_transaction_status() == TRANSACTION_STATUS_IDLE and conn.status == STATUS_READY
+        if is_clean and self._reset is None and self._settings.are_kept(conn):
             return
-        if conn.closed or status == TRANSACTION_STATUS_UNKNOWN:
-            if conn.closed != CLOSED:
-                self._generations.found_dead(endpoint, conn)
-            return  # the user closed it or saw it break: no fault of the release, and the next check finds it dead
-        if status == TRANSACTION_STATUS_ACTIVE:
-            raise psycopg2.InterfaceError('the connection was released in the middle of a command')
-        try:
-            with Watch(conn.fileno(), RESET_TIMEOUT, what='reset'):
-                self._clean(conn)
-                if self._reset is not None:
-                    self._reset(conn)
-                    self._clean(conn)
-        except BaseException:
-            if conn.closed == BROKEN:
-                self._generations.found_dead(endpoint, conn)
-            raise
+        self._clean_up(endpoint, conn)
 
-    def _answers(self, endpoint: DbEndpoint, conn: Connection, timeout: float | None) -> bool:
-        limit = self._check_timeout if timeout is None else min(timeout, self._check_timeout)
-        try:
-            with self._generations.proof(endpoint, conn), Watch(conn.fileno(), limit, what='query'):
-                _execute(conn, 'SELECT 1')
-        except (psycopg2.Error, OSError):
-            return False
-        return True
+    def _has_ended(self, conn: Connection) -> bool:
+        return bool(conn.closed) or conn.get_transaction_status() == TRANSACTION_STATUS_UNKNOWN
+
+    def _is_closed_by_user(self, conn: Connection) -> bool:
+        return conn.closed == CLOSED
+
+    def _check_not_busy(self, conn: Connection) -> None:
+        if conn.get_transaction_status() == TRANSACTION_STATUS_ACTIVE:
+            raise psycopg2.InterfaceError('the connection was released in the middle of a command')
+
+    def _ping(self, conn: Connection) -> None:
+        _execute(conn, 'SELECT 1')
 
     def _clean(self, conn: Connection) -> None:
         """End whatever transaction there is, and set the connection as it was."""

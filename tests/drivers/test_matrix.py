@@ -79,9 +79,9 @@ class World:
             await self.front.sleep(0.002)
 
     def hurry(self) -> None:
-        """Shorten the limits that are constants of the manager's module."""
+        """Shorten the limits that are constants of a module."""
         for name in self.kind.limits:
-            self.patch.setattr(self.kind.load(), name, TIMEOUT)
+            self.patch.setattr(name, TIMEOUT)
 
 
 class Served:
@@ -382,7 +382,7 @@ def servers(
                 return str(request.getfixturevalue('postgres').directory / '.s.PGSQL.5432')
             if name == 'redis':
                 home = directory / 'redis'
-                home.mkdir()
+                home.mkdir(exist_ok=True)
                 return ('127.0.0.1', stack.enter_context(RedisServer(home).running()).port)
             serve = echo if name.endswith('echo') else http
             context = identities.sound if name in ('tls echo', 'https') else None

@@ -163,7 +163,7 @@ def test_a_reset_that_fails_costs_the_connection(make: type[Driver], postgres: S
 def test_a_reset_that_is_met_with_silence_runs_out_of_its_time(
         make: type[Driver], proxy: Proxy, proxied: dict[str, Any], monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(f'gcp.contrib.{make.name}.RESET_TIMEOUT', 0.2)
+    monkeypatch.setattr('gcp.contrib._postgres.RESET_TIMEOUT', 0.2)
 
     async def body() -> None:
         pg = make()

@@ -26,7 +26,7 @@ class Kind:
     :cvar over: what it connects by: ``tcp`` or ``unix``
     :cvar opening: what its protocol expects before TLS begins
     :cvar cannot: the cases that do not concern it, and why
-    :cvar limits: constants of its module that bound what a user's time-out does not
+    :cvar limits: constants, by their full names, that bound what a user's time-out does not
     :cvar lingers: whether a thread that was left behind may hold a descriptor until the peer ends
     """
 
@@ -185,7 +185,7 @@ DENY = _message(b'E', b'SFATAL\0VFATAL\0C28P01\0Mpassword authentication failed 
 class Postgres(Kind):
     upstream = 'postgres'
     opening = (b'S',)
-    limits = ('RESET_TIMEOUT',)
+    limits = ('gcp.contrib._postgres.RESET_TIMEOUT',)
     denial: Sequence[bytes] = (ASK_PASSWORD, DENY)
 
     def target(self, address: Address, **variant: bool) -> tuple[Any, Any]:
@@ -260,7 +260,7 @@ class Asyncpg(Postgres):
 class Redis(Kind):
     module, manager, front = 'redis', 'RedisConnectionManager', ThreadsFront
     upstream = 'redis'
-    limits = ('RESET_TIMEOUT',)
+    limits = ('gcp.contrib.redis.RESET_TIMEOUT',)
     denial = ()  # the server's own
 
     def target(self, address: Address, **variant: bool) -> tuple[Any, Any]:
