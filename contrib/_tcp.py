@@ -16,7 +16,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-from gcp.contrib._wire import is_writable
+from gcp.contrib._wire import SocketManager, UnsolicitedData, is_writable
 
 __all__ = [
     'ATTEMPT_DELAY',
@@ -28,6 +28,7 @@ __all__ = [
     'Race',
     'SocketT',
     'TcpEndpoint',
+    'TcpManager',
     'TcpOptions',
     'check_endpoint',
     'is_address',
@@ -39,6 +40,7 @@ Hostname = str
 Port = int
 TcpEndpoint = tuple[str | IpAddress, Port]
 SocketT = TypeVar('SocketT', bound=socket.socket)
+ConnectionT = TypeVar('ConnectionT')
 Address = tuple[Any, Any, int, str, Any]  # as of socket.getaddrinfo
 
 #: For how long an address is tried before the next is tried beside it: "Connection Attempt Delay" in RFC 8305.
@@ -143,6 +145,29 @@ class TcpOptions:
             return socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, 0, socket.AI_NUMERICHOST)[0][4]
         except socket.gaierror:
             raise OSError(errno.EADDRNOTAVAIL, f'source_address {host} is of another family than the host') from None
+
+
+class TcpManager(SocketManager[ConnectionT]):
+    """The arguments that all managers of TCP sockets share.
+
+    :param keepalive: how the kernel finds out that an idle peer has vanished; ``None``: no keepalive
+    :param nodelay: send small packets at once (``TCP_NODELAY``)
+    :param source_address: an IP address of this host and a port (0: any) to connect from; ``None``: the kernel chooses
+    :param unsolicited_data: see `SocketManager`
+    :raises TypeError: for an argument of a wrong type
+    :raises ValueError: for an argument with an impossible value
+    """
+
+    def __init__(
+            self,
+            *,
+            keepalive: KeepAlive | None = KeepAlive(),  # it is frozen
+            nodelay: bool = True,
+            source_address: tuple[str, Port] | None = None,
+            unsolicited_data: UnsolicitedData | None = None,
+    ) -> None:
+        super().__init__(unsolicited_data=unsolicited_data)
+        self._options = TcpOptions(keepalive, nodelay, source_address)
 
 
 class Race(Generic[SocketT]):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import select
 from collections.abc import Sequence
 from ssl import (
@@ -80,13 +79,11 @@ class Standing:
     """What a manager remembers of a connection.
 
     :ivar endpoint: what it is connected to
-    :ivar pid: in which process it was created
     :ivar in_use: whether somebody holds it. Noted by two hooks, for a subclass may override one and not call it
     :ivar session_seen: whether its session was looked at after its first use
     """
 
     endpoint: tuple[str, Port]
-    pid: int = dataclasses.field(default_factory=os.getpid)
     in_use: bool = False
     session_seen: bool = False
 

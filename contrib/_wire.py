@@ -17,6 +17,7 @@ from typing import Generic, Literal, TypeVar
 __all__ = [
     'GOODBYE_TIMEOUT',
     'Births',
+    'SocketManager',
     'UnsolicitedData',
     'aside',
     'await_any',
@@ -176,6 +177,22 @@ class Births(Generic[ConnectionT]):
         """Tell whether a connection was created in this process; one that is not known is taken to be."""
         here = os.getpid()
         return self._births.get(conn, here) == here
+
+
+class SocketManager(Generic[ConnectionT]):
+    """What all managers of sockets and streams share.
+
+    :param unsolicited_data: what data means that arrives while a connection is idle: ``'dead'`` or ``'allowed'``;
+        ``None``: the class attribute of the same name decides
+    :raises ValueError: for another value
+    """
+
+    unsolicited_data: UnsolicitedData
+
+    def __init__(self, *, unsolicited_data: UnsolicitedData | None = None) -> None:
+        if unsolicited_data is not None:
+            self.unsolicited_data = check_unsolicited_data(unsolicited_data)
+        self._births = Births[ConnectionT]()
 
 
 def check_unsolicited_data(value: object) -> UnsolicitedData:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import socket
 import weakref
 from collections.abc import Callable, Sequence
@@ -24,17 +23,16 @@ from gcp.contrib._tcp import (
     Race,
     SocketT,
     TcpEndpoint,
-    TcpOptions,
+    TcpManager,
     check_endpoint,
     is_address,
     look_up,
 )
 from gcp.contrib._wire import (
     GOODBYE_TIMEOUT,
-    Births,
+    SocketManager,
     UnsolicitedData,
     await_any,
-    check_unsolicited_data,
     deadline_in,
     is_alive,
     is_quiet,
@@ -81,10 +79,27 @@ class SocketAlivenessCheckingMixin(Generic[EndpointT]):
         return is_alive(conn.fileno(), self.unsolicited_data)
 
 
-class TcpSocketConnectionManager(
-    SocketAlivenessCheckingMixin[TcpEndpoint],
-    BaseConnectionManager[TcpEndpoint, socket.socket],
+class PlainSocketManager(
+    SocketManager[socket.socket],
+    SocketAlivenessCheckingMixin[EndpointT],
+    BaseConnectionManager[EndpointT, socket.socket],
 ):
+    """What the managers of TCP and of unix sockets share."""
+
+    def dispose(self, endpoint: EndpointT, conn: socket.socket, timeout: float | None = None) -> None:
+        """Close a connection, also in the hands of another thread that waits on it.
+
+        :param endpoint: what it is connected to
+        :param conn: the socket
+        :param timeout: not needed: this never waits
+        """
+        if self._births.was_here(conn):
+            with contextlib.suppress(OSError):  # dead already
+                conn.shutdown(socket.SHUT_RDWR)
+        conn.close()
+
+
+class TcpSocketConnectionManager(TcpManager[socket.socket], PlainSocketManager[TcpEndpoint]):
     """Connects TCP sockets. An endpoint is a pair of a host (a name or an address) and a port.
 
     :param keepalive: how the kernel finds out that an idle peer is gone without a word; ``None``: not at all
@@ -95,19 +110,6 @@ class TcpSocketConnectionManager(
     :raises TypeError: for an argument of a wrong type
     :raises ValueError: for one that is impossible
     """
-
-    def __init__(
-            self,
-            *,
-            keepalive: KeepAlive | None = KeepAlive(),  # noqa: B008  # it is frozen
-            nodelay: bool = True,
-            source_address: tuple[str, Port] | None = None,
-            unsolicited_data: UnsolicitedData | None = None,
-    ) -> None:
-        self._options = TcpOptions(keepalive, nodelay, source_address)
-        if unsolicited_data is not None:
-            self.unsolicited_data = check_unsolicited_data(unsolicited_data)
-        self._births = Births[socket.socket]()
 
     def create(self, endpoint: TcpEndpoint, timeout: float | None = None) -> socket.socket:
         """Connect to the first address of a host that accepts.
@@ -125,18 +127,6 @@ class TcpSocketConnectionManager(
         sock.settimeout(socket.getdefaulttimeout())
         self._births.record(sock)
         return sock
-
-    def dispose(self, endpoint: TcpEndpoint, conn: socket.socket, timeout: float | None = None) -> None:
-        """Close a connection, also in the hands of another thread that waits on it.
-
-        :param endpoint: what it is connected to
-        :param conn: the socket
-        :param timeout: not needed: this never waits
-        """
-        if self._births.was_here(conn):
-            with contextlib.suppress(OSError):  # dead already
-                conn.shutdown(socket.SHUT_RDWR)
-        conn.close()
 
 
 class SslSocketAlivenessCheckingMixin(Generic[EndpointT]):
@@ -167,6 +157,7 @@ class SslSocketAlivenessCheckingMixin(Generic[EndpointT]):
 
 
 class SslSocketConnectionManager(
+    TcpManager[SSLSocket],
     SslSocketAlivenessCheckingMixin[SslEndpoint],
     BaseConnectionManager[SslEndpoint, SSLSocket],
 ):
@@ -200,9 +191,8 @@ class SslSocketConnectionManager(
         self._context = _tls.check_context(ssl, alpn_protocols)
         self._server_hostname = _tls.check_server_hostname(server_hostname)
         self._sessions = _tls.Sessions() if session_reuse else None
-        self._options = TcpOptions(keepalive, nodelay, source_address)
-        if unsolicited_data is not None:
-            self.unsolicited_data = check_unsolicited_data(unsolicited_data)
+        super().__init__(
+            keepalive=keepalive, nodelay=nodelay, source_address=source_address, unsolicited_data=unsolicited_data)
         self._standings: weakref.WeakKeyDictionary[SSLSocket, _tls.Standing] = weakref.WeakKeyDictionary()
 
     def create(self, endpoint: SslEndpoint, timeout: float | None = None) -> SSLSocket:
@@ -238,6 +228,7 @@ class SslSocketConnectionManager(
             raise
         if self._sessions is not None:
             self._sessions.keep((host, port), conn)
+        self._births.record(conn)
         self._standings[conn] = _tls.Standing((host, port))
         return conn
 
@@ -249,8 +240,8 @@ class SslSocketConnectionManager(
         :param conn: the connection
         :param timeout: how long a peer that takes nothing in may hold up the goodbye; ``None``: 2 seconds
         """
-        standing = self._standings.get(conn)
-        if standing is None or standing.pid == os.getpid():
+        if self._births.was_here(conn):
+            standing = self._standings.get(conn)
             if standing is None or not standing.in_use:
                 self._keep_session(standing, conn)
                 with contextlib.suppress(OSError, ValueError):  # dead already

@@ -23,6 +23,7 @@ from gcp.contrib._tcp import (
     Port,
     Race,
     TcpEndpoint,
+    TcpManager,
     TcpOptions,
     check_endpoint,
     is_address,
@@ -30,10 +31,9 @@ from gcp.contrib._tcp import (
 )
 from gcp.contrib._wire import (
     GOODBYE_TIMEOUT,
-    Births,
+    SocketManager,
     UnsolicitedData,
     aside,
-    check_unsolicited_data,
     hang_up,
     is_alive,
     is_quiet,
@@ -85,10 +85,26 @@ class SocketAlivenessCheckingMixin(Generic[EndpointT]):
         return is_alive(conn.fileno(), self.unsolicited_data)
 
 
-class TcpSocketConnectionManager(
-    SocketAlivenessCheckingMixin[TcpEndpoint],
-    BaseConnectionManager[TcpEndpoint, socket.socket],
+class PlainSocketManager(
+    SocketManager[socket.socket],
+    SocketAlivenessCheckingMixin[EndpointT],
+    BaseConnectionManager[EndpointT, socket.socket],
 ):
+    """What the managers of TCP and of unix sockets share."""
+
+    async def dispose(self, endpoint: EndpointT, conn: socket.socket) -> None:
+        """Close a connection, so that tasks that wait on it hear of it.
+
+        :param endpoint: what it is connected to
+        :param conn: the socket
+        """
+        if self._births.was_here(conn):
+            await close_socket(conn)
+        else:
+            conn.close()
+
+
+class TcpSocketConnectionManager(TcpManager[socket.socket], PlainSocketManager[TcpEndpoint]):
     """Connects non-blocking TCP sockets, for `loop.sock_recv`, `loop.sock_sendall` and the like. An endpoint is a pair
     of a host (a name or an address) and a port.
 
@@ -101,19 +117,6 @@ class TcpSocketConnectionManager(
     :raises ValueError: for one that is impossible
     """
 
-    def __init__(
-            self,
-            *,
-            keepalive: KeepAlive | None = KeepAlive(),  # noqa: B008  # it is frozen
-            nodelay: bool = True,
-            source_address: tuple[str, Port] | None = None,
-            unsolicited_data: UnsolicitedData | None = None,
-    ) -> None:
-        self._options = TcpOptions(keepalive, nodelay, source_address)
-        if unsolicited_data is not None:
-            self.unsolicited_data = check_unsolicited_data(unsolicited_data)
-        self._births = Births[socket.socket]()
-
     async def create(self, endpoint: TcpEndpoint) -> socket.socket:
         """Connect to the first address of a host that accepts.
 
@@ -125,17 +128,6 @@ class TcpSocketConnectionManager(
         sock = await connect(*check_endpoint(endpoint), self._options)
         self._births.record(sock)
         return sock
-
-    async def dispose(self, endpoint: TcpEndpoint, conn: socket.socket) -> None:
-        """Close a connection, so that tasks that wait on it hear of it.
-
-        :param endpoint: what it is connected to
-        :param conn: the socket
-        """
-        if self._births.was_here(conn):
-            await close_socket(conn)
-        else:
-            conn.close()
 
 
 class StreamAlivenessCheckingMixin(Generic[EndpointT]):
@@ -175,10 +167,25 @@ class StreamAlivenessCheckingMixin(Generic[EndpointT]):
         return quiet and not _internals(reader)._buffer
 
 
-class TcpStreamConnectionManager(
-    StreamAlivenessCheckingMixin[TcpStreamEndpoint],
-    BaseConnectionManager[TcpStreamEndpoint, Stream],
+class StreamManager(
+    SocketManager[asyncio.StreamWriter],
+    StreamAlivenessCheckingMixin[EndpointT],
+    BaseConnectionManager[EndpointT, Stream],
 ):
+    """What the managers of streams over TCP and over unix sockets share."""
+
+    async def dispose(self, endpoint: EndpointT, conn: Stream) -> None:
+        """Send what waits to be sent, and close a connection, within two seconds. Does nothing in a process forked off
+        since its creation.
+
+        :param endpoint: what it is connected to
+        :param conn: the stream
+        """
+        if self._births.was_here(conn[1]):
+            await close_stream(conn[1])
+
+
+class TcpStreamConnectionManager(TcpManager[asyncio.StreamWriter], StreamManager[TcpStreamEndpoint]):
     """Connects streams over TCP, with TLS if asked for. An endpoint is a pair of a host (a name or an address) and a
     port.
 
@@ -215,10 +222,8 @@ class TcpStreamConnectionManager(
             raise ValueError(f'{name}: only with ssl')
         self._context = _tls.check_context(None if ssl is True else ssl, alpn_protocols) if ssl else None
         self._server_hostname = _tls.check_server_hostname(server_hostname)
-        self._options = TcpOptions(keepalive, nodelay, source_address)
-        if unsolicited_data is not None:
-            self.unsolicited_data = check_unsolicited_data(unsolicited_data)
-        self._births = Births[asyncio.StreamWriter]()
+        super().__init__(
+            keepalive=keepalive, nodelay=nodelay, source_address=source_address, unsolicited_data=unsolicited_data)
 
     async def create(self, endpoint: TcpStreamEndpoint) -> Stream:
         """Connect to the first address of a host that accepts, and shake hands.
@@ -237,16 +242,6 @@ class TcpStreamConnectionManager(
         self._options.set_delay(sock)  # event loops have an opinion of their own
         self._births.record(stream[1])
         return stream
-
-    async def dispose(self, endpoint: TcpStreamEndpoint, conn: Stream) -> None:
-        """Send what waits to be sent, and close a connection, within two seconds. Does nothing in a process forked off
-        since its creation.
-
-        :param endpoint: what it is connected to
-        :param conn: the stream
-        """
-        if self._births.was_here(conn[1]):
-            await close_stream(conn[1])
 
 
 async def connect(host: str, port: Port, options: TcpOptions) -> socket.socket:

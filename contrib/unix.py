@@ -8,17 +8,14 @@ import socket
 import struct
 
 from gcp.contrib._unix import UnixSocketEndpoint, check_endpoint, describe
-from gcp.contrib._wire import Births, UnsolicitedData, check_unsolicited_data, deadline_in, time_left
+from gcp.contrib._wire import deadline_in, time_left
+from gcp.contrib.socket import PlainSocketManager
 from gcp.contrib.socket import SocketAlivenessCheckingMixin as CheckSocketAlivenessMixin
-from gcp.threading import BaseConnectionManager
 
 __all__ = ['CheckSocketAlivenessMixin', 'UnixSocketConnectionManager', 'UnixSocketEndpoint']
 
 
-class UnixSocketConnectionManager(
-    CheckSocketAlivenessMixin[UnixSocketEndpoint],
-    BaseConnectionManager[UnixSocketEndpoint, socket.socket],
-):
+class UnixSocketConnectionManager(PlainSocketManager[UnixSocketEndpoint]):
     """Connects unix stream sockets. An endpoint is a path (`str`, `bytes` or `pathlib.Path`), or, on Linux, an abstract
     name: a zero byte and up to 107 bytes, as in ``'\\0name'``. (``'@name'``, as some programs write it, is a file.)
 
@@ -26,11 +23,6 @@ class UnixSocketConnectionManager(
         ``None``: what the class says
     :raises ValueError: when it is neither
     """
-
-    def __init__(self, *, unsolicited_data: UnsolicitedData | None = None) -> None:
-        if unsolicited_data is not None:
-            self.unsolicited_data = check_unsolicited_data(unsolicited_data)
-        self._births = Births[socket.socket]()
 
     def create(self, endpoint: UnixSocketEndpoint, timeout: float | None = None) -> socket.socket:
         """Connect to a socket.
@@ -52,18 +44,6 @@ class UnixSocketConnectionManager(
             raise
         self._births.record(sock)
         return sock
-
-    def dispose(self, endpoint: UnixSocketEndpoint, conn: socket.socket, timeout: float | None = None) -> None:
-        """Close a connection, also in the hands of another thread that waits on it.
-
-        :param endpoint: what it is connected to
-        :param conn: the socket
-        :param timeout: not needed: this never waits
-        """
-        if self._births.was_here(conn):
-            with contextlib.suppress(OSError):  # dead already
-                conn.shutdown(socket.SHUT_RDWR)
-        conn.close()
 
 
 def _connect(sock: socket.socket, address: bytes, deadline: float) -> None:

@@ -5,17 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 
-from gcp.asyncio import BaseConnectionManager
 from gcp.contrib._unix import UnixSocketEndpoint, check_endpoint
-from gcp.contrib._wire import Births, UnsolicitedData, check_unsolicited_data
-from gcp.contrib.socket_async import (
-    SocketAlivenessCheckingMixin,
-    Stream,
-    StreamAlivenessCheckingMixin,
-    close_socket,
-    close_stream,
-    open_stream,
-)
+from gcp.contrib.socket_async import PlainSocketManager, Stream, StreamManager, open_stream
 
 __all__ = [
     'Stream',
@@ -28,10 +19,7 @@ __all__ = [
 PAUSE, LONGEST_PAUSE = 0.001, 0.05
 
 
-class UnixSocketConnectionManager(
-    SocketAlivenessCheckingMixin[UnixSocketEndpoint],
-    BaseConnectionManager[UnixSocketEndpoint, socket.socket],
-):
+class UnixSocketConnectionManager(PlainSocketManager[UnixSocketEndpoint]):
     """Connects non-blocking unix stream sockets, for `loop.sock_recv`, `loop.sock_sendall` and the like. An endpoint is
     a path (`str`, `bytes` or `pathlib.Path`), or, on Linux, an abstract name: a zero byte and up to 107 bytes, as in
     ``'\\0name'``. (``'@name'``, as some programs write it, is a file.)
@@ -40,11 +28,6 @@ class UnixSocketConnectionManager(
         ``None``: what the class says
     :raises ValueError: when it is neither
     """
-
-    def __init__(self, *, unsolicited_data: UnsolicitedData | None = None) -> None:
-        if unsolicited_data is not None:
-            self.unsolicited_data = check_unsolicited_data(unsolicited_data)
-        self._births = Births[socket.socket]()
 
     async def create(self, endpoint: UnixSocketEndpoint) -> socket.socket:
         """Connect to a socket. Waits where its queue is full.
@@ -58,22 +41,8 @@ class UnixSocketConnectionManager(
         self._births.record(sock)
         return sock
 
-    async def dispose(self, endpoint: UnixSocketEndpoint, conn: socket.socket) -> None:
-        """Close a connection, so that tasks that wait on it hear of it.
 
-        :param endpoint: what it is connected to
-        :param conn: the socket
-        """
-        if self._births.was_here(conn):
-            await close_socket(conn)
-        else:
-            conn.close()
-
-
-class UnixSocketStreamConnectionManager(
-    StreamAlivenessCheckingMixin[UnixSocketEndpoint],
-    BaseConnectionManager[UnixSocketEndpoint, Stream],
-):
+class UnixSocketStreamConnectionManager(StreamManager[UnixSocketEndpoint]):
     """Connects streams over unix sockets. An endpoint is a path (`str`, `bytes` or `pathlib.Path`), or, on Linux, an
     abstract name: a zero byte and up to 107 bytes, as in ``'\\0name'``.
 
@@ -81,11 +50,6 @@ class UnixSocketStreamConnectionManager(
         ``None``: what the class says
     :raises ValueError: when it is neither
     """
-
-    def __init__(self, *, unsolicited_data: UnsolicitedData | None = None) -> None:
-        if unsolicited_data is not None:
-            self.unsolicited_data = check_unsolicited_data(unsolicited_data)
-        self._births = Births[asyncio.StreamWriter]()
 
     async def create(self, endpoint: UnixSocketEndpoint) -> Stream:
         """Connect to a socket. Waits where its queue is full.
@@ -98,16 +62,6 @@ class UnixSocketStreamConnectionManager(
         stream = await open_stream(await _connect(check_endpoint(endpoint)), asyncio.open_unix_connection)
         self._births.record(stream[1])
         return stream
-
-    async def dispose(self, endpoint: UnixSocketEndpoint, conn: Stream) -> None:
-        """Send what waits to be sent, and close a connection, within two seconds. Does nothing in a process forked off
-        since its creation.
-
-        :param endpoint: what it is connected to
-        :param conn: the stream
-        """
-        if self._births.was_here(conn[1]):
-            await close_stream(conn[1])
 
 
 async def _connect(address: bytes) -> socket.socket:
