@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from gcp.contrib._postgres import DbEndpoint, Parameters
+from gcp.contrib._endpoints import Parameters
+from gcp.contrib._postgres import DbEndpoint
 from gcp.contrib._wire import hang_up, socket_of, within
 
 __all__ = ['connect_by', 'spelled_out']

@@ -1,7 +1,5 @@
-"""What the PostgreSQL managers share: endpoint names and their connect parameters, and what is known of each
-connection: where it was born, whether it is under suspicion, how its user found it. Knows no driver.
-
-Parameters hold passwords, so nothing here puts them, or a part of them, into an error or a repr."""
+"""What the PostgreSQL managers share: when an idle connection is alive, dead or to be asked, how a released one is
+reset, and what the client's side of it was set to. Knows no driver."""
 
 from __future__ import annotations
 
@@ -9,25 +7,22 @@ import abc
 import enum
 import inspect
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from operator import attrgetter
 from typing import Any, Generic, Protocol, TypeVar
 
+from gcp.contrib._endpoints import Directory, Parameters, UnknownEndpointError
 from gcp.contrib._generations import Generations
 from gcp.contrib._watch import Watch, watched
 from gcp.contrib._wire import Births
 
 __all__ = [
-    'CHECK_TIMEOUT', 'NEWS', 'AsyncManager', 'DbEndpoint', 'Directory', 'Parameters', 'Settings', 'SyncManager',
-    'UnknownEndpointError',
+    'CHECK_TIMEOUT', 'NEWS', 'AsyncManager', 'DbEndpoint', 'Manager', 'Parameters', 'Settings', 'SyncManager',
+    'UnknownEndpointError', 'check_parameters',
 ]
 
 DbEndpoint = str
-Parameters = Mapping[str, Any]
 ConnectionT = TypeVar('ConnectionT')
-FoundT = TypeVar('FoundT')
-
-NAMES_SHOWN = 50
 
 #: How long an answer to a check may take, unless the manager is told otherwise.
 CHECK_TIMEOUT = 1.0
@@ -38,78 +33,6 @@ RESET_TIMEOUT = 5.0
 #: What a server may say to a connection that asked nothing, by its first byte: NoticeResponse, NotificationResponse,
 #: ParameterStatus. See "Message Formats" in the PostgreSQL documentation.
 NEWS = frozenset([b'N', b'A', b'S'])
-
-
-class UnknownEndpointError(KeyError):
-    """No connect parameters are known for an endpoint.
-
-    :ivar endpoint: what was asked for
-    :ivar known: the names that are known
-    """
-
-    def __init__(self, endpoint: object, known: Iterable[DbEndpoint]) -> None:
-        self.endpoint = endpoint
-        self.known = tuple(known)
-        super().__init__(endpoint, self.known)
-
-    def __str__(self) -> str:
-        shown = ', '.join(map(repr, self.known[:NAMES_SHOWN])) or 'none'
-        more = len(self.known) - NAMES_SHOWN
-        return f'unknown endpoint {self.endpoint!r}; known: {shown}' + (f' and {more} more' if more > 0 else '')
-
-
-class Directory(Generic[FoundT]):
-    """The user's connect parameters by endpoint: a mapping, or a function that is asked anew for each connection.
-
-    :param dsn_params: the one or the other
-    :raises TypeError: when it is neither
-    """
-
-    def __init__(self, dsn_params: Mapping[DbEndpoint, Parameters] | Callable[[DbEndpoint], FoundT]) -> None:
-        if not isinstance(dsn_params, Mapping) and not callable(dsn_params):
-            raise TypeError(
-                'dsn_params: a mapping of endpoint names to connect parameters, or a function from a name to its '
-                f'parameters was expected, not an instance of {type(dsn_params).__name__}',
-            )
-        self._dsn_params = dsn_params
-        if isinstance(dsn_params, Mapping):
-            for endpoint, parameters in dsn_params.items():
-                self.check(endpoint, parameters)
-
-    def __str__(self) -> str:
-        return ', '.join(map(str, self._dsn_params)) if isinstance(self._dsn_params, Mapping) else 'named by a function'
-
-    def find(self, endpoint: DbEndpoint) -> Parameters | FoundT:
-        """Return what the user has for an endpoint, as it is.
-
-        :param endpoint: the endpoint
-        :raises UnknownEndpointError: when the mapping has nothing
-        :raises TypeError: when it is no string
-        """
-        if not isinstance(endpoint, str):
-            raise TypeError(f'endpoint: the name of a database was expected, not an instance of '
-                            f'{type(endpoint).__name__}')
-        if not isinstance(self._dsn_params, Mapping):
-            return self._dsn_params(endpoint)
-        try:
-            return self._dsn_params[endpoint]
-        except KeyError:
-            raise UnknownEndpointError(endpoint, self._dsn_params) from None
-
-    @staticmethod
-    def check(endpoint: DbEndpoint, parameters: object) -> Parameters:
-        """Return an endpoint's parameters after a check that they are a mapping.
-
-        :param endpoint: the endpoint
-        :param parameters: what the user has for it
-        :raises TypeError: when they are something else; tells their type, never their value
-        """
-        if not isinstance(parameters, Mapping):
-            raise TypeError(
-                f'dsn_params of endpoint {endpoint!r}: a mapping of connect parameters was expected, '
-                f'not an instance of {type(parameters).__name__}',
-            )
-        return parameters
 
 
 class Settings(Generic[ConnectionT]):
@@ -187,7 +110,10 @@ class Manager(abc.ABC, Generic[ConnectionT]):
             discard_all: Callable[[ConnectionT], Any],
             check_timeout: float,
     ) -> None:
-        self._directory: Directory[Any] = Directory(dsn_params)
+        self._directory: Directory[Any] = Directory(dsn_params, 'dsn_params')
+        if isinstance(dsn_params, Mapping):
+            for endpoint, parameters in dsn_params.items():
+                check_parameters(endpoint, parameters)
         self._asks_server = asks_server(aliveness)
         self._reset = _checked_reset(reset, discard_all)
         self._check_timeout = _checked_limit(check_timeout)
@@ -317,6 +243,21 @@ class AsyncManager(Manager[ConnectionT]):
             done = act(conn)
             if inspect.isawaitable(done):
                 await done
+
+
+def check_parameters(endpoint: DbEndpoint, parameters: object) -> Parameters:
+    """Return an endpoint's parameters after a check that they are a mapping.
+
+    :param endpoint: the endpoint, for the error
+    :param parameters: what the user has given for it
+    :raises TypeError: when they are not; names their type, never their value
+    """
+    if not isinstance(parameters, Mapping):
+        raise TypeError(
+            f'dsn_params of endpoint {endpoint!r}: a mapping of connect parameters was expected, '
+            f'not an instance of {type(parameters).__name__}',
+        )
+    return parameters
 
 
 def _checked_reset(reset: object, discard_all: Callable[..., Any]) -> Callable[..., Any] | None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import redis
 from redis.credentials import CredentialProvider
 
-from gcp.contrib._postgres import Directory, Parameters
+from gcp.contrib._endpoints import Directory, Parameters
 from gcp.contrib._tcp import TcpEndpoint, check_endpoint
 from gcp.contrib._wire import within
 
@@ -278,16 +278,11 @@ class Directions:
 
     def __init__(self, servers: Any, usual: Settings) -> None:
         self._usual = usual
-        if not isinstance(servers, Mapping) and not callable(servers):
-            raise TypeError(
-                'servers: a mapping of endpoint names to parameters, or a function from a name to its parameters was '
-                f'expected, not an instance of {type(servers).__name__}',
-            )
         if isinstance(servers, Mapping):
             servers = {name: _parameters(name, found) for name, found in servers.items()}
             for name, found in servers.items():
                 self._merged(name, found)
-        self._directory: Directory[Any] = Directory(servers)
+        self._directory: Directory[Any] = Directory(servers, 'servers')
 
     def __str__(self) -> str:
         return str(self._directory)

@@ -23,6 +23,7 @@ from gcp.contrib._postgres import (
     DbEndpoint,
     Parameters,
     UnknownEndpointError,
+    check_parameters,
 )
 
 __all__ = ['Connection', 'DbConnectionManager', 'DbEndpoint', 'DsnParameters', 'UnknownEndpointError']
@@ -82,7 +83,7 @@ class DbConnectionManager(
         found = self._directory.find(endpoint)
         if inspect.isawaitable(found):
             found = await found
-        conn = await _connect(endpoint, self._directory.check(endpoint, found))
+        conn = await _connect(endpoint, check_parameters(endpoint, found))
         self._ear(conn)
         self._register(endpoint, conn)
         return conn

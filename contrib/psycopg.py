@@ -29,6 +29,7 @@ from gcp.contrib._postgres import (
     Settings,
     SyncManager,
     UnknownEndpointError,
+    check_parameters,
 )
 from gcp.contrib._wire import deadline_in, hang_up, is_quiet, is_writable, peek
 from gcp.managers import AsyncConnectionManager, SyncConnectionManager
@@ -119,7 +120,7 @@ class DbConnectionManager(
         :raises psycopg.Error: when the server cannot be reached, or refuses
         """
         deadline = deadline_in(timeout)
-        found = self._directory.check(endpoint, self._directory.find(endpoint))
+        found = check_parameters(endpoint, self._directory.find(endpoint))
         parameters = spelled_out(endpoint, found, 'conninfo', conninfo_to_dict)
         conn = connect_by(deadline, endpoint, parameters, _connect, Connection.close)
         self._settings.record(conn)
@@ -220,7 +221,7 @@ class AsyncDbConnectionManager(
         found = self._directory.find(endpoint)
         if inspect.isawaitable(found):
             found = await found
-        parameters = spelled_out(endpoint, self._directory.check(endpoint, found), 'conninfo', conninfo_to_dict)
+        parameters = spelled_out(endpoint, check_parameters(endpoint, found), 'conninfo', conninfo_to_dict)
         try:
             conn: AsyncConnection[Any] = await AsyncConnection.connect(**parameters)
         except BaseException as error:

@@ -32,6 +32,7 @@ from gcp.contrib._postgres import (
     Settings,
     SyncManager,
     UnknownEndpointError,
+    check_parameters,
 )
 from gcp.contrib._wire import deadline_in, hang_up, is_quiet, is_writable, peek
 from gcp.threading import BaseConnectionManager
@@ -93,7 +94,7 @@ class DbConnectionManager(SyncManager[Connection], BaseConnectionManager[DbEndpo
         :raises psycopg2.Error: when the server cannot be reached, or refuses
         """
         deadline = deadline_in(timeout)
-        found = self._directory.check(endpoint, self._directory.find(endpoint))
+        found = check_parameters(endpoint, self._directory.find(endpoint))
         parameters = spelled_out(endpoint, found, 'dsn', parse_dsn)
         conn = connect_by(deadline, endpoint, parameters, _connect, Connection.close)
         self._settings.record(conn)

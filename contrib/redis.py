@@ -31,7 +31,7 @@ except ImportError as exc:
 from redis.credentials import CredentialProvider
 from redis.utils import str_if_bytes
 
-from gcp.contrib._postgres import Parameters, UnknownEndpointError
+from gcp.contrib._endpoints import Parameters, UnknownEndpointError
 from gcp.contrib._redis import (
     FINAL,
     RESETTABLE,

@@ -884,7 +884,7 @@ def test_over_tls_goodbye_is_said_by_nobody_but_the_idle(
         ({'db': 'one'}, TypeError, 'db: the number of a database was expected, not an instance of str'),
         ({'password': 7}, TypeError, 'password: a string or a function was expected, not an instance of int'),
         ({'ssl': 'yes'}, TypeError, 'ssl: a bool or an SSLContext was expected, not an instance of str'),
-        ({'servers': 7}, TypeError, 'servers: a mapping of endpoint names to parameters'),
+        ({'servers': 7}, TypeError, 'servers: a mapping of endpoint names to connect parameters'),
         ({'servers': {'orders': 7}}, TypeError, "servers: for endpoint 'orders', a mapping of parameters or a URL"),
         ({'servers': {'orders': {'hots': 'x'}}}, ValueError, "servers: for endpoint 'orders', 'hots' is not known"),
         ({'servers': {'orders': {}}}, ValueError, "servers: for endpoint 'orders', either host or path was expected"),
