@@ -332,7 +332,7 @@ def test_a_look_at_the_transport_sends_nothing_and_a_query_takes_one_round_trip(
 def test_a_silent_server_is_found_out_by_a_query_within_its_timeout(
         proxy: Proxy, proxied: dict[str, Any], monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr('gcp.contrib.asyncpg.GOODBYE_TIMEOUT', 0.2)
+    monkeypatch.setattr('gcp.contrib.asyncpg.CLOSE_TIMEOUT', 0.2)
 
     async def body() -> None:
         manager: Manager = DbConnectionManager({'orders': proxied}, aliveness='query')
@@ -485,7 +485,7 @@ def test_dispose_of_a_dead_connection_is_no_error(parameters: dict[str, Any]) ->
 def test_dispose_does_not_wait_for_a_silent_server_for_ever(
         proxy: Proxy, proxied: dict[str, Any], monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr('gcp.contrib.asyncpg.GOODBYE_TIMEOUT', 0.2)
+    monkeypatch.setattr('gcp.contrib.asyncpg.CLOSE_TIMEOUT', 0.2)
 
     async def body() -> None:
         async with connected(proxied) as (manager, conn):

@@ -67,7 +67,7 @@ def ask(conn: HttpConnection, path: str = '/peer', method: str = 'GET', **option
 
 def released(manager: HttpConnectionManager, conn: HttpConnection) -> bool:
     """Release a connection; tell whether the next user may have it. If not, its descriptor is free already."""
-    fd = conn.wire.fileno()
+    fd = conn.transport.fileno()
     manager.on_release('', conn)
     alive = manager.check_aliveness('', conn)
     if not alive and conn.sock is None:
@@ -296,7 +296,7 @@ def test_a_100_continue_is_no_response(manager: HttpConnectionManager) -> None:
 
 
 @pytest.mark.parametrize('lie', [
-    'too short', 'too long', 'two lengths', 'chunks without end', 'no number', 'raw words', 'nothing but raw words',
+    'too short', 'too long', 'two lengths', 'chunks without end', 'no number', 'raw chunk', 'nothing but raw chunk',
 ])
 @pytest.mark.parametrize('again', [False, True])
 def test_a_request_of_another_length_than_announced_costs_the_connection(
@@ -305,8 +305,8 @@ def test_a_request_of_another_length_than_announced_costs_the_connection(
     """Else the server takes the beginning of the next user's request for the end of this body."""
     with Scripted(OK, OK) as peer:
         conn = manager.create(peer.origin, LIMIT)
-        if lie.endswith('raw words'):
-            if lie == 'raw words':
+        if lie.endswith('raw chunk'):
+            if lie == 'raw chunk':
                 assert ask(conn) == b'ok'
             conn.send(b'GET ')
         else:
@@ -459,7 +459,7 @@ def test_over_tls_goodbye_is_said_by_nobody_but_the_idle(
 ) -> None:
     """Two threads in one TLS connection would corrupt memory."""
     said: list[Any] = []
-    monkeypatch.setattr('gcp.contrib._tls.say_goodbye', lambda *args: said.append(args))
+    monkeypatch.setattr('gcp.contrib._tls.close_notify', lambda *args: said.append(args))
     for idle in (False, True):
         conn = manager.create(tls_origin, LIMIT)
         manager.on_acquire(tls_origin, conn)
@@ -549,7 +549,7 @@ def test_a_forked_child_says_nothing_to_the_parents_server(
 # ---- bad input
 
 
-@pytest.mark.parametrize(('endpoint', 'error', 'words'), [
+@pytest.mark.parametrize(('endpoint', 'error', 'chunk'), [
     (('localhost', 80), TypeError, "an origin such as 'https://example.org' was expected, not ('localhost', 80)"),
     ('localhost:80', ValueError, "'http://host[:port]' or 'https://host[:port]', was expected, not 'localhost:80'"),
     ('ftp://localhost', ValueError, "was expected, not 'ftp://localhost'"),
@@ -564,21 +564,21 @@ def test_a_forked_child_says_nothing_to_the_parents_server(
     ('http:/me:hunter2@localhost', ValueError, 'without user name and password'),
 ])
 def test_a_wrong_endpoint_is_told(
-        manager: HttpConnectionManager, endpoint: Any, error: type[Exception], words: str,
+        manager: HttpConnectionManager, endpoint: Any, error: type[Exception], chunk: str,
 ) -> None:
     with pytest.raises(error) as caught:
         manager.create(endpoint)
-    assert words in str(caught.value)
+    assert chunk in str(caught.value)
     assert 'hunter2' not in str(caught.value)
 
 
-@pytest.mark.parametrize(('options', 'error', 'words'), [
+@pytest.mark.parametrize(('options', 'error', 'chunk'), [
     ({'ssl': True}, TypeError, 'ssl: an SSLContext or None was expected, not True'),
     ({'request_timeout': 0}, ValueError, 'request_timeout: more than 0 seconds were expected, not 0'),
     ({'request_timeout': '5'}, TypeError, "request_timeout: seconds were expected, not '5'"),
     ({'keepalive': 5}, TypeError, 'keepalive: '),
 ])
-def test_impossible_options_are_told(options: dict[str, Any], error: type[Exception], words: str) -> None:
+def test_impossible_options_are_told(options: dict[str, Any], error: type[Exception], chunk: str) -> None:
     with pytest.raises(error) as caught:
         HttpConnectionManager(**options)
-    assert words in str(caught.value)
+    assert chunk in str(caught.value)

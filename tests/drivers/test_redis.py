@@ -61,7 +61,7 @@ class Colour:
         return alive
 
     def fd(self, conn: Any) -> int:
-        fd: int = conn.wire.fileno()
+        fd: int = conn.transport.fileno()
         return fd
 
     def await_word(self, conn: Any) -> None:
@@ -452,7 +452,7 @@ def test_an_answer_that_nobody_read_never_reaches_the_next_user(
         proxy.silent = True  # the answers are on their way: there is nothing to see yet
     if answered == 'elsewhere':
         made.colour.run(made.conn.send_packed_command([b'*1\r\n$4\r\nPING\r\n']))
-        made.conn.owed = 0
+        made.conn.pending_replies = 0
     elif answered == 'off':
         made.send('CLIENT', 'REPLY', 'OFF')
     else:
@@ -526,7 +526,7 @@ def test_pipelines_and_transactions_of_the_client(connect: Callable[..., Connect
 
     assert made.commands(use) == [True, b'1']
     made.release()
-    assert made.alive() and not made.conn.left
+    assert made.alive() and not made.conn.lasting_commands
     assert client(made.conn) is client(made.conn)
 
 
@@ -631,7 +631,7 @@ def test_no_time_at_all(endpoint: Any) -> None:
     with pytest.raises(TimeoutError):
         manager.create(endpoint, 0)
     conn = manager.create(endpoint, LIMIT)
-    with pytest.raises(TimeoutError), conn.held_to(0):
+    with pytest.raises(TimeoutError), conn.time_limit(0):
         conn.ask('PING')
     manager.dispose(endpoint, conn)
 
@@ -857,7 +857,7 @@ def test_over_tls_goodbye_is_said_by_nobody_but_the_idle(
 ) -> None:
     """Two threads in one TLS connection would corrupt memory."""
     said: list[Any] = []
-    monkeypatch.setattr('gcp.contrib._tls.say_goodbye', lambda *args: said.append(args))
+    monkeypatch.setattr('gcp.contrib._tls.close_notify', lambda *args: said.append(args))
     context = ssl.create_default_context(cafile=str(server.directory / 'ca.pem'))
     manager = RedisConnectionManager(password=PASSWORD, ssl=context)
     endpoint = ('localhost', server.tls_port)

@@ -221,8 +221,8 @@ def test_a_session_is_for_its_endpoint_only(manager: SslSocketConnectionManager,
 
 
 def test_a_session_that_a_handshake_failed_with_is_not_offered_again(manager: SslSocketConnectionManager) -> None:
-    shake_hands, fails = shaking_hands(server_context()), threading.Event()
-    with Service(lambda sock: garbage(sock) if fails.is_set() else shake_hands(sock)) as service:
+    handshake, fails = shaking_hands(server_context()), threading.Event()
+    with Service(lambda sock: garbage(sock) if fails.is_set() else handshake(sock)) as service:
         conn = manager.create(service.endpoint)
         exchange(conn, service.peer())
         manager.dispose(service.endpoint, conn)
@@ -348,7 +348,7 @@ def test_the_pool_replaces_a_connection_that_the_server_ended(
             exchange(first, service.peer())
         with pool.connection(service.endpoint) as again:
             assert again is first
-        service.hang_up()
+        service.shut_down()
         await_input(first.fileno())
         with pool.connection(service.endpoint) as other:
             assert other is not first
@@ -474,7 +474,7 @@ def test_nothing_is_kept_of_a_connection_that_is_gone(manager: SslSocketConnecti
         manager.dispose(service.endpoint, conn)
     del conn
     gc.collect()
-    assert not len(manager._standings)
+    assert not len(manager._states)
 
 
 # ---- arguments

@@ -134,7 +134,7 @@ class Service:
         """Return the other end of the next connection, when it is prepared."""
         return self._peers.get(timeout=10)
 
-    def hang_up(self) -> None:
+    def shut_down(self) -> None:
         """Close all connections, once what goes on with them has ended: that is for the other end to see to."""
         while self._threads:
             thread = self._threads.pop()
@@ -150,7 +150,7 @@ class Service:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._acceptor.join(10)
         self._listener.close()
-        self.hang_up()
+        self.shut_down()
 
     def _accept(self) -> None:
         while True:
