@@ -43,7 +43,7 @@ Command = Sequence[Any]
 REVERSIBLE = {'MULTI': ('DISCARD',), 'WATCH': ('UNWATCH',), 'SELECT': ('SELECT',)}  # with the database
 
 #: Commands of the user that revert such changes.
-REVERTED_BY = {'EXEC': ('MULTI', 'WATCH'), 'DISCARD': ('MULTI', 'WATCH'), 'UNWATCH': ('WATCH',)}
+REVERTS = {'EXEC': ('MULTI', 'WATCH'), 'DISCARD': ('MULTI', 'WATCH'), 'UNWATCH': ('WATCH',)}
 
 #: Changes that `RESET` and a new authentication revert.
 RESETTABLE = {
@@ -187,8 +187,8 @@ class Session:
         return super().send_packed_command(command, check_health)  # type: ignore[misc]
 
     def _track(self, name: str) -> None:
-        if name in REVERTED_BY:
-            self.lasting_commands.difference_update(REVERTED_BY[name])
+        if name in REVERTS:
+            self.lasting_commands.difference_update(REVERTS[name])
         elif name in WITH_EFFECT or (name[:6] == 'CLIENT' and name not in WITHOUT_EFFECT):
             self.lasting_commands.add(name)
 

@@ -337,7 +337,9 @@ class _Manager(abc.ABC):
         self._reset = reset
         self._allows_data = unsolicited_data == 'allowed'
         self._socket_options: dict[str, Any] = {'unsolicited_data': unsolicited_data}
-        self._tcp_options: dict[str, Any] = {'keepalive': keepalive, 'nodelay': nodelay, 'source_address': source_address}
+        self._tcp_options: dict[str, Any] = {
+            'keepalive': keepalive, 'nodelay': nodelay, 'source_address': source_address,
+        }
         self._redis_options: dict[str, Any] = {
             'protocol': protocol, 'decode_responses': decode_responses,
             'socket_timeout': socket_timeout, 'socket_connect_timeout': None,
@@ -639,7 +641,7 @@ class _SingleConnection:
     def _get(self) -> Any:
         conn = self._conn_ref()
         if conn is None:
-            raise ClosedError('the connection is gone; a client lasts no longer than the connection it was made for')
+            raise ClosedError('the connection no longer exists; do not use a client after its connection was released')
         return conn
 
 

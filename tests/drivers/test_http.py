@@ -148,7 +148,7 @@ def test_all_ways_of_reading_to_the_end(manager: HttpConnectionManager, conn: Ht
     assert ask(conn)
 
 
-def test_a_new_connection_that_nobody_used_is_used(manager: HttpConnectionManager, conn: HttpConnection) -> None:
+def test_a_new_connection_that_was_never_used_is_reused(manager: HttpConnectionManager, conn: HttpConnection) -> None:
     assert released(manager, conn)
     assert ask(conn)
 
@@ -257,7 +257,7 @@ RESPONSES = {
     'not http': b'220 smtp.example.org\r\n',
     'bad header': b'HTTP/1.1 200 OK\r\n' + b'x: y\r\n' * 200 + b'\r\n',
     'bad chunk': b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n',
-    'less than promised': b'HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok',
+    'less than announced': b'HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok',
 }
 
 
@@ -454,7 +454,7 @@ def test_dispose_does_not_wait_for_a_peer_that_takes_nothing(manager: HttpConnec
         os.fstat(fd)
 
 
-def test_over_tls_goodbye_is_said_by_nobody_but_the_idle(
+def test_close_notify_is_sent_only_by_idle_connections(
         manager: HttpConnectionManager, tls_origin: str, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Two threads in one TLS connection would corrupt memory."""
@@ -478,7 +478,7 @@ def closed_port() -> int:
         return port
 
 
-def test_a_certificate_of_somebody_else(tls_origin: str, tls: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+def test_a_certificate_for_another_name(tls_origin: str, tls: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
     before = open_descriptors()
     with pytest.raises(ssl.SSLCertVerificationError):
         HttpConnectionManager().create(tls_origin, LIMIT)

@@ -31,17 +31,17 @@ def detector() -> FailureDetector[Conn]:
     return FailureDetector()
 
 
-def born(detector: FailureDetector[Conn], count: int, endpoint: str = 'orders') -> list[Conn]:
+def added(detector: FailureDetector[Conn], count: int, endpoint: str = 'orders') -> list[Conn]:
     conns = [Conn() for _ in range(count)]
     for conn in conns:
         detector.add(endpoint, conn)
     return conns
 
 
-def doubts(detector: FailureDetector[Conn], conns: list[Conn], endpoint: str = 'orders') -> str:
-    """What is thought of each: f(ine), s(uspect), c(ondemned)."""
+def states(detector: FailureDetector[Conn], conns: list[Conn], endpoint: str = 'orders') -> str:
+    """The state of each: f(ine), s(uspected: must be verified), i(nvalid)."""
     return ''.join(
-        'c' if detector.is_invalid(endpoint, conn) else 's' if detector.must_verify(endpoint, conn) else 'f'
+        'i' if detector.is_invalid(endpoint, conn) else 's' if detector.must_verify(endpoint, conn) else 'f'
         for conn in conns
     )
 
@@ -54,97 +54,97 @@ def silence(detector: FailureDetector[Conn], conn: Conn, error: type[BaseExcepti
 # ---- the book-keeping
 
 
-def test_nobody_is_under_suspicion_at_first(detector: FailureDetector[Conn]) -> None:
-    assert doubts(detector, born(detector, 3)) == 'fff'
+def test_no_connection_needs_verification_at_first(detector: FailureDetector[Conn]) -> None:
+    assert states(detector, added(detector, 3)) == 'fff'
     assert not detector.unverified
 
 
-def test_a_dead_connection_casts_suspicion_on_the_older_of_its_endpoint(detector: FailureDetector[Conn]) -> None:
-    others = born(detector, 1, 'users')
-    first, *rest = born(detector, 3)
+def test_a_dead_connection_has_the_older_of_its_endpoint_verified(detector: FailureDetector[Conn]) -> None:
+    others = added(detector, 1, 'users')
+    first, *rest = added(detector, 3)
     detector.report_dead('orders', first)
-    assert doubts(detector, rest + born(detector, 1)) == 'ssf'
-    assert doubts(detector, others, 'users') == 'f'
+    assert states(detector, rest + added(detector, 1)) == 'ssf'
+    assert states(detector, others, 'users') == 'f'
     assert list(detector.unverified) == ['orders']
 
 
-def test_a_proof_clears_one_and_the_last_ends_the_suspicion(detector: FailureDetector[Conn]) -> None:
-    first, second, third = born(detector, 3)
+def test_a_round_trip_verifies_one_and_the_last_ends_the_verification(detector: FailureDetector[Conn]) -> None:
+    first, second, third = added(detector, 3)
     detector.report_dead('orders', first)
     with detector.verification('orders', second):
         pass
-    assert doubts(detector, [second, third]) == 'fs'
+    assert states(detector, [second, third]) == 'fs'
     detector.remove('orders', third)
     assert not detector.unverified
 
 
-def test_the_death_of_a_suspect_is_no_news_and_that_of_one_proved_is(detector: FailureDetector[Conn]) -> None:
-    first, second, third = born(detector, 3)
+def test_an_unverified_dead_connection_changes_nothing_and_a_verified_one_does(detector: FailureDetector[Conn]) -> None:
+    first, second, third = added(detector, 3)
     detector.report_dead('orders', first)
-    new = born(detector, 1)
+    new = added(detector, 1)
     detector.report_dead('orders', second)
-    assert doubts(detector, [third, *new]) == 'sf'
+    assert states(detector, [third, *new]) == 'sf'
     detector.report_dead('orders', new[0])
-    new = born(detector, 1)
+    new = added(detector, 1)
     with detector.verification('orders', third):
         pass
     assert not detector.unverified
     detector.report_dead('orders', third)
-    assert doubts(detector, new) == 's'
+    assert states(detector, new) == 's'
 
 
 def test_the_same_death_is_noted_once(detector: FailureDetector[Conn]) -> None:
-    first, second = born(detector, 2)
+    first, second = added(detector, 2)
     detector.report_dead('orders', first)
     with detector.verification('orders', second):
         pass
     detector.report_dead('orders', first)
-    assert doubts(detector, [second]) == 'f'
+    assert states(detector, [second]) == 'f'
 
 
-def test_silence_condemns_suspects_that_were_not_proved_since(
+def test_a_timeout_invalidates_those_not_verified_since(
         detector: FailureDetector[Conn], monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(_failure_detector, 'MIN_SILENCE', 0.0)
-    first, second, third, fourth = born(detector, 4)
+    first, second, third, fourth = added(detector, 4)
     detector.report_dead('orders', first)
     with detector.verification('orders', second):
         pass
     silence(detector, third)
-    assert doubts(detector, [second, fourth, *born(detector, 1)]) == 'fcf'
+    assert states(detector, [second, fourth, *added(detector, 1)]) == 'fif'
     detector.remove('orders', fourth)
     assert not detector.unverified
 
 
-def test_silence_out_of_the_blue_condemns_what_is_older(
+def test_a_timeout_without_a_dead_connection_invalidates_the_older(
         detector: FailureDetector[Conn], monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As with aliveness='query', which asks without a suspicion."""
+    """As with aliveness='query', which always makes a round trip."""
     monkeypatch.setattr(_failure_detector, 'MIN_SILENCE', 0.0)
-    first, second = born(detector, 2)
+    first, second = added(detector, 2)
     with pytest.raises(TimeoutError), detector.verification('orders', first):
-        later = born(detector, 1)
+        later = added(detector, 1)
         raise TimeoutError
-    assert doubts(detector, [second, *later, *born(detector, 1)]) == 'csf'
+    assert states(detector, [second, *later, *added(detector, 1)]) == 'isf'
 
 
 def test_a_short_silence_says_nothing_of_others(detector: FailureDetector[Conn]) -> None:
-    first, second = born(detector, 2)
+    first, second = added(detector, 2)
     silence(detector, first)
-    assert doubts(detector, [second]) == 'f'
+    assert states(detector, [second]) == 'f'
 
 
-def test_an_error_casts_suspicion_and_an_interrupt_does_not(detector: FailureDetector[Conn]) -> None:
-    first, second, third = born(detector, 3)
+def test_an_error_has_the_others_verified_and_an_interrupt_does_not(detector: FailureDetector[Conn]) -> None:
+    first, second, third = added(detector, 3)
     silence(detector, first, KeyboardInterrupt)
-    assert doubts(detector, [second, third]) == 'ff'
+    assert states(detector, [second, third]) == 'ff'
     silence(detector, second, OSError)
-    assert doubts(detector, [third]) == 's'
+    assert states(detector, [third]) == 's'
 
 
 def test_a_hundred_thousand_endpoints_leave_nothing(detector: FailureDetector[Conn]) -> None:
     for number in range(100_000):
-        first, second = born(detector, 2, f'db{number}')
+        first, second = added(detector, 2, f'db{number}')
         detector.report_dead(f'db{number}', first)
         detector.remove(f'db{number}', first)
         detector.remove(f'db{number}', second)
@@ -152,8 +152,8 @@ def test_a_hundred_thousand_endpoints_leave_nothing(detector: FailureDetector[Co
     assert not detector._connections
 
 
-def test_connections_that_were_dropped_do_not_keep_a_suspicion_up(detector: FailureDetector[Conn]) -> None:
-    first, second, third = born(detector, 3)
+def test_collected_connections_do_not_prolong_the_verification(detector: FailureDetector[Conn]) -> None:
+    first, second, third = added(detector, 3)
     detector.report_dead('orders', first)
     del second
     gc.collect()
@@ -162,39 +162,39 @@ def test_connections_that_were_dropped_do_not_keep_a_suspicion_up(detector: Fail
     assert not detector.unverified
 
 
-def test_connections_that_were_dropped_are_forgotten(detector: FailureDetector[Conn]) -> None:
+def test_collected_connections_are_forgotten(detector: FailureDetector[Conn]) -> None:
     """A pool that is dropped without being closed drops its connections, too; its manager may go on."""
     for _ in range(10):
-        born(detector, 3)
+        added(detector, 3)
     gc.collect()
-    kept = born(detector, 1)
+    kept = added(detector, 1)
     assert [ref() for ref in detector._connections['orders'].seen] == kept
 
 
-def test_strangers_are_no_news(detector: FailureDetector[Conn]) -> None:
+def test_unknown_connections_change_nothing(detector: FailureDetector[Conn]) -> None:
     stranger = Conn()
     detector.report_dead('orders', stranger)
     detector.remove('orders', stranger)
     with detector.verification('orders', stranger):
         pass
     assert not detector.unverified
-    assert doubts(detector, [stranger]) == 'f'
+    assert states(detector, [stranger]) == 'f'
 
 
 @pytest.mark.filterwarnings('ignore:.*fork:DeprecationWarning')
 def test_a_forked_child_starts_anew(detector: FailureDetector[Conn]) -> None:
-    first, second = born(detector, 2)
+    first, second = added(detector, 2)
     detector.report_dead('orders', first)
     unverified = detector.unverified
     with detector._lock:
         child = os.fork()
         if not child:
-            thread = threading.Thread(target=born, args=(detector, 1), daemon=True)
+            thread = threading.Thread(target=added, args=(detector, 1), daemon=True)
             thread.start()
             thread.join(5)
             os._exit(thread.is_alive() or bool(unverified) or detector.unverified is not unverified)
     assert os.waitpid(child, 0)[1] == 0
-    assert doubts(detector, [second]) == 's'
+    assert states(detector, [second]) == 's'
 
 
 def test_threads_do_not_lose_track_of_each_other(detector: FailureDetector[Conn]) -> None:
@@ -203,7 +203,7 @@ def test_threads_do_not_lose_track_of_each_other(detector: FailureDetector[Conn]
         mine: list[Conn] = []
         for _ in range(2000):
             if len(mine) < 5:
-                mine += born(detector, 1)
+                mine += added(detector, 1)
             conn = chance.choice(mine)
             act = chance.choice([detector.report_dead, detector.remove, None])
             if act is None:
@@ -239,7 +239,7 @@ async def hand_back(pg: Driver, manager: Any, conns: list[Any]) -> None:
 
 
 @each_driver
-def test_ten_connections_that_fell_silent_cost_one_checks_limit(
+def test_ten_unresponsive_connections_cost_one_check_timeout(
         make: type[Driver], proxy: Proxy, proxied: dict[str, Any], postgres: Server,
 ) -> None:
     """One user meets the silence, and its connection breaks; the others go through the pool."""
@@ -273,7 +273,7 @@ def test_ten_connections_that_fell_silent_cost_one_checks_limit(
 
 
 @each_driver
-def test_a_query_that_meets_silence_condemns_the_rest(
+def test_a_query_that_times_out_invalidates_the_rest(
         make: type[Driver], proxy: Proxy, proxied: dict[str, Any],
 ) -> None:
     async def body() -> None:
@@ -318,7 +318,7 @@ def test_after_a_first_death_each_is_asked_once(
 
 
 @each_driver
-def test_a_connection_that_its_user_closed_is_no_sign(make: type[Driver], postgres: Server) -> None:
+def test_a_connection_closed_by_its_user_has_no_others_verified(make: type[Driver], postgres: Server) -> None:
     async def body() -> None:
         pg = make()
         async with pg.connected(postgres.parameters) as (manager, conn):
@@ -333,7 +333,7 @@ def test_a_connection_that_its_user_closed_is_no_sign(make: type[Driver], postgr
 
 
 @each_driver
-def test_a_kill_that_its_user_met_is_a_sign(make: type[Driver], postgres: Server) -> None:
+def test_a_connection_killed_in_use_has_the_others_verified(make: type[Driver], postgres: Server) -> None:
     async def body() -> None:
         pg = make()
         async with pg.connected(postgres.parameters) as (manager, conn):

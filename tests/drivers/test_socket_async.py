@@ -1,5 +1,5 @@
 """TCP and TLS connections of the asyncio pool, as sockets and as streams, on both event loops. The same page as
-test_socket.py and test_tls.py, in the other colour."""
+test_socket.py and test_tls.py, for asyncio."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ async def test_a_resolver_that_refuses_is_heard(kind: str, monkeypatch: pytest.M
 
 
 @on_both_loops
-async def test_resolvers_that_hang_delay_nobody_else(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_resolvers_that_hang_delay_no_other_look_up(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = threading.Event()
     usual = socket.getaddrinfo
 
@@ -399,7 +399,7 @@ async def test_the_pool_reuses_a_connection_and_replaces_a_dead_one(kind: str) -
 
 
 @pytest.mark.parametrize('seen', ['by the kernel', 'by the loop'])
-@pytest.mark.parametrize('lapse', ['data', 'goodbye', 'half-close', 'reset', 'rest', 'closed here'])
+@pytest.mark.parametrize('lapse', ['data', 'close_notify', 'half-close', 'reset', 'rest', 'closed here'])
 @on_both_loops
 async def test_what_means_dead(kind: str, lapse: str, seen: str) -> None:
     async with connected(kind) as (manager, conn, peer):
@@ -408,7 +408,7 @@ async def test_what_means_dead(kind: str, lapse: str, seen: str) -> None:
         assert await manager.check_aliveness(endpoint, conn)
         if lapse == 'data':
             peer.sendall(b'!')
-        elif lapse == 'goodbye':
+        elif lapse == 'close_notify':
             peer.settimeout(0)
             with contextlib.suppress(ssl.SSLWantReadError):
                 peer.unwrap() if kind == 'tls' else peer.shutdown(socket.SHUT_RDWR)
@@ -509,7 +509,7 @@ async def test_the_mixins_serve_connections_of_other_managers() -> None:
 
 
 @on_both_loops
-async def test_dispose_says_goodbye_and_closes(kind: str) -> None:
+async def test_dispose_sends_close_notify_and_closes(kind: str) -> None:
     async with connected(kind) as (manager, conn, peer):
         await exchange(conn, peer)
         heard = asyncio.ensure_future(run_in_thread(lambda: (peer.recv(100), peer.close())))
@@ -522,7 +522,7 @@ async def test_dispose_says_goodbye_and_closes(kind: str) -> None:
 
 @pytest.mark.parametrize('mood', ['silent', 'stuck'])
 @on_both_loops
-async def test_a_peer_that_does_not_care_holds_a_goodbye_up_for_a_bounded_time(
+async def test_a_peer_that_does_not_read_delays_the_close_for_a_bounded_time(
         kind: str, mood: str, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(socket_async, 'CLOSE_TIMEOUT', 0.2 if mood == 'stuck' else 20)

@@ -361,7 +361,7 @@ def test_the_pool_replaces_a_connection_that_the_server_ended(
 # ---- disposal
 
 
-def test_dispose_says_goodbye(manager: SslSocketConnectionManager, pair: Pair) -> None:
+def test_dispose_sends_close_notify(manager: SslSocketConnectionManager, pair: Pair) -> None:
     conn, peer = pair
     exchange(conn, peer)
     with lasting(0):
@@ -381,7 +381,7 @@ def test_dispose_of_what_is_dead_or_disposed_of_is_no_error(manager: SslSocketCo
     manager.dispose(endpoint, conn)
 
 
-def test_a_peer_that_takes_nothing_in_holds_a_goodbye_up_no_longer_than_the_timeout(
+def test_a_peer_that_does_not_read_delays_the_close_no_longer_than_the_timeout(
         manager: SslSocketConnectionManager, pair: Pair,
 ) -> None:
     conn, _ = pair
@@ -428,7 +428,7 @@ def test_a_connection_in_use_is_broken_off_without_a_word_in_the_midst_of_its_us
         peer.recv(100)
 
 
-def test_a_connection_that_came_back_is_told_goodbye(manager: SslSocketConnectionManager, pair: Pair) -> None:
+def test_a_released_connection_is_sent_close_notify(manager: SslSocketConnectionManager, pair: Pair) -> None:
     conn, peer = pair
     endpoint = conn.getpeername()
     manager.on_acquire(endpoint, conn)

@@ -1,4 +1,4 @@
-"""Work on a connection is ended at its limit, and nobody else's."""
+"""A watchdog aborts its own connection at the time limit, and no other."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def watchers() -> list[threading.Thread]:
 
 def test_work_that_takes_too_long_is_ended(pair: tuple[socket.socket, socket.socket]) -> None:
     started = time.monotonic()
-    with pytest.raises(TimeoutError, match=r'nap: not done within 0.05 s'), Watchdog(pair[0].fileno(), 0.05, what='nap'):
+    expected = pytest.raises(TimeoutError, match=r'nap: not done within 0.05 s')
+    with expected, Watchdog(pair[0].fileno(), 0.05, what='nap'):
         assert pair[0].recv(1) == b''
     assert 0.05 <= time.monotonic() - started < 0.5
 

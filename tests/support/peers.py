@@ -28,12 +28,12 @@ REQUIRED = os.environ.get('GCP_REQUIRE_SERVERS') == '1'
 
 
 def driver(name: str) -> Any:
-    """Import a driver; skip without it, but fail where the environment promises that all are there."""
+    """Import a driver; skip without it, but fail where the environment says that all are installed."""
     return importlib.import_module(name) if REQUIRED else pytest.importorskip(name, exc_type=ImportError)
 
 
 def missing(reason: str) -> None:
-    """Skip without a server, but fail where the environment promises that all are there."""
+    """Skip without a server, but fail where the environment says that all are installed."""
     pytest.fail(reason) if REQUIRED else pytest.skip(reason)
 
 
@@ -181,7 +181,7 @@ def reset(sock: socket.socket) -> None:
 
 
 def garbage(sock: socket.socket) -> None:
-    """Say what nobody understands."""
+    """Send garbage."""
     sock.sendall(b'HTTP/1.1 400 Bad Request\r\n\r\n' * 8)
 
 
