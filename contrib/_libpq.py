@@ -1,6 +1,6 @@
-"""What psycopg2 and psycopg have in common: libpq, its connection strings, and its notion of a connect time-out.
+"""What psycopg2 and psycopg share: libpq's connection strings, and a connect time-out that holds.
 
-Connection strings hold passwords, and libpq's complaints about one quote it. So nothing of them gets out of here."""
+Connection strings contain passwords, and libpq's error messages quote them. So neither is passed on."""
 
 from __future__ import annotations
 
@@ -15,36 +15,37 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from gcp.contrib._postgres import DbEndpoint, Parameters
-from gcp.contrib._wire import hang_up, socket_of, within
+from gcp.contrib._endpoints import Parameters
+from gcp.contrib._postgres import DbEndpoint
+from gcp.contrib._wire import shut_down, socket_of, within
 
-__all__ = ['connect_by', 'spelled_out']
+__all__ = ['connect_with_deadline', 'expand_conninfo']
 
 ConnectionT = TypeVar('ConnectionT')
 
-#: Values of TCP_USER_TIMEOUT (milliseconds: twelve days and more) by which a socket of libpq's is known again.
+#: Values of TCP_USER_TIMEOUT, milliseconds (twelve days and more), that mark the socket of one connect of libpq.
 MARKS = range(1 << 30, (1 << 31) - 1)
 OPTION: int | None = getattr(socket, 'TCP_USER_TIMEOUT', None)
 
-#: How long to wait for a thread to let go of its socket, once that is broken off: in all, and each time, seconds ...
-FAREWELL = 0.1
-GLANCE = 0.005
-#: ... and each time when nobody waits for it.
-PAUSE = 0.05
+#: How long to wait for a connecting thread to end once its socket is shut down, in all and at a time, seconds.
+ABORT_WAIT = 0.1
+ABORT_POLL = 0.005
+#: The interval at which a background thread goes on shutting sockets down, seconds.
+BACKGROUND_POLL = 0.05
 
 _marks = itertools.cycle(MARKS)
 
 
-def spelled_out(
+def expand_conninfo(
         endpoint: DbEndpoint, parameters: Parameters, key: str, parse: Callable[[str], Parameters],
 ) -> dict[str, Any]:
-    """Return an endpoint's connect parameters with its connection string, if it has one, taken to pieces.
+    """Return an endpoint's connect parameters with the connection string, if there is one, expanded into keywords.
 
-    :param endpoint: the endpoint
-    :param parameters: keywords, those beside a connection string having precedence over it
-    :param key: the keyword of the connection string
+    :param endpoint: the endpoint, for the error
+    :param parameters: keywords; they override the connection string's
+    :param key: the keyword that holds the connection string
     :param parse: the driver's parser
-    :raises ValueError: when the connection string is none; does not say where, as that would quote it
+    :raises ValueError: when it cannot be parsed; does not quote it
     """
     conninfo = parameters.get(key)
     if conninfo is None:
@@ -53,28 +54,28 @@ def spelled_out(
         pieces = parse(conninfo)
     except Exception:
         pieces = None
-    if pieces is None:  # out here, where no context holds on to what the driver said
+    if pieces is None:  # raised outside the except block, or its context would be the driver's error, with the quote
         raise ValueError(f'dsn_params of endpoint {endpoint!r}: {key!r} is no connection string that libpq understands')
     return {**pieces, **{name: value for name, value in parameters.items() if name != key}}
 
 
-def connect_by(
+def connect_with_deadline(
         deadline: float,
         endpoint: DbEndpoint,
         parameters: dict[str, Any],
         connect: Callable[[dict[str, Any]], ConnectionT],
         close: Callable[[ConnectionT], object],
 ) -> ConnectionT:
-    """Connect, but only until a deadline, in a thread that can be left behind: libpq counts in whole seconds, for each
-    address anew, and does not count what the look-up of a name takes.
+    """Connect within a deadline, in a thread: libpq's own limit is in whole seconds, starts anew for each address, and
+    does not include the name's look-up.
 
-    A thread that was left behind has its socket broken off under it. Should it come to a result all the same, it closes
-    it. What cannot be broken off, a unix socket, is ended by libpq's own limit, the first that is longer than ours.
+    At the deadline the thread's socket is shut down; if it connects nevertheless, it closes the connection. A unix
+    socket cannot be found and shut down: libpq's own limit ends that attempt, a second or two later.
 
-    :param deadline: until when, by `time.monotonic`; ``inf``: there is none
+    :param deadline: when to give up, on `time.monotonic`; ``inf``: never
     :param endpoint: the endpoint, for the error
     :param parameters: keywords
-    :param connect: connects by keywords
+    :param connect: connects with keywords
     :param close: closes a connection; must not raise
     :raises TimeoutError: when it took longer
     """
@@ -83,17 +84,17 @@ def connect_by(
     timeout = max(0, math.ceil(1000 * (deadline - time.monotonic()))) / 1000  # in whole milliseconds, for the error
     limit = math.floor(min(timeout, 1e6)) + 1
     given = _number(endpoint, parameters, 'connect_timeout')
-    lasting = _number(endpoint, parameters, 'tcp_user_timeout')
+    user_timeout = _number(endpoint, parameters, 'tcp_user_timeout')
     mark = next(_marks)
     marked = {**parameters, 'connect_timeout': min(given, limit) if given > 0 else limit, 'tcp_user_timeout': mark}
     ended = threading.Event()
 
     def work() -> ConnectionT:
         try:
-            if time.monotonic() > deadline:  # a busy machine: nobody waits any more
+            if time.monotonic() > deadline:  # a busy machine: the caller has given up
                 raise TimeoutError
             conn = connect(marked)
-            _unmark(conn.fileno(), lasting)  # type: ignore[attr-defined]
+            _restore_user_timeout(conn.fileno(), user_timeout)  # type: ignore[attr-defined]
             return conn
         finally:
             ended.set()
@@ -101,7 +102,7 @@ def connect_by(
     try:
         return within(timeout, work, what=f'connection to {endpoint!r}', discard=close)
     except TimeoutError:
-        _break_off(mark, ended)
+        _abort(mark, ended)
         raise
 
 
@@ -114,39 +115,39 @@ def _number(endpoint: DbEndpoint, parameters: Parameters, name: str) -> int:
     raise ValueError(problem)
 
 
-def _break_off(mark: int, ended: threading.Event) -> None:
-    """Break off the socket with a mark, and those that libpq goes on to, the next addresses', as long as that is quick;
-    leave it to another thread when it takes longer, or when there is no socket yet.
+def _abort(mark: int, ended: threading.Event) -> None:
+    """Shut down the sockets with a mark: libpq's first, then those for the next addresses. What takes longer, or has
+    no socket yet, is left to a background thread.
 
-    Nobody tells the descriptor of a connection that is not there yet. But libpq sets options on its socket before it
-    connects it, and the options can be read by anybody."""
-    for _ in range(round(FAREWELL / GLANCE)):
-        found = _hang_up_marked(mark)
-        if ended.wait(GLANCE if found else 0):
+    libpq does not tell the descriptor before it is connected. But it sets TCP_USER_TIMEOUT on the socket before that,
+    which can be read from any descriptor of the process."""
+    for _ in range(round(ABORT_WAIT / ABORT_POLL)):
+        found = _shut_down_marked(mark)
+        if ended.wait(ABORT_POLL if found else 0):
             return
         if not found:
             break
-    with contextlib.suppress(RuntimeError):  # the interpreter goes down, and starts no thread any more
-        threading.Thread(target=_go_on, args=(mark, ended), name='gcp-deadline', daemon=True).start()
+    with contextlib.suppress(RuntimeError):  # the interpreter is shutting down and starts no threads
+        threading.Thread(target=_keep_aborting, args=(mark, ended), name='gcp-deadline', daemon=True).start()
 
 
-def _go_on(mark: int, ended: threading.Event) -> None:
-    while not ended.wait(PAUSE):
-        _hang_up_marked(mark)
+def _keep_aborting(mark: int, ended: threading.Event) -> None:
+    while not ended.wait(BACKGROUND_POLL):
+        _shut_down_marked(mark)
 
 
-def _hang_up_marked(mark: int) -> bool:
+def _shut_down_marked(mark: int) -> bool:
     descriptors = [fd for fd in _sockets() if _is_marked(mark, fd)]
     for fd in descriptors:
-        hang_up(fd)
+        shut_down(fd)
     return bool(descriptors)
 
 
 def _sockets() -> Iterator[int]:
-    """Which of this process's descriptors are sockets; none where they cannot be listed, or not be marked."""
+    """Return the process's descriptors that are sockets; none where they cannot be listed or marked."""
     if OPTION is not None and os.path.isdir('/proc/self/fd'):
         for fd in map(int, os.listdir('/proc/self/fd')):
-            with contextlib.suppress(OSError):  # closed since
+            with contextlib.suppress(OSError):  # closed meanwhile
                 if stat.S_ISSOCK(os.fstat(fd).st_mode):
                     yield fd
 
@@ -158,8 +159,8 @@ def _is_marked(mark: int, fd: int) -> bool:
     return False
 
 
-def _unmark(fd: int, lasting: int) -> None:
-    """Set TCP_USER_TIMEOUT to what the user wants."""
+def _restore_user_timeout(fd: int, user_timeout: int) -> None:
+    """Set TCP_USER_TIMEOUT to the user's value."""
     if OPTION is not None:
         with contextlib.suppress(OSError), socket_of(fd) as sock:  # OSError: a unix socket has none
-            sock.setsockopt(socket.IPPROTO_TCP, OPTION, lasting)
+            sock.setsockopt(socket.IPPROTO_TCP, OPTION, user_timeout)

@@ -1,150 +1,103 @@
-"""What the PostgreSQL managers share: endpoint names and their connect parameters, and what is known of each
-connection: where it was born, whether it is under suspicion, how its user found it. Knows no driver.
-
-Parameters hold passwords, so nothing here puts them, or a part of them, into an error or a repr."""
+"""What the PostgreSQL managers share: when an idle connection is alive, dead or to be asked, how a released one is
+reset, and what the client's side of it was set to. Knows no driver."""
 
 from __future__ import annotations
 
+import abc
+import enum
 import inspect
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from operator import attrgetter
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-from gcp.contrib._generations import Generations
-from gcp.contrib._wire import Births
+from gcp.contrib._endpoints import Directory, Parameters, UnknownEndpointError
+from gcp.contrib._failure_detector import FailureDetector
+from gcp.contrib._watchdog import Watchdog, run_with_watchdog
+from gcp.contrib._wire import ForkGuard
 
 __all__ = [
-    'CHECK_TIMEOUT', 'NEWS', 'RESET_TIMEOUT', 'DbEndpoint', 'Directory', 'Manager', 'Parameters', 'Settings',
+    'ASYNC_MESSAGES',
+    'CHECK_TIMEOUT',
+    'AsyncManager',
+    'ClientSettings',
+    'DbEndpoint',
+    'Manager',
+    'Parameters',
+    'SyncManager',
     'UnknownEndpointError',
+    'check_parameters',
 ]
 
 DbEndpoint = str
-Parameters = Mapping[str, Any]
 ConnectionT = TypeVar('ConnectionT')
-FoundT = TypeVar('FoundT')
 
-NAMES_SHOWN = 50
-
-#: How long an answer to a check may take, unless the manager is told otherwise.
+#: How long an answer to a check may take by default, seconds.
 CHECK_TIMEOUT = 1.0
 
-#: How long it may take to clear away what a user left behind, the end of a cancelled command included.
+#: How long the reset of a released connection may take, seconds, including the end of a cancelled command.
 RESET_TIMEOUT = 5.0
 
-#: What a server may say to a connection that asked nothing, by its first byte: NoticeResponse, NotificationResponse,
-#: ParameterStatus. See "Message Formats" in the PostgreSQL documentation.
-NEWS = frozenset([b'N', b'A', b'S'])
+#: First bytes of the messages that a server may send to an idle connection: NoticeResponse, NotificationResponse,
+#: ParameterStatus. See "Asynchronous Operations" and "Message Formats" in the PostgreSQL documentation.
+ASYNC_MESSAGES = frozenset([b'N', b'A', b'S'])
 
 
-class UnknownEndpointError(KeyError):
-    """No connect parameters are known for an endpoint.
+class ClientSettings(Generic[ConnectionT]):
+    """Settings on the client's side, such as `autocommit`, as they were when each connection was created.
 
-    :ivar endpoint: what was asked for
-    :ivar known: the names that are known
-    """
-
-    def __init__(self, endpoint: object, known: Iterable[DbEndpoint]) -> None:
-        self.endpoint = endpoint
-        self.known = tuple(known)
-        super().__init__(endpoint, self.known)
-
-    def __str__(self) -> str:
-        shown = ', '.join(map(repr, self.known[:NAMES_SHOWN])) or 'none'
-        more = len(self.known) - NAMES_SHOWN
-        return f'unknown endpoint {self.endpoint!r}; known: {shown}' + (f' and {more} more' if more > 0 else '')
-
-
-class Directory(Generic[FoundT]):
-    """The user's connect parameters by endpoint: a mapping, or a function that is asked anew for each connection.
-
-    :param dsn_params: the one or the other
-    :raises TypeError: when it is neither
-    """
-
-    def __init__(self, dsn_params: Mapping[DbEndpoint, Parameters] | Callable[[DbEndpoint], FoundT]) -> None:
-        if not isinstance(dsn_params, Mapping) and not callable(dsn_params):
-            raise TypeError(
-                'dsn_params: a mapping of endpoint names to connect parameters, or a function from a name to its '
-                f'parameters was expected, not an instance of {type(dsn_params).__name__}',
-            )
-        self._dsn_params = dsn_params
-        if isinstance(dsn_params, Mapping):
-            for endpoint, parameters in dsn_params.items():
-                self.check(endpoint, parameters)
-
-    def __str__(self) -> str:
-        return ', '.join(map(str, self._dsn_params)) if isinstance(self._dsn_params, Mapping) else 'named by a function'
-
-    def find(self, endpoint: DbEndpoint) -> Parameters | FoundT:
-        """Return what the user has for an endpoint, as it is.
-
-        :param endpoint: the endpoint
-        :raises UnknownEndpointError: when the mapping has nothing
-        :raises TypeError: when it is no string
-        """
-        if not isinstance(endpoint, str):
-            raise TypeError(f'endpoint: the name of a database was expected, not an instance of '
-                            f'{type(endpoint).__name__}')
-        if not isinstance(self._dsn_params, Mapping):
-            return self._dsn_params(endpoint)
-        try:
-            return self._dsn_params[endpoint]
-        except KeyError:
-            raise UnknownEndpointError(endpoint, self._dsn_params) from None
-
-    @staticmethod
-    def check(endpoint: DbEndpoint, parameters: object) -> Parameters:
-        """Return an endpoint's parameters after a check that they are a mapping.
-
-        :param endpoint: the endpoint
-        :param parameters: what the user has for it
-        :raises TypeError: when they are something else; tells their type, never their value
-        """
-        if not isinstance(parameters, Mapping):
-            raise TypeError(
-                f'dsn_params of endpoint {endpoint!r}: a mapping of connect parameters was expected, '
-                f'not an instance of {type(parameters).__name__}',
-            )
-        return parameters
-
-
-class Settings(Generic[ConnectionT]):
-    """How connections were set when they were created, by attributes that only the driver knows of.
-
-    :param names: the attributes' names; the first are set first
+    :param names: the attributes' names, in the order in which to restore them
     """
 
     def __init__(self, *names: str) -> None:
         self._names = names
         self.read: Callable[[ConnectionT], tuple[Any, ...]] = attrgetter(*names)
-        self._usual: tuple[Any, ...] | None = None
-        self._unusual: weakref.WeakKeyDictionary[ConnectionT, tuple[Any, ...]] = weakref.WeakKeyDictionary()
-        self._all_are_usual = True  # to ask the dictionary whether it is empty takes longer than all the rest
+        self._common: tuple[Any, ...] | None = None
+        self._different: weakref.WeakKeyDictionary[ConnectionT, tuple[Any, ...]] = weakref.WeakKeyDictionary()
+        self._all_are_common = True  # faster than to ask the weak dictionary whether it is empty
 
     def record(self, conn: ConnectionT) -> None:
-        """Take note of a new connection's. Those of the first are taken for the usual ones: to remember them costs
-        nothing."""
+        """Remember a new connection's settings. Those of the first are kept once, for all that have the same."""
         settings = self.read(conn)
-        if self._usual is None:
-            self._usual = settings
-        elif settings != self._usual:
-            self._unusual[conn] = settings
-            self._all_are_usual = False
+        if self._common is None:
+            self._common = settings
+        elif settings != self._common:
+            self._different[conn] = settings
+            self._all_are_common = False
 
-    def are_kept(self, conn: ConnectionT) -> bool:
-        """Tell whether a connection is still set as it was."""
-        return self.read(conn) == (self._usual if self._all_are_usual else self._unusual.get(conn, self._usual))
+    def are_unchanged(self, conn: ConnectionT) -> bool:
+        """Tell whether a connection's settings are still the same."""
+        return self.read(conn) == (self._common if self._all_are_common else self._different.get(conn, self._common))
 
-    def changed(self, conn: ConnectionT) -> list[tuple[str, Any]]:
-        """Return by name what is to be set again, and to what."""
-        then = self._unusual.get(conn, self._usual) or self.read(conn)
+    def to_restore(self, conn: ConnectionT) -> list[tuple[str, Any]]:
+        """Return names and original values of the settings that have changed."""
+        then = self._different.get(conn, self._common) or self.read(conn)
         both = zip(self._names, then, self.read(conn), strict=True)
         return [(name, value) for name, value, now in both if value != now]
 
 
-class Manager(Generic[ConnectionT]):
-    """What the managers of all drivers have in common, the sync and the asyncio ones.
+class HasDescriptor(Protocol):
+    """A connection with a file descriptor."""
+
+    def fileno(self) -> int: ...
+
+
+DescribedT = TypeVar('DescribedT', bound=HasDescriptor)
+
+
+class Verdict(enum.Enum):
+    """What to do with an idle connection: use it, dispose of it, or ask the server first."""
+
+    ALIVE = enum.auto()
+    DEAD = enum.auto()
+    ASK = enum.auto()
+
+
+class Manager(abc.ABC, Generic[ConnectionT]):
+    """What the managers of all drivers share: arguments, the decision about an idle connection, the plan of a reset.
+
+    `check_aliveness` and `on_release` run at every idle hit, so each driver's class has their fast path in one frame.
+    All else is here.
 
     :param dsn_params: connect parameters by endpoint name, or a function
     :param aliveness: see `asks_server`
@@ -152,6 +105,9 @@ class Manager(Generic[ConnectionT]):
     :param discard_all: what ``'discard all'`` stands for
     :param check_timeout: how long the answer to a check may take, seconds
     """
+
+    #: The errors of a statement that mean that the connection does not work.
+    _errors: tuple[type[Exception], ...]
 
     def __init__(
             self,
@@ -161,32 +117,158 @@ class Manager(Generic[ConnectionT]):
             discard_all: Callable[[ConnectionT], Any],
             check_timeout: float,
     ) -> None:
-        self._directory: Directory[Any] = Directory(dsn_params)
+        self._directory: Directory[Any] = Directory(dsn_params, 'dsn_params')
+        if isinstance(dsn_params, Mapping):
+            for endpoint, parameters in dsn_params.items():
+                check_parameters(endpoint, parameters)
         self._asks_server = asks_server(aliveness)
         self._reset = _checked_reset(reset, discard_all)
         self._check_timeout = _checked_limit(check_timeout)
-        self._births = Births[ConnectionT]()
-        self._generations = Generations[ConnectionT]()
-        self._suspects = self._generations.suspects
+        self._fork_guard = ForkGuard[ConnectionT]()
+        self._failure_detector = FailureDetector[ConnectionT]()
+        self._unverified = self._failure_detector.unverified  # looked at in every check
 
     def __repr__(self) -> str:
         return f'<{type(self).__name__}: {self._directory}>'
 
-    def _welcome(self, endpoint: DbEndpoint, conn: ConnectionT) -> None:
-        self._births.record(conn)
-        self._generations.born(endpoint, conn)
+    @abc.abstractmethod
+    def _has_ended(self, conn: ConnectionT) -> bool:
+        """Tell whether the driver considers a connection closed or broken."""
 
-    def _is_doomed(self, endpoint: DbEndpoint, conn: ConnectionT) -> bool:
-        """Tell whether a connection that looks alive must not be used, nor asked anything."""
-        return not self._births.was_here(conn) or self._generations.is_condemned(endpoint, conn)
+    @abc.abstractmethod
+    def _is_closed_by_user(self, conn: ConnectionT) -> bool:
+        """Tell whether a connection was closed on this side, which says nothing about the server."""
 
-    def _is_doubted(self, endpoint: DbEndpoint, conn: ConnectionT) -> bool:
-        """Tell whether a connection that looks alive is to be asked."""
-        return self._asks_server or self._generations.is_suspect(endpoint, conn)
+    @abc.abstractmethod
+    def _clean(self, conn: ConnectionT) -> Any:
+        """End any transaction, and restore the client's settings."""
+
+    @abc.abstractmethod
+    def _ping(self, conn: ConnectionT) -> Any:
+        """Make one round trip to the server."""
+
+    def _check_not_busy(self, conn: ConnectionT) -> None:
+        """Raise when a command is in progress. Not needed where `_clean` does."""
+
+    def _register(self, endpoint: DbEndpoint, conn: ConnectionT) -> None:
+        self._fork_guard.record(conn)
+        self._failure_detector.add(endpoint, conn)
+
+    def _report_end(self, endpoint: DbEndpoint, conn: ConnectionT) -> None:
+        """Have the endpoint's other connections verified, unless it was the user who closed this one."""
+        if not self._is_closed_by_user(conn):
+            self._failure_detector.report_dead(endpoint, conn)
+
+    def _verdict(self, endpoint: DbEndpoint, conn: ConnectionT, looks_alive: bool) -> Verdict:
+        """Decide about an idle connection, for all drivers.
+
+        :param endpoint: its endpoint
+        :param conn: the connection
+        :param looks_alive: whether driver and socket show no sign of its end
+        """
+        if not looks_alive:
+            self._report_end(endpoint, conn)
+            return Verdict.DEAD
+        if self._fork_guard.is_inherited(conn) or self._failure_detector.is_invalid(endpoint, conn):
+            return Verdict.DEAD
+        if self._asks_server or self._failure_detector.must_verify(endpoint, conn):
+            return Verdict.ASK
+        return Verdict.ALIVE
+
+    def _reset_plan(self) -> list[Callable[[ConnectionT], Any]]:
+        """Return the functions to call with a released connection, in order."""
+        # cleaned twice: the user's function may leave a transaction open
+        return [self._clean] if self._reset is None else [self._clean, self._reset, self._clean]
+
+
+class SyncManager(Manager[DescribedT]):
+    """The slow paths of the hooks for threads; `AsyncManager` has the same, awaiting."""
+
+    def _is_usable(self, endpoint: DbEndpoint, conn: DescribedT, looks_alive: bool, timeout: float | None) -> bool:
+        verdict = self._verdict(endpoint, conn, looks_alive)
+        return verdict is Verdict.ALIVE or (verdict is Verdict.ASK and self._answers(endpoint, conn, timeout))
+
+    def _answers(self, endpoint: DbEndpoint, conn: DescribedT, timeout: float | None) -> bool:
+        limit = self._check_timeout if timeout is None else min(timeout, self._check_timeout)
+        try:
+            with self._failure_detector.verification(endpoint, conn), Watchdog(conn.fileno(), limit, what='query'):
+                self._ping(conn)
+        except self._errors:
+            return False
+        return True
+
+    def _clean_up(self, endpoint: DbEndpoint, conn: DescribedT) -> None:
+        if self._has_ended(conn):  # by its user or during its use: no error of the release, and the next check fails
+            self._report_end(endpoint, conn)
+            return
+        self._check_not_busy(conn)
+        try:
+            with Watchdog(conn.fileno(), RESET_TIMEOUT, what='reset'):
+                for action in self._reset_plan():
+                    action(conn)
+        except BaseException:
+            if self._has_ended(conn):
+                self._report_end(endpoint, conn)
+            raise
+
+
+class AsyncManager(Manager[ConnectionT]):
+    """The slow paths of the hooks for asyncio; `SyncManager` has the same, blocking."""
+
+    @abc.abstractmethod
+    def _aborter(self, conn: ConnectionT) -> Callable[[], object]:
+        """Return a function that aborts the connection."""
+
+    async def _is_usable(self, endpoint: DbEndpoint, conn: ConnectionT, looks_alive: bool) -> bool:
+        verdict = self._verdict(endpoint, conn, looks_alive)
+        return verdict is Verdict.ALIVE or (verdict is Verdict.ASK and await self._answers(endpoint, conn))
+
+    async def _answers(self, endpoint: DbEndpoint, conn: ConnectionT) -> bool:
+        try:
+            abort = self._aborter(conn)
+            with self._failure_detector.verification(endpoint, conn):
+                await run_with_watchdog(self._ping(conn), abort, self._check_timeout, what='query')
+        except self._errors:
+            return False
+        return True
+
+    async def _clean_up(self, endpoint: DbEndpoint, conn: ConnectionT) -> None:
+        if self._has_ended(conn):  # by its user or during its use: no error of the release, and the next check fails
+            self._report_end(endpoint, conn)
+            return
+        self._check_not_busy(conn)
+        try:
+            abort = self._aborter(conn)
+            await run_with_watchdog(self._follow_plan(conn), abort, RESET_TIMEOUT, what='reset')
+        except BaseException:
+            if self._has_ended(conn):
+                self._report_end(endpoint, conn)
+            raise
+
+    async def _follow_plan(self, conn: ConnectionT) -> None:
+        for action in self._reset_plan():
+            result = action(conn)
+            if inspect.isawaitable(result):
+                await result
+
+
+def check_parameters(endpoint: DbEndpoint, parameters: object) -> Parameters:
+    """Return an endpoint's parameters after a check that they are a mapping.
+
+    :param endpoint: the endpoint, for the error
+    :param parameters: what the user gave for it
+    :raises TypeError: when they are not a mapping; names their type, never their value
+    """
+    if not isinstance(parameters, Mapping):
+        raise TypeError(
+            f'dsn_params of endpoint {endpoint!r}: a mapping of connect parameters was expected, '
+            f'not an instance of {type(parameters).__name__}',
+        )
+    return parameters
 
 
 def _checked_reset(reset: object, discard_all: Callable[..., Any]) -> Callable[..., Any] | None:
-    """Return what is to be called after the rollback, if anything."""
+    """Return the function to call after the rollback, if any."""
     if reset == 'rollback':
         return None
     if reset == 'discard all':
@@ -207,9 +289,9 @@ def _checked_limit(seconds: object) -> float:
 
 
 def asks_server(aliveness: object) -> bool:
-    """Tell whether a check of aliveness is to cost a round trip.
+    """Tell whether each check of aliveness makes a round trip.
 
-    :param aliveness: ``'socket'``: no, look at the socket; ``'query'``: yes
+    :param aliveness: ``'socket'``: no, only look at the socket; ``'query'``: yes
     :raises ValueError: when it is neither
     """
     if aliveness not in ('socket', 'query'):

@@ -1,4 +1,4 @@
-"""What the two Redis managers share: where an endpoint is, and what a session owes and is left with. Does no I/O.
+"""What the two Redis managers share: endpoints, credentials, and the state of a session. Does no I/O.
 
 Parameters hold passwords, so nothing here puts them, or a part of them, into an error or a repr."""
 
@@ -17,37 +17,37 @@ from typing import TYPE_CHECKING, Any
 import redis
 from redis.credentials import CredentialProvider
 
-from gcp.contrib._postgres import Directory, Parameters
+from gcp.contrib._endpoints import Directory, Parameters
 from gcp.contrib._tcp import TcpEndpoint, check_endpoint
 from gcp.contrib._wire import within
 
 __all__ = [
-    'FINAL',
+    'IRREVERSIBLE',
     'RESETTABLE',
-    'UNDOABLE',
+    'REVERSIBLE',
     'ClosedError',
     'Credentials',
     'Deadline',
-    'Directions',
     'RedisEndpoint',
     'Secret',
+    'ServerDirectory',
+    'ServerSettings',
     'Session',
-    'Settings',
 ]
 
 RedisEndpoint = TcpEndpoint | str | Path
 Secret = str | Callable[[], str | Awaitable[str]]
 Command = Sequence[Any]
 
-#: What a session can be left with and a command can take back, in the order in which that is to be done.
-UNDOABLE = {'MULTI': ('DISCARD',), 'WATCH': ('UNWATCH',), 'SELECT': ('SELECT',)}  # with the database
+#: Changes of a session's state that a command reverts, in the order in which to revert them.
+REVERSIBLE = {'MULTI': ('DISCARD',), 'WATCH': ('UNWATCH',), 'SELECT': ('SELECT',)}  # with the database
 
-#: What takes it back when the user says it himself.
-ENDS = {'EXEC': ('MULTI', 'WATCH'), 'DISCARD': ('MULTI', 'WATCH'), 'UNWATCH': ('WATCH',)}
+#: Commands of the user that revert such changes.
+REVERTS = {'EXEC': ('MULTI', 'WATCH'), 'DISCARD': ('MULTI', 'WATCH'), 'UNWATCH': ('WATCH',)}
 
-#: What `RESET` takes back, a new log-in after it.
+#: Changes that `RESET` and a new authentication revert.
 RESETTABLE = {
-    *UNDOABLE,
+    *REVERSIBLE,
     'ASKING',
     'AUTH',
     'CLIENT CACHING',
@@ -60,8 +60,8 @@ RESETTABLE = {
     'RESET',
 }
 
-#: What leaves no session that could be used for commands, or nobody knows what.
-FINAL = {
+#: Commands after which a connection cannot be used for others any more, or whose effect is not known.
+IRREVERSIBLE = {
     'MONITOR',
     'PSUBSCRIBE',
     'PSYNC',
@@ -70,16 +70,16 @@ FINAL = {
     'SSUBSCRIBE',
     'SUBSCRIBE',
     'SYNC',
-    'words packed elsewhere',
+    'unknown commands',
 }
 
-LASTING = {*RESETTABLE, *FINAL}
+WITH_EFFECT = {*RESETTABLE, *IRREVERSIBLE}
 
-#: Commands whose second word says what they do.
+#: Commands whose second word is a subcommand.
 CONTAINERS = {'CLIENT', 'SCRIPT'}
 
-#: What of `CLIENT` changes nothing in the session; `SETINFO` is but a label.
-PASSING = {
+#: Subcommands of `CLIENT` that do not change the session; `SETINFO` only sets a label.
+WITHOUT_EFFECT = {
     'CLIENT',
     'CLIENT GETNAME',
     'CLIENT GETREDIR',
@@ -97,14 +97,14 @@ PASSING = {
 
 
 class ClosedError(redis.ConnectionError):
-    """A connection was used after its end. redis-py would connect anew, without the pool's knowing."""
+    """A connection was used after it was closed. redis-py would reconnect without the pool's knowledge."""
 
 
-# ---- what a session owes and is left with
+# ---- a session's state
 
 
-class Packed(list[Any]):
-    """Commands as they go over the wire, and their names."""
+class PackedCommands(list[Any]):
+    """Commands as sent to the server, and their names."""
 
     def __init__(self, chunks: Iterable[Any], names: list[str]) -> None:
         super().__init__(chunks)
@@ -112,88 +112,91 @@ class Packed(list[Any]):
 
 
 class Session:
-    """Keeps the books of a connection: which commands await their replies, and which outlast their reply.
+    """Tracks a connection's commands: how many replies are unread, and which commands changed the session's state.
 
-    A mixin for redis-py's connections of either colour. The public methods that it overrides are those that redis-py's
+    A mixin for redis-py's connections, sync and async. The public methods that it overrides are those that redis-py's
     clients, pipelines and subscriptions call.
 
-    :ivar born_in: the process that has connected it
-    :ivar client: redis-py's client for it, once somebody has asked for that
-    :ivar owed: how many replies are still to be read; below zero, there were more than commands
-    :ivar left: names of the commands whose effect lasts
+    :ivar created_in: the process that connected it
+    :ivar client: redis-py's client for it, once `client` has made it
+    :ivar pending_replies: how many replies are unread; negative when there were more replies than commands
+    :ivar lasting_commands: names of the commands whose effect lasts
     """
 
-    owed = 0
-    left: set[str]
+    pending_replies = 0
+    lasting_commands: set[str]
 
-    if TYPE_CHECKING:  # what it is mixed into has these, without types
+    if TYPE_CHECKING:  # redis-py's classes have these, without types
         def disconnect(self, *args: Any, **kwargs: Any) -> Any: ...
         def on_connect(self) -> Any: ...
 
-    dialer: Any
-    born_in: int | None = None
+    socket_manager: Any
+    created_in: int | None = None
     client: Any = None
 
-    def set_up(self, dialer: Any, address: TcpEndpoint | str, credentials: Credentials, deadline: Deadline) -> None:
-        """Tell how to connect.
+    def configure(
+            self, socket_manager: Any, address: TcpEndpoint | str, credentials: Credentials, deadline: Deadline,
+    ) -> None:
+        """Set how to connect.
 
-        :param dialer: manages the sockets under it
+        :param socket_manager: the manager of the underlying sockets
         :param address: their endpoint
-        :param credentials: as whom
-        :param deadline: until when
+        :param credentials: user name and password
+        :param deadline: limits the operation in progress
         """
-        self.dialer, self.address, self.credentials, self.deadline = dialer, address, credentials, deadline
-        self.settle()
+        self.socket_manager, self.address = socket_manager, address
+        self.credentials, self.deadline = credentials, deadline
+        self.mark_clean()
 
-    def settle(self) -> None:
-        """Take the session as it is for a fresh one."""
-        self.owed = 0
-        self.left = set()
+    def mark_clean(self) -> None:
+        """Take the session's state for that of a new one."""
+        self.pending_replies = 0
+        self.lasting_commands = set()
 
     def is_open(self) -> bool:
         """Tell whether it was connected, and not closed on this side since."""
         raise NotImplementedError
 
     def connect(self) -> Any:
-        self.check_not_over()
+        self.check_not_closed()
         return super().connect()  # type: ignore[misc]
 
-    def check_not_over(self) -> None:
-        """Let a connection have but one life.
+    def check_not_closed(self) -> None:
+        """Refuse to reconnect.
 
-        :raises ClosedError: when it was connected, and no longer is
+        :raises ClosedError: when it was connected and is closed
         """
-        if self.born_in is not None and not self.is_open():
+        if self.created_in is not None and not self.is_open():
             raise ClosedError('the connection is closed; acquire another one')
 
-    def pack_command(self, *args: Any) -> Packed:
-        return Packed(super().pack_command(*args), [name_of(args)])  # type: ignore[misc]
+    def pack_command(self, *args: Any) -> PackedCommands:
+        return PackedCommands(super().pack_command(*args), [command_name(args)])  # type: ignore[misc]
 
-    def pack_commands(self, commands: Iterable[Iterable[Any]]) -> Packed:
+    def pack_commands(self, commands: Iterable[Iterable[Any]]) -> PackedCommands:
         listed = [list(command) for command in commands]
-        return Packed(super().pack_commands(listed), [name_of(command) for command in listed])  # type: ignore[misc]
+        return PackedCommands(super().pack_commands(listed), [command_name(command) for command in listed])  # type: ignore[misc]
 
     def send_command(self, *args: Any, **kwargs: Any) -> Any:
         return self.send_packed_command(self.pack_command(*args), check_health=kwargs.get('check_health', True))
 
     def send_packed_command(self, command: Any, check_health: bool = True) -> Any:
-        self.check_not_over()
-        for name in command.names if isinstance(command, Packed) else ['words packed elsewhere']:
-            self.owed += 1
-            self._note(name)
+        self.check_not_closed()
+        for name in command.names if isinstance(command, PackedCommands) else ['unknown commands']:
+            self.pending_replies += 1
+            self._track(name)
         return super().send_packed_command(command, check_health)  # type: ignore[misc]
 
-    def _note(self, name: str) -> None:
-        if name in ENDS:
-            self.left.difference_update(ENDS[name])
-        elif name in LASTING or (name[:6] == 'CLIENT' and name not in PASSING):
-            self.left.add(name)
+    def _track(self, name: str) -> None:
+        if name in REVERTS:
+            self.lasting_commands.difference_update(REVERTS[name])
+        elif name in WITH_EFFECT or (name[:6] == 'CLIENT' and name not in WITHOUT_EFFECT):
+            self.lasting_commands.add(name)
 
 
-def name_of(command: Command) -> str:
-    """Name a command: its first word, or the first two where the second says what it does."""
+def command_name(command: Command) -> str:
+    """Return a command's name: its first word, or the first two of a container command such as `CLIENT`."""
     name = _word(command[0])
-    if ' ' in name or name in CONTAINERS:  # redis-py takes a first word apart
+    if ' ' in name or name in CONTAINERS:  # redis-py splits a first word at spaces
         first, *others = ' '.join(map(_word, command[:2])).split()
         name = ' '.join([first, *others[:1]]) if first in CONTAINERS else first
     return name
@@ -203,9 +206,9 @@ def _word(word: Any) -> str:
     return (word if isinstance(word, str) else bytes(word).decode('latin-1')).upper()
 
 
-# ---- where an endpoint is, and as whom to go there
+# ---- endpoints and credentials
 
-#: What settings may be. The errors tell of what type a wrong one is, never its value: that may be a password.
+#: The types of settings. Errors name the type of a wrong one, never its value, which may be a password.
 KINDS = {
     'path': (str, Path, type(None)),
     'db': (int,),
@@ -227,12 +230,12 @@ EXPECTED = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """How to reach a server, and how to begin a session there.
+class ServerSettings:
+    """How to connect to a server and open a session.
 
-    :ivar host: name or address; with `port`, or `path` instead of both
-    :ivar path: of a unix socket
-    :ivar password: itself, or a function that returns it
+    :ivar host: name or address, with `port`; or else `path`
+    :ivar path: the path of a unix socket
+    :ivar password: the password, or a function that returns it
     :ivar ssl: ``None``: no TLS
     """
 
@@ -260,44 +263,39 @@ class Settings:
 
     @property
     def address(self) -> TcpEndpoint | str:
-        """The endpoint of the socket under it."""
+        """The endpoint of the underlying socket."""
         return (self.host, self.port) if self.path is None else str(self.path)
 
 
-NAMES = tuple(field.name for field in dataclasses.fields(Settings))
+NAMES = tuple(field.name for field in dataclasses.fields(ServerSettings))
 
 
-class Directions:
-    """What is known of endpoints: addresses speak for themselves, names are looked up.
+class ServerDirectory:
+    """Finds the settings of endpoints: an address stands for itself, a name is looked up.
 
-    :param servers: parameters, or a URL, by name; or a function that returns them; or nothing
-    :param usual: what holds where those say nothing
-    :raises TypeError: when they are something else
-    :raises ValueError: when there is a parameter that is not known
+    :param servers: parameters, or a URL, by name; or a function that returns them
+    :param defaults: settings for what those do not contain
+    :raises TypeError: when they have another type
+    :raises ValueError: when a parameter is unknown
     """
 
-    def __init__(self, servers: Any, usual: Settings) -> None:
-        self._usual = usual
-        if not isinstance(servers, Mapping) and not callable(servers):
-            raise TypeError(
-                'servers: a mapping of endpoint names to parameters, or a function from a name to its parameters was '
-                f'expected, not an instance of {type(servers).__name__}',
-            )
+    def __init__(self, servers: Any, defaults: ServerSettings) -> None:
+        self._defaults = defaults
         if isinstance(servers, Mapping):
-            servers = {name: _parameters(name, found) for name, found in servers.items()}
+            servers = {name: _as_parameters(name, found) for name, found in servers.items()}
             for name, found in servers.items():
-                self._merged(name, found)
-        self._directory: Directory[Any] = Directory(servers)
+                self._settings_for(name, found)
+        self._directory: Directory[Any] = Directory(servers, 'servers')
 
     def __str__(self) -> str:
         return str(self._directory)
 
     def find(self, endpoint: RedisEndpoint) -> Any:
-        """Return what there is about an endpoint; it may have to be awaited.
+        """Return the parameters of an endpoint, or an awaitable of them.
 
         :param endpoint: the endpoint
-        :raises UnknownEndpointError: when it is a name that the mapping has not
-        :raises TypeError: when it is nothing of the kind
+        :raises UnknownEndpointError: when it is a name that the mapping does not have
+        :raises TypeError: when it is not an endpoint
         :raises ValueError: when it is a URL
         """
         if isinstance(endpoint, Path) or (isinstance(endpoint, str) and endpoint[:1] in ('/', '\0')):
@@ -311,28 +309,28 @@ class Directions:
             return {'host': host, 'port': port}
         raise TypeError(f'endpoint: a (host, port) pair, a path or a name was expected, not {endpoint!r}')
 
-    def settings(self, endpoint: RedisEndpoint, found: Any) -> Settings:
-        """Return how to connect to an endpoint.
+    def settings(self, endpoint: RedisEndpoint, found: Any) -> ServerSettings:
+        """Return the settings of an endpoint.
 
         :param endpoint: the endpoint
-        :param found: what there is about it
+        :param found: the result of `find`
         """
-        return self._merged(endpoint, _parameters(endpoint, found))
+        return self._settings_for(endpoint, _as_parameters(endpoint, found))
 
-    def _merged(self, endpoint: RedisEndpoint, parameters: Parameters) -> Settings:
+    def _settings_for(self, endpoint: RedisEndpoint, parameters: Parameters) -> ServerSettings:
         unknown = sorted(set(parameters) - set(NAMES))
         if unknown:
             known = ', '.join(NAMES)
             raise ValueError(f'servers: for endpoint {endpoint!r}, {unknown[0]!r} is not known; known: {known}')
-        settings = dataclasses.replace(self._usual, **parameters)
+        settings = dataclasses.replace(self._defaults, **parameters)
         if (settings.host is None) is (settings.path is None):
             raise ValueError(f'servers: for endpoint {endpoint!r}, either host or path was expected')
         return settings
 
 
-def _parameters(endpoint: RedisEndpoint, found: Any) -> Parameters:
+def _as_parameters(endpoint: RedisEndpoint, found: Any) -> Parameters:
     if isinstance(found, str):
-        return _of_url(endpoint, found)
+        return _parse_url(endpoint, found)
     if not isinstance(found, Mapping):
         raise TypeError(
             f'servers: for endpoint {endpoint!r}, a mapping of parameters or a URL was expected, '
@@ -341,8 +339,8 @@ def _parameters(endpoint: RedisEndpoint, found: Any) -> Parameters:
     return found
 
 
-def _of_url(endpoint: RedisEndpoint, url: str) -> Parameters:
-    """Take a URL apart by redis-py's own rules. An error of theirs may quote it, so none is passed on."""
+def _parse_url(endpoint: RedisEndpoint, url: str) -> Parameters:
+    """Parse a URL as redis-py does. Its errors may quote the URL, so none is passed on."""
     parse: Any = redis.connection.parse_url
     parameters: dict[str, Any] | None = None
     with contextlib.suppress(ValueError):
@@ -358,74 +356,74 @@ def _of_url(endpoint: RedisEndpoint, url: str) -> Parameters:
 
 
 class Deadline:
-    """Until when the work in hand has to be done.
+    """When the operation in progress must end.
 
-    :ivar at: on the monotonic clock
+    :ivar at: the time, on the monotonic clock
     """
 
     at = math.inf
 
     def left(self) -> float | None:
-        """Return how long it is until then; ``None``: no limit."""
+        """Return how many seconds are left; ``None``: no limit."""
         return None if self.at == math.inf else max(self.at - time.monotonic(), 0.0)
 
 
 class Credentials(CredentialProvider):
-    """Answers redis-py's question for user name and password. Whoever knows them is asked before: redis-py would wait
-    for him without a limit, and, before 5.3, without letting other tasks run.
+    """Gives redis-py user name and password. They are fetched before it asks, because it calls a credential provider
+    without a time limit, and, before 5.3, blocks the event loop meanwhile.
 
-    :param settings: where they, or who knows them, are
-    :param deadline: until when a function of the user's has to answer
+    :param settings: have the credentials, or the function or provider that returns them
+    :param deadline: limits how long that function may take
     """
 
-    def __init__(self, settings: Settings, deadline: Deadline) -> None:
+    def __init__(self, settings: ServerSettings, deadline: Deadline) -> None:
         self._username = settings.username
         self._password = settings.password
         self._provider = settings.credential_provider
         self._deadline = deadline
-        self._answer: tuple[str, ...] = ()
+        self._fetched: tuple[str, ...] = ()
 
     @property
     def are_needed(self) -> bool:
-        """Whether there is somebody to log in as."""
+        """Whether there is a user name or a password to authenticate with."""
         return not (self._username is None and self._password is None and self._provider is None)
 
-    def prepare(self) -> None:
-        """Ask whoever knows.
+    def fetch(self) -> None:
+        """Fetch them from the settings, the user's function or the provider.
 
-        :raises TimeoutError: when that takes too long
+        :raises TimeoutError: when that takes longer than the deadline allows
         """
         left = self._deadline.left()
-        ask = self._password if self._provider is None else self._provider.get_credentials
-        if callable(ask):
-            self._take(ask() if left is None else within(left, ask, what='credentials'))
+        source = self._password if self._provider is None else self._provider.get_credentials
+        if callable(source):
+            self._store(source() if left is None else within(left, source, what='credentials'))
         else:
-            self._take(ask)
+            self._store(source)
 
-    async def prepare_later(self) -> None:
-        """Ask whoever knows."""
-        ask: Any = self._password
+    async def fetch_async(self) -> None:
+        """Fetch them from the settings, the user's function or the provider."""
+        source: Any = self._password
         if self._provider is not None:
-            ask = getattr(self._provider, 'get_credentials_async', self._provider.get_credentials)
-        found = ask() if callable(ask) else ask
-        self._take(await found if inspect.isawaitable(found) else found)
+            source = getattr(self._provider, 'get_credentials_async', self._provider.get_credentials)
+        found = source() if callable(source) else source
+        self._store(await found if inspect.isawaitable(found) else found)
 
     def get_credentials(self) -> Any:
-        return self._answer
+        return self._fetched
 
     async def get_credentials_async(self) -> Any:
-        return self._answer
+        return self._fetched
 
-    def purged(self, error: redis.RedisError) -> redis.RedisError:
-        """Return an error without the password in it: a server that does not know `AUTH` or `HELLO` repeats it.
+    def redact(self, error: redis.RedisError) -> redis.RedisError:
+        """Return an error without the password: a server that does not know `AUTH` or `HELLO` quotes their arguments.
 
-        :param error: what redis-py made of the server's words
+        :param error: redis-py's error
         """
-        words, secret = str(error), self._answer[-1] if self._answer else ''
-        return type(error)(words.replace(secret, '***')) if secret and secret in words else error
+        text, secret = str(error), self._fetched[-1] if self._fetched else ''
+        return type(error)(text.replace(secret, '***')) if secret and secret in text else error
 
-    def _take(self, found: Any) -> None:
+    def _store(self, found: Any) -> None:
         if self._provider is None:
-            # without a name: servers before 6.0 know no users
+            # a password alone: servers before 6.0 have no users
             found = (self._username, found or '') if self._username else (found or '',)
-        self._answer = tuple(found)
+        self._fetched = tuple(found)

@@ -1,6 +1,6 @@
-"""What the TCP managers of both fronts share: endpoints, addresses, socket options, which address is tried when.
+"""What the TCP managers for threads and asyncio share: endpoints, socket options, and which address to try when.
 
-Decides; never waits, except in `look_up`."""
+Does not wait, except in `look_up`."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-from gcp.contrib._wire import is_writable
+from gcp.contrib._wire import SocketManager, UnsolicitedData, is_writable
 
 __all__ = [
     'ATTEMPT_DELAY',
     'Address',
+    'HappyEyeballs',
     'Hostname',
     'IpAddress',
     'KeepAlive',
     'Port',
-    'Race',
     'SocketT',
     'TcpEndpoint',
+    'TcpManager',
     'TcpOptions',
     'check_endpoint',
     'is_address',
@@ -39,22 +40,23 @@ Hostname = str
 Port = int
 TcpEndpoint = tuple[str | IpAddress, Port]
 SocketT = TypeVar('SocketT', bound=socket.socket)
+ConnectionT = TypeVar('ConnectionT')
 Address = tuple[Any, Any, int, str, Any]  # as of socket.getaddrinfo
 
-#: For how long an address is tried before the next is tried beside it: "Connection Attempt Delay" in RFC 8305.
+#: How long to wait for an address before the next one is tried as well, seconds: RFC 8305's Connection Attempt Delay.
 ATTEMPT_DELAY = 0.25
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class KeepAlive:
-    """How the kernel finds out that the peer of an idle connection is gone without a word. It counts whole seconds, so
-    parts of one are rounded up.
+    """TCP keepalive: how the kernel detects that the peer of an idle connection has vanished. The kernel counts whole
+    seconds; fractions are rounded up.
 
-    :param idle: after how many seconds without traffic it begins to probe, to 32767
-    :param interval: seconds between probes, to 32767
-    :param count: how many probes go unanswered until the connection is dead, 1 to 127
-    :raises TypeError: for one that is no number
-    :raises ValueError: for one out of range
+    :param idle: seconds without traffic before the first probe, at most 32767
+    :param interval: seconds between probes, at most 32767
+    :param count: unanswered probes after which the connection is dead, 1 to 127
+    :raises TypeError: for a value that is not a number
+    :raises ValueError: for a number out of range
     """
 
     idle: float = 60.0
@@ -74,14 +76,14 @@ class KeepAlive:
             raise ValueError(f'count: a number of probes from 1 to 127 was expected, not {self.count!r}')
 
     def apply(self, sock: socket.socket) -> None:
-        """Turn it on for a socket, as far as the platform has it.
+        """Enable it on a socket, as far as the platform supports it.
 
         :param sock: a TCP socket
         """
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         options = {
             'TCP_KEEPIDLE': math.ceil(self.idle),
-            'TCP_KEEPALIVE': math.ceil(self.idle),  # the same, on macOS
+            'TCP_KEEPALIVE': math.ceil(self.idle),  # macOS's name of TCP_KEEPIDLE
             'TCP_KEEPINTVL': math.ceil(self.interval),
             'TCP_KEEPCNT': self.count,
         }
@@ -91,13 +93,13 @@ class KeepAlive:
 
 
 class TcpOptions:
-    """The sockets of a manager: what is set on each, and where it comes from.
+    """Opens the sockets of a manager with its options.
 
     :param keepalive: probes of idle connections; ``None``: none
     :param nodelay: send small packets at once (``TCP_NODELAY``)
     :param source_address: an IP address of this host and a port (0: any) to connect from; ``None``: the kernel chooses
-    :raises TypeError: for one of a wrong type
-    :raises ValueError: for a source address that is none
+    :raises TypeError: for an argument of a wrong type
+    :raises ValueError: for a source address that is not an address
     """
 
     def __init__(self, keepalive: KeepAlive | None, nodelay: bool, source_address: tuple[str, Port] | None) -> None:
@@ -110,10 +112,10 @@ class TcpOptions:
         self._source = None if source_address is None else _check_source(source_address)
 
     def open(self, address: Address) -> socket.socket:
-        """Return a new socket for an address, not connected, in non-blocking mode.
+        """Return a new non-blocking socket for an address, not connected yet.
 
-        :param address: as of `socket.getaddrinfo`
-        :raises OSError: when that kind of address cannot be reached from here
+        :param address: a result of `socket.getaddrinfo`
+        :raises OSError: when the host does not support this family of addresses
         """
         family, kind, protocol, _, _ = address
         sock = socket.socket(family, kind, protocol)
@@ -130,7 +132,7 @@ class TcpOptions:
         return sock
 
     def set_delay(self, sock: socket.socket) -> None:
-        """Have small packets sent at once, or held back.
+        """Set ``TCP_NODELAY``.
 
         :param sock: a TCP socket
         """
@@ -145,21 +147,44 @@ class TcpOptions:
             raise OSError(errno.EADDRNOTAVAIL, f'source_address {host} is of another family than the host') from None
 
 
-class Race(Generic[SocketT]):
-    """The attempts to connect to one of some addresses: RFC 8305, section 5. The first that succeeds wins.
+class TcpManager(SocketManager[ConnectionT]):
+    """The arguments that all managers of TCP sockets share.
 
-    Families take turns, and an address that has not answered in a while gets company. To be used in a `with`, whose
-    end closes the losers::
+    :param keepalive: how the kernel finds out that an idle peer has vanished; ``None``: no keepalive
+    :param nodelay: send small packets at once (``TCP_NODELAY``)
+    :param source_address: an IP address of this host and a port (0: any) to connect from; ``None``: the kernel chooses
+    :param unsolicited_data: see `SocketManager`
+    :raises TypeError: for an argument of a wrong type
+    :raises ValueError: for an argument with an impossible value
+    """
 
-        with Race(addresses, options.open) as race:
-            while (sock := race.step()) is None:
-                ...  # wait until one of race.attempts is writable, for race.patience() seconds at most
+    def __init__(
+            self,
+            *,
+            keepalive: KeepAlive | None = KeepAlive(),  # it is frozen
+            nodelay: bool = True,
+            source_address: tuple[str, Port] | None = None,
+            unsolicited_data: UnsolicitedData | None = None,
+    ) -> None:
+        super().__init__(unsolicited_data=unsolicited_data)
+        self._options = TcpOptions(keepalive, nodelay, source_address)
 
-    :param addresses: as of `socket.getaddrinfo`
-    :param open_socket: makes a socket for an address, not connected, in non-blocking mode
-    :param delay: for how long an address is tried before the next is tried beside it
-    :ivar attempts: those under way
-    :ivar error: what the last of those that failed met
+
+class HappyEyeballs(Generic[SocketT]):
+    """Attempts to connect to several addresses of a host, after RFC 8305, section 5. The first to succeed wins.
+
+    Address families alternate. When an address has not answered within the delay, the next is tried as well. The `with`
+    statement closes the attempts that did not win::
+
+        with HappyEyeballs(addresses, options.open) as race:
+            while (sock := race.advance()) is None:
+                ...  # wait until one of race.attempts is writable, for race.next_attempt_in() seconds at most
+
+    :param addresses: the result of `socket.getaddrinfo`
+    :param open_socket: returns a non-blocking socket for an address, not connected
+    :param delay: how long to wait for an address before the next one is tried as well, seconds
+    :ivar attempts: the sockets that are connecting, and their addresses
+    :ivar error: the error of the last attempt that failed
     """
 
     def __init__(
@@ -168,45 +193,45 @@ class Race(Generic[SocketT]):
             open_socket: Callable[[Address], SocketT],
             delay: float = ATTEMPT_DELAY,
     ) -> None:
-        self._waiting = _interleaved(addresses)
+        self._untried = _interleaved(addresses)
         self._open = open_socket
         self._delay = delay
         self._due = -math.inf
         self.error: OSError | None = None
         self.attempts: dict[SocketT, Address] = {}
 
-    def __enter__(self) -> Race[SocketT]:
+    def __enter__(self) -> HappyEyeballs[SocketT]:
         return self
 
     def __exit__(
             self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None,
     ) -> None:
-        self.error = None  # else it and its traceback keep each other alive
+        self.error = None  # else the error, its traceback and this object form a reference cycle
         for sock in self.attempts:
             sock.close()
 
-    def patience(self) -> float:
-        """Return for how many seconds there is nothing to do, unless an attempt ends."""
-        return max(0.0, self._due - time.monotonic()) if self._waiting else math.inf
+    def next_attempt_in(self) -> float:
+        """Return after how many seconds the next attempt is due."""
+        return max(0.0, self._due - time.monotonic()) if self._untried else math.inf
 
-    def step(self) -> SocketT | None:
-        """Look what became of the attempts, and start those that are due.
+    def advance(self) -> SocketT | None:
+        """Check the attempts, and start those that are due.
 
-        :return: the winner, connected and non-blocking; from now on it is the caller's
-        :raises OSError: when all have failed: what the last one met
+        :return: the first connected socket, non-blocking, now owned by the caller; ``None``: none yet
+        :raises OSError: when all have failed: the error of the last one
         """
         while True:
-            winner = self._look()
+            winner = self._finished_attempt()
             if winner is not None:
                 return winner
-            if self._waiting and (not self.attempts or time.monotonic() >= self._due):
-                self._start(self._waiting.pop(0))
+            if self._untried and (not self.attempts or time.monotonic() >= self._due):
+                self._start(self._untried.pop(0))
             elif self.attempts:
                 return None
             else:
                 raise self.error or OSError('no address found')
 
-    def _look(self) -> SocketT | None:
+    def _finished_attempt(self) -> SocketT | None:
         for sock in [sock for sock in self.attempts if is_writable(sock.fileno())]:
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if not code:
@@ -230,22 +255,22 @@ class Race(Generic[SocketT]):
     def _fail(self, sock: SocketT, code: int) -> None:
         host, port, *_ = self.attempts.pop(sock)[4]
         sock.close()
-        self.error = OSError(code, f'{os.strerror(code)}: {host} port {port}')  # of the class that belongs to the code
+        self.error = OSError(code, f'{os.strerror(code)}: {host} port {port}')  # becomes the subclass for the code
 
 
 def check_endpoint(endpoint: TcpEndpoint) -> tuple[str, Port]:
-    """Return an endpoint's host and port after a check.
+    """Check an endpoint and return its host and port.
 
-    :param endpoint: what a user takes for one
-    :raises TypeError: when it, or a part of it, is of a wrong type
-    :raises ValueError: when a part of it is impossible
+    :param endpoint: what the user passed
+    :raises TypeError: when it, or a part of it, has the wrong type
+    :raises ValueError: when the host or the port is impossible
     """
     if not isinstance(endpoint, tuple) or len(endpoint) != 2:
         raise TypeError(f'endpoint: a (host, port) pair was expected, not {endpoint!r}')
     host, port = endpoint
     if not isinstance(host, (str, IPv4Address, IPv6Address)):
         raise TypeError(f'endpoint: a host name or an IP address was expected, not {host!r}')
-    if host == '' or str(host)[0] == '[' or '\0' in str(host):  # the C library would stop at a zero byte
+    if host == '' or str(host)[0] == '[' or '\0' in str(host):  # the C library would ignore what follows a zero byte
         raise ValueError(f'endpoint: a host name or an IP address without brackets was expected, not {host!r}')
     if not isinstance(port, int) or isinstance(port, bool):
         raise TypeError(f'endpoint: a port number was expected, not {port!r}')
@@ -255,7 +280,7 @@ def check_endpoint(endpoint: TcpEndpoint) -> tuple[str, Port]:
 
 
 def is_address(host: str) -> bool:
-    """Tell whether a host is an IP address, whose look-up asks nobody."""
+    """Tell whether a host is an IP address, which needs no look-up."""
     try:
         ip_address(host)
     except ValueError:
@@ -264,11 +289,11 @@ def is_address(host: str) -> bool:
 
 
 def look_up(host: str, port: Port) -> list[Address]:
-    """Return the addresses of a host. Waits for the resolver as long as that likes.
+    """Return the addresses of a host. Blocks until the resolver answers, without a limit.
 
     :param host: a name or an address
     :param port: the port
-    :raises socket.gaierror: when there are none, or nobody to ask
+    :raises socket.gaierror: when there are none, or no resolver answers
     :raises ValueError: when the host cannot be a name
     """
     try:
@@ -292,7 +317,7 @@ def _check_source(source: object) -> tuple[str, Port]:
 
 
 def _interleaved(addresses: Sequence[Address]) -> list[Address]:
-    """Return addresses with their families taking turns, the first one's first: RFC 8305, section 4."""
+    """Return addresses with their families alternating, beginning with the first one's: RFC 8305, section 4."""
     families: dict[Any, list[Address]] = {}
     for address in addresses:
         families.setdefault(address[0], []).append(address)

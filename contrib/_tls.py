@@ -1,13 +1,12 @@
-"""TLS over blocking sockets: handshakes with a deadline, idle connections, goodbyes, sessions to resume.
+"""TLS over sockets: handshakes with a deadline, checks of idle connections, close_notify, session resumption.
 
-Each step here runs on a socket in non-blocking mode: a time-out of a socket's own counts for each packet anew, and a
-peer that drips them makes a handshake last for ever."""
+All of it runs in non-blocking mode: a socket's own time-out starts anew with each packet, so a peer that sends a byte
+now and then could make a handshake last for ever."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import select
 from collections.abc import Sequence
 from ssl import (
@@ -22,82 +21,80 @@ from ssl import (
 )
 
 from gcp.contrib._tcp import Port, is_address
-from gcp.contrib._wire import await_io, peek
+from gcp.contrib._wire import peek, wait_ready
 
 __all__ = [
+    'ConnectionState',
     'Sessions',
-    'Standing',
+    'certificate_name',
     'check_context',
     'check_server_hostname',
-    'heard_no_data',
-    'name_of',
-    'say_goodbye',
-    'shake_hands',
+    'close_notify',
+    'handshake',
+    'only_tls_messages',
 ]
 
-#: Sessions kept by one manager, at most; some kilobytes each.
+#: How many sessions a manager keeps at most; some kilobytes each.
 MAX_SESSIONS = 1024
 
-#: More than a server has to say to an idle connection by itself: two tickets make 600 bytes.
-MOST_TALK = 65536
+#: More than a server sends to an idle connection: two session tickets are 600 bytes.
+MAX_PENDING = 65536
 
 HEADER = 5  # of a TLS record: type, version, version, length, length
 
 
 class Sessions:
-    """The last TLS session with each endpoint, to be resumed by its next connection. Keeps the latest of them.
+    """The last TLS session with each endpoint, for the next connection to resume. Keeps the most recent ones.
 
-    A ticket serves several connections, though RFC 8446 (C.4) would have each used once: what that hides, that they
-    come from one client, the connections of one pool show anyway.
+    A ticket is used for several connections, although RFC 8446 (C.4) recommends one use each, so that observers cannot
+    link connections to one client: those of a pool can be linked anyway.
 
-    No lock: each step is one operation on a dict, so a fork in the middle of one does no harm."""
+    No lock: each access is a single operation on a dict, so a fork at any moment does no harm."""
 
     def __init__(self) -> None:
         self._sessions: dict[tuple[str, Port], SSLSession] = {}
 
     def find(self, endpoint: tuple[str, Port]) -> SSLSession | None:
-        """Return the session to offer to an endpoint."""
+        """Return the session to resume with an endpoint."""
         return self._sessions.get(endpoint)
 
     def forget(self, endpoint: tuple[str, Port]) -> None:
-        """Offer an endpoint nothing any more: it may be that which made a handshake fail."""
+        """Drop an endpoint's session: it may be what made a handshake fail."""
         self._sessions.pop(endpoint, None)
 
     def keep(self, endpoint: tuple[str, Port], conn: SSLSocket) -> None:
-        """Keep a connection's session, if it can be resumed: with TLS 1.3 not until the server's tickets were read."""
+        """Keep a connection's session if it can be resumed; with TLS 1.3, only once the server's tickets were read."""
         session = conn.session
         if session is None or (conn.version() == 'TLSv1.3' and not session.has_ticket):
             return
-        self._sessions.pop(endpoint, None)  # the latest come last
+        self._sessions.pop(endpoint, None)  # most recent last
         self._sessions[endpoint] = session
-        with contextlib.suppress(KeyError, RuntimeError, StopIteration):  # another thread is at it too
+        with contextlib.suppress(KeyError, RuntimeError, StopIteration):  # another thread does the same
             while len(self._sessions) > MAX_SESSIONS:
                 del self._sessions[next(iter(self._sessions))]
 
 
 @dataclasses.dataclass(slots=True)
-class Standing:
+class ConnectionState:
     """What a manager remembers of a connection.
 
-    :ivar endpoint: what it is connected to
-    :ivar pid: in which process it was created
-    :ivar in_use: whether somebody holds it. Noted by two hooks, for a subclass may override one and not call it
+    :ivar endpoint: its endpoint
+    :ivar in_use: whether it is in use; set by two hooks, because a subclass may override one without calling it
     :ivar session_seen: whether its session was looked at after its first use
     """
 
     endpoint: tuple[str, Port]
-    pid: int = dataclasses.field(default_factory=os.getpid)
     in_use: bool = False
     session_seen: bool = False
 
 
 def check_context(context: SSLContext | None, alpn_protocols: Sequence[str]) -> SSLContext:
-    """Return a context for clients, after a check.
+    """Check a client's context and return it.
 
-    :param context: ``None``: a new one, which verifies peers
-    :param alpn_protocols: protocols to offer, set on it; none: what it has
+    :param context: the context; ``None``: a new one, which verifies peers
+    :param alpn_protocols: protocols to set on it; empty: leave them as they are
     :raises TypeError: for an argument of a wrong type
-    :raises ValueError: for a server's context, or a protocol that cannot be
+    :raises ValueError: for a server's context, or an impossible protocol name
     """
     if context is not None and not isinstance(context, SSLContext):
         raise TypeError(f'ssl: an ssl.SSLContext, or None for one that verifies, was expected, not {context!r}')
@@ -116,18 +113,18 @@ def check_context(context: SSLContext | None, alpn_protocols: Sequence[str]) -> 
 
 
 def check_server_hostname(name: str | None) -> str | None:
-    """Return the name to ask a server for, after a check.
+    """Check the argument `server_hostname` and return it.
 
-    :param name: ``None``: that of the endpoint
+    :param name: the name; ``None``: the endpoint's host
     :raises TypeError: when it is neither
-    :raises ValueError: when it cannot be a name
+    :raises ValueError: when it cannot be a host name
     """
     if name is None:
         return None
     if not isinstance(name, str):
         raise TypeError(f'server_hostname: a host name, or None for that of the endpoint, was expected, not {name!r}')
     try:
-        # what the ssl module would object to only when it has taken over a socket, which would leak
+        # the ssl module would reject these only once it owns the socket, which would leak
         if not name or name[0] == '.' or '\0' in name:
             raise ValueError
         name.encode('idna')
@@ -136,20 +133,20 @@ def check_server_hostname(name: str | None) -> str | None:
     return name
 
 
-def name_of(host: str) -> str:
-    """Return the name that a host's certificate should have.
+def certificate_name(host: str) -> str:
+    """Return the name that a host's certificate must have.
 
-    :param host: a name, be it with the final dot of the root, or an IP address, be it with a scope
+    :param host: a name, perhaps with the root's final dot, or an IP address, perhaps with a scope
     """
     return host.partition('%')[0] if is_address(host) else host.removesuffix('.')
 
 
-def shake_hands(conn: SSLSocket, deadline: float, what: str) -> None:
+def handshake(conn: SSLSocket, deadline: float, what: str) -> None:
     """Do the handshake.
 
     :param conn: a connection in non-blocking mode
-    :param deadline: until when
-    :param what: what is being done, for the error
+    :param deadline: when to give up, on the monotonic clock
+    :param what: the operation, for the error
     :raises TimeoutError: when it is not done by then
     :raises ssl.SSLError: when it fails
     """
@@ -158,21 +155,21 @@ def shake_hands(conn: SSLSocket, deadline: float, what: str) -> None:
             conn.do_handshake()
             return
         except SSLWantReadError:
-            await_io(conn.fileno(), select.POLLIN, deadline, what)
+            wait_ready(conn.fileno(), select.POLLIN, deadline, what)
         except SSLWantWriteError:
-            await_io(conn.fileno(), select.POLLOUT, deadline, what)
+            wait_ready(conn.fileno(), select.POLLOUT, deadline, what)
 
 
-def heard_no_data(conn: SSLSocket) -> bool:
-    """Take in what an idle connection was sent; tell whether it was but TLS's own talk, such as session tickets.
+def only_tls_messages(conn: SSLSocket) -> bool:
+    """Read what an idle connection has received; tell whether that is nothing but TLS's own, such as session tickets.
 
-    :param conn: a connection with something to be read
-    :raises OSError: when it was an error
+    :param conn: a connection with something to read
+    :raises OSError: when the connection has failed
     """
     usual = conn.gettimeout()
     conn.settimeout(0)
     try:
-        if not _is_whole(peek(conn.fileno(), MOST_TALK)):
+        if not _are_whole_records(peek(conn.fileno(), MAX_PENDING)):
             return False
         conn.recv(1)
     except SSLWantReadError:
@@ -183,12 +180,12 @@ def heard_no_data(conn: SSLSocket) -> bool:
         conn.settimeout(usual)
 
 
-def say_goodbye(conn: SSLSocket, deadline: float) -> None:
+def close_notify(conn: SSLSocket, deadline: float) -> None:
     """Send a close_notify, without waiting for the peer's.
 
-    :param conn: a connection
-    :param deadline: until when
-    :raises OSError: when it cannot be sent until then, or any more
+    :param conn: the connection
+    :param deadline: when to give up, on the monotonic clock
+    :raises OSError: when it cannot be sent by then, or at all
     """
     conn.settimeout(0)
     while True:
@@ -196,15 +193,15 @@ def say_goodbye(conn: SSLSocket, deadline: float) -> None:
             conn.unwrap()
             return
         except SSLWantReadError:
-            return  # ours is out
+            return  # ours is sent
         except SSLWantWriteError:
-            await_io(conn.fileno(), select.POLLOUT, deadline, 'TLS goodbye')
+            wait_ready(conn.fileno(), select.POLLOUT, deadline, 'TLS close_notify')
 
 
-def _is_whole(records: bytes) -> bool:
-    """Tell whether only whole TLS records wait. The rest of one would come in the midst of the next user's talk.
+def _are_whole_records(records: bytes) -> bool:
+    """Tell whether only whole TLS records were received. The rest of one would arrive during the next use.
 
-    :param records: what waits to be read
+    :param records: what there is to read
     """
     start = 0
     while start + HEADER <= len(records):

@@ -1,4 +1,4 @@
-"""What the managers of unix sockets share: endpoints. Opens no connection."""
+"""The endpoints of the managers of unix sockets. Opens no connection."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ LIMIT = 108 if IS_LINUX else 104
 
 
 def check_endpoint(endpoint: UnixSocketEndpoint) -> bytes:
-    """Return an endpoint's address after a check.
+    """Check an endpoint and return its address.
 
-    :param endpoint: what a user takes for one
-    :raises TypeError: when it is of a wrong type
-    :raises ValueError: when it is empty, too long, or has zero bytes where none can be
+    :param endpoint: what the user passed
+    :raises TypeError: when it has the wrong type
+    :raises ValueError: when it is empty, too long, or has zero bytes within a path
     """
     if not isinstance(endpoint, (str, bytes, PurePath)):
         raise TypeError(f'endpoint: a path (str, bytes or pathlib.Path) was expected, not {endpoint!r}')
@@ -43,9 +43,9 @@ def check_endpoint(endpoint: UnixSocketEndpoint) -> bytes:
 
 
 def describe(address: bytes) -> str:
-    """Return how to name an address in an error.
+    """Return an address as text for an error.
 
-    :param address: as of `check_endpoint`
+    :param address: the result of `check_endpoint`
     """
     return repr(os.fsdecode(address))
 

@@ -1,4 +1,4 @@
-"""What the managers of this folder know about descriptors and deadlines. Knows no protocol and no driver."""
+"""Descriptors, deadlines and forks, for all managers of this package. Knows no protocol and no driver."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from collections.abc import Callable, Iterable
 from typing import Generic, Literal, TypeVar
 
 __all__ = [
-    'GOODBYE_TIMEOUT',
-    'Births',
+    'CLOSE_TIMEOUT',
+    'ForkGuard',
+    'SocketManager',
     'UnsolicitedData',
-    'aside',
-    'await_any',
-    'await_io',
     'check_unsolicited_data',
     'deadline_in',
-    'hang_up',
     'has_ended',
     'is_alive',
     'is_quiet',
     'is_writable',
     'peek',
+    'run_in_thread',
+    'shut_down',
     'socket_of',
     'time_left',
+    'wait_ready',
+    'wait_writable',
     'within',
 ]
 
@@ -40,24 +41,24 @@ UnsolicitedData = Literal['dead', 'allowed']
 
 READABLE = select.POLLIN | select.POLLPRI
 
-#: The peer will send no more, seen past whatever waits to be read before that; not known to each platform.
+#: The peer has shut down its sending side, even if unread data comes before that. Not every platform has it.
 HALF_CLOSED: int = getattr(select, 'POLLRDHUP', 0)
 
-#: How long a goodbye may take where nobody says, before a connection is broken off.
-GOODBYE_TIMEOUT = 2.0
+#: How long an orderly close may take before the connection is aborted, seconds.
+CLOSE_TIMEOUT = 2.0
 
-#: For how long to wait at a time: poll(2) counts milliseconds in an int.
+#: The longest single wait, seconds: poll(2) takes milliseconds in an int.
 LONGEST_WAIT = 86400.0
 
 
 def is_quiet(fd: int) -> bool:
-    """Tell whether nothing at all waits to be read: no data, no EOF, no error. Sends nothing, never waits.
+    """Tell whether there is nothing to read: no data, no EOF, no error. Sends nothing and does not wait.
 
-    poll(2) and not recv(2): it takes a bare descriptor of any number, in whatever blocking mode, and says "nothing" by
-    a value, where `recv` would raise on each and every healthy connection (1 microsecond against 2).
+    poll, not recv: it works on a bare descriptor of any number, in any blocking mode, and reports "nothing" as a value,
+    where `recv` would raise for every healthy connection (1 microsecond instead of 2).
 
     :param fd: the descriptor
-    :raises ValueError: when it is negative, as that of a closed socket is
+    :raises ValueError: when it is negative, as that of a closed socket
     """
     poller = select.poll()
     poller.register(fd, READABLE)
@@ -65,7 +66,7 @@ def is_quiet(fd: int) -> bool:
 
 
 def has_ended(fd: int) -> bool:
-    """Tell whether the peer will send no more, EOF or error, though data may still wait to be read before that.
+    """Tell whether the peer will send no more (EOF or error), even if unread data comes before that.
 
     :param fd: the descriptor
     :raises ValueError: when it is negative
@@ -76,10 +77,10 @@ def has_ended(fd: int) -> bool:
 
 
 def is_alive(fd: int, unsolicited_data: UnsolicitedData) -> bool:
-    """Tell whether an idle connection can still be used, from what waits to be read.
+    """Tell whether an idle connection can still be used, judging by what there is to read.
 
-    :param fd: its descriptor; that of a closed socket is negative
-    :param unsolicited_data: what data means that nobody asked for
+    :param fd: its descriptor; negative when the socket is closed
+    :param unsolicited_data: what unsolicited data means
     """
     try:
         return is_quiet(fd) or (unsolicited_data == 'allowed' and not has_ended(fd))
@@ -98,11 +99,11 @@ def is_writable(fd: int) -> bool:
     return bool(poller.poll(0))
 
 
-def await_any(socks: Iterable[socket.socket], timeout: float) -> None:
-    """Wait until something can be sent through one of some sockets, or an error is known of it.
+def wait_writable(socks: Iterable[socket.socket], timeout: float) -> None:
+    """Wait until one of the sockets is writable or has failed.
 
     :param socks: the sockets
-    :param timeout: for how long at most
+    :param timeout: how long to wait at most, seconds
     """
     poller = select.poll()
     for sock in socks:
@@ -110,13 +111,13 @@ def await_any(socks: Iterable[socket.socket], timeout: float) -> None:
     poller.poll(min(timeout, LONGEST_WAIT) * 1000)
 
 
-def await_io(fd: int, events: int, deadline: float, what: str) -> None:
+def wait_ready(fd: int, events: int, deadline: float, what: str) -> None:
     """Wait until a descriptor is ready.
 
     :param fd: the descriptor
-    :param events: for what, as of poll(2)
-    :param deadline: until when, as of `deadline_in`
-    :param what: what is being done, for the error
+    :param events: the events to wait for, as for poll(2)
+    :param deadline: when to give up, see `deadline_in`
+    :param what: the operation, for the error
     :raises TimeoutError: when it is not ready by then
     """
     poller = select.poll()
@@ -126,60 +127,77 @@ def await_io(fd: int, events: int, deadline: float, what: str) -> None:
 
 
 def peek(fd: int, size: int = 1) -> bytes:
-    """Return the first byte, or bytes, of what waits to be read, and leave them there; nothing at EOF.
+    """Return the next bytes without consuming them; empty at EOF.
 
     :param fd: the descriptor
-    :param size: how many bytes, at most
-    :raises BlockingIOError: when nothing waits
+    :param size: how many bytes at most
+    :raises BlockingIOError: when there is nothing to read
     """
     with socket_of(fd) as sock:
         return sock.recv(size, socket.MSG_PEEK | socket.MSG_DONTWAIT)
 
 
-def hang_up(fd: int) -> None:
-    """Break a connection off in both directions, so that whoever waits on it, in any thread, returns at once.
+def shut_down(fd: int) -> None:
+    """Shut a connection down in both directions, so that every thread that waits on it returns at once.
 
-    The descriptor stays open: its owner closes it.
+    The descriptor stays open; its owner closes it.
 
-    :param fd: the descriptor; one that is no socket any more is left alone
+    :param fd: the descriptor; ignored when it is not a socket (any more)
     """
     with contextlib.suppress(OSError), socket_of(fd) as sock:
         sock.shutdown(socket.SHUT_RDWR)
 
 
 def socket_of(fd: int) -> socket.socket:
-    """Return a socket of one's own for a descriptor.
+    """Return a new socket object on a duplicate of a descriptor.
 
-    :raises OSError: when it is none of a socket
+    :raises OSError: when the descriptor is not a socket
     """
     copy = os.dup(fd)
     try:
         return socket.socket(fileno=copy)
-    except BaseException:  # which leaves the descriptor to us
+    except BaseException:  # the socket does not own the copy yet
         os.close(copy)
         raise
 
 
-class Births(Generic[ConnectionT]):
-    """In which process each connection was created.
+class ForkGuard(Generic[ConnectionT]):
+    """Remembers in which process each connection was created.
 
-    One that came through a fork is the parent's: a word said to it in the child, be it the goodbye, lands in the middle
-    of the parent's conversation."""
+    A connection inherited through a fork is still in use by the parent: anything sent from the child, even a close
+    message, would corrupt the parent's session."""
 
     def __init__(self) -> None:
-        self._births: weakref.WeakKeyDictionary[ConnectionT, int] = weakref.WeakKeyDictionary()
+        self._pids: weakref.WeakKeyDictionary[ConnectionT, int] = weakref.WeakKeyDictionary()
 
     def record(self, conn: ConnectionT) -> None:
-        self._births[conn] = os.getpid()
+        """Remember a new connection."""
+        self._pids[conn] = os.getpid()
 
-    def was_here(self, conn: ConnectionT) -> bool:
-        """Tell whether a connection was created in this process; one that is not known is taken to be."""
+    def is_inherited(self, conn: ConnectionT) -> bool:
+        """Tell whether a connection was created in another process. An unknown one is taken for this process's."""
         here = os.getpid()
-        return self._births.get(conn, here) == here
+        return self._pids.get(conn, here) != here
+
+
+class SocketManager(Generic[ConnectionT]):
+    """What all managers of sockets and streams share.
+
+    :param unsolicited_data: what data means that arrives while a connection is idle: ``'dead'`` or ``'allowed'``;
+        ``None``: the class attribute of the same name decides
+    :raises ValueError: for another value
+    """
+
+    unsolicited_data: UnsolicitedData
+
+    def __init__(self, *, unsolicited_data: UnsolicitedData | None = None) -> None:
+        if unsolicited_data is not None:
+            self.unsolicited_data = check_unsolicited_data(unsolicited_data)
+        self._fork_guard = ForkGuard[ConnectionT]()
 
 
 def check_unsolicited_data(value: object) -> UnsolicitedData:
-    """Return what data that nobody asked for means to a manager, after a check.
+    """Check the argument `unsolicited_data` and return it.
 
     :param value: ``'dead'`` or ``'allowed'``
     :raises ValueError: when it is neither
@@ -192,18 +210,18 @@ def check_unsolicited_data(value: object) -> UnsolicitedData:
 
 
 def deadline_in(timeout: float | None) -> float:
-    """Return the time, on the monotonic clock, at which a time-out that starts now will have passed.
+    """Return when a time-out that starts now expires, on the monotonic clock.
 
-    :param timeout: ``None``: never
+    :param timeout: seconds; ``None``: never
     """
     return math.inf if timeout is None else time.monotonic() + timeout
 
 
 def time_left(deadline: float, what: str) -> float:
-    """Return how long it is until a deadline.
+    """Return how many seconds are left until a deadline.
 
-    :param deadline: as of `deadline_in`
-    :param what: what is being done, for the error
+    :param deadline: see `deadline_in`
+    :param what: the operation, for the error
     :raises TimeoutError: when it has passed
     """
     left = deadline - time.monotonic()
@@ -212,14 +230,15 @@ def time_left(deadline: float, what: str) -> float:
     return left
 
 
-def aside(
+def run_in_thread(
         work: Callable[[], ResultT], discard: Callable[[ResultT], object] = lambda result: None,
 ) -> concurrent.futures.Future[ResultT]:
-    """Do work that knows no deadline in a daemon thread, which may be left behind: neither others nor the end of the
-    program wait for it, as they would for a thread of an executor.
+    """Run a function in a daemon thread of its own, and return its future.
 
-    :param work: the work
-    :param discard: undoes a result that comes when its future has been cancelled; must not raise
+    Not in an executor: the function may hang, which would use up the executor's threads and delay interpreter exit.
+
+    :param work: the function
+    :param discard: called with the result when the future was cancelled; must not raise
     """
     outcome: concurrent.futures.Future[ResultT] = concurrent.futures.Future()
     threading.Thread(target=_work, args=(outcome, work, discard), name='gcp-deadline', daemon=True).start()
@@ -233,29 +252,29 @@ def within(
         what: str,
         discard: Callable[[ResultT], object] = lambda result: None,
 ) -> ResultT:
-    """Do work that knows no deadline in a daemon thread, and wait for it until the deadline.
+    """Run a function that takes no time-out in a daemon thread, and wait for its result.
 
-    Past that the thread is left behind; should it still come to a result, it discards it.
+    After the time-out the thread goes on by itself, and discards its result.
 
-    :param timeout: how long it may take
-    :param work: the work
-    :param what: what is being done, for the error
-    :param discard: undoes a result that came too late; must not raise
+    :param timeout: how long to wait, seconds
+    :param work: the function
+    :param what: the operation, for the error
+    :param discard: called with a result that came too late; must not raise
     :raises TimeoutError: when it took longer
     """
-    outcome = aside(work, discard)
+    outcome = run_in_thread(work, discard)
     try:
         concurrent.futures.wait([outcome], min(timeout, threading.TIMEOUT_MAX))
-        if outcome.cancel():  # refused once the work has ended, so that each result has exactly one owner
+        if outcome.cancel():  # fails once the function has returned, so each result has exactly one owner
             raise TimeoutError(f'{what}: not done within {timeout:g} s')
         return outcome.result()
     except BaseException:
-        # Ctrl-C may end the wait just when the result arrives
+        # KeyboardInterrupt may end the wait just when the result arrives
         if not outcome.cancel() and outcome.exception() is None:
             discard(outcome.result())
         raise
     finally:
-        del outcome  # else an error and its own traceback keep each other alive
+        del outcome  # else the error, its traceback and this frame form a reference cycle
 
 
 def _work(

@@ -1,4 +1,4 @@
-"""PostgreSQL connections by asyncpg for the asyncio pool. The same page as psycopg2.py, in the other colour."""
+"""PostgreSQL connections by asyncpg for the asyncio pool."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ except ImportError as exc:
 
 from gcp.asyncio import BaseConnectionManager
 from gcp.contrib._postgres import (
+    ASYNC_MESSAGES,
     CHECK_TIMEOUT,
-    NEWS,
-    RESET_TIMEOUT,
+    AsyncManager,
     DbEndpoint,
-    Manager,
     Parameters,
     UnknownEndpointError,
+    check_parameters,
 )
-from gcp.contrib._watch import watched
 
 __all__ = ['Connection', 'DbConnectionManager', 'DbEndpoint', 'DsnParameters', 'UnknownEndpointError']
 
@@ -33,32 +32,33 @@ Connection = asyncpg.Connection
 DsnParameters = Mapping[DbEndpoint, Parameters]
 RecordT = TypeVar('RecordT', bound=asyncpg.Record)
 
-#: How long a goodbye may take, the cancelling of a command in progress included, before the connection is broken off.
-GOODBYE_TIMEOUT = 2.0
+#: How long an orderly close may take, including the cancellation of a command, before the connection is aborted.
+CLOSE_TIMEOUT = 2.0
 
 class DbConnectionManager(
-    Manager['Connection[RecordT]'],
+    AsyncManager['Connection[RecordT]'],
     BaseConnectionManager[DbEndpoint, 'Connection[RecordT]'],
     Generic[RecordT],
 ):
     """Connects to PostgreSQL databases by name.
 
-    A connection that comes back in a transaction, failed or not, is rolled back before the next can have it; one that
-    cannot be, within five seconds, makes the release raise, and is disposed of.
+    A released connection is rolled back if it is in a transaction. If that fails or takes more than five seconds, the
+    release raises, and the connection is disposed of.
 
     :param dsn_params: keyword arguments of `asyncpg.connect` by endpoint name, or a function, plain or async, that
-        returns those of an endpoint, called for each new connection (for credentials that rotate)
-    :param aliveness: ``'socket'``: ask what the event loop has read from the socket, which sends nothing;
-        ``'query'``: one round trip on top of it, which also sees a server that is gone without a word
-    :param reset: what is done on release: ``'rollback'``; ``'discard all'``: on top of it ``DISCARD ALL``, one round
-        trip, after which nothing is left of the session's past, listeners and cached statements included; or a function
-        of the connection, plain or async, called after the rollback, that raises when the connection is of no use any
-        more
-    :param check_timeout: how long a server may take to answer a check, seconds: with ``aliveness='query'``, and after a
-        connection of the same endpoint was found dead
-    :raises TypeError: when `dsn_params` is neither, or has something else than a mapping for an endpoint
-    :raises ValueError: when `aliveness`, `reset` or `check_timeout` is none of these
+        returns them for an endpoint, called for each new connection (for rotating credentials)
+    :param aliveness: ``'socket'``: judge by what the event loop has read from the socket, which sends nothing;
+        ``'query'``: also make a round trip, which detects a server that has vanished
+    :param reset: what to do on release: ``'rollback'``; ``'discard all'``: a rollback and ``DISCARD ALL``, one round
+        trip, which leaves nothing of the session's state, listeners and cached statements included; or a function of
+        the connection, plain or async, called after the rollback, that raises when the connection cannot be used again
+    :param check_timeout: how long the server may take to answer a check, seconds: with ``aliveness='query'``, and after
+        another connection of the endpoint was found dead
+    :raises TypeError: when an argument has the wrong type, or `dsn_params` has no mapping for an endpoint
+    :raises ValueError: when `aliveness`, `reset` or `check_timeout` has another value
     """
+
+    _errors = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 
     def __init__(
             self,
@@ -69,167 +69,152 @@ class DbConnectionManager(
             check_timeout: float = CHECK_TIMEOUT,
     ) -> None:
         super().__init__(dsn_params, aliveness, reset, _discard_all, check_timeout)
-        self._ears: weakref.WeakKeyDictionary[Connection[RecordT], _Ear] = weakref.WeakKeyDictionary()
+        self._monitors: weakref.WeakKeyDictionary[Connection[RecordT], _ProtocolMonitor] = weakref.WeakKeyDictionary()
 
     async def create(self, endpoint: DbEndpoint) -> Connection[RecordT]:
         """Connect to a database.
 
         :param endpoint: its name
         :raises UnknownEndpointError: when there are no parameters for it
-        :raises OSError: when the server cannot be reached
+        :raises OSError: when the server is unreachable
         :raises asyncpg.PostgresError: when it refuses
         """
         found = self._directory.find(endpoint)
         if inspect.isawaitable(found):
             found = await found
-        conn = await _connect(endpoint, self._directory.check(endpoint, found))
-        self._ear(conn)
-        self._welcome(endpoint, conn)
+        conn = await _connect(endpoint, check_parameters(endpoint, found))
+        self._monitor(conn)
+        self._register(endpoint, conn)
         return conn
 
     async def dispose(self, endpoint: DbEndpoint, conn: Connection[RecordT]) -> None:
-        """Close a connection, within two seconds. Does nothing in a process forked off since its creation.
+        """Close a connection within two seconds. Does nothing in a process forked since its creation.
 
-        :param endpoint: what it is connected to
+        :param endpoint: its endpoint
         :param conn: the connection
         """
-        if not self._births.was_here(conn):
+        if self._fork_guard.is_inherited(conn):
             return
-        is_dead = self._ear(conn).is_gone or self._generations.is_condemned(endpoint, conn)
-        self._generations.gone(endpoint, conn)
+        is_dead = self._monitor(conn).is_lost or self._failure_detector.is_invalid(endpoint, conn)
+        self._failure_detector.remove(endpoint, conn)
         try:
             if is_dead:
-                conn.terminate()  # nobody is there to say goodbye to
+                conn.terminate()  # the server cannot be told
             else:
-                # not close(timeout=...): before 0.32 that is no limit where a command is being cancelled
-                await asyncio.wait_for(conn.close(), GOODBYE_TIMEOUT)
-        except Exception:  # the server, or what is left of the connection, does not care for a goodbye
+                # not close(timeout=...): before 0.32 it does not limit the cancellation of a command
+                await asyncio.wait_for(conn.close(), CLOSE_TIMEOUT)
+        except Exception:  # the connection broke before it was closed
             pass
         finally:
-            _internals(conn)._transport.abort()  # before 0.32, a close that is broken off leaves it open
+            _internals(conn)._transport.abort()  # before 0.32, a close that is cancelled leaves it open
 
     async def check_aliveness(self, endpoint: DbEndpoint, conn: Connection[RecordT]) -> bool:
         """Tell whether an idle connection can still be used.
 
-        The event loop reads the socket all the time, so there is no need to look. News (notices, notifications, changed
-        parameters) went to their listeners. EOF and errors have closed the connection, or are about to, and then the
-        transport is closing. Whatever else came while nobody used it was heard on its way to asyncpg.
+        The event loop reads the socket, so there is no need to poll it. Asynchronous messages (notices, notifications,
+        parameter changes) went to their listeners. EOF and errors have closed the connection, or its transport is
+        closing. Anything else that came while the connection was idle was noted on its way to asyncpg.
 
-        :param endpoint: what it is connected to
+        :param endpoint: its endpoint
         :param conn: the connection
         """
         transport = _internals(conn)._transport
-        alive = not conn.is_closed() and not transport.is_closing() and self._ear(conn).is_fine()
-        if alive and not self._asks_server and endpoint not in self._suspects:
+        alive = not conn.is_closed() and not transport.is_closing() and self._monitor(conn).begin_use()
+        if alive and not self._asks_server and endpoint not in self._unverified:
             return True
-        if not alive:
-            self._bury(endpoint, conn)
-            return False
-        if self._is_doomed(endpoint, conn):
-            return False
-        return not self._is_doubted(endpoint, conn) or await self._answers(endpoint, conn)
+        return await self._is_usable(endpoint, conn, alive)
 
     async def on_release(self, endpoint: DbEndpoint, conn: Connection[RecordT]) -> None:
-        """Clear away what the user left behind.
+        """Reset the connection for its next user.
 
-        :param endpoint: what it is connected to
+        :param endpoint: its endpoint
         :param conn: the connection
-        :raises asyncpg.PostgresError: when that is impossible
-        :raises asyncpg.InterfaceError: when another task is in the middle of a command
-        :raises TimeoutError: when it takes more than five seconds
+        :raises asyncpg.PostgresError: when that fails
+        :raises asyncpg.InterfaceError: when another task is executing a command
+        :raises TimeoutError: when it took more than five seconds
         """
-        if conn.is_closed() or self._ear(conn).is_gone:
-            self._bury(endpoint, conn)
-            return  # the user closed it or saw it break: no fault of the release, and the next check finds it dead
-        if self._reset is None and not _is_occupied(conn):
-            await _check_at_rest(conn)
+        monitor = self._monitor(conn)
+        has_ended = conn.is_closed() or monitor.is_lost
+        if has_ended or self._reset is not None or _is_occupied(conn):
+            await self._clean_up(endpoint, conn)
         else:
-            try:
-                await watched(self._clear_away(conn), self._ear(conn).break_off, RESET_TIMEOUT, what='reset')
-            except BaseException:
-                self._bury(endpoint, conn)
-                raise
-        # a `conn.transaction()` that was started and never ended; else the next user's would be a savepoint within it
-        _internals(conn)._top_xact = None
-        self._ear(conn).is_idle = True
+            await _check_no_command(conn)
+        if not has_ended:
+            # of a `conn.transaction()` that was never ended; else the next user's would be a savepoint within it
+            _internals(conn)._top_xact = None
+            monitor.is_idle = True
 
-    def _ear(self, conn: Connection[RecordT]) -> _Ear:
-        """The ear of a connection; of one that another manager created, one of our own."""
+    def _has_ended(self, conn: Connection[RecordT]) -> bool:
+        return conn.is_closed() or self._monitor(conn).is_lost
+
+    def _is_closed_by_user(self, conn: Connection[RecordT]) -> bool:
+        return not self._monitor(conn).is_lost
+
+    def _aborter(self, conn: Connection[RecordT]) -> Callable[[], object]:
+        return self._monitor(conn).abort
+
+    async def _ping(self, conn: Connection[RecordT]) -> None:
+        await conn.execute('SELECT 1')  # the simple protocol: one round trip, no statement left behind
+
+    async def _clean(self, conn: Connection[RecordT]) -> None:
+        if _is_occupied(conn):
+            await conn.execute('ROLLBACK')
+
+    def _monitor(self, conn: Connection[RecordT]) -> _ProtocolMonitor:
+        """Return a connection's monitor. One that another manager created gets a second one here."""
         try:
-            return self._ears[conn]
+            return self._monitors[conn]
         except KeyError:
-            ear = self._ears[conn] = _Ear(_internals(conn)._transport)
-            return ear
-
-    def _bury(self, endpoint: DbEndpoint, conn: Connection[RecordT]) -> None:
-        """Take note of a death, unless it was the user who closed the connection, or it may yet live."""
-        if self._ear(conn).is_gone:
-            self._generations.found_dead(endpoint, conn)
-
-    async def _answers(self, endpoint: DbEndpoint, conn: Connection[RecordT]) -> bool:
-        question = conn.execute('SELECT 1')  # the simple protocol: one round trip, no statement left behind
-        try:
-            with self._generations.proof(endpoint, conn):
-                await watched(question, self._ear(conn).break_off, self._check_timeout, what='query')
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError):
-            return False
-        return True
-
-    async def _clear_away(self, conn: Connection[RecordT]) -> None:
-        await _roll_back(conn)
-        if self._reset is not None:
-            done = self._reset(conn)
-            if inspect.isawaitable(done):
-                await done
-            await _roll_back(conn)
+            monitor = self._monitors[conn] = _ProtocolMonitor(_internals(conn)._transport)
+            return monitor
 
 
-class _Ear(asyncio.Protocol):
-    """Stands between the transport and asyncpg's protocol, and hears what a connection is told while nobody uses it.
+class _ProtocolMonitor(asyncio.Protocol):
+    """A protocol between the transport and asyncpg's, which inspects what an idle connection receives.
 
-    asyncpg takes note of such words and says nothing: the next command fails, and, as long as the EOF behind them is
-    not there, that after it too. A server that ends sessions takes a millisecond or more from the one to the other.
+    asyncpg stores an unexpected message silently: the next command fails, and so do those after it until the EOF
+    arrives. A server that ends a session sends the EOF a millisecond or more after its message.
 
-    :ivar is_idle: nobody uses the connection: it should hear nothing but news
-    :ivar is_gone: the connection broke, or is about to; and it was not us who closed it
+    :ivar is_idle: the connection is not in use: it should receive nothing but asynchronous messages
+    :ivar is_lost: the connection is broken or about to be, and was not closed on this side
     """
 
     def __init__(self, transport: Any) -> None:
         self._transport = transport
         self._protocol: Any = transport.get_protocol() or asyncio.Protocol()
         self._receive = self._protocol.data_received
-        self.is_gone = False
+        self.is_lost = False
         self.is_idle = False
         transport.set_protocol(self)
 
-    def break_off(self) -> None:
-        """Close the connection without a word, and without waiting for one."""
-        self.is_gone = True
+    def abort(self) -> None:
+        """Close the connection at once, without sending or waiting for anything."""
+        self.is_lost = True
         self._transport.abort()
 
-    def is_fine(self) -> bool:
-        """Tell whether all is well so far; what comes from here on is for the connection's next user."""
+    def begin_use(self) -> bool:
+        """Tell whether the connection is intact; from now on, what it receives is for its next user."""
         self.is_idle = False
-        return not self.is_gone
+        return not self.is_lost
 
     def data_received(self, data: bytes) -> None:
-        # FATAL is the server's goodbye, also to one who has a connection and asks nothing
-        if (self.is_idle and data[:1] not in NEWS) or (data[:1] == b'E' and b'FATAL\0' in data):
-            self.is_gone = True
+        # FATAL is the last message of a session, also while the connection is in use but no command is executing
+        if (self.is_idle and data[:1] not in ASYNC_MESSAGES) or (data[:1] == b'E' and b'FATAL\0' in data):
+            self.is_lost = True
         self._receive(data)
 
     def eof_received(self) -> bool | None:
-        self.is_gone = self.is_gone or not self.is_closed()
+        self.is_lost = self.is_lost or not self.is_closed()
         closes_itself: bool | None = self._protocol.eof_received()
         return closes_itself
 
     def is_closed(self) -> bool:
-        """Tell whether it was us who closed the connection; another ear may ask, another manager's."""
+        """Tell whether the connection was closed on this side. Public: another manager's monitor may call it."""
         closed: bool = self._protocol.is_closed()
         return closed
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.is_gone = self.is_gone or exc is not None
+        self.is_lost = self.is_lost or exc is not None
         self._protocol.connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -240,7 +225,7 @@ class _Ear(asyncio.Protocol):
 
 
 def _internals(conn: Connection[Any]) -> Any:
-    """The connection, for what asyncpg's own pool knows of it and nobody else can ask."""
+    """Return the connection untyped, for attributes that asyncpg's own pool uses and that have no public name."""
     return conn
 
 
@@ -250,21 +235,20 @@ async def _connect(endpoint: DbEndpoint, parameters: Parameters) -> Connection[A
     except ValueError:
         if 'dsn' not in parameters:
             raise
-    # out here, where no context holds on to what asyncpg said: it quotes the DSN
+    # raised outside the except block, or its context would be asyncpg's error, which quotes the DSN
     raise ValueError(f"dsn_params of endpoint {endpoint!r}: 'dsn' is no connection string that asyncpg understands")
 
 
 def _is_occupied(conn: Connection[Any]) -> bool:
-    """Tell whether there is a transaction, or a command that its user's cancellation broke off: it may go on for a
-    while, and not at the cost of the next user."""
+    """Tell whether there is a transaction, or a cancelled command that may still be executing on the server."""
     return conn.is_in_transaction() or _internals(conn)._protocol._is_cancelling()
 
 
-async def _check_at_rest(conn: Connection[Any]) -> None:
-    """Raise when a task is in the middle of a command.
+async def _check_no_command(conn: Connection[Any]) -> None:
+    """Raise when a task is executing a command.
 
-    asyncpg keeps that to itself, until it is asked for another. So ask to close a statement that cannot be closed, as
-    it is said to be in use: of that it complains only after it has seen that the connection is free to begin."""
+    asyncpg has no way to ask, and raises only at the next command. So close a statement that is marked as in use:
+    asyncpg first checks that the connection is free, and then refuses, without sending anything."""
     protocol = _internals(conn)._protocol
     statement = PreparedStatementState('', '', protocol, asyncpg.Record, False)
     statement.attach()
@@ -272,17 +256,12 @@ async def _check_at_rest(conn: Connection[Any]) -> None:
         await protocol.close_statement(statement, None)
 
 
-async def _roll_back(conn: Connection[Any]) -> None:
-    if _is_occupied(conn):
-        await conn.execute('ROLLBACK')
-
-
 async def _discard_all(conn: Connection[Any]) -> None:
-    """Leave nothing of a session's past, neither on the server nor here."""
+    """Discard the session's state, on the server and in asyncpg."""
     await conn.execute('DISCARD ALL')
     internals = _internals(conn)
-    # the server has forgotten the statements that asyncpg remembers to have prepared, and closes no more
+    # the server has deallocated the prepared statements in asyncpg's cache
     internals._mark_stmts_as_closed()
-    # it has forgotten the channels, too; asyncpg would take the next user's for known, and not tell it
+    # and stopped listening; else asyncpg would not send LISTEN for a channel that it has in its table
     internals._listeners.clear()
     internals._log_listeners.clear()

@@ -1,10 +1,10 @@
 """HTTP connections of `http.client` for the threading pool.
 
-Sees to it that each response belongs to the request of the one who reads it: a connection is reused only when its last
-request was sent in full, its response was read to the end, nothing came behind that, and neither side means to close.
-`http.client` itself connects anew behind one's back; here a connection that has ended stays so.
+Reuses a connection only when the next response is sure to belong to the next request: the last request was sent in
+full, its response was read to the end, nothing followed it, and neither side is about to close. `http.client`'s
+automatic reconnect is off: a closed connection stays closed, and the pool replaces it.
 
-A connection is used in the way of `http.client`::
+The connections are `http.client`'s::
 
     with pool.connection('https://example.org') as conn:
         conn.request('GET', '/')
@@ -31,28 +31,28 @@ __all__ = ['HttpConnection', 'HttpConnectionManager', 'HttpResponse', 'HttpsConn
 
 Origin = str
 
-#: How long before the end that a server has announced for an idle connection it is no longer used, at most: a request
-#: on its way at that moment would be lost.
+#: How long before the end of a server's keep-alive time-out a connection is no longer reused, seconds, at most: the
+#: server could close it while a request is on its way.
 MARGIN = 1.0
 
 LAST_CHUNK = b'0\r\n\r\n'
 
 
-# ---- what goes over a connection
+# ---- connections and responses
 
 
 class _Source(io.RawIOBase):
-    """Bytes of a socket, until it is told that all that concerns one has come."""
+    """A socket's bytes; once `is_at_end` is set, it returns ``None`` instead of waiting for more."""
 
     def __init__(self, raw: Any) -> None:
         self._raw = raw
-        self.is_over = False
+        self.is_at_end = False
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        if self.is_over:
+        if self.is_at_end:
             return None
         read: int | None = self._raw.readinto(buffer)
         return read
@@ -63,12 +63,12 @@ class _Source(io.RawIOBase):
 
 
 class _Reader(io.BufferedReader):
-    """Reads ahead, as readers do, and does not forget what it has read ahead when it is closed.
+    """A buffered reader that notes, when it is closed, whether unread bytes were left in it.
 
-    :ivar has_rest: something was left
+    :ivar has_unread: whether bytes were left
     """
 
-    has_rest = False
+    has_unread = False
 
     def __init__(self, source: _Source) -> None:
         super().__init__(source)
@@ -76,37 +76,38 @@ class _Reader(io.BufferedReader):
 
     def close(self) -> None:
         if not self.closed:
-            self._source.is_over = True  # from here on, a look ahead never waits
-            self.has_rest = bool(self.peek(1))
+            self._source.is_at_end = True  # from here on, peek does not block
+            self.has_unread = bool(self.peek(1))
         super().close()
 
 
-def _watched(name: str) -> Any:
-    """Return a way of reading a response that notes whether it failed: `http.client` then closes some, as if read."""
+def _tracking_failures(name: str) -> Any:
+    """Wrap a method that reads a response, to note when it raises: `http.client` may close the response then, as at its
+    end."""
     read = getattr(http.client.HTTPResponse, name)
 
     @functools.wraps(read)
-    def watched(response: HttpResponse, *args: Any, **kwargs: Any) -> Any:
+    def tracked(response: HttpResponse, *args: Any, **kwargs: Any) -> Any:
         try:
             return read(response, *args, **kwargs)
         except BaseException:
-            response.is_cut_short = True
+            response.is_truncated = True
             raise
 
-    return watched
+    return tracked
 
 
 class HttpResponse(http.client.HTTPResponse):
-    """A response that knows whether it was read to its end, where `http.client` only knows whether it was closed.
+    """A response that knows whether it was read to its end; `http.client`'s only knows whether it is closed.
 
-    :ivar is_cut_short: it was closed, or broke off, before its end
+    :ivar is_truncated: whether it was closed, or failed, before its end
     """
 
-    is_cut_short = False
+    is_truncated = False
     _reader: _Reader | None = None
 
-    read, read1, readinto = _watched('read'), _watched('read1'), _watched('readinto')
-    readline, peek = _watched('readline'), _watched('peek')
+    read, read1, readinto = _tracking_failures('read'), _tracking_failures('read1'), _tracking_failures('readinto')
+    readline, peek = _tracking_failures('readline'), _tracking_failures('peek')
 
     def __init__(
             self, sock: socket.socket, debuglevel: int = 0, method: str | None = None, url: str | None = None,
@@ -117,32 +118,32 @@ class HttpResponse(http.client.HTTPResponse):
         self._reader = self.fp
 
     def close(self) -> None:
-        """Close it; before its end, at the cost of its connection."""
-        self.is_cut_short = not self.is_complete()
+        """Close it. Before its end, this costs the connection."""
+        self.is_truncated = not self.is_complete()
         super().close()
 
-    def cut_off(self) -> None:
-        """Have it read no more: whoever tries gets a ``ValueError``, and not, as of one that was closed, nothing."""
+    def invalidate(self) -> None:
+        """Close it so that reading raises ``ValueError``; a closed response would return an empty result."""
         self.close()
         self.fp = self._reader
 
     def is_complete(self) -> bool:
-        """Tell whether it was read to the end, or has nothing to read, and nothing came behind it."""
-        if self._reader is None or self.is_cut_short or self._reader.has_rest:
+        """Tell whether it was read to the end, or has no body, and nothing followed it."""
+        if self._reader is None or self.is_truncated or self._reader.has_unread:
             return False
         return self.isclosed() or (self.length == 0 and (self._has_no_body or not self.chunked))
 
     def ends_connection(self, method: str) -> bool:
-        """Tell whether no other response can follow it.
+        """Tell whether no other response can follow on the connection.
 
-        :param method: of the request
+        :param method: the request's method
         """
         if self.status < 200 or (method == 'CONNECT' and self.status < 300):
-            return True  # another protocol from here on; or a word ahead of the response, which nobody has read
+            return True  # an upgrade or tunnel, or an interim response whose final one is unread
         return bool(self.will_close)
 
-    def patience(self) -> float:
-        """For how many seconds the server will wait for the next request, as far as it says so."""
+    def keep_alive(self) -> float:
+        """Return for how many seconds the connection can be reused, by the server's ``Keep-Alive`` header."""
         hint = re.search(r'\btimeout *= *"?(\d+)', self.headers.get('Keep-Alive', ''))
         if hint is None:
             return math.inf
@@ -151,49 +152,49 @@ class HttpResponse(http.client.HTTPResponse):
 
 
 class HttpConnection(http.client.HTTPConnection):
-    """A connection that keeps the books of its requests and responses, by the public methods that each has to pass.
+    """A connection that tracks its requests and responses, in the public methods through which all of them go.
 
-    :ivar dialer: the manager of its socket
+    :ivar socket_manager: the manager of its socket
     :ivar address: the socket's endpoint
-    :ivar wire: the socket, also once `http.client` has let go of it and a response still reads from it
-    :ivar expires: when the server will close it, as far as it says so; on the monotonic clock
+    :ivar transport: the socket; kept after `http.client` has dropped it while a response still reads from it
+    :ivar expires: when the server will close it, if it says so, on the monotonic clock
     """
 
     auto_open = 0
     response_class = HttpResponse
-    dialer: Any
+    socket_manager: Any
     address: TcpEndpoint
-    wire: Any
+    transport: Any
     expires = math.inf
 
     _is_answered = True
-    _is_spoilt = False
+    _is_out_of_sync = False
     _method = ''
     _response: HttpResponse | None = None
-    # of the request: the length announced, or -1 for chunks; the body's bytes sent; the last of them
+    # of the request: its Content-Length, or -1 if chunked; how many bytes of its body were sent; the last of those
     _announced: int | None = None
     _sent = 0
     _tail = b''
     _is_in_body = False
 
     def connect(self) -> None:
-        """Refuse: a pooled connection is connected when it is created, and never again.
+        """Refuse: a pooled connection is connected once, when it is created.
 
         :raises http.client.NotConnected: always
         """
         raise http.client.NotConnected('the connection is closed; acquire another one')
 
     def putrequest(self, method: str, *args: Any, **kwargs: Any) -> None:
-        """Begin a request. `request` sends a whole one, and is what one mostly wants.
+        """Begin a request. (`request` sends a whole one.)
 
-        :param method: of the request
-        :raises http.client.NotConnected: when the connection has ended
+        :param method: the request's method
+        :raises http.client.NotConnected: when the connection is closed
         """
         if self._response is not None and self._response.isclosed() and not self._response.is_complete():
-            self.close()  # its rest would be read as the next response
+            self.close()  # else its rest would be read as the next response
         if self.sock is None:
             self.connect()
-        self._is_spoilt = self._is_spoilt or not self.is_reusable()
+        self._is_out_of_sync = self._is_out_of_sync or not self.is_reusable()
         super().putrequest(method, *args, **kwargs)
         self._is_answered, self._response, self._method = False, None, method
         self._announced, self._sent, self._tail, self._is_in_body = None, 0, b'', False
@@ -202,68 +203,68 @@ class HttpConnection(http.client.HTTPConnection):
         """Add a header to the request.
 
         :param header: its name
-        :param values: a line of its value each
+        :param values: the lines of its value
         """
         super().putheader(header, *values)
         name = header.decode('latin-1') if isinstance(header, bytes) else header
         if name.lower() == 'transfer-encoding':
-            self._announce(-1)
+            self._set_announced(-1)
         elif name.lower() == 'content-length':
-            self._announce(_number(values[0]))
+            self._set_announced(_number(values[0]))
 
     def send(self, data: Any) -> None:
         """Send a part of the request's body.
 
-        :param data: bytes, or what `http.client` takes else; of that, nobody can tell how long it was
+        :param data: bytes; or a file or an iterable, whose length is not known, so that the connection is not reused
         """
-        self._is_spoilt = self._is_spoilt or self._is_answered  # part of no request
+        self._is_out_of_sync = self._is_out_of_sync or self._is_answered  # not part of a request
         super().send(data)
-        if not self._is_in_body:  # what `endheaders` sends first are the headers
+        if not self._is_in_body:  # `endheaders` sends the headers first
             self._is_in_body = True
             return
         try:
-            words = memoryview(data).cast('B')
-        except TypeError:  # a file, or an iterable: of a length that only `http.client` saw
-            self._is_spoilt = True
+            chunk = memoryview(data).cast('B')
+        except TypeError:  # a file or an iterable: its length is not known here
+            self._is_out_of_sync = True
         else:
-            self._sent += words.nbytes
-            self._tail = (self._tail + bytes(words[-7:]))[-7:]
+            self._sent += chunk.nbytes
+            self._tail = (self._tail + bytes(chunk[-7:]))[-7:]
 
     def getresponse(self) -> HttpResponse:
-        """Return the response to the request, when its headers are there."""
+        """Return the response to the request, once its headers have arrived."""
         response: HttpResponse = super().getresponse()  # type: ignore[assignment]
         self._is_answered, self._response = True, response
-        self.expires = time.monotonic() + response.patience()
+        self.expires = time.monotonic() + response.keep_alive()
         return response
 
     def is_reusable(self) -> bool:
-        """Tell whether the next request will be understood as one, and the next response be its own."""
-        if self.sock is None or self._is_spoilt or not self._is_answered:
+        """Tell whether request and response are complete, so that the next ones will be understood."""
+        if self.sock is None or self._is_out_of_sync or not self._is_answered:
             return False
         response = self._response
         if response is None:
             return True
         return self._is_sent() and response.is_complete() and not response.ends_connection(self._method)
 
-    def settle(self) -> None:
-        """Close a response of which nothing is left to read, which `http.client` leaves to the user."""
+    def close_completed_response(self) -> None:
+        """Close a completed response, which `http.client` leaves to the user."""
         if self._response is not None and self._response.is_complete():
             self._response.close()
 
-    def let_go(self) -> None:
-        """Close it, and part from the response, so that nobody who holds that reads here any more."""
+    def close_and_invalidate(self) -> None:
+        """Close it, and invalidate an unread response, which could otherwise read on."""
         response = self._response
         is_read = response is None or response.isclosed()
         self.close()
         if response is not None and not is_read:
-            response.cut_off()
+            response.invalidate()
 
-    def _announce(self, length: int | None) -> None:
-        self._is_spoilt = self._is_spoilt or length is None or self._announced not in (None, length)
+    def _set_announced(self, length: int | None) -> None:
+        self._is_out_of_sync = self._is_out_of_sync or length is None or self._announced not in (None, length)
         self._announced = length
 
     def _is_sent(self) -> bool:
-        """Tell whether the body is as long as was announced: else the server takes the next request for its rest."""
+        """Tell whether the body was sent in full: else the server would take the next request for its rest."""
         if self._announced == -1:
             return self._tail == LAST_CHUNK or self._tail.endswith(b'\r\n' + LAST_CHUNK)
         return self._sent == (self._announced or 0)
@@ -277,7 +278,7 @@ def _number(value: Any) -> int | None:
 
 
 class HttpsConnection(HttpConnection, http.client.HTTPSConnection):
-    """The same, over TLS."""
+    """A connection over TLS."""
 
 
 # ---- the manager
@@ -286,19 +287,19 @@ class HttpsConnection(HttpConnection, http.client.HTTPSConnection):
 class HttpConnectionManager(BaseConnectionManager[Origin, HttpConnection]):
     """Connects to HTTP servers. An endpoint is an origin: ``'http://host'``, ``'https://host:port'``.
 
-    A connection that comes back in the middle of a request or a response, or that the server means to close, is closed
-    at once. A response that is still held then reads no more.
+    A connection released in the middle of a request or a response, or that the server is about to close, is closed at
+    once. Reading from its response raises then.
 
-    :param ssl: what ``https`` trusts and speaks; ``None``: a default context, which verifies certificate and name
-    :param server_hostname: the name to ask for (SNI) and to verify; ``None``: the endpoint's host
-    :param session_reuse: resume the last TLS session with the endpoint, which saves most of a handshake's work
-    :param request_timeout: how long the socket may take for a single read or write, unless the user sets another;
+    :param ssl: the context for ``https``; ``None``: a default one, which verifies certificate and name
+    :param server_hostname: the name to send (SNI) and to verify; ``None``: the endpoint's host
+    :param session_reuse: resume the last TLS session with the endpoint, which saves most of a handshake's cost
+    :param request_timeout: how long a single read or write may take, seconds, unless the user sets another limit;
         ``None``: no limit
-    :param keepalive: how the kernel finds out that an idle peer is gone without a word; ``None``: not at all
+    :param keepalive: how the kernel detects that an idle peer has vanished; ``None``: no keepalive
     :param nodelay: send small packets at once (``TCP_NODELAY``)
     :param source_address: an IP address of this host and a port (0: any) to connect from; ``None``: the kernel chooses
     :raises TypeError: for an argument of a wrong type
-    :raises ValueError: for one that is impossible
+    :raises ValueError: for an argument with an impossible value
     """
 
     def __init__(
@@ -328,82 +329,82 @@ class HttpConnectionManager(BaseConnectionManager[Origin, HttpConnection]):
         self._context = ssl
         self._secure: SslSocketConnectionManager | None = None
         if ssl is not None or server_hostname is not None:
-            self._prepare_tls()  # finds fault with options at once
+            self._prepare_tls()  # reports wrong options now, not at the first acquire
 
     def create(self, endpoint: Origin, timeout: float | None = None) -> HttpConnection:
-        """Connect to the first address of a host that accepts, and, with ``https``, shake hands.
+        """Connect to the first address of a host that accepts, and, with ``https``, do the TLS handshake.
 
         :param endpoint: the origin
-        :param timeout: how long it may take in all, the look-up of the name, all addresses tried and the handshake
-            included; ``None``: no limit
+        :param timeout: how long it may take in all, seconds, including the name's look-up, all addresses tried and the
+            handshake; ``None``: no limit
         :raises TimeoutError: when it took longer
-        :raises ssl.SSLError: when the handshake fails, `ssl.SSLCertVerificationError` when the server is not who it
-            ought to be
-        :raises OSError: what the last address answered, or the look-up
-        :raises TypeError: when the endpoint is no string
-        :raises ValueError: when it is no origin
+        :raises ssl.SSLError: when the handshake fails; `ssl.SSLCertVerificationError` when the certificate does not
+            verify
+        :raises OSError: the error of the last address, or of the look-up
+        :raises TypeError: when the endpoint is not a string
+        :raises ValueError: when it is not an origin
         """
-        scheme, host, port = _taken_apart(endpoint)
+        scheme, host, port = _split_origin(endpoint)
         conn: HttpConnection
         if scheme == 'http':
             conn = HttpConnection(host, port)
-            conn.dialer = self._plain
+            conn.socket_manager = self._plain
         else:
-            context, dialer = self._prepare_tls()
+            context, socket_manager = self._prepare_tls()
             conn = HttpsConnection(host, port, context=context)
-            conn.dialer = dialer
+            conn.socket_manager = socket_manager
         conn.address = (host, port)
-        conn.wire = conn.sock = conn.dialer.create(conn.address, timeout)
+        conn.transport = conn.sock = conn.socket_manager.create(conn.address, timeout)
         conn.sock.settimeout(self._request_timeout)
         return conn
 
     def dispose(self, endpoint: Origin, conn: HttpConnection, timeout: float | None = None) -> None:
-        """Close a connection, also in the hands of another thread that waits on it. HTTP needs no goodbye.
+        """Close a connection. A thread that waits on it returns at once.
 
-        :param endpoint: what it is connected to
+        :param endpoint: its endpoint
         :param conn: the connection
-        :param timeout: how long TLS may take to say its own
+        :param timeout: how long TLS may take to send its close_notify, seconds
         """
         try:
-            conn.dialer.dispose(conn.address, conn.wire, timeout)
+            conn.socket_manager.dispose(conn.address, conn.transport, timeout)
         finally:
-            conn.let_go()
+            conn.close_and_invalidate()
 
     def check_aliveness(self, endpoint: Origin, conn: HttpConnection, timeout: float | None = None) -> bool:
         """Tell whether an idle connection can still be used.
 
-        :param endpoint: what it is connected to
+        :param endpoint: its endpoint
         :param conn: the connection
-        :param timeout: not needed: this never waits
+        :param timeout: ignored: this does not wait
         """
         if not conn.is_reusable() or time.monotonic() >= conn.expires:
             return False
-        alive: bool = conn.dialer.check_aliveness(conn.address, conn.sock)
+        alive: bool = conn.socket_manager.check_aliveness(conn.address, conn.sock)
         return alive
 
     def on_acquire(self, endpoint: Origin, conn: HttpConnection) -> None:
-        """Take note that somebody uses a connection.
+        """Mark a connection as in use.
 
-        :param endpoint: what it is connected to
+        :param endpoint: its endpoint
         :param conn: the connection
         """
-        conn.dialer.on_acquire(conn.address, conn.wire)
+        conn.socket_manager.on_acquire(conn.address, conn.transport)
 
     def on_release(self, endpoint: Origin, conn: HttpConnection) -> None:
-        """Close a connection that cannot be used again; see that no other setting of its user's stays.
+        """Close a connection that cannot be reused; otherwise restore its time-out.
 
-        :param endpoint: what it is connected to
+        :param endpoint: its endpoint
         :param conn: the connection
         """
-        conn.dialer.on_release(conn.address, conn.wire)
-        conn.settle()
+        conn.socket_manager.on_release(conn.address, conn.transport)
+        conn.close_completed_response()
         if conn.is_reusable():
             conn.sock.settimeout(self._request_timeout)
         else:
             self.dispose(endpoint, conn, 0)
 
     def _prepare_tls(self) -> tuple[SSLContext, SslSocketConnectionManager]:
-        """Return what `https` needs. Not before it does: to load what a default context trusts takes milliseconds."""
+        """Return context and manager for `https`; created at its first use, as loading CA certificates takes time."""
         if self._context is None:
             self._context = create_default_context()
         if self._secure is None:
@@ -411,8 +412,8 @@ class HttpConnectionManager(BaseConnectionManager[Origin, HttpConnection]):
         return self._context, self._secure
 
 
-def _taken_apart(endpoint: Origin) -> tuple[str, str, int]:
-    """Return scheme, host and port of an origin. Errors do not repeat what may hold a secret."""
+def _split_origin(endpoint: Origin) -> tuple[str, str, int]:
+    """Return scheme, host and port of an origin. Errors do not quote parts that may contain a secret."""
     if not isinstance(endpoint, str):
         raise TypeError(f"endpoint: an origin such as 'https://example.org' was expected, not {endpoint!r}")
     expected = "endpoint: an origin, 'http://host[:port]' or 'https://host[:port]', was expected"

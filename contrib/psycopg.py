@@ -1,4 +1,4 @@
-"""PostgreSQL connections by psycopg (version 3) for both pools. The same page as psycopg2.py, twice."""
+"""PostgreSQL connections by psycopg (version 3), for the threading pool and for the asyncio pool."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 try:
     import psycopg
@@ -18,19 +18,20 @@ try:
 except ImportError as exc:
     raise ImportError('gcp.contrib.psycopg needs psycopg: pip install gcpool[psycopg]', name='psycopg') from exc
 
-from gcp.contrib._libpq import connect_by, spelled_out
+from gcp.contrib._libpq import connect_with_deadline, expand_conninfo
 from gcp.contrib._postgres import (
+    ASYNC_MESSAGES,
     CHECK_TIMEOUT,
-    NEWS,
-    RESET_TIMEOUT,
+    AsyncManager,
+    ClientSettings,
     DbEndpoint,
     Manager,
     Parameters,
-    Settings,
+    SyncManager,
     UnknownEndpointError,
+    check_parameters,
 )
-from gcp.contrib._watch import Watch, watched
-from gcp.contrib._wire import deadline_in, hang_up, is_quiet, is_writable, peek
+from gcp.contrib._wire import deadline_in, is_quiet, is_writable, peek, shut_down
 from gcp.managers import AsyncConnectionManager, SyncConnectionManager
 
 __all__ = [
@@ -40,14 +41,15 @@ __all__ = [
 
 DsnParameters = Mapping[DbEndpoint, Parameters]
 AnyConnection = Connection[Any] | AsyncConnection[Any]
+AnyConnectionT = TypeVar('AnyConnectionT', Connection[Any], AsyncConnection[Any])
 
-#: How often to read from an idle connection until it is quiet.
-READS = 8
+#: How often to read from an idle connection until there is nothing more to read.
+MAX_READS = 8
 
-#: How long to wait for a thread that is in the middle of a command, and has had its connection broken off.
-PARTING = 0.2
+#: How long to wait for a thread that is executing a command on a connection that was just aborted, seconds.
+LOCK_TIMEOUT = 0.2
 
-#: What is set on the client's side, in the order in which to set it again: by a method of the asyncio connection, ...
+#: Settings on the client's side, in the order in which to restore them: on asyncio connections by methods, ...
 BY_METHOD = ('autocommit', 'isolation_level', 'read_only', 'deferrable')
 #: ... and by plain attributes.
 BY_ATTRIBUTE = ('row_factory', 'cursor_factory', 'server_cursor_factory', 'prepare_threshold')
@@ -55,25 +57,45 @@ BY_ATTRIBUTE = ('row_factory', 'cursor_factory', 'server_cursor_factory', 'prepa
 IDLE, ACTIVE = TransactionStatus.IDLE, TransactionStatus.ACTIVE
 
 
-class DbConnectionManager(Manager['Connection[Any]'], SyncConnectionManager[DbEndpoint, 'Connection[Any]']):
+class _Psycopg(Manager[AnyConnectionT]):
+    """What the managers of psycopg's sync and async connections share."""
+
+    _errors = (psycopg.Error, OSError)
+
+    def _has_ended(self, conn: AnyConnectionT) -> bool:
+        return conn.closed
+
+    def _is_closed_by_user(self, conn: AnyConnectionT) -> bool:
+        return conn.closed and not conn.broken
+
+    def _check_not_busy(self, conn: AnyConnectionT) -> None:
+        # includes an abandoned COPY and unread results
+        if conn.pgconn.transaction_status == ACTIVE or conn.pgconn.pipeline_status != PipelineStatus.OFF:
+            raise psycopg.InterfaceError('the connection was released in the middle of a command')
+
+
+class DbConnectionManager(
+    _Psycopg['Connection[Any]'],
+    SyncManager['Connection[Any]'],
+    SyncConnectionManager[DbEndpoint, 'Connection[Any]'],
+):
     """Connects to PostgreSQL databases by name, for the threading pool.
 
-    A connection that comes back in a transaction, failed or not, is rolled back before the next can have it, and is set
-    as it was (autocommit, isolation level, read-only, deferrable, factories, prepare threshold); one that cannot be,
-    within five seconds, makes the release raise, and is disposed of.
+    A released connection is rolled back if it is in a transaction, and its settings (autocommit, isolation level,
+    read-only, deferrable, factories, prepare threshold) are restored. If that fails or takes more than five seconds,
+    the release raises, and the connection is disposed of.
 
-    :param dsn_params: keyword arguments of `psycopg.connect` by endpoint name, or a function that returns those of an
-        endpoint, called for each new connection (for credentials that rotate)
-    :param aliveness: ``'socket'``: look at the socket, which costs about a microsecond and sends nothing, and sees
-        whatever has reached this host; ``'query'``: one round trip on top of it, which also sees a server that is gone
-        without a word
-    :param reset: what is done on release: ``'rollback'``; ``'discard all'``: on top of it ``DISCARD ALL``, one round
-        trip, after which nothing is left of the session's past; or a function of the connection, called after the
-        rollback, that raises when the connection is of no use any more
-    :param check_timeout: how long a server may take to answer a check, seconds: with ``aliveness='query'``, and after a
-        connection of the same endpoint was found dead
-    :raises TypeError: when `dsn_params` is neither, or has something else than a mapping for an endpoint
-    :raises ValueError: when `aliveness`, `reset` or `check_timeout` is none of these
+    :param dsn_params: keyword arguments of `psycopg.connect` by endpoint name, or a function that returns them for an
+        endpoint, called for each new connection (for rotating credentials)
+    :param aliveness: ``'socket'``: look at the socket; costs about a microsecond, sends nothing, and sees what has
+        reached this host; ``'query'``: also make a round trip, which detects a server that has vanished
+    :param reset: what to do on release: ``'rollback'``; ``'discard all'``: a rollback and ``DISCARD ALL``, one round
+        trip, which leaves nothing of the session's state; or a function of the connection, called after the rollback,
+        that raises when the connection cannot be used again
+    :param check_timeout: how long the server may take to answer a check, seconds: with ``aliveness='query'``, and after
+        another connection of the endpoint was found dead
+    :raises TypeError: when an argument has the wrong type, or `dsn_params` has no mapping for an endpoint
+    :raises ValueError: when `aliveness`, `reset` or `check_timeout` has another value
     """
 
     def __init__(
@@ -85,40 +107,40 @@ class DbConnectionManager(Manager['Connection[Any]'], SyncConnectionManager[DbEn
             check_timeout: float = CHECK_TIMEOUT,
     ) -> None:
         super().__init__(dsn_params, aliveness, reset, _discard_all, check_timeout)
-        self._settings = Settings['Connection[Any]'](*BY_METHOD, *BY_ATTRIBUTE)
+        self._settings = ClientSettings['Connection[Any]'](*BY_METHOD, *BY_ATTRIBUTE)
 
     def create(self, endpoint: DbEndpoint, timeout: float | None = None) -> Connection[Any]:
         """Connect to a database.
 
         :param endpoint: its name
-        :param timeout: how long it may take, authentication included; ``None``: what its parameters say
+        :param timeout: how long it may take, authentication included, seconds; ``None``: as its parameters say
         :raises UnknownEndpointError: when there are no parameters for it
         :raises TimeoutError: when it took longer
-        :raises psycopg.Error: when the server cannot be reached, or refuses
+        :raises psycopg.Error: when the server is unreachable or refuses
         """
         deadline = deadline_in(timeout)
-        found = self._directory.check(endpoint, self._directory.find(endpoint))
-        parameters = spelled_out(endpoint, found, 'conninfo', conninfo_to_dict)
-        conn = connect_by(deadline, endpoint, parameters, _connect, Connection.close)
+        found = check_parameters(endpoint, self._directory.find(endpoint))
+        parameters = expand_conninfo(endpoint, found, 'conninfo', conninfo_to_dict)
+        conn = connect_with_deadline(deadline, endpoint, parameters, _connect, Connection.close)
         self._settings.record(conn)
-        self._welcome(endpoint, conn)
+        self._register(endpoint, conn)
         return conn
 
     def dispose(self, endpoint: DbEndpoint, conn: Connection[Any], timeout: float | None = None) -> None:
-        """Close a connection. Says goodbye where that cannot wait, else breaks it off. Does nothing in a process forked
-        off since its creation, where psycopg lets go of it without a word.
+        """Close a connection: in order where that cannot block, else by aborting it. Does nothing in a process forked
+        since its creation, where psycopg drops it without sending anything.
 
-        :param endpoint: what it is connected to
+        :param endpoint: its endpoint
         :param conn: the connection
         :param timeout: not needed: this does not wait for the server
         """
-        if not self._births.was_here(conn):
+        if self._fork_guard.is_inherited(conn):
             return
-        self._generations.gone(endpoint, conn)
-        _part(conn)
-        # psycopg would free what another thread may be in the middle of; the lock of a COPY that was left half-way
-        # stays taken, and tells nothing
-        is_ours = conn.lock.acquire(timeout=PARTING)
+        self._failure_detector.remove(endpoint, conn)
+        _abort_if_busy(conn)
+        # closing frees memory that a command in another thread may still use, hence the lock; with a time-out, for a
+        # COPY that was abandoned keeps it locked
+        is_ours = conn.lock.acquire(timeout=LOCK_TIMEOUT)
         try:
             conn.close()
         finally:
@@ -128,78 +150,53 @@ class DbConnectionManager(Manager['Connection[Any]'], SyncConnectionManager[DbEn
     def check_aliveness(self, endpoint: DbEndpoint, conn: Connection[Any], timeout: float | None = None) -> bool:
         """Tell whether an idle connection can still be used.
 
-        :param endpoint: what it is connected to
+        :param endpoint: its endpoint
         :param conn: the connection
-        :param timeout: how long a query may take; ``None``: as long as `check_timeout` says
+        :param timeout: the limit of a query besides `check_timeout`, seconds
         """
         alive = _looks_alive(conn)
-        if alive and not self._asks_server and endpoint not in self._suspects:
+        if alive and not self._asks_server and endpoint not in self._unverified:
             return True
-        if not alive:
-            if conn.broken or not conn.closed:  # else it was the user, and that says nothing about others
-                self._generations.found_dead(endpoint, conn)
-            return False
-        if self._is_doomed(endpoint, conn):
-            return False
-        return not self._is_doubted(endpoint, conn) or self._answers(endpoint, conn, timeout)
+        return self._is_usable(endpoint, conn, alive, timeout)
 
     def on_release(self, endpoint: DbEndpoint, conn: Connection[Any]) -> None:
-        """Clear away what the user left behind.
+        """Reset the connection for its next user.
 
-        :param endpoint: what it is connected to
+        :param endpoint: its endpoint
         :param conn: the connection
-        :raises psycopg.Error: when that is impossible
-        :raises TimeoutError: when it takes more than five seconds
+        :raises psycopg.Error: when that fails
+        :raises TimeoutError: when it took more than five seconds
         """
-        if self._reset is None and _is_clean(conn) and self._settings.are_kept(conn):
+        if self._reset is None and _is_clean(conn) and self._settings.are_unchanged(conn):
             return
-        if conn.closed:
-            if conn.broken:
-                self._generations.found_dead(endpoint, conn)
-            return  # the user closed it or saw it break: no fault of the release, and the next check finds it dead
-        _check_at_rest(conn)
-        try:
-            with Watch(conn.fileno(), RESET_TIMEOUT, what='reset'):
-                self._clean(conn)
-                if self._reset is not None:
-                    self._reset(conn)
-                    self._clean(conn)
-        except BaseException:
-            if conn.broken:
-                self._generations.found_dead(endpoint, conn)
-            raise
+        self._clean_up(endpoint, conn)
 
-    def _answers(self, endpoint: DbEndpoint, conn: Connection[Any], timeout: float | None) -> bool:
-        limit = self._check_timeout if timeout is None else min(timeout, self._check_timeout)
-        try:
-            with self._generations.proof(endpoint, conn), Watch(conn.fileno(), limit, what='query'):
-                _execute(conn, 'SELECT 1')
-        except (psycopg.Error, OSError):
-            return False
-        return True
+    def _ping(self, conn: Connection[Any]) -> None:
+        _execute(conn, 'SELECT 1')
 
     def _clean(self, conn: Connection[Any]) -> None:
-        """End whatever transaction there is, and set the connection as it was."""
+        """End any transaction, and restore the client's settings."""
         conn.rollback()
-        for name, value in self._settings.changed(conn):
+        for name, value in self._settings.to_restore(conn):
             setattr(conn, name, value)
 
 
 class AsyncDbConnectionManager(
-    Manager['AsyncConnection[Any]'],
+    _Psycopg['AsyncConnection[Any]'],
+    AsyncManager['AsyncConnection[Any]'],
     AsyncConnectionManager[DbEndpoint, 'AsyncConnection[Any]'],
 ):
     """Connects to PostgreSQL databases by name, for the asyncio pool.
 
-    The same as `DbConnectionManager`; functions given to it may be plain or async.
+    As `DbConnectionManager`; functions passed to it may be async.
 
     :param dsn_params: keyword arguments of `psycopg.AsyncConnection.connect` by endpoint name, or a function that
-        returns those of an endpoint
+        returns them for an endpoint
     :param aliveness: ``'socket'`` or ``'query'``
     :param reset: ``'rollback'``, ``'discard all'`` or a function of the connection
-    :param check_timeout: how long a server may take to answer a check, seconds
-    :raises TypeError: when `dsn_params` is neither, or has something else than a mapping for an endpoint
-    :raises ValueError: when `aliveness`, `reset` or `check_timeout` is none of these
+    :param check_timeout: how long the server may take to answer a check, seconds
+    :raises TypeError: when an argument has the wrong type, or `dsn_params` has no mapping for an endpoint
+    :raises ValueError: when `aliveness`, `reset` or `check_timeout` has another value
     """
 
     def __init__(
@@ -211,101 +208,73 @@ class AsyncDbConnectionManager(
             check_timeout: float = CHECK_TIMEOUT,
     ) -> None:
         super().__init__(dsn_params, aliveness, reset, _discard_all_async, check_timeout)
-        self._settings = Settings['AsyncConnection[Any]'](*BY_METHOD, *BY_ATTRIBUTE)
+        self._settings = ClientSettings['AsyncConnection[Any]'](*BY_METHOD, *BY_ATTRIBUTE)
 
     async def create(self, endpoint: DbEndpoint) -> AsyncConnection[Any]:
         """Connect to a database.
 
         :param endpoint: its name
         :raises UnknownEndpointError: when there are no parameters for it
-        :raises psycopg.Error: when the server cannot be reached, or refuses
+        :raises psycopg.Error: when the server is unreachable or refuses
         """
         found = self._directory.find(endpoint)
         if inspect.isawaitable(found):
             found = await found
-        parameters = spelled_out(endpoint, self._directory.check(endpoint, found), 'conninfo', conninfo_to_dict)
+        parameters = expand_conninfo(endpoint, check_parameters(endpoint, found), 'conninfo', conninfo_to_dict)
         try:
             conn: AsyncConnection[Any] = await AsyncConnection.connect(**parameters)
         except BaseException as error:
-            # psycopg leaves it to the garbage collector to close a connection that was not completed, and the frames
-            # of the traceback hold on to it
+            # psycopg leaves an incomplete connection to the garbage collector, and the traceback's frames keep it alive
             raise error.with_traceback(None)  # noqa: B904
         self._settings.record(conn)
-        self._welcome(endpoint, conn)
+        self._register(endpoint, conn)
         return conn
 
     async def dispose(self, endpoint: DbEndpoint, conn: AsyncConnection[Any]) -> None:
-        """Close a connection. Says goodbye where that cannot wait, else breaks it off. Does nothing in a process forked
-        off since its creation.
+        """Close a connection: in order where that cannot block, else by aborting it. Does nothing in a process forked
+        since its creation.
 
-        :param endpoint: what it is connected to
+        :param endpoint: its endpoint
         :param conn: the connection
         """
-        if self._births.was_here(conn):
-            self._generations.gone(endpoint, conn)
-            _part(conn)
+        if not self._fork_guard.is_inherited(conn):
+            self._failure_detector.remove(endpoint, conn)
+            _abort_if_busy(conn)
             await conn.close()
 
     async def check_aliveness(self, endpoint: DbEndpoint, conn: AsyncConnection[Any]) -> bool:
         """Tell whether an idle connection can still be used.
 
-        :param endpoint: what it is connected to
+        :param endpoint: its endpoint
         :param conn: the connection
         """
         alive = _looks_alive(conn)
-        if alive and not self._asks_server and endpoint not in self._suspects:
+        if alive and not self._asks_server and endpoint not in self._unverified:
             return True
-        if not alive:
-            if conn.broken or not conn.closed:  # else it was the user, and that says nothing about others
-                self._generations.found_dead(endpoint, conn)
-            return False
-        if self._is_doomed(endpoint, conn):
-            return False
-        return not self._is_doubted(endpoint, conn) or await self._answers(endpoint, conn)
+        return await self._is_usable(endpoint, conn, alive)
 
     async def on_release(self, endpoint: DbEndpoint, conn: AsyncConnection[Any]) -> None:
-        """Clear away what the user left behind.
+        """Reset the connection for its next user.
 
-        :param endpoint: what it is connected to
+        :param endpoint: its endpoint
         :param conn: the connection
-        :raises psycopg.Error: when that is impossible
-        :raises TimeoutError: when it takes more than five seconds
+        :raises psycopg.Error: when that fails
+        :raises TimeoutError: when it took more than five seconds
         """
-        if self._reset is None and _is_clean(conn) and self._settings.are_kept(conn):
+        if self._reset is None and _is_clean(conn) and self._settings.are_unchanged(conn):
             return
-        if conn.closed:
-            if conn.broken:
-                self._generations.found_dead(endpoint, conn)
-            return  # the user closed it or saw it break: no fault of the release, and the next check finds it dead
-        _check_at_rest(conn)
-        try:
-            await watched(self._clear_away(conn), partial(hang_up, conn.fileno()), RESET_TIMEOUT, what='reset')
-        except BaseException:
-            if conn.broken:
-                self._generations.found_dead(endpoint, conn)
-            raise
+        await self._clean_up(endpoint, conn)
 
-    async def _answers(self, endpoint: DbEndpoint, conn: AsyncConnection[Any]) -> bool:
-        try:
-            break_off = partial(hang_up, conn.fileno())
-            with self._generations.proof(endpoint, conn):
-                await watched(_execute_async(conn, 'SELECT 1'), break_off, self._check_timeout, what='query')
-        except (psycopg.Error, OSError):
-            return False
-        return True
+    def _aborter(self, conn: AsyncConnection[Any]) -> Callable[[], object]:
+        return partial(shut_down, conn.fileno())
 
-    async def _clear_away(self, conn: AsyncConnection[Any]) -> None:
-        await self._clean(conn)
-        if self._reset is not None:
-            done = self._reset(conn)
-            if inspect.isawaitable(done):
-                await done
-            await self._clean(conn)
+    async def _ping(self, conn: AsyncConnection[Any]) -> None:
+        await _execute_async(conn, 'SELECT 1')
 
     async def _clean(self, conn: AsyncConnection[Any]) -> None:
-        """End whatever transaction there is, and set the connection as it was."""
+        """End any transaction, and restore the client's settings."""
         await conn.rollback()
-        for name, value in self._settings.changed(conn):
+        for name, value in self._settings.to_restore(conn):
             if name in BY_METHOD:
                 await getattr(conn, f'set_{name}')(value)
             else:
@@ -316,36 +285,35 @@ def _connect(parameters: Parameters) -> Connection[Any]:
     try:
         return Connection.connect(**parameters)
     except BaseException as error:
-        # psycopg leaves it to the garbage collector to close a connection that was not completed: the frames of the
-        # traceback hold on to it, and, when it was psycopg's own time-out, those of the context and the error to each
-        # other
+        # psycopg leaves an incomplete connection to the garbage collector. The traceback's frames keep it alive, and,
+        # after psycopg's own time-out, so does a reference cycle of the error and its context.
         error.__context__ = None
         raise error.with_traceback(None)  # noqa: B904
 
 
-def _part(conn: AnyConnection) -> None:
-    """Break a connection off where a goodbye might wait: for a command in progress, or for room to send."""
-    with contextlib.suppress(psycopg.Error):  # libpq has no socket any more
+def _abort_if_busy(conn: AnyConnection) -> None:
+    """Shut a connection down where closing in order might block: on a command, or on a full send buffer."""
+    with contextlib.suppress(psycopg.Error):  # libpq has closed its socket
         if conn.pgconn.transaction_status == ACTIVE or not is_writable(conn.fileno()):
-            hang_up(conn.fileno())
+            shut_down(conn.fileno())
 
 
 def _looks_alive(conn: AnyConnection) -> bool:
     try:
-        return is_quiet(conn.pgconn.socket) or _heard_only_news(conn)
+        return is_quiet(conn.pgconn.socket) or _only_async_messages(conn)
     except (psycopg.Error, OSError, ValueError):
         return False
 
 
-def _heard_only_news(conn: AnyConnection) -> bool:
-    """Take in what an idle connection was sent; tell whether the server may say that to one that stays in use.
+def _only_async_messages(conn: AnyConnection) -> bool:
+    """Read what an idle connection has received; tell whether that is nothing but asynchronous messages.
 
-    A changed parameter, a notice and a notification are news: libpq reads them, and keeps notifications for the user.
-    An error is the server's goodbye, of which libpq makes a mere notice until it meets the EOF behind it; whatever else
-    comes unasked is a fault, and libpq would skip it. So look at the first byte before libpq does, and, as that tells
-    nothing through TLS, at the notices."""
+    Parameter changes, notices and notifications are such: libpq reads them, and keeps notifications for the user.
+    An error is the server's last message, which libpq treats as a notice until it reads the EOF after it; anything else
+    is a protocol error, which libpq would skip. So look at the first byte before libpq does, and, because TLS encrypts
+    that, at the notices."""
     pgconn = conn.pgconn
-    if not pgconn.ssl_in_use and peek(pgconn.socket) not in NEWS:
+    if not pgconn.ssl_in_use and peek(pgconn.socket) not in ASYNC_MESSAGES:
         return False
     severities: set[str | None] = set()
 
@@ -354,17 +322,17 @@ def _heard_only_news(conn: AnyConnection) -> bool:
 
     conn.add_notice_handler(listen)
     try:
-        for _ in range(READS):
+        for _ in range(MAX_READS):
             pgconn.consume_input()  # reads what is there, never waits; raises at EOF
             pgconn.is_busy()  # makes libpq look at it
             if severities & {'ERROR', 'FATAL', 'PANIC'}:
-                hang_up(pgconn.socket)  # libpq would go on as if nothing had been said
+                shut_down(pgconn.socket)  # libpq would treat the connection as open
                 return False
             if is_quiet(pgconn.socket):
                 return True
     finally:
         conn.remove_notice_handler(listen)
-    return False  # it goes on and on: no connection that waits for questions
+    return False  # the server keeps sending: this is not an idle connection
 
 
 def _is_clean(conn: AnyConnection) -> bool:
@@ -372,15 +340,9 @@ def _is_clean(conn: AnyConnection) -> bool:
     return pgconn.transaction_status == IDLE and pgconn.pipeline_status == PipelineStatus.OFF
 
 
-def _check_at_rest(conn: AnyConnection) -> None:
-    """Raise when a command goes on, a COPY that was left half-way, results that nobody read."""
-    if conn.pgconn.transaction_status == ACTIVE or conn.pgconn.pipeline_status != PipelineStatus.OFF:
-        raise psycopg.InterfaceError('the connection was released in the middle of a command')
-
-
 def _execute(conn: Connection[Any], statement: str) -> None:
     before = conn.autocommit
-    conn.autocommit = True  # else BEGIN and ROLLBACK make three round trips of one
+    conn.autocommit = True  # else BEGIN and ROLLBACK add two round trips
     Cursor(conn, row_factory=tuple_row).execute(statement.encode(), prepare=False)
     conn.autocommit = before
 
@@ -393,7 +355,7 @@ async def _execute_async(conn: AsyncConnection[Any], statement: str) -> None:
 
 
 def _discard_all(conn: Connection[Any]) -> None:
-    """Leave nothing of a session's past; psycopg sees to the statements that it has prepared."""
+    """Discard the session's state; psycopg itself forgets its prepared statements."""
     _execute(conn, 'DISCARD ALL')
 
 

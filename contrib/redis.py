@@ -1,10 +1,10 @@
 """Redis connections by redis-py, for the threading pool and for the asyncio pool.
 
-Sees to it that a connection is alive, that nobody gets the answer to another's question, and that no user finds himself
-in the transaction, the database or the subscription of the one before. redis-py itself connects, retries and pools
-behind one's back; here it does neither: a connection that has ended stays so, and the pool replaces it.
+Checks that a connection is alive, that no reply reaches another user than the one who sent the command, and that no
+transaction, database or subscription remains for the next user. redis-py's own reconnects, retries and pooling are off:
+a closed connection stays closed, and the pool replaces it.
 
-`client(conn)` lends a connection redis-py's commands: ``client(conn).get('key')``."""
+`client(conn)` gives redis-py's commands over a connection: ``client(conn).get('key')``."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ except ImportError as exc:
 from redis.credentials import CredentialProvider
 from redis.utils import str_if_bytes
 
-from gcp.contrib._postgres import Parameters, UnknownEndpointError
+from gcp.contrib._endpoints import Parameters, UnknownEndpointError
 from gcp.contrib._redis import (
-    FINAL,
+    IRREVERSIBLE,
     RESETTABLE,
-    UNDOABLE,
+    REVERSIBLE,
     ClosedError,
     Credentials,
     Deadline,
-    Directions,
     RedisEndpoint,
     Secret,
+    ServerDirectory,
+    ServerSettings,
     Session,
-    Settings,
 )
 from gcp.contrib._tcp import KeepAlive
 from gcp.contrib._wire import UnsolicitedData, check_unsolicited_data, deadline_in
@@ -62,18 +62,18 @@ __all__ = [
 ]
 
 Servers = Mapping[str, Parameters | str]
-NOBODY: Servers = MappingProxyType({})
+NO_SERVERS: Servers = MappingProxyType({})
 
-#: How long it may take to take back what a user has left.
+#: How long the reset of a released connection may take, seconds.
 RESET_TIMEOUT = 2.0
 
 
 # ---- connections
 
 
-class Wire:
-    """A socket as redis-py sees it. Can be held to a deadline, where redis-py would count each read anew, so that a
-    server that sends a byte now and then keeps one waiting for ever.
+class DeadlineSocket:
+    """A socket for redis-py on which a deadline for several operations can be set. redis-py's own time-out starts anew
+    with each read, so a server that sends a byte now and then could delay a caller for ever.
 
     :ivar sock: the socket
     """
@@ -81,44 +81,44 @@ class Wire:
     def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
         self.sock = sock
         self._deadline = deadline
-        self._usual = sock.gettimeout()
-        self.let_go()
+        self._timeout = sock.gettimeout()
+        self.restore_timeout()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.sock, name)
 
-    def hold(self) -> None:
-        """From now on, heed the deadline."""
-        self._usual = self.sock.gettimeout()
+    def apply_deadline(self) -> None:
+        """Apply the deadline from now on."""
+        self._timeout = self.sock.gettimeout()
         for name in ('recv', 'recv_into', 'sendall'):
-            setattr(self, name, functools.partial(self._timely, getattr(self.sock, name)))
+            setattr(self, name, functools.partial(self._with_deadline, getattr(self.sock, name)))
 
-    def let_go(self) -> None:
-        """From now on, heed the socket's own time-out, as before."""
+    def restore_timeout(self) -> None:
+        """Apply the socket's own time-out again."""
         for name in ('recv', 'recv_into', 'sendall'):
             setattr(self, name, getattr(self.sock, name))
         with contextlib.suppress(OSError):  # closed meanwhile
-            self.sock.settimeout(self._usual)
+            self.sock.settimeout(self._timeout)
 
-    def _timely(self, operation: Callable[..., Any], *args: Any) -> Any:
+    def _with_deadline(self, operation: Callable[..., Any], *args: Any) -> Any:
         left = self._deadline.left()
-        if left == 0:  # to a socket, that would mean: do not wait
+        if left == 0:  # settimeout(0) would mean non-blocking mode
             raise TimeoutError('no time left')
         self.sock.settimeout(left)
         return operation(*args)
 
 
 class RedisConnection(Session, redis.connection.AbstractConnection):
-    """A connection for threads: redis-py's, over a socket that one of `gcp.contrib`'s managers has connected.
+    """redis-py's connection for threads, over a socket of one of `gcp.contrib`'s managers.
 
-    :ivar wire: the socket; ``None`` before
+    :ivar transport: the socket; ``None`` before it is connected
     """
 
-    wire: Wire | None = None
+    transport: DeadlineSocket | None = None
 
     def is_open(self) -> bool:
-        """Tell whether it was connected, and not closed on this side since."""
-        return self.wire is not None and self.wire.fileno() >= 0
+        """Tell whether it is connected, and not closed on this side."""
+        return self.transport is not None and self.transport.fileno() >= 0
 
     def ask(self, *command: Any) -> Any:
         """Return the reply to a command.
@@ -129,114 +129,114 @@ class RedisConnection(Session, redis.connection.AbstractConnection):
         return self.read_response()
 
     def read_response(self, *args: Any, push_request: bool = False, **kwargs: Any) -> Any:
-        """Read a reply, and strike it off what is owed."""
+        """Read a reply, and count it."""
         try:
             response = super().read_response(*args, push_request=push_request, **kwargs)
         except redis.ResponseError:
-            self.owed -= 1
+            self.pending_replies -= 1
             raise
-        if not push_request:  # else it may have been a message, and a reply may still be to come
-            self.owed -= 1
+        if not push_request:  # else it may be a push message, which is not a reply
+            self.pending_replies -= 1
         return response
 
-    def log_in(self) -> None:
-        """Connect, unless it is, and begin a session."""
-        self.credentials.prepare()
+    def authenticate(self) -> None:
+        """Open a session: connect if necessary, and authenticate."""
+        self.credentials.fetch()
         if self.is_open():
             self.on_connect()
         else:
             self.connect()
 
-    def discreetly(self, work: Callable[[], None], timeout: float | None) -> None:
-        """Do work within a time; its errors show no password.
+    def run_redacted(self, work: Callable[[], None], timeout: float | None) -> None:
+        """Run a function within a time limit; redact the password from its errors.
 
-        :param work: the work
-        :param timeout: how long it may take; ``None``: no limit
+        :param work: the function
+        :param timeout: how long it may take, seconds; ``None``: no limit
         :raises TimeoutError: when it took longer
-        :raises redis.RedisError: what it raised
+        :raises redis.RedisError: the function's error
         """
         try:
-            with self.held_to(timeout):
+            with self.time_limit(timeout):
                 return work()
         except redis.RedisError as exc:
-            error = self.credentials.purged(exc)
-        raise error  # out of there, or it would have the other one as its context
+            error = self.credentials.redact(exc)
+        raise error  # outside the except block, or the original would be its context
 
     @contextlib.contextmanager
-    def held_to(self, timeout: float | None) -> Iterator[None]:
-        """Let what is done meanwhile take no longer than this in all.
+    def time_limit(self, timeout: float | None) -> Iterator[None]:
+        """Limit how long the block may take in all.
 
-        :param timeout: how long; ``None``: no limit
+        :param timeout: seconds; ``None``: no limit
         :raises TimeoutError: when it took longer
         """
         self.deadline.at = deadline_in(timeout)
         try:
-            if self.wire is not None:
-                self.wire.hold()
+            if self.transport is not None:
+                self.transport.apply_deadline()
             yield
-        except redis.TimeoutError:  # which is no TimeoutError
+        except redis.TimeoutError:  # not a subclass of TimeoutError
             raise TimeoutError(f'{self!r}: not answered in time') from None
         finally:
             self.deadline.at = math.inf
-            if self.wire is not None:
-                self.wire.let_go()
+            if self.transport is not None:
+                self.transport.restore_timeout()
 
     def _connect(self) -> Any:
-        # what redis-py's own kinds of connection fill in; there is no public way to bring a socket
-        self.check_not_over()
-        self.born_in = os.getpid()
-        self.wire = Wire(self.dialer.create(self.address, self.deadline.left()), self.deadline)
-        self.wire.settimeout(self.socket_timeout)
-        self.wire.hold()
-        return self.wire
+        # implements redis-py's abstract method: there is no public way to pass a socket
+        self.check_not_closed()
+        self.created_in = os.getpid()
+        self.transport = DeadlineSocket(self.socket_manager.create(self.address, self.deadline.left()), self.deadline)
+        self.transport.settimeout(self.socket_timeout)
+        self.transport.apply_deadline()
+        return self.transport
 
 
 class TcpConnection(RedisConnection, redis.Connection):
-    """Over TCP."""
+    """A connection over TCP."""
 
 
 class SslConnection(RedisConnection, redis.SSLConnection):
-    """Over TLS."""
+    """A connection over TLS."""
 
 
 class UnixConnection(RedisConnection, redis.UnixDomainSocketConnection):
-    """Over a unix socket."""
+    """A connection over a unix socket."""
 
 
 class AsyncRedisConnection(Session, redis.asyncio.connection.AbstractConnection):
-    """A connection for asyncio: redis-py's, over streams that one of `gcp.contrib`'s managers has connected.
+    """redis-py's connection for asyncio, over a stream of one of `gcp.contrib`'s managers.
 
-    :ivar streams: reader and writer; ``None`` before
+    :ivar streams: reader and writer; ``None`` before it is connected
     """
 
     streams: tuple[Any, Any] | None = None
 
-    async def log_in(self) -> None:
-        """Connect, unless it is, and begin a session."""
-        await self.credentials.prepare_later()
+    async def authenticate(self) -> None:
+        """Open a session: connect if necessary, and authenticate."""
+        await self.credentials.fetch_async()
         await (self.on_connect() if self.is_open() else self.connect())
 
-    async def discreetly(self, work: Awaitable[None]) -> None:
-        """Do work; its errors show no password.
+    async def run_redacted(self, work: Awaitable[None]) -> None:
+        """Await something; redact the password from its errors.
 
-        :param work: the work
-        :raises redis.RedisError: what it raised
+        :param work: the awaitable
+        :raises redis.RedisError: its error
         """
         try:
             return await work
         except redis.RedisError as exc:
-            error = self.credentials.purged(exc)
-        raise error  # out of there, or it would have the other one as its context
+            error = self.credentials.redact(exc)
+        raise error  # outside the except block, or the original would be its context
 
-    async def break_off(self) -> None:
-        """Close at once, whatever is still to be sent; done even if it is cancelled."""
+    async def abort(self) -> None:
+        """Close at once, without flushing. Takes effect even if it is cancelled."""
         if self.streams is not None:
             self.streams[1].transport.abort()
         await self.disconnect(nowait=True)
-        await asyncio.sleep(0)  # within which the descriptor is closed
+        await asyncio.sleep(0)  # the event loop closes the descriptor meanwhile
 
     def is_open(self) -> bool:
-        """Tell whether it was connected, and not closed on this side since."""
+        """Tell whether it is connected, and not closed on this side."""
         return self.streams is not None and not self.streams[1].is_closing()
 
     async def ask(self, *command: Any) -> Any:
@@ -255,55 +255,55 @@ class AsyncRedisConnection(Session, redis.asyncio.connection.AbstractConnection)
             push_request: bool | None = False,
             **kwargs: Any,
     ) -> Any:
-        """Read a reply, and strike it off what is owed."""
+        """Read a reply, and count it."""
         try:
             response = await super().read_response(disable_decoding, timeout, push_request=push_request, **kwargs)
         except redis.ResponseError:
-            self.owed -= 1
+            self.pending_replies -= 1
             raise
-        # a message, or time ran out: a reply may still be to come
+        # after a push message or a time-out, the reply is still to come
         if not push_request and (timeout is None or response is not None):
-            self.owed -= 1
+            self.pending_replies -= 1
         return response
 
-    async def has_heard(self) -> bool:
-        """Tell whether there is more than what was asked for, read by redis-py or not."""
-        if not await self.dialer.check_aliveness(self.address, self.streams):
+    async def has_unread_data(self) -> bool:
+        """Tell whether there is unsolicited data, in redis-py's buffer or in the socket."""
+        if not await self.socket_manager.check_aliveness(self.address, self.streams):
             return True
-        # before 8.0, it has another name for this, which means less
-        heard: bool = await (self.can_read() if hasattr(self, 'can_read') else self.can_read_destructive())
-        return heard
+        # before 8.0: can_read_destructive
+        readable: bool = await (self.can_read() if hasattr(self, 'can_read') else self.can_read_destructive())
+        return readable
 
     async def _connect(self) -> None:
-        # what redis-py's own kinds of connection fill in; there is no public way to bring streams
-        self.check_not_over()
-        self.born_in = os.getpid()
-        self.streams = self._reader, self._writer = await self.dialer.create(self.address)
+        # implements redis-py's abstract method: there is no public way to pass streams
+        self.check_not_closed()
+        self.created_in = os.getpid()
+        self.streams = self._reader, self._writer = await self.socket_manager.create(self.address)
 
 
 class AsyncTcpConnection(AsyncRedisConnection, redis.asyncio.Connection):
-    """Over TCP."""
+    """A connection over TCP."""
 
 
 class AsyncSslConnection(AsyncRedisConnection, redis.asyncio.SSLConnection):
-    """Over TLS."""
+    """A connection over TLS."""
 
 
 class AsyncUnixConnection(AsyncRedisConnection, redis.asyncio.UnixDomainSocketConnection):
-    """Over a unix socket."""
+    """A connection over a unix socket."""
 
 
 # ---- managers
 
 
 class _Manager(abc.ABC):
-    """What managers of both colours are told, and how they make a connection of it that is yet to be connected."""
+    """What the sync and the async manager share: their arguments, and how they build a connection from them."""
 
-    _kinds: tuple[Any, Any, Any]  # of connections: over TCP, TLS, and unix sockets
+    _kinds: tuple[Any, Any, Any]  # classes of connections over TCP, TLS, and unix sockets
 
     def __init__(
             self,
-            servers: Servers | Callable[[str], Any] = NOBODY,
+            servers: Servers | Callable[[str], Any] = NO_SERVERS,
             *,
             db: int = 0,
             username: str | None = None,
@@ -329,319 +329,325 @@ class _Manager(abc.ABC):
             raise ValueError(f'protocol: 2 or 3 was expected, not {protocol!r}')
         if check_unsolicited_data(unsolicited_data) == 'allowed' and protocol != 3:
             raise ValueError("unsolicited_data: 'allowed' needs protocol=3, where messages cannot be taken for replies")
-        self._directions = Directions(servers, Settings(
+        self._directory = ServerDirectory(servers, ServerSettings(
             db=db, username=username, password=password, credential_provider=credential_provider,
             client_name=client_name, ssl=ssl,
         ))
         self._pings = aliveness == 'ping'
         self._reset = reset
         self._allows_data = unsolicited_data == 'allowed'
-        self._of_sockets: dict[str, Any] = {'unsolicited_data': unsolicited_data}
-        self._of_tcp: dict[str, Any] = {'keepalive': keepalive, 'nodelay': nodelay, 'source_address': source_address}
-        self._of_redis: dict[str, Any] = {
+        self._socket_options: dict[str, Any] = {'unsolicited_data': unsolicited_data}
+        self._tcp_options: dict[str, Any] = {
+            'keepalive': keepalive, 'nodelay': nodelay, 'source_address': source_address,
+        }
+        self._redis_options: dict[str, Any] = {
             'protocol': protocol, 'decode_responses': decode_responses,
             'socket_timeout': socket_timeout, 'socket_connect_timeout': None,
         }
-        # kept, for they remember TLS sessions; a function of the user's may make a context for each connection
-        self._dialer = functools.lru_cache(maxsize=128)(self._make_dialer)
-        self._dialer(False, None)  # finds fault with options at once
+        # cached: they keep TLS sessions; bounded: a user's function may return a new context each time
+        self._socket_manager = functools.lru_cache(maxsize=128)(self._make_socket_manager)
+        self._socket_manager(False, None)  # reports wrong options now, not at the first acquire
 
     def __repr__(self) -> str:
-        return f'<{type(self).__name__}: {self._directions}>'
+        return f'<{type(self).__name__}: {self._directory}>'
 
     @abc.abstractmethod
-    def _make_dialer(self, over_unix: bool, ssl: SSLContext | bool | None) -> Any:
-        """Return the manager of the sockets under connections."""
+    def _make_socket_manager(self, over_unix: bool, ssl: SSLContext | bool | None) -> Any:
+        """Return a manager of the underlying sockets."""
 
     def _prepare(self, endpoint: RedisEndpoint, found: Any) -> Any:
-        """Return a connection to an endpoint, yet to be connected."""
-        settings = self._directions.settings(endpoint, found)
+        """Return a connection to an endpoint, not connected yet."""
+        settings = self._directory.settings(endpoint, found)
         over_unix = settings.path is not None
         where = {'path': settings.address} if over_unix else {'host': settings.host, 'port': settings.port}
         kind = self._kinds[2 if over_unix else 1 if settings.ssl else 0]
         deadline = Deadline()
         credentials = Credentials(settings, deadline)
         conn = kind(
-            **where, **self._of_redis, db=settings.db, client_name=settings.client_name,
+            **where, **self._redis_options, db=settings.db, client_name=settings.client_name,
             credential_provider=credentials if credentials.are_needed else None,
         )
-        conn.set_up(self._dialer(over_unix, settings.ssl or None), settings.address, credentials, deadline)
+        conn.configure(self._socket_manager(over_unix, settings.ssl or None), settings.address, credentials, deadline)
         return conn
 
     def _is_reusable(self, conn: Session) -> bool:
-        """Tell whether a connection can, perhaps after some work, be what it was at first."""
+        """Tell whether a connection can be used again, perhaps after a reset."""
         if callable(self._reset):
-            return not conn.owed and conn.left.isdisjoint(FINAL)
-        return not conn.owed and conn.left <= (RESETTABLE if self._reset == 'reset' else UNDOABLE.keys())
+            return not conn.pending_replies and conn.lasting_commands.isdisjoint(IRREVERSIBLE)
+        reversible = RESETTABLE if self._reset == 'reset' else REVERSIBLE.keys()
+        return not conn.pending_replies and conn.lasting_commands <= reversible
 
 
 class RedisConnectionManager(_Manager, SyncConnectionManager[RedisEndpoint, RedisConnection]):
     """Connects to Redis servers. An endpoint is a pair of host and port, a unix socket's path, or a name.
 
-    A connection that comes back with replies unread, subscribed, or in a state that cannot be taken back is closed at
-    once. One that comes back in a transaction, with watched keys or in another database is made as it was, at the cost
-    of a round trip; one that was but used for commands, the usual case, costs none.
+    A connection released with unread replies, subscribed, or in a state that cannot be reverted is closed at once. An
+    open transaction, watched keys or another database cost one round trip each to revert. A connection that was only
+    used for commands, the usual case, costs none.
 
-    :param servers: parameters by endpoint name, or a URL (``'rediss://user:password@host:port/db'``), or a function
-        that returns those of an endpoint, called for each new connection; parameters are `host` and `port`, or `path`,
-        and `db`, `username`, `password`, `credential_provider`, `client_name`, `ssl`, which go before the arguments of
-        the same name
+    :param servers: for each endpoint name its parameters or a URL (``'rediss://user:password@host:port/db'``), or a
+        function that returns them for an endpoint, called for each new connection; parameters are `host` and `port`, or
+        `path`, and `db`, `username`, `password`, `credential_provider`, `client_name`, `ssl`, which override the
+        arguments of the same name
     :param db: the database
-    :param username: an ACL user's name; ``None``: the default user
+    :param username: the name of an ACL user; ``None``: the default user
     :param password: the password, or a function that returns it, called for each new connection
-    :param credential_provider: redis-py's way of providing both
-    :param client_name: for ``CLIENT LIST``
-    :param ssl: ``True`` or a context: speak TLS; ``True`` verifies the server's certificate and name
-    :param protocol: 2 or 3: of RESP; 3 needs Redis 6
-    :param keepalive: how the kernel finds out that an idle peer is gone without a word; ``None``: not at all
+    :param credential_provider: redis-py's object that provides both
+    :param client_name: the name in ``CLIENT LIST``
+    :param ssl: ``True`` or a context: use TLS; ``True`` verifies the server's certificate and name
+    :param protocol: the version of RESP, 2 or 3; 3 needs Redis 6
+    :param keepalive: how the kernel detects that an idle peer has vanished; ``None``: no keepalive
     :param nodelay: send small packets at once (``TCP_NODELAY``)
     :param source_address: an IP address of this host and a port (0: any) to connect from; ``None``: the kernel chooses
-    :param socket_timeout: how long a user's single read or write may take; ``None``: no limit
-    :param decode_responses: make replies `str`
-    :param aliveness: ``'socket'``: look at the socket, which sends nothing; ``'ping'``: one round trip on top of it,
-        which also sees a server that is gone without a word
-    :param reset: what becomes of a connection that is left in a lasting state: ``'discard'``: as said above;
-        ``'reset'``: ``RESET``, and a new log-in, which also takes back ``AUTH``, ``CLIENT TRACKING`` and the like, but
-        needs Redis 6.2; a function: called with each connection that comes back without replies unread
-    :param unsolicited_data: what data means that came while nobody used the connection: ``'dead'`` or ``'allowed'``
-        (messages of RESP 3, as of client tracking)
+    :param socket_timeout: how long a single read or write of the user's may take, seconds; ``None``: no limit
+    :param decode_responses: return replies as `str`
+    :param aliveness: ``'socket'``: look at the socket, which sends nothing; ``'ping'``: also make a round trip, which
+        detects a server that has vanished
+    :param reset: what to do with a connection whose session's state was changed: ``'discard'``: as described above;
+        ``'reset'``: send ``RESET`` and authenticate anew, which also reverts ``AUTH``, ``CLIENT TRACKING`` and the
+        like, and needs Redis 6.2; a function: called with each connection that is released without unread replies
+    :param unsolicited_data: what data means that arrives while a connection is idle: ``'dead'`` or ``'allowed'``
+        (push messages of RESP 3, as those of client tracking)
     :raises TypeError: for an argument of a wrong type
-    :raises ValueError: for one that is impossible
+    :raises ValueError: for an argument with an impossible value
     """
 
     _kinds = (TcpConnection, SslConnection, UnixConnection)
 
     def create(self, endpoint: RedisEndpoint, timeout: float | None = None) -> RedisConnection:
-        """Connect, and begin a session: ``HELLO``, ``AUTH``, ``SELECT``, as far as they are needed.
+        """Connect and open a session: ``HELLO``, ``AUTH``, ``SELECT``, as far as needed.
 
         :param endpoint: host and port, a path, or a name
-        :param timeout: how long it may take in all, a function of the user's for the password included;
-            ``None``: no limit
+        :param timeout: how long it may take in all, seconds, including the user's function for the password; ``None``:
+            no limit
         :raises UnknownEndpointError: when there are no parameters for a name
         :raises TimeoutError: when it took longer
         :raises redis.AuthenticationError: when user name or password are wrong
-        :raises redis.RedisError: when the server cannot be reached, or refuses
+        :raises redis.RedisError: when the server is unreachable or refuses
         """
-        conn: RedisConnection = self._prepare(endpoint, self._directions.find(endpoint))
+        conn: RedisConnection = self._prepare(endpoint, self._directory.find(endpoint))
         try:
-            conn.discreetly(conn.log_in, timeout)
+            conn.run_redacted(conn.authenticate, timeout)
         except BaseException:
             conn.disconnect()
             raise
-        conn.settle()
+        conn.mark_clean()
         return conn
 
     def dispose(self, endpoint: RedisEndpoint, conn: RedisConnection, timeout: float | None = None) -> None:
-        """Close a connection, also in the hands of another thread that waits on it. Redis needs no goodbye.
+        """Close a connection. A thread that waits on it returns at once. Sends no ``QUIT``: Redis does not need it.
 
-        :param endpoint: what it is connected to
+        :param endpoint: its endpoint
         :param conn: the connection
-        :param timeout: how long TLS may take to say its own
+        :param timeout: how long TLS may take to send its close_notify, seconds
         """
         try:
-            if conn.wire is not None:
-                conn.dialer.dispose(conn.address, conn.wire.sock, timeout)
+            if conn.transport is not None:
+                conn.socket_manager.dispose(conn.address, conn.transport.sock, timeout)
         finally:
             conn.disconnect()
 
     def check_aliveness(self, endpoint: RedisEndpoint, conn: RedisConnection, timeout: float | None = None) -> bool:
         """Tell whether an idle connection can still be used.
 
-        :param endpoint: what it is connected to
+        :param endpoint: its endpoint
         :param conn: the connection
-        :param timeout: how long the server may take to answer a ``PING``; ``None``: no limit
+        :param timeout: how long the server may take to answer a ``PING``, seconds; ``None``: no limit
         """
-        if conn.wire is None or not conn.is_open() or not conn.dialer.check_aliveness(conn.address, conn.wire.sock):
+        if conn.transport is None or not conn.is_open():
             return False
-        return not self._pings or (conn.born_in == os.getpid() and _answers(conn, timeout))
+        if not conn.socket_manager.check_aliveness(conn.address, conn.transport.sock):
+            return False
+        return not self._pings or (conn.created_in == os.getpid() and _ping(conn, timeout))
 
     def on_acquire(self, endpoint: RedisEndpoint, conn: RedisConnection) -> None:
-        """Take note that somebody uses a connection.
+        """Mark a connection as in use.
 
-        :param endpoint: what it is connected to
+        :param endpoint: its endpoint
         :param conn: the connection
         """
-        if conn.wire is not None:
-            conn.dialer.on_acquire(conn.address, conn.wire.sock)
+        if conn.transport is not None:
+            conn.socket_manager.on_acquire(conn.address, conn.transport.sock)
 
     def on_release(self, endpoint: RedisEndpoint, conn: RedisConnection) -> None:
-        """Take back what the user has left, or close the connection where that cannot be.
+        """Reset a connection for its next user, or close it if that is impossible.
 
-        :param endpoint: what it is connected to
+        :param endpoint: its endpoint
         :param conn: the connection
         :raises redis.ResponseError: when the server refuses
         """
-        if conn.wire is None or not conn.is_open():
-            return  # the user closed it or saw it break: no fault of the release, and the next check finds it dead
+        if conn.transport is None or not conn.is_open():
+            return  # closed by its user or during its use: no error of the release, and the next check fails
         try:
             reusable = self._is_reusable(conn) and (self._allows_data or not conn.can_read(0))
-            if reusable and (conn.left or callable(self._reset)):
-                conn.discreetly(functools.partial(_take_back, conn, self._reset), RESET_TIMEOUT)
+            if reusable and (conn.lasting_commands or callable(self._reset)):
+                conn.run_redacted(functools.partial(_restore, conn, self._reset), RESET_TIMEOUT)
         except (redis.ConnectionError, TimeoutError):
             reusable = False
-        if reusable and not conn.owed:
-            conn.settle()
-            conn.dialer.on_release(conn.address, conn.wire.sock)
+        if reusable and not conn.pending_replies:
+            conn.mark_clean()
+            conn.socket_manager.on_release(conn.address, conn.transport.sock)
         else:
             conn.disconnect()
 
-    def _make_dialer(self, over_unix: bool, ssl: SSLContext | bool | None) -> SyncConnectionManager[Any, Any]:
+    def _make_socket_manager(self, over_unix: bool, ssl: SSLContext | bool | None) -> SyncConnectionManager[Any, Any]:
         if over_unix:
             from gcp.contrib.unix import UnixSocketConnectionManager
 
-            return UnixSocketConnectionManager(**self._of_sockets)
+            return UnixSocketConnectionManager(**self._socket_options)
         from gcp.contrib.socket import SslSocketConnectionManager, TcpSocketConnectionManager
 
         if not ssl:
-            return TcpSocketConnectionManager(**self._of_sockets, **self._of_tcp)
-        return SslSocketConnectionManager(None if ssl is True else ssl, **self._of_sockets, **self._of_tcp)
+            return TcpSocketConnectionManager(**self._socket_options, **self._tcp_options)
+        return SslSocketConnectionManager(None if ssl is True else ssl, **self._socket_options, **self._tcp_options)
 
 
-def _answers(conn: RedisConnection, timeout: float | None) -> bool:
+def _ping(conn: RedisConnection, timeout: float | None) -> bool:
     try:
-        with conn.held_to(timeout):
+        with conn.time_limit(timeout):
             return str_if_bytes(conn.ask('PING')) == 'PONG'
-    except Exception:  # whatever a server may say that is no reply
+    except Exception:  # includes replies that cannot be parsed
         conn.disconnect()
         return False
 
 
-def _take_back(conn: RedisConnection, reset: Any) -> None:
+def _restore(conn: RedisConnection, reset: Any) -> None:
     if callable(reset):
         reset(conn)
     elif reset == 'reset':
         conn.ask('RESET')
-        conn.log_in()
+        conn.authenticate()
     else:
-        for name, undo in UNDOABLE.items():
-            if name in conn.left:
+        for name, undo in REVERSIBLE.items():
+            if name in conn.lasting_commands:
                 conn.ask(*undo, *([conn.db] if name == 'SELECT' else []))
 
 
 class AsyncRedisConnectionManager(_Manager, AsyncConnectionManager[RedisEndpoint, AsyncRedisConnection]):
-    """Connects to Redis servers. The same as `RedisConnectionManager`, in the other colour.
+    """Connects to Redis servers, for the asyncio pool. The arguments are those of `RedisConnectionManager`.
 
     Functions for parameters, passwords and resets may be async."""
 
     _kinds = (AsyncTcpConnection, AsyncSslConnection, AsyncUnixConnection)
 
     async def create(self, endpoint: RedisEndpoint) -> AsyncRedisConnection:
-        """Connect, and begin a session: ``HELLO``, ``AUTH``, ``SELECT``, as far as they are needed.
+        """Connect and open a session: ``HELLO``, ``AUTH``, ``SELECT``, as far as needed.
 
         :param endpoint: host and port, a path, or a name
         :raises UnknownEndpointError: when there are no parameters for a name
         :raises redis.AuthenticationError: when user name or password are wrong
-        :raises redis.RedisError: when the server cannot be reached, or refuses
+        :raises redis.RedisError: when the server is unreachable or refuses
         """
-        found = self._directions.find(endpoint)
+        found = self._directory.find(endpoint)
         conn: AsyncRedisConnection = self._prepare(endpoint, await found if inspect.isawaitable(found) else found)
         try:
-            await conn.discreetly(conn.log_in())
+            await conn.run_redacted(conn.authenticate())
         except BaseException:
-            await conn.break_off()
+            await conn.abort()
             raise
-        conn.settle()
+        conn.mark_clean()
         return conn
 
     async def dispose(self, endpoint: RedisEndpoint, conn: AsyncRedisConnection) -> None:
-        """Close a connection. Redis needs no goodbye. Does nothing in a process forked off since its creation.
+        """Close a connection. Sends no ``QUIT``: Redis does not need it. Does nothing in a process forked since its
+        creation.
 
-        :param endpoint: what it is connected to
+        :param endpoint: its endpoint
         :param conn: the connection
         """
-        if conn.born_in != os.getpid():
+        if conn.created_in != os.getpid():
             return
         try:
             if conn.streams is not None:
-                await conn.dialer.dispose(conn.address, conn.streams)
+                await conn.socket_manager.dispose(conn.address, conn.streams)
         finally:
-            await conn.break_off()
+            await conn.abort()
 
     async def check_aliveness(self, endpoint: RedisEndpoint, conn: AsyncRedisConnection) -> bool:
         """Tell whether an idle connection can still be used.
 
-        :param endpoint: what it is connected to
+        :param endpoint: its endpoint
         :param conn: the connection
         """
-        if not conn.is_open() or not await conn.dialer.check_aliveness(conn.address, conn.streams):
+        if not conn.is_open() or not await conn.socket_manager.check_aliveness(conn.address, conn.streams):
             return False
-        return not self._pings or (conn.born_in == os.getpid() and await _answers_later(conn))
+        return not self._pings or (conn.created_in == os.getpid() and await _ping_async(conn))
 
     async def on_release(self, endpoint: RedisEndpoint, conn: AsyncRedisConnection) -> None:
-        """Take back what the user has left, or close the connection where that cannot be.
+        """Reset a connection for its next user, or close it if that is impossible.
 
-        :param endpoint: what it is connected to
+        :param endpoint: its endpoint
         :param conn: the connection
         :raises redis.ResponseError: when the server refuses
         """
         if not conn.is_open():
-            return  # the user closed it or saw it break: no fault of the release, and the next check finds it dead
+            return  # closed by its user or during its use: no error of the release, and the next check fails
         try:
-            reusable = self._is_reusable(conn) and (self._allows_data or not await conn.has_heard())
-            if reusable and (conn.left or callable(self._reset)):
-                await asyncio.wait_for(conn.discreetly(_take_back_later(conn, self._reset)), RESET_TIMEOUT)
+            reusable = self._is_reusable(conn) and (self._allows_data or not await conn.has_unread_data())
+            if reusable and (conn.lasting_commands or callable(self._reset)):
+                await asyncio.wait_for(conn.run_redacted(_restore_async(conn, self._reset)), RESET_TIMEOUT)
         except (redis.ConnectionError, redis.TimeoutError, asyncio.TimeoutError, TimeoutError):
             reusable = False
-        if reusable and not conn.owed:
-            conn.settle()
+        if reusable and not conn.pending_replies:
+            conn.mark_clean()
         else:
-            await conn.break_off()
+            await conn.abort()
 
-    def _make_dialer(self, over_unix: bool, ssl: SSLContext | bool | None) -> AsyncConnectionManager[Any, Any]:
+    def _make_socket_manager(self, over_unix: bool, ssl: SSLContext | bool | None) -> AsyncConnectionManager[Any, Any]:
         if over_unix:
             from gcp.contrib.unix_async import UnixSocketStreamConnectionManager
 
-            return UnixSocketStreamConnectionManager(**self._of_sockets)
+            return UnixSocketStreamConnectionManager(**self._socket_options)
         from gcp.contrib.socket_async import TcpStreamConnectionManager
 
-        return TcpStreamConnectionManager(ssl, **self._of_sockets, **self._of_tcp)
+        return TcpStreamConnectionManager(ssl, **self._socket_options, **self._tcp_options)
 
 
-async def _answers_later(conn: AsyncRedisConnection) -> bool:
+async def _ping_async(conn: AsyncRedisConnection) -> bool:
     try:
         return str_if_bytes(await conn.ask('PING')) == 'PONG'
-    except Exception:  # whatever a server may say that is no reply
-        await conn.break_off()
+    except Exception:  # includes replies that cannot be parsed
+        await conn.abort()
         return False
 
 
-async def _take_back_later(conn: AsyncRedisConnection, reset: Any) -> None:
+async def _restore_async(conn: AsyncRedisConnection, reset: Any) -> None:
     if callable(reset):
         done = reset(conn)
         if inspect.isawaitable(done):
             await done
     elif reset == 'reset':
         await conn.ask('RESET')
-        await conn.log_in()
+        await conn.authenticate()
     else:
-        for name, undo in UNDOABLE.items():
-            if name in conn.left:
+        for name, undo in REVERSIBLE.items():
+            if name in conn.lasting_commands:
                 await conn.ask(*undo, *([conn.db] if name == 'SELECT' else []))
 
 
 # ---- commands
 
 
-class _OnlyConnection:
-    """A pool, to redis-py's clients, that lends one connection that is somebody else's, and takes nothing back.
+class _SingleConnection:
+    """A pool of redis-py's that always returns one given connection, which it does not own.
 
-    A mixin for redis-py's pools of either colour."""
+    A mixin for redis-py's pools, sync and async."""
 
     def __init__(self, conn: Any) -> None:
         super().__init__(  # type: ignore[call-arg]
             type(conn), 1, protocol=conn.protocol, db=conn.db, decode_responses=conn.encoder.decode_responses)
-        self._borrowed = weakref.ref(conn)  # which keeps the client
+        self._conn_ref = weakref.ref(conn)  # weak: the connection refers to the client
 
-    def _lent(self) -> Any:
-        conn = self._borrowed()
+    def _get(self) -> Any:
+        conn = self._conn_ref()
         if conn is None:
-            raise ClosedError('the connection is gone; a client lasts no longer than the connection it was made for')
+            raise ClosedError('the connection no longer exists; do not use a client after its connection was released')
         return conn
 
 
-class _SyncPool(_OnlyConnection, redis.ConnectionPool):
+class _SyncPool(_SingleConnection, redis.ConnectionPool):
     def get_connection(self, *args: Any, **kwargs: Any) -> Any:
-        return self._lent()
+        return self._get()
 
     def release(self, connection: Any) -> None:
         pass
@@ -650,9 +656,9 @@ class _SyncPool(_OnlyConnection, redis.ConnectionPool):
         pass
 
 
-class _AsyncPool(_OnlyConnection, redis.asyncio.ConnectionPool):
+class _AsyncPool(_SingleConnection, redis.asyncio.ConnectionPool):
     async def get_connection(self, *args: Any, **kwargs: Any) -> Any:
-        return self._lent()
+        return self._get()
 
     async def release(self, connection: Any) -> None:
         pass
@@ -670,10 +676,10 @@ def client(conn: AsyncRedisConnection) -> redis.asyncio.Redis: ...
 
 
 def client(conn: RedisConnection | AsyncRedisConnection) -> Any:
-    """Return a redis-py client whose commands, pipelines and scripts go over a connection. Closing it closes nothing.
+    """Return redis-py's client for a connection. Closing the client does not close the connection.
 
-    It is to be used as long as the connection is, and by one thread or task at a time. A second call returns it again:
-    to make one costs as much as a command or two.
+    Use it only while you hold the connection, in one thread or task at a time. It is cached on the connection, because
+    a new client costs as much as a command or two.
 
     :param conn: a connection of one of these managers
     """

@@ -1,11 +1,10 @@
-"""TCP and TLS connections for the threading pool. Knows no protocol above: to it, bytes that nobody asked for are a
-fault, unless it is told otherwise."""
+"""TCP and TLS connections for the threading pool. Knows no protocol above them, so unsolicited data means that a
+connection cannot be used again, unless `unsolicited_data` says otherwise."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-import os
 import socket
 import weakref
 from collections.abc import Callable, Sequence
@@ -17,28 +16,27 @@ from gcp.contrib import _tls
 from gcp.contrib._tcp import (
     ATTEMPT_DELAY,
     Address,
+    HappyEyeballs,
     Hostname,
     IpAddress,
     KeepAlive,
     Port,
-    Race,
     SocketT,
     TcpEndpoint,
-    TcpOptions,
+    TcpManager,
     check_endpoint,
     is_address,
     look_up,
 )
 from gcp.contrib._wire import (
-    GOODBYE_TIMEOUT,
-    Births,
+    CLOSE_TIMEOUT,
+    SocketManager,
     UnsolicitedData,
-    await_any,
-    check_unsolicited_data,
     deadline_in,
     is_alive,
     is_quiet,
     time_left,
+    wait_writable,
     within,
 )
 from gcp.threading import BaseConnectionManager, EndpointT
@@ -60,13 +58,13 @@ SslEndpoint = TcpEndpoint
 
 
 class SocketAlivenessCheckingMixin(Generic[EndpointT]):
-    """Tells a socket's aliveness from what waits to be read on it, without a packet sent.
+    """Checks a socket by what there is to read, without sending anything.
 
-    EOF, an error and unexpected data all mean dead: data that came while nobody used the connection would be taken for
-    the answer to the next caller's first question.
+    EOF, an error and unsolicited data all mean dead: the next user would take data that arrived before its first
+    request for the response.
 
-    :cvar unsolicited_data: ``'allowed'`` where the protocol lets the peer speak unasked: then only EOF and errors mean
-        dead, also behind data
+    :cvar unsolicited_data: ``'allowed'`` for a protocol in which the peer may send at any time: only EOF and errors
+        mean dead then, also after data
     """
 
     unsolicited_data: UnsolicitedData = 'dead'
@@ -74,79 +72,71 @@ class SocketAlivenessCheckingMixin(Generic[EndpointT]):
     def check_aliveness(self, endpoint: EndpointT, conn: socket.socket, timeout: float | None = None) -> bool:
         """Tell whether an idle socket can still be used.
 
-        :param endpoint: what it is connected to
-        :param conn: the socket, in whatever blocking mode
-        :param timeout: not needed: this never waits
+        :param endpoint: its endpoint
+        :param conn: the socket, in any blocking mode
+        :param timeout: ignored: this does not wait
         """
         return is_alive(conn.fileno(), self.unsolicited_data)
 
 
-class TcpSocketConnectionManager(
-    SocketAlivenessCheckingMixin[TcpEndpoint],
-    BaseConnectionManager[TcpEndpoint, socket.socket],
+class PlainSocketManager(
+    SocketManager[socket.socket],
+    SocketAlivenessCheckingMixin[EndpointT],
+    BaseConnectionManager[EndpointT, socket.socket],
 ):
+    """What the managers of TCP and of unix sockets share."""
+
+    def dispose(self, endpoint: EndpointT, conn: socket.socket, timeout: float | None = None) -> None:
+        """Close a connection. A thread that waits on it returns at once.
+
+        :param endpoint: its endpoint
+        :param conn: the socket
+        :param timeout: ignored: this does not wait
+        """
+        if not self._fork_guard.is_inherited(conn):
+            with contextlib.suppress(OSError):  # disconnected already
+                conn.shutdown(socket.SHUT_RDWR)
+        conn.close()
+
+
+class TcpSocketConnectionManager(TcpManager[socket.socket], PlainSocketManager[TcpEndpoint]):
     """Connects TCP sockets. An endpoint is a pair of a host (a name or an address) and a port.
 
-    :param keepalive: how the kernel finds out that an idle peer is gone without a word; ``None``: not at all
+    :param keepalive: how the kernel detects that an idle peer has vanished; ``None``: no keepalive
     :param nodelay: send small packets at once (``TCP_NODELAY``)
     :param source_address: an IP address of this host and a port (0: any) to connect from; ``None``: the kernel chooses
-    :param unsolicited_data: what data means that came while nobody used the connection: ``'dead'`` or ``'allowed'``;
-        ``None``: what the class says
+    :param unsolicited_data: what data means that arrives while a connection is idle: ``'dead'`` or ``'allowed'``;
+        ``None``: the class attribute of the same name decides
     :raises TypeError: for an argument of a wrong type
-    :raises ValueError: for one that is impossible
+    :raises ValueError: for an argument with an impossible value
     """
-
-    def __init__(
-            self,
-            *,
-            keepalive: KeepAlive | None = KeepAlive(),  # noqa: B008  # it is frozen
-            nodelay: bool = True,
-            source_address: tuple[str, Port] | None = None,
-            unsolicited_data: UnsolicitedData | None = None,
-    ) -> None:
-        self._options = TcpOptions(keepalive, nodelay, source_address)
-        if unsolicited_data is not None:
-            self.unsolicited_data = check_unsolicited_data(unsolicited_data)
-        self._births = Births[socket.socket]()
 
     def create(self, endpoint: TcpEndpoint, timeout: float | None = None) -> socket.socket:
         """Connect to the first address of a host that accepts.
 
         :param endpoint: host and port
-        :param timeout: how long it may take in all, the look-up of the name and all addresses tried included;
+        :param timeout: how long it may take in all, seconds, including the name's look-up and all addresses tried;
             ``None``: no limit
         :raises TimeoutError: when it took longer
-        :raises OSError: what the last address answered, or the look-up
-        :raises TypeError: when the endpoint is none
-        :raises ValueError: when a part of it is impossible
+        :raises OSError: the error of the last address, or of the look-up
+        :raises TypeError: when the endpoint is not a pair of host and port
+        :raises ValueError: when the host or the port is impossible
         """
         host, port = check_endpoint(endpoint)
         sock = _connect(host, port, self._options.open, deadline_in(timeout))
         sock.settimeout(socket.getdefaulttimeout())
-        self._births.record(sock)
+        self._fork_guard.record(sock)
         return sock
-
-    def dispose(self, endpoint: TcpEndpoint, conn: socket.socket, timeout: float | None = None) -> None:
-        """Close a connection, also in the hands of another thread that waits on it.
-
-        :param endpoint: what it is connected to
-        :param conn: the socket
-        :param timeout: not needed: this never waits
-        """
-        if self._births.was_here(conn):
-            with contextlib.suppress(OSError):  # dead already
-                conn.shutdown(socket.SHUT_RDWR)
-        conn.close()
 
 
 class SslSocketAlivenessCheckingMixin(Generic[EndpointT]):
-    """Tells a TLS connection's aliveness from what waits to be read on it, without a packet sent.
+    """Checks a TLS connection by what there is to read, without sending anything.
 
-    EOF, an error, the peer's close_notify and unexpected data all mean dead. What TLS tells itself, such as the session
-    tickets that a TLS 1.3 server sends after the handshake, is not data.
+    EOF, an error, a close_notify and unsolicited data all mean dead. TLS's own messages, such as the session tickets
+    that a TLS 1.3 server sends after the handshake, are not data.
 
-    :cvar unsolicited_data: ``'allowed'`` where the protocol lets the peer speak unasked: then only EOF and errors mean
-        dead, also behind data. (A close_notify looks like data until it is read; the EOF behind it is seen.)
+    :cvar unsolicited_data: ``'allowed'`` for a protocol in which the peer may send at any time: only EOF and errors
+        mean dead then, also after data. (A close_notify looks like data until it is read; the EOF after it is seen.)
     """
 
     unsolicited_data: UnsolicitedData = 'dead'
@@ -154,35 +144,36 @@ class SslSocketAlivenessCheckingMixin(Generic[EndpointT]):
     def check_aliveness(self, endpoint: EndpointT, conn: SSLSocket, timeout: float | None = None) -> bool:
         """Tell whether an idle connection can still be used.
 
-        :param endpoint: what it is connected to
-        :param conn: the connection, in whatever blocking mode
-        :param timeout: not needed: this never waits
+        :param endpoint: its endpoint
+        :param conn: the connection, in any blocking mode
+        :param timeout: ignored: this does not wait
         """
         try:
             if self.unsolicited_data == 'allowed':
                 return is_alive(conn.fileno(), 'allowed')
-            return not conn.pending() and (is_quiet(conn.fileno()) or _tls.heard_no_data(conn))
+            return not conn.pending() and (is_quiet(conn.fileno()) or _tls.only_tls_messages(conn))
         except (OSError, ValueError):  # closed, or broken
             return False
 
 
 class SslSocketConnectionManager(
+    TcpManager[SSLSocket],
     SslSocketAlivenessCheckingMixin[SslEndpoint],
     BaseConnectionManager[SslEndpoint, SSLSocket],
 ):
     """Connects TLS over TCP. An endpoint is a pair of a host (a name or an address) and a port.
 
-    :param ssl: what is trusted and spoken; ``None``: a default context, which verifies the peer's certificate and name
-    :param server_hostname: the name to ask for (SNI) and to verify; ``None``: the endpoint's host
-    :param alpn_protocols: protocols to offer, best first; set on the context, also on one that was given
-    :param session_reuse: resume the last TLS session with the endpoint, which saves most of a handshake's work
-    :param keepalive: how the kernel finds out that an idle peer is gone without a word; ``None``: not at all
+    :param ssl: the TLS context; ``None``: a default one, which verifies the peer's certificate and name
+    :param server_hostname: the name to send (SNI) and to verify; ``None``: the endpoint's host
+    :param alpn_protocols: protocols to offer, preferred first; set on the context, even if it is the caller's
+    :param session_reuse: resume the last TLS session with the endpoint, which saves most of a handshake's cost
+    :param keepalive: how the kernel detects that an idle peer has vanished; ``None``: no keepalive
     :param nodelay: send small packets at once (``TCP_NODELAY``)
     :param source_address: an IP address of this host and a port (0: any) to connect from; ``None``: the kernel chooses
-    :param unsolicited_data: what data means that came while nobody used the connection: ``'dead'`` or ``'allowed'``;
-        ``None``: what the class says
+    :param unsolicited_data: what data means that arrives while a connection is idle: ``'dead'`` or ``'allowed'``;
+        ``None``: the class attribute of the same name decides
     :raises TypeError: for an argument of a wrong type
-    :raises ValueError: for one that is impossible
+    :raises ValueError: for an argument with an impossible value
     """
 
     def __init__(
@@ -200,36 +191,35 @@ class SslSocketConnectionManager(
         self._context = _tls.check_context(ssl, alpn_protocols)
         self._server_hostname = _tls.check_server_hostname(server_hostname)
         self._sessions = _tls.Sessions() if session_reuse else None
-        self._options = TcpOptions(keepalive, nodelay, source_address)
-        if unsolicited_data is not None:
-            self.unsolicited_data = check_unsolicited_data(unsolicited_data)
-        self._standings: weakref.WeakKeyDictionary[SSLSocket, _tls.Standing] = weakref.WeakKeyDictionary()
+        super().__init__(
+            keepalive=keepalive, nodelay=nodelay, source_address=source_address, unsolicited_data=unsolicited_data)
+        self._states: weakref.WeakKeyDictionary[SSLSocket, _tls.ConnectionState] = weakref.WeakKeyDictionary()
 
     def create(self, endpoint: SslEndpoint, timeout: float | None = None) -> SSLSocket:
-        """Connect to the first address of a host that accepts, and shake hands.
+        """Connect to the first address of a host that accepts, and do the TLS handshake.
 
         :param endpoint: host and port
-        :param timeout: how long it may take in all, the look-up of the name, all addresses tried and the handshake
-            included; ``None``: no limit
+        :param timeout: how long it may take in all, seconds, including the name's look-up, all addresses tried and
+            the handshake; ``None``: no limit
         :raises TimeoutError: when it took longer
-        :raises ssl.SSLError: when the handshake fails, `ssl.SSLCertVerificationError` when the peer is not who it ought
-            to be
-        :raises OSError: what the last address answered, or the look-up
-        :raises TypeError: when the endpoint is none
-        :raises ValueError: when a part of it is impossible
+        :raises ssl.SSLError: when the handshake fails; `ssl.SSLCertVerificationError` when the certificate does not
+            verify
+        :raises OSError: the error of the last address, or of the look-up
+        :raises TypeError: when the endpoint is not a pair of host and port
+        :raises ValueError: when the host or the port is impossible
         """
         host, port = check_endpoint(endpoint)
         deadline = deadline_in(timeout)
         wrap = partial(
             self._context.wrap_socket,
             do_handshake_on_connect=False,
-            server_hostname=self._server_hostname or _tls.name_of(host),
+            server_hostname=self._server_hostname or _tls.certificate_name(host),
             session=None if self._sessions is None else self._sessions.find((host, port)),
         )
-        # wrapped before it is connected: a peer that resets the connection in between makes the wrapping leak it
+        # wrapped before it is connected: if the peer resets the connection in between, wrapping it leaks the socket
         conn = _connect(host, port, lambda address: wrap(self._options.open(address)), deadline)
         try:
-            _tls.shake_hands(conn, deadline, f'TLS handshake with {host} port {port}')
+            _tls.handshake(conn, deadline, f'TLS handshake with {host} port {port}')
             conn.settimeout(socket.getdefaulttimeout())
         except BaseException:
             conn.close()
@@ -238,65 +228,66 @@ class SslSocketConnectionManager(
             raise
         if self._sessions is not None:
             self._sessions.keep((host, port), conn)
-        self._standings[conn] = _tls.Standing((host, port))
+        self._fork_guard.record(conn)
+        self._states[conn] = _tls.ConnectionState((host, port))
         return conn
 
     def dispose(self, endpoint: SslEndpoint, conn: SSLSocket, timeout: float | None = None) -> None:
-        """Close a connection. Says goodbye (close_notify), but does not wait for the peer's. One that somebody still
-        uses, in another thread, is broken off: two threads in one TLS connection would corrupt memory.
+        """Close a connection. Sends close_notify, but does not wait for the peer's. One that is still in use in another
+        thread is shut down without it: two threads in one TLS connection would corrupt memory.
 
-        :param endpoint: what it is connected to
+        :param endpoint: its endpoint
         :param conn: the connection
-        :param timeout: how long a peer that takes nothing in may hold up the goodbye; ``None``: 2 seconds
+        :param timeout: how long a peer that does not read may delay close_notify, seconds; ``None``: 2 seconds
         """
-        standing = self._standings.get(conn)
-        if standing is None or standing.pid == os.getpid():
-            if standing is None or not standing.in_use:
-                self._keep_session(standing, conn)
-                with contextlib.suppress(OSError, ValueError):  # dead already
-                    _tls.say_goodbye(conn, deadline_in(GOODBYE_TIMEOUT if timeout is None else timeout))
+        if not self._fork_guard.is_inherited(conn):
+            state = self._states.get(conn)
+            if state is None or not state.in_use:
+                self._keep_session(state, conn)
+                with contextlib.suppress(OSError, ValueError):  # disconnected already
+                    _tls.close_notify(conn, deadline_in(CLOSE_TIMEOUT if timeout is None else timeout))
             with contextlib.suppress(OSError):
                 conn.shutdown(socket.SHUT_RDWR)
         conn.close()
 
     def check_aliveness(self, endpoint: SslEndpoint, conn: SSLSocket, timeout: float | None = None) -> bool:
-        """Tell whether an idle connection can still be used; if so, somebody is about to.
+        """Tell whether an idle connection can still be used; if so, mark it as in use.
 
-        :param endpoint: what it is connected to
-        :param conn: the connection, in whatever blocking mode
-        :param timeout: not needed: this never waits
+        :param endpoint: its endpoint
+        :param conn: the connection, in any blocking mode
+        :param timeout: ignored: this does not wait
         """
         alive = super().check_aliveness(endpoint, conn, timeout)
-        if alive and (standing := self._standings.get(conn)) is not None:
-            standing.in_use = True
+        if alive and (state := self._states.get(conn)) is not None:
+            state.in_use = True
         return alive
 
     def on_acquire(self, endpoint: SslEndpoint, conn: SSLSocket) -> None:
-        """Take note that somebody uses a connection.
+        """Mark a connection as in use.
 
-        :param endpoint: what it is connected to
+        :param endpoint: its endpoint
         :param conn: the connection
         """
-        standing = self._standings.get(conn)
-        if standing is not None:
-            standing.in_use = True
+        state = self._states.get(conn)
+        if state is not None:
+            state.in_use = True
 
     def on_release(self, endpoint: SslEndpoint, conn: SSLSocket) -> None:
-        """Take note that nobody uses a connection, and of its session: by now TLS 1.3 has read its tickets.
+        """Mark a connection as idle, and keep its session: by now TLS 1.3 has read its tickets.
 
-        :param endpoint: what it is connected to
+        :param endpoint: its endpoint
         :param conn: the connection
         """
-        standing = self._standings.get(conn)
-        if standing is not None:
-            standing.in_use = False
-            if not standing.session_seen:
-                standing.session_seen = True
-                self._keep_session(standing, conn)
+        state = self._states.get(conn)
+        if state is not None:
+            state.in_use = False
+            if not state.session_seen:
+                state.session_seen = True
+                self._keep_session(state, conn)
 
-    def _keep_session(self, standing: _tls.Standing | None, conn: SSLSocket) -> None:
-        if standing is not None and self._sessions is not None:
-            self._sessions.keep(standing.endpoint, conn)
+    def _keep_session(self, state: _tls.ConnectionState | None, conn: SSLSocket) -> None:
+        if state is not None and self._sessions is not None:
+            self._sessions.keep(state.endpoint, conn)
 
 
 def _connect(
@@ -305,21 +296,21 @@ def _connect(
     """Return a socket that is connected to the first address that accepts, in non-blocking mode."""
     what = f'connection to {host} port {port}'
     addresses = _resolve(host, port, deadline)
-    # with little time, an address that is silent must leave some for those after it
+    # with little time, an address that does not answer must leave some for the next ones
     delay = min(ATTEMPT_DELAY, time_left(deadline, what) / max(1, len(addresses)))
-    with Race(addresses, open_socket, delay) as race:
-        while (sock := race.step()) is None:
+    with HappyEyeballs(addresses, open_socket, delay) as race:
+        while (sock := race.advance()) is None:
             try:
-                wait = min(race.patience(), time_left(deadline, what))
+                wait = min(race.next_attempt_in(), time_left(deadline, what))
             except TimeoutError as error:
                 raise error from race.error
-            await_any(race.attempts, wait)
+            wait_writable(race.attempts, wait)
         return sock
 
 
 def _resolve(host: str, port: Port, deadline: float) -> list[Address]:
     if deadline == math.inf or is_address(host):
         return look_up(host, port)
-    # the resolver knows no deadline of ours
+    # getaddrinfo takes no time-out
     what = f'look-up of {host}'
     return within(time_left(deadline, what), partial(look_up, host, port), what=what)

@@ -1,5 +1,5 @@
-"""TCP and TLS connections for the asyncio pool, as sockets and as streams. Knows no protocol above: to it, bytes that
-nobody asked for are a fault, unless it is told otherwise."""
+"""TCP and TLS connections for the asyncio pool, as sockets and as streams. Knows no protocol above them, so unsolicited
+data means that a connection cannot be used again, unless `unsolicited_data` says otherwise."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from gcp.asyncio import BaseConnectionManager, EndpointT
 from gcp.contrib import _tls
 from gcp.contrib._tcp import (
     Address,
+    HappyEyeballs,
     Hostname,
     IpAddress,
     KeepAlive,
     Port,
-    Race,
     TcpEndpoint,
+    TcpManager,
     TcpOptions,
     check_endpoint,
     is_address,
     look_up,
 )
 from gcp.contrib._wire import (
-    GOODBYE_TIMEOUT,
-    Births,
+    CLOSE_TIMEOUT,
+    SocketManager,
     UnsolicitedData,
-    aside,
-    check_unsolicited_data,
-    hang_up,
     is_alive,
     is_quiet,
     is_writable,
+    run_in_thread,
+    shut_down,
 )
 
 __all__ = [
@@ -57,21 +57,21 @@ __all__ = [
 TcpStreamEndpoint = TcpEndpoint
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
-#: How many turns an event loop needs to read what waits on a TLS connection, and to close one that has ended.
+#: How many iterations an event loop needs to read what a TLS connection has received, and to close one at EOF.
 TURNS = 5
 
-#: For how many messages of TLS, one after the other, a check lets the loop read: a server sends two tickets, and more.
-TICKETS = 3
+#: How many TLS messages, such as session tickets, a check lets the event loop read; a server sends two or more.
+MAX_TICKETS = 3
 
 
 class SocketAlivenessCheckingMixin(Generic[EndpointT]):
-    """Tells a socket's aliveness from what waits to be read on it, without a packet sent.
+    """Checks a socket by what there is to read, without sending anything.
 
-    EOF, an error and unexpected data all mean dead: data that came while nobody used the connection would be taken for
-    the answer to the next caller's first question.
+    EOF, an error and unsolicited data all mean dead: the next user would take data that arrived before its first
+    request for the response.
 
-    :cvar unsolicited_data: ``'allowed'`` where the protocol lets the peer speak unasked: then only EOF and errors mean
-        dead, also behind data
+    :cvar unsolicited_data: ``'allowed'`` for a protocol in which the peer may send at any time: only EOF and errors
+        mean dead then, also after data
     """
 
     unsolicited_data: UnsolicitedData = 'dead'
@@ -79,74 +79,66 @@ class SocketAlivenessCheckingMixin(Generic[EndpointT]):
     async def check_aliveness(self, endpoint: EndpointT, conn: socket.socket) -> bool:
         """Tell whether an idle socket can still be used.
 
-        :param endpoint: what it is connected to
+        :param endpoint: its endpoint
         :param conn: the socket
         """
         return is_alive(conn.fileno(), self.unsolicited_data)
 
 
-class TcpSocketConnectionManager(
-    SocketAlivenessCheckingMixin[TcpEndpoint],
-    BaseConnectionManager[TcpEndpoint, socket.socket],
+class PlainSocketManager(
+    SocketManager[socket.socket],
+    SocketAlivenessCheckingMixin[EndpointT],
+    BaseConnectionManager[EndpointT, socket.socket],
 ):
-    """Connects non-blocking TCP sockets, for `loop.sock_recv`, `loop.sock_sendall` and the like. An endpoint is a pair
-    of a host (a name or an address) and a port.
+    """What the managers of TCP and of unix sockets share."""
 
-    :param keepalive: how the kernel finds out that an idle peer is gone without a word; ``None``: not at all
-    :param nodelay: send small packets at once (``TCP_NODELAY``)
-    :param source_address: an IP address of this host and a port (0: any) to connect from; ``None``: the kernel chooses
-    :param unsolicited_data: what data means that came while nobody used the connection: ``'dead'`` or ``'allowed'``;
-        ``None``: what the class says
-    :raises TypeError: for an argument of a wrong type
-    :raises ValueError: for one that is impossible
-    """
+    async def dispose(self, endpoint: EndpointT, conn: socket.socket) -> None:
+        """Close a connection. Tasks that wait on it are woken up.
 
-    def __init__(
-            self,
-            *,
-            keepalive: KeepAlive | None = KeepAlive(),  # noqa: B008  # it is frozen
-            nodelay: bool = True,
-            source_address: tuple[str, Port] | None = None,
-            unsolicited_data: UnsolicitedData | None = None,
-    ) -> None:
-        self._options = TcpOptions(keepalive, nodelay, source_address)
-        if unsolicited_data is not None:
-            self.unsolicited_data = check_unsolicited_data(unsolicited_data)
-        self._births = Births[socket.socket]()
-
-    async def create(self, endpoint: TcpEndpoint) -> socket.socket:
-        """Connect to the first address of a host that accepts.
-
-        :param endpoint: host and port
-        :raises OSError: what the last address answered, or the look-up
-        :raises TypeError: when the endpoint is none
-        :raises ValueError: when a part of it is impossible
-        """
-        sock = await connect(*check_endpoint(endpoint), self._options)
-        self._births.record(sock)
-        return sock
-
-    async def dispose(self, endpoint: TcpEndpoint, conn: socket.socket) -> None:
-        """Close a connection, so that tasks that wait on it hear of it.
-
-        :param endpoint: what it is connected to
+        :param endpoint: its endpoint
         :param conn: the socket
         """
-        if self._births.was_here(conn):
+        if not self._fork_guard.is_inherited(conn):
             await close_socket(conn)
         else:
             conn.close()
 
 
+class TcpSocketConnectionManager(TcpManager[socket.socket], PlainSocketManager[TcpEndpoint]):
+    """Connects non-blocking TCP sockets, for `loop.sock_recv`, `loop.sock_sendall` and the like. An endpoint is a pair
+    of a host (a name or an address) and a port.
+
+    :param keepalive: how the kernel detects that an idle peer has vanished; ``None``: no keepalive
+    :param nodelay: send small packets at once (``TCP_NODELAY``)
+    :param source_address: an IP address of this host and a port (0: any) to connect from; ``None``: the kernel chooses
+    :param unsolicited_data: what data means that arrives while a connection is idle: ``'dead'`` or ``'allowed'``;
+        ``None``: the class attribute of the same name decides
+    :raises TypeError: for an argument of a wrong type
+    :raises ValueError: for an argument with an impossible value
+    """
+
+    async def create(self, endpoint: TcpEndpoint) -> socket.socket:
+        """Connect to the first address of a host that accepts.
+
+        :param endpoint: host and port
+        :raises OSError: the error of the last address, or of the look-up
+        :raises TypeError: when the endpoint is not a pair of host and port
+        :raises ValueError: when the host or the port is impossible
+        """
+        sock = await connect(*check_endpoint(endpoint), self._options)
+        self._fork_guard.record(sock)
+        return sock
+
+
 class StreamAlivenessCheckingMixin(Generic[EndpointT]):
-    """Tells a stream's aliveness from what was read, or waits to be, without a packet sent.
+    """Checks a stream by what was read, or can be, without sending anything.
 
-    EOF, an error, a close_notify of TLS and unexpected data all mean dead, and so does a peer that has stopped taking
-    in what was written. What TLS tells itself, such as the session tickets that a TLS 1.3 server sends after the
-    handshake, is not data.
+    EOF, an error, a close_notify and unsolicited data all mean dead, and so does a full write buffer, whose peer has
+    stopped reading. TLS's own messages, such as the session tickets that a TLS 1.3 server sends after the handshake,
+    are not data.
 
-    :cvar unsolicited_data: ``'allowed'`` where the protocol lets the peer speak unasked: then only EOF and errors mean
-        dead, also behind data
+    :cvar unsolicited_data: ``'allowed'`` for a protocol in which the peer may send at any time: only EOF and errors
+        mean dead then, also after data
     """
 
     unsolicited_data: UnsolicitedData = 'dead'
@@ -154,16 +146,16 @@ class StreamAlivenessCheckingMixin(Generic[EndpointT]):
     async def check_aliveness(self, endpoint: EndpointT, conn: Stream) -> bool:
         """Tell whether an idle stream can still be used.
 
-        :param endpoint: what it is connected to
+        :param endpoint: its endpoint
         :param conn: the stream
         """
         reader, writer = conn
-        if _has_ended(reader, writer) or _is_stuck(writer.transport):
+        if _has_ended(reader, writer) or _is_write_buffer_full(writer.transport):
             return False
         fd = _descriptor(writer)
         quiet = is_quiet(fd)
-        for _ in range(TICKETS if _is_tls(writer) else 0):
-            if quiet:  # once seen, not looked at again: a ticket that comes just now is no reason to take it for dead
+        for _ in range(MAX_TICKETS if _is_tls(writer) else 0):
+            if quiet:  # do not look again: a ticket that arrives just now does not mean that it is dead
                 break
             for _ in range(TURNS):
                 await asyncio.sleep(0)
@@ -175,26 +167,40 @@ class StreamAlivenessCheckingMixin(Generic[EndpointT]):
         return quiet and not _internals(reader)._buffer
 
 
-class TcpStreamConnectionManager(
-    StreamAlivenessCheckingMixin[TcpStreamEndpoint],
-    BaseConnectionManager[TcpStreamEndpoint, Stream],
+class StreamManager(
+    SocketManager[asyncio.StreamWriter],
+    StreamAlivenessCheckingMixin[EndpointT],
+    BaseConnectionManager[EndpointT, Stream],
 ):
-    """Connects streams over TCP, with TLS if asked for. An endpoint is a pair of a host (a name or an address) and a
+    """What the managers of streams over TCP and over unix sockets share."""
+
+    async def dispose(self, endpoint: EndpointT, conn: Stream) -> None:
+        """Flush and close a connection within two seconds. Does nothing in a process forked since its creation.
+
+        :param endpoint: its endpoint
+        :param conn: the stream
+        """
+        if not self._fork_guard.is_inherited(conn[1]):
+            await close_stream(conn[1])
+
+
+class TcpStreamConnectionManager(TcpManager[asyncio.StreamWriter], StreamManager[TcpStreamEndpoint]):
+    """Connects streams over TCP, optionally with TLS. An endpoint is a pair of a host (a name or an address) and a
     port.
 
-    TLS sessions are not resumed: asyncio has no way to offer one.
+    TLS sessions are not resumed: asyncio does not support it.
 
-    :param ssl: what is trusted and spoken; ``True``: a default context, which verifies the peer's certificate and name;
-        ``None`` or ``False``: no TLS
-    :param server_hostname: the name to ask for (SNI) and to verify; ``None``: the endpoint's host
-    :param alpn_protocols: protocols to offer, best first; set on the context, also on one that was given
-    :param keepalive: how the kernel finds out that an idle peer is gone without a word; ``None``: not at all
+    :param ssl: the TLS context; ``True``: a default one, which verifies the peer's certificate and name; ``None`` or
+        ``False``: no TLS
+    :param server_hostname: the name to send (SNI) and to verify; ``None``: the endpoint's host
+    :param alpn_protocols: protocols to offer, preferred first; set on the context, even if it is the caller's
+    :param keepalive: how the kernel detects that an idle peer has vanished; ``None``: no keepalive
     :param nodelay: send small packets at once (``TCP_NODELAY``)
     :param source_address: an IP address of this host and a port (0: any) to connect from; ``None``: the kernel chooses
-    :param unsolicited_data: what data means that came while nobody used the connection: ``'dead'`` or ``'allowed'``;
-        ``None``: what the class says
+    :param unsolicited_data: what data means that arrives while a connection is idle: ``'dead'`` or ``'allowed'``;
+        ``None``: the class attribute of the same name decides
     :raises TypeError: for an argument of a wrong type
-    :raises ValueError: for one that is impossible
+    :raises ValueError: for an argument with an impossible value
     """
 
     def __init__(
@@ -215,74 +221,62 @@ class TcpStreamConnectionManager(
             raise ValueError(f'{name}: only with ssl')
         self._context = _tls.check_context(None if ssl is True else ssl, alpn_protocols) if ssl else None
         self._server_hostname = _tls.check_server_hostname(server_hostname)
-        self._options = TcpOptions(keepalive, nodelay, source_address)
-        if unsolicited_data is not None:
-            self.unsolicited_data = check_unsolicited_data(unsolicited_data)
-        self._births = Births[asyncio.StreamWriter]()
+        super().__init__(
+            keepalive=keepalive, nodelay=nodelay, source_address=source_address, unsolicited_data=unsolicited_data)
 
     async def create(self, endpoint: TcpStreamEndpoint) -> Stream:
-        """Connect to the first address of a host that accepts, and shake hands.
+        """Connect to the first address of a host that accepts, and do the TLS handshake.
 
         :param endpoint: host and port
-        :raises ssl.SSLError: when the handshake fails, `ssl.SSLCertVerificationError` when the peer is not who it ought
-            to be
-        :raises OSError: what the last address answered, or the look-up
-        :raises TypeError: when the endpoint is none
-        :raises ValueError: when a part of it is impossible
+        :raises ssl.SSLError: when the handshake fails; `ssl.SSLCertVerificationError` when the certificate does not
+            verify
+        :raises OSError: the error of the last address, or of the look-up
+        :raises TypeError: when the endpoint is not a pair of host and port
+        :raises ValueError: when the host or the port is impossible
         """
         host, port = check_endpoint(endpoint)
         sock = await connect(host, port, self._options)
-        name = None if self._context is None else self._server_hostname or _tls.name_of(host)
+        name = None if self._context is None else self._server_hostname or _tls.certificate_name(host)
         stream = await open_stream(sock, partial(asyncio.open_connection, ssl=self._context, server_hostname=name))
-        self._options.set_delay(sock)  # event loops have an opinion of their own
-        self._births.record(stream[1])
+        self._options.set_delay(sock)  # event loops set it as they like
+        self._fork_guard.record(stream[1])
         return stream
-
-    async def dispose(self, endpoint: TcpStreamEndpoint, conn: Stream) -> None:
-        """Send what waits to be sent, and close a connection, within two seconds. Does nothing in a process forked off
-        since its creation.
-
-        :param endpoint: what it is connected to
-        :param conn: the stream
-        """
-        if self._births.was_here(conn[1]):
-            await close_stream(conn[1])
 
 
 async def connect(host: str, port: Port, options: TcpOptions) -> socket.socket:
     """Return a non-blocking socket that is connected to the first address of a host that accepts.
 
-    RFC 8305 for all event loops alike: uvloop has no `happy_eyeballs_delay`, and asyncio's own, when cancelled, may
-    leave a socket that has just been connected to the garbage collector.
+    Implements RFC 8305 for all event loops: uvloop has no `happy_eyeballs_delay`, and asyncio's own, when cancelled,
+    may leave a newly connected socket to the garbage collector.
 
     :param host: a name or an address
     :param port: the port
-    :param options: the sockets'
-    :raises OSError: what the last address answered, or the look-up
+    :param options: the options of its sockets
+    :raises OSError: the error of the last address, or of the look-up
     :raises ValueError: when the host cannot be a name
     """
     addresses = await _resolve(host, port)
-    with Race(addresses, options.open) as race:
-        while (sock := race.step()) is None:
-            await _await_any(race.attempts, race.patience())
+    with HappyEyeballs(addresses, options.open) as race:
+        while (sock := race.advance()) is None:
+            await _wait_writable(race.attempts, race.next_attempt_in())
         return sock
 
 
 async def close_socket(sock: socket.socket) -> None:
-    """Close a socket, so that tasks that wait on it hear of it.
+    """Close a socket. Tasks that wait on it are woken up.
 
     :param sock: the socket
     """
     try:
-        with contextlib.suppress(OSError):  # dead already
+        with contextlib.suppress(OSError):  # disconnected already
             sock.shutdown(socket.SHUT_RDWR)
-        await _turn()  # an event loop that is not told of the end before the descriptor goes will wait for ever
+        await _yield_to_loop()  # the loop must see the EOF before the descriptor is closed, or its tasks wait for ever
     finally:
         sock.close()
 
 
 async def open_stream(sock: socket.socket, open_connection: Callable[..., Awaitable[Stream]]) -> Stream:
-    """Return the stream over a connected socket, which is closed if that fails.
+    """Return a stream over a connected socket. If that fails, close the socket.
 
     :param sock: the socket
     :param open_connection: `asyncio.open_connection` or its like
@@ -293,47 +287,47 @@ async def open_stream(sock: socket.socket, open_connection: Callable[..., Awaita
     except BaseException:
         if _identity(sock) != identity:
             sock.detach()
-        elif not _is_taken_over(sock, loop):
+        elif not _is_owned_by_transport(sock, loop):
             sock.close()
         raise
 
 
 async def close_stream(writer: asyncio.StreamWriter) -> None:
-    """Close a stream in the way of its protocol, within two seconds; if that cannot be, break it off.
+    """Close a stream in order, or abort it after two seconds.
 
-    :param writer: the stream's
+    :param writer: the stream's writer
     """
     try:
         writer.close()
-        # TLS has said its goodbye by now, and would wait for the peer's
-        if not _is_tls(writer) or not await _is_all_out(writer):
-            await _await_close(writer)
+        # TLS has sent its close_notify, and would wait for the peer's
+        if not _is_tls(writer) or not await _is_flushed(writer):
+            await _wait_closed(writer)
     finally:
         writer.transport.abort()
-    await _turn()  # in which the descriptor is closed
+    await _yield_to_loop()  # the loop closes the descriptor in its next iteration
 
 
 async def _resolve(host: str, port: Port) -> list[Address]:
     if is_address(host):
         return look_up(host, port)
-    # not in the loop's executor: a resolver that hangs would soon have all of its few threads
-    return await asyncio.wrap_future(aside(partial(look_up, host, port)))
+    # not in the loop's executor: look-ups that hang would soon occupy all of its threads
+    return await asyncio.wrap_future(run_in_thread(partial(look_up, host, port)))
 
 
-async def _await_any(socks: Iterable[socket.socket], timeout: float) -> None:
-    """Wait until something can be sent through one of some sockets, or an error is known of it, or time has passed."""
+async def _wait_writable(socks: Iterable[socket.socket], timeout: float) -> None:
+    """Wait until one of the sockets is writable or has failed, or the time is over."""
     loop = asyncio.get_running_loop()
-    bell = loop.create_future()
+    ready = loop.create_future()
 
-    def ring() -> None:
-        if not bell.done():
-            bell.set_result(None)
+    def set_ready() -> None:
+        if not ready.done():
+            ready.set_result(None)
 
-    timer = loop.call_later(timeout, ring) if timeout < math.inf else None
+    timer = loop.call_later(timeout, set_ready) if timeout < math.inf else None
     for sock in socks:
-        loop.add_writer(sock.fileno(), ring)
+        loop.add_writer(sock.fileno(), set_ready)
     try:
-        await bell
+        await ready
     finally:
         for sock in socks:
             loop.remove_writer(sock.fileno())
@@ -341,42 +335,42 @@ async def _await_any(socks: Iterable[socket.socket], timeout: float) -> None:
             timer.cancel()
 
 
-async def _turn() -> None:
-    """Let the event loop see what happened until now, and act on it."""
+async def _yield_to_loop() -> None:
+    """Let the event loop process pending events and their callbacks."""
     await asyncio.sleep(0)
     await asyncio.sleep(0)
 
 
-async def _is_all_out(writer: asyncio.StreamWriter) -> bool:
-    """Tell whether nothing waits to be sent. Where the kernel has room, an event loop needs a turn at most."""
+async def _is_flushed(writer: asyncio.StreamWriter) -> bool:
+    """Tell whether all data is sent. If the kernel's buffer has room, the event loop needs one iteration at most."""
     for _ in range(2):
         if (fd := _descriptor(writer)) < 0:
             break
         if writer.transport.get_write_buffer_size() or not is_writable(fd):
             return False
-        await _turn()
+        await _yield_to_loop()
     return True
 
 
-async def _await_close(writer: asyncio.StreamWriter) -> None:
-    """Wait until a stream is closed, but not for ever.
+async def _wait_closed(writer: asyncio.StreamWriter) -> None:
+    """Wait until a stream is closed, two seconds at most.
 
-    In a task of its own: what `wait_closed` raises is of no interest, be it the `CancelledError` of somebody else, who
+    In a task of its own, whose error is ignored: `wait_closed` may even raise the `CancelledError` of another task that
     waited there before."""
     closed = asyncio.ensure_future(writer.wait_closed())
     closed.add_done_callback(lambda closed: None if closed.cancelled() else closed.exception())
     try:
-        await asyncio.wait([closed], timeout=GOODBYE_TIMEOUT)
+        await asyncio.wait([closed], timeout=CLOSE_TIMEOUT)
     finally:
         closed.cancel()
 
 
-def _is_taken_over(sock: socket.socket, loop: asyncio.AbstractEventLoop) -> bool:
-    """Tell whether a transport has a socket. If so, have it find the connection broken, and close it.
+def _is_owned_by_transport(sock: socket.socket, loop: asyncio.AbstractEventLoop) -> bool:
+    """Tell whether a transport owns a socket. If so, the shutdown makes it close the socket itself.
 
-    A loop that is cancelled in the turn in which a handshake is about to begin leaves its transport as it is; to close
-    the descriptor of that would make it the trouble of whoever is given the same number next."""
-    hang_up(sock.fileno())
+    When a task is cancelled just before the handshake begins, the loop leaves the transport open. Closing its
+    descriptor here would make the loop act on the next socket that gets the same number."""
+    shut_down(sock.fileno())
     try:
         loop.remove_reader(sock.fileno())
     except RuntimeError:
@@ -385,10 +379,10 @@ def _is_taken_over(sock: socket.socket, loop: asyncio.AbstractEventLoop) -> bool
 
 
 def _identity(sock: socket.socket) -> tuple[int, int] | None:
-    """Return what distinguishes the socket behind a descriptor from all others; nothing when there is none.
+    """Return device and inode of the socket behind a descriptor; ``None`` when it is closed.
 
-    Cancelled in the wrong turn, uvloop closes the descriptor without the socket's knowledge, and the number may be
-    somebody else's by the time that the socket closes it again."""
+    uvloop, when cancelled at the wrong moment, closes the descriptor behind the socket object's back, and the number
+    may be reused by the time the object closes it again."""
     try:
         status = os.fstat(sock.fileno())
     except OSError:
@@ -405,8 +399,8 @@ def _has_ended(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bo
     )
 
 
-def _is_stuck(transport: asyncio.WriteTransport) -> bool:
-    """Tell whether so much waits to be sent that the next user's `drain` would not return."""
+def _is_write_buffer_full(transport: asyncio.WriteTransport) -> bool:
+    """Tell whether the write buffer is over its limit, so that the next user's `drain` would block."""
     _, high = transport.get_write_buffer_limits()
     return transport.get_write_buffer_size() > high
 
@@ -424,10 +418,10 @@ def _descriptor(writer: asyncio.StreamWriter) -> int:
 def _extra(writer: asyncio.StreamWriter, name: str) -> Any:
     try:
         return writer.get_extra_info(name)
-    except AttributeError:  # asyncio's transport of a TLS stream that is closed
+    except AttributeError:  # asyncio's TLS transport, once it is closed
         return None
 
 
 def _internals(reader: asyncio.StreamReader) -> Any:
-    """The reader, for what nobody can ask it: whether it holds data."""
+    """Return the reader untyped: there is no public way to ask whether it holds data."""
     return reader

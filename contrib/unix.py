@@ -1,4 +1,4 @@
-"""Unix socket connections for the threading pool. Knows no protocol above."""
+"""Unix socket connections for the threading pool. Knows no protocol above them."""
 
 from __future__ import annotations
 
@@ -8,39 +8,32 @@ import socket
 import struct
 
 from gcp.contrib._unix import UnixSocketEndpoint, check_endpoint, describe
-from gcp.contrib._wire import Births, UnsolicitedData, check_unsolicited_data, deadline_in, time_left
+from gcp.contrib._wire import deadline_in, time_left
+from gcp.contrib.socket import PlainSocketManager
 from gcp.contrib.socket import SocketAlivenessCheckingMixin as CheckSocketAlivenessMixin
-from gcp.threading import BaseConnectionManager
 
 __all__ = ['CheckSocketAlivenessMixin', 'UnixSocketConnectionManager', 'UnixSocketEndpoint']
 
 
-class UnixSocketConnectionManager(
-    CheckSocketAlivenessMixin[UnixSocketEndpoint],
-    BaseConnectionManager[UnixSocketEndpoint, socket.socket],
-):
+class UnixSocketConnectionManager(PlainSocketManager[UnixSocketEndpoint]):
     """Connects unix stream sockets. An endpoint is a path (`str`, `bytes` or `pathlib.Path`), or, on Linux, an abstract
     name: a zero byte and up to 107 bytes, as in ``'\\0name'``. (``'@name'``, as some programs write it, is a file.)
 
-    :param unsolicited_data: what data means that came while nobody used the connection: ``'dead'`` or ``'allowed'``;
-        ``None``: what the class says
-    :raises ValueError: when it is neither
+    :param unsolicited_data: what data means that arrives while a connection is idle: ``'dead'`` or ``'allowed'``;
+        ``None``: the class attribute of the same name decides
+    :raises ValueError: for another value
     """
-
-    def __init__(self, *, unsolicited_data: UnsolicitedData | None = None) -> None:
-        if unsolicited_data is not None:
-            self.unsolicited_data = check_unsolicited_data(unsolicited_data)
-        self._births = Births[socket.socket]()
 
     def create(self, endpoint: UnixSocketEndpoint, timeout: float | None = None) -> socket.socket:
         """Connect to a socket.
 
         :param endpoint: its path or abstract name
-        :param timeout: how long it may take, the wait for a place in a queue that is full included; ``None``: no limit
+        :param timeout: how long it may take, seconds, including the wait while the listener's backlog is full;
+            ``None``: no limit
         :raises TimeoutError: when it took longer
-        :raises OSError: when nobody listens there
-        :raises TypeError: when the endpoint is none
-        :raises ValueError: when it is impossible
+        :raises OSError: when the socket does not exist or refuses
+        :raises TypeError: when the endpoint is not a path
+        :raises ValueError: when it cannot be an address
         """
         address = check_endpoint(endpoint)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -50,29 +43,17 @@ class UnixSocketConnectionManager(
         except BaseException:
             sock.close()
             raise
-        self._births.record(sock)
+        self._fork_guard.record(sock)
         return sock
-
-    def dispose(self, endpoint: UnixSocketEndpoint, conn: socket.socket, timeout: float | None = None) -> None:
-        """Close a connection, also in the hands of another thread that waits on it.
-
-        :param endpoint: what it is connected to
-        :param conn: the socket
-        :param timeout: not needed: this never waits
-        """
-        if self._births.was_here(conn):
-            with contextlib.suppress(OSError):  # dead already
-                conn.shutdown(socket.SHUT_RDWR)
-        conn.close()
 
 
 def _connect(sock: socket.socket, address: bytes, deadline: float) -> None:
-    """Connect within a time that the kernel keeps. (A time-out of Python's means non-blocking mode, where a full queue
-    is an error at once, and nothing tells when there is room.)"""
+    """Connect with a time limit of the kernel's. (Python's time-out uses non-blocking mode, in which a full backlog is
+    an error at once, and there is no way to wait for room.)"""
     sock.settimeout(None)
     while True:
         _limit(sock, time_left(deadline, f'connection to {describe(address)}'))
-        with contextlib.suppress(BlockingIOError):  # the time has passed
+        with contextlib.suppress(BlockingIOError):  # timed out
             sock.connect(address)
             if _is_connected(sock):
                 break
@@ -80,14 +61,14 @@ def _connect(sock: socket.socket, address: bytes, deadline: float) -> None:
 
 
 def _limit(sock: socket.socket, timeout: float) -> None:
-    """Set for how long a blocking call to send or connect may take."""
+    """Set how long a blocking send or connect may take, seconds."""
     microseconds = 0 if timeout == math.inf else math.ceil(timeout * 1e6)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack('@ll', *divmod(microseconds, 1_000_000)))
 
 
 def _is_connected(sock: socket.socket) -> bool:
-    """Tell whether a connect that raised nothing did its work. One that a signal interrupted did not: a unix socket,
-    unlike a TCP one, does not go on by itself."""
+    """Tell whether a connect that did not raise succeeded. One that a signal interrupted did not: a unix socket, unlike
+    a TCP socket, does not go on connecting by itself."""
     try:
         sock.getpeername()
     except OSError:

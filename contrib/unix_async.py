@@ -1,21 +1,12 @@
-"""Unix socket connections for the asyncio pool, as sockets and as streams. Knows no protocol above."""
+"""Unix socket connections for the asyncio pool, as sockets and as streams. Knows no protocol above them."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 
-from gcp.asyncio import BaseConnectionManager
 from gcp.contrib._unix import UnixSocketEndpoint, check_endpoint
-from gcp.contrib._wire import Births, UnsolicitedData, check_unsolicited_data
-from gcp.contrib.socket_async import (
-    SocketAlivenessCheckingMixin,
-    Stream,
-    StreamAlivenessCheckingMixin,
-    close_socket,
-    close_stream,
-    open_stream,
-)
+from gcp.contrib.socket_async import PlainSocketManager, Stream, StreamManager, open_stream
 
 __all__ = [
     'Stream',
@@ -24,99 +15,62 @@ __all__ = [
     'UnixSocketStreamConnectionManager',
 ]
 
-#: How long to wait before asking again for a place in a queue that is full: at first, and at most.
-PAUSE, LONGEST_PAUSE = 0.001, 0.05
+#: How long to wait before the next attempt while the listener's backlog is full, seconds: at first, and at most.
+BACKOFF, MAX_BACKOFF = 0.001, 0.05
 
 
-class UnixSocketConnectionManager(
-    SocketAlivenessCheckingMixin[UnixSocketEndpoint],
-    BaseConnectionManager[UnixSocketEndpoint, socket.socket],
-):
+class UnixSocketConnectionManager(PlainSocketManager[UnixSocketEndpoint]):
     """Connects non-blocking unix stream sockets, for `loop.sock_recv`, `loop.sock_sendall` and the like. An endpoint is
     a path (`str`, `bytes` or `pathlib.Path`), or, on Linux, an abstract name: a zero byte and up to 107 bytes, as in
     ``'\\0name'``. (``'@name'``, as some programs write it, is a file.)
 
-    :param unsolicited_data: what data means that came while nobody used the connection: ``'dead'`` or ``'allowed'``;
-        ``None``: what the class says
-    :raises ValueError: when it is neither
+    :param unsolicited_data: what data means that arrives while a connection is idle: ``'dead'`` or ``'allowed'``;
+        ``None``: the class attribute of the same name decides
+    :raises ValueError: for another value
     """
 
-    def __init__(self, *, unsolicited_data: UnsolicitedData | None = None) -> None:
-        if unsolicited_data is not None:
-            self.unsolicited_data = check_unsolicited_data(unsolicited_data)
-        self._births = Births[socket.socket]()
-
     async def create(self, endpoint: UnixSocketEndpoint) -> socket.socket:
-        """Connect to a socket. Waits where its queue is full.
+        """Connect to a socket. Waits while its backlog is full.
 
         :param endpoint: its path or abstract name
-        :raises OSError: when nobody listens there
-        :raises TypeError: when the endpoint is none
-        :raises ValueError: when it is impossible
+        :raises OSError: when the socket does not exist or refuses
+        :raises TypeError: when the endpoint is not a path
+        :raises ValueError: when it cannot be an address
         """
         sock = await _connect(check_endpoint(endpoint))
-        self._births.record(sock)
+        self._fork_guard.record(sock)
         return sock
 
-    async def dispose(self, endpoint: UnixSocketEndpoint, conn: socket.socket) -> None:
-        """Close a connection, so that tasks that wait on it hear of it.
 
-        :param endpoint: what it is connected to
-        :param conn: the socket
-        """
-        if self._births.was_here(conn):
-            await close_socket(conn)
-        else:
-            conn.close()
-
-
-class UnixSocketStreamConnectionManager(
-    StreamAlivenessCheckingMixin[UnixSocketEndpoint],
-    BaseConnectionManager[UnixSocketEndpoint, Stream],
-):
+class UnixSocketStreamConnectionManager(StreamManager[UnixSocketEndpoint]):
     """Connects streams over unix sockets. An endpoint is a path (`str`, `bytes` or `pathlib.Path`), or, on Linux, an
     abstract name: a zero byte and up to 107 bytes, as in ``'\\0name'``.
 
-    :param unsolicited_data: what data means that came while nobody used the connection: ``'dead'`` or ``'allowed'``;
-        ``None``: what the class says
-    :raises ValueError: when it is neither
+    :param unsolicited_data: what data means that arrives while a connection is idle: ``'dead'`` or ``'allowed'``;
+        ``None``: the class attribute of the same name decides
+    :raises ValueError: for another value
     """
 
-    def __init__(self, *, unsolicited_data: UnsolicitedData | None = None) -> None:
-        if unsolicited_data is not None:
-            self.unsolicited_data = check_unsolicited_data(unsolicited_data)
-        self._births = Births[asyncio.StreamWriter]()
-
     async def create(self, endpoint: UnixSocketEndpoint) -> Stream:
-        """Connect to a socket. Waits where its queue is full.
+        """Connect to a socket. Waits while its backlog is full.
 
         :param endpoint: its path or abstract name
-        :raises OSError: when nobody listens there
-        :raises TypeError: when the endpoint is none
-        :raises ValueError: when it is impossible
+        :raises OSError: when the socket does not exist or refuses
+        :raises TypeError: when the endpoint is not a path
+        :raises ValueError: when it cannot be an address
         """
         stream = await open_stream(await _connect(check_endpoint(endpoint)), asyncio.open_unix_connection)
-        self._births.record(stream[1])
+        self._fork_guard.record(stream[1])
         return stream
-
-    async def dispose(self, endpoint: UnixSocketEndpoint, conn: Stream) -> None:
-        """Send what waits to be sent, and close a connection, within two seconds. Does nothing in a process forked off
-        since its creation.
-
-        :param endpoint: what it is connected to
-        :param conn: the stream
-        """
-        if self._births.was_here(conn[1]):
-            await close_stream(conn[1])
 
 
 async def _connect(address: bytes) -> socket.socket:
     """Return a non-blocking socket that is connected.
 
-    Not by `loop.sock_connect`: where the queue is full, it takes the socket, which says that it is writable, for
-    connected. Nothing tells when there is room, so one has to ask again."""
+    Not with `loop.sock_connect`: when the backlog is full, the socket is writable, and it takes that for connected.
+    There is no event for room in the backlog, so this polls."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    pause = PAUSE
+    backoff = BACKOFF
     try:
         sock.setblocking(False)
         while True:
@@ -124,8 +78,8 @@ async def _connect(address: bytes) -> socket.socket:
                 sock.connect(address)
                 return sock
             except BlockingIOError:
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
+                await asyncio.sleep(backoff)
+                backoff = min(2 * backoff, MAX_BACKOFF)
     except BaseException:
         sock.close()
         raise

@@ -1,9 +1,9 @@
-"""PostgreSQL for asyncio, by asyncpg: a primary and its replicas in one pool, under one limit.
+"""PostgreSQL for asyncio, with asyncpg: a primary and its replicas in one pool, under one limit.
 
     python async_pg_pool.py                                         starts a server of its own: pip install gcpool[demo]
     python async_pg_pool.py --host db-1.internal db-2.internal      uses these; the password comes from PGPASSWORD
 
-The same page as pg_pool.py, in the other colour."""
+The counterpart of pg_pool.py."""
 
 import argparse
 import asyncio
@@ -37,7 +37,7 @@ async def count(pool: Pool) -> int:
 async def fail(pool: Pool) -> str:
     try:
         async with pool.connection('primary') as conn:
-            await conn.execute('BEGIN')  # and no ROLLBACK: the manager rolls back what its user left open
+            await conn.execute('BEGIN')  # without ROLLBACK: the manager rolls back on release
             await conn.execute('SELECT 1 / 0')
     except asyncpg.PostgresError as error:
         return str(error)
@@ -47,7 +47,7 @@ async def fail(pool: Pool) -> str:
 async def give_up(pool: Pool) -> str:
     try:
         async with pool.connection('primary') as conn:
-            await asyncio.wait_for(conn.execute('SELECT pg_sleep(60)'), 0.1)  # cancels it on the server, too
+            await asyncio.wait_for(conn.execute('SELECT pg_sleep(60)'), 0.1)  # also cancels it on the server
     except asyncio.TimeoutError:
         return 'a query that took too long'
     return ''
@@ -59,11 +59,11 @@ async def use(parameters: Mapping[str, object]) -> None:
             'primary': {**parameters, 'target_session_attrs': 'read-write'},
             'replica': {**parameters, 'target_session_attrs': 'prefer-standby'},
         }),
-        acquire_timeout=5.0,  # where an acquire does not say: to wait in line and to connect, in all
+        acquire_timeout=5.0,  # the default time-out of an acquire, including the connect
         max_size=3,
         total_max_size=4,  # this process's share of the server's `max_connections`
         max_lifetime=600.0,
-        lifetime_jitter=0.2,  # those that were born together do not die together
+        lifetime_jitter=0.2,  # spreads the ends of connections that were created together
         background_collector=True,
         name='orders',
     )
@@ -90,7 +90,7 @@ def main() -> None:
         asyncio.run(use(vars(options)))
     else:
         with serve() as server:
-            named = server.parameters  # in libpq's names
+            named = server.parameters  # with libpq's names
             asyncio.run(use({'host': named['host'], 'user': named['user'], 'database': named['dbname']}))
 
 

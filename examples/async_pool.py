@@ -1,10 +1,10 @@
-"""Streams for asyncio: forty tasks talk to two servers through the few connections of one pool.
+"""Streams for asyncio: forty tasks share a few connections to two servers.
 
     python async_pool.py                                               starts two servers of its own
     python async_pool.py --host example.org example.net                talks to these
     python async_pool.py --host example.org --port 443 --tls           ... through TLS
 
-The same page as tcp_pool.py, in the other colour, and even more of HTTP by hand."""
+The counterpart of tcp_pool.py."""
 
 import argparse
 import asyncio
@@ -23,11 +23,11 @@ TIMEOUT = 3.0
 
 
 async def fetch(pool: Pool, endpoint: TcpStreamEndpoint) -> str:
-    async with pool.connection(endpoint, timeout=TIMEOUT) as stream:  # to wait, connect and shake hands: in all
+    async with pool.connection(endpoint, timeout=TIMEOUT) as stream:  # includes the wait, the connect and the handshake
         try:
             return await asyncio.wait_for(ask(endpoint, *stream), TIMEOUT)
-        except BaseException:  # also a cancellation in the middle of an answer
-            # The rest of an answer must not be taken for the next one's. What we close, the pool lends to nobody.
+        except BaseException:  # includes a cancellation in the middle of a response
+            # The next user would read the rest of this response. The pool does not reuse a closed connection.
             stream[1].close()
             raise
 
@@ -40,7 +40,7 @@ async def ask(endpoint: TcpStreamEndpoint, reader: asyncio.StreamReader, writer:
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(':') for line in lines)}
     size = await skip_body(headers, reader)
     if not status.startswith('HTTP/1.1 ') or headers.get('connection', '').lower() == 'close':
-        writer.close()  # the server does it, too; this the pool sees at once
+        writer.close()  # the server closes it, too, but perhaps after the next acquire
     return f'{host}:{port} says {status} and {size} bytes'
 
 
@@ -60,11 +60,11 @@ async def skip_body(headers: dict[str, str], reader: asyncio.StreamReader) -> in
 async def use(endpoints: list[TcpStreamEndpoint], tls: bool) -> None:
     pool: Pool = ConnectionPool(
         TcpStreamConnectionManager(ssl=tls),
-        min_idle=1,  # of each endpoint, one connection is kept,
-        idle_timeout=30.0,  # others for so long after their last use
-        max_size=2,  # no endpoint has more than two,
-        total_max_size=3,  # and all together no more than three
-        background_collector=True,  # what has expired is disposed of in the background
+        min_idle=1,  # idle connections kept per endpoint
+        idle_timeout=30.0,  # seconds until others are closed
+        max_size=2,  # connections per endpoint
+        total_max_size=3,  # connections of all endpoints together
+        background_collector=True,  # close expired connections in the background
         name='web',
     )
     try:
@@ -76,7 +76,7 @@ async def use(endpoints: list[TcpStreamEndpoint], tls: bool) -> None:
         print(f'{stats.created} connections served {sum(stats.acquires.values())} acquires')
         print(pool)
     finally:
-        await pool.close(timeout=1.0)  # idle connections now, others when they come back, or then by force
+        await pool.close(timeout=1.0)  # used connections are closed at the time-out
 
 
 async def main() -> None:
@@ -92,7 +92,7 @@ async def main() -> None:
             await use([one, other], tls=False)
 
 
-# --- a server, for those who have none at hand ---
+# --- a server for this example ---
 
 
 @contextlib.asynccontextmanager

@@ -1,10 +1,10 @@
-"""A manager of one's own: Redis from scratch, over a plain socket.
+"""Your own manager: Redis from scratch, over a plain socket.
 
-    python custom_manager.py                                     starts a server, or its stand-in where there is none
+    python custom_manager.py                                     starts a server, or a fake one if none is installed
     python custom_manager.py --host redis.internal --port 6379   uses this one; the password comes from REDIS_PASSWORD
 
-A manager creates connections and disposes of them; the other hooks are for those who need them. For Redis in earnest
-there is `gcp.contrib.redis`; what the hooks may rely on is told in docs/managers.md."""
+A manager must create connections and dispose of them; the other hooks are optional. See docs/managers.md for the rules.
+Real programs use `gcp.contrib.redis`."""
 
 import argparse
 import contextlib
@@ -37,34 +37,34 @@ class Database(NamedTuple):
 
 
 class RedisError(Exception):
-    """What the server answered, where it is an error."""
+    """An error that the server returned."""
 
 
 class RedisConnection:
-    """Speaks RESP: a value is a line, of which the first byte tells what it is, and what it says follows."""
+    """Speaks RESP: the first byte of a line is the value's type; its content follows."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self._received = bytearray()
-        self._is_in_step = True
+        self._is_in_sync = True
 
     def ask(self, *words: str) -> object:
-        """Send a command, and return the server's answer."""
-        self._is_in_step = False
+        """Send a command and return the reply."""
+        self._is_in_sync = False
         packed = b''.join(b'$%d\r\n%s\r\n' % (len(word), word) for word in map(str.encode, words))
         self.sock.sendall(b'*%d\r\n%s' % (len(words), packed))
-        answer = self._value()
-        self._is_in_step = True
-        if isinstance(answer, RedisError):
-            raise answer
-        return answer
+        reply = self._value()
+        self._is_in_sync = True
+        if isinstance(reply, RedisError):
+            raise reply
+        return reply
 
-    def is_in_step(self) -> bool:
-        """Tell whether each question has its answer: one who gives up in between leaves it to the next user."""
-        return self._is_in_step and not self._received
+    def is_in_sync(self) -> bool:
+        """Tell whether each command has its reply: the next user would read one that this user did not."""
+        return self._is_in_sync and not self._received
 
     def close(self) -> None:
-        self._is_in_step = False
+        self._is_in_sync = False
         self.sock.close()
 
     def _value(self) -> object:
@@ -82,10 +82,10 @@ class RedisConnection:
             return self._take(size=int(rest) + 2)[:-2]
         if kind == b'*':
             return [self._value() for _ in range(int(rest))]
-        raise ConnectionError(f'an answer that begins with {kind!r}')
+        raise ConnectionError(f'a reply that begins with {kind!r}')
 
     def _take(self, end: bytes = b'', size: int = 0) -> bytes:
-        """Receive up to an end, or to a size."""
+        """Receive up to a terminator, or a number of bytes."""
         while (end and end not in self._received) or len(self._received) < size:
             if not (data := self.sock.recv(65536)):
                 raise ConnectionError('the server ended the connection')
@@ -103,16 +103,16 @@ class RedisConnectionManager(BaseConnectionManager[Database, RedisConnection]):
 
     def create(self, endpoint: Database, timeout: float | None = None) -> RedisConnection:
         deadline = None if timeout is None else time.monotonic() + timeout
-        # (each address of a name gets this time; gcp.contrib.socket does better)
+        # (each address of a name gets the whole time; gcp.contrib.socket divides it)
         conn = RedisConnection(socket.create_connection((endpoint.host, endpoint.port), timeout))
         try:
             conn.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             for command in self._greeting(endpoint):
                 conn.sock.settimeout(None if deadline is None else max(0.001, deadline - time.monotonic()))
                 conn.ask(*command)
-            conn.sock.settimeout(TIMEOUT)  # for whoever uses it
+            conn.sock.settimeout(TIMEOUT)  # for its users
         except BaseException:
-            conn.close()  # until it is returned, it is ours
+            conn.close()  # the pool owns it only once it is returned
             raise
         return conn
 
@@ -120,9 +120,9 @@ class RedisConnectionManager(BaseConnectionManager[Database, RedisConnection]):
         conn.close()
 
     def check_aliveness(self, endpoint: Database, conn: RedisConnection, timeout: float | None = None) -> bool:
-        """Called before each reuse: so it looks at the socket, and asks nothing. The end of the connection and words
-        that nobody asked for can be read from it alike; a live connection is quiet."""
-        if not conn.is_in_step():
+        """Look at the socket without a round trip, because this runs before each reuse. EOF and unsolicited data both
+        make it readable; a live idle connection is not."""
+        if not conn.is_in_sync():
             return False
         poller = select.poll()
         poller.register(conn.sock, select.POLLIN)
@@ -152,7 +152,7 @@ def use(host: str, port: int) -> None:
                 with pool.connection(endpoint) as conn:
                     print(f'database {endpoint.number}: {conn.ask("GETDEL", "gcp-example")!r}')
                     with contextlib.suppress(RedisError):
-                        conn.ask('NO-SUCH-COMMAND')  # an answer like any other: the connection stays in use
+                        conn.ask('NO-SUCH-COMMAND')  # an error reply: the connection can be used again
             stats = pool.stats()
             print(f'{stats.created} connections served {sum(stats.acquires.values())} acquires')
         finally:
@@ -171,7 +171,7 @@ def main() -> None:
             use('127.0.0.1', port)
 
 
-# --- a server, for those who have none at hand ---
+# --- a server for this example ---
 
 
 @contextlib.contextmanager
@@ -179,7 +179,7 @@ def serve_redis() -> Iterator[int]:
     with socket.create_server(('127.0.0.1', 0)) as free:
         port = free.getsockname()[1]
     with tempfile.TemporaryDirectory() as directory:
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # no Ctrl-C between its start and the `try`
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # no KeyboardInterrupt between start and `try`
         server = subprocess.Popen(
             ['redis-server', '--bind', '127.0.0.1', '--port', str(port), '--save', '', '--dir', directory],
             stdout=subprocess.DEVNULL, start_new_session=True)
@@ -197,7 +197,7 @@ def serve_redis() -> Iterator[int]:
 
 @contextlib.contextmanager
 def stand_in() -> Iterator[int]:
-    """Knows what this program asks."""
+    """A fake server that knows the commands of this program."""
     counts: dict[bytes, int] = {}
     lock = threading.Lock()
 

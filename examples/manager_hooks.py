@@ -1,10 +1,10 @@
-"""Hooks: a manager that measures and prepares the connections of another.
+"""Hooks: a manager that extends another one with measurements and settings.
 
     python manager_hooks.py                                     starts two servers of its own
     python manager_hooks.py --host example.org example.net      talks to these
 
-Each hook is a method to override; one that is not overridden costs nothing. The pool calls a hook outside any lock,
-and never two at a time for one connection. One that raises costs its connection: the pool disposes of it."""
+Override only the hooks that you need; the others cost nothing. The pool holds no lock during a hook, and never runs two
+hooks of one connection at a time. When a hook raises, the pool disposes of the connection."""
 
 import argparse
 import contextlib
@@ -29,7 +29,7 @@ logger = logging.getLogger('hooks')
 
 
 class Meter:
-    """What happened how often, and how long it took. In a service: counters and histograms of its metrics library."""
+    """Counts events and their time. In a service, use the counters and histograms of your metrics library."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -64,12 +64,12 @@ class MeasuredConnectionManager(TcpSocketConnectionManager):
         return conn
 
     def on_acquire(self, endpoint: TcpEndpoint, conn: socket.socket) -> None:
-        """Prepare a connection, new or not, for its next user."""
+        """Prepare a connection, new or reused, for its next user."""
         conn.settimeout(TIMEOUT)
         self._acquired[conn] = time.perf_counter()
 
     def on_release(self, endpoint: TcpEndpoint, conn: socket.socket) -> None:
-        """Nobody else can have the connection yet: here is where to clear away what its user left behind."""
+        """Reset the connection here: no one else can acquire it yet."""
         self._meter.count('used', endpoint, time.perf_counter() - self._acquired.pop(conn))
 
     def on_connection_dead(self, endpoint: TcpEndpoint, conn: socket.socket) -> None:
@@ -78,7 +78,7 @@ class MeasuredConnectionManager(TcpSocketConnectionManager):
 
     def dispose(self, endpoint: TcpEndpoint, conn: socket.socket, timeout: float | None = None) -> None:
         super().dispose(endpoint, conn, timeout)
-        self._acquired.pop(conn, None)  # it may be disposed of by force, while in use
+        self._acquired.pop(conn, None)  # a close with a time-out may dispose of it while it is in use
         self._meter.count('disposed of', endpoint)
 
 
@@ -96,7 +96,7 @@ def fetch(pool: Pool, endpoint: TcpEndpoint) -> None:
                 is_reusable = not response.will_close
         finally:
             if not is_reusable:
-                sock.close()  # what we close, the pool finds dead
+                sock.close()  # the next check finds a closed connection dead
 
 
 def use(endpoints: list[TcpEndpoint]) -> None:
@@ -109,14 +109,14 @@ def use(endpoints: list[TcpEndpoint]) -> None:
         finally:
             pool.close(timeout=1.0)
     print(*meter, sep='\n')
-    # what a pool counts by itself needs no hooks
+    # what the pool counts itself
     stats = pool.stats()
     print('acquires:', ', '.join(f'{times} {result}' for result, times in stats.acquires.items() if times))
     print('closed:', ', '.join(f'{times} {reason}' for reason, times in stats.closed.items() if times))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description='Tells what becomes of the connections to HTTP servers.')
+    parser = argparse.ArgumentParser(description='Counts what happens to the connections to HTTP servers.')
     parser.add_argument('--host', nargs='+', help='servers to talk to (default: start two)')
     parser.add_argument('--port', type=int, default=80, help='their port (default: %(default)s)')
     parser.add_argument('--verbose', action='store_true', help='tell of each dead connection')
@@ -129,7 +129,7 @@ def main() -> None:
             use([one, other])
 
 
-# --- a server, for those who have none at hand: it ends each connection after three answers ---
+# --- a server for this example, which closes each connection after three responses ---
 
 
 class Web(socketserver.StreamRequestHandler):

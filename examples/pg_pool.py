@@ -1,10 +1,10 @@
-"""PostgreSQL for threads, by psycopg2: a primary and its replicas in one pool, under one limit.
+"""PostgreSQL for threads, with psycopg2: a primary and its replicas in one pool, under one limit.
 
     python pg_pool.py                                         starts a server of its own: pip install gcpool[demo]
     python pg_pool.py --host db-1.internal db-2.internal      uses these; the password comes from PGPASSWORD
 
-An endpoint is a name: what it stands for, the manager knows. Here both names lead to the same hosts, and libpq finds
-out which of them is the primary, also after a failover."""
+An endpoint is a name, for which the manager has connect parameters. Here both names have the same hosts, and libpq
+finds the primary among them, also after a failover."""
 
 import argparse
 import sys
@@ -23,7 +23,7 @@ NUMBERS = range(16)
 
 
 def square(pool: Pool, number: int) -> int:
-    """Neither commits nor rolls back: the manager clears away what its user left behind, this setting included."""
+    """Neither commits nor rolls back: the manager rolls back on release, which also reverts this setting."""
     with pool.connection('replica') as conn, conn.cursor() as cursor:
         cursor.execute('SET statement_timeout = 5000')
         cursor.execute('SELECT %s * %s', (number, number))
@@ -32,7 +32,7 @@ def square(pool: Pool, number: int) -> int:
 
 
 def count(pool: Pool) -> int:
-    with pool.connection('primary', timeout=10.0) as conn, conn, conn.cursor() as cursor:  # `conn` itself: a commit
+    with pool.connection('primary', timeout=10.0) as conn, conn, conn.cursor() as cursor:  # `with conn`: commits
         cursor.execute('CREATE TEMPORARY TABLE orders ON COMMIT DROP AS SELECT generate_series(1, 100)')
         cursor.execute('SELECT count(*) FROM orders')
         (result,) = cursor.fetchone() or (0,)
@@ -54,11 +54,11 @@ def use(parameters: Mapping[str, object]) -> None:
             'primary': {**parameters, 'target_session_attrs': 'read-write'},
             'replica': {**parameters, 'target_session_attrs': 'prefer-standby'},
         }),
-        acquire_timeout=5.0,  # where an acquire does not say: to wait in line and to connect, in all
+        acquire_timeout=5.0,  # the default time-out of an acquire, including the connect
         max_size=3,
         total_max_size=4,  # this process's share of the server's `max_connections`
         max_lifetime=600.0,
-        lifetime_jitter=0.2,  # those that were born together do not die together
+        lifetime_jitter=0.2,  # spreads the ends of connections that were created together
         background_collector=True,
         name='orders',
     )
@@ -67,7 +67,7 @@ def use(parameters: Mapping[str, object]) -> None:
             print('squares:', *threads.map(lambda number: square(pool, number), NUMBERS))
         print('orders:', count(pool))
         print('failed:', fail(pool))
-        print('orders:', count(pool))  # by the connection of the failed transaction, for there is but one
+        print('orders:', count(pool))  # on the connection of the failed transaction: there is only one
         stats = pool.stats()
         print(f'{stats.created} connections served {sum(stats.acquires.values())} acquires')
     finally:

@@ -1,4 +1,4 @@
-"""A web service on PostgreSQL, by WSGI (threads, psycopg2) and by ASGI (asyncio, asyncpg): with metrics, health, spans.
+"""A web service on PostgreSQL for WSGI (threads, psycopg2) and ASGI (asyncio, asyncpg), with metrics, health and spans.
 
     python service.py wsgi                      starts a PostgreSQL of its own: pip install gcpool[demo]
     python service.py asgi --host db.internal   uses this one; serves by uvicorn: pip install uvicorn
@@ -6,11 +6,11 @@
     uvicorn --factory service:make_asgi         the same variables
 
     /orders?customer=3    a query
-    /health               what the pool says of itself, without a connection: it answers when there is none to be had
+    /health               the state of the pool; needs no connection, so it answers while none is free
     /metrics              for Prometheus, and for `python -m gcp top localhost:8000`
 
-SERVICE_SPANS=console writes the spans to stderr (pip install opentelemetry-sdk). Nothing here switches the metrics of
-the pool on: they are. The service adds the spans of its requests, so that those of the pool have a parent."""
+SERVICE_SPANS=console writes the spans to stderr (pip install opentelemetry-sdk). The pool's metrics are always on. The
+service adds spans of its requests, which become the parents of the pool's."""
 
 import argparse
 import asyncio
@@ -33,14 +33,14 @@ from prometheus_client.multiprocess import MultiProcessCollector
 import gcp.asyncio
 import gcp.threading
 
-SLOW = 1.0  # whoever has waited for a connection for longer than this is not served well, seconds
+SLOW = 1.0  # unhealthy when an acquire has waited for longer than this, seconds
 MOST = 1000
 QUERY = 'SELECT id, id * 100 FROM generate_series(1, {}::int) AS orders (id)'
 OPTIONS: Mapping[str, Any] = {
-    'name': 'orders',  # the label of its metrics
-    'max_size': 4,  # of each process
+    'name': 'orders',  # the label in the metrics
+    'max_size': 4,  # per process
     'acquire_timeout': 2.0,
-    'leak_threshold': 30.0,  # no request may hold a connection for so long
+    'leak_threshold': 30.0,  # seconds after which a held connection counts as leaked
 }
 
 tracer = trace.get_tracer('service')
@@ -48,10 +48,10 @@ tracer = trace.get_tracer('service')
 Answer = tuple[int, Any]
 
 
-# --- what both have ---
+# --- shared ---
 
 def metrics() -> CollectorRegistry:
-    """What /metrics shows: this process, or all that share a directory."""
+    """Return the registry of this process, or of all processes that share the directory."""
     if 'PROMETHEUS_MULTIPROC_DIR' not in os.environ:
         return REGISTRY
     registry = CollectorRegistry()
@@ -60,10 +60,10 @@ def metrics() -> CollectorRegistry:
 
 
 def health(stats: gcp.PoolStats[str]) -> Answer:
-    """Judge the pool by its own figures. Asks for no connection, and never waits."""
+    """Judge the pool by its statistics. Needs no connection and does not wait."""
     is_well = not stats.is_closed and stats.oldest_waiter < SLOW
     return 200 if is_well else 503, {
-        'status': 'ok' if is_well else 'no connections to be had',
+        'status': 'ok' if is_well else 'no connections available',
         'pid': os.getpid(),
         'connections': {'idle': stats.idle, 'used': stats.used, 'creating': stats.creating},
         'waiting': stats.waiting,
@@ -74,7 +74,7 @@ def health(stats: gcp.PoolStats[str]) -> Answer:
 
 
 def number_of(query: str) -> int:
-    """Read the customer's number."""
+    """Parse the customer's number."""
     number = int(parse_qs(query)['customer'][0])
     if not 0 <= number <= MOST:
         raise ValueError(number)
@@ -83,17 +83,17 @@ def number_of(query: str) -> int:
 
 @contextlib.contextmanager
 def request(path: str) -> Iterator[None]:
-    """Be a span, whose children are those of the pool: the wait for a connection, and creating it."""
+    """Open a span, the parent of the pool's: the wait for a connection, and its creation."""
     with tracer.start_as_current_span(f'GET {path}', kind=trace.SpanKind.SERVER):
         yield
 
 
 def failure(error: Exception) -> Answer:
-    """Tell what went wrong."""
+    """Return the response to an error."""
     if isinstance(error, (KeyError, ValueError)):
         return 400, {'error': f'customer: a number up to {MOST} was expected'}
     trace.get_current_span().set_status(trace.StatusCode.ERROR, type(error).__name__)
-    return 503, {'error': type(error).__name__}  # no connection in time, no server
+    return 503, {'error': type(error).__name__}  # no connection in time, or no server
 
 
 # --- WSGI ---
@@ -132,7 +132,7 @@ class Wsgi:
                 return failure(error)
 
     def orders(self, customer: int) -> list[tuple[int, int]]:
-        with self.pool.connection('orders') as conn, conn, conn.cursor() as cursor:  # `conn` itself: a transaction
+        with self.pool.connection('orders') as conn, conn, conn.cursor() as cursor:  # `with conn`: a transaction
             cursor.execute(QUERY.format('%s'), [customer])
             return list(cursor.fetchall())
 
@@ -165,7 +165,7 @@ class Asgi:
             await send({'type': 'http.response.body', 'body': json.dumps(answer).encode()})
 
     async def live(self, receive: Receive, send: Send) -> None:
-        """Close the pool in the event loop that has used it."""
+        """Close the pool in the event loop that used it."""
         await receive()
         await send({'type': 'lifespan.startup.complete'})
         await receive()
@@ -188,25 +188,25 @@ class Asgi:
             return [tuple(row) for row in await conn.fetch(QUERY.format('$1'), customer)]
 
 
-# --- to be run ---
+# --- servers ---
 
 def make_wsgi() -> Wsgi:
-    """Make the WSGI application. The pool connects when it is asked: a process may make it, and fork then."""
+    """Build the WSGI application. The pool connects at the first acquire, so a process may fork after this."""
     app = Wsgi()
     atexit.register(app.pool.close, timeout=1.0)
     return app
 
 
 def make_asgi() -> Asgi:
-    """Make the ASGI application."""
+    """Build the ASGI application."""
     trace_to(os.environ.get('SERVICE_SPANS'))
     return Asgi()
 
 
 def trace_to(where: str | None) -> None:
-    """Have spans recorded. Pools that were made before notice it.
+    """Record spans, also of pools that were built before.
 
-    :param where: `console`; or nowhere
+    :param where: ``'console'``; ``None``: do not record
     """
     if where == 'console':
         from opentelemetry.sdk.trace import TracerProvider
@@ -218,20 +218,20 @@ def trace_to(where: str | None) -> None:
 
 
 class Server(socketserver.ThreadingMixIn, WSGIServer):
-    """The standard library's server, good for a try: gunicorn is for more."""
+    """The standard library's server, for a try; use gunicorn in production."""
 
     daemon_threads = True
     request_queue_size = 100
 
     def server_bind(self) -> None:
         socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = '127.0.0.1', self.server_address[1]  # does not look its name up
+        self.server_name, self.server_port = '127.0.0.1', self.server_address[1]  # avoids a look-up of the host name
         self.setup_environ()
 
 
 class Handler(WSGIRequestHandler):
     def log_message(self, *args: Any) -> None:
-        """Say nothing of each request."""
+        """Do not log requests."""
 
 
 def serve_wsgi(port: int) -> None:
@@ -262,7 +262,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description='A small web service on PostgreSQL.')
     parser.add_argument('kind', choices=['wsgi', 'asgi'])
     parser.add_argument('--port', type=int, default=8000, help='where to serve (default: %(default)s)')
-    parser.add_argument('--host', help='the PostgreSQL server; PGUSER, PGPASSWORD, ... say the rest '
+    parser.add_argument('--host', help='the PostgreSQL server; PGUSER, PGPASSWORD, ... as usual '
                                        '(default: start one)')
     options = parser.parse_args()
     serve = serve_wsgi if options.kind == 'wsgi' else serve_asgi
@@ -282,7 +282,7 @@ def leave(number: int, frame: object) -> None:
 
 
 if __name__ == '__main__':
-    signal.signal(signal.SIGTERM, leave)  # as Ctrl-C: what was started is stopped
+    signal.signal(signal.SIGTERM, leave)  # as Ctrl-C: stop what was started
     try:
         main()
     except KeyboardInterrupt:

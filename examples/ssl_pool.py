@@ -1,9 +1,9 @@
-"""TLS connections for threads: verified, used over and over, and resumed where another one is needed.
+"""TLS connections for threads: verified and reused; new ones resume the last TLS session.
 
-    python ssl_pool.py                        starts a server of its own, with a certificate made on the spot
+    python ssl_pool.py                        starts a server of its own, with a new certificate
     python ssl_pool.py --host example.org     talks to this one
 
-The server's certificate and name are verified as in a browser, unless `ssl.SSLContext` is told otherwise."""
+The server's certificate and name are verified, unless the `ssl.SSLContext` says otherwise."""
 
 import argparse
 import contextlib
@@ -30,8 +30,8 @@ TIMEOUT = 3.0
 
 def fetch(pool: Pool, endpoint: SslEndpoint) -> str:
     host, port = endpoint
-    with pool.connection(endpoint, timeout=TIMEOUT) as sock:  # to wait, connect and shake hands: in all
-        sock.settimeout(TIMEOUT)  # for each step of what follows
+    with pool.connection(endpoint, timeout=TIMEOUT) as sock:  # includes the wait, the connect and the handshake
+        sock.settimeout(TIMEOUT)  # of each read and write
         spoken = f'{sock.version()}, ALPN {sock.selected_alpn_protocol()}'
         is_reusable = False
         try:
@@ -42,7 +42,7 @@ def fetch(pool: Pool, endpoint: SslEndpoint) -> str:
                 is_reusable = not response.will_close
         finally:
             if not is_reusable:
-                sock.close()  # what we close, the pool lends to nobody
+                sock.close()  # the pool does not reuse a closed connection
     return f'{host}:{port} ({spoken}) says {response.status} {response.reason} and {size} bytes'
 
 
@@ -73,7 +73,7 @@ def main() -> None:
             use(endpoint, certificate)
 
 
-# --- a server, for those who have none at hand ---
+# --- a server for this example ---
 
 
 class Web(socketserver.StreamRequestHandler):
@@ -109,7 +109,7 @@ def serve() -> Iterator[tuple[SslEndpoint, Path]]:
 
 
 def make_certificate(trusted: Path) -> Path:
-    """Python reads certificates, but makes none. Give the file with that of localhost, and its key."""
+    """Write a certificate to trust, and return the file with that of localhost and its key."""
     if shutil.which('openssl'):
         subprocess.run(
             ['openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-days', '1', '-subj', '/CN=localhost',

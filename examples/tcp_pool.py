@@ -1,10 +1,10 @@
-"""TCP connections for threads: eight threads talk to two servers through the few connections of one pool.
+"""TCP connections for threads: eight threads share a few connections to two servers.
 
     python tcp_pool.py                                     starts two servers of its own
     python tcp_pool.py --host example.org example.net      talks to these
 
-The pool knows nothing of what is said through its connections. Here that is HTTP by hand, since there is always
-a server that speaks it; for HTTP in earnest there is `gcp.contrib.http`."""
+The pool does not know the protocol. Here it is a minimal HTTP, because servers for it are easy to find; real programs
+use `gcp.contrib.http`."""
 
 import argparse
 import contextlib
@@ -28,8 +28,8 @@ TIMEOUT = 3.0
 
 def fetch(pool: Pool, endpoint: TcpEndpoint) -> str:
     host, port = endpoint
-    with pool.connection(endpoint, timeout=TIMEOUT) as sock:  # to wait in line, look up and connect: in all
-        sock.settimeout(TIMEOUT)  # for each step of what follows
+    with pool.connection(endpoint, timeout=TIMEOUT) as sock:  # includes the wait, the look-up and the connect
+        sock.settimeout(TIMEOUT)  # of each read and write
         is_reusable = False
         try:
             sock.sendall(f'GET / HTTP/1.1\r\nHost: {host}\r\n\r\n'.encode())
@@ -39,8 +39,7 @@ def fetch(pool: Pool, endpoint: TcpEndpoint) -> str:
                 is_reusable = not response.will_close
         finally:
             if not is_reusable:
-                # The rest of an answer must not be taken for the next one's.
-                # What we close, the pool lends to nobody.
+                # The next user would read the rest of this response. The pool does not reuse a closed connection.
                 sock.close()
     return f'{host}:{port} says {response.status} {response.reason} and {size} bytes'
 
@@ -48,12 +47,12 @@ def fetch(pool: Pool, endpoint: TcpEndpoint) -> str:
 def use(endpoints: list[TcpEndpoint]) -> None:
     pool: Pool = ConnectionPool(
         TcpSocketConnectionManager(keepalive=KeepAlive(idle=30.0)),
-        min_idle=1,  # of each endpoint, one connection is kept,
-        idle_timeout=30.0,  # others for so long after their last use,
-        max_lifetime=600.0,  # and none for longer than this
-        max_size=2,  # no endpoint has more than two,
-        total_max_size=3,  # and all together no more than three
-        background_collector=True,  # what has expired is disposed of in the background
+        min_idle=1,  # idle connections kept per endpoint
+        idle_timeout=30.0,  # seconds until others are closed
+        max_lifetime=600.0,  # seconds until any connection is replaced
+        max_size=2,  # connections per endpoint
+        total_max_size=3,  # connections of all endpoints together
+        background_collector=True,  # close expired connections in the background
         name='web',
     )
     requests = [endpoints[number % len(endpoints)] for number in range(REQUESTS)]
@@ -66,7 +65,7 @@ def use(endpoints: list[TcpEndpoint]) -> None:
             print(f'{stats.created} connections served {sum(stats.acquires.values())} acquires')
             print(pool)
         finally:
-            pool.close(timeout=1.0)  # idle connections now, others when they come back, or then by force
+            pool.close(timeout=1.0)  # used connections are closed at the time-out
 
 
 def main() -> None:
@@ -81,7 +80,7 @@ def main() -> None:
             use([one, other])
 
 
-# --- a server, for those who have none at hand ---
+# --- a server for this example ---
 
 
 @contextlib.contextmanager

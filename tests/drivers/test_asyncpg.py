@@ -1,5 +1,5 @@
 """asyncpg's manager against a real server, one that is silent, and one that says what no server would. The same page as
-test_psycopg2.py, in the other colour."""
+test_psycopg2.py, for asyncio."""
 
 from __future__ import annotations
 
@@ -99,8 +99,8 @@ def test_an_unknown_endpoint_is_told_with_the_known_names_and_no_password() -> N
     assert repr(manager) == '<DbConnectionManager: orders, users>'
 
 
-@pytest.mark.parametrize('colour', ['plain', 'async'])
-def test_a_function_is_asked_for_each_connection(parameters: dict[str, Any], colour: str) -> None:
+@pytest.mark.parametrize('kind', ['plain', 'async'])
+def test_a_function_is_asked_for_each_connection(parameters: dict[str, Any], kind: str) -> None:
     asked: list[str] = []
 
     def find(endpoint: str) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def test_a_function_is_asked_for_each_connection(parameters: dict[str, Any], col
         return find(endpoint)
 
     async def body() -> None:
-        manager: Manager = DbConnectionManager(find if colour == 'plain' else find_later)
+        manager: Manager = DbConnectionManager(find if kind == 'plain' else find_later)
         for turn in ('orders 1', 'orders 2'):
             conn = await manager.create('orders')
             assert await conn.fetchval('SHOW application_name') == turn
@@ -285,7 +285,7 @@ def test_what_an_idle_connection_is_told_decides(
     run(body())
 
 
-def test_the_goodbye_to_one_who_asks_nothing_spares_the_next_user(proxy: Proxy, proxied: dict[str, Any]) -> None:
+def test_a_fatal_error_while_idle_is_noticed_before_the_next_use(proxy: Proxy, proxied: dict[str, Any]) -> None:
     async def body() -> None:
         async with connected(proxied) as (manager, conn):
             await told(proxy, conn, FATAL)
@@ -332,7 +332,7 @@ def test_a_look_at_the_transport_sends_nothing_and_a_query_takes_one_round_trip(
 def test_a_silent_server_is_found_out_by_a_query_within_its_timeout(
         proxy: Proxy, proxied: dict[str, Any], monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr('gcp.contrib.asyncpg.GOODBYE_TIMEOUT', 0.2)
+    monkeypatch.setattr('gcp.contrib.asyncpg.CLOSE_TIMEOUT', 0.2)
 
     async def body() -> None:
         manager: Manager = DbConnectionManager({'orders': proxied}, aliveness='query')
@@ -485,7 +485,7 @@ def test_dispose_of_a_dead_connection_is_no_error(parameters: dict[str, Any]) ->
 def test_dispose_does_not_wait_for_a_silent_server_for_ever(
         proxy: Proxy, proxied: dict[str, Any], monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr('gcp.contrib.asyncpg.GOODBYE_TIMEOUT', 0.2)
+    monkeypatch.setattr('gcp.contrib.asyncpg.CLOSE_TIMEOUT', 0.2)
 
     async def body() -> None:
         async with connected(proxied) as (manager, conn):

@@ -67,7 +67,7 @@ def ask(conn: HttpConnection, path: str = '/peer', method: str = 'GET', **option
 
 def released(manager: HttpConnectionManager, conn: HttpConnection) -> bool:
     """Release a connection; tell whether the next user may have it. If not, its descriptor is free already."""
-    fd = conn.wire.fileno()
+    fd = conn.transport.fileno()
     manager.on_release('', conn)
     alive = manager.check_aliveness('', conn)
     if not alive and conn.sock is None:
@@ -148,7 +148,7 @@ def test_all_ways_of_reading_to_the_end(manager: HttpConnectionManager, conn: Ht
     assert ask(conn)
 
 
-def test_a_new_connection_that_nobody_used_is_used(manager: HttpConnectionManager, conn: HttpConnection) -> None:
+def test_a_new_connection_that_was_never_used_is_reused(manager: HttpConnectionManager, conn: HttpConnection) -> None:
     assert released(manager, conn)
     assert ask(conn)
 
@@ -257,7 +257,7 @@ RESPONSES = {
     'not http': b'220 smtp.example.org\r\n',
     'bad header': b'HTTP/1.1 200 OK\r\n' + b'x: y\r\n' * 200 + b'\r\n',
     'bad chunk': b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n',
-    'less than promised': b'HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok',
+    'less than announced': b'HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok',
 }
 
 
@@ -296,7 +296,7 @@ def test_a_100_continue_is_no_response(manager: HttpConnectionManager) -> None:
 
 
 @pytest.mark.parametrize('lie', [
-    'too short', 'too long', 'two lengths', 'chunks without end', 'no number', 'raw words', 'nothing but raw words',
+    'too short', 'too long', 'two lengths', 'chunks without end', 'no number', 'raw chunk', 'nothing but raw chunk',
 ])
 @pytest.mark.parametrize('again', [False, True])
 def test_a_request_of_another_length_than_announced_costs_the_connection(
@@ -305,8 +305,8 @@ def test_a_request_of_another_length_than_announced_costs_the_connection(
     """Else the server takes the beginning of the next user's request for the end of this body."""
     with Scripted(OK, OK) as peer:
         conn = manager.create(peer.origin, LIMIT)
-        if lie.endswith('raw words'):
-            if lie == 'raw words':
+        if lie.endswith('raw chunk'):
+            if lie == 'raw chunk':
                 assert ask(conn) == b'ok'
             conn.send(b'GET ')
         else:
@@ -454,12 +454,12 @@ def test_dispose_does_not_wait_for_a_peer_that_takes_nothing(manager: HttpConnec
         os.fstat(fd)
 
 
-def test_over_tls_goodbye_is_said_by_nobody_but_the_idle(
+def test_close_notify_is_sent_only_by_idle_connections(
         manager: HttpConnectionManager, tls_origin: str, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Two threads in one TLS connection would corrupt memory."""
     said: list[Any] = []
-    monkeypatch.setattr('gcp.contrib._tls.say_goodbye', lambda *args: said.append(args))
+    monkeypatch.setattr('gcp.contrib._tls.close_notify', lambda *args: said.append(args))
     for idle in (False, True):
         conn = manager.create(tls_origin, LIMIT)
         manager.on_acquire(tls_origin, conn)
@@ -478,7 +478,7 @@ def closed_port() -> int:
         return port
 
 
-def test_a_certificate_of_somebody_else(tls_origin: str, tls: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+def test_a_certificate_for_another_name(tls_origin: str, tls: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
     before = open_descriptors()
     with pytest.raises(ssl.SSLCertVerificationError):
         HttpConnectionManager().create(tls_origin, LIMIT)
@@ -549,7 +549,7 @@ def test_a_forked_child_says_nothing_to_the_parents_server(
 # ---- bad input
 
 
-@pytest.mark.parametrize(('endpoint', 'error', 'words'), [
+@pytest.mark.parametrize(('endpoint', 'error', 'chunk'), [
     (('localhost', 80), TypeError, "an origin such as 'https://example.org' was expected, not ('localhost', 80)"),
     ('localhost:80', ValueError, "'http://host[:port]' or 'https://host[:port]', was expected, not 'localhost:80'"),
     ('ftp://localhost', ValueError, "was expected, not 'ftp://localhost'"),
@@ -564,21 +564,21 @@ def test_a_forked_child_says_nothing_to_the_parents_server(
     ('http:/me:hunter2@localhost', ValueError, 'without user name and password'),
 ])
 def test_a_wrong_endpoint_is_told(
-        manager: HttpConnectionManager, endpoint: Any, error: type[Exception], words: str,
+        manager: HttpConnectionManager, endpoint: Any, error: type[Exception], chunk: str,
 ) -> None:
     with pytest.raises(error) as caught:
         manager.create(endpoint)
-    assert words in str(caught.value)
+    assert chunk in str(caught.value)
     assert 'hunter2' not in str(caught.value)
 
 
-@pytest.mark.parametrize(('options', 'error', 'words'), [
+@pytest.mark.parametrize(('options', 'error', 'chunk'), [
     ({'ssl': True}, TypeError, 'ssl: an SSLContext or None was expected, not True'),
     ({'request_timeout': 0}, ValueError, 'request_timeout: more than 0 seconds were expected, not 0'),
     ({'request_timeout': '5'}, TypeError, "request_timeout: seconds were expected, not '5'"),
     ({'keepalive': 5}, TypeError, 'keepalive: '),
 ])
-def test_impossible_options_are_told(options: dict[str, Any], error: type[Exception], words: str) -> None:
+def test_impossible_options_are_told(options: dict[str, Any], error: type[Exception], chunk: str) -> None:
     with pytest.raises(error) as caught:
         HttpConnectionManager(**options)
-    assert words in str(caught.value)
+    assert chunk in str(caught.value)

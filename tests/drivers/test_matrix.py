@@ -79,9 +79,9 @@ class World:
             await self.front.sleep(0.002)
 
     def hurry(self) -> None:
-        """Shorten the limits that are constants of the manager's module."""
+        """Shorten the limits that are constants of a module."""
         for name in self.kind.limits:
-            self.patch.setattr(self.kind.load(), name, TIMEOUT)
+            self.patch.setattr(name, TIMEOUT)
 
 
 class Served:
@@ -177,7 +177,7 @@ async def _is_replaced(world: World, lapse: Callable[[], None]) -> None:
         assert it.pool.stats().created == 2
 
 
-@case('peer closes', 'an idle connection is found dead and replaced; its user notices nothing')
+@case('peer closes', 'an idle connection is found dead and replaced; the caller gets a working one')
 async def peer_closes(world: World) -> None:
     await _is_replaced(world, world.proxy.close)
 
@@ -192,12 +192,12 @@ async def half_close(world: World) -> None:
     await _is_replaced(world, world.proxy.half_close)
 
 
-@case('garbage on idle', 'the same: nobody gets what came unasked for an answer')
+@case('garbage on idle', 'the same; unsolicited data is not taken for a response')
 async def garbage_on_idle(world: World) -> None:
     await _is_replaced(world, lambda: world.proxy.say(GARBAGE))
 
 
-@case('hangs at connect', 'a peer that does not accept costs the time-out')
+@case('hangs at connect', 'a peer that does not accept: the acquire ends at its time-out')
 async def hangs_at_connect(world: World) -> None:
     with deaf(world) as address:
         async with world.pool(address) as it:
@@ -214,21 +214,21 @@ def deaf(world: World) -> Iterator[Address]:
             yield ('127.0.0.1', port)
 
 
-@case('hangs at TLS', 'a peer that falls silent in the handshake costs the time-out')
+@case('hangs at TLS', 'a peer that stops answering in the TLS handshake: the same')
 async def hangs_at_tls(world: World) -> None:
     world.proxy.mode, world.proxy.replies = 'talk', world.kind.opening
     async with world.pool(secure=True) as it:
         await it.runs_out_of_time()
 
 
-@case('hangs at login', 'a peer that falls silent before it has let us in costs the time-out')
+@case('hangs at login', 'a peer that stops answering during authentication: the same')
 async def hangs_at_login(world: World) -> None:
     world.proxy.mode = 'silent'
     async with world.pool() as it:
         await it.runs_out_of_time()
 
 
-@case('hangs at query', 'where a check asks the server, one that is silent costs the time-out, and the connection')
+@case('hangs at query', 'a check that makes a round trip ends at its time-out, and the connection is disposed of')
 async def hangs_at_query(world: World) -> None:
     async with world.pool(asks=True) as it:
         first = await it.serves()
@@ -238,7 +238,7 @@ async def hangs_at_query(world: World) -> None:
         assert await it.serves() is not first
 
 
-@case('hangs at release', 'what cannot be taken back in time costs the connection, not the next caller')
+@case('hangs at release', 'a reset that does not end in time costs the connection; the next caller gets another')
 async def hangs_at_release(world: World) -> None:
     world.hurry()
     async with world.pool() as it:
@@ -255,21 +255,21 @@ async def hangs_at_release(world: World) -> None:
         assert await it.serves() is not conn
 
 
-@case('hangs at dispose', 'a goodbye that nobody hears is given up in time, and the descriptor closed')
+@case('hangs at dispose', 'a peer that does not read delays the close for a bounded time; the descriptor is closed')
 async def hangs_at_dispose(world: World) -> None:
     async with world.pool() as it:
         await it.serves()
         world.proxy.hush()
 
 
-@case('handshake fails', 'what is no handshake is an error at once')
+@case('handshake fails', 'an invalid handshake is an error at once')
 async def handshake_fails(world: World) -> None:
     world.proxy.mode, world.proxy.replies = 'talk', (*world.kind.opening, GARBAGE)
     async with world.pool(secure=True) as it:
         assert not isinstance(await it.fails(), TimeoutError)
 
 
-@case('wrong certificate', 'a peer whose certificate nobody vouches for is refused')
+@case('wrong certificate', 'an untrusted certificate is refused')
 async def wrong_certificate(world: World) -> None:
     with TcpServer(echo, world.identities.wrong, b''.join(world.kind.opening)) as impostor:
         async with world.pool(impostor.address, secure=True) as it:
@@ -277,7 +277,7 @@ async def wrong_certificate(world: World) -> None:
             assert 'certificate verify failed' in ' '.join(map(str, chain(error))), repr(error)
 
 
-@case('wrong password', 'the refusal is told, the password is not')
+@case('wrong password', 'the error does not contain the password')
 async def wrong_password(world: World) -> None:
     if world.kind.denial:
         world.proxy.mode, world.proxy.replies = 'talk', (*world.kind.denial, b'')
@@ -286,29 +286,29 @@ async def wrong_password(world: World) -> None:
         assert 'password' in str(error), repr(error)
 
 
-@case('port unreachable', 'a refusal is told at once')
+@case('port unreachable', 'a refused connection is an error at once')
 async def port_unreachable(world: World) -> None:
-    async with world.pool(nobody(world)) as it:
+    async with world.pool(unused_address(world)) as it:
         started = time.monotonic()
         assert not isinstance(await it.fails(), TimeoutError)
         assert time.monotonic() - started < 2
 
 
-def nobody(world: World) -> Address:
-    """An address where nobody listens."""
+def unused_address(world: World) -> Address:
+    """An address without a listener."""
     if world.kind.over == 'unix':
-        return str(world.directory / 'nobody')
+        return str(world.directory / 'unused')
     with socket.create_server(('127.0.0.1', 0)) as listener:
         return listener.getsockname()
 
 
-@case('name unknown', 'a name that nobody knows is told')
+@case('name unknown', 'an unknown host name is an error')
 async def name_unknown(world: World) -> None:
     async with world.pool(('no-such-host.invalid', 5432)) as it:
         assert not isinstance(await it.fails(), AttributeError)
 
 
-@case('timeout 0.2 s', 'eight callers of a silent peer fail in time; once it speaks again, all are served')
+@case('timeout 0.2 s', 'eight acquires fail in time; once the peer answers again, all succeed')
 async def timeout(world: World) -> None:
     with contextlib.ExitStack() as stack:
         address = stack.enter_context(deaf(world)) if 'hangs at login' in world.kind.cannot else world.proxy.address
@@ -322,13 +322,13 @@ async def timeout(world: World) -> None:
             await actor
 
 
-@case('200 failures', 'of all these sorts leave no descriptor behind')
+@case('200 failures', 'of all these kinds leak no descriptor')
 async def many_failures(world: World) -> None:
     shakes_hands = 'handshake fails' not in world.kind.cannot
     before = open_descriptors()
     for mode, replies in (('close', ()), ('reset', ()), ('talk', (GARBAGE,)), ('silent', ())):
         world.proxy.mode, world.proxy.replies = mode, (*replies, b'')
-        async with world.pool(None if shakes_hands else nobody(world)) as it:
+        async with world.pool(None if shakes_hands else unused_address(world)) as it:
             for _ in range(10):
                 for actor in [world.front.spawn(it.fails(0.02 if mode == 'silent' else 5.0)) for _ in range(5)]:
                     await actor
@@ -340,8 +340,8 @@ async def check(world: World) -> None:
     manager, endpoint = world.kind.target(world.proxy.address)
     with contextlib.ExitStack() as stack:
         others: dict[str, Any] = {}
-        if endpoint != world.kind.target(nobody(world))[1]:  # else it goes by names of its own
-            others['refused'] = world.kind.target(nobody(world))[1]
+        if endpoint != world.kind.target(unused_address(world))[1]:  # else it goes by names of its own
+            others['refused'] = world.kind.target(unused_address(world))[1]
             others['silent'] = world.kind.target(stack.enter_context(deaf(world)))[1]
         is_async = world.front.name == 'asyncio'
         report: Any = check_manager(
@@ -382,7 +382,7 @@ def servers(
                 return str(request.getfixturevalue('postgres').directory / '.s.PGSQL.5432')
             if name == 'redis':
                 home = directory / 'redis'
-                home.mkdir()
+                home.mkdir(exist_ok=True)
                 return ('127.0.0.1', stack.enter_context(RedisServer(home).running()).port)
             serve = echo if name.endswith('echo') else http
             context = identities.sound if name in ('tls echo', 'https') else None

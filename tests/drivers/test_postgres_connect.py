@@ -176,7 +176,7 @@ def test_the_drivers_own_time_out_leaves_no_descriptor_either(make: type[Driver]
 
 
 def test_a_socket_that_comes_to_light_late_is_broken_off_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy machine: the thread gets to connect when nobody waits for it any more."""
+    """A busy machine: the thread gets to connect when its caller has given up."""
     pg = Psycopg2()
     gate = threading.Event()
     connect = pg.module.connect

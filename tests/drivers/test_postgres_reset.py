@@ -48,7 +48,7 @@ def test_discard_all_leaves_nothing(make: type[Driver], postgres: Server) -> Non
             for leave, _, _ in LEFT.values():
                 await pg.ask(conn, leave)
                 await commit(pg, conn)
-                if leave.startswith('SET'):  # as somebody else, the rest would not be allowed
+                if leave.startswith('SET'):  # as another user, the rest would not be allowed
                     await pg.pass_on(manager, conn)
             await pg.ask(conn, "SET work_mem = '77MB'")
             await commit(pg, conn)
@@ -109,11 +109,11 @@ def test_statements_that_the_driver_prepared_survive_discard_all(make: type[Driv
     run(body())
 
 
-@pytest.mark.parametrize(('make', 'colour'), [
+@pytest.mark.parametrize(('make', 'kind'), [
     *((make, 'plain') for make in DRIVERS), *((make, 'async') for make in (AsyncPsycopg, Asyncpg)),
 ])
 def test_a_function_is_called_after_the_rollback_and_what_it_opens_is_rolled_back(
-        make: type[Driver], postgres: Server, colour: str,
+        make: type[Driver], postgres: Server, kind: str,
 ) -> None:
     async def body() -> None:
         pg = make()
@@ -131,7 +131,7 @@ def test_a_function_is_called_after_the_rollback_and_what_it_opens_is_rolled_bac
             with pytest.raises(StopIteration):
                 using(conn).send(None)
 
-        reset = using if colour == 'async' else plain if pg.is_async else using_plainly
+        reset = using if kind == 'async' else plain if pg.is_async else using_plainly
         async with pg.connected(postgres.parameters, reset=reset) as (manager, conn):
             await pg.ask(conn, 'SELECT 1')
             await pg.pass_on(manager, conn)
@@ -163,7 +163,7 @@ def test_a_reset_that_fails_costs_the_connection(make: type[Driver], postgres: S
 def test_a_reset_that_is_met_with_silence_runs_out_of_its_time(
         make: type[Driver], proxy: Proxy, proxied: dict[str, Any], monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(f'gcp.contrib.{make.name}.RESET_TIMEOUT', 0.2)
+    monkeypatch.setattr('gcp.contrib._postgres.RESET_TIMEOUT', 0.2)
 
     async def body() -> None:
         pg = make()

@@ -24,7 +24,7 @@ def keywords(pg: Driver, parameters: dict[str, Any]) -> dict[str, Any]:
 async def heard(pg: Driver, conn: Any) -> None:
     """Wait until something has come on an idle connection."""
     if pg.name == 'asyncpg':
-        await asyncio.sleep(0.05)  # the loop reads by itself, and tells nobody
+        await asyncio.sleep(0.05)  # the event loop reads by itself, and does not report it
     else:
         await_input(conn.fileno())
 

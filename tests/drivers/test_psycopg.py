@@ -1,5 +1,5 @@
 """psycopg's managers, the sync and the asyncio one, against a real server and one that says what no server would. What
-all PostgreSQL managers promise is in test_postgres_*.py."""
+all PostgreSQL managers have in common is in test_postgres_*.py."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ def test_an_unknown_endpoint_and_a_repr_tell_no_password(make: type[Driver]) -> 
     run(body())
 
 
-@pytest.mark.parametrize('colour', ['plain', 'async'])
-def test_a_function_may_be_of_either_colour(postgres: Server, colour: str) -> None:
+@pytest.mark.parametrize('kind', ['plain', 'async'])
+def test_a_function_may_be_plain_or_async(postgres: Server, kind: str) -> None:
     def plain(endpoint: str) -> dict[str, Any]:
         return {**postgres.parameters, 'application_name': endpoint}
 
@@ -97,7 +97,7 @@ def test_a_function_may_be_of_either_colour(postgres: Server, colour: str) -> No
 
     async def body() -> None:
         pg = AsyncPsycopg()
-        manager = pg.make(plain if colour == 'plain' else later)
+        manager = pg.make(plain if kind == 'plain' else later)
         conn = await pg.create(manager)
         assert await pg.ask(conn, 'SHOW application_name') == 'orders'
         await pg.dispose(manager, conn)

@@ -1,6 +1,6 @@
 """The Redis managers, sync and async, against a real server, one that misbehaves, and one that falls silent.
 
-One body for both colours: `Colour` runs a manager's hooks, and those of a connection, until they are done."""
+One body for both frontends: `Frontend` runs a manager's hooks, and those of a connection, until they are done."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from gcp.contrib.redis import (  # noqa: E402
 LIMIT = 10.0
 
 
-class Colour:
+class Frontend:
     """Runs the hooks of sync managers."""
 
     manager: Any = RedisConnectionManager
@@ -61,7 +61,7 @@ class Colour:
         return alive
 
     def fd(self, conn: Any) -> int:
-        fd: int = conn.wire.fileno()
+        fd: int = conn.transport.fileno()
         return fd
 
     def await_word(self, conn: Any) -> None:
@@ -69,14 +69,14 @@ class Colour:
         await_input(self.fd(conn))
 
     def later(self, value: Any) -> Any:
-        """What a function of a user of this colour may return for a value."""
+        """What a function of a user of this frontend may return for a value."""
         return value
 
     def close(self) -> None:
         pass
 
 
-class AsyncColour(Colour):
+class AsyncFrontend(Frontend):
     manager = AsyncRedisConnectionManager
     pool = gcp.asyncio.ConnectionPool
 
@@ -133,18 +133,18 @@ class AsyncColour(Colour):
         self.loop.close()
 
 
-class UvloopColour(AsyncColour):
+class UvloopFrontend(AsyncFrontend):
     def new_loop(self) -> asyncio.AbstractEventLoop:
         loop: asyncio.AbstractEventLoop = driver('uvloop').new_event_loop()
         return loop
 
 
-COLOURS = {'threads': Colour, 'asyncio': AsyncColour, 'uvloop': UvloopColour}
+FRONTENDS = {'threads': Frontend, 'asyncio': AsyncFrontend, 'uvloop': UvloopFrontend}
 
 
-@pytest.fixture(params=list(COLOURS))
-def colour(request: pytest.FixtureRequest) -> Iterator[Colour]:
-    made = COLOURS[request.param]()
+@pytest.fixture(params=list(FRONTENDS))
+def frontend(request: pytest.FixtureRequest) -> Iterator[Frontend]:
+    made = FRONTENDS[request.param]()
     yield made
     made.close()
 
@@ -169,39 +169,39 @@ def endpoint(server: RedisServer) -> tuple[str, int]:
 class Connected:
     """A manager, and connections of its own."""
 
-    def __init__(self, colour: Colour, endpoint: Any, options: dict[str, Any]) -> None:
-        self.colour, self.endpoint = colour, endpoint
-        self.manager = colour.manager(**{'password': PASSWORD, **options})
-        self.conn = colour.create(self.manager, endpoint)
+    def __init__(self, frontend: Frontend, endpoint: Any, options: dict[str, Any]) -> None:
+        self.frontend, self.endpoint = frontend, endpoint
+        self.manager = frontend.manager(**{'password': PASSWORD, **options})
+        self.conn = frontend.create(self.manager, endpoint)
 
     def ask(self, *command: Any) -> Any:
-        return self.colour.run(self.conn.ask(*command))
+        return self.frontend.run(self.conn.ask(*command))
 
     def send(self, *command: Any) -> None:
-        self.colour.run(self.conn.send_command(*command))
+        self.frontend.run(self.conn.send_command(*command))
 
     def commands(self, use: Callable[[Any], Any]) -> Any:
-        return self.colour.run(use(client(self.conn)))
+        return self.frontend.run(use(client(self.conn)))
 
     def release(self) -> None:
-        self.colour.run(self.manager.on_release(self.endpoint, self.conn))
+        self.frontend.run(self.manager.on_release(self.endpoint, self.conn))
 
     def alive(self, timeout: float = LIMIT) -> bool:
-        return self.colour.alive(self.manager, self.conn, timeout)
+        return self.frontend.alive(self.manager, self.conn, timeout)
 
     def dispose(self) -> None:
-        self.colour.run(self.manager.dispose(self.endpoint, self.conn))
+        self.frontend.run(self.manager.dispose(self.endpoint, self.conn))
 
     def await_word(self) -> None:
-        self.colour.await_word(self.conn)
+        self.frontend.await_word(self.conn)
 
 
 @pytest.fixture
-def connect(colour: Colour, endpoint: Any) -> Iterator[Callable[..., Connected]]:
+def connect(frontend: Frontend, endpoint: Any) -> Iterator[Callable[..., Connected]]:
     made: list[Connected] = []
 
     def connect(to: Any = endpoint, **options: Any) -> Connected:
-        made.append(Connected(colour, to, options))
+        made.append(Connected(frontend, to, options))
         return made[-1]
 
     yield connect
@@ -223,7 +223,7 @@ def test_a_session_begins_as_it_was_ordered(connect: Callable[..., Connected], p
 
 @pytest.mark.parametrize('kind', ['tcp', 'unix', 'tls', 'name', 'url', 'function', 'tls url'])
 def test_each_kind_of_endpoint(
-        colour: Colour, connect: Callable[..., Connected], server: RedisServer, kind: str,
+        frontend: Frontend, connect: Callable[..., Connected], server: RedisServer, kind: str,
 ) -> None:
     context = ssl.create_default_context(cafile=str(server.directory / 'ca.pem'))
     url = f'redis://{USER}:{USER_PASSWORD}@127.0.0.1:{server.port}/1'
@@ -234,7 +234,7 @@ def test_each_kind_of_endpoint(
         'tls': lambda: connect(('localhost', server.tls_port), ssl=context, db=1),
         'name': lambda: connect('orders', servers={'orders': parameters}),
         'url': lambda: connect('orders', servers={'orders': url}),
-        'function': lambda: connect('orders', servers=lambda name: colour.later(parameters)),
+        'function': lambda: connect('orders', servers=lambda name: frontend.later(parameters)),
         'tls url': lambda: connect('orders', servers={'orders': {
             'host': 'localhost', 'port': server.tls_port, 'ssl': context, 'db': 1}}),
     }[kind]()
@@ -247,7 +247,7 @@ def test_each_kind_of_endpoint(
 
 def test_the_socket_has_the_options(connect: Callable[..., Connected]) -> None:
     made = connect(keepalive=KeepAlive(idle=7), nodelay=True)
-    with socket.socket(fileno=os.dup(made.colour.fd(made.conn))) as sock:
+    with socket.socket(fileno=os.dup(made.frontend.fd(made.conn))) as sock:
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 7
@@ -271,17 +271,17 @@ def test_credentials_are_asked_for_each_connection(connect: Callable[..., Connec
 
 
 def test_an_async_password(endpoint: Any) -> None:
-    colour = AsyncColour()
-    manager = AsyncRedisConnectionManager(password=lambda: colour.later(PASSWORD))
-    conn = colour.create(manager, endpoint)
-    assert colour.run(conn.ask('PING')) == b'PONG'
-    colour.run(manager.dispose(endpoint, conn))
-    colour.close()
+    frontend = AsyncFrontend()
+    manager = AsyncRedisConnectionManager(password=lambda: frontend.later(PASSWORD))
+    conn = frontend.create(manager, endpoint)
+    assert frontend.run(conn.ask('PING')) == b'PONG'
+    frontend.run(manager.dispose(endpoint, conn))
+    frontend.close()
 
 
 @pytest.mark.parametrize('decode', [False, True])
-def test_the_pool_serves_commands(colour: Colour, endpoint: Any, decode: bool) -> None:
-    if isinstance(colour, AsyncColour):
+def test_the_pool_serves_commands(frontend: Frontend, endpoint: Any, decode: bool) -> None:
+    if isinstance(frontend, AsyncFrontend):
         async def body() -> None:
             pool = gcp.asyncio.ConnectionPool(AsyncRedisConnectionManager(password=PASSWORD, decode_responses=decode))
             try:
@@ -296,7 +296,7 @@ def test_the_pool_serves_commands(colour: Colour, endpoint: Any, decode: bool) -
                 await pool.close()
             assert not first.is_open()
 
-        colour.run(body())
+        frontend.run(body())
         return
     pool = gcp.threading.ConnectionPool(RedisConnectionManager(password=PASSWORD, decode_responses=decode))
     try:
@@ -326,7 +326,7 @@ DEEPER: dict[str, list[tuple[str, ...]]] = {
     'another protocol': [('HELLO', '2')],
     'tracking': [('CLIENT', 'TRACKING', 'ON', 'BCAST')],
     'no eviction': [('client no-evict', 'ON')],
-    'another name': [('CLIENT', 'SETNAME', 'somebody')],
+    'another name': [('CLIENT', 'SETNAME', 'another')],
 }
 BEYOND: dict[str, list[tuple[str, ...]]] = {
     'subscription': [('SUBSCRIBE', 'news')],
@@ -370,7 +370,7 @@ def test_what_cannot_be_taken_back_costs_the_connection_at_once(connect: Callabl
     for command in {**DEEPER, **BEYOND}[left]:
         made.ask(*command)
     made.release()
-    made.colour.run(None)
+    made.frontend.run(None)
     assert open_descriptors() == before - 1
     assert not made.alive()
 
@@ -444,22 +444,22 @@ def test_a_transaction_that_ended_leaves_nothing(connect: Callable[..., Connecte
 
 
 @pytest.mark.parametrize('answered', ['none', 'some', 'elsewhere', 'off'])
-def test_an_answer_that_nobody_read_never_reaches_the_next_user(
+def test_an_answer_left_unread_never_reaches_the_next_user(
         connect: Callable[..., Connected], proxy: Proxy, answered: str,
 ) -> None:
     made = connect(('127.0.0.1', proxy.port))
     if answered != 'off':
         proxy.silent = True  # the answers are on their way: there is nothing to see yet
     if answered == 'elsewhere':
-        made.colour.run(made.conn.send_packed_command([b'*1\r\n$4\r\nPING\r\n']))
-        made.conn.owed = 0
+        made.frontend.run(made.conn.send_packed_command([b'*1\r\n$4\r\nPING\r\n']))
+        made.conn.pending_replies = 0
     elif answered == 'off':
         made.send('CLIENT', 'REPLY', 'OFF')
     else:
         made.send('ECHO', 'mine')
     if answered == 'some':
         packed = made.conn.pack_commands([('ECHO', 'a'), ('ECHO', 'b')])
-        made.colour.run(made.conn.send_packed_command(packed))
+        made.frontend.run(made.conn.send_packed_command(packed))
     made.release()
     assert not made.alive()
 
@@ -490,21 +490,21 @@ def test_a_message_is_no_answer(connect: Callable[..., Connected], proxy: Proxy)
     proxy.silent = True
     made.send('ECHO', 'mine')
     proxy.say(PUSH)
-    made.colour.run(made.conn.read_response(push_request=True))
+    made.frontend.run(made.conn.read_response(push_request=True))
     made.release()
     assert not made.conn.is_open()
 
 
 def test_to_wait_in_vain_is_no_answer(proxy: Proxy) -> None:
-    colour = AsyncColour()
-    made = Connected(colour, ('127.0.0.1', proxy.port), {})
+    frontend = AsyncFrontend()
+    made = Connected(frontend, ('127.0.0.1', proxy.port), {})
     proxy.silent = True
     made.send('ECHO', 'mine')
-    assert colour.run(made.conn.read_response(timeout=0.05)) is None
+    assert frontend.run(made.conn.read_response(timeout=0.05)) is None
     made.release()
     assert not made.conn.is_open()
     made.dispose()
-    colour.close()
+    frontend.close()
 
 
 def test_pipelines_and_transactions_of_the_client(connect: Callable[..., Connected]) -> None:
@@ -526,7 +526,7 @@ def test_pipelines_and_transactions_of_the_client(connect: Callable[..., Connect
 
     assert made.commands(use) == [True, b'1']
     made.release()
-    assert made.alive() and not made.conn.left
+    assert made.alive() and not made.conn.lasting_commands
     assert client(made.conn) is client(made.conn)
 
 
@@ -557,7 +557,7 @@ def test_dead_connections_are_seen(
     elif lapse == 'closed here':
         made.dispose()
     elif lapse == 'closed by redis-py':
-        made.colour.run(made.conn.disconnect())
+        made.frontend.run(made.conn.disconnect())
     else:
         proxy.say(WORDS[lapse])
     if not lapse.startswith('closed'):
@@ -568,7 +568,7 @@ def test_dead_connections_are_seen(
 def test_no_connection_comes_back_to_life_behind_the_pools_back(connect: Callable[..., Connected]) -> None:
     made = connect()
     made.dispose()
-    for use in (lambda: made.ask('PING'), lambda: made.colour.run(made.conn.connect()),
+    for use in (lambda: made.ask('PING'), lambda: made.frontend.run(made.conn.connect()),
                 lambda: made.commands(lambda r: r.ping())):
         with pytest.raises(ClosedError, match='the connection is closed; acquire another one'):
             use()
@@ -607,8 +607,8 @@ def test_messages_are_allowed_where_the_manager_is_told_so(
     proxy.say(PUSH)
     proxy.cut()
     made.await_word()
-    if isinstance(made.colour, AsyncColour):
-        made.colour.run(asyncio.sleep(0.01))
+    if isinstance(made.frontend, AsyncFrontend):
+        made.frontend.run(asyncio.sleep(0.01))
     assert not made.alive()
 
 
@@ -631,7 +631,7 @@ def test_no_time_at_all(endpoint: Any) -> None:
     with pytest.raises(TimeoutError):
         manager.create(endpoint, 0)
     conn = manager.create(endpoint, LIMIT)
-    with pytest.raises(TimeoutError), conn.held_to(0):
+    with pytest.raises(TimeoutError), conn.time_limit(0):
         conn.ask('PING')
     manager.dispose(endpoint, conn)
 
@@ -642,16 +642,16 @@ STEPS = {'AUTH': {}, 'HELLO': {'protocol': 3}, 'CLIENT': {'client_name': 'me'}, 
 @pytest.mark.parametrize('step', STEPS)
 @pytest.mark.parametrize('lapse', ['hang', 'drip', 'close', 'reset', b'garbage\r\n', b'-ERR no\r\n', b'-LOADING x\r\n'])
 def test_a_server_that_misbehaves_at_a_step_costs_no_more_than_the_timeout_and_no_descriptor(
-        colour: Colour, step: str, lapse: Any,
+        frontend: Frontend, step: str, lapse: Any,
 ) -> None:
-    manager = colour.manager(password=PASSWORD, **STEPS[step])
+    manager = frontend.manager(password=PASSWORD, **STEPS[step])
     with Misbehaving(step, lapse) as peer:
         before, started = open_descriptors(), time.monotonic()
         expected = TimeoutError if lapse in ('hang', 'drip') else Exception
         if (step, lapse) == ('CLIENT', b'-ERR no\r\n'):
             expected = redis.ResponseError
         with pytest.raises(expected) as caught:
-            colour.create(manager, ('127.0.0.1', peer.port), 0.2)
+            frontend.create(manager, ('127.0.0.1', peer.port), 0.2)
         assert time.monotonic() - started < 3
         assert PASSWORD not in str(caught.value) + repr(caught.value)
         assert settled_descriptors(before) <= before
@@ -659,71 +659,73 @@ def test_a_server_that_misbehaves_at_a_step_costs_no_more_than_the_timeout_and_n
 
 @pytest.mark.parametrize('protocol', [2, 3])
 @pytest.mark.parametrize('user', [None, USER])
-def test_a_wrong_password_is_told_without_it(colour: Colour, endpoint: Any, protocol: int, user: str | None) -> None:
-    manager = colour.manager(username=user, password='wrong-secret', protocol=protocol)
+def test_a_wrong_password_is_told_without_it(
+        frontend: Frontend, endpoint: Any, protocol: int, user: str | None,
+) -> None:
+    manager = frontend.manager(username=user, password='wrong-secret', protocol=protocol)
     before = open_descriptors()
     with pytest.raises(redis.AuthenticationError) as caught:
-        colour.create(manager, endpoint)
+        frontend.create(manager, endpoint)
     assert 'wrong-secret' not in str(caught.value) + repr(manager)
     assert open_descriptors() <= before
 
 
 @pytest.mark.parametrize('protocol', [2, 3])
-def test_a_server_that_repeats_the_password_does_not_make_an_error_of_it(colour: Colour, protocol: int) -> None:
-    manager = colour.manager(password=PASSWORD, protocol=protocol)
+def test_a_server_that_repeats_the_password_does_not_make_an_error_of_it(frontend: Frontend, protocol: int) -> None:
+    manager = frontend.manager(password=PASSWORD, protocol=protocol)
     with Misbehaving('AUTH' if protocol == 2 else 'HELLO', 'echo') as peer:
         with pytest.raises(redis.ResponseError) as caught:
-            colour.create(manager, ('127.0.0.1', peer.port))
+            frontend.create(manager, ('127.0.0.1', peer.port))
     error: BaseException | None = caught.value
     while error is not None:
         assert PASSWORD not in str(error) + repr(error)
         error = error.__cause__ or error.__context__
 
 
-def test_a_server_that_needs_a_password_that_nobody_has(colour: Colour, endpoint: Any) -> None:
+def test_a_server_that_needs_a_password_without_one(frontend: Frontend, endpoint: Any) -> None:
     with pytest.raises(redis.AuthenticationError):
-        colour.create(colour.manager(db=1), endpoint)
+        frontend.create(frontend.manager(db=1), endpoint)
 
 
-def test_a_silent_server_costs_the_timeout(colour: Colour) -> None:
+def test_a_silent_server_costs_the_timeout(frontend: Frontend) -> None:
     with silent_server() as port:
         before, started = open_descriptors(), time.monotonic()
         with pytest.raises(TimeoutError):
-            colour.create(colour.manager(password=PASSWORD), ('127.0.0.1', port), 0.2)
+            frontend.create(frontend.manager(password=PASSWORD), ('127.0.0.1', port), 0.2)
         assert 0.2 <= time.monotonic() - started < 3
         assert open_descriptors() <= before
 
 
-def test_an_unreachable_port_and_an_unresolvable_name(colour: Colour) -> None:
-    manager, before = colour.manager(), open_descriptors()
+def test_an_unreachable_port_and_an_unresolvable_name(frontend: Frontend) -> None:
+    manager, before = frontend.manager(), open_descriptors()
     for endpoint in [('127.0.0.1', free_ports(1)[0]), ('no-such-host.invalid', 6379), '/no/such/socket']:
         with pytest.raises(redis.ConnectionError):
-            colour.create(manager, endpoint)
+            frontend.create(manager, endpoint)
     await_left_behind()
     assert open_descriptors() <= before
 
 
-def test_a_certificate_of_somebody_else(colour: Colour, server: RedisServer) -> None:
+def test_a_certificate_for_another_name(frontend: Frontend, server: RedisServer) -> None:
     trusting = ssl.create_default_context(cafile=str(server.directory / 'ca.pem'))
     before = open_descriptors()
     for options, host in ((True, 'localhost'), (trusting, '127.0.0.2'), (trusting, 'localhost.localdomain')):
-        manager = colour.manager(password=PASSWORD, ssl=options)
+        manager = frontend.manager(password=PASSWORD, ssl=options)
         with pytest.raises((redis.ConnectionError, OSError)):
-            colour.create(manager, (host, server.tls_port))
+            frontend.create(manager, (host, server.tls_port))
     assert open_descriptors() <= before
 
 
-def test_two_hundred_failures_leave_no_descriptor(colour: Colour, server: RedisServer, endpoint: Any) -> None:
+def test_two_hundred_failures_leave_no_descriptor(frontend: Frontend, server: RedisServer, endpoint: Any) -> None:
     refused = ('127.0.0.1', free_ports(1)[0])
-    manager = colour.manager(password='wrong')
-    tls = colour.manager(password='wrong', ssl=True)
+    manager = frontend.manager(password='wrong')
+    tls = frontend.manager(password='wrong', ssl=True)
     before = open_descriptors()
     for turn in range(200):
         chosen, to = [(manager, refused), (manager, endpoint), (tls, ('localhost', server.tls_port)),
                       (manager, server.path)][turn % 4]
         with pytest.raises((redis.RedisError, OSError)):
-            colour.create(chosen, to)
-    colour.run(asyncio.sleep(0)) if isinstance(colour, AsyncColour) else None
+            frontend.create(chosen, to)
+    frontend.run(asyncio.sleep(0)) if isinstance(frontend, AsyncFrontend) else None
     assert open_descriptors() <= before
 
 
@@ -740,7 +742,7 @@ def test_a_password_function_that_takes_too_long_costs_the_timeout(endpoint: Any
 
 
 def test_a_cancelled_create_leaves_no_descriptor(server: RedisServer, proxy: Proxy) -> None:
-    colour = AsyncColour()
+    frontend = AsyncFrontend()
     manager = AsyncRedisConnectionManager(password=PASSWORD)
     for turns in range(30):
         async def body(turns: int = turns) -> None:
@@ -757,10 +759,10 @@ def test_a_cancelled_create_leaves_no_descriptor(server: RedisServer, proxy: Pro
                 await manager.dispose(server.path, conn)
 
         before = open_descriptors()
-        colour.run(body())
-        colour.run(asyncio.sleep(0))
+        frontend.run(body())
+        frontend.run(asyncio.sleep(0))
         assert open_descriptors() <= before
-    colour.close()
+    frontend.close()
 
 
 # ---- disposal
@@ -770,7 +772,7 @@ def test_dispose_does_not_wait(connect: Callable[..., Connected], proxy: Proxy) 
     made = connect(('127.0.0.1', proxy.port))
     proxy.silent = True
     made.send('PING')
-    started, fd = time.monotonic(), made.colour.fd(made.conn)
+    started, fd = time.monotonic(), made.frontend.fd(made.conn)
     made.dispose()
     made.dispose()
     assert time.monotonic() - started < 3
@@ -816,8 +818,8 @@ def test_a_forked_child_says_nothing_to_the_parents_server(server: RedisServer, 
 
 @pytest.mark.filterwarnings('ignore:.*fork:DeprecationWarning')
 def test_a_forked_child_leaves_the_parents_streams_alone(endpoint: Any) -> None:
-    colour = AsyncColour()
-    made = Connected(colour, endpoint, {'aliveness': 'ping'})
+    frontend = AsyncFrontend()
+    made = Connected(frontend, endpoint, {'aliveness': 'ping'})
 
     async def body() -> bool:
         alive: bool = await made.manager.check_aliveness(endpoint, made.conn)
@@ -831,33 +833,33 @@ def test_a_forked_child_leaves_the_parents_streams_alone(endpoint: Any) -> None:
     assert os.waitpid(child, 0)[1] == 0
     assert made.ask('PING') == b'PONG'
     made.dispose()
-    colour.close()
+    frontend.close()
 
 
-@pytest.mark.parametrize('colour', ['asyncio', 'uvloop'], indirect=True)
-def test_what_the_server_does_not_take_in_keeps_no_descriptor(colour: AsyncColour) -> None:
+@pytest.mark.parametrize('frontend', ['asyncio', 'uvloop'], indirect=True)
+def test_what_the_server_does_not_take_in_keeps_no_descriptor(frontend: AsyncFrontend) -> None:
     with Misbehaving('ECHO', 'stall') as peer:
-        made = Connected(colour, ('127.0.0.1', peer.port), {'password': None})
-        fd = colour.fd(made.conn)
+        made = Connected(frontend, ('127.0.0.1', peer.port), {'password': None})
+        fd = frontend.fd(made.conn)
         made.send('ECHO', 'x')
-        colour.run(asyncio.sleep(0.01))
+        frontend.run(asyncio.sleep(0.01))
 
         async def write() -> None:
             made.conn.streams[1].write(b'x' * 50_000_000)
 
-        colour.run(write())
+        frontend.run(write())
         made.release()
-        colour.run(asyncio.sleep(0))
+        frontend.run(asyncio.sleep(0))
         with pytest.raises(OSError):
             os.fstat(fd)
 
 
-def test_over_tls_goodbye_is_said_by_nobody_but_the_idle(
+def test_close_notify_is_sent_only_by_idle_connections(
         server: RedisServer, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Two threads in one TLS connection would corrupt memory."""
     said: list[Any] = []
-    monkeypatch.setattr('gcp.contrib._tls.say_goodbye', lambda *args: said.append(args))
+    monkeypatch.setattr('gcp.contrib._tls.close_notify', lambda *args: said.append(args))
     context = ssl.create_default_context(cafile=str(server.directory / 'ca.pem'))
     manager = RedisConnectionManager(password=PASSWORD, ssl=context)
     endpoint = ('localhost', server.tls_port)
@@ -884,7 +886,7 @@ def test_over_tls_goodbye_is_said_by_nobody_but_the_idle(
         ({'db': 'one'}, TypeError, 'db: the number of a database was expected, not an instance of str'),
         ({'password': 7}, TypeError, 'password: a string or a function was expected, not an instance of int'),
         ({'ssl': 'yes'}, TypeError, 'ssl: a bool or an SSLContext was expected, not an instance of str'),
-        ({'servers': 7}, TypeError, 'servers: a mapping of endpoint names to parameters'),
+        ({'servers': 7}, TypeError, 'servers: a mapping of endpoint names to connect parameters'),
         ({'servers': {'orders': 7}}, TypeError, "servers: for endpoint 'orders', a mapping of parameters or a URL"),
         ({'servers': {'orders': {'hots': 'x'}}}, ValueError, "servers: for endpoint 'orders', 'hots' is not known"),
         ({'servers': {'orders': {}}}, ValueError, "servers: for endpoint 'orders', either host or path was expected"),
@@ -911,9 +913,9 @@ def test_impossible_options_are_told(options: dict[str, Any], error: type[Except
         (('localhost', '6379'), TypeError, "endpoint: a port number was expected, not '6379'"),
     ],
 )
-def test_wrong_endpoints_are_told(colour: Colour, endpoint: Any, error: type[Exception], words: str) -> None:
-    manager = colour.manager({'orders': {'host': 'h', 'password': PASSWORD}})
+def test_wrong_endpoints_are_told(frontend: Frontend, endpoint: Any, error: type[Exception], words: str) -> None:
+    manager = frontend.manager({'orders': {'host': 'h', 'password': PASSWORD}})
     with pytest.raises(error) as caught:
-        colour.create(manager, endpoint)
+        frontend.create(manager, endpoint)
     assert words in str(caught.value)
     assert PASSWORD not in str(caught.value) + repr(manager) + repr(vars(manager))

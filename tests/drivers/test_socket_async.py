@@ -1,5 +1,5 @@
 """TCP and TLS connections of the asyncio pool, as sockets and as streams, on both event loops. The same page as
-test_socket.py and test_tls.py, in the other colour."""
+test_socket.py and test_tls.py, for asyncio."""
 
 from __future__ import annotations
 
@@ -84,14 +84,14 @@ async def write(conn: Any, words: bytes) -> None:
         await conn[1].drain()
 
 
-async def aside(work: Callable[[], Any]) -> Any:
+async def run_in_thread(work: Callable[[], Any]) -> Any:
     """Do something that waits, while the event loop goes on."""
     return await asyncio.get_running_loop().run_in_executor(None, work)
 
 
 async def exchange(conn: Any, peer: Any) -> None:
     await write(conn, b'ping')
-    assert await aside(lambda: peer.recv(100)) == b'ping'
+    assert await run_in_thread(lambda: peer.recv(100)) == b'ping'
     peer.sendall(b'pong')
     assert await read(conn) == b'pong'
 
@@ -122,7 +122,7 @@ async def connected(kind: str, **options: Any) -> AsyncIterator[tuple[Manager, A
     manager = manager_of(kind, **options)
     with service_of(kind) as service:
         conn = await manager.create(service.endpoint)
-        peer = await aside(service.peer)
+        peer = await run_in_thread(service.peer)
         peer.settimeout(10)
         try:
             yield manager, conn, peer
@@ -173,7 +173,7 @@ async def test_connects_to_a_name_and_an_address(kind: str, host: Any) -> None:
     manager = manager_of(kind)
     with service_of(kind) as service:
         conn = await manager.create((host, service.port))
-        await exchange(conn, await aside(service.peer))
+        await exchange(conn, await run_in_thread(service.peer))
         assert option(conn, socket.IPPROTO_TCP, socket.TCP_NODELAY)
         assert option(conn, socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         await manager.dispose((host, service.port), conn)
@@ -210,7 +210,7 @@ async def test_the_next_address_gets_its_chance_while_the_first_is_silent(kind: 
         before = open_sockets(tidy=True)
         with lasting(ATTEMPT_DELAY, spare=0.7):
             conn = await manager.create(('many.example', 80))
-        peer = await aside(service.peer)
+        peer = await run_in_thread(service.peer)
         await settle()
         assert open_sockets() == before + 2
         await exchange(conn, peer)
@@ -237,7 +237,7 @@ async def test_a_resolver_that_refuses_is_heard(kind: str, monkeypatch: pytest.M
 
 
 @on_both_loops
-async def test_resolvers_that_hang_delay_nobody_else(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_resolvers_that_hang_delay_no_other_look_up(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = threading.Event()
     usual = socket.getaddrinfo
 
@@ -328,17 +328,17 @@ async def test_a_cancellation_at_whatever_turn_leaves_nothing(kind: str, address
 @on_both_loops
 async def test_a_socket_that_a_loop_still_watches_is_not_closed_behind_its_back() -> None:
     """The next connection is given the same descriptor, and would be the one to suffer."""
-    async def break_off(sock: socket.socket) -> Any:
+    async def fail_after_close(sock: socket.socket) -> Any:
         await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=sock)
         raise asyncio.CancelledError
 
     manager, before = TcpSocketConnectionManager(), open_sockets(tidy=True)
     with Service() as service:
         with pytest.raises(asyncio.CancelledError):
-            await socket_async.open_stream(await manager.create(service.endpoint), break_off)
-        first = await aside(service.peer)
+            await socket_async.open_stream(await manager.create(service.endpoint), fail_after_close)
+        first = await run_in_thread(service.peer)
         conn = await manager.create(service.endpoint)
-        await exchange(conn, await aside(service.peer))
+        await exchange(conn, await run_in_thread(service.peer))
         assert first.recv(1) == b''
         await manager.dispose(service.endpoint, conn)
         await settle()
@@ -387,19 +387,19 @@ async def test_the_pool_reuses_a_connection_and_replaces_a_dead_one(kind: str) -
     with service_of(kind) as service:
         pool: ConnectionPool[Any, Any] = ConnectionPool(manager_of(kind))
         async with pool.connection(service.endpoint) as first:
-            await exchange(first, await aside(service.peer))
+            await exchange(first, await run_in_thread(service.peer))
         async with pool.connection(service.endpoint) as again:
             assert again is first
-        service.hang_up()
+        service.shut_down()
         await_input(descriptor(first))
         async with pool.connection(service.endpoint) as other:
             assert other is not first
-            await exchange(other, await aside(service.peer))
+            await exchange(other, await run_in_thread(service.peer))
         await pool.close()
 
 
 @pytest.mark.parametrize('seen', ['by the kernel', 'by the loop'])
-@pytest.mark.parametrize('lapse', ['data', 'goodbye', 'half-close', 'reset', 'rest', 'closed here'])
+@pytest.mark.parametrize('lapse', ['data', 'close_notify', 'half-close', 'reset', 'rest', 'closed here'])
 @on_both_loops
 async def test_what_means_dead(kind: str, lapse: str, seen: str) -> None:
     async with connected(kind) as (manager, conn, peer):
@@ -408,7 +408,7 @@ async def test_what_means_dead(kind: str, lapse: str, seen: str) -> None:
         assert await manager.check_aliveness(endpoint, conn)
         if lapse == 'data':
             peer.sendall(b'!')
-        elif lapse == 'goodbye':
+        elif lapse == 'close_notify':
             peer.settimeout(0)
             with contextlib.suppress(ssl.SSLWantReadError):
                 peer.unwrap() if kind == 'tls' else peer.shutdown(socket.SHUT_RDWR)
@@ -439,7 +439,7 @@ async def test_tickets_are_no_data() -> None:
     manager, context = manager_of('tls'), server_context(version=ssl.TLSVersion.TLSv1_3)
     with Service(shaking_hands_but_keeping_tickets(context)) as service:
         conn = await manager.create(service.endpoint)
-        peer = await aside(service.peer)
+        peer = await run_in_thread(service.peer)
         assert peer.tickets
         assert await manager.check_aliveness(service.endpoint, conn)
         peer.sendall(peer.tickets)
@@ -509,10 +509,10 @@ async def test_the_mixins_serve_connections_of_other_managers() -> None:
 
 
 @on_both_loops
-async def test_dispose_says_goodbye_and_closes(kind: str) -> None:
+async def test_dispose_sends_close_notify_and_closes(kind: str) -> None:
     async with connected(kind) as (manager, conn, peer):
         await exchange(conn, peer)
-        heard = asyncio.ensure_future(aside(lambda: (peer.recv(100), peer.close())))
+        heard = asyncio.ensure_future(run_in_thread(lambda: (peer.recv(100), peer.close())))
         before = open_sockets(tidy=True)
         with lasting(0):
             await manager.dispose(peer.getsockname(), conn)
@@ -522,10 +522,10 @@ async def test_dispose_says_goodbye_and_closes(kind: str) -> None:
 
 @pytest.mark.parametrize('mood', ['silent', 'stuck'])
 @on_both_loops
-async def test_a_peer_that_does_not_care_holds_a_goodbye_up_for_a_bounded_time(
+async def test_a_peer_that_does_not_read_delays_the_close_for_a_bounded_time(
         kind: str, mood: str, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(socket_async, 'GOODBYE_TIMEOUT', 0.2 if mood == 'stuck' else 20)
+    monkeypatch.setattr(socket_async, 'CLOSE_TIMEOUT', 0.2 if mood == 'stuck' else 20)
     async with connected(kind) as (manager, conn, peer):
         endpoint = peer.getsockname()
         if mood == 'stuck' and kind != 'socket':

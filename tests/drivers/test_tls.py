@@ -221,8 +221,8 @@ def test_a_session_is_for_its_endpoint_only(manager: SslSocketConnectionManager,
 
 
 def test_a_session_that_a_handshake_failed_with_is_not_offered_again(manager: SslSocketConnectionManager) -> None:
-    shake_hands, fails = shaking_hands(server_context()), threading.Event()
-    with Service(lambda sock: garbage(sock) if fails.is_set() else shake_hands(sock)) as service:
+    handshake, fails = shaking_hands(server_context()), threading.Event()
+    with Service(lambda sock: garbage(sock) if fails.is_set() else handshake(sock)) as service:
         conn = manager.create(service.endpoint)
         exchange(conn, service.peer())
         manager.dispose(service.endpoint, conn)
@@ -348,7 +348,7 @@ def test_the_pool_replaces_a_connection_that_the_server_ended(
             exchange(first, service.peer())
         with pool.connection(service.endpoint) as again:
             assert again is first
-        service.hang_up()
+        service.shut_down()
         await_input(first.fileno())
         with pool.connection(service.endpoint) as other:
             assert other is not first
@@ -361,7 +361,7 @@ def test_the_pool_replaces_a_connection_that_the_server_ended(
 # ---- disposal
 
 
-def test_dispose_says_goodbye(manager: SslSocketConnectionManager, pair: Pair) -> None:
+def test_dispose_sends_close_notify(manager: SslSocketConnectionManager, pair: Pair) -> None:
     conn, peer = pair
     exchange(conn, peer)
     with lasting(0):
@@ -381,7 +381,7 @@ def test_dispose_of_what_is_dead_or_disposed_of_is_no_error(manager: SslSocketCo
     manager.dispose(endpoint, conn)
 
 
-def test_a_peer_that_takes_nothing_in_holds_a_goodbye_up_no_longer_than_the_timeout(
+def test_a_peer_that_does_not_read_delays_the_close_no_longer_than_the_timeout(
         manager: SslSocketConnectionManager, pair: Pair,
 ) -> None:
     conn, _ = pair
@@ -428,7 +428,7 @@ def test_a_connection_in_use_is_broken_off_without_a_word_in_the_midst_of_its_us
         peer.recv(100)
 
 
-def test_a_connection_that_came_back_is_told_goodbye(manager: SslSocketConnectionManager, pair: Pair) -> None:
+def test_a_released_connection_is_sent_close_notify(manager: SslSocketConnectionManager, pair: Pair) -> None:
     conn, peer = pair
     endpoint = conn.getpeername()
     manager.on_acquire(endpoint, conn)
@@ -474,7 +474,7 @@ def test_nothing_is_kept_of_a_connection_that_is_gone(manager: SslSocketConnecti
         manager.dispose(service.endpoint, conn)
     del conn
     gc.collect()
-    assert not len(manager._standings)
+    assert not len(manager._states)
 
 
 # ---- arguments

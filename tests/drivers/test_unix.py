@@ -119,7 +119,7 @@ def test_the_pool_reuses_a_connection_and_replaces_a_dead_one(
             service.peer()
         with pool.connection(path) as again:
             assert again is first
-        service.hang_up()
+        service.shut_down()
         await_input(first.fileno())
         with pool.connection(path) as other:
             assert other is not first
@@ -247,7 +247,7 @@ async def test_the_asyncio_pool_reuses_a_connection_and_replaces_a_dead_one(
         service.peer()
     async with pool.connection(path) as again:
         assert again is first
-    service.hang_up()
+    service.shut_down()
     await_input(descriptor(first))
     async with pool.connection(path) as other:
         assert other is not first

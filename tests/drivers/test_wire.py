@@ -7,7 +7,7 @@ import os
 import pytest
 from peers import open_descriptors
 
-from gcp.contrib._wire import hang_up, peek
+from gcp.contrib._wire import peek, shut_down
 
 
 def test_what_is_no_socket_any_more_is_left_alone_and_costs_no_descriptor() -> None:
@@ -15,7 +15,7 @@ def test_what_is_no_socket_any_more_is_left_alone_and_costs_no_descriptor() -> N
     reading, writing = os.pipe()
     before = open_descriptors()
     for _ in range(3):
-        hang_up(reading)
+        shut_down(reading)
         with pytest.raises(OSError):
             peek(reading)
     assert open_descriptors() == before

@@ -106,7 +106,7 @@ def admin(postgres: Server) -> Iterator[Any]:
 
 @pytest.fixture(scope='module')
 def restarted() -> Iterator[Server]:
-    """A server of one's own, that nobody else misses."""
+    """A server that no other test uses."""
     try:
         with serve(max_connections=20) as server:
             yield server

@@ -84,7 +84,7 @@ def test_all_rules_are_in_the_table() -> None:
 
 
 def rows() -> list[list[str]]:
-    section = GUIDE.partition('## The managers that there are')[2].partition('\n## ')[0]
+    section = GUIDE.partition('## Managers in this package')[2].partition('\n## ')[0]
     lines = [line for line in section.splitlines() if line.startswith('| `')]
     return [[cell.strip() for cell in line.strip('|').split('|')] for line in lines]
 

@@ -11,7 +11,7 @@ from typing import Any
 from fronts import AsyncioFront, Front, ThreadsFront
 from matrix_peers import Address, Identities
 
-SECRET = 'hunter2-of-nobody'
+SECRET = 'hunter2-of-no-one'
 GARBAGE = b'\x07garbage\r\n\r\n' * 3
 
 
@@ -20,13 +20,13 @@ class Kind:
 
     :cvar module: where it is, in `gcp.contrib`
     :cvar manager: its class
-    :cvar front: its colour
+    :cvar front: its frontend
     :cvar note: which variant of it this is
     :cvar upstream: which server is behind the proxy
     :cvar over: what it connects by: ``tcp`` or ``unix``
     :cvar opening: what its protocol expects before TLS begins
     :cvar cannot: the cases that do not concern it, and why
-    :cvar limits: constants of its module that bound what a user's time-out does not
+    :cvar limits: constants, by their full names, that bound what a user's time-out does not
     :cvar lingers: whether a thread that was left behind may hold a descriptor until the peer ends
     """
 
@@ -79,14 +79,14 @@ class Kind:
 
 # ---- what does not concern a kind, and why
 
-NO_TLS = dict.fromkeys(('hangs at TLS', 'wrong certificate'), 'it speaks no TLS')
-NO_LOGIN = dict.fromkeys(('hangs at login', 'wrong password'), 'it logs in nowhere')
+NO_TLS = dict.fromkeys(('hangs at TLS', 'wrong certificate'), 'has no TLS')
+NO_LOGIN = dict.fromkeys(('hangs at login', 'wrong password'), 'has no authentication')
 ASKS_NOTHING = {
-    'hangs at query': 'its check asks the server nothing',
-    'hangs at release': 'its release tells the server nothing',
+    'hangs at query': 'its check makes no round trip',
+    'hangs at release': 'its release sends nothing',
 }
-NO_HANDSHAKE = {'handshake fails': 'it shakes no hands'}
-UNIX = {'name unknown': 'a path is no host name'}
+NO_HANDSHAKE = {'handshake fails': 'has no handshake'}
+UNIX = {'name unknown': 'a path is not a host name'}
 PLAIN_SOCKET = {**NO_TLS, **NO_LOGIN, **NO_HANDSHAKE, **ASKS_NOTHING}
 
 
@@ -185,7 +185,7 @@ DENY = _message(b'E', b'SFATAL\0VFATAL\0C28P01\0Mpassword authentication failed 
 class Postgres(Kind):
     upstream = 'postgres'
     opening = (b'S',)
-    limits = ('RESET_TIMEOUT',)
+    limits = ('gcp.contrib._postgres.RESET_TIMEOUT',)
     denial: Sequence[bytes] = (ASK_PASSWORD, DENY)
 
     def target(self, address: Address, **variant: bool) -> tuple[Any, Any]:
@@ -260,7 +260,7 @@ class Asyncpg(Postgres):
 class Redis(Kind):
     module, manager, front = 'redis', 'RedisConnectionManager', ThreadsFront
     upstream = 'redis'
-    limits = ('RESET_TIMEOUT',)
+    limits = ('gcp.contrib.redis.RESET_TIMEOUT',)
     denial = ()  # the server's own
 
     def target(self, address: Address, **variant: bool) -> tuple[Any, Any]:

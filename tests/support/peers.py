@@ -29,12 +29,12 @@ REQUIRED = os.environ.get('GCP_REQUIRE_SERVERS') == '1'
 
 
 def driver(name: str) -> Any:
-    """Import a driver; skip without it, but fail where the environment promises that all are there."""
+    """Import a driver; skip without it, but fail where the environment says that all are installed."""
     return importlib.import_module(name) if REQUIRED else pytest.importorskip(name, exc_type=ImportError)
 
 
 def missing(reason: str) -> None:
-    """Skip without a server, but fail where the environment promises that all are there."""
+    """Skip without a server, but fail where the environment says that all are installed."""
     pytest.fail(reason) if REQUIRED else pytest.skip(reason)
 
 
@@ -135,7 +135,7 @@ class Service:
         """Return the other end of the next connection, when it is prepared."""
         return self._peers.get(timeout=10)
 
-    def hang_up(self) -> None:
+    def shut_down(self) -> None:
         """Close all connections, once what goes on with them has ended: that is for the other end to see to."""
         while self._threads:
             thread = self._threads.pop()
@@ -151,7 +151,7 @@ class Service:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._acceptor.join(10)
         self._listener.close()
-        self.hang_up()
+        self.shut_down()
 
     def _accept(self) -> None:
         while True:
@@ -182,7 +182,7 @@ def reset(sock: socket.socket) -> None:
 
 
 def garbage(sock: socket.socket) -> None:
-    """Say what nobody understands."""
+    """Send garbage."""
     sock.sendall(b'HTTP/1.1 400 Bad Request\r\n\r\n' * 8)
 
 

@@ -1,4 +1,4 @@
-"""The four PostgreSQL managers behind one face, so that a promise they all make is tested by one body."""
+"""The four PostgreSQL managers behind one face, so that one body tests all of them."""
 
 from __future__ import annotations
 

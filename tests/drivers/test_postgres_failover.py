@@ -14,9 +14,9 @@ import pytest
 from peers import Proxy, await_input
 from pg_drivers import Driver, done, each_driver, run
 
-from gcp.contrib import _generations
-from gcp.contrib._generations import Generations
-from gcp.contrib._wire import hang_up
+from gcp.contrib import _failure_detector
+from gcp.contrib._failure_detector import FailureDetector
+from gcp.contrib._wire import shut_down
 from gcp.demo.server import Server
 
 N = 10
@@ -27,202 +27,202 @@ class Conn:
 
 
 @pytest.fixture
-def generations() -> Generations[Conn]:
-    return Generations()
+def detector() -> FailureDetector[Conn]:
+    return FailureDetector()
 
 
-def born(generations: Generations[Conn], count: int, endpoint: str = 'orders') -> list[Conn]:
+def added(detector: FailureDetector[Conn], count: int, endpoint: str = 'orders') -> list[Conn]:
     conns = [Conn() for _ in range(count)]
     for conn in conns:
-        generations.born(endpoint, conn)
+        detector.add(endpoint, conn)
     return conns
 
 
-def doubts(generations: Generations[Conn], conns: list[Conn], endpoint: str = 'orders') -> str:
-    """What is thought of each: f(ine), s(uspect), c(ondemned)."""
+def states(detector: FailureDetector[Conn], conns: list[Conn], endpoint: str = 'orders') -> str:
+    """The state of each: f(ine), s(uspected: must be verified), i(nvalid)."""
     return ''.join(
-        'c' if generations.is_condemned(endpoint, conn) else 's' if generations.is_suspect(endpoint, conn) else 'f'
+        'i' if detector.is_invalid(endpoint, conn) else 's' if detector.must_verify(endpoint, conn) else 'f'
         for conn in conns
     )
 
 
-def silence(generations: Generations[Conn], conn: Conn, error: type[BaseException] = TimeoutError) -> None:
-    with pytest.raises(error), generations.proof('orders', conn):
+def silence(detector: FailureDetector[Conn], conn: Conn, error: type[BaseException] = TimeoutError) -> None:
+    with pytest.raises(error), detector.verification('orders', conn):
         raise error
 
 
 # ---- the book-keeping
 
 
-def test_nobody_is_under_suspicion_at_first(generations: Generations[Conn]) -> None:
-    assert doubts(generations, born(generations, 3)) == 'fff'
-    assert not generations.suspects
+def test_no_connection_needs_verification_at_first(detector: FailureDetector[Conn]) -> None:
+    assert states(detector, added(detector, 3)) == 'fff'
+    assert not detector.unverified
 
 
-def test_a_dead_connection_casts_suspicion_on_the_older_of_its_endpoint(generations: Generations[Conn]) -> None:
-    others = born(generations, 1, 'users')
-    first, *rest = born(generations, 3)
-    generations.found_dead('orders', first)
-    assert doubts(generations, rest + born(generations, 1)) == 'ssf'
-    assert doubts(generations, others, 'users') == 'f'
-    assert list(generations.suspects) == ['orders']
+def test_a_dead_connection_has_the_older_of_its_endpoint_verified(detector: FailureDetector[Conn]) -> None:
+    others = added(detector, 1, 'users')
+    first, *rest = added(detector, 3)
+    detector.report_dead('orders', first)
+    assert states(detector, rest + added(detector, 1)) == 'ssf'
+    assert states(detector, others, 'users') == 'f'
+    assert list(detector.unverified) == ['orders']
 
 
-def test_a_proof_clears_one_and_the_last_ends_the_suspicion(generations: Generations[Conn]) -> None:
-    first, second, third = born(generations, 3)
-    generations.found_dead('orders', first)
-    with generations.proof('orders', second):
+def test_a_round_trip_verifies_one_and_the_last_ends_the_verification(detector: FailureDetector[Conn]) -> None:
+    first, second, third = added(detector, 3)
+    detector.report_dead('orders', first)
+    with detector.verification('orders', second):
         pass
-    assert doubts(generations, [second, third]) == 'fs'
-    generations.gone('orders', third)
-    assert not generations.suspects
+    assert states(detector, [second, third]) == 'fs'
+    detector.remove('orders', third)
+    assert not detector.unverified
 
 
-def test_the_death_of_a_suspect_is_no_news_and_that_of_one_proved_is(generations: Generations[Conn]) -> None:
-    first, second, third = born(generations, 3)
-    generations.found_dead('orders', first)
-    new = born(generations, 1)
-    generations.found_dead('orders', second)
-    assert doubts(generations, [third, *new]) == 'sf'
-    generations.found_dead('orders', new[0])
-    new = born(generations, 1)
-    with generations.proof('orders', third):
+def test_an_unverified_dead_connection_changes_nothing_and_a_verified_one_does(detector: FailureDetector[Conn]) -> None:
+    first, second, third = added(detector, 3)
+    detector.report_dead('orders', first)
+    new = added(detector, 1)
+    detector.report_dead('orders', second)
+    assert states(detector, [third, *new]) == 'sf'
+    detector.report_dead('orders', new[0])
+    new = added(detector, 1)
+    with detector.verification('orders', third):
         pass
-    assert not generations.suspects
-    generations.found_dead('orders', third)
-    assert doubts(generations, new) == 's'
+    assert not detector.unverified
+    detector.report_dead('orders', third)
+    assert states(detector, new) == 's'
 
 
-def test_the_same_death_is_noted_once(generations: Generations[Conn]) -> None:
-    first, second = born(generations, 2)
-    generations.found_dead('orders', first)
-    with generations.proof('orders', second):
+def test_the_same_death_is_noted_once(detector: FailureDetector[Conn]) -> None:
+    first, second = added(detector, 2)
+    detector.report_dead('orders', first)
+    with detector.verification('orders', second):
         pass
-    generations.found_dead('orders', first)
-    assert doubts(generations, [second]) == 'f'
+    detector.report_dead('orders', first)
+    assert states(detector, [second]) == 'f'
 
 
-def test_silence_condemns_suspects_that_were_not_proved_since(
-        generations: Generations[Conn], monkeypatch: pytest.MonkeyPatch,
+def test_a_timeout_invalidates_those_not_verified_since(
+        detector: FailureDetector[Conn], monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_generations, 'SILENCE', 0.0)
-    first, second, third, fourth = born(generations, 4)
-    generations.found_dead('orders', first)
-    with generations.proof('orders', second):
+    monkeypatch.setattr(_failure_detector, 'MIN_SILENCE', 0.0)
+    first, second, third, fourth = added(detector, 4)
+    detector.report_dead('orders', first)
+    with detector.verification('orders', second):
         pass
-    silence(generations, third)
-    assert doubts(generations, [second, fourth, *born(generations, 1)]) == 'fcf'
-    generations.gone('orders', fourth)
-    assert not generations.suspects
+    silence(detector, third)
+    assert states(detector, [second, fourth, *added(detector, 1)]) == 'fif'
+    detector.remove('orders', fourth)
+    assert not detector.unverified
 
 
-def test_silence_out_of_the_blue_condemns_what_is_older(
-        generations: Generations[Conn], monkeypatch: pytest.MonkeyPatch,
+def test_a_timeout_without_a_dead_connection_invalidates_the_older(
+        detector: FailureDetector[Conn], monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As with aliveness='query', which asks without a suspicion."""
-    monkeypatch.setattr(_generations, 'SILENCE', 0.0)
-    first, second = born(generations, 2)
-    with pytest.raises(TimeoutError), generations.proof('orders', first):
-        later = born(generations, 1)
+    """As with aliveness='query', which always makes a round trip."""
+    monkeypatch.setattr(_failure_detector, 'MIN_SILENCE', 0.0)
+    first, second = added(detector, 2)
+    with pytest.raises(TimeoutError), detector.verification('orders', first):
+        later = added(detector, 1)
         raise TimeoutError
-    assert doubts(generations, [second, *later, *born(generations, 1)]) == 'csf'
+    assert states(detector, [second, *later, *added(detector, 1)]) == 'isf'
 
 
-def test_a_short_silence_says_nothing_of_others(generations: Generations[Conn]) -> None:
-    first, second = born(generations, 2)
-    silence(generations, first)
-    assert doubts(generations, [second]) == 'f'
+def test_a_short_silence_says_nothing_of_others(detector: FailureDetector[Conn]) -> None:
+    first, second = added(detector, 2)
+    silence(detector, first)
+    assert states(detector, [second]) == 'f'
 
 
-def test_an_error_casts_suspicion_and_an_interrupt_does_not(generations: Generations[Conn]) -> None:
-    first, second, third = born(generations, 3)
-    silence(generations, first, KeyboardInterrupt)
-    assert doubts(generations, [second, third]) == 'ff'
-    silence(generations, second, OSError)
-    assert doubts(generations, [third]) == 's'
+def test_an_error_has_the_others_verified_and_an_interrupt_does_not(detector: FailureDetector[Conn]) -> None:
+    first, second, third = added(detector, 3)
+    silence(detector, first, KeyboardInterrupt)
+    assert states(detector, [second, third]) == 'ff'
+    silence(detector, second, OSError)
+    assert states(detector, [third]) == 's'
 
 
-def test_a_hundred_thousand_endpoints_leave_nothing(generations: Generations[Conn]) -> None:
+def test_a_hundred_thousand_endpoints_leave_nothing(detector: FailureDetector[Conn]) -> None:
     for number in range(100_000):
-        first, second = born(generations, 2, f'db{number}')
-        generations.found_dead(f'db{number}', first)
-        generations.gone(f'db{number}', first)
-        generations.gone(f'db{number}', second)
-    assert not generations.suspects
-    assert not generations._members
+        first, second = added(detector, 2, f'db{number}')
+        detector.report_dead(f'db{number}', first)
+        detector.remove(f'db{number}', first)
+        detector.remove(f'db{number}', second)
+    assert not detector.unverified
+    assert not detector._connections
 
 
-def test_connections_that_were_dropped_do_not_keep_a_suspicion_up(generations: Generations[Conn]) -> None:
-    first, second, third = born(generations, 3)
-    generations.found_dead('orders', first)
+def test_collected_connections_do_not_prolong_the_verification(detector: FailureDetector[Conn]) -> None:
+    first, second, third = added(detector, 3)
+    detector.report_dead('orders', first)
     del second
     gc.collect()
-    with generations.proof('orders', third):
+    with detector.verification('orders', third):
         pass
-    assert not generations.suspects
+    assert not detector.unverified
 
 
-def test_connections_that_were_dropped_are_forgotten(generations: Generations[Conn]) -> None:
+def test_collected_connections_are_forgotten(detector: FailureDetector[Conn]) -> None:
     """A pool that is dropped without being closed drops its connections, too; its manager may go on."""
     for _ in range(10):
-        born(generations, 3)
+        added(detector, 3)
     gc.collect()
-    kept = born(generations, 1)
-    assert [ref() for ref in generations._members['orders'].seen] == kept
+    kept = added(detector, 1)
+    assert [ref() for ref in detector._connections['orders'].seen] == kept
 
 
-def test_strangers_are_no_news(generations: Generations[Conn]) -> None:
+def test_unknown_connections_change_nothing(detector: FailureDetector[Conn]) -> None:
     stranger = Conn()
-    generations.found_dead('orders', stranger)
-    generations.gone('orders', stranger)
-    with generations.proof('orders', stranger):
+    detector.report_dead('orders', stranger)
+    detector.remove('orders', stranger)
+    with detector.verification('orders', stranger):
         pass
-    assert not generations.suspects
-    assert doubts(generations, [stranger]) == 'f'
+    assert not detector.unverified
+    assert states(detector, [stranger]) == 'f'
 
 
 @pytest.mark.filterwarnings('ignore:.*fork:DeprecationWarning')
-def test_a_forked_child_starts_anew(generations: Generations[Conn]) -> None:
-    first, second = born(generations, 2)
-    generations.found_dead('orders', first)
-    suspects = generations.suspects
-    with generations._lock:
+def test_a_forked_child_starts_anew(detector: FailureDetector[Conn]) -> None:
+    first, second = added(detector, 2)
+    detector.report_dead('orders', first)
+    unverified = detector.unverified
+    with detector._lock:
         child = os.fork()
         if not child:
-            thread = threading.Thread(target=born, args=(generations, 1), daemon=True)
+            thread = threading.Thread(target=added, args=(detector, 1), daemon=True)
             thread.start()
             thread.join(5)
-            os._exit(thread.is_alive() or bool(suspects) or generations.suspects is not suspects)
+            os._exit(thread.is_alive() or bool(unverified) or detector.unverified is not unverified)
     assert os.waitpid(child, 0)[1] == 0
-    assert doubts(generations, [second]) == 's'
+    assert states(detector, [second]) == 's'
 
 
-def test_threads_do_not_lose_track_of_each_other(generations: Generations[Conn]) -> None:
+def test_threads_do_not_lose_track_of_each_other(detector: FailureDetector[Conn]) -> None:
     def work(seed: int) -> None:
         chance = random.Random(seed)
         mine: list[Conn] = []
         for _ in range(2000):
             if len(mine) < 5:
-                mine += born(generations, 1)
+                mine += added(detector, 1)
             conn = chance.choice(mine)
-            act = chance.choice([generations.found_dead, generations.gone, None])
+            act = chance.choice([detector.report_dead, detector.remove, None])
             if act is None:
-                with generations.proof('orders', conn):
+                with detector.verification('orders', conn):
                     pass
             else:
                 act('orders', conn)
-                generations.gone('orders', conn)
+                detector.remove('orders', conn)
                 mine.remove(conn)
         for conn in mine:
-            generations.gone('orders', conn)
+            detector.remove('orders', conn)
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert not generations.suspects
-    assert not generations._members
+    assert not detector.unverified
+    assert not detector._connections
 
 
 # ---- the managers
@@ -239,7 +239,7 @@ async def hand_back(pg: Driver, manager: Any, conns: list[Any]) -> None:
 
 
 @each_driver
-def test_ten_connections_that_fell_silent_cost_one_checks_limit(
+def test_ten_unresponsive_connections_cost_one_check_timeout(
         make: type[Driver], proxy: Proxy, proxied: dict[str, Any], postgres: Server,
 ) -> None:
     """One user meets the silence, and its connection breaks; the others go through the pool."""
@@ -253,7 +253,7 @@ def test_ten_connections_that_fell_silent_cost_one_checks_limit(
             await done(pool.release(conn, 'orders'))
         proxy.silent = True
         where[0] = pg.keywords(postgres.parameters)  # the name now leads to the new server
-        hang_up(pg.descriptor(conns[0]))
+        shut_down(pg.descriptor(conns[0]))
         with pytest.raises(pg.errors):
             await pg.ask(conns[0], 'SELECT 1')
         await done(pool.release(conns[0], 'orders'))
@@ -266,14 +266,14 @@ def test_ten_connections_that_fell_silent_cost_one_checks_limit(
             assert await pg.ask(conn, 'SELECT 1') == 1
             await done(conn.rollback() if hasattr(conn, 'rollback') else None)
             await done(pool.release(conn, 'orders'))
-        assert not manager._suspects
+        assert not manager._unverified
         await done(pool.close())
 
     run(body())
 
 
 @each_driver
-def test_a_query_that_meets_silence_condemns_the_rest(
+def test_a_query_that_times_out_invalidates_the_rest(
         make: type[Driver], proxy: Proxy, proxied: dict[str, Any],
 ) -> None:
     async def body() -> None:
@@ -310,7 +310,7 @@ def test_after_a_first_death_each_is_asked_once(
             before = proxy.questions
             assert await pg.check(manager, conn)
             assert proxy.questions == before + costs
-        assert not manager._suspects
+        assert not manager._unverified
         for conn in (dead, new, *conns):
             await pg.dispose(manager, conn)
 
@@ -318,7 +318,7 @@ def test_after_a_first_death_each_is_asked_once(
 
 
 @each_driver
-def test_a_connection_that_its_user_closed_is_no_sign(make: type[Driver], postgres: Server) -> None:
+def test_a_connection_closed_by_its_user_has_no_others_verified(make: type[Driver], postgres: Server) -> None:
     async def body() -> None:
         pg = make()
         async with pg.connected(postgres.parameters) as (manager, conn):
@@ -326,14 +326,14 @@ def test_a_connection_that_its_user_closed_is_no_sign(make: type[Driver], postgr
             await done(conn.close())
             await pg.release(manager, conn)
             assert not await pg.check(manager, conn)
-            assert not manager._suspects
+            assert not manager._unverified
             await pg.dispose(manager, other)
 
     run(body())
 
 
 @each_driver
-def test_a_kill_that_its_user_met_is_a_sign(make: type[Driver], postgres: Server) -> None:
+def test_a_connection_killed_in_use_has_the_others_verified(make: type[Driver], postgres: Server) -> None:
     async def body() -> None:
         pg = make()
         async with pg.connected(postgres.parameters) as (manager, conn):
@@ -343,9 +343,9 @@ def test_a_kill_that_its_user_met_is_a_sign(make: type[Driver], postgres: Server
             with pytest.raises(pg.errors):
                 await pg.ask(conn, 'SELECT pg_sleep(10)')
             await pg.release(manager, conn)
-            assert manager._generations.is_suspect('orders', other)
+            assert manager._failure_detector.must_verify('orders', other)
             assert await pg.check(manager, other)
-            assert not manager._suspects
+            assert not manager._unverified
             await pg.dispose(manager, other)
 
     run(body())

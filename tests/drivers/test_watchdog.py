@@ -1,4 +1,4 @@
-"""Work on a connection is ended at its limit, and nobody else's."""
+"""A watchdog aborts its own connection at the time limit, and no other."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from gcp.contrib import _watch
-from gcp.contrib._watch import Watch, watched
+from gcp.contrib import _watchdog
+from gcp.contrib._watchdog import Watchdog, run_with_watchdog
 
 
 @pytest.fixture
@@ -23,18 +23,19 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 def watchers() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == 'gcp-watch']
+    return [thread for thread in threading.enumerate() if thread.name == 'gcp-watchdog']
 
 
 def test_work_that_takes_too_long_is_ended(pair: tuple[socket.socket, socket.socket]) -> None:
     started = time.monotonic()
-    with pytest.raises(TimeoutError, match=r'nap: not done within 0.05 s'), Watch(pair[0].fileno(), 0.05, what='nap'):
+    expected = pytest.raises(TimeoutError, match=r'nap: not done within 0.05 s')
+    with expected, Watchdog(pair[0].fileno(), 0.05, what='nap'):
         assert pair[0].recv(1) == b''
     assert 0.05 <= time.monotonic() - started < 3
 
 
 def test_an_error_of_work_that_was_ended_is_the_cause(pair: tuple[socket.socket, socket.socket]) -> None:
-    with pytest.raises(TimeoutError) as caught, Watch(pair[0].fileno(), 0.05, what='nap'):
+    with pytest.raises(TimeoutError) as caught, Watchdog(pair[0].fileno(), 0.05, what='nap'):
         pair[0].recv(1)
         raise ConnectionError
     assert isinstance(caught.value.__cause__, ConnectionError)
@@ -42,9 +43,9 @@ def test_an_error_of_work_that_was_ended_is_the_cause(pair: tuple[socket.socket,
 
 def test_work_in_time_is_left_alone(pair: tuple[socket.socket, socket.socket]) -> None:
     for _ in range(100):
-        with Watch(pair[0].fileno(), 0.05, what='nap'):
+        with Watchdog(pair[0].fileno(), 0.05, what='nap'):
             pass
-    with pytest.raises(KeyError), Watch(pair[0].fileno(), 5, what='nap'):
+    with pytest.raises(KeyError), Watchdog(pair[0].fileno(), 5, what='nap'):
         raise KeyError
     for thread in watchers():
         thread.join(0.1)
@@ -53,9 +54,9 @@ def test_work_in_time_is_left_alone(pair: tuple[socket.socket, socket.socket]) -
 
 
 def test_the_nearest_of_many_limits_comes_first(pair: tuple[socket.socket, socket.socket]) -> None:
-    with Watch(pair[1].fileno(), 30, what='long'):
+    with Watchdog(pair[1].fileno(), 30, what='long'):
         started = time.monotonic()
-        with pytest.raises(TimeoutError), Watch(pair[0].fileno(), 0.05, what='short'):
+        with pytest.raises(TimeoutError), Watchdog(pair[0].fileno(), 0.05, what='short'):
             pair[0].recv(1)
         assert time.monotonic() - started < 3
 
@@ -63,7 +64,7 @@ def test_the_nearest_of_many_limits_comes_first(pair: tuple[socket.socket, socke
 def test_one_thread_watches_all_and_ends_when_there_is_nothing_to_watch(
         pair: tuple[socket.socket, socket.socket],
 ) -> None:
-    with Watch(pair[0].fileno(), 0.2, what='nap'), Watch(pair[1].fileno(), 0.2, what='nap'):
+    with Watchdog(pair[0].fileno(), 0.2, what='nap'), Watchdog(pair[1].fileno(), 0.2, what='nap'):
         assert len(watchers()) == 1
     for thread in watchers():
         thread.join(40)
@@ -71,12 +72,12 @@ def test_one_thread_watches_all_and_ends_when_there_is_nothing_to_watch(
 
 
 def test_a_descriptor_that_has_become_anothers_is_left_alone(pair: tuple[socket.socket, socket.socket]) -> None:
-    watch = Watch(pair[0].fileno(), 0.02, what='nap')
-    watch.__enter__()
+    watchdog = Watchdog(pair[0].fileno(), 0.02, what='nap')
+    watchdog.__enter__()
     others, theirs = socket.socketpair()
     with others, theirs:
         os.dup2(others.fileno(), pair[0].fileno())
-        while not watch.expired:
+        while not watchdog.expired:
             pass
         theirs.sendall(b'x')
         assert others.recv(1) == b'x'
@@ -84,11 +85,11 @@ def test_a_descriptor_that_has_become_anothers_is_left_alone(pair: tuple[socket.
 
 @pytest.mark.filterwarnings('ignore:.*fork:DeprecationWarning')
 def test_a_forked_child_has_a_watch_of_its_own(pair: tuple[socket.socket, socket.socket]) -> None:
-    with Watch(pair[1].fileno(), 30, what='nap'), _watch._watchman._changed:
+    with Watchdog(pair[1].fileno(), 30, what='nap'), _watchdog._watchdog_thread._changed:
         child = os.fork()
         if not child:
             try:
-                with Watch(pair[0].fileno(), 0.05, what='nap'):
+                with Watchdog(pair[0].fileno(), 0.05, what='nap'):
                     pair[0].recv(1)
             except TimeoutError:
                 os._exit(0)
@@ -123,7 +124,7 @@ def test_a_coroutine_that_takes_too_long_is_broken_off(deaf: bool) -> None:
     async def body() -> None:
         work = Work(deaf)
         with pytest.raises(TimeoutError, match=r'nap: not done within 0.05 s'):
-            await watched(work.run(), work.broken.set, 0.05, what='nap')
+            await run_with_watchdog(work.run(), work.broken.set, 0.05, what='nap')
         await asyncio.sleep(0)
         assert work.cancelled is deaf
 
@@ -134,7 +135,7 @@ def test_a_coroutine_that_takes_too_long_is_broken_off(deaf: bool) -> None:
 def test_a_cancelled_caller_does_not_wait_for_the_work(deaf: bool) -> None:
     async def body() -> None:
         work = Work(deaf)
-        task = asyncio.ensure_future(watched(work.run(), work.broken.set, 30, what='nap'))
+        task = asyncio.ensure_future(run_with_watchdog(work.run(), work.broken.set, 30, what='nap'))
         await asyncio.sleep(0)
         started = time.monotonic()
         task.cancel()
@@ -155,8 +156,8 @@ def test_results_and_errors_of_work_in_time_pass() -> None:
         raise KeyError
 
     async def body() -> None:
-        assert await watched(give(), pytest.fail, 1, what='nap') == 1
+        assert await run_with_watchdog(give(), pytest.fail, 1, what='nap') == 1
         with pytest.raises(KeyError):
-            await watched(fail(), pytest.fail, 1, what='nap')
+            await run_with_watchdog(fail(), pytest.fail, 1, what='nap')
 
     asyncio.run(body())
