@@ -1,6 +1,6 @@
 """The pools and queues that people use today: the same bodies over each. One that is not installed is n/a.
 
-Side by side in one run they are measured by bench_peers.py, which also makes the README's table."""
+bench_peers.py measures them side by side in one run, and makes the tables of docs/performance.md."""
 
 from __future__ import annotations
 

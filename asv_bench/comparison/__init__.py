@@ -2,7 +2,7 @@
 
 measure         what is measured, and how it is kept fair
 figures         how a figure is told
-table           the table in the terminal, and the one in the README
+table           the table in the terminal, and the one in docs/performance.md
 chart           the picture in docs/
 machine         what it was measured on
 """

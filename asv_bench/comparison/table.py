@@ -1,4 +1,4 @@
-"""The comparison as a table: in the terminal, and between two marks in the README."""
+"""The comparison as a table: in the terminal, and between two marks on a page of the documentation."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def for_terminal(seen: Comparison) -> Iterator[Table]:
         yield table
 
 
-def for_readme(seen: Comparison) -> str:
+def for_page(seen: Comparison) -> str:
     """Write both tables, what they were measured on, with what, and how that was set up."""
     told = []
     for head, body in parts(seen):
@@ -81,13 +81,13 @@ def notes(seen: Comparison) -> Iterator[str]:
             yield note
 
 
-def write(readme: Path, text: str) -> None:
+def write(page: Path, text: str) -> None:
     """Put a text between the marks.
 
     :raises ValueError: when they are not there
     """
-    before, begin, rest = readme.read_text().partition(BEGIN)
+    before, begin, rest = page.read_text().partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f'{readme.name} must have the marks {BEGIN!r} and {END!r}, in this order')
-    readme.write_text(f'{before}{BEGIN}\n\n{text}\n\n{END}{after}')
+        raise ValueError(f'{page.name} must have the marks {BEGIN!r} and {END!r}, in this order')
+    page.write_text(f'{before}{BEGIN}\n\n{text}\n\n{END}{after}')
