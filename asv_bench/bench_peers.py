@@ -51,10 +51,10 @@ def show(seen: Comparison, console: Console) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure, print, and write where that is asked for. Returns the exit status."""
+    """Measure, print, and write if asked to. Returns the exit status."""
     parsed = parse(arguments)
     if parsed.write:
-        from comparison import chart  # told now, not after four minutes, where matplotlib is missing
+        from comparison import chart  # a missing matplotlib fails now, not after four minutes
     progress = Console(stderr=True)
     try:
         with progress.status('') as status:

@@ -23,7 +23,7 @@ TASK_HEAD = ('asyncio', '`await` acquire + release', '`async with`', *(case.titl
 
 
 def rows(lines: Sequence[Line], cases: Sequence[Case], unit: float) -> Iterator[list[str]]:
-    """Make a row of each line. One that was not measured says why, in the first place that it has for a figure."""
+    """Make a row of each line. The first figure of one that was not measured is the reason."""
     for line in lines:
         if line.reason:
             yield [line.peer.name, line.reason, *[''] * (1 + len(cases))]
@@ -55,7 +55,7 @@ def for_terminal(seen: Comparison) -> Iterator[Table]:
 
 
 def for_page(seen: Comparison) -> str:
-    """Write both tables, what they were measured on, with what, and how that was set up."""
+    """Write both tables, the machine, the versions, and how the peers were set up."""
     told = []
     for head, body in parts(seen):
         lines = [head, ['---', *['--:'] * (len(head) - 1)], *(embolden(row) for row in body)]
@@ -72,7 +72,7 @@ def embolden(row: Sequence[str]) -> list[str]:
 
 
 def notes(seen: Comparison) -> Iterator[str]:
-    """Say how peers were set up, where not by default."""
+    """Describe how peers were set up, where not by default."""
     said: set[str] = set()
     for line in seen.lines:
         note = f'{line.peer.name}: {line.peer.note}'
@@ -82,7 +82,7 @@ def notes(seen: Comparison) -> Iterator[str]:
 
 
 def write(page: Path, text: str) -> None:
-    """Put a text between the marks.
+    """Write a text between the marks.
 
     :raises ValueError: when they are not there
     """
