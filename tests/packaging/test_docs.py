@@ -131,7 +131,7 @@ def test_the_picture_shows_what_its_source_says() -> None:
 def test_the_picture_is_made_by_its_program() -> None:
     if shutil.which('dot') is None:
         pytest.skip('Graphviz is not installed')
-    spec = importlib.util.spec_from_file_location('architecture', ROOT / 'tools' / 'architecture.py')
+    spec = importlib.util.spec_from_file_location('architecture', ROOT / 'tools' / 'pictures' / 'architecture.py')
     assert spec and spec.loader
     program = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(program)

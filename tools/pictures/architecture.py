@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SOURCE = Path(__file__).resolve().parent.parent / 'docs' / 'architecture.dot'
+SOURCE = Path(__file__).resolve().parents[2] / 'docs' / 'architecture.dot'
 
 
 def draw(source: Path) -> str:
