@@ -98,3 +98,11 @@ def test_what_a_page_points_to_is_there(page: Path) -> None:
 def test_the_commands_that_a_page_names_are_targets_of_make(page: Path) -> None:
     for words in re.findall(r'(?:^\$ |`)make ((?:[a-z-]+ ?)+)', page.read_text(), flags=re.MULTILINE):
         assert set(words.split()) <= set(TARGETS), words
+
+
+def test_the_files_that_the_guide_names_are_there() -> None:
+    guide = (ROOT / 'CONTRIBUTING.md').read_text()
+    named = re.findall(r'`((?:gcp|contrib|tests|docs|asv_bench|changes|tools)/[\w./-]*)`', guide)
+    assert len(named) > 20
+    for name in named:
+        assert (ROOT / name).exists(), name
