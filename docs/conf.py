@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ maximum_signature_line_length = 100
 nitpicky = True
 nitpick_ignore_regex = [(r'py:.*', r'(?!gcp\.).*|.*\.(_.*|[A-Z]|[A-Z]\w*T)')]
 
+#: methods of the pools that are public in the compiled core, but only for gcp itself
+INTERNAL = {'open_acquire', 'open_release'}
+
 html_theme = 'furo'
 html_title = f'gcp {version}'
 
@@ -43,8 +47,9 @@ def setup(app: Any) -> None:
 def skip_what_others_define(
         app: object, what: str, name: str, thing: Any, skip: bool, options: object,
 ) -> bool | None:
-    """Leave out classes of drivers and aliases of built-in types that a module re-exports."""
-    return True if isinstance(thing, type) and not thing.__module__.startswith('gcp') else None
+    """Leave out classes of drivers and aliases of built-in types that a module re-exports, and internal methods."""
+    foreign = isinstance(thing, type) and not thing.__module__.startswith('gcp')
+    return True if foreign or name in INTERNAL else None
 
 
 def take_from_stub(
@@ -54,8 +59,8 @@ def take_from_stub(
     if type(thing).__name__ != 'cython_function_or_method':
         return signature, returns
     front, _, method = name.removeprefix('gcp.').partition('.ConnectionPool.')
-    half = {'threading': 'ThreadingPool', 'asyncio': 'AsyncioPool'}[front]
-    function = STUB.get((half, method)) or STUB['BaseConnectionPool', method]
+    bases = importlib.import_module(f'gcp.{front}').ConnectionPool.__mro__
+    function = next(STUB[base.__name__, method] for base in bases if (base.__name__, method) in STUB)
     arguments = ast.unparse(function.args).removeprefix('self').removeprefix(', ')
     return f'({arguments})', ast.unparse(function.returns or ast.Constant(None))
 
