@@ -126,7 +126,7 @@ instructions: $(VENV)/.have-test $(CORE)  ## count the instructions of an idle h
 	$(PY) asv_bench/instructions.py $(ARGS)
 
 .PHONY: bench-peers
-bench-peers: $(VENV)/.have-bench $(CORE)  ## measure gcp beside other pools (ARGS=--quick; ARGS=--write: for the README)
+bench-peers: $(VENV)/.have-bench $(CORE)  ## measure gcp beside other pools (ARGS=--quick; ARGS=--write: for docs/performance.md)
 	$(PY) asv_bench/bench_peers.py $(ARGS)
 
 .PHONY: docs

@@ -1,11 +1,12 @@
-"""gcp beside the pools and queues that people use today, measured: a table, with --write the README's, and its chart.
+"""Measure gcp beside the pools and queues that people use today: print a table, and with --write update the docs.
 
-All run in turn in one process, on connections that go nowhere, each in the fast configuration that its documentation
-describes; asyncpg's pool, which takes none but its own driver's, on a PostgreSQL that is asked nothing.
+All run in turn in one process, on fake connections that need no network, each in the fast configuration that its
+documentation describes. asyncpg's pool accepts its own driver's connections only, so it gets a real PostgreSQL, and
+sends it no query.
 
     make bench-peers                  everything, about four minutes
     make bench-peers ARGS=--quick     shorter, and less certain
-    make bench-peers ARGS=--write     and put it into README.md and docs/peers.svg
+    make bench-peers ARGS=--write     write docs/performance.md and docs/peers.svg as well
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDE = 132
-README, CHART = ROOT / 'README.md', ROOT / 'docs' / 'peers.svg'
+PAGE, CHART = ROOT / 'docs' / 'performance.md', ROOT / 'docs' / 'peers.svg'
 
 if __name__ == '__main__':
     sys.path.append(str(ROOT))  # a clone, built in place but not installed
@@ -32,7 +33,7 @@ except ModuleNotFoundError as missing:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--quick', action='store_true', help='fewer and shorter rounds: under a minute')
-    parser.add_argument('--write', action='store_true', help='write the table into README.md, and draw docs/peers.svg')
+    parser.add_argument('--write', action='store_true', help='write docs/performance.md and docs/peers.svg')
     parsed = parser.parse_args(arguments)
     if parsed.write and parsed.quick:
         parser.error('--write is for figures to be trusted: without --quick')
@@ -50,10 +51,10 @@ def show(seen: Comparison, console: Console) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure, print, and write where that is asked for. Returns the exit status."""
+    """Measure, print, and write if asked to. Returns the exit status."""
     parsed = parse(arguments)
     if parsed.write:
-        from comparison import chart  # told now, not after four minutes, where matplotlib is missing
+        from comparison import chart  # a missing matplotlib fails now, not after four minutes
     progress = Console(stderr=True)
     try:
         with progress.status('') as status:
@@ -63,9 +64,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     show(seen, Console() if sys.stdout.isatty() else Console(width=WIDE))
     if parsed.write:
-        table.write(README, table.for_readme(seen))
+        table.write(PAGE, table.for_page(seen))
         chart.draw(seen, CHART)
-        progress.print(f'Written: {README.name}, {CHART.relative_to(ROOT)}')
+        progress.print(f'Written: {PAGE.relative_to(ROOT)}, {CHART.relative_to(ROOT)}')
     return 0
 
 

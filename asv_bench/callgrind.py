@@ -94,11 +94,11 @@ class Seen:
 
 
 class ValgrindError(Exception):
-    """valgrind did not do its work."""
+    """valgrind failed."""
 
 
 class ValgrindMissingError(ValgrindError):
-    """There is no valgrind."""
+    """valgrind is not installed."""
 
 
 def count() -> Seen:
@@ -138,7 +138,7 @@ def count() -> Seen:
 
 
 def read(lines: Iterator[str], core: str) -> Iterator[Cost]:
-    """Read an account of callgrind, part by part.
+    """Read the output of callgrind, part by part.
 
     Lines of one function follow `ob=`, the file of its code, which stays until the next one. A line after `calls=` is
     about the called function, in the file `cob=` if that is another one.

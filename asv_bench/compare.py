@@ -1,11 +1,11 @@
 """Compare the speed of two commits: `make bench-compare BASE=...`. The exit status is 1 when something became slower.
 
-On a machine that does other things as well, a difference of 10 % between two times means nothing. So both commits are
-built, and run by turns, round after round, each in processes of its own; what is looked at is the ratio of the two in
-each round, since what disturbs one disturbs the other. What seems slower or faster in the first rounds is run again,
-twice as often, and these rounds alone decide: three quarters of them have to show more than the factor. (asv itself
-pools the samples of all rounds and asks Mann-Whitney whether they differ. Samples of one process are alike for reasons
-of its own, so that finds differences between equal commits; and it takes a higher rate for a regression.)
+On a shared machine, a difference of 10 % between two times means nothing. So both commits are built and run in turn,
+round after round, in processes of their own. The ratio of the two in each round counts, since a disturbance affects
+both. What seems slower or faster in the first rounds runs again, twice as often, and these rounds alone decide: three
+quarters of them have to exceed the factor. (asv itself merges the samples of all rounds and applies the Mann-Whitney
+test. Samples of one process are similar to each other, so that this finds differences between equal commits; and it
+takes a higher rate for a regression.)
 
 The benchmarks are those of the work tree, for both commits.
 """
@@ -48,7 +48,7 @@ console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
 class Trouble(Exception):
-    """Nothing can be compared; the text says why."""
+    """The commits cannot be compared; the text says why."""
 
 
 def run(*command: str | Path, accept: tuple[int, ...] = (0,), **options: Any) -> str:
@@ -72,7 +72,7 @@ def commit_of(what: str, name: str) -> str:
 
 
 def build(commit: str) -> Path:
-    """Build a commit, unless it is there from the last time. Return the directory to import it from."""
+    """Build a commit, unless an earlier run has built it. Return the directory to import it from."""
     place = BUILDS / f'{commit}-{sys.implementation.cache_tag}'
     if not place.exists():
         console.print(f'building {commit[:8]}')
@@ -100,7 +100,7 @@ Key = tuple[str, tuple[str, ...]]
 
 @dataclass
 class Compared:
-    """What the rounds showed of one benchmark. Values are in its unit, NaN where it failed."""
+    """The rounds of one benchmark. Values are in its unit, NaN where it failed."""
 
     unit: str
     more_is_better: bool
@@ -122,7 +122,7 @@ class Compared:
         return not 1 / factor <= median(self.ratios) <= factor
 
     def verdict(self, factor: float) -> str:
-        """Return what three quarters of the rounds say."""
+        """Return the verdict of three quarters of the rounds."""
         if any(map(isnan, self.ratios)):
             return 'broken' if self.broken else ''
         first, _, third = quantiles(self.ratios, n=4, method='inclusive')
@@ -134,7 +134,7 @@ def ratio(one: float, other: float) -> float:
 
 
 def measure(build: Path, commit: str, bench: Iterable[str], seen: dict[Key, Compared], side: str) -> None:
-    """Run the benchmarks once over with a build, and note their values."""
+    """Run the benchmarks once with a build, and record their values."""
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch, 'asv.conf.json')
         path.write_text(json.dumps(load_json(str(CONFIG), js_comments=True) | {
@@ -160,7 +160,7 @@ def note(config: Config, seen: dict[Key, Compared], side: str) -> None:
 
 
 def undisturbed(value: float | None, spread: dict[str, float] | None) -> float:
-    """Return the lower quartile of the times of a process, for interruptions only ever add; else the value itself."""
+    """Return the lower quartile of the times of a process, since interruptions only add time; else the value itself."""
     return nan if value is None else value if spread is None or 'q_25' not in spread else spread['q_25']
 
 
@@ -174,7 +174,7 @@ def prefers_more(name: str) -> bool:
 def take_turns(
     base: tuple[Path, str], head: tuple[Path, str], bench: Iterable[str], rounds: int,
 ) -> dict[Key, Compared]:
-    """Run both, round after round; who is first changes."""
+    """Run both, round after round, in alternating order."""
     seen: dict[Key, Compared] = {}
     for number in range(rounds):
         console.print(f'round {number + 1} of {rounds}')
@@ -187,7 +187,7 @@ def take_turns(
 def compare(
     base: tuple[Path, str], head: tuple[Path, str], bench: list[str], rounds: int, factor: float,
 ) -> dict[Key, Compared]:
-    """Return what was seen; of what seemed to have changed, what was seen when it was looked at again."""
+    """Return the results; for benchmarks that seemed to have changed, those of the second measurement."""
     seen = take_turns(base, head, bench, rounds)
     suspects = {key for key, compared in seen.items() if compared.seems_changed(factor)}
     if suspects:
@@ -198,7 +198,7 @@ def compare(
     return seen
 
 
-# --- what is told ---
+# --- the report ---
 
 def show(seen: dict[Key, Compared], factor: float) -> None:
     table = Table('benchmark', 'base', 'head', 'worse by', 'least to most', '', box=None)
@@ -219,7 +219,7 @@ def human(value: float, unit: str) -> str:
 
 
 def main() -> int:
-    """Compare and tell. Returns the exit status."""
+    """Compare and print. Returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('base', help='the commit or branch to compare with')
     parser.add_argument('--head', default='HEAD', help='the commit that may be slower (default: %(default)s)')

@@ -1,7 +1,7 @@
 """Idle hits of every kind, each in stretches of a known length: what `instructions.py` runs under valgrind.
 
-A stretch begins and ends with a call of getppid(), a function of libc that nothing else here calls: at each, callgrind
-closes one part of its account and opens the next."""
+A stretch begins and ends with a call of getppid(), a function of libc that nothing else here calls. At each call,
+callgrind ends one part of its output and begins the next."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def scenarios(in_loop: Callable[[Callable[[int], Awaitable[None]]], Stretch]) ->
 
 
 def main() -> None:
-    """Run all stretches, of the lengths that the arguments say. Prints the core's path, and what there is."""
+    """Run all stretches, of the lengths in the arguments. Prints the core's path, and the names of the stretches."""
     lengths = [int(argument) for argument in sys.argv[1:]]
     loop = asyncio.new_event_loop()
 

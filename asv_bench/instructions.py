@@ -1,11 +1,11 @@
-"""Instructions of an idle hit, counted and held against a baseline. The exit status is 1 when one differs.
+"""Count the instructions of an idle hit and compare them with a baseline. The exit status is 1 when one differs.
 
-Times on a shared machine tell little; a count of instructions is the same on each run. Of each operation three things
-are counted under valgrind: instructions in the compiled core, calls from it into the interpreter and libc, and
+Times on a shared machine are unreliable; a count of instructions is the same on each run. For each operation valgrind
+counts three things: instructions in the compiled core, calls from it into the interpreter and libc, and
 instructions in the whole process.
 
     python asv_bench/instructions.py             count, compare with the baseline
-    python asv_bench/instructions.py --update    make what was counted the baseline of this Python and compiler
+    python asv_bench/instructions.py --update    write the counts as the baseline of this Python and compiler
     python asv_bench/instructions.py --json      the same as JSON
 """
 
@@ -57,7 +57,7 @@ def load(path: Path = BASELINE) -> dict[str, Seen]:
 
 
 def save(seen: Seen, path: Path = BASELINE) -> None:
-    """Make what was counted the baseline of its build, and leave those of others. An operation is a line."""
+    """Write the counts as the baseline of their build, and leave other baselines. An operation is one line."""
     baselines = load(path)
     baselines[seen.build.core] = settled(seen, baselines.get(seen.build.core))
     builds = []
@@ -71,7 +71,7 @@ def save(seen: Seen, path: Path = BASELINE) -> None:
 
 
 def settled(seen: Seen, before: Seen | None) -> Seen:
-    """Take over the costs that did not change: an update shows what did, and nothing creeps up within the margin."""
+    """Keep the old costs within the margin: an update shows real changes only, and costs cannot grow slowly."""
     if before is None or before.build != seen.build:
         return seen
     unchanged = {
@@ -81,7 +81,7 @@ def settled(seen: Seen, before: Seen | None) -> Seen:
 
 
 def nearest(build: Build, baselines: Mapping[str, Seen]) -> Seen | None:
-    """Return the baseline to compare with: of this build; or else of this Python, best on such a machine; or None."""
+    """Return the baseline of this build; else one of this Python, if possible on such a machine; else None."""
     if build.core in baselines:
         return baselines[build.core]
     of_python = [one for one in baselines.values() if one.build.python == build.python]
@@ -89,7 +89,7 @@ def nearest(build: Build, baselines: Mapping[str, Seen]) -> Seen | None:
 
 
 def judge(name: str, seen: Seen, before: Seen) -> list[str]:
-    """Say what is wrong with an operation's cost; nothing when it is what it was."""
+    """Describe how an operation's cost differs from its baseline; empty if it does not."""
     if name not in before.costs:
         return [f'{name}: not in the baseline yet']
     now, then = seen.costs[name], before.costs[name]
@@ -106,7 +106,7 @@ def judge(name: str, seen: Seen, before: Seen) -> list[str]:
 
 
 def differ(what: str, now: float, then: float, margin: float, both_ways: bool) -> str:
-    """Say that two counts differ by more than a margin; nothing when they do not."""
+    """Describe a difference of two counts beyond a margin; empty if there is none."""
     if now - then <= margin and (now - then >= -margin or not both_ways):
         return ''
     word = 'dearer' if now > then else 'cheaper: keep it so'
@@ -114,7 +114,7 @@ def differ(what: str, now: float, then: float, margin: float, both_ways: bool) -
 
 
 def changed_calls(now: Cost, then: Cost) -> Iterator[str]:
-    """Say which functions are called more or less often."""
+    """Describe which functions are called more or less often."""
     for function in sorted({*now.calls, *then.calls}):
         times, before = now.calls.get(function, 0), then.calls.get(function, 0)
         if times != before:
@@ -122,7 +122,7 @@ def changed_calls(now: Cost, then: Cost) -> Iterator[str]:
 
 
 def how_to_update() -> str:
-    """Say what makes the counts of this interpreter the baseline."""
+    """Return the command that makes the counts of this interpreter the baseline."""
     python, environment = os.path.realpath(sys.executable), os.path.relpath(sys.prefix, ROOT)
     return f'if this is meant: make instructions ARGS=--update PYTHON={python} VENV={environment}'
 
@@ -130,7 +130,7 @@ def how_to_update() -> str:
 # --- the table ---
 
 def show(console: Console, seen: Seen, before: Seen | None) -> None:
-    """Print what was counted beside the baseline."""
+    """Print the counts beside the baseline."""
     table = Table(title=f'{seen.build.core} ({seen.build.interpreter})', title_justify='left', box=None)
     table.add_column('one operation', no_wrap=True)
     for title in ('in the core', 'was', 'calls out', 'was', 'in all', 'was'):

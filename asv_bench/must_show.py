@@ -1,13 +1,13 @@
-"""What gcp must show, measured: a table of targets and of what was seen. The exit status is 1 when one is missed.
+"""Measure the targets of gcp: a table of targets and values. The exit status is 1 when a target is missed.
 
-Contenders take turns in one run, round after round, and medians are compared: on a machine that does other things as
-well, ratios hold where times do not. Metrics are on, as always. Peers are measured where they are installed; what
-cannot be measured is told, and is neither met nor missed.
+Contenders take turns in one run, round after round, and medians are compared: on a shared machine, ratios are
+reliable where times are not. Metrics are on, as always. Peers are measured if they are installed; a target that
+cannot be measured is listed, and is neither met nor missed.
 
     python asv_bench/must_show.py                     everything, about seven minutes
     python asv_bench/must_show.py hit endpoints       these cases
     python asv_bench/must_show.py --quick             shorter, and less certain
-    python asv_bench/must_show.py --json seen.json    also for machines, with the medians that each row was made of
+    python asv_bench/must_show.py --json seen.json    as JSON, too, with the medians of each row
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def show(console: Console, name: str, rows: Iterable[Row]) -> None:
 
 
 def sum_up(rows: Sequence[Row]) -> str:
-    """Say how many targets were met, missed, not measured."""
+    """Return how many targets were met, missed, not measured."""
     missed = sum(row.ok is False for row in rows)
     unmeasured = sum(row.value is None for row in rows)
     said = [f'{sum(row.ok is True for row in rows)} met', f'{missed} missed' if missed else 'none missed']
@@ -84,7 +84,7 @@ def sum_up(rows: Sequence[Row]) -> str:
 
 
 def as_json(seen: dict[str, list[Row]], quick: bool) -> dict[str, Any]:
-    """Put all rows together, for machines."""
+    """Return all rows as JSON."""
     return {
         'python': platform.python_version(),
         'implementation': platform.python_implementation(),

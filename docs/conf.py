@@ -1,8 +1,9 @@
-"""Sphinx: how `make docs` makes pages of this directory and of the docstrings. Fetches nothing."""
+"""Configure Sphinx, which builds the pages of this directory and of the docstrings. Needs no network."""
 
 from __future__ import annotations
 
 import ast
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,13 @@ autodoc_default_options = {'members': True, 'show-inheritance': True}
 python_use_unqualified_type_names = True
 maximum_signature_line_length = 100
 
-# A name of ours that leads nowhere is an error, but for private ones and type variables. What others define cannot be
-# looked up without the net.
+# A reference to a name of gcp that does not exist is an error, private names and type variables excepted. Names of
+# other packages cannot be looked up without the network.
 nitpicky = True
 nitpick_ignore_regex = [(r'py:.*', r'(?!gcp\.).*|.*\.(_.*|[A-Z]|[A-Z]\w*T)')]
+
+#: methods of the pools that are public in the compiled core, but only for gcp itself
+INTERNAL = {'open_acquire', 'open_release'}
 
 html_theme = 'furo'
 html_title = f'gcp {version}'
@@ -43,25 +47,26 @@ def setup(app: Any) -> None:
 def skip_what_others_define(
         app: object, what: str, name: str, thing: Any, skip: bool, options: object,
 ) -> bool | None:
-    """Leave out the classes of drivers and the aliases of built-in types that a module offers beside its own."""
-    return True if isinstance(thing, type) and not thing.__module__.startswith('gcp') else None
+    """Leave out classes of drivers and aliases of built-in types that a module re-exports, and internal methods."""
+    foreign = isinstance(thing, type) and not thing.__module__.startswith('gcp')
+    return True if foreign or name in INTERNAL else None
 
 
 def take_from_stub(
         app: object, what: str, name: str, thing: object, options: object, signature: str | None, returns: str | None,
 ) -> tuple[str | None, str | None]:
-    """Give a compiled method the types that its stub has."""
+    """Give a compiled method the signature in its stub."""
     if type(thing).__name__ != 'cython_function_or_method':
         return signature, returns
     front, _, method = name.removeprefix('gcp.').partition('.ConnectionPool.')
-    half = {'threading': 'ThreadingPool', 'asyncio': 'AsyncioPool'}[front]
-    function = STUB.get((half, method)) or STUB['BaseConnectionPool', method]
+    bases = importlib.import_module(f'gcp.{front}').ConnectionPool.__mro__
+    function = next(STUB[base.__name__, method] for base in bases if (base.__name__, method) in STUB)
     arguments = ast.unparse(function.args).removeprefix('self').removeprefix(', ')
     return f'({arguments})', ast.unparse(function.returns or ast.Constant(None))
 
 
 def read_stub(path: Path) -> dict[tuple[str, str], ast.FunctionDef]:
-    """Give the methods of a stub by class and name, with type variables named as in the fronts."""
+    """Return the methods of a stub by class and name, with type variables named as in the fronts."""
     text = path.read_text().replace('_EndpointT', 'EndpointT').replace('_ConnectionT', 'ConnectionT')
     return {
         (kind.name, method.name): method

@@ -1,4 +1,4 @@
-"""A pool with an idle connection, and a thousand hits on it: the bodies that several chapters time, on both fronts."""
+"""A pool with an idle connection, and a thousand hits on it, on both fronts: the code that several chapters time."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class OnThreads(effort.Timed):
 
 
 class OnTasks(effort.Timed):
-    """The same page for `gcp.asyncio`, in an event loop of its own."""
+    """The same for `gcp.asyncio`, in an event loop of its own."""
 
     pool: gcp.asyncio.ConnectionPool[Any, Any]
     keys: Sequence[Hashable]

@@ -28,7 +28,7 @@ class Threads(bodies.OnThreads):
 
 
 class Tasks(bodies.OnTasks):
-    """The same page for asyncio."""
+    """The same for asyncio."""
 
     params = [IDLE]
     param_names = ['idle']

@@ -1,4 +1,4 @@
-"""More threads than connections: who is served, how many, and how late."""
+"""More threads than connections: how many are served, how evenly, how late."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def compete(threads: int, connections: int, hold: float) -> loads.Seen:
 
 
 class Threads:
-    """All combinations run once; each benchmark looks at one thing that was seen."""
+    """All combinations run once; each benchmark returns one of the values."""
 
     params = [
         effort.choose([8], [32], [8, 32, 200]),

@@ -22,9 +22,9 @@ def choose(once: T, small: T, full: T) -> T:
 
 
 class Timed:
-    """How the `time_` benchmarks of one thread are timed: by the processor's time, to which others do not add.
+    """How the `time_` benchmarks of one thread are timed: by processor time, which other processes do not add to.
 
-    asv sets up anew before each sample, so a sample is one call; what is short is done a thousand times in it.
+    asv runs `setup` before each sample, so a sample is one call; short operations are repeated a thousand times in it.
     """
 
     timer = time.process_time

@@ -15,7 +15,7 @@ ROUTE = 100_000
 
 @cache
 def filled(endpoints: int) -> tuple[bodies.OnThreads, tuple[str, ...]]:
-    """Make a pool of so many endpoints, each with an idle connection. One for all samples: it takes a second."""
+    """Make a pool of many endpoints, each with an idle connection. All samples share it: making it takes a second."""
     names = tuple(f'endpoint {number}' for number in range(endpoints))
     threads = bodies.OnThreads()
     threads.open(names, total_max_size=max(100, endpoints))
@@ -31,7 +31,7 @@ class Threads(bodies.effort.Timed):
         self.threads.keys = self.stretch(names, order)
 
     def stretch(self, names: tuple[str, ...], order: str) -> tuple[str, ...]:
-        """Return the next thousand of the way."""
+        """Return the next thousand endpoints of the route."""
         if order == 'random':
             return tuple(random.choices(names, k=bodies.TIMES))
         first = getattr(self, 'first', 0)

@@ -1,4 +1,4 @@
-"""What an expired connection costs the pool: many are due at once, for a collector or for the releases that come by."""
+"""What an expired connection costs the pool: many expire at once, for a collector or for the next releases."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def in_threads(collector: bool, sweeper: str) -> float:
 
 
 async def in_tasks(collector: bool, sweeper: str) -> float:
-    """The same page for asyncio."""
+    """The same for asyncio."""
     manager = managers.asynchronous(gcp.asyncio)
     pool = gcp.asyncio.ConnectionPool(manager, background_collector=collector, **SIZES)
     held = [await pool.acquire('db') for _ in range(MANY)]

@@ -1,4 +1,4 @@
-"""Many asyncio tasks on few connections: who is served, how many, and how late."""
+"""Many asyncio tasks on few connections: how many are served, how evenly, how late."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def compete(tasks: int, hold: float) -> loads.Seen:
 
 
 class Tasks:
-    """All combinations run once; each benchmark looks at one thing that was seen."""
+    """All combinations run once; each benchmark returns one of the values."""
 
     params = [effort.choose([100], [100, 1000], [100, 1000, 10_000]), effort.choose([1.0], [1.0], [0.0, 1.0, 10.0])]
     param_names = ['tasks', 'hold (ms)']

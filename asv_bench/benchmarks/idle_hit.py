@@ -1,4 +1,4 @@
-"""The idle hit: take a connection that is there, give it back. Times are for a thousand: in ms, or in us for one."""
+"""The idle hit: acquire an idle connection and release it. Times are for a thousand: in ms, or in us for one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from . import bodies
 
 
 class Deque(bodies.effort.Timed):
-    """The least that a pool of one endpoint could do."""
+    """The minimum that a pool of one endpoint has to do."""
 
     def setup(self) -> None:
         self.line = deque([object()])
@@ -21,7 +21,7 @@ class Deque(bodies.effort.Timed):
 
 
 class Threads(bodies.OnThreads):
-    """With metrics, as always."""
+    """Metrics are on, as always."""
 
     def setup(self) -> None:
         self.open()
@@ -34,7 +34,7 @@ class Threads(bodies.OnThreads):
 
 
 class Tasks(bodies.OnTasks):
-    """The same page for asyncio."""
+    """The same for asyncio."""
 
     def setup(self) -> None:
         self.open()

@@ -1,4 +1,4 @@
-"""How long it takes to import gcp, beyond what it needs of the standard library. No telemetry package may be in it."""
+"""How long `import gcp` takes, without the standard library's part. It must not import a telemetry package."""
 
 from __future__ import annotations
 

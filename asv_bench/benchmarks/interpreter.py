@@ -1,4 +1,4 @@
-"""A fresh interpreter for what must not be disturbed by what this one has imported, allocated and freed."""
+"""A fresh interpreter, for measurements that this one's imports and allocations would distort."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from . import bodies
 
 
 class Address:
-    """A key with methods of its own: each look-up calls Python."""
+    """A key with `__eq__` and `__hash__` in Python: each look-up calls them."""
 
     def __init__(self, host: str, port: int) -> None:
         self.host, self.port = host, port

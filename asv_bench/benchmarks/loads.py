@@ -1,4 +1,4 @@
-"""Workers that compete for connections: each takes one, holds it, gives it back, again and again; and what they saw."""
+"""Workers that compete for connections: each acquires, holds and releases one repeatedly, and takes the times."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import Any
 
 @dataclass
 class Seen:
-    """What the workers saw after the warm-up.
+    """What the workers measured after the warm-up.
 
     :ivar served: how often each worker was served
     :ivar seconds: how long it took
-    :ivar longest_wait: the longest that anyone waited to be served, while it was watched, seconds
+    :ivar longest_wait: the longest wait of any worker, while it was measured, seconds
     :ivar used: for how long connections were held, seconds in sum
-    :ivar waits: how long everyone waited to be served, each time, seconds
+    :ivar waits: all waits of all workers, seconds
     """
 
     served: list[int]
@@ -34,7 +34,7 @@ class Seen:
         start = self.end - self.seconds
         if asked >= start:
             self.waits.append(got - asked)
-        if got >= start:    # one who starves has asked before, and is served when the others have gone home
+        if got >= start:    # a starved worker has asked before the start, and is served after the others have stopped
             self.longest_wait = max(self.longest_wait, got - max(asked, start))
         if start <= gave <= self.end:
             self.served[worker] += 1
@@ -51,7 +51,7 @@ class Seen:
         return jain(self.served)
 
     def wait(self, part: float) -> float:
-        """How long this part of the waits took at most, seconds.
+        """Return the quantile of the waits, seconds.
 
         :param part: from 0 to 1: 0.5 for the median, 0.99 for the tail
         """
@@ -85,9 +85,9 @@ def in_threads(
 ) -> Seen:
     """Let threads compete.
 
-    :param workers: for each, how it takes a connection and how it gives it back
-    :param hold: for how long it holds it, seconds; 0: it gives it back at once
-    :param seconds: for how long to watch
+    :param workers: for each, a function that acquires a connection and one that releases it
+    :param hold: for how long a connection is held, seconds; 0: it is released at once
+    :param seconds: for how long to measure
     :param warm_up: for how long to let them run before that, seconds
     :param when_warm: called then
     """
@@ -122,7 +122,7 @@ def in_threads(
         when_warm()
         for thread in threads:
             thread.join()
-    except BaseException:   # Ctrl-C: nobody waits for those who do not come, and all go home once they are served
+    except BaseException:   # Ctrl-C: the barrier is given up, and each worker stops once it is served
         seen.end = 0.0
         ready.abort()
         for thread in threads:
@@ -139,7 +139,7 @@ async def in_tasks(
     warm_up: float = 0.0,
     when_warm: Callable[[], object] = lambda: None,
 ) -> Seen:
-    """Let tasks compete. As `in_threads`, but that one that holds for no time lets the others run, too."""
+    """Let tasks compete. As `in_threads`, but with no hold a task lets the others run after each release."""
     clock = time.monotonic
     seen = Seen(served=[0] * len(workers), seconds=seconds, end=clock() + warm_up + seconds)
 
@@ -164,5 +164,5 @@ async def in_tasks(
 
 
 def of_pool(pool: Any, endpoint: object) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
-    """Make a worker that takes connections to an endpoint from a pool, of either front."""
+    """Make a worker that acquires connections to an endpoint from a pool, of either front."""
     return lambda: pool.acquire(endpoint), lambda conn: pool.release(conn, endpoint)

@@ -1,4 +1,4 @@
-"""Managers of connections to nowhere. Made for whichever library's base class, so that others can be measured too."""
+"""Managers of fake connections, derived from the base class of gcp or of the predecessor."""
 
 from __future__ import annotations
 

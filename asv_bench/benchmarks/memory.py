@@ -1,7 +1,7 @@
-"""The memory that the pool itself needs, for an idle connection and for an endpoint, C structures included.
+"""The memory that the pool itself needs for an idle connection and for an endpoint, C structures included.
 
-It is by how much the process grows when very many are there. Connections and keys exist beforehand, and so are not in
-it. Each measurement has an interpreter of its own: here, memory that others have freed would be used again, unseen.
+It is the growth of the process for very many of them. Connections and keys exist beforehand and do not count. Each
+measurement runs in an interpreter of its own, because memory that was freed before would be used again and not count.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ def manager_of(library: ModuleType, connections: list[object]) -> Any:
 
 
 def growth(fill: Callable[[Any, list[str], list[object]], None], number: int) -> float:
-    """Return by how many bytes the process grows with each of so many.
+    """Return by how many bytes the process grows for each of many.
 
-    :param fill: makes idle connections, given a pool, so many names of endpoints, and a list as long to hold them in
+    :param fill: makes idle connections, given a pool, names of endpoints, and a list of the same length to hold them in
     """
     connections: list[object] = [object() for _ in range(number)]
-    kept = list(connections)  # what a connection itself takes is freed neither before nor after
+    kept = list(connections)  # the connections' own memory is neither allocated nor freed meanwhile
     names = [f'endpoint {place}' for place in range(number)]
     held = list(connections)
     pool = gcp.threading.ConnectionPool(manager_of(gcp.threading, connections), max_size=number, total_max_size=number)
@@ -73,7 +73,7 @@ def of_endpoint(pool: Any, names: list[str], held: list[object]) -> None:
 
 
 def of_endpoint_at_once(pool: Any, names: list[str], held: list[object]) -> None:
-    """Make endpoints with a connection each, all of which are out at one time."""
+    """Make endpoints with a connection each, all of which are in use at the same time."""
     for place, name in enumerate(names):
         held[place] = pool.acquire(name)
     for conn, name in zip(held, names, strict=True):

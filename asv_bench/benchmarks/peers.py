@@ -1,6 +1,6 @@
-"""The pools and queues that people use today: the same bodies over each. One that is not installed is n/a.
+"""Other pools and queues: the same measurements for each. One that is not installed is n/a.
 
-Side by side in one run they are measured by bench_peers.py, which also makes the README's table."""
+bench_peers.py measures them side by side in one run, and makes the tables of docs/performance.md."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class HitTasks(effort.Timed):
 
 
 class _Load:
-    """Those that can be measured run once; each benchmark looks at one thing that was seen."""
+    """Those that can be measured run once; each benchmark returns one of the values."""
 
     param_names = ['pool']
     timeout = 300

@@ -1,4 +1,4 @@
-"""Asking a pool of many endpoints how it is: a page for Prometheus, a collection of OpenTelemetry's, `stats()`."""
+"""Reading a pool of many endpoints: a page for Prometheus, a collection of OpenTelemetry's, `stats()`."""
 
 from __future__ import annotations
 

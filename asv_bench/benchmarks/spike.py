@@ -1,6 +1,6 @@
-"""HikariCP's spike: 5 connections are idle, 50 requests come at once; to connect takes 150 ms, a use 2 ms.
+"""HikariCP's spike: 5 connections are idle, 50 requests come at once; connecting takes 150 ms, a use 2 ms.
 
-How late is the last request done, how many connections were made for them, and was one passed over that lay idle?
+How late is the last request, how many connections were created, and was one created while another lay idle?
 (After 'Welcome to the Jungle', a page about such a spike in production, in HikariCP's documentation.)
 """
 
@@ -26,7 +26,7 @@ USE = 0.002
 
 @dataclass
 class Request:
-    """When a request asked, got a connection, and had given it back."""
+    """When a request asked for a connection, got it, and had released it."""
 
     asked: float = field(default_factory=time.monotonic)
     got: float = inf
@@ -55,12 +55,12 @@ class Spike:
 
     @property
     def created(self) -> int:
-        """How many connections were made for the requests."""
+        """How many connections were created for the requests."""
         return sum(begun >= self.start for begun in self.creations.values())
 
     @property
     def passed_over(self) -> int:
-        """For how many requests a connection was made although one lay idle, from before they asked until it began."""
+        """For how many requests a connection was created although another was idle all the time."""
         idle = [period for conn in self.creations for period in self.idle_for_sure(conn)]
         return sum(
             any(since <= request.asked and begun <= until for since, until in idle)
@@ -68,7 +68,7 @@ class Spike:
             if request.asked <= (begun := self.creations[request.conn]) <= request.got)
 
     def idle_for_sure(self, conn: object) -> Iterator[tuple[float, float]]:
-        """From when a connection was given back until when the next request that got it asked, for each time."""
+        """The intervals between a release and the moment when the next user of that connection asked."""
         since = self.start if self.creations[conn] < self.start else inf
         for request in sorted((one for one in self.requests if one.conn is conn), key=lambda one: one.got):
             yield since, request.asked
@@ -77,7 +77,7 @@ class Spike:
 
 
 def noting(manager: Any, spike: Spike) -> Any:
-    """Have a manager note when it begins to make each connection."""
+    """Make a manager record when it begins to create each connection."""
     create = manager.create
 
     def note_and_create(endpoint: object, timeout: float | None = None) -> object:
@@ -122,7 +122,7 @@ def in_threads() -> Spike:
 
 
 async def in_tasks() -> Spike:
-    """The same page for asyncio."""
+    """The same for asyncio."""
     spike = Spike()
     manager = noting(managers.asynchronous(gcp.asyncio, CONNECT), spike)
 
@@ -145,7 +145,7 @@ FRONTS = {'threads': in_threads, 'asyncio': lambda: asyncio.run(in_tasks())}
 
 
 class Hikari:
-    """Each front runs once; each benchmark looks at one thing that was seen."""
+    """Each front runs once; each benchmark returns one of the values."""
 
     params = [list(FRONTS)]
     param_names = ['front']

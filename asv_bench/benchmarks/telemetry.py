@@ -1,5 +1,5 @@
-"""What being seen costs the idle hit: by nobody, by Prometheus, by a tracer of the OpenTelemetry SDK. Times are for a
-thousand hits of a manager that overrides on_acquire and on_release, the hooks that can have spans.
+"""What telemetry adds to the idle hit: none, Prometheus, a tracer of the OpenTelemetry SDK. Times are for a thousand
+hits of a manager that overrides on_acquire and on_release, the hooks that can have spans.
 
 With ``tracing='all'`` a hit has spans where the caller has one: 'all' is within a span, 'all, no caller' is not.
 """
@@ -18,12 +18,12 @@ from . import bodies
 
 HOOKS = ('on_acquire', 'on_release')
 UNSEEN: dict[str, Any] = {'registry': None, 'meter_provider': None, 'tracer_provider': None}
-SEEN_BY = ['nobody', 'prometheus', 'meter', 'off', 'lifecycle', 'all, no caller', 'all']
+SEEN_BY = ['none', 'prometheus', 'meter', 'off', 'lifecycle', 'all, no caller', 'all']
 
 
 def options(seen_by: str) -> dict[str, Any]:
-    """Return the pool's options. A span that nobody exports is made and ended all the same."""
-    if seen_by == 'nobody':
+    """Return the pool's options. Spans are created and ended, but not exported."""
+    if seen_by == 'none':
         return UNSEEN
     if seen_by == 'prometheus':
         return UNSEEN | {'registry': CollectorRegistry()}

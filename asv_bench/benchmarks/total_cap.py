@@ -23,7 +23,7 @@ WARM_UP = effort.choose(0.1, 0.5, 1.0)
 
 @dataclass
 class Load:
-    """So many endpoints, so many workers on each, so many connections for all."""
+    """The number of endpoints, of workers on each, and of connections for all."""
 
     endpoints: int
     workers: int
@@ -89,7 +89,7 @@ Seen = dict[tuple[str, str], Shared]
 
 
 class Overloaded:
-    """All combinations run once; each benchmark looks at one thing that was seen."""
+    """All combinations run once; each benchmark returns one of the values."""
 
     params = [list(FRONTS), list(LOADS)]
     param_names = ['front', 'load']

@@ -1,6 +1,6 @@
 """What `track_` benchmarks return: in which unit, whether more of it is better or less, and to four digits.
 
-asv itself takes less for better, always; `compare.py` reads what is said here.
+asv itself always takes less for better; `compare.py` reads these declarations.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ Track = Callable[..., float]
 
 
 def less(unit: str) -> Callable[[Track], Track]:
-    """Say the unit of something of which less is better."""
+    """Declare the unit of a value of which less is better."""
     return functools.partial(mark, unit=unit, more_is_better=False)
 
 
 def more(unit: str) -> Callable[[Track], Track]:
-    """Say the unit of something of which more is better."""
+    """Declare the unit of a value of which more is better."""
     return functools.partial(mark, unit=unit, more_is_better=True)
 
 

@@ -1,6 +1,6 @@
 """Contenders that take turns: each runs for a slice, round after round, and their medians are compared.
 
-On a machine that does other things as well, ratios within one run hold where times do not."""
+On a shared machine, ratios within one run are reliable where times are not."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def take_turns(contenders: Mapping[str, Contender], rounds: int) -> dict[str, fl
 
 
 def calibrate(run: Contender) -> int:
-    """Find out how often a contender can do it in a slice."""
+    """Return how many times a contender can run in a slice."""
     number = 16
     run(number)
     while (took := run(number)) < SLICE / 4:

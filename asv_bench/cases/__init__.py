@@ -1,20 +1,20 @@
-"""What gcp must show, in chapters: each case measures one thing and yields the rows of the table.
+"""The targets of `make must-show`, in chapters: each case measures one thing and yields rows of the table.
 
-A case is given an effort, 1 for everything and less for less of it, and lets contenders take turns: on a machine that
-does other things as well, ratios within a run hold where times do not.
+A case is given an effort, 1 for a full measurement and less for a shorter one. Contenders take turns: on a shared
+machine, ratios within a run are reliable where times are not.
 
-rows            a line of the table, and what makes one
+rows            a row of the table, and the functions that make one
 contest         pools under the same load, in turn
-hit             an idle connection taken and given back
-hooks           what each hook costs that the manager overrides
-contention      threads that wait in line, and threads that never hold
+hit             acquiring and releasing an idle connection
+hooks           what each hook that the manager overrides costs
+contention      threads that wait, and threads that never hold
 tasks           the same for asyncio
 endpoints       one endpoint, and a hundred thousand
-memory          what idle connections and endpoints keep
+memory          the memory of idle connections and endpoints
 expiry          idle connections that expire, all at once
 spike           many requests at once for few connections
 imports         what `import gcp.threading` takes
-handover        a place that moves to another endpoint
+handover        a place of the total cap that moves to another endpoint
 sharing         endpoints that overload the total cap
 """
 

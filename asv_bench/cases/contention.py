@@ -1,4 +1,4 @@
-"""More threads than connections: who is served, how evenly, how late, and how much that costs. Wall time."""
+"""More threads than connections: how many are served, how evenly, how late, and what that costs. Wall time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def contest(run: Callable[[Peer], loads.Seen], times: int, *names: str) -> Conte
 
 
 def wait_in_line(effort: float, threads: int, conns: int, hold: float) -> Iterator[Row]:
-    """Let threads hold connections, again and again."""
+    """Let threads hold connections repeatedly."""
     seen = contest(
         lambda peer: contests.hold_in_threads(peer, threads, conns, hold, SECONDS, WARM_UP), repetitions(effort, 7))
     what = f'{threads} threads, {conns} connections, {hold * 1e3:g} ms'
@@ -52,7 +52,7 @@ def case_threads(effort: float) -> Iterator[Row]:
 
 
 def case_race(effort: float) -> Iterator[Row]:
-    """8 threads on 4 connections that nobody holds: throughput against other pools, fairness; by the clock"""
+    """8 threads on 4 connections without a hold: throughput against other pools, fairness; by the clock"""
     what = '8 threads, 4 connections, no hold'
     seen = contest(
         lambda peer: contests.race_in_threads(peer, 8, 4, SECONDS, WARM_UP), repetitions(effort, 9),

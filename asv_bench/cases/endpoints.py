@@ -1,4 +1,4 @@
-"""One endpoint, and a hundred thousand: what finding one costs. Processor time of the one thread that does it."""
+"""One endpoint, and a hundred thousand: what finding one costs. Processor time of the one thread."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NUMBER = 100_000
 
 
 def walk(known: Sequence[str], route: Sequence[str]) -> Contender:
-    """Go along a route, a stretch at a time, and again from its beginning.
+    """Follow a route in stretches, again and again.
 
     :param known: the endpoints that have an idle connection
     """

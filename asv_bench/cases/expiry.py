@@ -1,6 +1,6 @@
-"""Idle connections that expire all at once: what each costs the pool until it is gone.
+"""Idle connections that all expire at once: what each costs the pool until it is disposed of.
 
-Processor time of the whole process: the collector's thread, and the acquires and releases that sweep, are in it. The
+Processor time of the whole process, with the collector's thread, and the acquires and releases that dispose. The
 manager's `dispose` does nothing."""
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""An idle connection taken and given back, on both fronts: beside a bare deque, and beside other pools.
+"""Acquiring and releasing an idle connection, on both fronts: beside a bare deque, and beside other pools.
 
-Processor time of the one thread that does it, a slice of a few milliseconds at a time; medians of a hundred."""
+Processor time of the one thread, in slices of a few milliseconds; medians of a hundred."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .rows import Row, at_least, at_most, inform, unmeasured
 
 @contextlib.contextmanager
 def everybody() -> Iterator[dict[str, Contender]]:
-    """Open gcp and the peers that are installed; what each does has the name of the peer and of the way."""
+    """Open gcp and the installed peers; return their loops by the names of the peer and of the way to acquire."""
     loop = asyncio.new_event_loop()
     astage = contextlib.AsyncExitStack()
     with contextlib.ExitStack() as stage:

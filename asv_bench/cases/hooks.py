@@ -1,7 +1,7 @@
-"""What a hook costs that the manager overrides and that does nothing: the pool counts it, times it and calls it.
+"""What an overridden hook that does nothing costs: the pool counts it, times it and calls it.
 
-What an acquire+release takes longer with the hook, against what a call of the same method with the same arguments
-takes in a bare loop, less the loop. Processor time of the one thread."""
+How much longer an acquire+release takes with the hook, compared with a call of the same method with the same
+arguments in a bare loop, less the loop. Processor time of the one thread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `import gcp.threading` takes, and what it brings with it. Fresh processes take turns; processor time counts."""
+"""How long `import gcp.threading` takes, and what it imports. Fresh processes take turns; processor time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TELEMETRY = {'opentelemetry', 'prometheus_client'}
 
 
 def milliseconds(module: str) -> float:
-    """Import it in a process of its own, after what it needs of the standard library."""
+    """Import it in a process of its own, after the modules of the standard library that it needs."""
     took: float = interpreter.run(imports.PROGRAM.format(stdlib=imports.STDLIB[module], module=module))
     return took
 

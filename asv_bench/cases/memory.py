@@ -1,7 +1,7 @@
-"""What a pool keeps for an idle connection and for an endpoint, beyond the connection and the key themselves.
+"""The memory of an idle connection and of an endpoint in a pool, without the connection and the key themselves.
 
-By how much the resident memory of a fresh process grows for 50,000 of them: what is allocated in C counts, and what
-allocators waste, too. An endpoint is counted with its one idle connection."""
+The growth of the resident memory of a fresh process for 50,000 of them, with allocations in C and what allocators
+waste. An endpoint is counted with its one idle connection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lines of the table: what was measured, what was seen, and whether that is what must be."""
+"""The rows of the table: what was measured, the value, and whether it meets the target."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table.
+    """A row of the table.
 
     :ivar what: what was measured, how, and against what
-    :ivar value: what was seen; None where it could not be measured
+    :ivar value: the measured value; None when it could not be measured
     :ivar unit: of the value and of the bound
-    :ivar bound: what the value must keep to; None for a row that only informs
-    :ivar is_ceiling: whether the bound is the most that may be seen; else it is the least
-    :ivar medians: what the value was made of, by name and unit
+    :ivar bound: the limit of the value; None for a row that only informs
+    :ivar is_ceiling: whether the bound is an upper limit; else it is a lower one
+    :ivar medians: the medians that the value was computed from, by name and unit
     :ivar missing: why it could not be measured
     """
 
@@ -47,7 +47,7 @@ class Row:
         return f'{self.value:.{digits}g}{self.unit}' if abs(self.value) < 1e4 else f'{self.value:,.0f}{self.unit}'
 
     def as_json(self) -> dict[str, Any]:
-        """Return what a machine wants to know of it."""
+        """Return the row as JSON."""
         return {
             'what': self.what, 'target': self.target, 'bound': self.bound, 'value': self.value,
             'unit': self.unit.strip(), 'ok': self.ok, 'medians': dict(self.medians), 'missing': self.missing,
@@ -67,5 +67,5 @@ def inform(what: str, value: float, unit: str = '', **medians: float) -> Row:
 
 
 def unmeasured(what: str, bound: float, unit: str, missing: str) -> Row:
-    """Make the row of a target that has nobody to be compared with here."""
+    """Make the row of a target that cannot be measured here, because the peer is not installed."""
     return Row(what, None, unit, bound, missing=missing)

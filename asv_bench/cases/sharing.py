@@ -1,4 +1,4 @@
-"""Endpoints overload the total cap: how evenly they share it, and how much of it reconnecting costs."""
+"""Endpoints overload the total cap: how evenly they share it, and how much of it is lost to reconnecting."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""HikariCP's spike: what the slowest request took, and whether one created while a connection lay idle.
+"""HikariCP's spike: how long the slowest request took, and whether one created while a connection was idle.
 
 Creation is inline: a request that has begun to create waits for its own connection. From the log of when each request
-asked, began to create, got and gave back: an idle connection was passed over where it lay idle for sure from before a
+asked, began to create, got and released: an idle connection was passed over when it certainly was idle from before a
 request asked until that request began to create."""
 
 from __future__ import annotations

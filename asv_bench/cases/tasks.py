@@ -1,4 +1,4 @@
-"""More tasks of asyncio than connections: who is served, how evenly, how late, and how much that costs. Wall time."""
+"""More tasks than connections: how many are served, how evenly, how late, and what that costs. Wall time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .contest import GCP, PREDECESSOR, Contest, interleave, repetitions
 from .rows import Row, at_least, inform, unmeasured
 
 COUNT, CONNS, HOLD = 1000, 10, 0.001
-SECONDS, WARM_UP = 2.0, 0.3     # a dozen turns for each: that some had one more is not unfair
+SECONDS, WARM_UP = 2.0, 0.3     # about a dozen turns for each: one turn more or less is not unfair
 BARE = 'asyncio.Queue'
 
 

@@ -1,6 +1,6 @@
 """The comparison as a picture: what an idle hit takes, and how evenly those who wait are served.
 
-On a card of its own, so that it reads the same on a light page and on a dark one; its text stays text."""
+It has a background of its own, so that it is readable on a light and on a dark page. Text stays text."""
 
 from __future__ import annotations
 

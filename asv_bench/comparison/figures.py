@@ -1,4 +1,4 @@
-"""How a figure is told: three digits, and a unit that one need not convert."""
+"""How a figure is written: three digits, and a unit of a fitting size."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def duration(nanoseconds: float) -> str:
 
 
 def hit(nanoseconds: float | None, unit: float) -> str:
-    """Tell a time, and how many times the unit it is."""
+    """Write a time, and its multiple of the unit."""
     return NONE if nanoseconds is None else f'{duration(nanoseconds)}, {digits(nanoseconds / unit)} x'
 
 
 def load(seen: Load) -> str:
-    """Tell the part served, the fairness, and the longest wait."""
+    """Write the part served, the fairness, and the longest wait."""
     part = f'{100 * seen.part:.0f}' if seen.part >= 0.095 else f'{100 * seen.part:.2g}'
     told = f'{part} %, {seen.fairness:.2f}'
     if seen.wait is None:

@@ -15,7 +15,7 @@ import gcp
 
 
 def processor() -> str:
-    """Name the processor, as it does itself."""
+    """Return the model name of the processor."""
     try:
         for line in Path('/proc/cpuinfo').read_text().splitlines():
             key, _, value = line.partition(':')
@@ -29,7 +29,7 @@ def processor() -> str:
 
 
 def describe() -> str:
-    """Say what this is: processor, cores, system, Python, and the day."""
+    """Describe the machine: processor, cores, system, Python, and the date."""
     cores = os.cpu_count() or 1
     return (
         f'{processor()}, {cores} core{"s" * (cores != 1)}, {platform.system()} {platform.machine()}; '

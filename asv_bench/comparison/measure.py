@@ -1,7 +1,7 @@
 """What is measured of each peer. Peers take turns, round after round; figures are medians over the rounds.
 
-An idle hit is measured in processor time, and told in multiples of what a bare deque takes. Loads run for some time
-each, and are told as a part of what a bare queue serves in the same round: one that lets anyone barge in has least to
+An idle hit is measured in processor time, in multiples of what a bare deque takes. Loads run for some time each, and
+are given as a part of what a bare queue serves in the same round, which lets newcomers overtake and has the least to
 do."""
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from benchmarks.adapters import TASKS, THREADS, UNIT, Peer
 from benchmarks.adapters.contests import hold_in_tasks, hold_in_threads, race_in_threads
 
 CONNECTIONS = 10
-"""Of a pool that is hit; one of them is ever used."""
+"""Size of the pool for idle hits; only one of them is ever used."""
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How long it may take.
+    """How long a measurement may take.
 
     :ivar hits: rounds of the idle hit
     :ivar rounds: rounds of each load
-    :ivar stretch: by what the time of a round is multiplied
+    :ivar stretch: factor for the time of a round
     """
 
     hits: int = 101
@@ -43,8 +43,8 @@ class Case:
     """A load: more workers than connections.
 
     :ivar title: heads its column
-    :ivar ideal: what each waits, at best, when all are served in turn, seconds; None where that is not watched
-    :ivar run: lets a peer carry it, for a multiple of its time
+    :ivar ideal: how long each waits, at best, when all are served in turn, seconds; None when waits are not measured
+    :ivar run: runs it with a peer, for a multiple of its time
     """
 
     title: str
@@ -68,11 +68,11 @@ TASK_CASES = (
 
 @dataclass(frozen=True)
 class Load:
-    """How a peer carried a load.
+    """The measurements of a peer under a load.
 
     :ivar part: of what the bare queue served, this part
     :ivar fairness: Jain's index of how often each worker was served
-    :ivar wait: the longest of all waits, in multiples of the ideal; inf: someone was never served; None: not watched
+    :ivar wait: the longest wait, in multiples of the ideal; inf: a worker was never served; None: not measured
     """
 
     part: float
@@ -82,11 +82,11 @@ class Load:
 
 @dataclass
 class Line:
-    """What was measured of one peer.
+    """The measurements of one peer.
 
-    :ivar reason: why nothing was; empty where it was
-    :ivar pair: of a connection taken and given back, nanoseconds
-    :ivar context: of a `with`, nanoseconds; None where there is no such thing
+    :ivar reason: why it was not measured; empty if it was
+    :ivar pair: time of an acquire and a release, nanoseconds
+    :ivar context: time of a `with`, nanoseconds; None when the peer has none
     :ivar loads: by their cases' titles
     """
 
@@ -119,7 +119,7 @@ class Comparison:
 def compare(effort: Effort, step: Callable[[str], object] = lambda what: None) -> Comparison:
     """Measure all peers that can be.
 
-    :param step: is told what comes next
+    :param step: is called with the name of what comes next
     """
     threads = [Line(peer) for peer in THREADS.values()]
     tasks = [Line(peer) for peer in TASKS.values()]
@@ -134,7 +134,7 @@ def compare(effort: Effort, step: Callable[[str], object] = lambda what: None) -
 # --- idle hits ---
 
 def hit_all(threads: Sequence[Line], tasks: Sequence[Line], rounds: int) -> float:
-    """Fill in what an idle hit takes. Returns what the deque takes, nanoseconds."""
+    """Measure idle hits. Returns the time of the deque, nanoseconds."""
     with contextlib.ExitStack() as stack:
         loop = asyncio.new_event_loop()
         stack.callback(loop.close)
@@ -167,7 +167,7 @@ def loops(peer: Peer, pool: object) -> Iterator[tuple[str, Callable[[int], objec
 
 
 def trying(contenders: dict[str, turns.Contender]) -> dict[str, turns.Contender]:
-    """Let each run once, so that one that cannot fails before the turns begin."""
+    """Run each once, so that one that cannot run fails before the turns begin."""
     for run in contenders.values():
         run(1)
     return contenders
@@ -176,7 +176,7 @@ def trying(contenders: dict[str, turns.Contender]) -> dict[str, turns.Contender]
 # --- loads ---
 
 def load_all(case: Case, lines: Sequence[Line], effort: Effort, step: Callable[[str], object]) -> None:
-    """Fill in how the peers carry a load."""
+    """Measure the peers under a load."""
     seen: dict[str, list[loads.Seen]] = {line.peer.name: [] for line in lines}
     for turn in range(effort.rounds):
         step(f'{case.title}: {turn + 1} of {effort.rounds}')
@@ -194,7 +194,7 @@ def load_all(case: Case, lines: Sequence[Line], effort: Effort, step: Callable[[
 
 
 BARGING = {False: 'queue.SimpleQueue', True: 'asyncio.Queue'}
-"""What loads are told in parts of, for threads and for tasks."""
+"""The bare queues that loads are compared with, for threads and for tasks."""
 
 
 def longest(seen: loads.Seen) -> float:
@@ -209,7 +209,7 @@ def running(lines: Sequence[Line]) -> Iterator[Line]:
 
 @contextlib.contextmanager
 def telling(line: Line) -> Iterator[None]:
-    """Note why a peer cannot be measured, and go on with the others. Its figures so far, which lack rounds, go."""
+    """Record why a peer cannot be measured, and go on with the others. Its incomplete figures are dropped."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""The comparison as a table: in the terminal, and between two marks in the README."""
+"""The comparison as a table: in the terminal, and between two marks on a page of the documentation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TASK_HEAD = ('asyncio', '`await` acquire + release', '`async with`', *(case.titl
 
 
 def rows(lines: Sequence[Line], cases: Sequence[Case], unit: float) -> Iterator[list[str]]:
-    """Make a row of each line. One that was not measured says why, in the first place that it has for a figure."""
+    """Make a row of each line. The first figure of one that was not measured is the reason."""
     for line in lines:
         if line.reason:
             yield [line.peer.name, line.reason, *[''] * (1 + len(cases))]
@@ -54,8 +54,8 @@ def for_terminal(seen: Comparison) -> Iterator[Table]:
         yield table
 
 
-def for_readme(seen: Comparison) -> str:
-    """Write both tables, what they were measured on, with what, and how that was set up."""
+def for_page(seen: Comparison) -> str:
+    """Write both tables, the machine, the versions, and how the peers were set up."""
     told = []
     for head, body in parts(seen):
         lines = [head, ['---', *['--:'] * (len(head) - 1)], *(embolden(row) for row in body)]
@@ -72,7 +72,7 @@ def embolden(row: Sequence[str]) -> list[str]:
 
 
 def notes(seen: Comparison) -> Iterator[str]:
-    """Say how peers were set up, where not by default."""
+    """Describe how peers were set up, where not by default."""
     said: set[str] = set()
     for line in seen.lines:
         note = f'{line.peer.name}: {line.peer.note}'
@@ -81,13 +81,13 @@ def notes(seen: Comparison) -> Iterator[str]:
             yield note
 
 
-def write(readme: Path, text: str) -> None:
-    """Put a text between the marks.
+def write(page: Path, text: str) -> None:
+    """Write a text between the marks.
 
     :raises ValueError: when they are not there
     """
-    before, begin, rest = readme.read_text().partition(BEGIN)
+    before, begin, rest = page.read_text().partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f'{readme.name} must have the marks {BEGIN!r} and {END!r}, in this order')
-    readme.write_text(f'{before}{BEGIN}\n\n{text}\n\n{END}{after}')
+        raise ValueError(f'{page.name} must have the marks {BEGIN!r} and {END!r}, in this order')
+    page.write_text(f'{before}{BEGIN}\n\n{text}\n\n{END}{after}')

@@ -1,4 +1,4 @@
-"""The comparison with other pools: each is really used, what cannot run is told, and the README shows what is made."""
+"""The comparison with other pools: each is really used, what cannot run is reported, and the docs show what is made."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_one_that_is_missing_or_fails_is_told_and_the_others_are_measured(monkey
     bench_peers.show(seen, Console(file=shown, width=132))
     for reason in ('not installed: no-such-distribution', 'OSError: no server'):
         assert reason in ' '.join(shown.getvalue().split())
-    assert '| absent | not installed: no-such-distribution |  |  |  |  |' in table.for_readme(seen)
+    assert '| absent | not installed: no-such-distribution |  |  |  |  |' in table.for_page(seen)
 
 
 def test_one_that_fails_in_the_middle_keeps_no_half_of_its_figures() -> None:
@@ -206,28 +206,28 @@ def shape(text: str) -> list[list[str]]:
     return found
 
 
-def test_the_readme_shows_the_tables_that_the_command_makes() -> None:
-    text = (ROOT / 'README.md').read_text()
+def test_the_page_shows_the_tables_that_the_command_makes() -> None:
+    text = (ROOT / 'docs' / 'performance.md').read_text()
     shown = text[text.index(table.BEGIN):text.index(table.END)]
-    assert shape(shown) == shape(table.for_readme(made_up()))
+    assert shape(shown) == shape(table.for_page(made_up()))
     words = ' '.join(shown.split())
     assert re.search(r'Measured on .+, \d+ cores?, .+; CPython 3\.\d+\.\d+; \d{4}-\d\d-\d\d, by `make bench', words)
     for peer in (*THREADS.values(), *TASKS.values()):
         if peer.packages:
             assert re.search(rf'[ ,]{re.escape(peer.packages[0])} \d', words), peer.name
-    assert '](docs/peers.svg)' in text
+    assert '](peers.svg)' in text
 
 
 def test_the_table_is_written_between_its_marks(tmp_path: Path) -> None:
-    readme = tmp_path / 'README.md'
-    readme.write_text(f'before\n{table.BEGIN}\nold\n{table.END}\nafter\n')
+    page = tmp_path / 'performance.md'
+    page.write_text(f'before\n{table.BEGIN}\nold\n{table.END}\nafter\n')
     for text in ('new', 'newer'):
-        table.write(readme, text)
-        assert readme.read_text() == f'before\n{table.BEGIN}\n\n{text}\n\n{table.END}\nafter\n'
-    readme.write_text('before\n')
-    with pytest.raises(ValueError, match=r'README\.md must have the marks'):
-        table.write(readme, 'new')
-    assert readme.read_text() == 'before\n'
+        table.write(page, text)
+        assert page.read_text() == f'before\n{table.BEGIN}\n\n{text}\n\n{table.END}\nafter\n'
+    page.write_text('before\n')
+    with pytest.raises(ValueError, match=r'performance\.md must have the marks'):
+        table.write(page, 'new')
+    assert page.read_text() == 'before\n'
 
 
 def test_the_chart_names_all_that_was_measured_and_is_the_same_each_time(tmp_path: Path) -> None:
@@ -268,10 +268,10 @@ def test_the_command_prints_and_writes_only_when_asked(
     write: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:
     pytest.importorskip('matplotlib')
-    readme, chart = tmp_path / 'README.md', tmp_path / 'peers.svg'
-    readme.write_text(f'{table.BEGIN}\n{table.END}\n')
+    page, chart = tmp_path / 'performance.md', tmp_path / 'peers.svg'
+    page.write_text(f'{table.BEGIN}\n{table.END}\n')
     monkeypatch.setattr(bench_peers, 'ROOT', tmp_path)
-    monkeypatch.setattr(bench_peers, 'README', readme)
+    monkeypatch.setattr(bench_peers, 'PAGE', page)
     monkeypatch.setattr(bench_peers, 'CHART', chart)
     monkeypatch.setattr(bench_peers, 'compare', lambda effort, step: made_up())
     assert bench_peers.main(['--write'] if write else []) == 0
@@ -279,7 +279,7 @@ def test_the_command_prints_and_writes_only_when_asked(
     for name in (*THREADS, *TASKS, table.UNIT_NAME):
         assert name in out
     assert chart.exists() == write
-    assert ('| **gcp** |' in readme.read_text()) == write
+    assert ('| **gcp** |' in page.read_text()) == write
 
 
 @pytest.mark.parametrize('name', ['gcp', 'queue.SimpleQueue'])

@@ -1,28 +1,35 @@
-"""The pages: what they point to is there, and nothing is left out. (`make docs` builds them; a warning is an error.)"""
+"""The pages: their links lead somewhere, and nothing is left out. (`make docs` builds them; a warning is an error.)"""
 
 from __future__ import annotations
 
 import ast
+import html
+import importlib.util
 import pkgutil
 import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import gcp
 import gcp.contrib
+from gcp import options
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = next(path for path in Path(__file__).resolve().parents if (path / 'pyproject.toml').exists())
 DOCS = ROOT / 'docs'
 
 pytestmark = pytest.mark.skipif(not DOCS.exists(), reason='no docs beside the tests: this is not a checkout')
 
-PAGES = sorted(DOCS.glob('*.md'))
+PAGES = sorted([*DOCS.glob('*.md'), *DOCS.glob('decisions/*.md')])
+DECISIONS = sorted(path.stem for path in DOCS.glob('decisions/[0-9]*.md'))
 
-#: Modules that users have no business with, or that are told of under the name of another.
+#: Modules that users never import, or that are documented under the name of another.
 INNER = {
-    'gcp.__main__', 'gcp._core', 'gcp.demo', 'gcp.disposal', 'gcp.hints', 'gcp.observe', 'gcp.options', 'gcp.top',
-    'gcp.waiting',
+    'gcp.__main__', 'gcp._core', 'gcp.connection', 'gcp.demo', 'gcp.disposal', 'gcp.hints', 'gcp.observe', 'gcp.options',
+    'gcp.top', 'gcp.waiting',
 }
 
 
@@ -30,15 +37,16 @@ def read(name: str) -> str:
     return (DOCS / name).read_text()
 
 
-def toctree() -> list[str]:
-    found = re.search(r'^```\{toctree\}\n(?::.*\n)*\n(.*?)```', read('index.md'), flags=re.MULTILINE | re.DOTALL)
+def toctree(page: str) -> list[str]:
+    found = re.search(r'^```\{toctree\}\n(?::.*\n)*\n(.*?)```', read(page), flags=re.MULTILINE | re.DOTALL)
     assert found
     return found[1].split()
 
 
 def test_each_page_is_in_the_index() -> None:
-    assert sorted(toctree()) == sorted(page.stem for page in PAGES if page.stem != 'index')
-    for name in toctree():
+    pages = [path.stem for path in DOCS.glob('*.md') if path.stem != 'index']
+    assert sorted(toctree('index.md')) == sorted([*pages, 'decisions/index'])
+    for name in toctree('index.md'):
         assert f'[]({name}.md)' in read('index.md'), name
 
 
@@ -48,6 +56,21 @@ def test_each_example_is_shown() -> None:
     assert shown == listed
     assert sorted([*shown, 'quickstart.py']) == sorted(path.name for path in (ROOT / 'examples').glob('*.py'))
     assert '{literalinclude} ../examples/quickstart.py' in read('index.md')
+
+
+def test_the_quickstart_runs(script: Callable[..., Any]) -> None:
+    greetings, pool, summary = script((ROOT / 'examples' / 'quickstart.py').read_text()).quietly().splitlines()
+    assert greetings == ', '.join(f'hello {number}' for number in range(8))
+    assert re.fullmatch('<ConnectionPool echo: [12] idle, 0 used, 0 creating, 0 waiting; closed=False>', pool)
+    assert re.fullmatch('[12] connections served 8 acquires', summary)
+
+
+def test_all_arguments_and_methods_of_a_pool_are_on_its_page() -> None:
+    cells = re.findall(r'^\| (`[\w(`][^|]*) \|', read('pool.md'), flags=re.MULTILINE)
+    named = [name for cell in cells for name in re.findall(r'`(\w+)', cell)]
+    assert set(options.NAMES) <= set(named)
+    assert {'connection', 'acquire', 'release', 'close', 'stats', 'get_size', 'get_endpoint_pool_size'} <= set(named)
+    assert len(named) == len(set(named))
 
 
 def test_each_public_module_is_in_the_reference() -> None:
@@ -69,4 +92,48 @@ def test_what_a_page_points_to_is_there(page: Path) -> None:
     text = re.sub(r'^```.*?^```', '', page.read_text(), flags=re.MULTILINE | re.DOTALL)
     for target in re.findall(r'\]\(([\w./-]+)', text):
         if not target.startswith('http'):
-            assert (DOCS / target).exists(), target
+            assert (page.parent / target).exists(), target
+
+
+# --- decisions ---
+
+def test_each_decision_is_in_their_index_and_has_a_number_of_its_own() -> None:
+    assert toctree('decisions/index.md') == DECISIONS
+    assert [name[:4] for name in DECISIONS] == [f'{number:04}' for number in range(1, len(DECISIONS) + 1)]
+    shown = re.findall(r'^\| \[(\d{4})\]\((\S+)\.md\) \|', read('decisions/index.md'), flags=re.MULTILINE)
+    assert shown == [(name[:4], name) for name in DECISIONS]
+
+
+@pytest.mark.parametrize('name', DECISIONS)
+def test_a_decision_is_a_short_record(name: str) -> None:
+    text = read(f'decisions/{name}.md')
+    assert re.findall('^## (.*)$', text, flags=re.MULTILINE) == ['Context', 'Decision', 'Consequences']
+    assert text.startswith(f'# {int(name[:4])}. ')
+    assert re.search(r'^\*\*Status:\*\* (accepted|replaced by \[\d{4}\])', text, flags=re.MULTILINE)
+    assert 15 <= len(text.splitlines()) <= 40
+
+
+# --- the picture of the architecture ---
+
+def test_the_picture_shows_what_its_source_says() -> None:
+    source = re.sub('//.*', '', read('architecture.dot'))
+    picture = html.unescape(read('architecture.svg'))
+    nodes = re.findall(r'^ *(\w+) \[label="', source, flags=re.MULTILINE)
+    edges = re.findall(r'^ *(\w+) -> (\w+)', source, flags=re.MULTILINE)
+    drawn = re.findall('class="(node|edge)">\n<title>(.*)</title>', picture)
+    assert sorted(name for kind, name in drawn if kind == 'node') == sorted(nodes)
+    assert sorted(name for kind, name in drawn if kind == 'edge') == sorted(f'{one}->{other}' for one, other in edges)
+    texts = ' '.join(re.findall('<text [^>]*>([^<]*)</text>', picture))
+    for label in re.findall('label="([^"]*)"', source):
+        for line in label.split('\\n'):
+            assert line in texts, line
+
+
+def test_the_picture_is_made_by_its_program() -> None:
+    if shutil.which('dot') is None:
+        pytest.skip('Graphviz is not installed')
+    spec = importlib.util.spec_from_file_location('architecture', ROOT / 'tools' / 'pictures' / 'architecture.py')
+    assert spec and spec.loader
+    program = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(program)
+    assert re.findall('<title>.*', program.draw(program.SOURCE)) == re.findall('<title>.*', read('architecture.svg'))

@@ -1,4 +1,4 @@
-"""The pools and queues that people use today, all behind one small face (`Peer`), so that one body measures each.
+"""Other pools and queues behind one small interface (`Peer`), so that the same code measures each.
 
     peer = THREADS['psycopg_pool']
     if not peer.missing:
@@ -7,7 +7,7 @@
             pair = peer.pair(pool)            # for turns.take_turns; TASKS: by way of turns.in_loop
 
 peer            what a peer is, and the loops that measure it
-fakes           connections to nowhere, as each library wants them
+fakes           fake connections, as each library needs them
 in_threads      the blocking ones, and a bare deque as the unit
 in_tasks        those for asyncio
 contests        more threads, or tasks, than connections

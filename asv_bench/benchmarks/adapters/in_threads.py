@@ -1,4 +1,4 @@
-"""What lends connections to threads: gcp, its predecessor, other pools, bare queues. And a deque, as the unit."""
+"""Pools for threads: gcp, its predecessor, other pools, bare queues; and a deque as the unit."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""One pool beside others: how it is opened, what its user writes, and loops made of just that.
+"""One of the pools: how it is opened, what its user writes, and loops made of exactly that code.
 
 The loops are made from text, as timeit makes them: an adapter with methods would add a call to each step, and that
-call would cost the fastest most."""
+call would add most to the fastest."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def worker(pool):
 
 @dataclass(frozen=True)
 class Peer:
-    """A pool, or something that people use as one.
+    """A pool, or something used as one.
 
     :ivar name: what the table calls it
-    :ivar open: makes one of so many connections: a context manager, for asyncio an asynchronous one
-    :ivar take: what a user writes to take a connection of `pool`
-    :ivar give: what a user writes to give `conn` back
+    :ivar open: context manager that opens a pool of a given size; for asyncio an asynchronous one
+    :ivar take: what a user writes to acquire a connection of `pool`
+    :ivar give: what a user writes to release `conn`
     :ivar context: what a user writes after ``with``; empty where there is no such thing
     :ivar packages: the distributions that it needs
     :ivar note: how it was set up, where that is not by default
@@ -70,7 +70,7 @@ class Peer:
 
     @property
     def version(self) -> str:
-        """The version of what makes it, as the table has it; empty for the standard library."""
+        """The version of its distribution, as shown in the table; empty for the standard library."""
         return importlib.metadata.version(self.packages[0]) if self.packages and not self.missing else ''
 
     @property
@@ -80,7 +80,7 @@ class Peer:
         return f'not installed: {", ".join(absent)}' if absent else ''
 
     def pair(self, pool: Any) -> Callable[[int], Any]:
-        """Make a loop that takes and gives back: a `turns.Contender`, or for asyncio a `turns.AsyncContender`."""
+        """Make a loop that acquires and releases: a `turns.Contender`, or for asyncio a `turns.AsyncContender`."""
         return functools.partial(self._compile(PAIR)['run'], pool)
 
     def with_(self, pool: Any) -> Callable[[int], Any]:
@@ -90,7 +90,7 @@ class Peer:
         return functools.partial(self._compile(CONTEXT)['run'], pool)
 
     def worker(self, pool: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
-        """Make what takes and what gives back, for `loads`."""
+        """Make the functions that acquire and release, for `loads`."""
         take, give = self._compile(WORKER)['worker'](pool)
         return take, give
 
