@@ -28,8 +28,8 @@ DECISIONS = sorted(path.stem for path in DOCS.glob('decisions/[0-9]*.md'))
 
 #: Modules that users never import, or that are documented under the name of another.
 INNER = {
-    'gcp.__main__', 'gcp._core', 'gcp.connection', 'gcp.demo', 'gcp.disposal', 'gcp.hints', 'gcp.observe', 'gcp.options',
-    'gcp.top', 'gcp.waiting',
+    'gcp.__main__', 'gcp._core', 'gcp.connection', 'gcp.demo', 'gcp.disposal', 'gcp.hints', 'gcp.observe',
+    'gcp.options', 'gcp.top', 'gcp.waiting',
 }
 
 

@@ -1,10 +1,11 @@
-"""A bench for the core: a pool on a clock that stands still, connections with names, and a driver that does one step of
-an acquire or a release at a time, through the doors that the pools' own drivers use."""
+"""A bench for the core: a pool on a clock that stands still, connections with names, and a driver that moves an acquire
+or a release on by one piece at a time, through the methods that the pools' own drivers use."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Generator, Hashable
+from math import inf
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from gcp._core import (
     Core,
     Release,
     Victim,
+    begin_disposal,
     dispose_of,
     gather,
 )
@@ -25,7 +27,7 @@ WAIT, CREATE, USE, SHUT = 'wait', 'create', 'use', 'shut'
 
 LIMITS: dict[str, Any] = {
     'max_size': 10, 'total_max_size': 100, 'min_idle': 1, 'idle_timeout': 60.0, 'max_lifetime': 3600.0,
-    'lifetime_jitter': 0.0, 'leak_threshold': float('inf'),
+    'lifetime_jitter': 0.0, 'leak_threshold': inf,
 }
 
 
@@ -53,6 +55,13 @@ class Conn:
         return f'{self.endpoint}{self.number}'
 
 
+class Endless:
+    """An awaitable that suspends, and is never resumed."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield
+
+
 class Shape(NamedTuple):
     """How many connections are in which state, and how many acquires wait."""
 
@@ -70,33 +79,51 @@ class NoDisposer:
         pass
 
 
+class BenchManager:
+    """A manager whose `create` is replaced by a test that calls it."""
+
+    def create(self, endpoint: Any, timeout: float | None) -> Any:
+        raise NotImplementedError
+
+    def check_aliveness(self, endpoint: Any, conn: Any, timeout: float | None = None) -> bool:
+        return True
+
+
 class BenchPool(BaseConnectionPool[Any, Any]):
-    """A pool without a driver, whose connections are checked before each reuse: so a test has a say between the core's
-    verdict and the end of the acquire.
+    """A pool without a driver. Its connections are checked before each reuse, so that a test can intervene between the
+    verdict of an acquire and its end.
 
     :param clock: returns seconds
+    :param options: the core's limits, and ``acquire_timeout``
     """
 
-    def __init__(self, clock: Callable[[], float], **limits: Any) -> None:
-        options = SimpleNamespace(
-            **LIMITS | limits, acquire_timeout=None, name='bench', background_collector=True, dispose_batch_size=0)
-        self._set_up(None, options, {'check_aliveness': lambda endpoint, conn, timeout=None: True}, clock)
+    def __init__(self, clock: Callable[[], float], **options: Any) -> None:
+        self.manager = BenchManager()
+        given: dict[str, Any] = {
+            'acquire_timeout': None, 'name': 'bench', 'background_collector': True, 'dispose_batch_size': 0,
+        }  # fmt: skip
+        hooks = {'check_aliveness': self.manager.check_aliveness}
+        self._set_up(self.manager, SimpleNamespace(**given | LIMITS | options), hooks, clock)
         self._disposer = NoDisposer()
 
     def use_event(self, event: Callable[[], object] | None) -> None:
-        """Say what the next acquire that waits is woken by."""
-        self._make_event = lambda: event or (lambda: None)
+        """Say what is called when the wait of the acquires that begin to wait from now on is over."""
+        self._make_event = lambda: event or do_nothing
+
+
+def do_nothing() -> None:
+    """Serve as an event on which no thread waits."""
 
 
 class Bench:
-    """A pool on an injected clock, and what a driver does with it, step by step, without hooks and without waiting.
+    """A pool on an injected clock, and what a driver does with it, piece by piece, without hooks and without waiting.
 
-    :param limits: the core's
+    :param options: the pool's
     """
 
-    def __init__(self, **limits: Any) -> None:
+    def __init__(self, **options: Any) -> None:
         self.clock = Clock()
-        self.pool = BenchPool(self.clock, **limits)
+        self.pool = BenchPool(self.clock, **options)
         self.core: Core = self.pool._core
         self._numbers = itertools.count(1)
         self._kept: list[Acquire] = []
@@ -108,65 +135,67 @@ class Bench:
         """Open an acquire that has asked for nothing yet."""
         return self.pool.open_acquire(endpoint, timeout)
 
-    def request(self, acquire: Acquire) -> str:
-        """Let an acquire ask. Returns what it is told."""
-        try:
-            while acquire.todo != 'done' and acquire.next() == TODO_DISPOSE:
-                acquire.completed()         # the tests dispose of victims
-        except ConnectionPoolClosedError:
-            return SHUT
-        return self.verdict(acquire)
-
-    def verdict(self, acquire: Acquire) -> str:
-        """Return what an acquire was told last."""
-        return acquire.todo if acquire.todo in (WAIT, CREATE) else USE
-
     def ask(self, endpoint: Hashable, timeout: float | None = None) -> Acquire:
-        """Open an acquire and let it ask once."""
+        """Open an acquire and let it ask."""
         acquire = self.acquire(endpoint, timeout)
         self.request(acquire)
         return acquire
 
+    def request(self, acquire: Acquire) -> str:
+        """Let an acquire ask. Returns its verdict."""
+        return self.tell(acquire, None)
+
+    def tell(self, acquire: Acquire, how: Callable[[], object] | None) -> str:
+        """Tell an acquire how what it asked for has ended, and let it go on up to its verdict, which is returned.
+
+        :param how: tells it; ``None``: there is nothing to tell
+        """
+        try:
+            if how is not None:
+                how()
+            while acquire.todo != 'done' and acquire.next() == TODO_DISPOSE:
+                acquire.completed()         # the tests dispose of victims
+        except ConnectionPoolClosedError:
+            return SHUT
+        return acquire.todo if acquire.todo in (WAIT, CREATE) else USE
+
+    def verdict(self, acquire: Acquire) -> str:
+        """Return what an acquire that has asked is to do. One that waits looks whether something has come."""
+        if acquire.todo == 'ask':
+            return SHUT                     # the pool was closed: it could not even ask
+        return self.poll(acquire) if acquire.todo == WAIT else self.tell(acquire, None)
+
     def poll(self, acquire: Acquire) -> str:
-        """Look what has come for an acquire meanwhile."""
+        """Have an acquire look whether something has come for it, as if its event had been set."""
         if acquire.todo != WAIT:
             return self.request(acquire)
-        try:
-            acquire.completed(True)
-        except ConnectionPoolClosedError:
-            return SHUT
-        return self.request(acquire)
+        self.pool.use_event(acquire.event)
+        verdict = self.tell(acquire, lambda: acquire.completed(True))
+        self.pool.use_event(None)
+        return verdict
 
     def expire(self, acquire: Acquire) -> str:
-        """Let the time of an acquire that waits run out. Returns WAIT if nothing had come, else what had."""
+        """Let the time of an acquire that waits run out. Returns WAIT if nothing had come, else its verdict."""
         try:
-            acquire.completed(False)
+            return self.tell(acquire, lambda: acquire.completed(False))
         except AcquireTimeoutError:
             return WAIT
-        except ConnectionPoolClosedError:
-            return SHUT
-        return self.request(acquire)
 
     def created(self, acquire: Acquire, conn: object) -> str:
         """Let a creation succeed."""
-        try:
-            acquire.completed(conn)
-        except ConnectionPoolClosedError:
-            return SHUT
-        return USE
+        return self.tell(acquire, lambda: acquire.completed(conn))
 
     def failed(self, acquire: Acquire, error: Exception | None = None) -> None:
-        """Let a creation fail."""
+        """Let the hook that an acquire has asked for fail."""
         error = error or ValueError()
         try:
             acquire.failed(error)
         except type(error):
-            pass
+            error.__traceback__ = None      # else it would keep the bench alive
 
     def retry(self, acquire: Acquire) -> str:
         """Find the connection of an acquire dead, and let it ask again."""
-        acquire.completed(False)
-        return self.request(acquire)
+        return self.tell(acquire, lambda: acquire.completed(False))
 
     def finish(self, acquire: Acquire) -> Any:
         """End an acquire well. Returns the connection, which the acquire holds from here on."""
@@ -177,7 +206,7 @@ class Bench:
 
     def take(self, acquire: Acquire) -> Acquire:
         """End an acquire that may create or use. It holds the connection from here on."""
-        verdict = self.poll(acquire)
+        verdict = self.verdict(acquire)
         if verdict == CREATE:
             verdict = self.created(acquire, Conn(acquire.endpoint, next(self._numbers)))
         assert verdict == USE, verdict
@@ -219,12 +248,20 @@ class Bench:
         while release.next() == TODO_DISPOSE:
             release.completed()
 
-    def discard(self, held: Acquire | Release, reason: str) -> None:
-        """Take a held connection away for disposal."""
-        release = held if isinstance(held, Release) else self.begin_release(held.conn, held.endpoint)
+    def discard(self, held: Acquire, reason: str) -> None:
+        """Make a held connection a victim."""
+        release = self.begin_release(held.conn, held.endpoint)
         assert release is not None
         release.discard(reason)
         self.core.drain()
+
+    def fail_release(self, release: Release, error: Exception) -> None:
+        """Let the `on_release` of a release fail."""
+        release.failed(error)
+        try:
+            self.end_release(release)
+        except type(error):
+            pass
 
     def put(self, *held: Acquire) -> None:
         """Release by name, in order."""
@@ -250,6 +287,10 @@ class Bench:
     def disposed(self, victim: Victim) -> None:
         """Dispose of a victim."""
         dispose_of(victim, lambda endpoint, conn, timeout: None)
+
+    def begin_disposal(self, victim: Victim) -> None:
+        """Call the `dispose` of a victim, which does not return."""
+        begin_disposal(victim, lambda endpoint, conn: Endless(), Endless.__await__, lambda iterator, waiting: iterator)
 
     def dispose_all(self) -> list[tuple[str, str]]:
         """Dispose of all victims; give their names and the reasons."""

@@ -1,16 +1,17 @@
 """A discrete-event simulation of overloaded endpoints over a real core: clients acquire, use and release as fast as
-they can, in simulated time. What is measured is the sharing rule, not the machine."""
+they can, in simulated time. What is measured is the sharing rule, not the computer."""
 
 from __future__ import annotations
 
 import heapq
 import itertools
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass, field
+from functools import partial
 
-from core.helpers import CREATE, SHUT, WAIT, Clock, Conn
-from gcp._core import Core, Victim
+from core.helpers import CREATE, BenchPool, Clock, Conn
+from gcp._core import TODO_DISPOSE, TODO_DONE, TODO_WAIT, Victim, dispose_of, gather
 
 Process = Generator[float | None, None, None]
 """Yields for how many seconds to sleep; ``None``: until woken."""
@@ -22,9 +23,9 @@ class Outcome:
 
     :ivar served: acquires, by endpoint
     :ivar seconds: how long it ran
-    :ivar evicted: connections disposed of to make place for others'
+    :ivar evicted: connections disposed of to make room for other endpoints
     :ivar creating: connection-seconds spent on creation
-    :ivar capacity: connection-seconds there were
+    :ivar capacity: connection-seconds that were available
     """
 
     served: Counter[int] = field(default_factory=Counter)
@@ -67,16 +68,18 @@ class Simulation:
         self, endpoints: int, clients: int, cap: int, *, create: float = 0.02, use: float = 0.002, dispose: float = 0.0
     ) -> None:
         self.clock = Clock(0.0)
-        self.core = Core(max_size=cap, total_max_size=cap, clock=self.clock)
+        self.pool = BenchPool(self.clock, max_size=cap, total_max_size=cap)
+        self.pool._make_event = lambda: partial(self._wake, self._running)
         self.create, self.use, self.dispose, self.cap = create, use, dispose, cap
         self.outcome = Outcome()
         self._order = itertools.count()
         self._events: list[tuple[float, int, Process]] = []
         self._asleep: set[Process] = set()
+        self._running: Process
         for number in range(clients):
             for endpoint in range(endpoints):
                 self.outcome.served[endpoint] = 0
-                # they come in turn, not all at once: nobody's first acquire is a matter of the order here
+                # one after the other: else the order in this loop would decide who is served first
                 self._start(self._client(endpoint), (number * endpoints + endpoint) * 1e-4)
 
     def run(self, seconds: float, warm_up: float = 1.0) -> Outcome:
@@ -92,10 +95,10 @@ class Simulation:
         return outcome
 
     def _evictions(self) -> int:
-        evictions: int = self.core.snapshot()[0]['closed']['evicted']
+        evictions: int = self.pool._core.snapshot()[0]['closed']['evicted']
         return evictions
 
-    # --- the machine ---
+    # --- events in time ---
 
     def _until(self, end: float) -> None:
         while self._events[0][0] <= end:
@@ -106,6 +109,7 @@ class Simulation:
         heapq.heappush(self._events, (self.clock.now + delay, next(self._order), process))
 
     def _step(self, process: Process) -> None:
+        self._running = process
         delay = next(process, None)
         if delay is not None:
             self._start(process, delay)
@@ -120,37 +124,42 @@ class Simulation:
     # --- the processes ---
 
     def _client(self, endpoint: int) -> Process:
-        me: list[Process] = []
-        me.append(self._acquire_for_ever(endpoint, lambda: self._wake(me[0])))
-        return me[0]
-
-    def _acquire_for_ever(self, endpoint: int, wake: Callable[[], None]) -> Process:
-        core = self.core
+        pool = self.pool
         while True:
-            ticket = core.ticket(endpoint)
-            verdict = core.request(ticket)
-            self._dispose_victims()
-            if verdict == WAIT and core.arm(ticket, wake) == WAIT:
-                yield None
-            verdict = core.poll(ticket)
-            assert verdict not in (WAIT, SHUT)
-            if verdict == CREATE:
-                yield self.create
-                self.outcome.creating += self.create
-                core.created(ticket, Conn(endpoint, 0))
-            core.finish(ticket)
+            acquire = pool.open_acquire(endpoint, None)
+            while (todo := acquire.next()) != TODO_DONE:
+                if todo == TODO_DISPOSE:
+                    self._dispose_victims()
+                    acquire.completed()
+                elif todo == TODO_WAIT:
+                    yield None
+                    acquire.completed(True)
+                elif acquire.todo == CREATE:
+                    yield self.create
+                    self.outcome.creating += self.create
+                    acquire.completed(Conn(endpoint, 0))
+                else:
+                    acquire.completed(True)
             self.outcome.served[endpoint] += 1
             yield self.use
-            core.give_back(ticket)
-            self._dispose_victims()
+            release = pool.open_release(acquire.conn, endpoint)
+            assert release is not None
+            while release.next() != TODO_DONE:
+                self._dispose_victims()
+                release.completed()
 
     def _dispose_victims(self) -> None:
-        while (victim := self.core.victim()) is not None:
+        batch = gather(self.pool._core)
+        for victim in [] if batch is None else iter(batch.take, None):
             if self.dispose:
                 self._start(self._disposal(victim))
             else:
-                self.core.disposed(victim)
+                dispose_of(victim, do_nothing)
 
     def _disposal(self, victim: Victim) -> Process:
         yield self.dispose
-        self.core.disposed(victim)
+        dispose_of(victim, do_nothing)
+
+
+def do_nothing(endpoint: int, conn: Conn, timeout: float | None) -> None:
+    """Dispose of a connection."""
