@@ -264,7 +264,8 @@ cdef class AsyncLease(Holder):
         cdef AsyncPool pool = self.pool
         cdef Slot slot = <Slot>slot_object(s)       # whatever a hook does, the record stays
         error = None
-        a.deadline = a.began + seconds_allowed(pool.limit(self.timeout), pool.acquire_timeout)
+        allowed = pool.acquire_timeout if self.timeout is None else pool.limit(self.timeout)
+        a.deadline = a.began + seconds_allowed(allowed, pool.acquire_timeout)
         a.now = a.began
         after_slot(pool, a)
         try:

@@ -3,7 +3,7 @@
 
 from gcp.core.platform cimport gcp_lock, gcp_unlock
 from gcp.core.ring cimport ring_empty
-from gcp.core.state cimport CALL_OK, HOOK_DISPOSE, HOOK_FAILED, HOOK_ON_RELEASE, slot_object, slot_t
+from gcp.core.state cimport CALL_OK, HOOK_DISPOSE, HOOK_ON_RELEASE, slot_object, slot_t
 from gcp.core.table cimport table_find
 from gcp.core.transitions cimport begin_release, discard_slot, end_release
 
