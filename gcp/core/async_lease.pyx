@@ -5,7 +5,7 @@ from gcp.core.clock cimport gcp_monotonic
 from gcp.core.platform cimport (
     PYGEN_NEXT, PYGEN_RETURN, PyIter_Send, PySendResult, PyThreadState_Get, PyThreadState_GetID, gcp_lock, gcp_unlock,
 )
-from gcp.core.state cimport CALL_DEAD, HOOK_CHECK, HOOK_FAILED, HOOK_ON_ACQUIRE, HOOK_ON_RELEASE, slot_object, slot_t
+from gcp.core.state cimport CALL_DEAD, HOOK_CHECK, HOOK_ON_ACQUIRE, HOOK_ON_RELEASE, slot_object, slot_t
 
 
 cdef enum lease_phase:

@@ -2,6 +2,7 @@
 # async_lease.
 
 from gcp.core.platform cimport PYGEN_NEXT, PyIter_Send, PySendResult, PyThreadState_Get, PyThreadState_GetID
+from gcp.core.state cimport slot_t
 
 
 cdef class AsyncLease
