@@ -144,7 +144,7 @@ class Drawn:
     def stat(self) -> None:
         (_, _, series), = self.answers
         values = [value for _, value in series.finite]
-        steps = self.panel['fieldConfig']['defaults']['thresholds']['hook_calls']
+        steps = self.panel['fieldConfig']['defaults']['thresholds']['steps']
         color = [step['color'] for step in steps if step['value'] is None or values[-1] >= step['value']][-1]
         color = COLORS[color]
         axes = self.paper.axes(self.x + 1, self.y + self.height * 0.62, self.width - 2, self.height * 0.37)
@@ -179,7 +179,7 @@ class Drawn:
                     axes.fill_between(at, 0, values, color=color, alpha=0.06, linewidth=0)
             highest = max(highest, float(np.nanmax(values)) if np.isfinite(values).any() else 0)
         if 'thresholdsStyle' in self.panel['fieldConfig']['defaults']['custom']:
-            line = self.panel['fieldConfig']['defaults']['thresholds']['hook_calls'][-1]['value']
+            line = self.panel['fieldConfig']['defaults']['thresholds']['steps'][-1]['value']
             axes.axhline(line, color=COLORS['red'], linewidth=1.5, linestyle=(0, (5, 3)), zorder=2)
             highest = max(highest, line)
         axes.set_ylim(0, highest * 1.08 or 1)

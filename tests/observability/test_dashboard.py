@@ -233,7 +233,7 @@ def test_limits_are_dashed_lines() -> None:
                 dashed += 1
             if '/' in target['expr'] and 'gcpool_max_' in target['expr'] and panel['type'] == 'timeseries':
                 assert panel['fieldConfig']['defaults']['custom']['thresholdsStyle'] == {'mode': 'dashed'}
-                assert panel['fieldConfig']['defaults']['thresholds']['hook_calls'][-1]['value'] == 1
+                assert panel['fieldConfig']['defaults']['thresholds']['steps'][-1]['value'] == 1
                 dashed += 1
     assert dashed == 6
 

@@ -101,10 +101,10 @@ def begin(builder: Any, panel: panels.Panel) -> Any:
 
 
 def make_stat(panel: panels.Panel) -> Any:
-    steps = [model.Threshold(None, 'green'), *(model.Threshold(value, color) for value, color in panel.hook_calls)]
+    steps = [model.Threshold(None, 'green'), *(model.Threshold(value, color) for value, color in panel.steps)]
     return (
         begin(stat.Panel(), panel)
-        .thresholds(dashboard.ThresholdsConfig().mode(model.ThresholdsMode.ABSOLUTE).hook_calls(steps))
+        .thresholds(dashboard.ThresholdsConfig().mode(model.ThresholdsMode.ABSOLUTE).steps(steps))
         .color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.THRESHOLDS))
         .reduce_options(common.ReduceDataOptions().calcs(['lastNotNull']).values(False))
         .graph_mode(shapes.BigValueGraphMode.AREA)
@@ -127,7 +127,7 @@ def make_timeseries(panel: panels.Panel) -> Any:
         builder.stacking(common.StackingConfig().mode(shapes.StackingMode.NORMAL).group('A'))
     if panel.line is not None:
         steps = [model.Threshold(None, 'transparent'), model.Threshold(panel.line, 'red')]
-        builder.thresholds(dashboard.ThresholdsConfig().mode(model.ThresholdsMode.ABSOLUTE).hook_calls(steps))
+        builder.thresholds(dashboard.ThresholdsConfig().mode(model.ThresholdsMode.ABSOLUTE).steps(steps))
         builder.thresholds_style(
             common.GraphThresholdsStyleConfig().mode(shapes.GraphThresholdsStyleMode.DASHED))
         builder.axis_soft_max(panel.line)
@@ -148,7 +148,7 @@ def make_heatmap(panel: panels.Panel) -> Any:
     return (
         begin(heatmap.Panel(), panel)
         .calculate(False)
-        .color(heatmap.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme('Turbo').hook_calls(64)
+        .color(heatmap.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme('Turbo').steps(64)
                .scale(HeatmapColorScale.EXPONENTIAL).exponent(0.5).fill('dark-orange').reverse(False))
         .y_axis(heatmap.YAxisConfig().unit(panel.unit))
         .cell_gap(1)
