@@ -28,9 +28,9 @@ READ = {
                              'another endpoint, had expired, or a hook went wrong.',
     'gcpool_connections_closed_total': '`evicted`: endpoints compete for the limit of all. `dead`: the other end hung '
                                        'up. `error`: a hook raised, or an acquire was given up half-way.',
-    'gcpool_steps_total': 'Errors of `create`: the server refuses, or cannot be reached. Errors of `on_release`: what '
+    'gcpool_hook_calls_total': 'Errors of `create`: the server refuses, or cannot be reached. Errors of `on_release`: what '
                           'users leave behind cannot be cleared away.',
-    'gcpool_step_seconds': 'For `create`, the time to connect. A slow `check_aliveness`, `on_acquire` or `on_release` '
+    'gcpool_hook_seconds': 'For `create`, the time to connect. A slow `check_aliveness`, `on_acquire` or `on_release` '
                            'is paid for by every acquire.',
     'gcpool_acquire_wait_seconds': 'What callers feel. p50 in the first bucket is the normal state; watch p99.',
     'gcpool_use_seconds': 'When it grows, the pool shrinks with its limits unchanged. The rate of its sum is how many '

@@ -118,7 +118,7 @@ def entries_of(metric: Metric, reading: Reading, marks: Marks) -> Iterator[tuple
     A process that has a pool and never used it, such as one that only forks others, has none of its limits."""
     if metric.kind == 'histogram':
         for labels, buckets in marks.histograms[metric.name]:
-            counts, total = histogram_of(reading, HISTOGRAMS[metric.name], labels.get('step'))
+            counts, total = histogram_of(reading, HISTOGRAMS[metric.name], labels.get('hook'))
             for bucket, value in zip(buckets, counts, strict=True):
                 yield f'{metric.name}_bucket', bucket, value
             yield f'{metric.name}_sum', labels, total

@@ -72,7 +72,7 @@ class Metric:
         for label in self.labels:
             if label in self.values:
                 found = [{**each, label: value} for each in found for value in self.values[label]]
-        return tuple(each for each in found if each.get('outcome') != 'dead' or each.get('step') == 'check_aliveness')
+        return tuple(each for each in found if each.get('outcome') != 'dead' or each.get('hook') == 'check_aliveness')
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ ATTRIBUTES: Final[Mapping[str, str]] = MappingProxyType({
     'result': 'gcpool.result',
     'outcome': 'gcpool.outcome',
     'reason': 'gcpool.reason',
-    'step': 'gcpool.step',
+    'hook': 'gcpool.hook',
 })
 
 ENDPOINT = ('pool', 'endpoint')
@@ -137,10 +137,10 @@ METRICS: Final[tuple[Metric, ...]] = (
            (*ENDPOINT, 'outcome'), fixed(outcome=OUTCOMES)),
     Metric('gcpool_connections_closed_total', 'counter', 'Connections closed, by reason', '{connection}',
            (*ENDPOINT, 'reason'), fixed(reason=REASONS)),
-    Metric('gcpool_steps_total', 'counter', 'Calls of the hooks of the connection manager that ended, by outcome',
-           '{call}', ('pool', 'step', 'outcome'), fixed(step=HOOKS, outcome=HOOK_OUTCOMES)),
-    Metric('gcpool_step_seconds', 'histogram', 'How long calls of the hooks of the connection manager took', 's',
-           ('pool', 'step'), fixed(step=HOOKS), WAIT_BOUNDS),
+    Metric('gcpool_hook_calls_total', 'counter', 'Calls of the hooks of the connection manager that ended, by outcome',
+           '{call}', ('pool', 'hook', 'outcome'), fixed(hook=HOOKS, outcome=HOOK_OUTCOMES)),
+    Metric('gcpool_hook_seconds', 'histogram', 'How long calls of the hooks of the connection manager took', 's',
+           ('pool', 'hook'), fixed(hook=HOOKS), WAIT_BOUNDS),
     Metric('gcpool_acquire_wait_seconds', 'histogram',
            'How long acquires took, however they ended; an idle hit counts as 0', 's', buckets=WAIT_BOUNDS),
     Metric('gcpool_use_seconds', 'histogram', 'How long connections were held, from acquire to release', 's',
@@ -187,7 +187,7 @@ INSTRUMENTS: Final[tuple[Instrument, ...]] = (
     instrument('db.client.connection.timeouts', COUNTER, 'Acquires that timed out', 'gcpool_acquires_total',
                unit='{timeout}', result='timeout'),
     instrument('db.client.connection.create_time', 'histogram', 'How long creating connections took',
-               'gcpool_step_seconds', step='create'),
+               'gcpool_hook_seconds', hook='create'),
     instrument('db.client.connection.wait_time', 'histogram', 'How long acquires took, however they ended',
                'gcpool_acquire_wait_seconds'),
     instrument('db.client.connection.use_time', 'histogram', 'How long connections were held', 'gcpool_use_seconds'),
@@ -196,5 +196,5 @@ INSTRUMENTS: Final[tuple[Instrument, ...]] = (
     instrument('gcpool.connections.closed', COUNTER, 'Connections closed, by reason',
                'gcpool_connections_closed_total'),
     instrument('gcpool.hook_calls', COUNTER, 'Calls of the hooks of the connection manager that ended, by outcome',
-               'gcpool_steps_total'),
+               'gcpool_hook_calls_total'),
 )

@@ -53,9 +53,9 @@ def counted(reading: Reading, metric: str) -> Iterator[tuple[dict[str, str], int
         yield from (({'outcome': outcome}, count) for outcome, count in total['releases'].items())
     elif metric == 'gcpool_connections_closed_total':
         yield from (({'reason': reason}, count) for reason, count in total['closed'].items())
-    elif metric == 'gcpool_steps_total':
-        for step, outcomes in total['hook_calls'].items():
-            yield from (({'step': step, 'outcome': outcome}, count) for outcome, count in outcomes.items())
+    elif metric == 'gcpool_hook_calls_total':
+        for hook, outcomes in total['hook_calls'].items():
+            yield from (({'hook': hook, 'outcome': outcome}, count) for outcome, count in outcomes.items())
     elif reading.limits is not None:        # nobody is limited by a pool that is closed
         limits = ('gcpool_max_connections', 'gcpool_max_connections_per_endpoint', 'gcpool_min_idle_connections')
         yield {}, reading.limits[limits.index(metric)]
@@ -72,10 +72,10 @@ def figures(reading: Reading, instrument: Instrument) -> Iterator[tuple[dict[str
 def histograms(reading: Reading) -> Iterator[tuple[Instrument, tuple[str, str | None], tuple[int, ...], float]]:
     """Yield what was timed: the instrument, which exemplars are its own, how many in each bucket, and their sum."""
     for instrument in HISTOGRAMS:
-        step = instrument.where.get('step')
-        key = {'gcpool_acquire_wait_seconds': 'wait', 'gcpool_use_seconds': 'use'}.get(instrument.metric, 'step')
-        counts, total = reading.total['hook_time'][step] if key == 'step' else reading.total[key]
-        yield instrument, (key, step), counts, total
+        hook = instrument.where.get('hook')
+        key = {'gcpool_acquire_wait_seconds': 'wait', 'gcpool_use_seconds': 'use'}.get(instrument.metric, 'hook')
+        counts, total = reading.total['hook_time'][hook] if key == 'hook' else reading.total[key]
+        yield instrument, (key, hook), counts, total
 
 
 # --- instruments ---

@@ -56,16 +56,16 @@ NUMBERS: Final[Mapping[str, Callable[[Reading], float | None]]] = {
 
 #: of the histograms: what `Core.snapshot` and `Telemetry.exemplars` call them
 HISTOGRAMS: Final[Mapping[str, str]] = {
-    'gcpool_step_seconds': 'step',
+    'gcpool_hook_seconds': 'hook',
     'gcpool_acquire_wait_seconds': 'wait',
     'gcpool_use_seconds': 'use',
     'gcpool_connection_age_seconds': 'age',
 }
 
 
-def histogram_of(reading: Reading, kind: str, step: str | None) -> tuple[tuple[int, ...], float]:
+def histogram_of(reading: Reading, kind: str, hook: str | None) -> tuple[tuple[int, ...], float]:
     """Return a histogram's counts, not cumulative, and its sum."""
-    found: tuple[tuple[int, ...], float] = reading.total[kind] if step is None else reading.total['hook_time'][step]
+    found: tuple[tuple[int, ...], float] = reading.total[kind] if hook is None else reading.total['hook_time'][hook]
     return found
 
 
@@ -81,7 +81,7 @@ class Marks:
 
     def __init__(self, pool: str) -> None:
         self.pool: Final[Labels] = {'pool': pool}
-        self.hook_calls: Final = [{'pool': pool, **each} for each in BY_NAME['gcpool_steps_total'].combinations()]
+        self.hook_calls: Final = [{'pool': pool, **each} for each in BY_NAME['gcpool_hook_calls_total'].combinations()]
         self.histograms: Final = {
             metric.name: [({'pool': pool, **each}, [
                 {'pool': pool, **each, 'le': bound} for bound in bounds_of(metric)
@@ -162,9 +162,9 @@ def samples_of(metric: Metric, reading: Reading, marks: Marks) -> Iterator[Sampl
     elif name in HISTOGRAMS:
         for labels, buckets in marks.histograms[name]:
             yield from histogram_samples(name, HISTOGRAMS[name], reading, labels, buckets)
-    elif name == 'gcpool_steps_total':
+    elif name == 'gcpool_hook_calls_total':
         for labels in marks.hook_calls:
-            yield Sample(name, labels, reading.total['hook_calls'][labels['step']][labels['outcome']])
+            yield Sample(name, labels, reading.total['hook_calls'][labels['hook']][labels['outcome']])
     elif name == 'gcpool_info':
         for frontend in reading.frontends:
             yield Sample(name, {**marks.pool, 'version': version(), 'frontend': frontend}, 1)
@@ -182,10 +182,10 @@ def endpoint_samples(name: str, reading: Reading, marks: Marks) -> Iterator[Samp
 def histogram_samples(
         name: str, kind: str, reading: Reading, labels: Labels, buckets: list[Labels],
 ) -> Iterator[Sample]:
-    step = labels.get('step')
-    counts, total = histogram_of(reading, kind, step)
+    hook = labels.get('hook')
+    counts, total = histogram_of(reading, kind, hook)
     for index, bucket, below in zip(count(), buckets, accumulate(counts), strict=False):
-        exemplar = reading.exemplars.get((kind, step, index)) if reading.exemplars else None
+        exemplar = reading.exemplars.get((kind, hook, index)) if reading.exemplars else None
         yield Sample(f'{name}_bucket', bucket, below, None, None if exemplar is None else Exemplar(*exemplar))
     yield Sample(f'{name}_sum', labels, total)
     yield Sample(f'{name}_count', labels, sum(counts))

@@ -55,11 +55,11 @@ OpenTelemetry's own `detach` would log an error where it is not."""
 class Handle:
     """A span that was made current."""
 
-    __slots__ = ('attached', 'endpoint', 'left', 'mark', 'span', 'step')
+    __slots__ = ('attached', 'endpoint', 'hook', 'left', 'mark', 'span')
 
-    def __init__(self, span: Span, step: str, endpoint: object, context: Context) -> None:
+    def __init__(self, span: Span, hook: str, endpoint: object, context: Context) -> None:
         self.span = span
-        self.step = step
+        self.hook = hook
         self.endpoint = endpoint
         self.left = False
         self.mark: Token[None] = made_current.set(None)
@@ -89,7 +89,7 @@ class PoolTracer:
         self._tracer = tracer
         self._telemetry = telemetry
         self._everything = everything
-        self._names = {step: f'{step} {telemetry.name}' for step in (*HOOKS, WAIT)}
+        self._names = {hook: f'{hook} {telemetry.name}' for hook in (*HOOKS, WAIT)}
 
     # --- places ---
 
@@ -112,22 +112,22 @@ class PoolTracer:
             self._failed(error)
             return None
 
-    # --- steps ---
+    # --- hook calls ---
 
-    def start(self, step: str, endpoint: object, origin: object) -> Handle | None:
-        """Begin a step's span and make it current.
+    def start(self, hook: str, endpoint: object, origin: object) -> Handle | None:
+        """Begin a hook call's span and make it current.
 
         :param origin: None: the caller's context is its parent; else it is in the background: the root of a new trace,
             with a link to this
-        :return: to be given to `end` and `detach`; None where the step has no span
+        :return: to be given to `end` and `detach`; None where the call has no span
         """
         try:
-            if not self._is_wanted(step, origin):
+            if not self._is_wanted(hook, origin):
                 return None
             parent = otel.get_current() if origin is None else Context()
-            span = self._begin(step, endpoint, parent, links={'caller': origin})
+            span = self._begin(hook, endpoint, parent, links={'caller': origin})
             try:
-                return Handle(span, step, endpoint, set_span_in_context(span, parent))
+                return Handle(span, hook, endpoint, set_span_in_context(span, parent))
             except BaseException:
                 span.end()
                 raise
@@ -136,14 +136,14 @@ class PoolTracer:
             return None
 
     def end(self, handle: Handle, outcome: str, seconds: float, error: BaseException | None) -> None:
-        """End a step's span. It stays current until `leave`.
+        """End a hook call's span. It stays current until `leave`.
 
         :param outcome: one of `HOOK_OUTCOMES`
-        :param seconds: how long the step took
+        :param seconds: how long the call took
         :param error: what it raised
         """
         try:
-            self._conclude(handle.span, handle.step, handle.endpoint, outcome, seconds, error)
+            self._conclude(handle.span, handle.hook, handle.endpoint, outcome, seconds, error)
         except Exception as trouble:
             self._failed(trouble)
 
@@ -155,14 +155,14 @@ class PoolTracer:
             self._failed(error)
 
     def record_failed(
-            self, step: str, endpoint: object, outcome: str, seconds: float, error: BaseException | None,
+            self, hook: str, endpoint: object, outcome: str, seconds: float, error: BaseException | None,
     ) -> None:
         """Make the span of a step that had none, after it went wrong: at an idle hit, or of a hook that has one only
         where everything has."""
         try:
-            if self._is_wanted(step, None, wrong=True):
-                span = self._begin(step, endpoint, otel.get_current(), ago=seconds)
-                self._conclude(span, step, endpoint, outcome, seconds, error)
+            if self._is_wanted(hook, None, wrong=True):
+                span = self._begin(hook, endpoint, otel.get_current(), ago=seconds)
+                self._conclude(span, hook, endpoint, outcome, seconds, error)
         except Exception as trouble:
             self._failed(trouble)
 
@@ -194,15 +194,15 @@ class PoolTracer:
 
     # --- parts ---
 
-    def _is_wanted(self, step: str, origin: object, *, wrong: bool = False) -> bool:
+    def _is_wanted(self, hook: str, origin: object, *, wrong: bool = False) -> bool:
         if origin is not None:
             return origin is not SUPPRESSED
         if is_suppressed(otel.get_current()):
             return False
-        return step not in PER_USE or ((self._everything or wrong) and get_current_span().is_recording())
+        return hook not in PER_USE or ((self._everything or wrong) and get_current_span().is_recording())
 
     def _begin(
-            self, step: str, endpoint: object, parent: Context, *, ago: float | None = None,
+            self, hook: str, endpoint: object, parent: Context, *, ago: float | None = None,
             links: Mapping[str, object] = MappingProxyType({}), attributes: Mapping[str, Any] = MappingProxyType({}),
     ) -> Span:
         """Start a span.
@@ -210,7 +210,7 @@ class PoolTracer:
         :param ago: when it began, seconds before now
         """
         return self._tracer.start_span(
-            self._names[step],
+            self._names[hook],
             context=parent,
             kind=SpanKind.INTERNAL,
             attributes={POOL: self._telemetry.name, **self._where(endpoint), **attributes},
@@ -229,38 +229,38 @@ class PoolTracer:
             return {}
 
     def _conclude(
-            self, span: Span, step: str, endpoint: object, outcome: str, seconds: float, error: BaseException | None,
+            self, span: Span, hook: str, endpoint: object, outcome: str, seconds: float, error: BaseException | None,
     ) -> None:
-        """End a step's span, with all that is known of its end."""
+        """End a hook call's span, with all that is known of its end."""
         try:
             if outcome == 'dead':
                 span.set_attribute(OUTCOME, outcome)
             elif outcome != 'ok':
                 fail(span, outcome, error)
-            self._exemplify('step', step, seconds, span)
-            if outcome != 'ok' and step not in LOGGED_ELSEWHERE:
-                self._log(span, step, endpoint, outcome, error)
+            self._exemplify('hook', hook, seconds, span)
+            if outcome != 'ok' and hook not in LOGGED_ELSEWHERE:
+                self._log(span, hook, endpoint, outcome, error)
         finally:
             span.end()
 
-    def _log(self, span: Span, step: str, endpoint: object, outcome: str, error: BaseException | None) -> None:
+    def _log(self, span: Span, hook: str, endpoint: object, outcome: str, error: BaseException | None) -> None:
         """Tell the event, within its span, so that log records can be found from there."""
         if not logger.isEnabledFor(logging.INFO):
             return
         token = otel.attach(set_span_in_context(span))
         try:
             what = outcome if error is None else repr(error)
-            logger.info('%s: %s of a connection to %s: %s', self._telemetry.name, step, describe(endpoint), what)
+            logger.info('%s: %s of a connection to %s: %s', self._telemetry.name, hook, describe(endpoint), what)
         finally:
             otel.detach(token)
 
-    def _exemplify(self, histogram: str, step: str | None, seconds: float, span: Span) -> None:
+    def _exemplify(self, histogram: str, hook: str | None, seconds: float, span: Span) -> None:
         """Leave an exemplar, if the span can be found where the exemplar leads."""
         context = span.get_span_context()
         if context.trace_flags.sampled and span.is_recording():
             found = {'trace_id': format(context.trace_id, '032x'), 'span_id': format(context.span_id, '016x')}
             bucket = bisect_left(WAIT_BOUNDS, seconds)
-            self._telemetry.exemplars[histogram, step, bucket] = found, seconds, time()
+            self._telemetry.exemplars[histogram, hook, bucket] = found, seconds, time()
 
     def _failed(self, error: Exception) -> None:
         self._telemetry.errors.note('spans', error)
@@ -282,7 +282,7 @@ def fail(span: Span, outcome: str, error: BaseException | None) -> None:
 def error_type(outcome: str, error: BaseException | None) -> str:
     """Return what kind of failure something was: one of few.
 
-    :param outcome: a step's outcome, or an acquire's result
+    :param outcome: a hook call's outcome, or an acquire's result
     :param error: what was raised
     """
     if outcome in ('timeout', 'cancelled'):

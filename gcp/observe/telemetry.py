@@ -68,7 +68,7 @@ class Telemetry:
     :ivar endpoint_labels: how many endpoints have labels of their own, at most
     :ivar errors: what went wrong
     :ivar exemplars: the latest observation that has a sampled span, as ``(labels, value, timestamp)``, by histogram
-        (``'wait'``, ``'use'``, ``'age'``, ``'step'``), step (or None) and the bucket's index. Written by who records
+        (``'wait'``, ``'use'``, ``'age'``, ``'hook'``), hook (or None) and the bucket's index. Written by who records
         spans, and read by who exports histograms, in other threads
     """
 

@@ -112,7 +112,7 @@ class Sight:
             return 1, f'callers got {failing}'
         if self.gauge('gcpool_oldest_checkout_seconds') > LONG or self.count('gcpool_leaks_detected_total'):
             return 1, 'is there a leak?'
-        if any(outcome not in ('ok', 'dead', 'cancelled') for outcome in self.by('gcpool_steps_total', 'outcome')):
+        if any(outcome not in ('ok', 'dead', 'cancelled') for outcome in self.by('gcpool_hook_calls_total', 'outcome')):
             return 1, 'hooks fail'
         return 0, 'closed' if self.limit('gcpool_max_connections') is None else 'healthy'
 

@@ -137,7 +137,7 @@ def lines(sight: Sight, marks: Marks) -> Iterator[Line]:
         f'   longest held {duration(held, marks)}' if held else '')
     yield 'churn', churn(sight)
     yield 'timeouts', alarm(sight.by('gcpool_acquires_total', 'result').get('timeout', 0), sight)
-    yield 'step errors', step_errors(sight)
+    yield 'hook errors', hook_errors(sight)
 
 
 def bar(states: Mapping[str, int], limit: int | None, marks: Marks) -> Text:
@@ -205,7 +205,7 @@ def quantile(histogram: Histogram, q: float, marks: Marks) -> str:
 
 
 def churn(sight: Sight) -> Text:
-    created = sight.count('gcpool_steps_total', step='create', outcome='ok')
+    created = sight.count('gcpool_hook_calls_total', hook='create', outcome='ok')
     reasons = sight.by('gcpool_connections_closed_total', 'reason')
     text = Text(f'{speed(sight, created)} created, {speed(sight, sum(reasons.values()))} closed')
     if reasons:
@@ -214,11 +214,11 @@ def churn(sight: Sight) -> Text:
     return text
 
 
-def step_errors(sight: Sight) -> Text:
+def hook_errors(sight: Sight) -> Text:
     found = [
-        f'{step} {outcome} {count:,.0f}'
+        f'{hook} {outcome} {count:,.0f}'
         for outcome in ('error', 'timeout')
-        for step, count in sight.by('gcpool_steps_total', 'step', outcome=outcome).items()
+        for hook, count in sight.by('gcpool_hook_calls_total', 'hook', outcome=outcome).items()
     ]
     return Text(', '.join(found), 'red') if found else Text('0')
 

@@ -146,7 +146,7 @@ def test_what_it_is() -> None:
     assert [each['name'] for each in boards.DASHBOARD['templating']['list']] == [
         'datasource', 'job', 'instance', 'pool', 'endpoint']
     assert [title for title, _ in boards.rows()] == [
-        'Overview', 'Saturation', 'Acquire latency', 'Use and leaks', 'Manager steps', 'Churn', 'Endpoints',
+        'Overview', 'Saturation', 'Acquire latency', 'Use and leaks', 'Hook calls', 'Churn', 'Endpoints',
         'Self-telemetry']
 
 

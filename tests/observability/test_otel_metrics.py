@@ -38,7 +38,7 @@ PROMISED = {
     'gcpool.acquires': (True, '{acquire}', {'gcpool.result'}),
     'gcpool.releases': (True, '{release}', {'gcpool.outcome'}),
     'gcpool.connections.closed': (True, '{connection}', {'gcpool.reason'}),
-    'gcpool.hook_calls': (True, '{call}', {'gcpool.step', 'gcpool.outcome'}),
+    'gcpool.hook_calls': (True, '{call}', {'gcpool.hook', 'gcpool.outcome'}),
 }
 
 
@@ -132,7 +132,7 @@ async def test_values_are_the_pools_own(front: Front) -> None:
     assert values_of(shown, 'gcpool.releases') == dict(stats.releases)
     assert values_of(shown, 'gcpool.connections.closed') == dict(stats.closed)
     assert values_of(shown, 'gcpool.hook_calls') == {
-        (step, outcome): count for step, outcomes in stats.hook_calls.items() for outcome, count in outcomes.items()}
+        (hook, outcome): count for hook, outcomes in stats.hook_calls.items() for outcome, count in outcomes.items()}
     await pool.release(one, 'db')
     await pool.release(await waiter, 'db')
     await pool.release(two, 'db')
@@ -145,7 +145,7 @@ async def test_all_series_are_there_from_the_start(front: Front) -> None:
     assert set(values_of(shown, 'gcpool.acquires')) == set(RESULTS)
     assert set(values_of(shown, 'gcpool.releases')) == set(OUTCOMES)
     assert set(values_of(shown, 'gcpool.connections.closed')) == set(REASONS)
-    assert {step for step, _ in values_of(shown, 'gcpool.hook_calls')} == set(HOOKS)
+    assert {hook for hook, _ in values_of(shown, 'gcpool.hook_calls')} == set(HOOKS)
     assert all(value == 0 for name in PROMISED if PROMISED[name][0] for value in values_of(shown, name).values())
 
 

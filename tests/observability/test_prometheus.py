@@ -67,7 +67,7 @@ async def test_each_series_counts_what_it_says(front: Front) -> None:
         'hit': 2, 'created': 2, 'waited': 1, 'timeout': 1}
     assert page.by('result', 'gcpool_acquires_total', endpoint='_other') == {'error': 1}     # `b` has come and gone
     assert page.by('outcome', 'gcpool_releases_total') == {'idle': 2, 'handoff': 1}
-    assert page.by('outcome', 'gcpool_steps_total', step='create') == {'ok': 2, 'error': 1}
+    assert page.by('outcome', 'gcpool_hook_calls_total', hook='create') == {'ok': 2, 'error': 1}
     assert page.value('gcpool_acquire_wait_seconds_bucket', le='0.0001') >= 2
     assert page.value('gcpool_acquire_wait_seconds_count') == 7
     check(page)
@@ -89,9 +89,9 @@ async def test_closed_connections_and_their_reasons(front: Front) -> None:
             pass
     before = scrape(own)
     assert before.by('reason', 'gcpool_connections_closed_total') == {'evicted': 1, 'dead': 1, 'error': 1}
-    assert before.by('outcome', 'gcpool_steps_total', step='check_aliveness') == {'ok': 1, 'dead': 1}
-    assert before.by('outcome', 'gcpool_steps_total', step='on_release') == {'ok': 4, 'error': 1}
-    assert before.by('outcome', 'gcpool_steps_total', step='on_connection_dead') == {'ok': 1}
+    assert before.by('outcome', 'gcpool_hook_calls_total', hook='check_aliveness') == {'ok': 1, 'dead': 1}
+    assert before.by('outcome', 'gcpool_hook_calls_total', hook='on_release') == {'ok': 4, 'error': 1}
+    assert before.by('outcome', 'gcpool_hook_calls_total', hook='on_connection_dead') == {'ok': 1}
     check(before)
     await pool.close()
     page = scrape(own)
@@ -118,10 +118,10 @@ async def test_steps_that_take_long_or_time_out(front: Front) -> None:
         async with pool.connection('a'):
             pass
     page = scrape(own)
-    assert page.by('outcome', 'gcpool_steps_total', step='on_release') == {'ok': 1, 'timeout': 1}
-    assert page.value('gcpool_step_seconds_bucket', step='create', le='0.01') == 0
-    assert page.value('gcpool_step_seconds_bucket', step='create', le='+Inf') == 1
-    assert page.value('gcpool_step_seconds_sum', step='create') >= 0.02
+    assert page.by('outcome', 'gcpool_hook_calls_total', hook='on_release') == {'ok': 1, 'timeout': 1}
+    assert page.value('gcpool_hook_seconds_bucket', hook='create', le='0.01') == 0
+    assert page.value('gcpool_hook_seconds_bucket', hook='create', le='+Inf') == 1
+    assert page.value('gcpool_hook_seconds_sum', hook='create') >= 0.02
     check(page)
 
 
@@ -384,14 +384,14 @@ def test_exemplars_are_shown_to_those_who_can_read_them() -> None:
     use(pool)
     exemplars = pool._telemetry.telemetry.exemplars
     exemplars['wait', None, 3] = {'trace_id': 'a' * 32, 'span_id': 'b' * 16}, 0.0007, 1700000000.0
-    exemplars['step', 'create', 0] = {'trace_id': 'c' * 32, 'span_id': 'd' * 16}, 0.00001, 1700000000.0
+    exemplars['hook', 'create', 0] = {'trace_id': 'c' * 32, 'span_id': 'd' * 16}, 0.00001, 1700000000.0
     text = generate_openmetrics(own).decode()
     found = {
-        (sample.name, sample.labels['le'], sample.labels.get('step')): sample.exemplar
+        (sample.name, sample.labels['le'], sample.labels.get('hook')): sample.exemplar
         for family in parse_openmetrics(text) for sample in family.samples if sample.exemplar
     }
     assert set(found) == {
-        ('gcpool_acquire_wait_seconds_bucket', '0.001', None), ('gcpool_step_seconds_bucket', '0.0001', 'create')}
+        ('gcpool_acquire_wait_seconds_bucket', '0.001', None), ('gcpool_hook_seconds_bucket', '0.0001', 'create')}
     assert found['gcpool_acquire_wait_seconds_bucket', '0.001', None].labels['trace_id'] == 'a' * 32
     assert 'trace_id' not in scrape(own).text
     pool.close()
@@ -655,5 +655,5 @@ async def test_a_cancelled_acquire(asyncio_front: AsyncioFront) -> None:
         await actor
     page = scrape(own)
     assert page.by('result', 'gcpool_acquires_total') == {'cancelled': 1}
-    assert page.by('outcome', 'gcpool_steps_total', step='create') == {'cancelled': 1}
+    assert page.by('outcome', 'gcpool_hook_calls_total', hook='create') == {'cancelled': 1}
     check(page)

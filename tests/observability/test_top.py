@@ -182,7 +182,7 @@ def test_a_frame_says_all_that_matters(
         r'use          p50 \S+ [µm]s +p95 \S+ [µm]s +p99 \S+ [µm]s   longest held \S+ [µm]?s',
         r'churn        3 created, 0 closed',
         r'timeouts     1',
-        r'step errors  create error 1',
+        r'hook errors  create error 1',
     ]
     for line, pattern in zip(lines, expected, strict=True):
         assert re.fullmatch(pattern, line), line

@@ -33,9 +33,9 @@ PROMISED = {
     'gcpool_releases_total': ('counter', 'pool endpoint outcome', {'outcome': {'idle', 'handoff', 'discarded'}}),
     'gcpool_connections_closed_total': ('counter', 'pool endpoint reason', {'reason': {
         'idle_timeout', 'max_lifetime', 'dead', 'discarded', 'evicted', 'pool_closed', 'error'}}),
-    'gcpool_steps_total': ('counter', 'pool step outcome', {
-        'step': HOOKS, 'outcome': {'ok', 'error', 'timeout', 'cancelled', 'dead'}}),
-    'gcpool_step_seconds': ('histogram', 'pool step', {'step': HOOKS}),
+    'gcpool_hook_calls_total': ('counter', 'pool hook outcome', {
+        'hook': HOOKS, 'outcome': {'ok', 'error', 'timeout', 'cancelled', 'dead'}}),
+    'gcpool_hook_seconds': ('histogram', 'pool hook', {'hook': HOOKS}),
     'gcpool_acquire_wait_seconds': ('histogram', 'pool', {}),
     'gcpool_use_seconds': ('histogram', 'pool', {}),
     'gcpool_connection_age_seconds': ('histogram', 'pool', {}),
@@ -52,7 +52,7 @@ NEVER_0 = {
 }
 
 BUCKETS = {
-    'gcpool_step_seconds': W,
+    'gcpool_hook_seconds': W,
     'gcpool_acquire_wait_seconds': W,
     'gcpool_use_seconds': (*W, 30, 60, 300),
     'gcpool_connection_age_seconds': (1, 5, 10, 30, 60, 300, 600, 1800, 3600, 7200, 21600, 86400),
@@ -78,8 +78,8 @@ def test_all_that_is_promised_is_shown_at_0_from_the_start_and_nothing_else() ->
     assert {name: tuple(sorted(
         {float(sample.labels['le']) for sample in shown[name].samples if 'le' in sample.labels})[:-1],
     ) for name in BUCKETS} == BUCKETS
-    assert page.labels('outcome', step='create') == {'ok', 'error', 'timeout', 'cancelled'}
-    assert page.labels('outcome', step='check_aliveness') == {'ok', 'error', 'timeout', 'cancelled', 'dead'}
+    assert page.labels('outcome', hook='create') == {'ok', 'error', 'timeout', 'cancelled'}
+    assert page.labels('outcome', hook='check_aliveness') == {'ok', 'error', 'timeout', 'cancelled', 'dead'}
     pool.close()
 
 

@@ -90,8 +90,8 @@ def part(of: str, whole: str) -> str:
     return f'{of}\n/\n{whole}'
 
 
-STEP = 'outcome, step'
-CREATES = rates('gcpool_steps_total', 'step="create", outcome!="cancelled"', STEP)
+HOOK = 'outcome, hook'
+CREATES = rates('gcpool_hook_calls_total', 'hook="create", outcome!="cancelled"', HOOK)
 
 RECORDS: Final = (
     Record('pool:gcpool_connections:sum', 'sum without (endpoint, state) (gcpool_connections)'),
@@ -118,13 +118,13 @@ RECORDS: Final = (
            'histogram_quantile(0.99, rate(gcpool_acquire_wait_seconds_bucket[5m]))'),
     Record('pool:gcpool_use_seconds:p95_5m', 'histogram_quantile(0.95, rate(gcpool_use_seconds_bucket[5m]))'),
     Record('pool:gcpool_use_seconds:rate5m', 'rate(gcpool_use_seconds_sum[5m])'),
-    Record('pool_step:gcpool_step_seconds:p95_5m', 'histogram_quantile(0.95, rate(gcpool_step_seconds_bucket[5m]))'),
-    Record('pool:gcpool_creates:rate5m', rates('gcpool_steps_total', 'step="create", outcome="ok"', STEP)),
+    Record('pool_hook:gcpool_hook_seconds:p95_5m', 'histogram_quantile(0.95, rate(gcpool_hook_seconds_bucket[5m]))'),
+    Record('pool:gcpool_creates:rate5m', rates('gcpool_hook_calls_total', 'hook="create", outcome="ok"', HOOK)),
     Record('pool:gcpool_create_errors:ratio_rate5m', part(
-        rates('gcpool_steps_total', 'step="create", outcome=~"error|timeout"', STEP), CREATES)),
+        rates('gcpool_hook_calls_total', 'hook="create", outcome=~"error|timeout"', HOOK), CREATES)),
     Record('pool:gcpool_connections_closed:rate5m', rates('gcpool_connections_closed_total', apart='endpoint, reason')),
     Record('pool:gcpool_connections_dead:rate5m',
-           rates('gcpool_steps_total', 'step="check_aliveness", outcome="dead"', STEP)),
+           rates('gcpool_hook_calls_total', 'hook="check_aliveness", outcome="dead"', HOOK)),
 )
 
 ALERTS: Final = (
@@ -222,26 +222,26 @@ CASES: Final = (
           'gcpool_oldest_checkout_seconds': '0+60x9 0+60x9 0+60x9 0+60x9'}, '35m'),
     Case('Churn', 'every second acquire creates',
          {'gcpool_acquire_wait_seconds_count': '0+120x40',
-          'gcpool_steps_total{step="create", outcome="ok"}': '0+60x40'}, '30m', '50%'),
+          'gcpool_hook_calls_total{hook="create", outcome="ok"}': '0+60x40'}, '30m', '50%'),
     Case('Churn', 'a pool that is hardly used, and creates each time',
          {'gcpool_acquire_wait_seconds_count': '0 0 1 1 1 1 1 2 2 2 2 2 3 3 3 3 3 4x20',
-          'gcpool_steps_total{step="create", outcome="ok"}': '0 0 1 1 1 1 1 2 2 2 2 2 3 3 3 3 3 4x20'}, '16m'),
+          'gcpool_hook_calls_total{hook="create", outcome="ok"}': '0 0 1 1 1 1 1 2 2 2 2 2 3 3 3 3 3 4x20'}, '16m'),
     Case('CreateErrors', 'three of four attempts fail',
-         {'gcpool_steps_total{step="create", outcome="ok"}': '0+15x20',
-          'gcpool_steps_total{step="create", outcome="error"}': '0+30x20',
-          'gcpool_steps_total{step="create", outcome="timeout"}': '0+15x20',
-          'gcpool_steps_total{step="create", outcome="cancelled"}': '0+600x20'}, '15m', '75%'),
+         {'gcpool_hook_calls_total{hook="create", outcome="ok"}': '0+15x20',
+          'gcpool_hook_calls_total{hook="create", outcome="error"}': '0+30x20',
+          'gcpool_hook_calls_total{hook="create", outcome="timeout"}': '0+15x20',
+          'gcpool_hook_calls_total{hook="create", outcome="cancelled"}': '0+600x20'}, '15m', '75%'),
     Case('CreateErrors', 'callers give up, the server refuses nobody',
-         {'gcpool_steps_total{step="create", outcome="ok"}': '0+15x20',
-          'gcpool_steps_total{step="create", outcome="error"}': '0x20',
-          'gcpool_steps_total{step="create", outcome="timeout"}': '0x20',
-          'gcpool_steps_total{step="create", outcome="cancelled"}': '0+600x20',
-          'gcpool_steps_total{step="dispose", outcome="error"}': '0+600x20'}, '15m'),
+         {'gcpool_hook_calls_total{hook="create", outcome="ok"}': '0+15x20',
+          'gcpool_hook_calls_total{hook="create", outcome="error"}': '0x20',
+          'gcpool_hook_calls_total{hook="create", outcome="timeout"}': '0x20',
+          'gcpool_hook_calls_total{hook="create", outcome="cancelled"}': '0+600x20',
+          'gcpool_hook_calls_total{hook="dispose", outcome="error"}': '0+600x20'}, '15m'),
     Case('DeadConnections', 'one acquire in twenty finds its connection dead',
          {'gcpool_acquire_wait_seconds_count': '0+600x30',
-          'gcpool_steps_total{step="check_aliveness", outcome="dead"}': '0+30x30'}, '20m', '5%'),
+          'gcpool_hook_calls_total{hook="check_aliveness", outcome="dead"}': '0+30x30'}, '20m', '5%'),
     Case('DeadConnections', 'the server was restarted once, which ended all ten',
          {'gcpool_acquire_wait_seconds_count': '0+600x30',
-          'gcpool_steps_total{step="check_aliveness", outcome="dead"}': '0x10 10x20',
+          'gcpool_hook_calls_total{hook="check_aliveness", outcome="dead"}': '0x10 10x20',
           'gcpool_connections_closed_total{endpoint="db:5432", reason="idle_timeout"}': '0+600x30'}, '13m'),
 )

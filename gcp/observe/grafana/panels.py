@@ -131,7 +131,7 @@ def both(*matchers: str) -> str:
 BUSY: Final = 'state=~"used|creating"'
 FAILING: Final = 'result=~"timeout|error"'
 QUEUED: Final = 'result=~"waited|timeout"'
-CREATED: Final = 'step="create", outcome="ok"'
+CREATED: Final = 'hook="create", outcome="ok"'
 ONE_POOL: Final = 'job, instance, pool'
 FULLNESS: Final = (
     average('gcpool_connections', ONE_POOL, BUSY, POOL) + ' / '
@@ -203,7 +203,7 @@ OVERVIEW: Final = Row('Overview', (
     Panel(
         'New connections',
         'Connections created, each second. In a healthy pool this is close to 0.',
-        'ops', (Query(rate('gcpool_steps_total', where=CREATED, labels=POOL), 'created'),), 'stat', 3),
+        'ops', (Query(rate('gcpool_hook_calls_total', where=CREATED, labels=POOL), 'created'),), 'stat', 3),
     Panel(
         'Longest held',
         'For how long the connection that was taken first and not yet released has been held.',
@@ -260,15 +260,15 @@ SATURATION: Final = Row('Saturation', (
     Panel(
         'Failing acquires by pool',
         'Acquires that ended in a timeout or another error. Timeouts ask for more connections or shorter use; errors '
-        'come from the connection manager: see Manager steps.',
+        'come from the connection manager: see Hook calls.',
         'ops', (Query(rate('gcpool_acquires_total', 'pool, result', FAILING), '{{pool}}: {{result}}'),), width=6),
 ))
 
 LATENCY: Final = Row('Acquire latency', (
     Panel(
         'Acquire time',
-        'How long callers waited for a connection. An idle hit counts as 0 (what its check takes is under Manager '
-        'steps), so that p50 at 0 is the normal state; watch p99. The dots are acquires with a trace: click one to see '
+        'How long callers waited for a connection. An idle hit counts as 0 (the time of its check is under Hook '
+        'calls), so that p50 at 0 is the normal state; watch p99. The dots are acquires with a trace: click one to see '
         'who held the connection.',
         's', quantiles('gcpool_acquire_wait_seconds'), colors=BY_QUANTILE),
     Panel(
@@ -311,32 +311,32 @@ USE: Final = Row('Use and leaks', (
         colors=BY_OUTCOME),
 ))
 
-HOOKS: Final = Row('Manager steps', (
+HOOKS: Final = Row('Hook calls', (
     Panel(
-        'Steps',
+        'Hook calls by hook',
         'Calls of the hooks of the connection manager. Checks and hooks follow the acquires; creates and disposes are '
         'churn.',
-        'ops', (Query(rate('gcpool_steps_total', 'step', labels=POOL), '{{step}}'),)),
+        'ops', (Query(rate('gcpool_hook_calls_total', 'hook', labels=POOL), '{{hook}}'),)),
     Panel(
-        'Step time, p95',
+        'Hook time, p95',
         'How long the hooks took. A slow check, on_acquire or on_release is paid for by every acquire.',
-        's', (Query(quantile(0.95, 'gcpool_step_seconds', 'step'), '{{step}}', exemplars=True),)),
+        's', (Query(quantile(0.95, 'gcpool_hook_seconds', 'hook'), '{{hook}}', exemplars=True),)),
     Panel(
-        'Steps that went wrong',
+        'Failed hook calls',
         'Hooks that raised, timed out or were cancelled, and checks that found their connection dead. Errors of '
         'create: the server refuses, or cannot be reached.',
-        'ops', (Query(rate('gcpool_steps_total', 'step, outcome', 'outcome!="ok"', POOL) + ' > 0 or '
-                      + rate('gcpool_steps_total', 'step, outcome', 'step="create", outcome="error"', POOL),
-                      '{{step}}: {{outcome}}'),)),
+        'ops', (Query(rate('gcpool_hook_calls_total', 'hook, outcome', 'outcome!="ok"', POOL) + ' > 0 or '
+                      + rate('gcpool_hook_calls_total', 'hook, outcome', 'hook="create", outcome="error"', POOL),
+                      '{{hook}}: {{outcome}}'),)),
     Panel(
         'Time to create',
         'How long it takes to connect. When this grows while the load does not, the server is slow to accept, or '
         'something is in between: DNS, TLS, a proxy.',
-        's', quantiles('gcpool_step_seconds', 'step="create"'), width=12, colors=BY_QUANTILE),
+        's', quantiles('gcpool_hook_seconds', 'hook="create"'), width=12, colors=BY_QUANTILE),
     Panel(
         'Time to create, distribution',
         'How many creations took how long. A band at 1 s, 3 s or 7 s is the network sending again what was lost.',
-        's', (Query(added('gcpool_step_seconds_bucket', 'le', 'step="create"', POOL), '{{le}}', exemplars=True),),
+        's', (Query(added('gcpool_hook_seconds_bucket', 'le', 'hook="create"', POOL), '{{le}}', exemplars=True),),
         'heatmap', width=12),
 ))
 
@@ -346,7 +346,7 @@ CHURN: Final = Row('Churn', (
         'Connections that came and went. In a steady load both are close to 0; both high is churn, and each of them '
         'is a handshake that a caller may wait for.',
         'ops',
-        (Query(rate('gcpool_steps_total', where=CREATED, labels=POOL), 'created'),
+        (Query(rate('gcpool_hook_calls_total', where=CREATED, labels=POOL), 'created'),
          Query(rate('gcpool_connections_closed_total', labels=POOL), 'closed')),
         width=12, colors=colors(created=BLUE, closed=ORANGE)),
     Panel(
@@ -361,7 +361,7 @@ CHURN: Final = Row('Churn', (
         'or the limits.',
         'short',
         (Query(rate('gcpool_acquire_wait_seconds_count', 'pool', labels=POOL) + ' / '
-               + rate('gcpool_steps_total', 'pool', CREATED, POOL), '{{pool}}'),),
+               + rate('gcpool_hook_calls_total', 'pool', CREATED, POOL), '{{pool}}'),),
         width=12),
     Panel(
         'Age at close',
