@@ -112,7 +112,7 @@ ATTRIBUTES: Final[Mapping[str, str]] = MappingProxyType({
     'hook': 'gcpool.hook',
 })
 
-ENDPOINT = ('pool', 'endpoint')
+ENDPOINT = ('pool', 'pool_endpoint')
 
 
 def fixed(**values: tuple[str, ...]) -> Mapping[str, tuple[str, ...]]:
@@ -165,7 +165,7 @@ def instrument(
 ) -> Instrument:
     """Make an instrument whose attributes are the labels of its metric that are left."""
     shown = BY_NAME[metric]
-    labels = [label for label in shown.labels if label != 'endpoint' and label not in where]
+    labels = [label for label in shown.labels if label != 'pool_endpoint' and label not in where]
     return Instrument(
         name, kind, shown.unit if unit is None else unit, help, metric, MappingProxyType(where),
         MappingProxyType({ATTRIBUTES[label]: label for label in labels}))

@@ -95,7 +95,7 @@ class Marks:
         self.rows = {label: self.rows.get(label) or self._row(label) for label in rows}
 
     def _row(self, label: str | None) -> dict[str, list[Labels]]:
-        own = self.pool if label is None else {**self.pool, 'endpoint': label}
+        own = self.pool if label is None else {**self.pool, 'pool_endpoint': label}
         return {name: [{**own, **each} for each in BY_NAME[name].combinations()] for name in COLUMNS}
 
 

@@ -51,14 +51,14 @@ class Sight:
 
     def states(self, endpoint: str | None = None) -> dict[str, int]:
         """Count connections by state, of all endpoints or of one."""
-        where = {} if endpoint is None else {'endpoint': endpoint}
+        where = {} if endpoint is None else {'pool_endpoint': endpoint}
         return {state: int(self.gauge('gcpool_connections', state=state, **where)) for state in STATES}
 
     def endpoints(self) -> list[str]:
         """Return the endpoints that have a label of their own, the fullest first."""
-        labels = {dict(labels).get('endpoint', '_other') for labels in self.now.get('gcpool_connections', {})}
+        labels = {dict(labels).get('pool_endpoint', '_other') for labels in self.now.get('gcpool_connections', {})}
         return sorted(labels - {'_other', ''}, key=lambda label: (
-            -self.gauge('gcpool_waiters', endpoint=label), -sum(self.states(label).values()), label))
+            -self.gauge('gcpool_waiters', pool_endpoint=label), -sum(self.states(label).values()), label))
 
     def info(self, label: str) -> str:
         """Return what the pool says of itself."""
@@ -176,7 +176,7 @@ def counters(figures: Figures) -> Figures:
         if SERIES[name].kind in ('counter', 'histogram'):
             sums = found[name] = {}
             for labels, value in series.items():
-                own = tuple(item for item in labels if item[0] != 'endpoint')
+                own = tuple(item for item in labels if item[0] != 'pool_endpoint')
                 sums[own] = sums.get(own, 0.0) + value
     return found
 

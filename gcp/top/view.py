@@ -160,7 +160,7 @@ def endpoint_lines(sight: Sight, marks: Marks) -> Iterator[Line]:
     limit = sight.limit('gcpool_max_connections_per_endpoint')
     for label in sorted(labels[:ENDPOINTS]):    # of one order: they would jump about
         text = bar(sight.states(label), limit, marks)
-        waiters = sight.gauge('gcpool_waiters', endpoint=label)
+        waiters = sight.gauge('gcpool_waiters', pool_endpoint=label)
         yield f'  {shortened(printable(label))}', text.append(f', {waiters:.0f} waiting' if waiters else '')
     if len(labels) > ENDPOINTS:
         yield '', Text(f'and {len(labels) - ENDPOINTS} endpoints less full', STYLES['free'])

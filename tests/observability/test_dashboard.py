@@ -144,7 +144,7 @@ def test_what_it_is() -> None:
     assert boards.DASHBOARD['schemaVersion'] >= 41
     assert boards.DASHBOARD['uid'] == 'gcpool'
     assert [each['name'] for each in boards.DASHBOARD['templating']['list']] == [
-        'datasource', 'job', 'instance', 'pool', 'endpoint']
+        'datasource', 'job', 'instance', 'pool', 'pool_endpoint']
     assert [title for title, _ in boards.rows()] == [
         'Overview', 'Saturation', 'Acquire latency', 'Use and leaks', 'Hook calls', 'Churn', 'Endpoints',
         'Self-telemetry']
@@ -190,9 +190,9 @@ def test_queries_are_filtered_by_all_that_can_be_chosen(panel: dict[str, Any], t
     by_sample = {sample: metric for metric in names.METRICS for sample in metric.samples}
     seen = [by_sample[selector.metric] for each in panel['targets'] for selector in boards.selectors(each['expr'])]
     # what is compared with figures of the whole pool does not depend on which of its endpoints one looks at
-    spared = set() if all('endpoint' in metric.labels for metric in seen) else {'endpoint'}
+    spared = set() if all('pool_endpoint' in metric.labels for metric in seen) else {'pool_endpoint'}
     for selector in boards.selectors(target['expr']):
-        choosable = {'job', 'instance', *({'pool', 'endpoint'} & set(by_sample[selector.metric].labels))}
+        choosable = {'job', 'instance', *({'pool', 'pool_endpoint'} & set(by_sample[selector.metric].labels))}
         chosen = {label for label, how, value in selector.matchers if (how, value) == ('=~', f'${label}')}
         assert choosable - spared <= chosen, selector
 
@@ -247,7 +247,7 @@ def test_latency_has_exemplars() -> None:
 
 def test_all_endpoints_are_also_those_without_a_label() -> None:
     # several processes that share their metrics have no endpoint labels: '.+' would show nothing
-    assert boards.variables()['endpoint']['allValue'] == '.*'
+    assert boards.variables()['pool_endpoint']['allValue'] == '.*'
 
 
 # --- how it is made and shipped ---

@@ -82,7 +82,7 @@ def test_everything_but_endpoints_is_shown(story: Story, tmp_path: Path) -> None
         assert page.value('gcpool_info', pool='orders', frontend='threading') == 1
         assert page.value('gcpool_max_connections') == 100
         assert page.value('gcpool_oldest_checkout_seconds') > 0
-        assert not page.labels('endpoint')
+        assert not page.labels('pool_endpoint')
         check(page)
     ''')
     page = merged(tmp_path)         # after its end: what it counted, and nothing of its present

@@ -45,12 +45,12 @@ async def test_each_series_counts_what_it_says(front: Front) -> None:
     held = await pool.acquire('a')                              # a hit
     await pool.acquire('a')                                     # created
     page = scrape(own)
-    assert page.by('state', 'gcpool_connections', endpoint='a') == {'used': 2}
+    assert page.by('state', 'gcpool_connections', pool_endpoint='a') == {'used': 2}
     assert page.value('gcpool_oldest_checkout_seconds') > 0
 
     (waiter,) = await front.line_up(pool, 'a', 1)
     page = scrape(own)
-    assert page.by('endpoint', 'gcpool_waiters') == {'a': 1}
+    assert page.by('pool_endpoint', 'gcpool_waiters') == {'a': 1}
     assert page.value('gcpool_oldest_waiter_seconds') > 0
     await pool.release(held, 'a')                               # handed over
     await pool.release(await waiter, 'a')
@@ -63,9 +63,9 @@ async def test_each_series_counts_what_it_says(front: Front) -> None:
         await pool.acquire('b')
     manager.check_aliveness.does(dead(), ok())
     page = scrape(own)
-    assert page.by('result', 'gcpool_acquires_total', endpoint='a') == {
+    assert page.by('result', 'gcpool_acquires_total', pool_endpoint='a') == {
         'hit': 2, 'created': 2, 'waited': 1, 'timeout': 1}
-    assert page.by('result', 'gcpool_acquires_total', endpoint='_other') == {'error': 1}     # `b` has come and gone
+    assert page.by('result', 'gcpool_acquires_total', pool_endpoint='_other') == {'error': 1}     # `b` has come and gone
     assert page.by('outcome', 'gcpool_releases_total') == {'idle': 2, 'handoff': 1}
     assert page.by('outcome', 'gcpool_hook_calls_total', hook='create') == {'ok': 2, 'error': 1}
     assert page.value('gcpool_acquire_wait_seconds_bucket', le='0.0001') >= 2
@@ -129,7 +129,7 @@ async def test_leaks(front: Front) -> None:
     own = registry()
     pool = front.pool(front.manager(bare=True), name='orders', registry=own, leak_threshold=0.01)
     held = await pool.acquire('a')
-    await front.until(lambda: scrape(own).sum('gcpool_leaks_detected_total', endpoint='a') == 1)
+    await front.until(lambda: scrape(own).sum('gcpool_leaks_detected_total', pool_endpoint='a') == 1)
     await pool.release(held, 'a')
     assert scrape(own).sum('gcpool_leaks_detected_total', pool='orders') == 1
 
@@ -174,8 +174,8 @@ def test_pools_of_one_name_are_summed() -> None:
     use(pools[1], 'a', times=2)
     use(pools[1], 'b')
     page = scrape(own)
-    assert page.by('endpoint', 'gcpool_acquires_total') == {'a': 3, 'b': 1}
-    assert page.by('endpoint', 'gcpool_connections') == {'a': 2, 'b': 1}
+    assert page.by('pool_endpoint', 'gcpool_acquires_total') == {'a': 3, 'b': 1}
+    assert page.by('pool_endpoint', 'gcpool_connections') == {'a': 2, 'b': 1}
     assert page.value('gcpool_max_connections') == 200
     check(page)
     pools[0].close()
@@ -194,7 +194,7 @@ def test_the_default_registry_shows_an_unnamed_pool(script: Callable[..., Any]) 
         from prometheus_client import generate_latest
         print(generate_latest().decode())
     ''').quietly()
-    assert Page(out).value('gcpool_acquires_total', pool='FakeManager-1', endpoint='db', result='created') == 1
+    assert Page(out).value('gcpool_acquires_total', pool='FakeManager-1', pool_endpoint='db', result='created') == 1
 
 
 def test_a_pool_that_was_dropped_leaves_its_totals() -> None:
@@ -216,7 +216,7 @@ def test_a_pool_that_was_dropped_leaves_its_totals() -> None:
     use(again := ConnectionPool[str, Any](FakeManager(), name='orders', registry=own))
     page, before = scrape(own), page
     check_no_step_back(before, page)
-    assert page.by('endpoint', 'gcpool_acquires_total', pool='orders') == {'db': 5, '_other': 1}
+    assert page.by('pool_endpoint', 'gcpool_acquires_total', pool='orders') == {'db': 5, '_other': 1}
     assert page.value('gcpool_max_connections') == 100
     again.close()
 
@@ -529,7 +529,7 @@ def verify(own: Any, pool: Any, pages: list[Page]) -> None:
         for name, by in (('gcpool_acquires_total', 'result'), ('gcpool_connections_closed_total', 'reason')):
             now = after.by(by, name)
             assert all(now[key] >= count for key, count in before.by(by, name).items())
-        assert len(after.labels('endpoint')) <= 5
+        assert len(after.labels('pool_endpoint')) <= 5
         assert after.value('gcpool_acquire_wait_seconds_count') == after.sum('gcpool_acquires_total')
 
 

@@ -261,7 +261,7 @@ def test_several_pages_are_told_apart(tmp_path: Path) -> None:
 def test_an_endpoint_label_that_is_given_up_is_neither_a_new_beginning_nor_a_burst(tmp_path: Path) -> None:
     def released(**by: float) -> str:
         return page() + ''.join(
-            f'gcpool_releases_total{{pool="orders",endpoint="{label}",outcome="idle"}} {count}\n'
+            f'gcpool_releases_total{{pool="orders",pool_endpoint="{label}",outcome="idle"}} {count}\n'
             for label, count in by.items())
 
     for texts, count in (

@@ -252,7 +252,7 @@ def test_several_processes_show_one_page_that_outlives_each_of_them(base: Path, 
         created = metrics(root, hook='create', outcome='ok')['gcpool_hook_calls_total']
         assert metrics(root, state='idle')['gcpool_connections'] == created <= 8
         assert seen['gcpool_max_connections_per_endpoint'] in (4, 8)  # of each process that was asked
-        assert not any('endpoint=' in line for line in get(f'{root}/metrics')[1].splitlines())
+        assert not any('pool_endpoint=' in line for line in get(f'{root}/metrics')[1].splitlines())
         check_metrics(get(f'{root}/metrics')[1])
 
         victim = next(iter(workers(root)))

@@ -54,8 +54,11 @@ scrape_configs:
   - job_name: shop
     static_configs:
       - targets: ['127.0.0.1:{port}']
-        labels: {{ cluster: test }}
+        labels: {{ {target} }}
 """
+
+#: labels that service discovery gives to the target, as in Kubernetes with the Prometheus operator
+TARGET = {'cluster': 'test', 'container': 'app', 'endpoint': 'web', 'namespace': 'shop', 'pod': 'shop-0', 'service': 'shop'}
 
 #: what was seen, for the end of the test run
 TABLE: list[str] = []
@@ -112,7 +115,8 @@ def prometheus(directory: Path, scraped: int) -> Iterator[Prometheus]:
     with socket.create_server(('127.0.0.1', 0)) as found:
         port = found.getsockname()[1]
     (directory / 'rules.yml').write_text(shorten(grafana.read(grafana.RULES)))
-    (directory / 'prometheus.yml').write_text(CONFIGURATION.format(interval=int(SCRAPE * 1000), port=scraped))
+    (directory / 'prometheus.yml').write_text(CONFIGURATION.format(
+        interval=int(SCRAPE * 1000), port=scraped, target=', '.join(f'{name}: {TARGET[name]}' for name in TARGET)))
     with (directory / 'log').open('wb') as log:
         process = subprocess.Popen(
             [boards.program('prometheus'), f'--config.file={directory}/prometheus.yml',

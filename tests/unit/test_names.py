@@ -21,17 +21,17 @@ HOOKS = {'create', 'dispose', 'check_aliveness', 'on_acquire', 'on_release', 'on
 
 #: name: type, labels, and what those with a fixed set of values can be
 PROMISED = {
-    'gcpool_connections': ('gauge', 'pool endpoint state', {'state': {'idle', 'used', 'creating'}}),
+    'gcpool_connections': ('gauge', 'pool pool_endpoint state', {'state': {'idle', 'used', 'creating'}}),
     'gcpool_max_connections': ('gauge', 'pool', {}),
     'gcpool_max_connections_per_endpoint': ('gauge', 'pool', {}),
     'gcpool_min_idle_connections': ('gauge', 'pool', {}),
-    'gcpool_waiters': ('gauge', 'pool endpoint', {}),
+    'gcpool_waiters': ('gauge', 'pool pool_endpoint', {}),
     'gcpool_oldest_waiter_seconds': ('gauge', 'pool', {}),
     'gcpool_oldest_checkout_seconds': ('gauge', 'pool', {}),
     'gcpool_endpoints': ('gauge', 'pool', {}),
-    'gcpool_acquires_total': ('counter', 'pool endpoint result', {'result': RESULTS}),
-    'gcpool_releases_total': ('counter', 'pool endpoint outcome', {'outcome': {'idle', 'handoff', 'discarded'}}),
-    'gcpool_connections_closed_total': ('counter', 'pool endpoint reason', {'reason': {
+    'gcpool_acquires_total': ('counter', 'pool pool_endpoint result', {'result': RESULTS}),
+    'gcpool_releases_total': ('counter', 'pool pool_endpoint outcome', {'outcome': {'idle', 'handoff', 'discarded'}}),
+    'gcpool_connections_closed_total': ('counter', 'pool pool_endpoint reason', {'reason': {
         'idle_timeout', 'max_lifetime', 'dead', 'discarded', 'evicted', 'pool_closed', 'error'}}),
     'gcpool_hook_calls_total': ('counter', 'pool hook outcome', {
         'hook': HOOKS, 'outcome': {'ok', 'error', 'timeout', 'cancelled', 'dead'}}),
@@ -39,7 +39,7 @@ PROMISED = {
     'gcpool_acquire_wait_seconds': ('histogram', 'pool', {}),
     'gcpool_use_seconds': ('histogram', 'pool', {}),
     'gcpool_connection_age_seconds': ('histogram', 'pool', {}),
-    'gcpool_leaks_detected_total': ('counter', 'pool endpoint', {}),
+    'gcpool_leaks_detected_total': ('counter', 'pool pool_endpoint', {}),
     'gcpool_endpoint_label_overflow_total': ('counter', 'pool', {}),
     'gcpool_telemetry_errors_total': ('counter', 'pool', {}),
     'gcpool_collect_seconds': ('gauge', '', {}),
@@ -101,7 +101,7 @@ def test_instruments_show_what_the_table_has() -> None:
         metric = BY_NAME[instrument.metric]
         assert set(instrument.where) <= set(metric.values)
         assert all(value in metric.values[label] for label, value in instrument.where.items())
-        assert set(instrument.attributes.values()) == set(metric.labels) - {'endpoint'} - set(instrument.where)
+        assert set(instrument.attributes.values()) == set(metric.labels) - {'pool_endpoint'} - set(instrument.where)
         assert (instrument.kind == 'histogram') == bool(instrument.buckets)
         assert re.match(r'db\.client\.connection\.|gcpool\.', instrument.name)
 

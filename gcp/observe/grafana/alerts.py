@@ -82,7 +82,7 @@ class Case:
     value: str | None = None
 
 
-def rates(metric: str, where: str = '', apart: str = 'endpoint, result', window: str = '5m') -> str:
+def rates(metric: str, where: str = '', apart: str = 'pool_endpoint, result', window: str = '5m') -> str:
     return f'sum without ({apart}) (rate({metric}{where and f"{{{where}}}"}[{window}]))'
 
 
@@ -94,17 +94,17 @@ HOOK = 'outcome, hook'
 CREATES = rates('gcpool_hook_calls_total', 'hook="create", outcome!="cancelled"', HOOK)
 
 RECORDS: Final = (
-    Record('pool:gcpool_connections:sum', 'sum without (endpoint, state) (gcpool_connections)'),
+    Record('pool:gcpool_connections:sum', 'sum without (pool_endpoint, state) (gcpool_connections)'),
     Record('pool:gcpool_connections_busy:ratio', part(
-        'sum without (endpoint, state) (gcpool_connections{state=~"used|creating"})',
+        'sum without (pool_endpoint, state) (gcpool_connections{state=~"used|creating"})',
         'gcpool_max_connections')),
     Record('pool:gcpool_connections_busy_of_endpoint:max_ratio', (
-        'max without (endpoint) (\n'
-        '  sum without (state) (gcpool_connections{state=~"used|creating", endpoint!~"|_other"})\n'
-        '  / ignoring (endpoint) group_left ()\n'
+        'max without (pool_endpoint) (\n'
+        '  sum without (state) (gcpool_connections{state=~"used|creating", pool_endpoint!~"|_other"})\n'
+        '  / ignoring (pool_endpoint) group_left ()\n'
         '  gcpool_max_connections_per_endpoint\n'
         ')')),
-    Record('pool:gcpool_waiters:sum', 'sum without (endpoint) (gcpool_waiters)'),
+    Record('pool:gcpool_waiters:sum', 'sum without (pool_endpoint) (gcpool_waiters)'),
     Record('pool:gcpool_acquires:rate5m', 'rate(gcpool_acquire_wait_seconds_count[5m])'),
     Record('pool:gcpool_acquires_timeout:ratio_rate5m', part(
         rates('gcpool_acquires_total', 'result="timeout"'), rates('gcpool_acquires_total'))),
@@ -122,7 +122,8 @@ RECORDS: Final = (
     Record('pool:gcpool_creates:rate5m', rates('gcpool_hook_calls_total', 'hook="create", outcome="ok"', HOOK)),
     Record('pool:gcpool_create_errors:ratio_rate5m', part(
         rates('gcpool_hook_calls_total', 'hook="create", outcome=~"error|timeout"', HOOK), CREATES)),
-    Record('pool:gcpool_connections_closed:rate5m', rates('gcpool_connections_closed_total', apart='endpoint, reason')),
+    Record('pool:gcpool_connections_closed:rate5m',
+           rates('gcpool_connections_closed_total', apart='pool_endpoint, reason')),
     Record('pool:gcpool_connections_dead:rate5m',
            rates('gcpool_hook_calls_total', 'hook="check_aliveness", outcome="dead"', HOOK)),
 )
@@ -152,7 +153,7 @@ ALERTS: Final = (
         'exemplar leads to the trace of a slow one, and from there to the one that held the connection.'),
     Alert(
         'ConnectionLeakSuspected',
-        'sum without (endpoint) (increase(gcpool_leaks_detected_total[15m])) > 0\n'
+        'sum without (pool_endpoint) (increase(gcpool_leaks_detected_total[15m])) > 0\n'
         'or\n'
         'gcpool_oldest_checkout_seconds > 3600', '', 'warning',
         'lends a connection that does not come back',
@@ -194,15 +195,15 @@ LIMITS = {'gcpool_max_connections': '10x60', 'gcpool_max_connections_per_endpoin
 
 CASES: Final = (
     Case('Saturated', 'somebody is in line, minute after minute',
-         {'gcpool_waiters{endpoint="db:5432"}': '0x5 4x20'}, '15m', '4'),
+         {'gcpool_waiters{pool_endpoint="db:5432"}': '0x5 4x20'}, '15m', '4'),
     Case('Saturated', 'bursts, each of which is served before the next comes',
-         {'gcpool_waiters{endpoint="db:5432"}': '0 9 0 0 9 0 0 9 0 0 9 0 0 9 0'}, '14m'),
+         {'gcpool_waiters{pool_endpoint="db:5432"}': '0 9 0 0 9 0 0 9 0 0 9 0 0 9 0'}, '14m'),
     Case('AcquireTimeouts', 'one acquire in ten times out',
-         {'gcpool_acquires_total{endpoint="db:5432", result="hit"}': '0+540x20',
-          'gcpool_acquires_total{endpoint="db:5432", result="timeout"}': '0+60x20'}, '15m', '10%'),
+         {'gcpool_acquires_total{pool_endpoint="db:5432", result="hit"}': '0+540x20',
+          'gcpool_acquires_total{pool_endpoint="db:5432", result="timeout"}': '0+60x20'}, '15m', '10%'),
     Case('AcquireTimeouts', 'one in a thousand does',
-         {'gcpool_acquires_total{endpoint="db:5432", result="hit"}': '0+5994x20',
-          'gcpool_acquires_total{endpoint="db:5432", result="timeout"}': '0+6x20'}, '15m'),
+         {'gcpool_acquires_total{pool_endpoint="db:5432", result="hit"}': '0+5994x20',
+          'gcpool_acquires_total{pool_endpoint="db:5432", result="timeout"}': '0+6x20'}, '15m'),
     Case('SlowAcquire', 'acquires take from 0.25 to 0.5 s',
          {f'gcpool_acquire_wait_seconds_bucket{{le="{le}"}}': f'0+{0 if float(le) < 0.5 else 60}x40'
           for le in (*(f'{bound:g}' if bound % 1 else f'{bound:.1f}' for bound in WAIT_BOUNDS), '+Inf')},
@@ -212,13 +213,13 @@ CASES: Final = (
           for le in (*(f'{bound:g}' if bound % 1 else f'{bound:.1f}' for bound in WAIT_BOUNDS), '+Inf')},
          '30m'),
     Case('ConnectionLeakSuspected', 'a connection passes the threshold',
-         {'gcpool_leaks_detected_total{endpoint="db:5432"}': '0x10 1x20',
+         {'gcpool_leaks_detected_total{pool_endpoint="db:5432"}': '0x10 1x20',
           'gcpool_oldest_checkout_seconds': '0+60x30'}, '15m', ''),
     Case('ConnectionLeakSuspected', 'no threshold, and a connection that has been held for more than an hour',
-         {'gcpool_leaks_detected_total{endpoint="db:5432"}': '0x70',
+         {'gcpool_leaks_detected_total{pool_endpoint="db:5432"}': '0x70',
           'gcpool_oldest_checkout_seconds': '0+60x70'}, '65m', ''),
     Case('ConnectionLeakSuspected', 'a leak long ago; uses come and go',
-         {'gcpool_leaks_detected_total{endpoint="db:5432"}': '1x70',
+         {'gcpool_leaks_detected_total{pool_endpoint="db:5432"}': '1x70',
           'gcpool_oldest_checkout_seconds': '0+60x9 0+60x9 0+60x9 0+60x9'}, '35m'),
     Case('Churn', 'every second acquire creates',
          {'gcpool_acquire_wait_seconds_count': '0+120x40',
@@ -243,5 +244,5 @@ CASES: Final = (
     Case('DeadConnections', 'the server was restarted once, which ended all ten',
          {'gcpool_acquire_wait_seconds_count': '0+600x30',
           'gcpool_hook_calls_total{hook="check_aliveness", outcome="dead"}': '0x10 10x20',
-          'gcpool_connections_closed_total{endpoint="db:5432", reason="idle_timeout"}': '0+600x30'}, '13m'),
+          'gcpool_connections_closed_total{pool_endpoint="db:5432", reason="idle_timeout"}': '0+600x30'}, '13m'),
 )

@@ -72,7 +72,7 @@ def make_board() -> Any:
 def make_variable(variable: panels.Variable) -> Any:
     return (
         dashboard.QueryVariable(variable.name)
-        .label(variable.name.title())
+        .label(variable.name.replace('_', ' ').capitalize())
         .description(variable.help)
         .datasource(SOURCE)
         .query(variable.query)
@@ -221,7 +221,8 @@ def write_rules_test() -> str:
     return MADE + ''.join(lines({'rule_files': [RULES], 'evaluation_interval': '1m', 'tests': tests}))
 
 
-TARGET = {'instance': 'app:8000', 'job': 'app', 'pool': 'orders'}
+#: the labels of the series in the test cases: those of a target in Kubernetes, whose `endpoint` is a port's name
+TARGET = {'endpoint': 'web', 'instance': 'app:8000', 'job': 'app', 'namespace': 'shop', 'pool': 'orders'}
 
 
 def targeted(series: str) -> str:

@@ -12,7 +12,7 @@ __all__ = ['ROWS', 'VARIABLES', 'Panel', 'Query', 'Row', 'Variable']
 
 PROCESS: Final = 'job=~"$job", instance=~"$instance"'
 POOL: Final = PROCESS + ', pool=~"$pool"'
-ENDPOINT: Final = POOL + ', endpoint=~"$endpoint"'
+ENDPOINT: Final = POOL + ', pool_endpoint=~"$pool_endpoint"'
 
 GREEN, BLUE, YELLOW, ORANGE, RED, PURPLE, GREY = 'green', 'blue', 'yellow', 'orange', 'red', 'purple', '#8e8e8e'
 
@@ -137,7 +137,7 @@ FULLNESS: Final = (
     average('gcpool_connections', ONE_POOL, BUSY, POOL) + ' / '
     + gauge('gcpool_max_connections', ONE_POOL, labels=POOL))
 ENDPOINT_FULLNESS: Final = (
-    average('gcpool_connections', f'{ONE_POOL}, endpoint', f'endpoint!~"|_other", {BUSY}')
+    average('gcpool_connections', f'{ONE_POOL}, pool_endpoint', f'pool_endpoint!~"|_other", {BUSY}')
     + f' / on ({ONE_POOL}) group_left () '
     + gauge('gcpool_max_connections_per_endpoint', ONE_POOL, labels=POOL))
 NEEDED: Final = (
@@ -164,7 +164,7 @@ VARIABLES: Final[tuple[Variable, ...]] = (
              'The process, as it is scraped.'),
     Variable('pool', 'label_values(gcpool_max_connections{job=~"$job", instance=~"$instance"}, pool)',
              'The name of the pool.'),
-    Variable('endpoint', f'label_values(gcpool_connections{{{POOL}}}, endpoint)',
+    Variable('pool_endpoint', f'label_values(gcpool_connections{{{POOL}}}, pool_endpoint)',
              'What the pool connects to. Filters what is counted by endpoint; times are those of the whole pool.',
              everything='.*'),
 )
@@ -375,7 +375,7 @@ ENDPOINTS: Final = Row('Endpoints', (
         'Connections by endpoint',
         'Connections of each endpoint, in any state, against the limit of one (dashed).',
         'short',
-        (Query(gauge('gcpool_connections', 'pool, endpoint'), '{{pool}}: {{endpoint}}'),
+        (Query(gauge('gcpool_connections', 'pool, pool_endpoint'), '{{pool}}: {{pool_endpoint}}'),
          Query(gauge('gcpool_max_connections_per_endpoint', 'pool', labels=POOL), 'limit of {{pool}}', limit=True)),
         width=12),
     Panel(
@@ -383,23 +383,23 @@ ENDPOINTS: Final = Row('Endpoints', (
         'Connections that wait to be used, against those that each endpoint keeps for ever (dashed). What stays far '
         'above is there for bursts.',
         'short',
-        (Query(average('gcpool_connections', 'pool, endpoint', 'state="idle"'), '{{pool}}: {{endpoint}}'),
+        (Query(average('gcpool_connections', 'pool, pool_endpoint', 'state="idle"'), '{{pool}}: {{pool_endpoint}}'),
          Query(gauge('gcpool_min_idle_connections', 'pool', labels=POOL), 'kept by {{pool}}', limit=True)),
         width=12),
     Panel(
         'Acquires by endpoint',
         'Where the load goes.',
-        'ops', (Query(rate('gcpool_acquires_total', 'pool, endpoint'), '{{pool}}: {{endpoint}}'),)),
+        'ops', (Query(rate('gcpool_acquires_total', 'pool, pool_endpoint'), '{{pool}}: {{pool_endpoint}}'),)),
     Panel(
         'In line by endpoint',
         'Whose callers wait. One endpoint alone: it is slow, or its own limit is too low; all: the limit of the pool '
         'is.',
-        'short', (Query(gauge('gcpool_waiters', 'pool, endpoint'), '{{pool}}: {{endpoint}}'),)),
+        'short', (Query(gauge('gcpool_waiters', 'pool, pool_endpoint'), '{{pool}}: {{pool_endpoint}}'),)),
     Panel(
         'Failing acquires by endpoint',
         'Whose callers get errors. One that has neither a connection nor a waiter when the metrics are read counts as '
         '_other: the log and the spans name it.',
-        'ops', (Query(rate('gcpool_acquires_total', 'pool, endpoint', FAILING), '{{pool}}: {{endpoint}}'),)),
+        'ops', (Query(rate('gcpool_acquires_total', 'pool, pool_endpoint', FAILING), '{{pool}}: {{pool_endpoint}}'),)),
 ))
 
 SELF: Final = Row('Self-telemetry', (
