@@ -65,7 +65,7 @@ async def test_each_series_counts_what_it_says(front: Front) -> None:
     page = scrape(own)
     assert page.by('result', 'gcpool_acquires_total', pool_endpoint='a') == {
         'hit': 2, 'created': 2, 'waited': 1, 'timeout': 1}
-    assert page.by('result', 'gcpool_acquires_total', pool_endpoint='_other') == {'error': 1}     # `b` has come and gone
+    assert page.by('result', 'gcpool_acquires_total', pool_endpoint='_other') == {'error': 1}  # `b` has come and gone
     assert page.by('outcome', 'gcpool_releases_total') == {'idle': 2, 'handoff': 1}
     assert page.by('outcome', 'gcpool_hook_calls_total', hook='create') == {'ok': 2, 'error': 1}
     assert page.value('gcpool_acquire_wait_seconds_bucket', le='0.0001') >= 2

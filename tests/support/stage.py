@@ -58,7 +58,8 @@ scrape_configs:
 """
 
 #: labels that service discovery gives to the target, as in Kubernetes with the Prometheus operator
-TARGET = {'cluster': 'test', 'container': 'app', 'endpoint': 'web', 'namespace': 'shop', 'pod': 'shop-0', 'service': 'shop'}
+TARGET = {
+    'cluster': 'test', 'container': 'app', 'endpoint': 'web', 'namespace': 'shop', 'pod': 'shop-0', 'service': 'shop'}
 
 #: what was seen, for the end of the test run
 TABLE: list[str] = []

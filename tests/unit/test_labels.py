@@ -143,7 +143,7 @@ async def test_a_label_that_returns_goes_on(front: Front) -> None:
                       max_size=1, total_max_size=1)
     await use(pool, 'a', 'a', 'b')
     before = scrape(own)
-    assert before.by('pool_endpoint', 'gcpool_acquires_total') == {'b': 1, '_other': 2}  # `a` was gone before the first look
+    assert before.by('pool_endpoint', 'gcpool_acquires_total') == {'b': 1, '_other': 2} # `a` was gone before this
     for expected in ({'a': 1, 'b': 1, '_other': 2}, {'a': 1, 'b': 2, '_other': 2}, {'a': 2, 'b': 2, '_other': 2}):
         await use(pool, 'b' if expected['a'] == 1 and expected['b'] == 2 else 'a')
         page = scrape(own)

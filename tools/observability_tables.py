@@ -1,5 +1,7 @@
-"""Write the tables of docs/observability.md: names, labels and meanings from the one table of names, and how to read
-each metric. Run it after a change there."""
+"""Write the tables of docs/observability.md: `python -m tools.observability_tables`.
+
+Names, labels and meanings are those of `gcp.observe.names`; how to read each metric is written here. Run it after a
+change to either."""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from pathlib import Path
 
 from gcp.observe.names import INSTRUMENTS, METRICS, Metric
 
-PAGE = Path(__file__).with_name('observability.md')
+PAGE = Path(__file__).resolve().parents[1] / 'docs' / 'observability.md'
 
 READ = {
     'gcpool_connections': 'Almost all used, and waiters: too few, or held for too long. Many idle all day: too many. '
@@ -28,8 +30,8 @@ READ = {
                              'another endpoint, had expired, or a hook went wrong.',
     'gcpool_connections_closed_total': '`evicted`: endpoints compete for the limit of all. `dead`: the other end hung '
                                        'up. `error`: a hook raised, or an acquire was given up half-way.',
-    'gcpool_hook_calls_total': 'Errors of `create`: the server refuses, or cannot be reached. Errors of `on_release`: what '
-                          'users leave behind cannot be cleared away.',
+    'gcpool_hook_calls_total': 'Errors of `create`: the server refuses, or cannot be reached. Errors of `on_release`: '
+                               'what users leave behind cannot be cleared away.',
     'gcpool_hook_seconds': 'For `create`, the time to connect. A slow `check_aliveness`, `on_acquire` or `on_release` '
                            'is paid for by every acquire.',
     'gcpool_acquire_wait_seconds': 'What callers feel. p50 in the first bucket is the normal state; watch p99.',

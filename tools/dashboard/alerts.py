@@ -1,5 +1,5 @@
 """What is recorded, and what is alerted on: rules as Prometheus reads them, and cases in which each alert fires and
-keeps silent. `gcp.observe.grafana.generate` writes them down.
+keeps silent. `tools.dashboard.generate` writes them down.
 
 Rules keep every label of the target (`without`, never `by`), so that what is there besides job and instance reaches
 whoever is called. Where there is a choice, they ask for what is not counted by endpoint: when labels are scarce, and

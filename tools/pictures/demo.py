@@ -1,4 +1,4 @@
-"""Draw docs/demo.svg: one frame of a real `python -m gcp demo`."""
+"""Draw docs/demo.svg, one frame of a real `python -m gcp demo`. Run it with `python -m tools.pictures.demo`."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class Picture(view.LineView):
         caption = f'{view._tell_losses(self._losses, sights)}; {self._seconds - elapsed:.0f} s left'
         console.print(view._table(sights, caption))
         svg = console.export_svg(title='python -m gcp demo')
-        # a picture that needs nothing fetched
+        # without the web fonts, viewers need no network
         svg = re.sub(r'@font-face \{.*?\}|<!--.*?-->', '', svg, flags=re.DOTALL).replace('Fira Code, ', '')
         svg = '\n'.join(line.rstrip() for line in svg.splitlines() if line.strip()) + '\n'
-        Path(__file__).with_name('demo.svg').write_text(svg)
+        (Path(__file__).resolve().parents[2] / 'docs' / 'demo.svg').write_text(svg)
 
 
 performance.open_view = Picture

@@ -1,4 +1,4 @@
-"""What the dashboard asks and tells: rows, panels, queries, sentences. Knows no Grafana: `gcp.observe.grafana.generate`
+"""What the dashboard asks and tells: rows, panels, queries, sentences. Knows no Grafana: `tools.dashboard.generate`
 turns it into what Grafana reads. Names of metrics and labels are those of `gcp.observe.names`; a test holds it."""
 
 from __future__ import annotations
