@@ -152,10 +152,10 @@ async def test_all_series_are_there_from_the_start(front: Front) -> None:
 async def test_one_snapshot_for_all_instruments(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
     meters = Meters()
     pool = pool_of(front, meters)
-    outlet = ours.outlet_of(meters.provider)
+    binding = ours.binding_of(meters.provider)
     looks = []
-    read = outlet.books.read
-    monkeypatch.setattr(outlet.books, 'read', lambda: looks.append(1) or read())
+    read = binding.aggregation.read
+    monkeypatch.setattr(binding.aggregation, 'read', lambda: looks.append(1) or read())
     for number in range(1, 4):
         await use(pool)
         meters.collect()
@@ -305,7 +305,7 @@ async def test_provider_that_raises(front: Front, caplog: pytest.LogCaptureFixtu
     await use(pool)
     assert pool._telemetry.telemetry.errors.count == 1
     assert [record.getMessage() for record in caplog.records] == [
-        "orders: meter_provider failed: RuntimeError('no meter today'); from now on counted only"]
+        "orders: meter_provider failed: RuntimeError('no meter today'); further errors are only counted"]
 
 
 async def test_reading_that_raises(
@@ -313,16 +313,16 @@ async def test_reading_that_raises(
 ) -> None:
     meters = Meters()
     pool_of(front, meters)
-    books = ours.outlet_of(meters.provider).books
+    aggregation = ours.binding_of(meters.provider).aggregation
 
     def fail() -> Any:
         raise RuntimeError('no figures today')
 
     with monkeypatch.context() as patch:
-        patch.setattr(books, 'read', fail)
+        patch.setattr(aggregation, 'read', fail)
         for _ in range(3):
             assert not meters.collect()
-    assert books.errors.count == 3 * len(PROMISED)
+    assert aggregation.errors.count == 3 * len(PROMISED)
     assert len(caplog.records) == 1
     assert meters.collect()
 
@@ -373,7 +373,7 @@ def test_pools_that_come_and_go_leave_little_behind() -> None:
 
 def test_provider_that_is_dropped_is_forgotten() -> None:
     gc.collect()
-    before = len(ours.outlets)
+    before = len(ours.bindings)
     for _ in range(5):
         meters = Meters()
         pool = ConnectionPool(BareFakeManager(), meter_provider=meters.provider, registry=None)
@@ -381,7 +381,7 @@ def test_provider_that_is_dropped_is_forgotten() -> None:
         meters.provider.shutdown()
         del meters, pool
     gc.collect()
-    assert len(ours.outlets) <= before + 1
+    assert len(ours.bindings) <= before + 1
 
 
 def test_forked_child_begins_at_zero(script: Callable[..., Any]) -> None:
@@ -391,7 +391,7 @@ def test_forked_child_begins_at_zero(script: Callable[..., Any]) -> None:
         from opentelemetry import metrics
         from opentelemetry.sdk.metrics import MeterProvider
         from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-        from gcp.observe.opentelemetry import Globe
+        from gcp.observe.opentelemetry import GlobalProvider
         from gcp.testing import FakeManager
         from gcp.threading import ConnectionPool
 
@@ -410,7 +410,7 @@ def test_forked_child_begins_at_zero(script: Callable[..., Any]) -> None:
         held, over = threading.Event(), threading.Event()
 
         def hold():
-            with Globe.lock:
+            with GlobalProvider.lock:
                 held.set()
                 over.wait()
 

@@ -300,7 +300,7 @@ def test_a_registry_that_is_broken(caplog: pytest.LogCaptureFixture) -> None:
         use(pool)
         assert pool._telemetry.telemetry.errors.count == 1
     assert [record.getMessage() for record in caplog.records if record.name == 'gcp.observe'] == [
-        "orders: registry failed: RuntimeError('no room'); from now on counted only"]
+        "orders: registry failed: RuntimeError('no room'); further errors are only counted"]
 
 
 def test_a_registry_that_has_our_names(caplog: pytest.LogCaptureFixture) -> None:
@@ -353,9 +353,9 @@ def test_a_reading_that_fails_leaves_the_others(monkeypatch: pytest.MonkeyPatch)
     pools = [ConnectionPool[str, Any](FakeManager(), name=name, registry=own) for name in ('orders', 'users')]
     for pool in pools:
         use(pool)
-    from gcp.observe import accounts
+    from gcp.observe import aggregation
 
-    look = accounts.Account.read
+    look = aggregation.NamedPools.read
 
     def read(self: Any, labelled: bool) -> Any:
         if self.name == 'orders':
@@ -363,7 +363,7 @@ def test_a_reading_that_fails_leaves_the_others(monkeypatch: pytest.MonkeyPatch)
         return look(self, labelled)
 
     with monkeypatch.context() as patch:
-        patch.setattr(accounts.Account, 'read', read)
+        patch.setattr(aggregation.NamedPools, 'read', read)
         assert scrape(own).by('pool', 'gcpool_acquires_total') == {'users': 1}
     page = scrape(own)
     assert page.by('pool', 'gcpool_acquires_total') == {'orders': 1, 'users': 1}

@@ -687,7 +687,7 @@ async def test_failures_that_reach_nobody_are_told_with_pool_and_endpoint(
 
 # --- addresses ---
 
-class Place:
+class LabelEntry:
     host = 'db'
     port = 5432
 
@@ -704,7 +704,7 @@ class Place:
     ('https://example.org', ('example.org', 443)),
     ('http://example.org:8080/', ('example.org', 8080)),
     ('/run/db.sock', ('/run/db.sock', None)),
-    (Place(), ('db', 5432)),
+    (LabelEntry(), ('db', 5432)),
     ('orders', (None, None)),
     ('user:secret@db', (None, None)),
     ('postgresql://user:secret@db/orders', (None, None)),

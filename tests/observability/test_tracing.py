@@ -266,8 +266,8 @@ async def test_idle_hit_calls_nothing_of_opentelemetry(
     called: list[str] = []
 
     def profile(frame: Any, event: str, argument: Any) -> None:
-        place = frame.f_code.co_filename
-        if event == 'call' and ('/opentelemetry/' in place or place.endswith('spans.py')):
+        path = frame.f_code.co_filename
+        if event == 'call' and ('/opentelemetry/' in path or path.endswith('spans.py')):
             called.append(frame.f_code.co_name)
 
     sys.setprofile(profile)
