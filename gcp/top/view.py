@@ -113,8 +113,8 @@ def head(watch: Watch, figures: PoolFigures, symbols: Symbols, several: bool) ->
     period = ', '.join(filter(None, ['since its start', period])) if figures.is_first else f'in the last {period}'
     details = ' '.join(filter(None, [figures.info('frontend'), *where]))
     return line(
-        (printable(figures.pool.name), 'bold'), f'  {printable(details)}  ' if details else '  ', (words, HEALTH[level]),
-        (f'  {period}', 'bright_black'))
+        (printable(figures.pool.name), 'bold'), f'  {printable(details)}  ' if details else '  ',
+        (words, HEALTH[level]), (f'  {period}', 'bright_black'))
 
 
 def summary_line(figures: PoolFigures, symbols: Symbols) -> Text:
