@@ -20,6 +20,9 @@ READ = {
                               'server must be able to take.',
     'gcpool_max_connections_per_endpoint': 'The limit that is usually met first.',
     'gcpool_min_idle_connections': 'So many idle ones are there on purpose.',
+    'gcpool_capacity': 'Fullness is measured against it: the smaller of `total_max_size` and `max_size` for each '
+                       'endpoint that has a connection or a waiter. A pool of one endpoint is full at `max_size`. 0 '
+                       'without endpoints.',
     'gcpool_waiters': 'A line that comes back to 0 is a burst. One that does not is saturation.',
     'gcpool_oldest_waiter_seconds': 'Close to the time-out of acquires: the next step is errors.',
     'gcpool_oldest_checkout_seconds': 'A straight line that climbs and never falls is a leak.',

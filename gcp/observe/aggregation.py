@@ -40,6 +40,8 @@ class Reading:
         gauges of a label without endpoints are -1. Without endpoint labels there is one row, under None
     :ivar endpoints: how many endpoints have a connection or a waiter
     :ivar limits: `total_max_size`, `max_size` and `min_idle`, summed over the open pools; None without any
+    :ivar capacity: how many connections the open pools could hold for their current endpoints, in each the smaller of
+        `total_max_size` and `max_size` for each endpoint; None without any open pool
     :ivar frontends: the front ends of the open pools
     :ivar overflow: how many endpoints got no label of their own
     :ivar errors: how many errors of telemetry there were
@@ -51,6 +53,7 @@ class Reading:
     rows: Mapping[str | None, Row]
     endpoints: int
     limits: tuple[int, ...] | None
+    capacity: int | None
     frontends: tuple[str, ...]
     overflow: int
     errors: int
@@ -111,6 +114,7 @@ class NamedPools:
         """
         self.retire()
         totals, listed, is_open = [self.retired], [], []
+        capacity = 0
         label_of: dict[int, tuple[Telemetry, Any]] = {}
         exemplars: dict[tuple[str, str | None, int], tuple[dict[str, str], float, float]] = {}
         for member in self.members:
@@ -125,6 +129,7 @@ class NamedPools:
             pool = member.pool()
             if pool is not None and not core.closed:
                 is_open.append(member)
+                capacity += min(member.limits[0], member.limits[1] * len(endpoints))
             label_of[member.number] = member, default_label if pool is None else pool._options.endpoint_label
             del core, pool, endpoints
         total = total_of(totals)
@@ -134,6 +139,7 @@ class NamedPools:
             rows=self._rows(total, listed, label_of) if labelled else {None: flat(total)},
             endpoints=len(listed),
             limits=tuple(map(sum, zip(*(member.limits for member in is_open), strict=True))) or None,
+            capacity=capacity if is_open else None,
             frontends=tuple(sorted({member.frontend for member in is_open})),
             overflow=self.labels.overflow,
             errors=self.errors + sum(member.errors.count for member in self.members),

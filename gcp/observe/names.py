@@ -125,6 +125,8 @@ METRICS: Final[tuple[Metric, ...]] = (
     Metric('gcpool_max_connections', 'gauge', 'Limit of the connections to all endpoints together', '{connection}'),
     Metric('gcpool_max_connections_per_endpoint', 'gauge', 'Limit of the connections to one endpoint', '{connection}'),
     Metric('gcpool_min_idle_connections', 'gauge', 'Idle connections that are kept for each endpoint', '{connection}'),
+    Metric('gcpool_capacity', 'gauge', 'Connections that the pool could hold for the endpoints that it has now',
+           '{connection}'),
     Metric('gcpool_waiters', 'gauge', 'Acquires that are waiting now', '{acquire}', ENDPOINT),
     Metric('gcpool_oldest_waiter_seconds', 'gauge',
            'How long the oldest waiting acquire has waited, 0 without one', 's', merge='max'),
@@ -177,10 +179,10 @@ COUNTER: Final = 'observable_counter'
 
 INSTRUMENTS: Final[tuple[Instrument, ...]] = (
     instrument('db.client.connection.count', GAUGE, 'Connections by state', 'gcpool_connections'),
-    instrument('db.client.connection.max', GAUGE, 'Limit of the connections to all endpoints together',
-               'gcpool_max_connections'),
+    instrument('db.client.connection.max', GAUGE,
+               'Connections that the pool could hold for the endpoints that it has now', 'gcpool_capacity'),
     instrument('db.client.connection.idle.max', GAUGE, 'Limit of idle connections, the same as of all connections',
-               'gcpool_max_connections'),
+               'gcpool_capacity'),
     instrument('db.client.connection.idle.min', GAUGE, 'Idle connections that are kept for each endpoint',
                'gcpool_min_idle_connections'),
     instrument('db.client.connection.pending_requests', GAUGE, 'Acquires that are waiting now', 'gcpool_waiters',

@@ -57,9 +57,10 @@ def counted(reading: Reading, metric: str) -> Iterator[tuple[dict[str, str], int
     elif metric == 'gcpool_hook_calls_total':
         for hook, outcomes in total['hook_calls'].items():
             yield from (({'hook': hook, 'outcome': outcome}, count) for outcome, count in outcomes.items())
-    elif reading.limits is not None:        # closed pools have no limits
-        limits = ('gcpool_max_connections', 'gcpool_max_connections_per_endpoint', 'gcpool_min_idle_connections')
-        yield {}, reading.limits[limits.index(metric)]
+    elif metric == 'gcpool_capacity' and reading.capacity is not None:      # closed pools have no limits
+        yield {}, reading.capacity
+    elif metric == 'gcpool_min_idle_connections' and reading.limits is not None:
+        yield {}, reading.limits[2]
 
 
 def figures(reading: Reading, instrument: Instrument) -> Iterator[tuple[dict[str, str], int]]:

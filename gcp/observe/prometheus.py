@@ -47,6 +47,7 @@ NUMBERS: Final[Mapping[str, Callable[[Reading], float | None]]] = {
     'gcpool_max_connections': lambda reading: reading.limits[0] if reading.limits else None,
     'gcpool_max_connections_per_endpoint': lambda reading: reading.limits[1] if reading.limits else None,
     'gcpool_min_idle_connections': lambda reading: reading.limits[2] if reading.limits else None,
+    'gcpool_capacity': lambda reading: reading.capacity,
     'gcpool_oldest_waiter_seconds': lambda reading: reading.total['oldest_waiter'],
     'gcpool_oldest_checkout_seconds': lambda reading: reading.total['oldest_checkout'],
     'gcpool_endpoints': lambda reading: reading.endpoints,

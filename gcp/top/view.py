@@ -120,7 +120,7 @@ def head(watch: Watch, figures: PoolFigures, symbols: Symbols, several: bool) ->
 def summary_line(figures: PoolFigures, symbols: Symbols) -> Text:
     """Return the most important figures in one line."""
     level, words = figures.health
-    states, limit = figures.states(), figures.limit('gcpool_max_connections')
+    states, limit = figures.states(), figures.limit('gcpool_capacity')
     return line(
         (printable(figures.pool.name), 'bold'), '  ', (words, HEALTH[level]),
         f'  {states["used"]} used of {"-" if limit is None else limit}, '
@@ -128,7 +128,7 @@ def summary_line(figures: PoolFigures, symbols: Symbols) -> Text:
 
 
 def lines(figures: PoolFigures, symbols: Symbols) -> Iterator[Line]:
-    yield 'connections', bar(figures.states(), figures.limit('gcpool_max_connections'), symbols)
+    yield 'connections', bar(figures.states(), figures.limit('gcpool_capacity'), symbols)
     yield from endpoint_lines(figures, symbols)
     yield 'waiting', waiting(figures, symbols)
     yield 'acquires', acquires(figures)

@@ -229,15 +229,17 @@ def test_limits_are_dashed_lines() -> None:
             rule['matcher']['options']: {each['id']: each['value'] for each in rule['properties']}
             for rule in panel['fieldConfig']['overrides'] if rule['matcher']['id'] == 'byFrameRefID'}
         for target in panel['targets']:
-            if re.match(r'sum[^/]*gcpool_(max|min)_', target['expr']):
+            is_limit = re.match(r'sum[^/]*gcpool_(max_|min_|capacity)', target['expr'])
+            if is_limit and target['legendFormat'] != '{{pool}}':
                 assert overrides[target['refId']]['custom.lineStyle']['fill'] == 'dash'
                 assert overrides[target['refId']]['custom.stacking']['mode'] == 'none'
                 dashed += 1
-            if '/' in target['expr'] and 'gcpool_max_' in target['expr'] and panel['type'] == 'timeseries':
+            is_share = re.search('/.*gcpool_(max_|capacity)', target['expr'])
+            if is_share and panel['type'] == 'timeseries':
                 assert panel['fieldConfig']['defaults']['custom']['thresholdsStyle'] == {'mode': 'dashed'}
                 assert panel['fieldConfig']['defaults']['thresholds']['steps'][-1]['value'] == 1
                 dashed += 1
-    assert dashed == 6
+    assert dashed == 7
 
 
 def test_latency_has_exemplars() -> None:

@@ -123,8 +123,8 @@ async def test_values_are_the_pools_own(front: Front) -> None:
 
     stats, shown = pool.stats(), meters.collect()
     assert values_of(shown, 'db.client.connection.count') == {'idle': 0, 'used': 2, 'creating': 0}
-    assert values_of(shown, 'db.client.connection.max') == {(): 7}
-    assert values_of(shown, 'db.client.connection.idle.max') == {(): 7}
+    assert values_of(shown, 'db.client.connection.max') == {(): 2}
+    assert values_of(shown, 'db.client.connection.idle.max') == {(): 2}
     assert values_of(shown, 'db.client.connection.idle.min') == {(): 1}
     assert values_of(shown, 'db.client.connection.pending_requests') == {(): 1}
     assert values_of(shown, 'db.client.connection.timeouts') == {(): 1}
@@ -179,7 +179,7 @@ async def test_two_pools_of_one_name_are_summed_up(front: Front) -> None:
     await use(pool_of(front, meters), 2)
     await use(pool_of(front, meters), 3)
     assert meters.values('gcpool.acquires')['hit'] == 3
-    assert meters.values('db.client.connection.max') == {(): 200}
+    assert meters.values('db.client.connection.max') == {(): 20}
 
 
 async def test_three_providers(front: Front) -> None:

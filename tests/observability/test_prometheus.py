@@ -106,6 +106,33 @@ async def test_closed_connections_and_their_reasons(front: Front) -> None:
     check_no_step_back(before, page)
 
 
+async def test_capacity_follows_the_endpoints_that_a_pool_has(front: Front) -> None:
+    own = registry()
+    pool: Any = front.pool(front.manager(), name='orders', registry=own, max_size=5, total_max_size=12, min_idle=0)
+    assert scrape(own).value('gcpool_capacity') == 0
+    held = [await pool.acquire('a') for _ in range(5)]
+    await front.line_up(pool, 'a', 1)
+    page = scrape(own)
+    # exhausted: all that one endpoint may have is in use, far below the limit of all endpoints
+    assert page.sum('gcpool_connections', state='used') == page.value('gcpool_capacity') == 5
+    held += [await pool.acquire(f'b{number}') for number in range(3)]
+    assert scrape(own).value('gcpool_capacity') == page.value('gcpool_max_connections') == 12
+    for conn, endpoint in zip(held, [*'aaaaa', 'b0', 'b1', 'b2'], strict=True):
+        await pool.release(conn, endpoint)
+    await pool.close()
+    assert not list(scrape(own).find('gcpool_capacity'))
+
+
+async def test_capacities_of_pools_of_one_name_are_added_up(front: Front) -> None:
+    own = registry()
+    for endpoints in ('a', 'ab'):
+        pool: Any = front.pool(front.manager(), name='orders', registry=own, max_size=2)
+        for endpoint in endpoints:
+            async with pool.connection(endpoint):
+                pass
+    assert scrape(own).value('gcpool_capacity') == 6
+
+
 async def test_steps_that_take_long_or_time_out(front: Front) -> None:
     own = registry()
     manager = front.manager()

@@ -74,7 +74,8 @@ def page(
     :param wait: cumulative counts up to 1 ms, up to 1 s, and all
     :param labels: more labels, behind a comma
     """
-    series = {'gcpool_max_connections': 10.0, 'gcpool_max_connections_per_endpoint': 5.0, **gauges}
+    series = {
+        'gcpool_capacity': 10.0, 'gcpool_max_connections': 100.0, 'gcpool_max_connections_per_endpoint': 5.0, **gauges}
     lines = [f'{name}{{pool="orders"{labels}}} {value}' for name, value in series.items()]
     lines += [
         '# HELP other_total What pages have besides',
@@ -173,7 +174,7 @@ def test_a_frame_says_all_that_matters(
     bar = r'■{{{}}}□{{{}}}·{{{}}}'
     expected = [
         r'orders  threading  callers got timeouts and errors  since its start',
-        rf'connections  {bar.format(10, 5, 15)}  2 used, 0 creating, 1 idle of 6',
+        rf'connections  {bar.format(15, 7, 8)}  2 used, 0 creating, 1 idle of 4',
         rf'  db-1       {bar.format(30, 0, 0)}  2 used, 0 creating, 0 idle of 2',
         rf'  db-2       {bar.format(0, 15, 15)}  0 used, 0 creating, 1 idle of 2',
         r'waiting      0',
@@ -274,7 +275,7 @@ def test_an_endpoint_label_that_is_given_up_is_neither_a_new_beginning_nor_a_bur
 
 
 def test_a_pool_that_is_closed(tmp_path: Path) -> None:
-    text = re.sub('gcpool_max_.*\n', '', page(hits=1))
+    text = re.sub('gcpool_(max_|capacity).*\n', '', page(hits=1))
     assert drawn(seen(tmp_path / 'page', text))[:2] == [
         'orders  closed  since its start', 'connections  0 used, 0 creating, 0 idle; no pool of this name is open']
 

@@ -25,6 +25,7 @@ PROMISED = {
     'gcpool_max_connections': ('gauge', 'pool', {}),
     'gcpool_max_connections_per_endpoint': ('gauge', 'pool', {}),
     'gcpool_min_idle_connections': ('gauge', 'pool', {}),
+    'gcpool_capacity': ('gauge', 'pool', {}),
     'gcpool_waiters': ('gauge', 'pool pool_endpoint', {}),
     'gcpool_oldest_waiter_seconds': ('gauge', 'pool', {}),
     'gcpool_oldest_checkout_seconds': ('gauge', 'pool', {}),

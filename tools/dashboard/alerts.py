@@ -97,7 +97,7 @@ RECORDS: Final = (
     Record('pool:gcpool_connections:sum', 'sum without (pool_endpoint, state) (gcpool_connections)'),
     Record('pool:gcpool_connections_busy:ratio', part(
         'sum without (pool_endpoint, state) (gcpool_connections{state=~"used|creating"})',
-        'gcpool_max_connections')),
+        'clamp_min(gcpool_capacity, 1)')),
     Record('pool:gcpool_connections_busy_of_endpoint:max_ratio', (
         'max without (pool_endpoint) (\n'
         '  sum without (state) (gcpool_connections{state=~"used|creating", pool_endpoint!~"|_other"})\n'

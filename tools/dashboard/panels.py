@@ -133,16 +133,13 @@ FAILING: Final = 'result=~"timeout|error"'
 QUEUED: Final = 'result=~"waited|timeout"'
 CREATED: Final = 'hook="create", outcome="ok"'
 ONE_POOL: Final = 'job, instance, pool'
-FULLNESS: Final = (
-    average('gcpool_connections', ONE_POOL, BUSY, POOL) + ' / '
-    + gauge('gcpool_max_connections', ONE_POOL, labels=POOL))
+CAPACITY: Final = f"clamp_min({average('gcpool_capacity', ONE_POOL, labels=POOL)}, 1)"    # 0 without endpoints
+FULLNESS: Final = f"{average('gcpool_connections', ONE_POOL, BUSY, POOL)} / {CAPACITY}"
 ENDPOINT_FULLNESS: Final = (
     average('gcpool_connections', f'{ONE_POOL}, pool_endpoint', f'pool_endpoint!~"|_other", {BUSY}')
     + f' / on ({ONE_POOL}) group_left () '
     + gauge('gcpool_max_connections_per_endpoint', ONE_POOL, labels=POOL))
-NEEDED: Final = (
-    rate('gcpool_use_seconds_sum', ONE_POOL, labels=POOL) + ' / '
-    + gauge('gcpool_max_connections', ONE_POOL, labels=POOL))
+NEEDED: Final = f"{rate('gcpool_use_seconds_sum', ONE_POOL, labels=POOL)} / {CAPACITY}"
 
 
 def colors(**of: str) -> Mapping[str, str]:
@@ -150,7 +147,7 @@ def colors(**of: str) -> Mapping[str, str]:
 
 
 BY_RESULT: Final = colors(hit=GREEN, created=BLUE, waited=YELLOW, timeout=RED, cancelled=GREY, error=PURPLE)
-BY_STATE: Final = colors(used=BLUE, creating=YELLOW, idle=GREEN, limit=RED)
+BY_STATE: Final = colors(used=BLUE, creating=YELLOW, idle=GREEN, capacity=RED)
 BY_QUANTILE: Final = colors(p50=GREEN, p95=YELLOW, p99=ORANGE)
 BY_OUTCOME: Final = colors(idle=GREEN, handoff=YELLOW, discarded=RED)
 BY_REASON: Final = colors(
@@ -216,7 +213,7 @@ OVERVIEW: Final = Row('Overview', (
         'it need be. No idle at all: every acquire waits or creates.',
         'short',
         (Query(gauge('gcpool_connections', 'state'), '{{state}}'),
-         Query(gauge('gcpool_max_connections', labels=POOL), 'limit', limit=True)),
+         Query(gauge('gcpool_capacity', labels=POOL), 'capacity', limit=True)),
         width=12, stacked=True, colors=BY_STATE),
     Panel(
         'Acquires by result',
@@ -232,18 +229,25 @@ SATURATION: Final = Row('Saturation', (
         'Connections in use or being created, of those that the pool may have; of several processes the fullest. A '
         'pool that touches the dashed line while acquires wait is too small for its load, or its connections are held '
         'for too long: see Use and leaks.',
-        'percentunit', (Query(f'max by (pool) ({FULLNESS})', '{{pool}}'),), line=1),
+        'percentunit', (Query(f'max by (pool) ({FULLNESS})', '{{pool}}'),), width=6, line=1),
     Panel(
         'Fullness of the fullest endpoint',
         'The same against the limit of one endpoint, which is usually met first. Endpoints without a label of their '
         'own are left out.',
-        'percentunit', (Query(f'max by (pool) ({ENDPOINT_FULLNESS})', '{{pool}}'),), line=1),
+        'percentunit', (Query(f'max by (pool) ({ENDPOINT_FULLNESS})', '{{pool}}'),), width=6, line=1),
     Panel(
         'Connections needed',
         'What the load asks for: connections held on average, by the clock of the pool and not by samples, of those '
         'that it may have. Above 50 % for long, queues begin to grow; 100 % (dashed) is the end. A use counts when it '
         'ends: a spike is one that was long.',
-        'percentunit', (Query(f'max by (pool) ({NEEDED})', '{{pool}}'),), line=1),
+        'percentunit', (Query(f'max by (pool) ({NEEDED})', '{{pool}}'),), width=6, line=1),
+    Panel(
+        'Capacity',
+        'How many connections the pools could hold for the endpoints that they have now, against total_max_size '
+        '(dashed). Where both are equal, endpoints compete: a new connection to one evicts an idle one to another.',
+        'short',
+        (Query(gauge('gcpool_capacity', 'pool', labels=POOL), '{{pool}}'),
+         Query(gauge('gcpool_max_connections', 'pool', labels=POOL), 'limit of {{pool}}', limit=True)), width=6),
     Panel(
         'Acquires in line',
         'Acquires that wait for a connection, by pool. A line that comes back to 0 is a burst; one that does not is '
