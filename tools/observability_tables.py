@@ -15,37 +15,36 @@ PAGE = Path(__file__).resolve().parents[1] / 'docs' / 'observability.md'
 
 READ = {
     'gcpool_connections': 'Almost all used, and waiters: too few, or held for too long. Many idle all day: too many. '
-                          'Creating for long: the server is slow to accept.',
-    'gcpool_max_connections': 'Compare with the connections of all states. Its sum over all processes is what the '
-                              'server must be able to take.',
-    'gcpool_max_connections_per_endpoint': 'The limit that is usually met first.',
-    'gcpool_min_idle_connections': 'So many idle ones are there on purpose.',
+                          'Many creating: the server is slow to accept connections.',
+    'gcpool_max_connections': '`total_max_size`. Its sum over all processes is the number of connections that the '
+                              'servers must accept.',
+    'gcpool_max_connections_per_endpoint': '`max_size`, the limit that is usually reached first.',
+    'gcpool_min_idle_connections': '`min_idle`: so many idle connections are kept for good.',
     'gcpool_capacity': 'Fullness is measured against it: the smaller of `total_max_size` and `max_size` for each '
                        'endpoint that has a connection or a waiter. A pool of one endpoint is full at `max_size`. 0 '
                        'without endpoints.',
-    'gcpool_waiters': 'A line that comes back to 0 is a burst. One that does not is saturation.',
-    'gcpool_oldest_waiter_seconds': 'Close to the time-out of acquires: the next step is errors.',
-    'gcpool_oldest_checkout_seconds': 'A straight line that climbs and never falls is a leak.',
-    'gcpool_endpoints': 'Grows without end: endpoints are made of what they should not be, a query or a user.',
-    'gcpool_acquires_total': 'The part that is not `hit` paid for more than an idle connection; `timeout` and `error` '
-                             'reached a caller as exceptions.',
-    'gcpool_releases_total': 'Many `handoff`: there is always somebody in line. `discarded`: it was given up for '
-                             'another endpoint, had expired, or a hook went wrong.',
-    'gcpool_connections_closed_total': '`evicted`: endpoints compete for the limit of all. `dead`: the other end hung '
-                                       'up. `error`: a hook raised, or an acquire was given up half-way.',
-    'gcpool_hook_calls_total': 'Errors of `create`: the server refuses, or cannot be reached. Errors of `on_release`: '
-                               'what users leave behind cannot be cleared away.',
+    'gcpool_waiters': 'If it returns to 0, it was a burst. If it does not, the pool is saturated.',
+    'gcpool_oldest_waiter_seconds': 'Close to `acquire_timeout`: acquires are about to fail.',
+    'gcpool_oldest_checkout_seconds': 'A straight line that rises and never falls is a leak.',
+    'gcpool_endpoints': 'If it grows without end, endpoints contain something unbounded, such as a query or a user.',
+    'gcpool_acquires_total': '`hit` is the fast path. With `timeout` and `error` the caller got an exception.',
+    'gcpool_releases_total': 'Many `handoff`: acquires wait all the time. `discarded`: the connection was evicted for '
+                             'another endpoint, had expired, or a hook failed.',
+    'gcpool_connections_closed_total': '`evicted`: endpoints compete for `total_max_size`. `dead`: the server closed '
+                                       'it. `error`: a hook raised, or an acquire was cancelled half-way.',
+    'gcpool_hook_calls_total': 'Errors of `create`: the server refuses connections, or cannot be reached. Errors of '
+                               '`on_release`: connections cannot be reset after use.',
     'gcpool_hook_seconds': 'For `create`, the time to connect. A slow `check_aliveness`, `on_acquire` or `on_release` '
-                           'is paid for by every acquire.',
-    'gcpool_acquire_wait_seconds': 'What callers feel. p50 in the first bucket is the normal state; watch p99.',
-    'gcpool_use_seconds': 'When it grows, the pool shrinks with its limits unchanged. The rate of its sum is how many '
-                          'connections the load needs.',
-    'gcpool_connection_age_seconds': 'Close to `idle_timeout` or `max_lifetime`: they are at work. Much below: '
-                                     'something else ends connections.',
-    'gcpool_leaks_detected_total': 'Each is one connection that passed the `leak_threshold`. Always 0 without one.',
-    'gcpool_endpoint_label_overflow_total': 'Raise `endpoint_labels`, or group endpoints by `endpoint_label`.',
-    'gcpool_telemetry_errors_total': 'Not 0: look for the first of each in the log of `gcp.observe`.',
-    'gcpool_collect_seconds': 'Part of the duration of a scrape.',
+                           'delays every acquire.',
+    'gcpool_acquire_wait_seconds': 'The delay of callers. p50 in the first bucket is the normal state; watch p99.',
+    'gcpool_use_seconds': 'If it grows, the same limits serve fewer callers. The rate of its sum is the average number '
+                          'of connections in use.',
+    'gcpool_connection_age_seconds': 'Close to `idle_timeout` or `max_lifetime`: these closed them. Much lower: '
+                                     'something else did.',
+    'gcpool_leaks_detected_total': 'Connections that were held for longer than `leak_threshold`. Always 0 without one.',
+    'gcpool_endpoint_label_overflow_total': 'Raise `endpoint_labels`, or group endpoints with `endpoint_label`.',
+    'gcpool_telemetry_errors_total': 'If it is not 0, the logger `gcp.observe` has the first error of each kind.',
+    'gcpool_collect_seconds': 'A part of the duration of a scrape.',
     'gcpool_info': 'Which version runs where.',
 }
 
@@ -86,13 +85,13 @@ TABLES = {'metrics': metric_rows, 'buckets': bucket_rows, 'instruments': instrum
 
 
 def filled(text: str) -> str:
-    """Put each table between its marks."""
+    """Return the page with each table between its marks."""
     for name, rows in TABLES.items():
         begin, end = f'<!-- {name} -->\n', f'<!-- end of {name} -->'
         before, _, rest = text.partition(begin)
         _, found, after = rest.partition(end)
         if not found:
-            raise ValueError(f'no place for {name}')
+            raise ValueError(f'the page has no marks for the table of {name}')
         text = '\n'.join([before + begin, *rows(), '', end]) + after
     return text
 

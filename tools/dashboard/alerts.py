@@ -1,9 +1,8 @@
-"""What is recorded, and what is alerted on: rules as Prometheus reads them, and cases in which each alert fires and
-keeps silent. `tools.dashboard.generate` writes them down.
+"""The recording and alerting rules, and test cases in which each alert fires and does not fire.
 
-Rules keep every label of the target (`without`, never `by`), so that what is there besides job and instance reaches
-whoever is called. Where there is a choice, they ask for what is not counted by endpoint: when labels are scarce, and
-one is taken over by another endpoint, what was counted under it long ago becomes `_other`'s all at once."""
+Rules keep every label of the target (`without`, never `by`), so that a notification shows cluster and namespace, too.
+Where possible they use metrics without endpoint label: when a label is reused for another endpoint, its old counts
+move to `_other` all at once, which looks like a burst."""
 
 from __future__ import annotations
 
@@ -21,8 +20,8 @@ WHERE: Final = 'Pool {{ $labels.pool }} on {{ $labels.instance }}'
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A recording rule. Its name says which labels it has, what of, and what was done: ``pool:gcpool_waiters:sum`` has
-    one series for each pool of each process."""
+    """A recording rule, named by level, metric and operation: ``pool:gcpool_waiters:sum`` has one series for each pool
+    of each process."""
 
     name: str
     expr: str
@@ -32,10 +31,10 @@ class Record:
 class Alert:
     """An alerting rule.
 
-    :ivar wait: how long the expression must hold; empty: not at all
-    :ivar severity: ``critical``: callers get errors, wake somebody; ``warning``: they will, or they wait
-    :ivar summary: what is the matter with the pool, in one line
-    :ivar description: what was seen, what it means, and what to do at night
+    :ivar wait: how long the expression must hold; empty for no time
+    :ivar severity: ``critical``: callers get errors; ``warning``: callers wait, or errors are likely to follow
+    :ivar summary: the problem, in one line
+    :ivar description: the observation, its meaning, and what to do immediately
     """
 
     name: str
@@ -47,12 +46,12 @@ class Alert:
 
     @property
     def runbook(self) -> str:
-        """Where to read on."""
+        """The section of the documentation."""
         return f'docs/observability.md#{self.name.lower()}'
 
     @property
     def annotations(self) -> dict[str, str]:
-        """All that is told."""
+        """The annotations of a notification."""
         return {
             'summary': f'{WHERE} {self.summary}',
             'description': f'{WHERE}. {self.description}',
@@ -61,18 +60,18 @@ class Alert:
 
     @property
     def labels(self) -> dict[str, str]:
-        """What it is routed by."""
+        """The labels for routing."""
         return {'severity': self.severity, 'component': 'gcpool'}
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A course of events, a sample a minute, and whether the alert fires.
+    """A test case, with a sample each minute.
 
-    :ivar story: what happens
-    :ivar series: samples by series, without their target and pool, in promtool's notation
-    :ivar at: when to look
-    :ivar value: what the alert tells, as its texts write it; None: it keeps silent
+    :ivar story: its title
+    :ivar series: samples by series, without the labels of target and pool, in promtool's notation
+    :ivar at: the time at which the alert is evaluated
+    :ivar value: the value in the alert's texts; None if it must not fire
     """
 
     alert: str
@@ -131,72 +130,72 @@ RECORDS: Final = (
 ALERTS: Final = (
     Alert(
         'Saturated', 'quantile_over_time(0.5, pool:gcpool_waiters:sum[5m]) > 0', '2m', 'warning',
-        'has no connection to spare',
-        'Acquires have stood in line for most of the last minutes, {{ $value | humanize }} at the median. Timeouts '
-        'come next. Look at "Longest held connection" and "Time held" first: if they grew, something holds '
-        'connections (a slow query, a lock, a leak), and a larger pool would only move the line into the server. If '
+        'is saturated',
+        'Acquires have been waiting for most of the last minutes, {{ $value | humanize }} at the median. Timeouts are '
+        'likely to follow. Look at "Longest held connection" and "Time held" first: if they grew, something holds '
+        'connections (a slow query, a lock, a leak), and a larger pool would only move the wait into the server. If '
         'they did not, the load grew: add processes, or raise max_size and total_max_size as far as the server has '
         'connections left.'),
     Alert(
         'AcquireTimeouts', 'pool:gcpool_acquires_timeout:ratio_rate5m > 0.01', '2m', 'critical',
-        'fails its callers',
-        '{{ $value | humanizePercentage }} of the acquires end without a connection, and the callers see errors. The '
-        'text of an AcquireTimeoutError, in the log of the process, says which limit blocked and how many hold '
-        'connections for how long. "waiting": take load off, or kill what holds connections; "create": the server is '
-        'not to be reached, see CreateErrors. Acquires that ask with timeout=0 and get nothing are counted, too.'),
+        'lets acquires time out',
+        '{{ $value | humanizePercentage }} of the acquires time out, and the callers get errors. The message of '
+        'AcquireTimeoutError, in the log of the process, says which limit was reached and for how long connections '
+        'are held. If time ran out in waiting, reduce the load, or end what holds connections; if it ran out in '
+        'create, the server cannot be reached, see CreateErrors. Acquires with timeout=0 that get no connection are '
+        'counted, too.'),
     Alert(
         'SlowAcquire', 'pool:gcpool_acquire_wait_seconds:p95_5m > 0.1', '10m', 'warning',
-        'makes its callers wait',
-        'One acquire in twenty takes longer than {{ $value | humanizeDuration }}. "Acquires by result" says what they '
-        'wait for: waited: the pool is too small or connections are held for too long, see Saturated; created: '
-        'connections are made on demand, see Churn, and "Time to create" for a server that is slow to accept. An '
-        'exemplar leads to the trace of a slow one, and from there to the one that held the connection.'),
+        'serves acquires slowly',
+        'One acquire in twenty takes longer than {{ $value | humanizeDuration }}. "Acquires by result" shows why. '
+        'waited: the pool is too small, or connections are held for too long, see Saturated. created: connections are '
+        'created on demand, see Churn, and "Time to create" for a server that is slow to accept them. An exemplar '
+        'leads to the trace of a slow acquire, and from there to the span that held the connection.'),
     Alert(
         'ConnectionLeakSuspected',
         'sum without (pool_endpoint) (increase(gcpool_leaks_detected_total[15m])) > 0\n'
         'or\n'
         'gcpool_oldest_checkout_seconds > 3600', '', 'warning',
-        'lends a connection that does not come back',
+        'has a connection that was not released',
         'A connection has been held for longer than the leak_threshold of the pool, or for more than an hour. If '
-        '"Longest held connection" climbs in a straight line, it is lost to the pool until the process ends: when '
-        '"Pool fullness" nears 100 %, restart the process. Then look for an acquire() whose release() an exception or '
-        'a forgotten path jumps over, and use connection() there. If it is one that is meant to be held (LISTEN, a '
-        'long job), give it a pool of its own with a leak_threshold to match.'),
+        '"Longest held connection" rises in a straight line, the pool will not get it back before the process ends: '
+        'when "Pool fullness" approaches 100 %, restart the process. Then look for an acquire() whose release() is '
+        'skipped by an exception or an early return, and use connection() there. If it is held on purpose (LISTEN, a '
+        'long job), give it a pool of its own with a suitable leak_threshold.'),
     Alert(
         'Churn',
         'pool:gcpool_creates:rate5m / pool:gcpool_acquires:rate5m > 0.2\n'
         'and\n'
         'pool:gcpool_creates:rate5m > 0.1', '10m', 'warning',
-        'connects instead of reusing',
-        '{{ $value | humanizePercentage }} of the acquires open a new connection. Callers wait for handshakes, and '
-        'the server spends its time on them. Nothing has to be done at night unless the server suffers. "Closed by '
-        'reason" says what to change: evicted: endpoints compete, raise total_max_size; idle_timeout or max_lifetime: '
-        'raise it; dead: see DeadConnections; error or discarded: a hook goes wrong, see the log of the process.'),
+        'creates connections instead of reusing them',
+        '{{ $value | humanizePercentage }} of the acquires create a connection. Callers wait for handshakes, and '
+        'the server is busy with them. This is not urgent unless the server is overloaded. "Closed by reason" shows '
+        'what to change. evicted: endpoints compete, raise total_max_size. idle_timeout, max_lifetime: raise it. '
+        'dead: see DeadConnections. error, discarded: a hook fails, see the log of the process.'),
     Alert(
         'CreateErrors', 'pool:gcpool_create_errors:ratio_rate5m > 0.05', '2m', 'critical',
         'cannot connect',
-        '{{ $value | humanizePercentage }} of the attempts to connect fail. The log of the process has the error: '
-        'refused or unreachable: is the server up, has it moved? Too many connections: find who else took them, or '
-        'lower total_max_size. Authentication: was a password changed? Timeouts: DNS, a firewall, a server that is '
-        'too busy to accept. Connections that exist go on being used; the pool tries again by itself.'),
+        '{{ $value | humanizePercentage }} of the attempts to connect fail. The error is in the log of the process. '
+        'Refused or unreachable: is the server up, has its address changed? Too many connections: find which clients '
+        'have them, or lower total_max_size. Authentication: was a password changed? Timeouts: DNS, a firewall, an '
+        'overloaded server. Existing connections remain in use, and each acquire that needs a new one tries again.'),
     Alert(
         'DeadConnections', 'pool:gcpool_connections_dead:rate5m / pool:gcpool_acquires:rate5m > 0.01', '5m', 'warning',
-        'keeps losing connections',
-        'The other end hangs up on idle connections again and again, one for {{ $value | humanizePercentage }} of the '
-        'acquires. One restart of a server does not raise this alert, a server that keeps restarting does: look at '
-        'it first. Else something ends idle connections: set idle_timeout and max_lifetime below what the server, a '
-        'proxy or a firewall allows. Callers notice nothing but time, as long as the connection manager has '
-        'check_aliveness.'),
+        'finds many connections dead',
+        'Checks find idle connections dead, one for {{ $value | humanizePercentage }} of the acquires. One restart '
+        'of the server does not raise this alert; a server that restarts repeatedly does: look at it first. '
+        'Otherwise the server, a proxy or a firewall closes idle connections: set idle_timeout and max_lifetime below '
+        'its timeouts. With check_aliveness, callers lose time only; without it, they get errors.'),
 )
 
-# --- in which cases they fire ---
+# --- test cases ---
 
 LIMITS = {'gcpool_max_connections': '10x60', 'gcpool_max_connections_per_endpoint': '10x60'}
 
 CASES: Final = (
-    Case('Saturated', 'somebody is in line, minute after minute',
+    Case('Saturated', 'acquires wait all the time',
          {'gcpool_waiters{pool_endpoint="db:5432"}': '0x5 4x20'}, '15m', '4'),
-    Case('Saturated', 'bursts, each of which is served before the next comes',
+    Case('Saturated', 'bursts, each of which is served before the next one',
          {'gcpool_waiters{pool_endpoint="db:5432"}': '0 9 0 0 9 0 0 9 0 0 9 0 0 9 0'}, '14m'),
     Case('AcquireTimeouts', 'one acquire in ten times out',
          {'gcpool_acquires_total{pool_endpoint="db:5432", result="hit"}': '0+540x20',
@@ -232,7 +231,7 @@ CASES: Final = (
           'gcpool_hook_calls_total{hook="create", outcome="error"}': '0+30x20',
           'gcpool_hook_calls_total{hook="create", outcome="timeout"}': '0+15x20',
           'gcpool_hook_calls_total{hook="create", outcome="cancelled"}': '0+600x20'}, '15m', '75%'),
-    Case('CreateErrors', 'callers give up, the server refuses nobody',
+    Case('CreateErrors', 'callers cancel, and the server accepts all connections',
          {'gcpool_hook_calls_total{hook="create", outcome="ok"}': '0+15x20',
           'gcpool_hook_calls_total{hook="create", outcome="error"}': '0x20',
           'gcpool_hook_calls_total{hook="create", outcome="timeout"}': '0x20',
