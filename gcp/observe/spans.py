@@ -168,20 +168,20 @@ class PoolTracer:
 
     # --- waits ---
 
-    def waited(self, ticket: Any, result: str, seconds: float, error: BaseException | None) -> None:
+    def waited(self, acquire: Any, result: str, seconds: float, error: BaseException | None) -> None:
         """Create the span of an ended acquire that was not an idle hit.
 
         :param result: one of `RESULTS`
         :param seconds: its duration
         """
         try:
-            parent = ticket.caller if ticket.caller is not None else otel.get_current()
+            parent = acquire.caller if acquire.caller is not None else otel.get_current()
             if is_suppressed(parent):
                 return
             span = self._begin(
-                WAIT, ticket.endpoint, parent, ago=seconds,
-                links={'released_by': ticket.released_by, 'created_by': ticket.created_by},
-                attributes={RESULT: result, AHEAD: ticket.ahead},
+                WAIT, acquire.endpoint, parent, ago=seconds,
+                links={'released_by': acquire.released_by, 'created_by': acquire.created_by},
+                attributes={RESULT: result, AHEAD: acquire.ahead},
             )
             try:
                 if result in ('timeout', 'cancelled', 'error'):

@@ -201,7 +201,7 @@ def test_what_dead_processes_show_of_their_present_is_removed(story: Story, tmp_
             os._exit(0)
     ''')
     page = merged(tmp_path)
-    assert page.sum('gcpool_connections', state='used') == 2      # nobody has looked since
+    assert page.sum('gcpool_connections', state='used') == 2      # the files were not written since
     story("pool = ConnectionPool(FakeManager(), name='orders')")
     page = merged(tmp_path)
     assert page.sum('gcpool_connections') == 0

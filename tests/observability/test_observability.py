@@ -26,7 +26,7 @@ ALERTS = [
 
 pytestmark = pytest.mark.skipif(not TEXT, reason='no docs beside the tests: this is not a checkout')
 
-#: how each example is run: nobody's port is taken, and no exporter's thread left to write on a page
+#: how each example is run: on a free port, and without threads that write to the page
 STAGE = """
 import prometheus_client
 

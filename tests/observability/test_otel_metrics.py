@@ -197,7 +197,7 @@ async def test_global_provider_that_is_set_later(front: Front) -> None:
     await use(pool_of(front, name='before'), 2)
     meters = Meters()
     metrics.set_meter_provider(meters.provider)
-    assert meters.values('gcpool.acquires', 'before')['hit'] == 1      # though nobody has acquired since
+    assert meters.values('gcpool.acquires', 'before')['hit'] == 1      # without an acquire in between
 
     await use(pool_of(front, name='after'), 3)
     await use(pool_of(front, meters, name='given'), 4)
@@ -234,7 +234,7 @@ async def test_stand_in_given_as_a_provider_is_the_global_one(front: Front) -> N
     assert meters.values('gcpool.acquires')['hit'] == 1
 
 
-async def test_none_is_seen_by_nobody(front: Front) -> None:
+async def test_a_pool_without_a_provider_is_not_exported(front: Front) -> None:
     meters = Meters()
     metrics.set_meter_provider(meters.provider)
     await use(pool_of(front, meter_provider=None))
@@ -264,8 +264,8 @@ def test_sdk_is_not_imported(script: Callable[..., Any]) -> None:
     """).quietly()
 
 
-def test_nothing_is_imported_before_somebody_else_has(script: Callable[..., Any]) -> None:
-    """The first pool is often made where nobody should be kept waiting: in an event loop."""
+def test_nothing_is_imported_before_the_program_does(script: Callable[..., Any]) -> None:
+    """The first pool is often created in an event loop, which must not be blocked."""
     script("""
         import sys
         from gcp.testing import FakeManager
@@ -385,7 +385,7 @@ def test_provider_that_is_dropped_is_forgotten() -> None:
 
 
 def test_forked_child_begins_at_zero(script: Callable[..., Any]) -> None:
-    """And waits for no lock that somebody else held."""
+    """It waits for no lock that another thread held at the fork."""
     script("""
         import os, threading
         from opentelemetry import metrics

@@ -100,7 +100,7 @@ async def test_closed_connections_and_their_reasons(front: Front) -> None:
     assert page.value('gcpool_connection_age_seconds_count') == 4
     assert not page.by('state', 'gcpool_connections')
     assert page.value('gcpool_endpoints') == 0
-    assert not list(page.find('gcpool_max_connections'))        # nobody is limited by a pool that is closed
+    assert not list(page.find('gcpool_max_connections'))        # closed pools have no limits
     assert not list(page.find('gcpool_info'))
     check(page)
     check_no_step_back(before, page)
@@ -647,7 +647,7 @@ def test_a_scrape_of_100_endpoints_takes_little() -> None:
     pool.close()
 
 
-def test_nobody_waits_for_a_scrape() -> None:
+def test_no_caller_waits_for_a_scrape() -> None:
     """While a label function hangs, pools work, come and go."""
     own, gate, inside = registry(), threading.Event(), threading.Event()
 

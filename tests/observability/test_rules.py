@@ -130,7 +130,7 @@ def test_queries_use_names_of_the_table(expr: str) -> None:
 
 @every_query
 def test_queries_keep_the_labels_of_their_target(expr: str) -> None:
-    # whoever is called wants to know the cluster, the namespace and whatever else there is
+    # notifications have to show the cluster, the namespace and other labels of the target
     assert ' by (' not in expr and 'sum (' not in expr
 
 

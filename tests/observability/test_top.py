@@ -135,7 +135,7 @@ def site() -> Iterator[Site]:
 
 
 @pytest.fixture
-def nobody() -> Iterator[str]:
+def closed() -> Iterator[str]:
     """An address that refuses."""
     with socket.socket() as unheard:
         unheard.bind(('127.0.0.1', 0))
@@ -341,15 +341,15 @@ def test_another_path_is_kept(site: Site, capsys: Any) -> None:
     assert site.asked[0][0] == '/a/b?match[]=c'
 
 
-def test_a_password_is_sent_and_not_shown(site: Site, nobody: str, capsys: Any) -> None:
+def test_a_password_is_sent_and_not_shown(site: Site, closed: str, capsys: Any) -> None:
     assert once(f'http://me:hunter%402@{site.address}', capsys=capsys)[0] == 0
     assert base64.b64decode(site.asked[0][1]['Authorization'].removeprefix('Basic ')) == b'me:hunter@2'
-    status, out, err = once(f'http://me:hunter2@{nobody}/x?token=hunter2', capsys=capsys)
-    assert (status, out, err) == (1, '', f'gcp top: http://{nobody}/x: Connection refused\n')
+    status, out, err = once(f'http://me:hunter2@{closed}/x?token=hunter2', capsys=capsys)
+    assert (status, out, err) == (1, '', f'gcp top: http://{closed}/x: Connection refused\n')
 
 
-def test_a_proxy_is_not_asked_for_this_host(site: Site, nobody: str, monkeypatch: Any, capsys: Any) -> None:
-    monkeypatch.setenv('http_proxy', f'http://{nobody}')
+def test_a_proxy_is_not_asked_for_this_host(site: Site, closed: str, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.setenv('http_proxy', f'http://{closed}')
     assert once(site.url, capsys=capsys)[0] == 0
 
 
@@ -381,9 +381,9 @@ def test_files_that_are_none(tmp_path: Path, capsys: Any) -> None:
         assert (status, out) == (1, '') and words in err and err.count('\n') == 1, err
 
 
-def test_one_page_of_two(site: Site, nobody: str, capsys: Any) -> None:
-    status, out, err = once(site.url, nobody, capsys=capsys)
-    assert status == 1 and out.startswith('orders') and err == f'gcp top: {nobody}: Connection refused\n'
+def test_one_page_of_two(site: Site, closed: str, capsys: Any) -> None:
+    status, out, err = once(site.url, closed, capsys=capsys)
+    assert status == 1 and out.startswith('orders') and err == f'gcp top: {closed}: Connection refused\n'
 
 
 # --- as a program ---

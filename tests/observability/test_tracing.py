@@ -75,7 +75,7 @@ async def test_global_provider_that_is_replaced(front: Front) -> None:
         await use(pool, f'db{number}')
         assert traces.names == NAMES
         forget_tracer_provider()
-    await use(pool, 'nobody records')
+    await use(pool, 'no provider')
     assert pool._core.tracer is None and traces.names == NAMES
 
 
@@ -112,7 +112,7 @@ async def test_stand_in_given_as_a_provider_is_the_global_one(front: Front) -> N
 
 
 @pytest.mark.parametrize('provider', [None, trace.NoOpTracerProvider()])
-async def test_nobody_records(front: Front, provider: Any) -> None:
+async def test_without_a_provider_no_span_is_made(front: Front, provider: Any) -> None:
     traces = Traces()
     trace.set_tracer_provider(traces.provider)
     pool = pool_of(front, tracer_provider=provider)
@@ -237,7 +237,7 @@ def test_signal_within_the_tracer_costs_no_slot(where: str, hook: str) -> None:
     manager.check(total_max_size=1)
 
 
-# --- nobody, at no cost ---
+# --- the cost without a provider ---
 
 def test_off_imports_nothing(script: Callable[..., Any]) -> None:
     script("""
@@ -298,7 +298,7 @@ def best_of(times: int, work: Callable[[], None]) -> float:
     return best
 
 
-def test_idle_hit_costs_no_more_while_somebody_records() -> None:
+def test_idle_hit_costs_no_more_with_a_provider() -> None:
     """The figure itself is a matter for quiet machines; here: that nothing was added that can be noticed."""
     traces = Traces()
     pools = [

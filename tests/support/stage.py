@@ -1,7 +1,7 @@
 """A real Prometheus that watches real pools on a real PostgreSQL, first in peace, then in trouble, then in peace again.
 
 Each pool has trouble of one kind; one has none. Minutes are seconds here: ranges and waits of the rules are shortened
-alike. Used by the tests, and by docs/dashboard_picture.py."""
+alike. Used by the tests, and by tools/pictures/dashboard.py."""
 
 from __future__ import annotations
 
@@ -265,7 +265,7 @@ class Cast:
             pool.close(5)
 
     def _kill(self) -> None:
-        """End one session that nobody uses at the moment."""
+        """End one session that is idle."""
         import psycopg2
 
         conn = psycopg2.connect(**self._parameters)
