@@ -17,7 +17,6 @@ from opentelemetry.sdk.trace import TracerProvider
 from traces import Traces, errors_of, forget_tracer_provider, globals_of_our_own, id_of, parent_of
 
 from gcp import AcquireTimeoutError
-from gcp._core import VERDICT_CREATE, VERDICT_USE, Core
 from gcp.testing import BareFakeManager, FakeManager, calling, error, ok
 from gcp.threading import ConnectionPool
 
@@ -173,30 +172,32 @@ async def test_provider_that_cannot_be_loaded_is_asked_for_once(
 def test_hand_off_while_the_tracer_is_asked() -> None:
     """Seen in the stress with spans: a waiter that was served while its tracer looked at its context was told to take a
     connection that it had not received, and took the pool for closed."""
-    core, conn = Core(max_size=1), object()
-    first = core.ticket('db')
-    assert core.request(first) == VERDICT_CREATE
-    core.created(first, conn)
-    core.finish(first)
+    waits = []
 
     class Tracer:
         def caller(self) -> object:
-            core.give_back(core.checkin(conn, 'db'))  # type: ignore[arg-type]
+            pool.release(conn, 'db')
             return self
 
         def current(self) -> object:
-            return 'here'
+            return 'current'
 
-        def waited(self, ticket: Any, result: str, seconds: float, error: Any) -> None:
-            assert (result, ticket.released_by, error) == ('waited', 'here', None)
+        def start(self, hook: str, endpoint: object, origin: object) -> None:
+            """Make no span."""
 
-    core.tracer = Tracer()
-    second = core.ticket('db')
-    assert core.request(second) == VERDICT_USE
-    assert core.finish(second) is conn
+        def waited(self, acquire: Any, result: str, seconds: float, error: Any) -> None:
+            waits.append((result, acquire.released_by, error))
+
+    with ConnectionPool(FakeManager(), max_size=1, registry=None, tracer_provider=None) as pool:
+        conn = pool.acquire('db')
+        pool._core.tracer = Tracer()
+        assert pool.acquire('db', timeout=5) is conn
+        assert waits == [('waited', 'current', None)]
+        pool._core.tracer = None
+        pool.release(conn, 'db')
 
 
-@pytest.mark.parametrize('where', ['here', 'caller', 'start', 'end', 'leave', 'waited'])
+@pytest.mark.parametrize('where', ['current', 'caller', 'start', 'end', 'detach', 'waited'])
 @pytest.mark.parametrize('hook', ['on_release', 'create', 'nothing'])
 def test_signal_within_the_tracer_costs_no_slot(where: str, hook: str) -> None:
     class Struck(BaseException):
