@@ -103,6 +103,7 @@ lint: $(VENV)/.have-dev  ## check style: Python and Cython
 .PHONY: types
 types: $(VENV)/.have-dev $(CORE)  ## check types: the package, the stub of the core, the examples of use
 	$(PY) -m mypy
+	$(if $(wildcard tools/dashboard),$(PY) -m mypy -p tools.dashboard)
 	$(PY) -m mypy.stubtest gcp._core
 	$(if $(wildcard tests/packaging/typing_examples.py),$(PY) -m mypy tests/packaging/typing_examples.py)
 	$(if $(wildcard examples/*.py),$(PY) -m mypy examples)
@@ -135,7 +136,7 @@ docs: $(VENV)/.have-docs $(CORE)  ## build the pages: docs/_build/html/index.htm
 
 .PHONY: preview
 preview: $(VENV)/.have-dev $(CORE)  ## draw the Grafana dashboard from a real run: docs/dashboard.png
-	$(PY) docs/dashboard_picture.py
+	$(PY) -m tools.pictures.dashboard
 
 .PHONY: changelog
 changelog: $(VENV)/.have-dev  ## show what the change log will say of the next version

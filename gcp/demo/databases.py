@@ -1,4 +1,4 @@
-"""The three databases: made where missing, unmade at the end, and how each driver is told of them."""
+"""The three databases: creates those that are missing, drops them at the end, and returns connect parameters."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ ROWS = 1000
 CONNECT_TIMEOUT = 5
 CLEAN_UP_TIMEOUT = 1.0
 
-#: What asyncpg understands of libpq's parameters, in a URI.
+#: libpq's parameters that asyncpg accepts in a URI
 SHARED = ('host', 'port', 'user', 'password', 'passfile', 'sslmode', 'sslcert', 'sslkey', 'sslrootcert')
 
 
 class Databases:
-    """Where the endpoints are.
+    """The databases of the endpoints.
 
-    :ivar table: the workload's table, of the same name in each
+    :ivar table: the name of the workload's table in each database
     """
 
     def __init__(self, parameters: Mapping[str, Mapping[str, str]]) -> None:
@@ -59,11 +59,11 @@ class Databases:
         }
 
     def application_name(self, who: str, endpoint: str) -> str:
-        """By what name the server knows the connections of one pool to one endpoint."""
+        """Return the application name of one pool's connections to one endpoint."""
         return f'{self.table} {who} {endpoint}'
 
     def in_each(self, statement: sql.Composable) -> None:
-        """Execute a statement in each database, once where endpoints share one."""
+        """Execute a statement in each database; once, if endpoints share a database."""
         for parameters in {parameters['dbname']: parameters for parameters in self._parameters.values()}.values():
             with contextlib.closing(connect(parameters)) as conn:
                 _execute(conn, statement)
@@ -71,14 +71,14 @@ class Databases:
 
 @contextlib.contextmanager
 def prepared(server: Mapping[str, str], *, keep: bool) -> Iterator[Databases]:
-    """Make the databases and the table in each, and unmake at the end what was made.
+    """Create the databases and a table in each, and drop at the end what was created.
 
     :param server: connect parameters of a database that exists
-    :param keep: leave all as it is: the server does not outlive the demo
+    :param keep: drop nothing, because the server ends with the demo
     :raises psycopg2.Error: when the server cannot be reached or refuses
     """
-    made: list[str] = []
-    databases = Databases(_place(server, made))
+    created: list[str] = []
+    databases = Databases(_assign(server, created))
     try:
         databases.in_each(sql.SQL(
             'CREATE UNLOGGED TABLE {0} (id int PRIMARY KEY, balance bigint NOT NULL); '
@@ -88,43 +88,43 @@ def prepared(server: Mapping[str, str], *, keep: bool) -> Iterator[Databases]:
     finally:
         if not keep:
             with contextlib.suppress(TimeoutError, psycopg2.Error):
-                within(CLEAN_UP_TIMEOUT, lambda: _clean_up(server, databases, made), what='clean-up')
+                within(CLEAN_UP_TIMEOUT, lambda: _clean_up(server, databases, created), what='clean-up')
 
 
 def connect(parameters: Mapping[str, Any]) -> Connection:
-    """Open a session that is not a pool's."""
+    """Open a connection outside the pools."""
     conn: Connection = psycopg2.connect(**{'connect_timeout': CONNECT_TIMEOUT, **parameters})
     conn.autocommit = True
     return conn
 
 
-def _place(server: Mapping[str, str], made: list[str]) -> dict[str, dict[str, str]]:
-    """Find or make a database for each endpoint; where that is not allowed, all are the one that was given."""
+def _assign(server: Mapping[str, str], created: list[str]) -> dict[str, dict[str, str]]:
+    """Find or create a database for each endpoint. Without the privilege, all endpoints share the given database."""
     with contextlib.closing(connect(server)) as conn:
         own = {**server, 'dbname': conn.info.dbname}
         try:
             for endpoint in ENDPOINTS:
-                _find_or_make(conn, endpoint, made)
+                _find_or_create(conn, endpoint, created)
         except psycopg2.errors.InsufficientPrivilege:
             return dict.fromkeys(ENDPOINTS, own)
     return {endpoint: {**own, 'dbname': endpoint} for endpoint in ENDPOINTS}
 
 
-def _find_or_make(conn: Connection, name: str, made: list[str]) -> None:
+def _find_or_create(conn: Connection, name: str, created: list[str]) -> None:
     with conn.cursor() as cursor:
         cursor.execute('SELECT 1 FROM pg_database WHERE datname = %s', [name])
         if cursor.fetchone():
             return
-        with contextlib.suppress(psycopg2.errors.DuplicateDatabase):  # another demo was quicker
+        with contextlib.suppress(psycopg2.errors.DuplicateDatabase):  # another demo has created it
             cursor.execute(sql.SQL('CREATE DATABASE {}').format(sql.Identifier(name)))
-            made.append(name)
+            created.append(name)
 
 
-def _clean_up(server: Mapping[str, str], databases: Databases, made: list[str]) -> None:
+def _clean_up(server: Mapping[str, str], databases: Databases, created: list[str]) -> None:
     databases.in_each(sql.SQL('DROP TABLE IF EXISTS {}').format(sql.Identifier(databases.table)))
     with contextlib.closing(connect(server)) as conn:
-        for name in made:
-            with contextlib.suppress(psycopg2.errors.ObjectInUse):  # another demo found it useful
+        for name in created:
+            with contextlib.suppress(psycopg2.errors.ObjectInUse):  # another demo uses it
                 _execute(conn, sql.SQL('DROP DATABASE IF EXISTS {}').format(sql.Identifier(name)))
 
 

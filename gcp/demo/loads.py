@@ -1,6 +1,6 @@
-"""The two crowds: threads on psycopg2 through one pool, asyncio tasks on asyncpg through another. The same page twice.
+"""The two loads: threads with psycopg2 through one pool, and asyncio tasks with asyncpg through another.
 
-A query that fails once it has its connection is tried again, on another one. Nothing else is tried twice."""
+A query that fails on an acquired connection is retried on another one. Failed acquires are not retried."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ import gcp.contrib.psycopg2
 from gcp.asyncio import ConnectionPool as TasksPool
 from gcp.demo.databases import Databases
 from gcp.demo.tally import Tally
-from gcp.demo.work import ACQUIRE_TIMEOUT, ATTEMPTS, CLOSE_TIMEOUT, ROLL, ROLL_TIMEOUT, GaveUpError, Work
+from gcp.demo.work import ACQUIRE_TIMEOUT, ATTEMPTS, CLOSE_TIMEOUT, PID_QUERY, PID_TIMEOUT, GaveUpError, Work
 from gcp.stats import PoolStats
 from gcp.threading import ConnectionPool as ThreadsPool
 
 __all__ = ['CONNECTIONS', 'TasksLoad', 'ThreadsLoad']
 
-#: Connections per endpoint, by crowd: far fewer than workers, so that there is a line to watch.
+#: connections per endpoint, by load: far fewer than workers, so that acquires have to wait
 CONNECTIONS = {'threads': 4, 'tasks': 8}
 
-#: How asyncpg tells that a query failed; by an internal error where the connection heard its end before the question.
+#: what asyncpg raises when a query fails; an internal error if the connection was closed before the query
 BROKEN = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
 
 class ThreadsLoad:
-    """Threads."""
+    """Threads that share a pool."""
 
     name = 'threads'
 
@@ -47,7 +47,7 @@ class ThreadsLoad:
             max_size=CONNECTIONS[self.name], idle_timeout=None, max_lifetime=None, name=self.name,
         )
         self._threads = [
-            threading.Thread(target=self._labour, args=(seed,), name=f'demo-{seed}', daemon=True)
+            threading.Thread(target=self._work, args=(seed,), name=f'demo-{seed}', daemon=True)
             for seed in range(workers)
         ]
 
@@ -58,40 +58,40 @@ class ThreadsLoad:
         for thread in self._threads:
             thread.start()
 
-    def rest(self, timeout: float) -> bool:
+    def wait_finished(self, timeout: float) -> bool:
         deadline = time.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
-    def call_roll(self, endpoints: Sequence[str]) -> list[int]:
+    def backend_pids(self, endpoints: Sequence[str]) -> list[int]:
         with contextlib.ExitStack() as held:
-            conns = [held.enter_context(self._pool.connection(endpoint, ROLL_TIMEOUT)) for endpoint in endpoints]
-            return [_ask(conn, ROLL)[0] for conn in conns]
+            conns = [held.enter_context(self._pool.connection(endpoint, PID_TIMEOUT)) for endpoint in endpoints]
+            return [_query(conn, PID_QUERY)[0] for conn in conns]
 
     def close(self) -> None:
         self._pool.close(CLOSE_TIMEOUT)
 
-    def _labour(self, seed: int) -> None:
+    def _work(self, seed: int) -> None:
         work = Work(self._table, seed)
         while not self._over.is_set():
             self._do(*work.pick())
 
-    def _do(self, endpoint: str, question: str) -> None:
+    def _do(self, endpoint: str, query: str) -> None:
         for _ in range(ATTEMPTS):
-            if self._attempt(endpoint, question):
+            if self._attempt(endpoint, query):
                 return
-            self.tally.lose()
+            self.tally.retry()
         self.tally.fail(GaveUpError(f'after {ATTEMPTS} attempts'))
 
-    def _attempt(self, endpoint: str, question: str) -> bool:
-        """Do a piece of work; tell whether it need not be tried again."""
+    def _attempt(self, endpoint: str, query: str) -> bool:
+        """Execute a query. Return False if it has to be retried."""
         served = False
-        asked = self.tally.ask()
+        asked = self.tally.begin()
         try:
             with self._pool.connection(endpoint, ACQUIRE_TIMEOUT) as conn:
-                served = self.tally.serve(asked)
-                _ask(conn, question)
+                served = self.tally.acquired(asked)
+                _query(conn, query)
                 conn.commit()
         except Exception as error:
             if served and isinstance(error, psycopg2.Error):
@@ -103,7 +103,7 @@ class ThreadsLoad:
 
 
 class TasksLoad:
-    """Asyncio tasks, in an event loop with a thread of its own."""
+    """Asyncio tasks, in an event loop in a thread of its own."""
 
     name = 'tasks'
 
@@ -117,7 +117,7 @@ class TasksLoad:
             max_size=CONNECTIONS[self.name], idle_timeout=None, max_lifetime=None, name=self.name,
         )
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name='demo-loop', daemon=True)
-        self._started, self._resting, self._closing = threading.Event(), threading.Event(), asyncio.Event()
+        self._started, self._finished, self._closing = threading.Event(), threading.Event(), asyncio.Event()
 
     def stats(self) -> PoolStats[str]:
         return self._pool.stats()
@@ -126,11 +126,11 @@ class TasksLoad:
         self._thread.start()
         self._started.wait()
 
-    def rest(self, timeout: float) -> bool:
-        return self._resting.wait(timeout)
+    def wait_finished(self, timeout: float) -> bool:
+        return self._finished.wait(timeout)
 
-    def call_roll(self, endpoints: Sequence[str]) -> list[int]:
-        return asyncio.run_coroutine_threadsafe(self._call_roll(endpoints), self._loop).result(ROLL_TIMEOUT)
+    def backend_pids(self, endpoints: Sequence[str]) -> list[int]:
+        return asyncio.run_coroutine_threadsafe(self._backend_pids(endpoints), self._loop).result(PID_TIMEOUT)
 
     def close(self) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed
@@ -140,38 +140,38 @@ class TasksLoad:
     async def _run(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._started.set()
-        await asyncio.gather(*(self._labour(seed) for seed in range(self.workers)))
-        self._resting.set()
+        await asyncio.gather(*(self._work(seed) for seed in range(self.workers)))
+        self._finished.set()
         await self._closing.wait()
         await self._pool.close(CLOSE_TIMEOUT)
 
-    async def _call_roll(self, endpoints: Sequence[str]) -> list[int]:
+    async def _backend_pids(self, endpoints: Sequence[str]) -> list[int]:
         async with contextlib.AsyncExitStack() as held:
             conns = [
-                await held.enter_async_context(self._pool.connection(endpoint, ROLL_TIMEOUT)) for endpoint in endpoints
+                await held.enter_async_context(self._pool.connection(endpoint, PID_TIMEOUT)) for endpoint in endpoints
             ]
-            return [await conn.fetchval(ROLL) for conn in conns]
+            return [await conn.fetchval(PID_QUERY) for conn in conns]
 
-    async def _labour(self, seed: int) -> None:
+    async def _work(self, seed: int) -> None:
         work = Work(self._table, seed)
         while not self._over.is_set():
             await self._do(*work.pick())
 
-    async def _do(self, endpoint: str, question: str) -> None:
+    async def _do(self, endpoint: str, query: str) -> None:
         for _ in range(ATTEMPTS):
-            if await self._attempt(endpoint, question):
+            if await self._attempt(endpoint, query):
                 return
-            self.tally.lose()
+            self.tally.retry()
         self.tally.fail(GaveUpError(f'after {ATTEMPTS} attempts'))
 
-    async def _attempt(self, endpoint: str, question: str) -> bool:
-        """Do a piece of work; tell whether it need not be tried again."""
+    async def _attempt(self, endpoint: str, query: str) -> bool:
+        """Execute a query. Return False if it has to be retried."""
         served = False
-        asked = self.tally.ask()
+        asked = self.tally.begin()
         try:
             async with self._pool.connection(endpoint, ACQUIRE_TIMEOUT) as conn:
-                served = self.tally.serve(asked)
-                await conn.execute(question)
+                served = self.tally.acquired(asked)
+                await conn.execute(query)
         except Exception as error:
             if served and isinstance(error, BROKEN):
                 return False
@@ -181,7 +181,7 @@ class TasksLoad:
         return True
 
 
-def _ask(conn: gcp.contrib.psycopg2.Connection, question: str) -> Any:
+def _query(conn: gcp.contrib.psycopg2.Connection, query: str) -> Any:
     with conn.cursor() as cursor:
-        cursor.execute(question)
+        cursor.execute(query)
         return cursor.fetchone()

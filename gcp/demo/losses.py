@@ -1,4 +1,4 @@
-"""Loses connections on purpose: ends a handful of backends, evenly over the pools and endpoints."""
+"""Ends connections on purpose: terminates a few backends, spread evenly over pools and endpoints."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from gcp.stats import PoolStats
 
 __all__ = ['Losses', 'noticed']
 
-#: The parts of the run between which backends are ended: not before all connections are there, and early enough for the
-#: last loss to be noticed and made good.
+#: the parts of the run between which backends are ended: after all connections exist, and early enough for the pool to
+#: notice the last loss and replace the connection
 FROM, TO = 0.25, 0.75
 
 END = '''
@@ -24,12 +24,12 @@ END = '''
 
 @dataclass
 class Losses:
-    """What was ended so far, and what is still to be.
+    """Backends that were ended, and those that will be.
 
-    :param server: connect parameters of a session to end others from
-    :param databases: how the server knows the pools' connections
-    :param loads: whose connections
-    :param seconds: how long the run takes
+    :param server: connect parameters of the session that ends the others
+    :param databases: gives the application names of the pools' connections
+    :param loads: the loads whose connections are ended
+    :param seconds: the duration of the run, seconds
     :ivar ended: process ids of the backends that were ended, by load
     :ivar before: how many connections a load had to an endpoint before any of them was lost
     """
@@ -49,10 +49,10 @@ class Losses:
         self._due = [((FROM + number * step) * self.seconds, *turn) for number, turn in enumerate(turns)]
         self._session = connect(self.server)
 
-    def inflict(self, elapsed: float) -> None:
-        """End the backends whose time has come.
+    def end_due(self, elapsed: float) -> None:
+        """End the backends that are due.
 
-        :param elapsed: for how long the run has gone on
+        :param elapsed: the time since the start of the run, seconds
         """
         while self._due and self._due[0][0] <= elapsed:
             _, load, endpoint = self._due.pop(0)
@@ -63,10 +63,10 @@ class Losses:
                 self.ended[load.name] += [pid for pid, done in cursor.fetchall() if done]
 
     def close(self) -> None:
-        """End the session."""
+        """Close the session."""
         self._session.close()
 
 
 def noticed(stats: PoolStats[str]) -> int:
-    """How many connections a pool has found lost, and disposed of."""
+    """Return the number of broken connections that a pool has found and closed."""
     return sum(stats.closed.get(reason, 0) for reason in ('dead', 'discarded', 'error'))

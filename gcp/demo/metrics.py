@@ -1,4 +1,4 @@
-"""The demo's page of metrics: what the two pools say of themselves, for whoever wants to watch from outside."""
+"""Serves the metrics of the demo's two pools, for `gcp top` or a Prometheus."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from prometheus_client import MetricsHandler
 
 __all__ = ['published']
 
-POLL = 0.1  # what it may take to end, seconds
+POLL = 0.1  # how long the server may take to stop, seconds
 
 
 class Server(ThreadingHTTPServer):
-    """Serves this host."""
+    """An HTTP server on this host."""
 
     def server_bind(self) -> None:
-        socketserver.TCPServer.server_bind(self)  # does not look up this host's name, which may take long
+        socketserver.TCPServer.server_bind(self)  # HTTPServer would look up the host's name, which may take long
 
 
 @contextlib.contextmanager
 def published() -> Iterator[str | None]:
     """Serve the page on a free port of 127.0.0.1.
 
-    :return: its URL; None: there is no port to be had, and no page
+    :return: its URL; None if no port is available, and there is no page
     """
     try:
         server = Server(('127.0.0.1', 0), MetricsHandler)

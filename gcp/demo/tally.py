@@ -1,4 +1,4 @@
-"""What the workload has seen, by its own clock: the pools' statistics are not asked here."""
+"""Counts of a load, by its own clock and independent of the pools' statistics."""
 
 from __future__ import annotations
 
@@ -10,49 +10,49 @@ from dataclasses import dataclass
 
 __all__ = ['Reading', 'Tally', 'milliseconds']
 
-PER_DECADE = 40  # waits are told to within 6 percent
+PER_DECADE = 40  # buckets per decade: waits are exact to 6 percent
 SHORTEST = 1e-6
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A tally at one moment.
+    """The counts at one moment.
 
-    :ivar asked: acquires begun
-    :ivar served: acquires that got a connection
-    :ivar done: pieces of work done
-    :ivar lost: queries that failed with their connection, and were tried again
-    :ivar failures: what went wrong and was not tried again, and how often
-    :ivar waits: how many acquires waited how long, by the logarithm of their wait
+    :ivar asked: acquires that were started
+    :ivar served: acquires that returned a connection
+    :ivar done: completed queries
+    :ivar retried: queries that failed because of their connection, and were retried
+    :ivar failures: other failures, by message
+    :ivar waits: acquires by the logarithm of their duration
     """
 
     asked: int
     served: int
     done: int
-    lost: int
+    retried: int
     failures: Counter[str]
     waits: Counter[int]
 
 
 class Tally:
-    """Counts, for many threads."""
+    """Thread-safe counts."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._asked = self._served = self._done = self._lost = 0
+        self._asked = self._served = self._done = self._retried = 0
         self._failures: Counter[str] = Counter()
         self._waits: Counter[int] = Counter()
 
-    def ask(self) -> float:
-        """Count an acquire that begins; return the time."""
+    def begin(self) -> float:
+        """Count an acquire that starts. Return the time."""
         with self._lock:
             self._asked += 1
         return time.monotonic()
 
-    def serve(self, asked: float) -> bool:
-        """Count an acquire that got its connection. It is served: true.
+    def acquired(self, asked: float) -> bool:
+        """Count an acquire that returned a connection. Return True.
 
-        :param asked: when it began
+        :param asked: when it was started
         """
         wait = max(time.monotonic() - asked, SHORTEST)
         with self._lock:
@@ -64,9 +64,9 @@ class Tally:
         with self._lock:
             self._done += 1
 
-    def lose(self) -> None:
+    def retry(self) -> None:
         with self._lock:
-            self._lost += 1
+            self._retried += 1
 
     def fail(self, error: BaseException) -> None:
         with self._lock:
@@ -75,14 +75,14 @@ class Tally:
     def read(self) -> Reading:
         with self._lock:
             return Reading(
-                self._asked, self._served, self._done, self._lost, self._failures.copy(), self._waits.copy())
+                self._asked, self._served, self._done, self._retried, self._failures.copy(), self._waits.copy())
 
 
 def milliseconds(waits: Counter[int], part: float) -> str:
-    """Tell how long a part of the acquires waited at most.
+    """Return a quantile of waits, formatted.
 
     :param waits: those of a reading, or the difference of two
-    :param part: 0.5 for the median
+    :param part: the quantile: 0.5 for the median
     """
     left = part * waits.total()
     for bucket in sorted(waits):

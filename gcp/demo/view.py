@@ -1,4 +1,4 @@
-"""What can be seen while it runs: on a terminal a table that changes in place, on a pipe a line each second."""
+"""The output of a running demo: a table that changes in place on a terminal, a line each second on a pipe."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ __all__ = ['View', 'open_view']
 
 
 @dataclass(frozen=True)
-class Sight:
-    """A load at one moment. Rate and waits are those since the sight before.
+class Sample:
+    """The figures of a load. Rate and waits cover the time since the previous sample.
 
     :ivar load: the load
-    :ivar stats: its pool
+    :ivar stats: the statistics of its pool
     :ivar rate: acquires per second
-    :ivar p50: how long half of them waited at most
-    :ivar p99: how long all but one in a hundred waited at most
+    :ivar p50: the median wait
+    :ivar p99: the 99th percentile of waits
     """
 
     load: Load
@@ -44,25 +44,25 @@ class Sight:
         )
 
 
-class Gauge:
-    """Looks at a load again and again."""
+class Sampler:
+    """Takes samples of a load."""
 
     def __init__(self, load: Load) -> None:
         self._load = load
         self._seen, self._at = load.tally.read(), time.monotonic()
 
-    def look(self) -> Sight:
+    def sample(self) -> Sample:
         seen, at = self._load.tally.read(), time.monotonic()
         served, waits, since = seen.served - self._seen.served, seen.waits - self._seen.waits, at - self._at
         self._seen, self._at = seen, at
         rate = f'{served / max(since, 1e-3):,.0f}'
-        return Sight(self._load, self._load.stats(), rate, milliseconds(waits, 0.5), milliseconds(waits, 0.99))
+        return Sample(self._load, self._load.stats(), rate, milliseconds(waits, 0.5), milliseconds(waits, 0.99))
 
 
 class View(Protocol):
-    """Shows the loads, from `with` on until its end.
+    """Shows the loads while its context is entered.
 
-    :ivar interval: how often, seconds
+    :ivar interval: the interval between updates, seconds
     """
 
     interval: float
@@ -72,24 +72,24 @@ class View(Protocol):
     def __exit__(self, *exc_info: object) -> None: ...
 
     def show(self, elapsed: float) -> None:
-        """Show the loads as they are.
+        """Show the loads' current figures.
 
-        :param elapsed: for how long the run has gone on
+        :param elapsed: the time since the start of the run, seconds
         """
 
 
 def open_view(loads: Sequence[Load], losses: Losses, seconds: float) -> View:
-    """Return the view that fits where the output goes."""
+    """Return the view for the current output: a terminal or a pipe."""
     return TableView(loads, losses, seconds) if sys.stdout.isatty() else LineView(loads, losses)
 
 
 class LineView:
-    """A line each second."""
+    """Prints a line each second."""
 
     interval = 1.0
 
     def __init__(self, loads: Sequence[Load], losses: Losses) -> None:
-        self._gauges = [Gauge(load) for load in loads]
+        self._samplers = [Sampler(load) for load in loads]
         self._losses = losses
 
     def __enter__(self) -> LineView:
@@ -99,19 +99,19 @@ class LineView:
         pass
 
     def show(self, elapsed: float) -> None:
-        sights = [gauge.look() for gauge in self._gauges]
-        print(f'{elapsed:5.1f} s', *sights, _tell_losses(self._losses, sights), sep=' | ', flush=True)
+        samples = [sampler.sample() for sampler in self._samplers]
+        print(f'{elapsed:5.1f} s', *samples, _format_losses(self._losses, samples), sep=' | ', flush=True)
 
 
 class TableView:
-    """A table that changes in place, by rich."""
+    """Shows a table that changes in place, drawn with rich."""
 
     interval = 0.25
 
     def __init__(self, loads: Sequence[Load], losses: Losses, seconds: float) -> None:
         from rich.live import Live
 
-        self._gauges = [Gauge(load) for load in loads]
+        self._samplers = [Sampler(load) for load in loads]
         self._losses = losses
         self._seconds = seconds
         self._live = Live(auto_refresh=False)
@@ -124,26 +124,26 @@ class TableView:
         self._live.stop()
 
     def show(self, elapsed: float) -> None:
-        sights = [gauge.look() for gauge in self._gauges]
-        caption = f'{_tell_losses(self._losses, sights)}; {max(0.0, self._seconds - elapsed):.0f} s left'
-        self._live.update(_table(sights, caption), refresh=True)
+        samples = [sampler.sample() for sampler in self._samplers]
+        caption = f'{_format_losses(self._losses, samples)}; {max(0.0, self._seconds - elapsed):.0f} s left'
+        self._live.update(_table(samples, caption), refresh=True)
 
 
-def _table(sights: Sequence[Sight], caption: str) -> Table:
+def _table(samples: Sequence[Sample], caption: str) -> Table:
     from rich.table import Table
 
     table = Table(title='a pool for threads, a pool for asyncio, three databases', caption=caption)
     table.add_column('\nendpoint')
-    for sight in sights:
-        for head, width in (('\nidle', 4), (f'{sight.load.workers} {sight.load.name}\nused', 11), ('\nwaiting', 7)):
+    for sample in samples:
+        for head, width in (('\nidle', 4), (f'{sample.load.workers} {sample.load.name}\nused', 11), ('\nwaiting', 7)):
             table.add_column(head, justify='right', min_width=width)
     for endpoint in ENDPOINTS:
-        table.add_row(endpoint, *(cell for sight in sights for cell in _cells(sight.stats.endpoints.get(endpoint))))
+        table.add_row(endpoint, *(cell for sample in samples for cell in _cells(sample.stats.endpoints.get(endpoint))))
     table.add_section()
     for name, figures in (
-            ('acquires/s', [sight.rate for sight in sights]),
-            ('wait p50', [sight.p50 for sight in sights]),
-            ('wait p99', [sight.p99 for sight in sights]),
+            ('acquires/s', [sample.rate for sample in samples]),
+            ('wait p50', [sample.p50 for sample in samples]),
+            ('wait p99', [sample.p99 for sample in samples]),
     ):
         table.add_row(name, *(cell for figure in figures for cell in ('', figure, '')))
     return table
@@ -155,6 +155,6 @@ def _cells(counts: EndpointStats[str] | None) -> tuple[str, str, str]:
     return f'{counts.idle}', f'[green]{"■" * counts.used}[/] {counts.used:2}', f'[yellow]{counts.waiting}[/]'
 
 
-def _tell_losses(losses: Losses, sights: Sequence[Sight]) -> str:
+def _format_losses(losses: Losses, samples: Sequence[Sample]) -> str:
     ended = sum(len(pids) for pids in losses.ended.values())
-    return f'{ended} backends ended, {sum(noticed(sight.stats) for sight in sights)} noticed'
+    return f'{ended} backends ended, {sum(noticed(sample.stats) for sample in samples)} noticed'

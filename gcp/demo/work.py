@@ -1,4 +1,4 @@
-"""What the workers do, and what the conductor may ask of a crowd of them."""
+"""The workers' queries, and the interface of a load."""
 
 from __future__ import annotations
 
@@ -10,47 +10,47 @@ from gcp.demo.databases import ENDPOINTS, ROWS
 from gcp.demo.tally import Tally
 from gcp.stats import PoolStats
 
-__all__ = ['ACQUIRE_TIMEOUT', 'ATTEMPTS', 'CLOSE_TIMEOUT', 'ROLL', 'ROLL_TIMEOUT', 'GaveUpError', 'Load', 'Work']
+__all__ = ['ACQUIRE_TIMEOUT', 'ATTEMPTS', 'CLOSE_TIMEOUT', 'PID_QUERY', 'PID_TIMEOUT', 'GaveUpError', 'Load', 'Work']
 
 ACQUIRE_TIMEOUT = 10.0
 CLOSE_TIMEOUT = 0.5
-ROLL_TIMEOUT = 5.0
+PID_TIMEOUT = 5.0
 ATTEMPTS = 5
 
-WEIGHTS = (2, 1, 1)  # half of the work is to write to the primary
+WEIGHTS = (2, 1, 1)  # half of the queries write to the primary
 WRITE = 'UPDATE {table} SET balance = balance + 1 WHERE id = {id} RETURNING balance, pg_sleep(0.003)'
 READ = 'SELECT sum(balance), pg_sleep(0.003) FROM {table} WHERE id BETWEEN {id} AND {id} + 100'
-ROLL = 'SELECT pg_backend_pid()'
+PID_QUERY = 'SELECT pg_backend_pid()'
 
 
 class GaveUpError(Exception):
-    """A piece of work failed as often as it may be tried."""
+    """A query has failed at each of its attempts."""
 
 
 class Work:
-    """What there is to do, at random.
+    """Random queries.
 
-    :param table: on what
-    :param seed: tells the workers' dice apart
+    :param table: the table to query
+    :param seed: the seed of the random numbers
     """
 
     def __init__(self, table: str, seed: int) -> None:
         self._table = table
-        self._dice = random.Random(seed)
+        self._random = random.Random(seed)
 
     def pick(self) -> tuple[str, str]:
-        """Return an endpoint, and what to ask it."""
-        [endpoint] = self._dice.choices(ENDPOINTS, WEIGHTS)
-        question = WRITE if endpoint == ENDPOINTS[0] else READ
-        return endpoint, question.format(table=self._table, id=self._dice.randint(1, ROWS))
+        """Return an endpoint and a query."""
+        [endpoint] = self._random.choices(ENDPOINTS, WEIGHTS)
+        query = WRITE if endpoint == ENDPOINTS[0] else READ
+        return endpoint, query.format(table=self._table, id=self._random.randint(1, ROWS))
 
 
 class Load(Protocol):
-    """A crowd of workers that share a pool.
+    """Workers that share a pool.
 
-    :ivar name: its name
-    :ivar workers: how many there are
-    :ivar tally: what they see
+    :ivar name: the name of the load
+    :ivar workers: the number of workers
+    :ivar tally: their counts
     """
 
     name: str
@@ -58,23 +58,23 @@ class Load(Protocol):
     tally: Tally
 
     def stats(self) -> PoolStats[str]:
-        """Return what the pool says of itself."""
+        """Return the statistics of the pool."""
 
     def start(self) -> None:
-        """Put the workers to work, until they are told that it is over."""
+        """Start the workers. They run until the event given at construction is set."""
 
-    def rest(self, timeout: float) -> bool:
-        """Wait until the workers have done what they had begun.
+    def wait_finished(self, timeout: float) -> bool:
+        """Wait until all workers have finished.
 
-        :param timeout: how long it may take
-        :return: whether they have
+        :param timeout: how long to wait, seconds
+        :return: whether they have finished
         """
 
-    def call_roll(self, endpoints: Sequence[str]) -> list[int]:
-        """Hold a connection to each of the endpoints, all at once, and ask each for its backend.
+    def backend_pids(self, endpoints: Sequence[str]) -> list[int]:
+        """Hold connections to several endpoints at once, and return the process ids of their backends.
 
-        :param endpoints: the endpoints, each as often as it shall have connections
-        :return: the backends' process ids
+        :param endpoints: the endpoints, each as often as connections to it are wanted
+        :return: the process ids
         """
 
     def close(self) -> None:

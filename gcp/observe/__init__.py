@@ -1,8 +1,8 @@
-"""What others see of the pools: Prometheus metrics, OpenTelemetry metrics and spans.
+"""Telemetry of pools: Prometheus metrics, OpenTelemetry metrics and spans.
 
-Reads the pools' own counts when it is asked; pushes nothing, and never breaks a pool: whatever goes wrong in here is
-counted and logged once. No telemetry package is imported before the first pool is made, nor what of this one reads
-and formats."""
+Counts are read from the pools when an exporter asks for them; nothing is pushed. An error of telemetry never reaches a
+pool's caller: it is counted, and logged once. No telemetry package is imported before the first pool is created, nor
+are the modules of this package that read and format."""
 
 from __future__ import annotations
 
@@ -17,79 +17,79 @@ __all__ = ['Attachment', 'Errors', 'Telemetry', 'attach']
 
 
 class Attachment:
-    """What a pool holds of its telemetry.
+    """A pool's reference to its telemetry.
 
     :ivar telemetry: the pool's part in what is exported
     """
 
-    __slots__ = ('_looks', 'telemetry')
+    __slots__ = ('_rechecks', 'telemetry')
 
-    def __init__(self, telemetry: Telemetry, looks: Iterable[Callable[[], None]]) -> None:
+    def __init__(self, telemetry: Telemetry, rechecks: Iterable[Callable[[], None]]) -> None:
         self.telemetry: Final = telemetry
-        self._looks: Final = tuple(looks)
+        self._rechecks: Final = tuple(rechecks)
 
     def recheck(self) -> None:
-        """See whether there are other providers by now: called by each acquire that is no idle hit."""
-        for look in self._looks:
-            look()
+        """Adopt global providers that were set since the last call. Each acquire that is not an idle hit calls this."""
+        for recheck in self._rechecks:
+            recheck()
 
 
 def attach(pool: Any, core: Any, options: Any, frontend: str) -> Attachment:
-    """Make a pool visible. Whatever cannot be is left out, counted and logged once.
+    """Export a pool's metrics and spans as its options say. An exporter that fails is left out, counted and logged.
 
-    :param pool: the pool; it is not kept alive
+    :param pool: the pool; only a weak reference is kept
     :param core: its core
-    :param options: its options, checked
+    :param options: its validated options
     :param frontend: ``'threading'`` or ``'asyncio'``
     """
     telemetry = Telemetry(pool, core, options, frontend)
-    looks: list[Callable[[], None]] = []
+    rechecks: list[Callable[[], None]] = []
     parts = (
-        ('registry', join_registry), ('multiprocess', join_processes),
-        ('meter_provider', join_meter_provider), ('tracer_provider', trace),
+        ('registry', attach_registry), ('multiprocess', attach_processes),
+        ('meter_provider', attach_meter_provider), ('tracer_provider', attach_tracer_provider),
     )
-    for part, join in parts:
+    for part, attach_part in parts:
         try:
-            looks += join(telemetry, core, options)
+            rechecks += attach_part(telemetry, core, options)
         except Exception as error:
-            telemetry.errors.note(part, error)
-    return Attachment(telemetry, looks)
+            telemetry.errors.record(part, error)
+    return Attachment(telemetry, rechecks)
 
 
-def join_registry(telemetry: Telemetry, core: Any, options: Any) -> list[Callable[[], None]]:
-    """Let a pool be seen by Prometheus."""
+def attach_registry(telemetry: Telemetry, core: Any, options: Any) -> list[Callable[[], None]]:
+    """Export to a Prometheus registry."""
     if options.registry is not None:
         from gcp.observe import prometheus
 
-        prometheus.join(telemetry, options.registry)
+        prometheus.attach(telemetry, options.registry)
     return []
 
 
-def join_processes(telemetry: Telemetry, core: Any, options: Any) -> list[Callable[[], None]]:
-    """Let a pool be seen beside those of other processes."""
+def attach_processes(telemetry: Telemetry, core: Any, options: Any) -> list[Callable[[], None]]:
+    """Export to the files of Prometheus' multiprocess mode."""
     if options.registry is not None:
         from gcp.observe import multiprocess
 
-        multiprocess.join(telemetry)
+        multiprocess.attach(telemetry)
     return []
 
 
-def join_meter_provider(telemetry: Telemetry, core: Any, options: Any) -> list[Callable[[], None]]:
-    """Let a pool be seen by OpenTelemetry."""
+def attach_meter_provider(telemetry: Telemetry, core: Any, options: Any) -> list[Callable[[], None]]:
+    """Export to an OpenTelemetry meter provider."""
     if options.meter_provider is not None:
         from gcp.observe import opentelemetry
 
-        opentelemetry.join(telemetry, options.meter_provider)
+        opentelemetry.attach(telemetry, options.meter_provider)
         if options.meter_provider is DEFAULT:
             return [partial(opentelemetry.recheck, telemetry)]
     return []
 
 
-def trace(telemetry: Telemetry, core: Any, options: Any) -> list[Callable[[], None]]:
-    """Have a pool's spans recorded, once there is somebody who does."""
+def attach_tracer_provider(telemetry: Telemetry, core: Any, options: Any) -> list[Callable[[], None]]:
+    """Record spans, as soon as there is a tracer provider."""
     if options.tracer_provider is not None and options.tracing != 'off':
         from gcp.observe import tracing
 
-        made = tracing.make(telemetry, core, options)
+        made = tracing.attach(telemetry, core, options)
         return [made.recheck] if made.follows else []
     return []

@@ -1,14 +1,13 @@
-"""Exact histograms for OpenTelemetry: a wrapper around a metric exporter that appends them to what is exported.
+"""Exact histograms for OpenTelemetry: a wrapper around a metric exporter that appends them to each export.
 
-Imports the SDK, so nothing in gcp imports it: those who have an SDK do.
+This module imports the SDK. No other module of gcp does, and none imports this one.
 
     reader = PeriodicExportingMetricReader(HistogramExporter(OTLPMetricExporter()))
     set_meter_provider(MeterProvider([reader]))
 
-There is no observable histogram in OpenTelemetry, and a recorded one costs each acquire and each release many times
-what they take themselves. The pools keep theirs anyway, to the last count; here they leave as they are, with the
-figures of the same collection. The reader must export in the thread that has collected, as the SDK's own does. Views do
-not apply to them."""
+OpenTelemetry has no observable histogram, and recording a value takes several times as long as an acquire. The pools
+keep histograms anyway; they are exported unchanged, with the other figures of the same collection. The reader must
+export in the thread that collected, as the SDK's own does. Views do not apply to these histograms."""
 
 from __future__ import annotations
 
@@ -31,31 +30,31 @@ from opentelemetry.sdk.metrics.export import (
 )
 
 from gcp.observe.names import ATTRIBUTES, SCOPE, Instrument
-from gcp.observe.opentelemetry import HISTOGRAMS, Outlet, histograms, latest, since
+from gcp.observe.opentelemetry import HISTOGRAMS, ProviderBinding, histograms, latest, since
 
 if TYPE_CHECKING:
-    from gcp.observe.accounts import Reading
+    from gcp.observe.aggregation import Reading
 
 __all__ = ['HistogramExporter']
 
 POOL = ATTRIBUTES['pool']
 
 Seen = dict[tuple[str, str], tuple[tuple[int, ...], float, int, int]]
-"""By pool and instrument: counts, sum, when they began, and when they were exported."""
+"""By pool and instrument: counts, sum, start time, and time of the last export."""
 
 
 class HistogramExporter(MetricExporter):
-    """Exports what the wrapped exporter exports, and ``db.client.connection.create_time``, ``.wait_time`` and
-    ``.use_time`` of the pools that the same provider sees.
+    """Adds ``db.client.connection.create_time``, ``.wait_time`` and ``.use_time`` to what another exporter exports.
 
-    Cumulative, or as differences where the wrapped exporter prefers that for histograms; a difference that could not be
-    exported is part of the next one. An exporter that raises has failed; that is counted, and logged once.
+    Covers the pools of the same meter provider. The temporality is the one that the wrapped exporter prefers for
+    histograms; a delta whose export failed is part of the next one. If the wrapped exporter raises, the export has
+    failed, and the error is counted and logged once.
 
     :param exporter: the exporter to wrap
     """
 
     def __init__(self, exporter: MetricExporter) -> None:
-        # where the SDK's reader looks for them
+        # private attributes, but the SDK's reader reads them, too
         temporality = getattr(exporter, '_preferred_temporality', None)
         super().__init__(
             preferred_temporality=temporality,
@@ -66,49 +65,49 @@ class HistogramExporter(MetricExporter):
         self._seen: Seen = {}
 
     def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
-        """Export, with the histograms."""
-        outlet = latest()
-        if outlet is None:       # no pool of ours
+        """Export, including the histograms."""
+        binding = latest()
+        if binding is None:       # this collection has read no pool
             return self._exporter.export(metrics_data, timeout_millis=timeout_millis, **kwargs)
         seen = self._seen
         try:
-            metrics_data, seen = self._complete(metrics_data, outlet)
+            metrics_data, seen = self._complete(metrics_data, binding)
         except Exception as error:
-            outlet.books.errors.note('histograms', error)
+            binding.aggregation.errors.record('histograms', error)
         try:
             result = self._exporter.export(metrics_data, timeout_millis=timeout_millis, **kwargs)
         except Exception as error:
-            outlet.books.errors.note('exporter', error)
+            binding.aggregation.errors.record('exporter', error)
             return MetricExportResult.FAILURE
         if result is not MetricExportResult.FAILURE:
             self._seen = seen
         return result
 
     def force_flush(self, timeout_millis: float = 10_000) -> bool:
-        """Have the wrapped exporter export what it holds."""
+        """Flush the wrapped exporter."""
         return self._exporter.force_flush(timeout_millis)
 
     def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
         """Shut the wrapped exporter down."""
         self._exporter.shutdown(timeout_millis, **kwargs)
 
-    # --- parts ---
+    # --- data points ---
 
-    def _complete(self, data: MetricsData, outlet: Outlet) -> tuple[MetricsData, Seen]:
-        """Append the histograms to what our scope exports."""
+    def _complete(self, data: MetricsData, binding: ProviderBinding) -> tuple[MetricsData, Seen]:
+        """Append the histograms to the metrics of the scope ``gcpool``."""
         seen: Seen = {}
         resources = [
             replace(resource, scope_metrics=[
-                self._extend(scope, outlet, seen) if scope.scope.name == SCOPE else scope
+                self._extend(scope, binding, seen) if scope.scope.name == SCOPE else scope
                 for scope in resource.scope_metrics
             ]) for resource in data.resource_metrics
         ]
         return replace(data, resource_metrics=resources), seen
 
-    def _extend(self, scope: ScopeMetrics, outlet: Outlet, seen: Seen) -> ScopeMetrics:
-        there = {metric.name for metric in scope.metrics}       # recorded, too
+    def _extend(self, scope: ScopeMetrics, binding: ProviderBinding, seen: Seen) -> ScopeMetrics:
+        there = {metric.name for metric in scope.metrics}       # those that `record_histograms` records
         points: dict[str, list[HistogramDataPoint]] = {instrument.name: [] for instrument in HISTOGRAMS}
-        for instrument, point in self._points(outlet, seen):
+        for instrument, point in self._points(binding, seen):
             points[instrument.name].append(point)
         return replace(scope, metrics=[*scope.metrics, *(
             Metric(instrument.name, instrument.help, instrument.unit, Histogram(points[instrument.name],
@@ -116,14 +115,14 @@ class HistogramExporter(MetricExporter):
             for instrument in HISTOGRAMS if points[instrument.name] and instrument.name not in there
         )])
 
-    def _points(self, outlet: Outlet, seen: Seen) -> Iterator[tuple[Instrument, HistogramDataPoint]]:
+    def _points(self, binding: ProviderBinding, seen: Seen) -> Iterator[tuple[Instrument, HistogramDataPoint]]:
         now = time_ns()
-        for reading in outlet.readings:
+        for reading in binding.readings:
             for instrument, key, counts, total in histograms(reading):
                 last, last_total, born, exported = self._seen.get(
-                    (reading.pool, instrument.name), ((0,) * len(counts), 0.0, outlet.born, outlet.born))
+                    (reading.pool, instrument.name), ((0,) * len(counts), 0.0, binding.born, binding.born))
                 more, rest = since((last, last_total), counts, total)
-                if more is counts and any(last):    # it has begun anew
+                if more is counts and any(last):    # a forked child has reset its counts
                     born = exported
                 seen[reading.pool, instrument.name] = counts, total, born, now
                 if self._temporality is AggregationTemporality.CUMULATIVE:
@@ -136,7 +135,7 @@ def point(
         instrument: Instrument, reading: Reading, key: tuple[str, str | None], counts: tuple[int, ...], total: float,
         start: int, now: int, exported: int,
 ) -> HistogramDataPoint:
-    """Make a data point. The least and the greatest value are not known."""
+    """Return a data point. The minimum and the maximum are not known."""
     unknown = cast('float', None)
     return HistogramDataPoint(
         attributes={POOL: reading.pool},
@@ -153,7 +152,7 @@ def point(
 
 
 def exemplars(reading: Reading, key: tuple[str, str | None], buckets: int, since: int) -> Iterator[Exemplar]:
-    """Make exemplars of what was observed since the last export."""
+    """Yield the exemplars that were observed since the last export."""
     for bucket in range(buckets):
         found = reading.exemplars.get((*key, bucket))
         if found is not None and (when := int(found[2] * 1e9)) >= since:

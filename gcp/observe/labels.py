@@ -1,12 +1,12 @@
-"""Endpoint labels: few, freed with their endpoints, free of credentials; and what was counted under each.
+"""Endpoint labels, limited in number and free of credentials, and the counts under each.
 
-The core forgets an endpoint with its last connection; what it counted is then part of the pool's totals only. Here a
-label keeps the counts that were last seen under it, so that no series ever steps back; whatever is not accounted for
-under a label is `_other`'s: endpoints that got none, those that came and went between two looks, and the last moments
-of those that are gone.
+The core drops an endpoint's record with its last connection; its counts are then part of the pool's totals only. A
+label keeps the counts that were last read under it, so no series decreases. The remainder of the totals goes to
+`_other`: endpoints without a label, endpoints that came and went between two reads, and what happened to an endpoint
+after the last read.
 
-A label whose endpoint is gone can be taken by the next endpoint. Until then its counters stay where they are: moving
-them to `_other` earlier would look like a burst there."""
+A label without endpoints is reused for the next endpoint. Until then its counters stay: moving them to `_other` at once
+would look like a burst there."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from gcp.observe.names import OTHER
 
 __all__ = ['GAUGES', 'Labels', 'clean', 'default_label', 'flat']
 
-#: how many of a row's values are gauges; those come first
+#: how many values of a row are gauges; they come first
 GAUGES: Final = 4
 LONGEST: Final = 120
 
@@ -31,16 +31,16 @@ Row = list[int]
 
 
 def flat(counts: dict[str, Any]) -> Row:
-    """Lay out what `Core.snapshot` counts of an endpoint, or of a pool, in one row: connections by state and waiters;
-    then acquires, releases, connections closed, and leaks."""
+    """Arrange what `Core.snapshot` counts of an endpoint or a pool in one row: connections by state, waiters, acquires,
+    releases, closed connections, leaks."""
     return [
         counts['idle'], counts['used'], counts['creating'], counts['waiting'],
         *counts['acquires'].values(), *counts['releases'].values(), *counts['closed'].values(), counts['leaks'],
     ]
 
 
-class Place:
-    """One label, the endpoints under it, and what those counted that are gone."""
+class LabelEntry:
+    """One label: how many endpoints have it, and the counts of those that had it and are gone."""
 
     __slots__ = ('base', 'label', 'members')
 
@@ -50,51 +50,51 @@ class Place:
         self.members = 0
 
     def keep(self, row: Row) -> None:
-        """Keep what an endpoint counted that is gone."""
+        """Keep the counts of an endpoint that is gone."""
         self.base[GAUGES:] = map(add, self.base[GAUGES:], row[GAUGES:])
 
 
 class Seen:
-    """One endpoint that was listed when last looked at. Known by its key's identity: equality is user code."""
+    """One endpoint of the last read, identified by its key's `id`: comparing keys would run user code."""
 
-    __slots__ = ('key', 'place', 'row')
+    __slots__ = ('entry', 'key', 'row')
 
-    def __init__(self, key: object, place: Place | None, row: Row) -> None:
-        self.key = key      # kept alive, so that no other object can have its identity
-        self.place = place
+    def __init__(self, key: object, entry: LabelEntry | None, row: Row) -> None:
+        self.key = key      # keeps the key alive, so that no other object gets its id
+        self.entry = entry
         self.row = row
 
     def see(self, row: Row) -> None:
-        """Take new counts. Those that are smaller than the last ones are of a new record: it was forgotten between."""
-        if self.place is not None and any(map(gt, self.row[GAUGES:], row[GAUGES:])):
-            self.place.keep(self.row)
+        """Take new counts. If one has fallen, the core has dropped the record in between and begun a new one."""
+        if self.entry is not None and any(map(gt, self.row[GAUGES:], row[GAUGES:])):
+            self.entry.keep(self.row)
         self.row = row
 
 
 class Labels:
     """The labels of one pool's endpoints.
 
-    :ivar overflow: how many endpoints got no label of their own, for want of a free one
+    :ivar overflow: how many endpoints got no label of their own because all were taken
     """
 
     def __init__(self) -> None:
         self.overflow = 0
-        self._places: dict[str, Place] = {}
-        self._vacant: dict[str, None] = {}      # those without endpoints, longest vacant first
+        self._entries: dict[str, LabelEntry] = {}
+        self._unused: dict[str, None] = {}      # labels without endpoints, longest unused first
         self._seen: dict[tuple[int, int], Seen] = {}
 
     def assign(
             self, listed: Sequence[tuple[int, Any, dict[str, Any]]], label_of: Callable[[int, Any], str], limit: int,
     ) -> Iterable[tuple[str, Row]]:
-        """Take what there is now, and lay it out by label.
+        """Take the current endpoints and their counts, and return the counts by label.
 
-        :param listed: the pool's number, the endpoint, and its counts, of all endpoints listed
-        :param label_of: makes a label of the pool's number and the endpoint
-        :param limit: how many labels, at most
-        :return: all but what is `_other`'s. The gauges of a label without endpoints are -1
+        :param listed: the pool's number, the endpoint, and its counts, of each endpoint
+        :param label_of: returns the label for a pool's number and an endpoint
+        :param limit: the maximal number of labels
+        :return: rows by label, without `_other`. The gauges of a label without endpoints are -1
         """
         present = [(number, id(key)) for number, key, _ in listed]
-        arrivals = [    # first, for it calls foreign code, which may raise anything
+        arrivals = [    # first, since it calls user code, which may raise anything
             (label_of(number, key) if limit else '', number, key, flat(counts))
             for (number, key, counts), identity in zip(listed, present, strict=True) if identity not in self._seen
         ]
@@ -103,60 +103,60 @@ class Labels:
             seen = before.pop(identity, None)
             if seen is not None:
                 self._seen[identity] = seen
-                if seen.place is not None:
+                if seen.entry is not None:
                     seen.see(flat(counts))
         for seen in before.values():
             self._depart(seen)
-        arrivals.sort(key=lambda arrival: arrival[0] not in self._places)   # before others take their labels
+        arrivals.sort(key=lambda arrival: arrival[0] not in self._entries)  # before known labels are reused
         for label, number, key, row in arrivals:
-            place = self._place(label, limit, len(row))
-            self._seen[number, id(key)] = Seen(key, place, row if place is not None else [])
+            entry = self._entry(label, limit, len(row))
+            self._seen[number, id(key)] = Seen(key, entry, row if entry is not None else [])
         return self._rows()
 
     def _depart(self, seen: Seen) -> None:
-        """Keep an endpoint's counts, and free its label."""
-        place = seen.place
-        if place is not None:
-            place.keep(seen.row)
-            place.members -= 1
-            if not place.members:
-                self._vacant[place.label] = None
+        """Keep an endpoint's counts, and mark its label as unused if it was the last one."""
+        entry = seen.entry
+        if entry is not None:
+            entry.keep(seen.row)
+            entry.members -= 1
+            if not entry.members:
+                self._unused[entry.label] = None
 
-    def _place(self, label: str, limit: int, width: int) -> Place | None:
-        """Return an endpoint's place; None: `_other`."""
+    def _entry(self, label: str, limit: int, width: int) -> LabelEntry | None:
+        """Return the label entry for a new endpoint; None for `_other`."""
         if label == OTHER:
             return None
-        place = self._places.get(label)
-        if place is None:
-            while len(self._places) >= limit:
+        entry = self._entries.get(label)
+        if entry is None:
+            while len(self._entries) >= limit:
                 if not self._evict():
                     self.overflow += 1
                     return None
-            place = self._places[label] = Place(label, width)
-        self._vacant.pop(label, None)
-        place.members += 1
-        return place
+            entry = self._entries[label] = LabelEntry(label, width)
+        self._unused.pop(label, None)
+        entry.members += 1
+        return entry
 
     def _evict(self) -> bool:
-        """Give up the label that has been vacant for longest, if any is."""
-        for label in self._vacant:
-            del self._vacant[label], self._places[label]
+        """Drop the label that has been unused for longest. Return False if all are used."""
+        for label in self._unused:
+            del self._unused[label], self._entries[label]
             return True
         return False
 
     def _rows(self) -> Iterable[tuple[str, Row]]:
         rows = {
-            label: place.base[:] if place.members else [-1] * GAUGES + place.base[GAUGES:]
-            for label, place in self._places.items()
+            label: entry.base[:] if entry.members else [-1] * GAUGES + entry.base[GAUGES:]
+            for label, entry in self._entries.items()
         }
         for seen in self._seen.values():
-            if seen.place is not None:
-                label = seen.place.label
+            if seen.entry is not None:
+                label = seen.entry.label
                 rows[label] = list(map(add, rows[label], seen.row))
         return rows.items()
 
 
-# --- what is shown of an endpoint ---
+# --- the default label ---
 
 HOST: Final = r'[^\W_](?:[\w.,-]{0,78})'
 PORT: Final = r'[0-9]{1,5}'
@@ -168,9 +168,9 @@ KEYWORDS: Final = re.compile(rf'\s*{PAIR}(?:\s+{PAIR})*\s*')
 
 
 def clean(label: Any) -> str:
-    """Make what a label function returned a label: a plain string that can be encoded, not too long.
+    """Return the result of a label function as a plain string, truncated to 120 characters, that UTF-8 can encode.
 
-    :raises TypeError: when it is no string
+    :raises TypeError: when it is not a string
     """
     if not isinstance(label, str):
         raise TypeError(f'endpoint_label must return a string, not {type(label).__name__}')
@@ -178,7 +178,7 @@ def clean(label: Any) -> str:
 
 
 def default_label(endpoint: Any) -> str:
-    """Show an endpoint by what can carry no credentials: a host and a port, a path, a short name; else its type."""
+    """Return a host and port, a path or a short name: what cannot contain credentials. Otherwise return the type."""
     if isinstance(endpoint, str):
         return label_of_text(endpoint)
     if isinstance(endpoint, PurePath):
@@ -197,7 +197,7 @@ def default_label(endpoint: Any) -> str:
 
 
 def label_of_pair(host: Any, port: Any) -> str | None:
-    """Show a host and a port, if that is what they are."""
+    """Return ``host:port``, or None if these are not a host and a port."""
     host = str(host) if isinstance(host, (IPv4Address, IPv6Address)) else host
     if not isinstance(host, str) or isinstance(port, bool) or not (port is None or isinstance(port, int)):
         return None
@@ -208,24 +208,24 @@ def label_of_pair(host: Any, port: Any) -> str | None:
 
 
 def label_of_text(text: str) -> str:
-    """Show a string, if it is a URL its host and port only, unless it may carry more than a name."""
-    unsaid = '<a string>'
+    """Return a string, or a URL's host and port, unless it may contain credentials."""
+    hidden = '<a string>'
     if '://' in text:
         try:
             url = urlsplit(text)
-            is_cut = '@' in url.path + url.query + url.fragment     # a password with a slash, say: no host came before
-            return unsaid if is_cut else label_of_pair(url.hostname, url.port) or unsaid
+            is_cut = '@' in url.path + url.query + url.fragment     # a password with a slash: the host comes later
+            return hidden if is_cut else label_of_pair(url.hostname, url.port) or hidden
         except ValueError:
-            return unsaid
+            return hidden
     if KEYWORDS.fullmatch(text):
-        return label_of_keywords(text) or unsaid
+        return label_of_keywords(text) or hidden
     if NAME.fullmatch(text) or PATH.fullmatch(text) or (text.count(':') > 1 and re.fullmatch(IP6, text)):
         return text
-    return unsaid
+    return hidden
 
 
 def label_of_keywords(text: str) -> str | None:
-    """Show the host and the port of a connection string such as ``host=... port=...``."""
+    """Return the host and port of a connection string such as ``host=... port=...``."""
     found = dict(pair.split('=', 1) for pair in text.split())
     host, port = found.get('host'), found.get('port', '')
     if host is not None and PATH.fullmatch(host):

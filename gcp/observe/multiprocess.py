@@ -1,11 +1,11 @@
-"""Several processes behind one page (gunicorn, uWSGI): what Prometheus' client calls its multiprocess mode.
+"""Prometheus metrics of several processes on one page (gunicorn, uWSGI): the multiprocess mode of `prometheus_client`.
 
-Where `PROMETHEUS_MULTIPROC_DIR` names a directory, each process keeps its pools' figures there in files of its own, in
-the client's format, written by the client's own code; the client's `MultiProcessCollector` adds up the files of all
-processes. What a killed process has counted stays. Endpoints are not told apart.
+If `PROMETHEUS_MULTIPROC_DIR` names a directory, each process writes its pools' figures to files of its own there, with
+the client's code and in the client's format. The client's `MultiProcessCollector` adds up the files of all processes.
+The counts of a killed process stay. There are no endpoint labels in this mode.
 
-The files are written by a thread that looks twice a second, and only while there is something to see: when nothing has
-changed it ends, and the next call of a pool starts another. A forked child has its files as soon as it calls a pool."""
+A thread writes the files twice a second while figures change. It ends when nothing has changed, and the next call of a
+pool starts another. A forked child creates its files at its first call of a pool."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from typing import Any, Final
 
 from prometheus_client import mmap_dict
 
-from gcp.observe.accounts import Books, Reading
+from gcp.observe.aggregation import Aggregation, Reading
 from gcp.observe.names import BY_NAME, METRICS, Metric
-from gcp.observe.prometheus import HISTOGRAMS, Marks, histogram_of, samples_of
+from gcp.observe.prometheus import HISTOGRAMS, SeriesLabels, histogram_of, samples_of
 from gcp.observe.telemetry import Telemetry
 
-__all__ = ['Writer', 'join', 'mark_process_dead']
+__all__ = ['Writer', 'attach', 'mark_process_dead']
 
-#: how often to look while there is something to see, seconds
+#: interval of the writing thread, seconds
 PERIOD: Final = 0.5
-#: how many series of the past may stay in a file, beside as many as there are now
-ROOM: Final = 2000
-#: how long a thread may take to be born, seconds
-BIRTH: Final = 1.0
-#: how often to look for files of processes that are gone, seconds
-ROUNDS: Final = 5.0
+#: a file is rewritten when it has this many stale series more than current ones
+STALE_SERIES: Final = 2000
+#: how long to wait at exit for a thread that is starting, seconds
+START_TIMEOUT: Final = 1.0
+#: interval between searches for files of dead processes, seconds
+PRUNE_INTERVAL: Final = 5.0
 
-#: a file as a dictionary; the client's own
+#: a memory-mapped file as a dictionary, from the client
 MappedFile: Final[Any] = mmap_dict.MmapedDict
 GAUGE_FILES: Final = re.compile(r'gauge_live(?:sum|max)_gcpool_(\d+)\.db')
 LIMITS: Final = ('gcpool_max_connections', 'gcpool_max_connections_per_endpoint', 'gcpool_min_idle_connections')
@@ -46,23 +46,25 @@ LIMITS: Final = ('gcpool_max_connections', 'gcpool_max_connections_per_endpoint'
 
 
 def directory() -> str | None:
-    """Return where the processes' files are, or None for a process that is seen by itself."""
+    """Return the directory of the files, or None if this mode is off."""
     return os.environ.get('PROMETHEUS_MULTIPROC_DIR') or None
 
 
-def join(telemetry: Telemetry) -> None:
-    """Let a pool be seen beside those of other processes, if that is wanted."""
+def attach(telemetry: Telemetry) -> None:
+    """Export a pool to the files, if this mode is on."""
     path = directory()
     if path is not None:
         writers.of(path).add(telemetry)
 
 
 def mark_process_dead(pid: int, path: str | None = None) -> None:
-    """Remove what a process that has ended shows of its present; what it counted stays. The same is done by other
-    processes sooner or later. For gunicorn's `child_exit`, beside the function of this name in `prometheus_client`.
+    """Remove the gauges of a dead process; its counters stay.
 
-    :param pid: its process id
-    :param path: the directory; by default that of the environment
+    Other processes of the service do the same within seconds. Call it in gunicorn's `child_exit`, along with the
+    function of this name in `prometheus_client`.
+
+    :param pid: the process id
+    :param path: the directory; by default the one that the environment names
     """
     path = path or directory()
     for name in files_in(path) if path else ():
@@ -72,7 +74,7 @@ def mark_process_dead(pid: int, path: str | None = None) -> None:
 
 
 def prune(path: str) -> None:
-    """Remove what processes show of their present that have none."""
+    """Remove the gauges of all dead processes."""
     for name in files_in(path):
         found = GAUGE_FILES.fullmatch(name)
         if found and not is_running(int(found[1])):
@@ -95,7 +97,7 @@ def remove(path: str) -> None:
 
 def is_running(pid: int) -> bool:
     if os.name != 'posix':
-        return True         # a signal 0 would be none there
+        return True         # on Windows, os.kill(pid, 0) ends the process
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -105,38 +107,40 @@ def is_running(pid: int) -> bool:
     return True
 
 
-# --- what is in the files ---
+# --- the contents of the files ---
 
 def file_of(metric: Metric) -> str:
-    """Return what kind of file a metric is in: its name tells the client how to add it up."""
+    """Return the type of the file for a metric. The client derives from it how to merge values."""
     return metric.kind if metric.kind in ('counter', 'histogram') else f'gauge_live{metric.merge}'
 
 
-def entries_of(metric: Metric, reading: Reading, marks: Marks) -> Iterator[tuple[str, dict[str, str], float]]:
-    """Tell one pool's part in a metric. Buckets are not cumulative there, and their count is not said.
+def entries_of(
+        metric: Metric, reading: Reading, series_labels: SeriesLabels,
+) -> Iterator[tuple[str, dict[str, str], float]]:
+    """Yield one pool's samples of a metric. In the files, buckets are not cumulative, and there is no ``_count``.
 
-    A process that has a pool and never used it, such as one that only forks others, has none of its limits."""
+    A process that never used its pool, such as one that only forks workers, writes 0 for the pool's limits."""
     if metric.kind == 'histogram':
-        for labels, buckets in marks.histograms[metric.name]:
-            counts, total = histogram_of(reading, HISTOGRAMS[metric.name], labels.get('step'))
+        for labels, buckets in series_labels.histograms[metric.name]:
+            counts, total = histogram_of(reading, HISTOGRAMS[metric.name], labels.get('hook'))
             for bucket, value in zip(buckets, counts, strict=True):
                 yield f'{metric.name}_bucket', bucket, value
             yield f'{metric.name}_sum', labels, total
     else:
         is_used = metric.name not in LIMITS or reading.total['created'] or any(reading.total['acquires'].values())
-        for sample in samples_of(metric, reading, marks):
+        for sample in samples_of(metric, reading, series_labels):
             yield sample.name, sample.labels, sample.value if is_used else 0
 
 
 def key_of(metric: Metric, name: str, labels: dict[str, str]) -> str:
-    """Write a series as the client does."""
-    family = metric.name if metric.kind == 'info' else metric.family    # there it is a gauge
+    """Return the key of a series in a file."""
+    family = metric.name if metric.kind == 'info' else metric.family    # in the files it is a gauge
     return str(mmap_dict.mmap_key(family, name, list(labels), list(labels.values()), metric.help))
 
 
 def opened(path: str) -> Any:
-    """Open a file. One that is not there yet is found by readers when it can be read: the client's code makes it empty,
-    and its collector cannot read such a file."""
+    """Open a file. A new one is created under another name and renamed: the client creates files empty, and its
+    collector fails at an empty file."""
     if os.path.exists(path):
         return MappedFile(path)
     new = f'{path}.new'
@@ -149,8 +153,8 @@ def opened(path: str) -> Any:
 class File:
     """One file of this process.
 
-    :param path: where it is
-    :param lasting: whether what a dead process of the same id has left there is to be kept
+    :param path: its path
+    :param lasting: whether to keep, and add to, the values that a dead process with the same id left there
     """
 
     def __init__(self, path: str, *, lasting: bool) -> None:
@@ -163,8 +167,8 @@ class File:
         self._base = {key: value for key, value, *_ in self._values.read_all_values()} if lasting else {}
 
     def write(self, values: dict[str, float]) -> bool:
-        """Write what has changed. What is not there any more is 0: the present of a pool that is gone, or a name that
-        the books have forgotten, whose totals are under another now.
+        """Write the values that have changed. Series that are gone become 0: gauges of closed pools, and names of pools
+        whose totals the aggregation has merged under another name.
 
         :return: whether anything has changed
         """
@@ -173,7 +177,7 @@ class File:
         for key, value in changed:
             self.put(key, value + self._base.get(key, 0.0))
         self._written.update(changed)
-        if len(self._written) > 2 * len(values) + ROOM:
+        if len(self._written) > 2 * len(values) + STALE_SERIES:
             self._rewrite(values)
         return bool(changed)
 
@@ -182,7 +186,7 @@ class File:
         self._values.write_value(key, value, 0.0)
 
     def _rewrite(self, values: dict[str, float]) -> None:
-        """Write the file anew, without the keys of the past. Who reads it finds the old one or the new one."""
+        """Replace the file by one without stale series. Readers find either the old file or the new one."""
         new = f'{self._path}.new'
         remove(new)
         self._values.close()
@@ -202,65 +206,65 @@ class File:
 # --- the writer ---
 
 class Writer:
-    """This process's files in one directory.
+    """Writes this process's files in one directory.
 
     :param path: the directory
     """
 
     def __init__(self, path: str) -> None:
-        self.books: Final = Books(labelled=False)
+        self.aggregation: Final = Aggregation(labelled=False)
         self._path = path
-        self._alarm = self._wake     # one object, to be known again
+        self._alarm = self._wake     # one object: a bound method is a new one at each access
         self._armed: list[weakref.ref[Any]] = []
         self._keys: dict[tuple[str, ...], str] = {}
         self._files: dict[str, File] = {}
         self._start()
         atexit.register(self.finish)
         if hasattr(os, 'register_at_fork'):
-            os.register_at_fork(after_in_child=self._start_anew)
+            os.register_at_fork(after_in_child=self._reset_after_fork)
 
     def _start(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._busy = False
         self._running = threading.Lock()        # held by the thread
-        self._stirred = False       # whether a pool was called
-        self._starting = False      # a thread that has not come to its first line yet
-        self._is_over = False       # no thread is started any more
-        self._marks: dict[str, Marks] = {}
-        self._pruned = -ROUNDS
+        self._called = False        # whether a pool was called
+        self._starting = False      # whether a thread is starting
+        self._is_over = False       # whether no further thread may start
+        self._series_labels: dict[str, SeriesLabels] = {}
+        self._pruned = -PRUNE_INTERVAL
 
     def add(self, telemetry: Telemetry) -> None:
-        """Let a pool be seen."""
-        self.books.add(telemetry)
+        """Add a pool."""
+        self.aggregation.add(telemetry)
         self.flush()
         self._arm()
 
     def flush(self) -> bool:
-        """Write what has changed.
+        """Write the values that have changed.
 
-        :return: whether something has, or will by itself
+        :return: whether any has, or may change without a call of a pool
         """
         with self._lock:
-            if self._busy:      # a finalizer has come in between
+            if self._busy:      # called by a finalizer
                 return False
             self._busy = True
             try:
                 if self._pid != os.getpid():
-                    self._start_anew()
-                if monotonic() - self._pruned > ROUNDS:
+                    self._reset_after_fork()
+                if monotonic() - self._pruned > PRUNE_INTERVAL:
                     self._pruned = monotonic()
                     prune(self._path)
                 return self._write()
             except Exception as error:
-                self.books.note('multiprocess', error)
+                self.aggregation.record_error('multiprocess', error)
                 return False
             finally:
                 self._busy = False
 
     def _write(self) -> bool:
         began = perf_counter()
-        readings = self.books.read()
+        readings = self.aggregation.read()
         changed = False
         for name, values in self._values(readings).items():
             changed = self._file(name).write(values) or changed
@@ -271,16 +275,17 @@ class Writer:
             reading.total[state] for reading in readings for state in ('used', 'creating', 'disposing', 'waiting'))
 
     def _values(self, readings: list[Reading]) -> dict[str, dict[str, float]]:
-        """Lay out what there is, by file."""
-        marks = {reading.pool: self._marks.get(reading.pool) or Marks(reading.pool) for reading in readings}
-        self._marks = marks
+        """Return all values by file and key."""
+        series_labels = {
+            reading.pool: self._series_labels.get(reading.pool) or SeriesLabels(reading.pool) for reading in readings}
+        self._series_labels = series_labels
         known, self._keys = self._keys, {}
         found: dict[str, dict[str, float]] = {}
         for reading in readings:
-            marks[reading.pool].update(reading.rows)
+            series_labels[reading.pool].update(reading.rows)
             for metric in METRICS:
                 values = found.setdefault(file_of(metric), {})
-                for name, labels, value in entries_of(metric, reading, marks[reading.pool]):
+                for name, labels, value in entries_of(metric, reading, series_labels[reading.pool]):
                     series = name, *labels.values()
                     key = self._keys[series] = known.get(series) or key_of(metric, name, labels)
                     values[key] = value
@@ -296,16 +301,16 @@ class Writer:
     # --- the thread ---
 
     def _arm(self) -> None:
-        """Have the next call of each pool start the thread."""
-        for telemetry in self.books.telemetries():
+        """Set the callbacks by which the next call of a pool starts the thread."""
+        for telemetry in self.aggregation.telemetries():
             pool = telemetry.pool()
             if pool is not None and pool._core.on_transition is None:
                 pool._core.on_transition = self._alarm
-                self._armed.append(telemetry.pool)      # in this order: an alarm that is not listed is listed soon
+                self._armed.append(telemetry.pool)      # last: `_wake` clears the callbacks of listed pools only
 
     def _wake(self, verb: str) -> None:
-        """Called by a pool's core, in the midst of anything: see to it that there is a thread."""
-        self._stirred = True
+        """Start the thread, if there is none. A pool's core calls this, at any point of the caller's code."""
+        self._called = True
         while self._armed:
             pool = self._armed.pop()()
             if pool is not None and pool._core.on_transition is self._alarm:
@@ -316,10 +321,10 @@ class Writer:
                 _thread.start_new_thread(self._run, ())
             except RuntimeError:
                 self._starting = False
-                self._running.release()     # no thread can be started any more: `finish` is yet to come, or was
+                self._running.release()     # the interpreter is exiting: `finish` writes the last values
 
     def _run(self) -> None:
-        """Look, until there is nothing to see."""
+        """Write until nothing changes any more."""
         running = self._running
         self._starting = False
         while True:
@@ -328,36 +333,36 @@ class Writer:
                 continue
             self._arm()
             running.release()
-            # whatever came before that may have found nobody to wake
+            # a call between the last flush and `_arm` has started no thread
             if not self.flush() or not running.acquire(blocking=False):
                 return
 
-    # --- the ends ---
+    # --- exit and fork ---
 
     def finish(self) -> None:
-        """Write the last figures, and take away those of the present. For a process that has shown nothing: nothing.
+        """Write the last counts, and remove the gauges. Does nothing if no pool was used.
 
-        A thread that is being born while CPython takes itself apart may crash it (seen on 3.10)."""
+        Waits for a thread that is starting: CPython 3.10 was seen to crash when a thread starts during finalization."""
         self._is_over = True
-        deadline = monotonic() + BIRTH
+        deadline = monotonic() + START_TIMEOUT
         while self._starting and monotonic() < deadline:
             sleep(0.001)
-        if self._pid == os.getpid() and (self._files or self._stirred):
+        if self._pid == os.getpid() and (self._files or self._called):
             self.flush()
             with self._lock:
                 for name in [name for name in self._files if name.startswith('gauge')]:
                     self._files.pop(name).remove()
-                self._busy = True       # it was the last time
+                self._busy = True       # no further writes
 
-    def _start_anew(self) -> None:
-        """In a forked child: other files, and no thread."""
+    def _reset_after_fork(self) -> None:
+        """Continue in a forked child with other files, and without the thread."""
         for file in self._files.values():
             file.close()
         self._files = {}
         self._start()
         self._arm()
         util = sys.modules.get('multiprocessing.util')
-        if util is not None:        # its children end without a word to `atexit`
+        if util is not None:        # children of multiprocessing exit without calling `atexit`
             util.register_after_fork(self, Writer._finish_last)
 
     def _finish_last(self) -> None:
@@ -365,13 +370,13 @@ class Writer:
 
 
 class Writers:
-    """This process's writers: one for each directory, which is to say one."""
+    """The writers of this process, by directory: in practice one."""
 
     def __init__(self) -> None:
         self._made: dict[str, Writer] = {}
-        self.start_anew()
+        self.reset_after_fork()
         if hasattr(os, 'register_at_fork'):
-            os.register_at_fork(after_in_child=self.start_anew)
+            os.register_at_fork(after_in_child=self.reset_after_fork)
 
     def of(self, path: str) -> Writer:
         with self._lock:
@@ -379,8 +384,8 @@ class Writers:
                 self._made[path] = Writer(path)
             return self._made[path]
 
-    def start_anew(self) -> None:
-        """In a forked child nobody holds the lock."""
+    def reset_after_fork(self) -> None:
+        """Replace the lock in a forked child: another thread may have held it at the fork."""
         self._lock = threading.RLock()
 
 

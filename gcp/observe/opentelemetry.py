@@ -1,13 +1,14 @@
-"""OpenTelemetry metrics: one set of observable instruments for each meter provider, over all of its pools.
+"""OpenTelemetry metrics: one set of observable instruments for each meter provider, which covers all its pools.
 
-Owns who is seen by which provider. Reads when a provider collects; pushes nothing. There is one set for each provider
-because an SDK keeps the callbacks of the first instrument of a name only; and one reading for each collection, so that
-the figures of all instruments agree with each other.
+Pools are read when a provider collects; nothing is pushed. There is one set of instruments for each provider, because
+the SDK keeps the callbacks of the first instrument of a name only; and one reading for each collection, so that the
+figures of all instruments agree.
 
-OpenTelemetry is not imported here before somebody else has done so: until then there can be no provider.
+This module imports OpenTelemetry only after the program has done so: until then there can be no provider.
 
-Histograms cannot be observed in OpenTelemetry. There are two ways to have them, both asked for: `gcp.observe.exporter`,
-which is exact and costs nothing between exports, and `record_histograms`, for readers that have no exporter."""
+OpenTelemetry has no observable histogram. Histograms are exported in one of two ways, both opt-in:
+`gcp.observe.exporter` is exact and costs nothing between exports; `record_histograms` serves readers without an
+exporter."""
 
 from __future__ import annotations
 
@@ -20,28 +21,28 @@ from time import monotonic, time_ns
 from typing import Any, Final
 from weakref import WeakKeyDictionary, WeakSet, ref
 
-from gcp.observe.accounts import Books, Reading
+from gcp.observe.aggregation import Aggregation, Reading
 from gcp.observe.names import ATTRIBUTES, INSTRUMENTS, SCHEMA_URL, SCOPE, STATES, Instrument
 from gcp.observe.telemetry import Telemetry, version
 from gcp.options import DEFAULT
 
-__all__ = ['join', 'record_histograms']
+__all__ = ['attach', 'record_histograms']
 
 FRESH: Final = 1.0
-"""For how long a reading serves the instruments that have not asked for it yet, in seconds."""
+"""For how long the instruments of one collection share a reading, seconds."""
 
 POOL: Final = ATTRIBUTES['pool']
 OBSERVED: Final = tuple(instrument for instrument in INSTRUMENTS if instrument.kind != 'histogram')
 HISTOGRAMS: Final = tuple(instrument for instrument in INSTRUMENTS if instrument.kind == 'histogram')
 
 collected: Final = threading.local()
-"""Its ``outlet``: the one that this thread has collected last, weakly. Exporters are called in the thread that did."""
+"""Its ``binding``: a weak reference to what this thread collected last. Readers export in the thread that collects."""
 
 
 # --- figures ---
 
 def counted(reading: Reading, metric: str) -> Iterator[tuple[dict[str, str], int]]:
-    """Yield a metric's values with their labels, without the pool's and the endpoint's."""
+    """Yield a metric's values with their labels other than the pool's and the endpoint's."""
     total = reading.total
     if metric == 'gcpool_connections':
         yield from (({'state': state}, total[state]) for state in STATES)
@@ -53,12 +54,13 @@ def counted(reading: Reading, metric: str) -> Iterator[tuple[dict[str, str], int
         yield from (({'outcome': outcome}, count) for outcome, count in total['releases'].items())
     elif metric == 'gcpool_connections_closed_total':
         yield from (({'reason': reason}, count) for reason, count in total['closed'].items())
-    elif metric == 'gcpool_steps_total':
-        for step, outcomes in total['hook_calls'].items():
-            yield from (({'step': step, 'outcome': outcome}, count) for outcome, count in outcomes.items())
-    elif reading.limits is not None:        # nobody is limited by a pool that is closed
-        limits = ('gcpool_max_connections', 'gcpool_max_connections_per_endpoint', 'gcpool_min_idle_connections')
-        yield {}, reading.limits[limits.index(metric)]
+    elif metric == 'gcpool_hook_calls_total':
+        for hook, outcomes in total['hook_calls'].items():
+            yield from (({'hook': hook, 'outcome': outcome}, count) for outcome, count in outcomes.items())
+    elif metric == 'gcpool_capacity' and reading.capacity is not None:      # closed pools have no limits
+        yield {}, reading.capacity
+    elif metric == 'gcpool_min_idle_connections' and reading.limits is not None:
+        yield {}, reading.limits[2]
 
 
 def figures(reading: Reading, instrument: Instrument) -> Iterator[tuple[dict[str, str], int]]:
@@ -70,30 +72,30 @@ def figures(reading: Reading, instrument: Instrument) -> Iterator[tuple[dict[str
 
 
 def histograms(reading: Reading) -> Iterator[tuple[Instrument, tuple[str, str | None], tuple[int, ...], float]]:
-    """Yield what was timed: the instrument, which exemplars are its own, how many in each bucket, and their sum."""
+    """Yield the histograms: instrument, key of its exemplars, counts of the buckets, sum."""
     for instrument in HISTOGRAMS:
-        step = instrument.where.get('step')
-        key = {'gcpool_acquire_wait_seconds': 'wait', 'gcpool_use_seconds': 'use'}.get(instrument.metric, 'step')
-        counts, total = reading.total['hook_time'][step] if key == 'step' else reading.total[key]
-        yield instrument, (key, step), counts, total
+        hook = instrument.where.get('hook')
+        key = {'gcpool_acquire_wait_seconds': 'wait', 'gcpool_use_seconds': 'use'}.get(instrument.metric, 'hook')
+        counts, total = reading.total['hook_time'][hook] if key == 'hook' else reading.total[key]
+        yield instrument, (key, hook), counts, total
 
 
 # --- instruments ---
 
-class Outlet:
-    """One provider's instruments, and the pools that it sees.
+class ProviderBinding:
+    """The instruments of one provider, and its pools.
 
-    :ivar born: when it was made, nanoseconds since the epoch
-    :ivar superseded: whether another has taken its place
+    :ivar born: when it was created, nanoseconds since the epoch
+    :ivar superseded: whether the instruments of another binding have replaced these
     """
 
     def __init__(self) -> None:
-        self.books = Books(labelled=False)
+        self.aggregation = Aggregation(labelled=False)
         self.born = time_ns()
         self.superseded = False
         self._readings: list[Reading] = []
         self._taken = -1.0
-        self._waiting: set[str] = set()     # instruments that this reading is still to serve
+        self._waiting: set[str] = set()     # instruments that have not used this reading yet
         self._recorder: Recorder | None = None
 
     def create(self, provider: Any) -> None:
@@ -105,12 +107,12 @@ class Outlet:
             create(instrument.name, callbacks=[callback], unit=instrument.unit, description=instrument.help)
 
     def record(self, provider: Any) -> None:
-        """Have histograms recorded, too."""
+        """Record histograms at each collection from now on."""
         if self._recorder is None:
             self._recorder = Recorder(meter_of(provider))
 
     def observe(self, instrument: Instrument, options: object) -> Iterable[Any]:
-        """Called by the provider when it collects."""
+        """Return an instrument's observations. The provider calls this when it collects."""
         try:
             from opentelemetry.metrics import Observation
 
@@ -119,23 +121,23 @@ class Outlet:
                 return []
             return [
                 Observation(value, attributes)
-                for reading in self._look(instrument.name) for attributes, value in figures(reading, instrument)
+                for reading in self._read(instrument.name) for attributes, value in figures(reading, instrument)
             ]
         except Exception as error:
-            self.books.errors.note('opentelemetry', error)
+            self.aggregation.errors.record('opentelemetry', error)
             return []
 
     @property
     def readings(self) -> list[Reading]:
-        """What the latest collection has seen."""
+        """The readings of the latest collection."""
         return self._readings
 
-    def _look(self, name: str) -> list[Reading]:
-        """Read all pools, once for each collection."""
-        collected.outlet = ref(self)
-        with Globe.lock:
+    def _read(self, name: str) -> list[Reading]:
+        """Return the readings of this collection. The first instrument that asks has all pools read."""
+        collected.binding = ref(self)
+        with GlobalProvider.lock:
             if name not in self._waiting or monotonic() - self._taken > FRESH:
-                self._readings = self.books.read()
+                self._readings = self.aggregation.read()
                 self._taken = monotonic()
                 self._waiting = {instrument.name for instrument in OBSERVED}
                 if self._recorder is not None:
@@ -145,7 +147,7 @@ class Outlet:
 
 
 class Recorder:
-    """Records histograms, in their buckets' places. The counts in all buckets and the sum come out right."""
+    """Records histograms, with a value in the bucket for each observation. Counts and sums are exact."""
 
     def __init__(self, meter: Any) -> None:
         self._instruments = {
@@ -157,7 +159,7 @@ class Recorder:
         self._seen: dict[tuple[str, str], tuple[tuple[int, ...], float]] = {}
 
     def catch_up(self, readings: list[Reading]) -> None:
-        """Record what has been timed since last time."""
+        """Record the observations since the last call."""
         seen, self._seen = self._seen, {}
         for reading in readings:
             for instrument, _, counts, total in histograms(reading):
@@ -172,14 +174,14 @@ class Recorder:
 
 def since(last: tuple[tuple[int, ...], float] | None, counts: tuple[int, ...], total: float) -> tuple[
         tuple[int, ...], float]:
-    """Return what has come to a histogram. What has become less has begun anew: a forked child's counts do."""
+    """Return the growth of a histogram: all of it if a count has fallen, as in a forked child, which counts from 0."""
     if last is None or any(now < then for now, then in zip(counts, last[0], strict=True)):
         return counts, total
     return tuple(now - then for now, then in zip(counts, last[0], strict=True)), max(0.0, total - last[1])
 
 
 def spread(bounds: tuple[float, ...], counts: tuple[int, ...], total: float) -> Iterator[tuple[float, int]]:
-    """Find a value for each bucket such that all together have this sum."""
+    """Yield a value and a count for each bucket, such that the values add up to the sum."""
     least = sum(count * lower for count, lower in zip(counts, (0.0, *bounds), strict=True))
     width = sum(count * (upper - lower) for count, lower, upper in zip(counts, (0.0, *bounds), bounds, strict=False))
     beyond = counts[-1]
@@ -192,19 +194,19 @@ def spread(bounds: tuple[float, ...], counts: tuple[int, ...], total: float) -> 
         yield max(bounds[-1] * (1 + 1e-9), bounds[-1] + (total - least - part * width) / beyond), beyond
 
 
-# --- who is seen by whom ---
+# --- bindings ---
 
-outlets: Final[WeakKeyDictionary[Any, Outlet]] = WeakKeyDictionary()
+bindings: Final[WeakKeyDictionary[Any, ProviderBinding]] = WeakKeyDictionary()
 followers: Final[WeakSet[Telemetry]] = WeakSet()
-"""The pools that are seen by the global provider, whichever that is."""
+"""The pools that follow the global provider."""
 
 
-class Globe:
-    """The global provider.
+class GlobalProvider:
+    """The global provider, as last seen.
 
-    :ivar provider: the one known; the API's stand-in while there is none; None before OpenTelemetry was imported
-    :ivar is_real: whether there is one
-    :ivar lock: held while anything here changes
+    :cvar provider: the API's proxy while none is set; None before OpenTelemetry is imported
+    :cvar is_real: whether one is set
+    :cvar lock: guards the bindings
     """
 
     provider: Any = None
@@ -212,119 +214,118 @@ class Globe:
     lock = threading.RLock()
 
 
-def start_anew() -> None:
-    """In a forked child, nobody holds the lock."""
-    Globe.lock = threading.RLock()
+def reset_after_fork() -> None:
+    """Replace the lock in a forked child: another thread may have held it at the fork."""
+    GlobalProvider.lock = threading.RLock()
 
 
 if hasattr(os, 'register_at_fork'):
-    os.register_at_fork(after_in_child=start_anew)
+    os.register_at_fork(after_in_child=reset_after_fork)
 
 
 def meter_of(provider: Any) -> Any:
     return provider.get_meter(SCOPE, version(), SCHEMA_URL)
 
 
-def outlet_of(provider: Any) -> Outlet:
-    """Return a provider's outlet; make it if there is none."""
-    with Globe.lock:
-        outlet = outlets.get(provider)
-        if outlet is None:
-            outlet = outlets[provider] = Outlet()
-            outlet.create(provider)
-        return outlet
+def binding_of(provider: Any) -> ProviderBinding:
+    """Return the binding of a provider; create it at the first call."""
+    with GlobalProvider.lock:
+        binding = bindings.get(provider)
+        if binding is None:
+            binding = bindings[provider] = ProviderBinding()
+            binding.create(provider)
+        return binding
 
 
 def follow() -> None:
-    """See whether there is another global provider. All that follow it then do."""
+    """Adopt the current global provider, with all pools that follow it."""
     from opentelemetry.metrics import get_meter_provider
 
     provider = get_meter_provider()
-    if provider is Globe.provider:
+    if provider is GlobalProvider.provider:
         return
-    with Globe.lock:
-        before, Globe.provider = Globe.provider, provider
-        Globe.is_real = not is_stand_in(provider)
-        if before is not None and before in outlets and stands_in(before, provider):
-            stand_in = outlets.pop(before)
-            if provider in outlets:     # a pool was given it before it became the global one: that set came first
-                stand_in.superseded = True
+    with GlobalProvider.lock:
+        before, GlobalProvider.provider = GlobalProvider.provider, provider
+        GlobalProvider.is_real = not is_proxy(provider)
+        if before is not None and before in bindings and is_proxy_of(before, provider):
+            earlier = bindings.pop(before)
+            if provider in bindings:     # the argument of a pool before it was global: its instruments came first
+                earlier.superseded = True
             else:
-                outlets[provider] = stand_in
+                bindings[provider] = earlier
                 return
-        books = outlet_of(provider).books
+        aggregation = binding_of(provider).aggregation
         for telemetry in list(followers):
             if telemetry.pool() is not None:
-                books.add(telemetry)
+                aggregation.add(telemetry)
 
 
-def stands_in(one: Any, other: Any) -> bool:
-    """Tell whether one provider is the API's stand-in, and the other the one that it stood in for. Its instruments have
-    become the other's then."""
-    return is_stand_in(one) and not is_stand_in(other) and meter_of(one) is meter_of(other)
+def is_proxy_of(one: Any, other: Any) -> bool:
+    """Tell whether one provider is the API's proxy for the other, which has taken over its instruments."""
+    return is_proxy(one) and not is_proxy(other) and meter_of(one) is meter_of(other)
 
 
-def is_stand_in(provider: Any) -> bool:
-    """Tell whether a provider is what the API gives while there is none."""
+def is_proxy(provider: Any) -> bool:
+    """Tell whether a provider is the API's proxy for one that is not set yet."""
     kind = type(provider)
     return kind.__name__ == '_ProxyMeterProvider' and kind.__module__.startswith('opentelemetry.metrics')
 
 
-def join(telemetry: Telemetry, provider: Any) -> None:
-    """Let a pool be seen by a meter provider.
+def attach(telemetry: Telemetry, provider: Any) -> None:
+    """Export a pool to a meter provider.
 
     :param telemetry: the pool's part in what is exported
-    :param provider: the provider, or `DEFAULT` for the global one, whichever that is
+    :param provider: the provider, or `DEFAULT` to follow the global one
     """
     if provider is DEFAULT and not is_imported():
         followers.add(telemetry)
         return
     follow()
-    if provider is DEFAULT or is_stand_in(provider):
-        with Globe.lock:
+    if provider is DEFAULT or is_proxy(provider):
+        with GlobalProvider.lock:
             followers.add(telemetry)
-            outlet_of(Globe.provider).books.add(telemetry)
+            binding_of(GlobalProvider.provider).aggregation.add(telemetry)
     else:
-        outlet_of(provider).books.add(telemetry)
+        binding_of(provider).aggregation.add(telemetry)
 
 
 def is_imported() -> bool:
-    """Tell whether there can be a global provider: somebody has imported the API, or its environment names one."""
-    return Globe.provider is not None or 'opentelemetry.metrics' in sys.modules or (
+    """Tell whether there can be a global provider: the API is imported, or the environment names one."""
+    return GlobalProvider.provider is not None or 'opentelemetry.metrics' in sys.modules or (
         'OTEL_PYTHON_METER_PROVIDER' in os.environ)
 
 
 def recheck(telemetry: Telemetry) -> None:
-    """See whether the global provider was replaced. While there is none, its stand-in sees to that."""
-    if Globe.is_real or (Globe.provider is None and 'opentelemetry.metrics' in sys.modules):
+    """Adopt a new global provider. While none is set, the API's proxy passes instruments on by itself."""
+    if GlobalProvider.is_real or (GlobalProvider.provider is None and 'opentelemetry.metrics' in sys.modules):
         try:
             follow()
         except Exception as error:
-            telemetry.errors.note('meter_provider', error)
+            telemetry.errors.record('meter_provider', error)
 
 
 def record_histograms(meter_provider: Any = DEFAULT) -> None:
-    """Have a meter provider record the histograms of its pools: create, wait and use times.
+    """Record the histograms of a meter provider's pools: create, wait and use times.
 
-    For readers that call no exporter; where there is one, `gcp.observe.exporter.HistogramExporter` costs nothing. On
-    each collection, all that was timed since the last one is recorded, each with a value in its bucket: counts and sums
-    are right, the least and the greatest value are not. That takes some 10 microseconds for each acquire and each
-    release, in the collecting thread.
+    For readers without an exporter; with one, `gcp.observe.exporter.HistogramExporter` costs less. At each collection,
+    the observations since the last one are recorded, each with a value in its bucket: counts and sums are exact, the
+    minimum and the maximum are not. This takes about 10 microseconds for each acquire and each release, in the
+    collecting thread.
 
-    :param meter_provider: by default the global one, which must be set by then
+    :param meter_provider: the provider; by default the global one, which must be set before the call
     """
-    with Globe.lock:
+    with GlobalProvider.lock:
         follow()
-        provider = Globe.provider if meter_provider is DEFAULT else meter_provider
-        outlet_of(provider).record(provider)
+        provider = GlobalProvider.provider if meter_provider is DEFAULT else meter_provider
+        binding_of(provider).record(provider)
 
 
-def nothing() -> None:
-    """Stands for a reference to nothing."""
+def no_binding() -> None:
+    """Return None, as a dead weak reference does."""
 
 
-def latest() -> Outlet | None:
-    """Return what this thread has collected last, once."""
-    outlet: Outlet | None = getattr(collected, 'outlet', nothing)()
-    collected.outlet = nothing
-    return outlet
+def latest() -> ProviderBinding | None:
+    """Return the binding that this thread has collected since the last call, or None."""
+    binding: ProviderBinding | None = getattr(collected, 'binding', no_binding)()
+    collected.binding = no_binding
+    return binding

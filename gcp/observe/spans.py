@@ -1,7 +1,7 @@
-"""Spans: what recorders of traces are told of waits and of the steps of a connection's life.
+"""Spans of acquires that wait and of the manager's hook calls: names, parents, links, attributes and status.
 
-Owns names, parents, links, attributes and status. Never raises an `Exception`: whatever goes wrong in a tracer is
-counted, and logged once. Imports OpenTelemetry's API, so it is itself imported only where spans are wanted."""
+No method raises an `Exception`: an error of a tracer is counted, and logged once. This module imports OpenTelemetry's
+API, so it is imported only when there is a tracer provider."""
 
 from __future__ import annotations
 
@@ -43,30 +43,30 @@ LINK: Final = 'gcpool.link'
 ERROR_TYPE: Final = 'error.type'
 
 SUPPRESSED: Final = object()
-"""Stands for a caller who wants no spans: an exporter, that may be using this very pool."""
+"""Stands for a caller in whose context instrumentation is suppressed, such as an exporter that uses this pool."""
 
 SUPPRESS_KEY: Final[str | None] = getattr(otel, '_SUPPRESS_INSTRUMENTATION_KEY', None)
 
 made_current: ContextVar[None] = ContextVar('gcpool.made_current')
-"""Set with each span that is made current. Its token tells whether it is still the same context when the span ends:
-OpenTelemetry's own `detach` would log an error where it is not."""
+"""Set with each span that is made current. Resetting its token raises in another context, where the `detach`
+of OpenTelemetry would log an error."""
 
 
 class Handle:
     """A span that was made current."""
 
-    __slots__ = ('attached', 'endpoint', 'left', 'mark', 'span', 'step')
+    __slots__ = ('attached', 'endpoint', 'hook', 'left', 'mark', 'span')
 
-    def __init__(self, span: Span, step: str, endpoint: object, context: Context) -> None:
+    def __init__(self, span: Span, hook: str, endpoint: object, context: Context) -> None:
         self.span = span
-        self.step = step
+        self.hook = hook
         self.endpoint = endpoint
         self.left = False
         self.mark: Token[None] = made_current.set(None)
         self.attached: Token[Context] = otel.attach(context)
 
     def leave(self) -> None:
-        """Restore the context, if this is still the one. A generator may be closed from another: that has its own."""
+        """Restore the previous context. In another context, as when a generator is closed elsewhere, do nothing."""
         if self.left:
             return
         self.left = True
@@ -78,23 +78,23 @@ class Handle:
 
 
 class PoolTracer:
-    """Makes one pool's spans. The core calls it (`Core.tracer`), while somebody records.
+    """Creates the spans of one pool. It is the `Core.tracer` while a tracer provider is set.
 
     :param tracer: OpenTelemetry's
     :param telemetry: the pool's part in what is exported: its name, its errors and its exemplars
-    :param everything: whether `on_acquire` and `on_release` have spans also when they go well
+    :param everything: whether successful calls of `on_acquire` and `on_release` have spans, too
     """
 
     def __init__(self, tracer: Tracer, telemetry: Any, everything: bool) -> None:
         self._tracer = tracer
         self._telemetry = telemetry
         self._everything = everything
-        self._names = {step: f'{step} {telemetry.name}' for step in (*HOOKS, WAIT)}
+        self._names = {hook: f'{hook} {telemetry.name}' for hook in (*HOOKS, WAIT)}
 
-    # --- places ---
+    # --- contexts of callers ---
 
     def current(self) -> object:
-        """Return what stands for the current recording span, or None."""
+        """Return the current span's context if the span records, else None."""
         try:
             if is_suppressed(otel.get_current()):
                 return SUPPRESSED
@@ -112,22 +112,22 @@ class PoolTracer:
             self._failed(error)
             return None
 
-    # --- steps ---
+    # --- hook calls ---
 
-    def start(self, step: str, endpoint: object, origin: object) -> Handle | None:
-        """Begin a step's span and make it current.
+    def start(self, hook: str, endpoint: object, origin: object) -> Handle | None:
+        """Start the span of a hook call and make it current.
 
-        :param origin: None: the caller's context is its parent; else it is in the background: the root of a new trace,
-            with a link to this
-        :return: to be given to `end` and `detach`; None where the step has no span
+        :param origin: None if the caller's context is the parent; otherwise the call is in the background, and its span
+            is the root of a new trace with a link to this
+        :return: the argument for `end` and `detach`; None if the call has no span
         """
         try:
-            if not self._is_wanted(step, origin):
+            if not self._is_wanted(hook, origin):
                 return None
             parent = otel.get_current() if origin is None else Context()
-            span = self._begin(step, endpoint, parent, links={'caller': origin})
+            span = self._begin(hook, endpoint, parent, links={'caller': origin})
             try:
-                return Handle(span, step, endpoint, set_span_in_context(span, parent))
+                return Handle(span, hook, endpoint, set_span_in_context(span, parent))
             except BaseException:
                 span.end()
                 raise
@@ -136,52 +136,52 @@ class PoolTracer:
             return None
 
     def end(self, handle: Handle, outcome: str, seconds: float, error: BaseException | None) -> None:
-        """End a step's span. It stays current until `leave`.
+        """End the span of a hook call. It stays current until `detach`.
 
         :param outcome: one of `HOOK_OUTCOMES`
-        :param seconds: how long the step took
-        :param error: what it raised
+        :param seconds: its duration
+        :param error: the exception that it raised
         """
         try:
-            self._conclude(handle.span, handle.step, handle.endpoint, outcome, seconds, error)
+            self._conclude(handle.span, handle.hook, handle.endpoint, outcome, seconds, error)
         except Exception as trouble:
             self._failed(trouble)
 
     def detach(self, handle: Handle) -> None:
-        """Make current again what was so before."""
+        """Make the previous span current again."""
         try:
             handle.leave()
         except Exception as error:
             self._failed(error)
 
     def record_failed(
-            self, step: str, endpoint: object, outcome: str, seconds: float, error: BaseException | None,
+            self, hook: str, endpoint: object, outcome: str, seconds: float, error: BaseException | None,
     ) -> None:
-        """Make the span of a step that had none, after it went wrong: at an idle hit, or of a hook that has one only
-        where everything has."""
+        """Create the span of a failed hook call that was started without one: at an idle hit, or because its hook has
+        spans with ``tracing='all'`` only."""
         try:
-            if self._is_wanted(step, None, wrong=True):
-                span = self._begin(step, endpoint, otel.get_current(), ago=seconds)
-                self._conclude(span, step, endpoint, outcome, seconds, error)
+            if self._is_wanted(hook, None, wrong=True):
+                span = self._begin(hook, endpoint, otel.get_current(), ago=seconds)
+                self._conclude(span, hook, endpoint, outcome, seconds, error)
         except Exception as trouble:
             self._failed(trouble)
 
     # --- waits ---
 
-    def waited(self, ticket: Any, result: str, seconds: float, error: BaseException | None) -> None:
-        """Make the span of an acquire that was no idle hit and has ended.
+    def waited(self, acquire: Any, result: str, seconds: float, error: BaseException | None) -> None:
+        """Create the span of an ended acquire that was not an idle hit.
 
         :param result: one of `RESULTS`
-        :param seconds: how long it took
+        :param seconds: its duration
         """
         try:
-            parent = ticket.caller if ticket.caller is not None else otel.get_current()
+            parent = acquire.caller if acquire.caller is not None else otel.get_current()
             if is_suppressed(parent):
                 return
             span = self._begin(
-                WAIT, ticket.endpoint, parent, ago=seconds,
-                links={'released_by': ticket.released_by, 'created_by': ticket.created_by},
-                attributes={RESULT: result, AHEAD: ticket.ahead},
+                WAIT, acquire.endpoint, parent, ago=seconds,
+                links={'released_by': acquire.released_by, 'created_by': acquire.created_by},
+                attributes={RESULT: result, AHEAD: acquire.ahead},
             )
             try:
                 if result in ('timeout', 'cancelled', 'error'):
@@ -192,105 +192,105 @@ class PoolTracer:
         except Exception as trouble:
             self._failed(trouble)
 
-    # --- parts ---
+    # --- helpers ---
 
-    def _is_wanted(self, step: str, origin: object, *, wrong: bool = False) -> bool:
+    def _is_wanted(self, hook: str, origin: object, *, wrong: bool = False) -> bool:
         if origin is not None:
             return origin is not SUPPRESSED
         if is_suppressed(otel.get_current()):
             return False
-        return step not in PER_USE or ((self._everything or wrong) and get_current_span().is_recording())
+        return hook not in PER_USE or ((self._everything or wrong) and get_current_span().is_recording())
 
     def _begin(
-            self, step: str, endpoint: object, parent: Context, *, ago: float | None = None,
+            self, hook: str, endpoint: object, parent: Context, *, ago: float | None = None,
             links: Mapping[str, object] = MappingProxyType({}), attributes: Mapping[str, Any] = MappingProxyType({}),
     ) -> Span:
         """Start a span.
 
-        :param ago: when it began, seconds before now
+        :param ago: for how long it has lasted already, seconds
         """
         return self._tracer.start_span(
-            self._names[step],
+            self._names[hook],
             context=parent,
             kind=SpanKind.INTERNAL,
-            attributes={POOL: self._telemetry.name, **self._where(endpoint), **attributes},
+            attributes={POOL: self._telemetry.name, **self._location(endpoint), **attributes},
             links=[Link(to, {LINK: why}) for why, to in links.items() if isinstance(to, SpanContext)],
             start_time=None if ago is None else time_ns() - int(ago * 1e9),
             record_exception=False,
             set_status_on_exception=False,
         )
 
-    def _where(self, endpoint: object) -> dict[str, Any]:
-        """Say where an endpoint is. What it says of itself is its user's code."""
+    def _location(self, endpoint: object) -> dict[str, Any]:
+        """Return an endpoint's address as attributes. Properties of the endpoint are user code, and may raise."""
         try:
-            return dict(where(endpoint))
+            return dict(location(endpoint))
         except Exception as error:
-            self._telemetry.errors.note('endpoint_label', error)
+            self._telemetry.errors.record('endpoint_label', error)
             return {}
 
     def _conclude(
-            self, span: Span, step: str, endpoint: object, outcome: str, seconds: float, error: BaseException | None,
+            self, span: Span, hook: str, endpoint: object, outcome: str, seconds: float, error: BaseException | None,
     ) -> None:
-        """End a step's span, with all that is known of its end."""
+        """Set outcome, exemplar and log record of a hook call, and end its span."""
         try:
             if outcome == 'dead':
                 span.set_attribute(OUTCOME, outcome)
             elif outcome != 'ok':
                 fail(span, outcome, error)
-            self._exemplify('step', step, seconds, span)
-            if outcome != 'ok' and step not in LOGGED_ELSEWHERE:
-                self._log(span, step, endpoint, outcome, error)
+            self._exemplify('hook', hook, seconds, span)
+            if outcome != 'ok' and hook not in LOGGED_ELSEWHERE:
+                self._log(span, hook, endpoint, outcome, error)
         finally:
             span.end()
 
-    def _log(self, span: Span, step: str, endpoint: object, outcome: str, error: BaseException | None) -> None:
-        """Tell the event, within its span, so that log records can be found from there."""
+    def _log(self, span: Span, hook: str, endpoint: object, outcome: str, error: BaseException | None) -> None:
+        """Log a failed hook call within its span, so that the log record carries the trace's id."""
         if not logger.isEnabledFor(logging.INFO):
             return
         token = otel.attach(set_span_in_context(span))
         try:
             what = outcome if error is None else repr(error)
-            logger.info('%s: %s of a connection to %s: %s', self._telemetry.name, step, describe(endpoint), what)
+            logger.info('%s: %s of a connection to %s: %s', self._telemetry.name, hook, describe(endpoint), what)
         finally:
             otel.detach(token)
 
-    def _exemplify(self, histogram: str, step: str | None, seconds: float, span: Span) -> None:
-        """Leave an exemplar, if the span can be found where the exemplar leads."""
+    def _exemplify(self, histogram: str, hook: str | None, seconds: float, span: Span) -> None:
+        """Keep an exemplar of the observation if the span is sampled."""
         context = span.get_span_context()
         if context.trace_flags.sampled and span.is_recording():
             found = {'trace_id': format(context.trace_id, '032x'), 'span_id': format(context.span_id, '016x')}
             bucket = bisect_left(WAIT_BOUNDS, seconds)
-            self._telemetry.exemplars[histogram, step, bucket] = found, seconds, time()
+            self._telemetry.exemplars[histogram, hook, bucket] = found, seconds, time()
 
     def _failed(self, error: Exception) -> None:
-        self._telemetry.errors.note('spans', error)
+        self._telemetry.errors.record('spans', error)
 
 
 # --- contexts and errors ---
 
 def is_suppressed(context: Any) -> bool:
-    """Whether who acts there wants no spans of its own making."""
+    """Tell whether instrumentation is suppressed in a context."""
     return SUPPRESS_KEY is not None and bool(context.get(SUPPRESS_KEY))
 
 
 def fail(span: Span, outcome: str, error: BaseException | None) -> None:
-    """Give a span the status of a failure: without a description, for an error's message may quote credentials."""
+    """Set a span's status to Error, without a description: the message of an exception may quote credentials."""
     span.set_status(StatusCode.ERROR)
     span.set_attribute(ERROR_TYPE, error_type(outcome, error))
 
 
 def error_type(outcome: str, error: BaseException | None) -> str:
-    """Return what kind of failure something was: one of few.
+    """Return the ``error.type`` of a failure, of low cardinality.
 
-    :param outcome: a step's outcome, or an acquire's result
-    :param error: what was raised
+    :param outcome: a hook call's outcome, or an acquire's result
+    :param error: the exception
     """
     if outcome in ('timeout', 'cancelled'):
         return outcome
     if isinstance(error, ConnectionPoolClosedError):
         return 'pool_closed'
     if error is None:
-        return '_OTHER'     # as the conventions have it
+        return '_OTHER'     # the conventions' fallback
     kind = type(error)
     return kind.__qualname__ if kind.__module__ == 'builtins' else f'{kind.__module__}.{kind.__qualname__}'
 
@@ -301,13 +301,13 @@ NAME = r'(?P<host>[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,252}))'
 ADDRESS = r'\[(?P<v6>[0-9A-Fa-f:.]{2,45}(?:%[A-Za-z0-9_.-]{1,32})?)\]'
 PORT = r'(?P<port>[0-9]{1,5})'
 HOST_RE = re.compile(rf'(?:{NAME}|(?P<v6>[0-9A-Fa-f:.]{{2,45}}(?:%[A-Za-z0-9_.-]{{1,32}})?))')
-PLACE_RE = re.compile(rf'(?:(?P<scheme>https?)://)?(?:{NAME}|{ADDRESS})(?::{PORT})?/?')
+ORIGIN_RE = re.compile(rf'(?:(?P<scheme>https?)://)?(?:{NAME}|{ADDRESS})(?::{PORT})?/?')
 PATH_RE = re.compile(r'/[^@=?&]{0,107}')        # as long as a socket's path can be
 DEFAULT_PORTS = {'http': 80, 'https': 443}
 
 
-def where(endpoint: object) -> Iterator[tuple[str, Any]]:
-    """Say where an endpoint is, as attributes."""
+def location(endpoint: object) -> Iterator[tuple[str, Any]]:
+    """Yield an endpoint's address as attributes."""
     address, port = address_of(endpoint)
     if address is not None:
         yield 'server.address', address
@@ -316,11 +316,11 @@ def where(endpoint: object) -> Iterator[tuple[str, Any]]:
 
 
 def address_of(endpoint: object) -> tuple[str | None, int | None]:
-    """Return the address and the port that an endpoint tells, or None for what it does not.
+    """Return an endpoint's address and port, or None for each that is not known.
 
-    Only what cannot be anything else is taken for an address: ``(host, port)``, ``'host:port'``, an origin as in
-    ``'https://host'``, the path of a socket, an IP address, a host's name with a dot, an object with `host` and `port`.
-    Whatever may carry credentials is none, and neither is a mere name: that may be anything's."""
+    Recognised are ``(host, port)``, ``'host:port'``, an origin such as ``'https://host'``, the path of a socket, an IP
+    address, a host name with a dot, and an object with `host` and `port`. Anything that may contain credentials is
+    rejected, and so is a name without a dot, which need not be a host."""
     if isinstance(endpoint, str):
         return address_of_text(endpoint)
     if isinstance(endpoint, PurePath):
@@ -333,7 +333,7 @@ def address_of(endpoint: object) -> tuple[str | None, int | None]:
 
 
 def pair(host: object, port: object) -> tuple[str | None, int | None]:
-    """Check a host and a port."""
+    """Return a host and a port if they are valid."""
     if isinstance(host, (IPv4Address, IPv6Address)):
         host = str(host)
     if not isinstance(host, str) or not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65536:
@@ -342,10 +342,10 @@ def pair(host: object, port: object) -> tuple[str | None, int | None]:
 
 
 def address_of_text(text: str) -> tuple[str | None, int | None]:
-    """Take apart what is written as one."""
+    """Return the address and port in a string."""
     if PATH_RE.fullmatch(text):
         return text, None
-    found = PLACE_RE.fullmatch(text)
+    found = ORIGIN_RE.fullmatch(text)
     if found is None:
         return (text, None) if ':' in text and is_ip(text) else (None, None)
     host = found['host'] or found['v6']

@@ -1,4 +1,4 @@
-"""One pool's part in what is exported, and what went wrong there. Keeps no pool alive."""
+"""What exporters know of one pool, and the errors that they met. Nothing here keeps a pool alive."""
 
 from __future__ import annotations
 
@@ -16,60 +16,62 @@ numbers: Final = count()
 
 
 def version() -> str:
-    """Return the library's version. The package itself stands above this layer: it is not imported."""
+    """Return the library's version. Importing the package here would be circular."""
     return str(sys.modules['gcp'].__version__)
 
 
 class Errors:
-    """What went wrong in exporting. It never reaches those who use the pool: counted, and logged once for each place.
+    """Counts errors of telemetry, which never reach a pool's caller, and logs the first of each kind.
 
-    :ivar count: how many so far
+    :param name: the pool's name, or the module's, for the log
+    :ivar count: how many there were
     """
 
     def __init__(self, name: str) -> None:
         self.count = 0
         self._name = name
-        self._told: set[str] = set()
-        self._lock = threading.RLock()      # a finalizer may come in between
+        self._logged: set[str] = set()
+        self._lock = threading.RLock()      # reentrant: a finalizer may run here and record an error
 
-    def note(self, where: str, error: BaseException, *, told: bool = False) -> None:
+    def record(self, where: str, error: BaseException, *, logged: bool = False) -> None:
         """Count an error.
 
         :param where: what failed: an argument of the pool, or a part of its telemetry
-        :param told: whether it is in the log already
+        :param logged: whether the error was logged before
         """
         with self._lock:
             self.count += 1
-            told = told or where in self._told
-            self._told.add(where)
-        if not told:
-            # a label function that chokes on an endpoint tends to quote it, credentials and all
+            logged = logged or where in self._logged
+            self._logged.add(where)
+        if not logged:
+            # the message of a label function's error may quote the endpoint, including credentials
             what = type(error).__name__ if where == 'endpoint_label' else repr(error)
             try:
-                logger.warning('%s: %s failed: %s; from now on counted only', self._name, where, what)
+                logger.warning('%s: %s failed: %s; further errors are only counted', self._name, where, what)
             except Exception:
-                pass    # a handler that raises: the log is not what the pool is for
+                pass    # a logging handler that raises must not break the pool
 
-    def start_anew(self) -> None:
-        """In a forked child, the counts begin at 0."""
+    def reset_after_fork(self) -> None:
+        """Restart the counts at 0 in a forked child."""
         self.count = 0
         self._lock = threading.RLock()
 
 
 class Telemetry:
-    """One pool as exporters know it. They hold it for longer than its owner holds the pool, so it refers to the pool
-    weakly, and to nothing through which an endpoint, a manager or a label function would stay alive: only to the core's
-    final_counts, which remembers the totals.
+    """One pool as exporters know it.
 
-    :ivar name: the pool's name, such that it can be encoded
-    :ivar automatic: whether the pool was given none
+    Exporters keep it after the pool is gone. So it refers to the pool weakly, and to no object that would keep an
+    endpoint, a manager or a label function alive: only to the core's `final_counts`, which keep the totals.
+
+    :ivar name: the pool's name; characters that UTF-8 cannot encode are replaced
+    :ivar automatic: whether the name was generated
     :ivar frontend: ``'threading'`` or ``'asyncio'``
-    :ivar limits: connections of all endpoints, and of one, at most; idle connections that each endpoint keeps
-    :ivar endpoint_labels: how many endpoints have labels of their own, at most
-    :ivar errors: what went wrong
-    :ivar exemplars: the latest observation that has a sampled span, as ``(labels, value, timestamp)``, by histogram
-        (``'wait'``, ``'use'``, ``'age'``, ``'step'``), step (or None) and the bucket's index. Written by who records
-        spans, and read by who exports histograms, in other threads
+    :ivar limits: `total_max_size`, `max_size` and `min_idle`
+    :ivar endpoint_labels: how many endpoints may have labels of their own
+    :ivar errors: the errors of its telemetry
+    :ivar exemplars: the latest observation with a sampled span, as ``(labels, value, timestamp)``, by histogram
+        (``'wait'``, ``'use'``, ``'age'``, ``'hook'``), hook (or None) and bucket index. The thread that ends a span
+        writes it; exporters read it in other threads
     """
 
     def __init__(self, pool: Any, core: Any, options: Any, frontend: str) -> None:

@@ -1,8 +1,8 @@
-"""Whether somebody records spans: gives the core its tracer, and takes it away again.
+"""Attaches tracers to the cores of pools, and detaches them.
 
-A provider that was injected has its tracer at once. Without one, it is the global provider's, as soon as there is one:
-that is looked at by each acquire that is no idle hit. As long as nobody records, the core has no tracer, and nothing
-of OpenTelemetry is called."""
+An injected provider's tracer is attached at once. Otherwise the pool follows the global provider: each acquire that is
+not an idle hit checks whether one was set. While there is none, the core has no tracer, and no OpenTelemetry code is
+called."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     from gcp.observe.spans import PoolTracer
     from gcp.options import Options
 
-__all__ = ['Tracing', 'make']
+__all__ = ['Tracing', 'attach']
 
 
 class Tracing:
-    """Nobody records, and nobody ever will.
+    """Tracing that is off, for good.
 
-    :cvar follows: whether that can change: then `recheck` is to be called by acquires that are no idle hits
+    :cvar follows: whether the provider can change: if so, acquires that are not idle hits have to call `recheck`
     """
 
     __slots__ = ()
     follows = False
 
     def recheck(self) -> None:
-        """See whether somebody records by now."""
+        """Adopt the current provider."""
 
 
 OFF: Final = Tracing()
@@ -44,7 +44,7 @@ class Injected(Tracing):
 
     :param telemetry: the pool's part in what is exported
     :param core: the pool's core
-    :param everything: whether `on_acquire` and `on_release` have spans, too
+    :param everything: whether successful calls of `on_acquire` and `on_release` have spans, too
     """
 
     __slots__ = ('_core', '_everything', '_provider', '_telemetry')
@@ -56,7 +56,7 @@ class Injected(Tracing):
         self._provider: Any = None
 
     def use(self, provider: Any) -> None:
-        """Have another provider record, or nobody."""
+        """Switch to another provider; None turns tracing off."""
         self._provider = provider
         tracer = None if provider is None else self._tracer_of(provider)
         self._core.tracer = tracer
@@ -74,32 +74,32 @@ class Injected(Tracing):
 
 
 class Global(Injected):
-    """The tracer of the global provider, whichever that is."""
+    """The tracer of the global provider, which may be set or replaced later."""
 
     __slots__ = ('_current',)
     follows = True
 
     def __init__(self, telemetry: Any, core: Core, everything: bool) -> None:
         super().__init__(telemetry, core, everything)
-        self._current = way_to_look()
+        self._current = provider_getter()
 
     def recheck(self) -> None:
-        """See whether somebody else records by now."""
+        """Adopt the current provider."""
         try:
             provider = self._current()
             if provider is not self._provider:
                 self.use(provider)
         except Exception as error:
-            self._current = lambda: self._provider      # one that cannot be loaded never will: ask no more
-            self._telemetry.errors.note('tracer_provider', error)
+            self._current = lambda: self._provider      # a provider that fails to load is not tried again
+            self._telemetry.errors.record('tracer_provider', error)
 
 
-def way_to_look() -> Callable[[], Any]:
-    """Return a function that returns the global provider: None, or the API's stand-in, while there is none.
+def provider_getter() -> Callable[[], Any]:
+    """Return a function that returns the global provider: None or the API's proxy while there is none.
 
-    The API's own looks the environment up each time, which takes longer than all the rest of an acquire that has to
-    call a hook. Without a provider named there, a look at the variable in which it will be found is enough; and before
-    somebody else has imported the API, there is nothing to look at."""
+    The API's own function reads the environment on each call, which takes longer than the rest of an acquire that calls
+    a hook. Unless the environment names a provider, reading the API's variable is enough; and before the API was
+    imported, there is nothing to read."""
     if 'OTEL_PYTHON_TRACER_PROVIDER' in os.environ:
         from opentelemetry.trace import get_tracer_provider
 
@@ -108,37 +108,38 @@ def way_to_look() -> Callable[[], Any]:
 
 
 def peek() -> Any:
+    """Return the global provider without calling the API, where its variable is known."""
     api = getattr(sys.modules.get('opentelemetry.trace'), '__dict__', {})
     try:
         return api['_TRACER_PROVIDER']
-    except KeyError:        # not there, not yet, or not any more
-        return api.get('get_tracer_provider', nobody)()
+    except KeyError:        # the API is not imported, or this version has no such variable
+        return api.get('get_tracer_provider', no_provider)()
 
 
-def nobody() -> None:
-    """Return nobody."""
+def no_provider() -> None:
+    """Return None."""
 
 
-def make(telemetry: Any, core: Core, options: Options) -> Tracing:
-    """Have a pool's spans recorded by whoever its options say.
+def attach(telemetry: Any, core: Core, options: Options) -> Tracing:
+    """Record a pool's spans with the provider that its options name.
 
     :param telemetry: the pool's part in what is exported: its name, its errors and its exemplars
     :param core: the pool's core
-    :param options: its options, checked
-    :return: to be asked to look again, if it follows
+    :param options: its validated options
+    :return: call its `recheck` from time to time if it `follows`
     """
     if options.tracing == 'off' or options.tracer_provider is None:
         return OFF
     try:
         return begin(telemetry, core, options.tracer_provider, options.tracing == 'all')
     except Exception as error:
-        telemetry.errors.note('tracer_provider', error)
+        telemetry.errors.record('tracer_provider', error)
         return OFF
 
 
 def begin(telemetry: Any, core: Core, provider: Any, everything: bool) -> Tracing:
-    """The same. The API's own stand-in for a provider that is not there yet counts as the global one."""
-    if provider is DEFAULT or is_stand_in(provider):
+    """Attach a tracer of a provider. The API's proxy provider stands for the global one."""
+    if provider is DEFAULT or is_proxy(provider):
         follower = Global(telemetry, core, everything)
         follower.recheck()
         return follower
@@ -147,8 +148,8 @@ def begin(telemetry: Any, core: Core, provider: Any, everything: bool) -> Tracin
     return injected
 
 
-def is_stand_in(provider: Any) -> bool:
-    """Tell whether a provider is what the API gives while there is none."""
+def is_proxy(provider: Any) -> bool:
+    """Tell whether a provider is the API's proxy for one that is not set yet."""
     from opentelemetry.trace import ProxyTracerProvider
 
     return isinstance(provider, ProxyTracerProvider)

@@ -1,5 +1,6 @@
-"""`top` for pools: how they are, from any page of metrics, live in a terminal or once for a pipe. Conducts: asks,
-waits, shows. Knows the pools from what they export only: they can be in any process, on any host."""
+"""`gcp top`: the health of all pools on a page of metrics, live in a terminal or once for a pipe.
+
+The pools are known by their exported metrics only, so they can be in any process, on any host."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gcp.top.sight import Watch
+    from gcp.top.watch import Watch
 
 __all__ = ['main']
 
@@ -25,65 +26,66 @@ FAILED, UNUSABLE = 1, 2
 def main(targets: Sequence[str], once: bool, interval: float) -> int:
     """Show the pools.
 
-    :param targets: where the pages are: URLs, files, or ``-`` for standard input
-    :param once: show one frame and end, as is done with standard input anyway; else go on until Ctrl-C
-    :param interval: how often to look, seconds
-    :return: the exit status: 0; 1: `once`, and a page could not be read or none has a pool; 2: a package is missing;
+    :param targets: pages of metrics: URLs, files, or ``-`` for standard input
+    :param once: show one frame and exit, as with standard input; otherwise continue until Ctrl-C
+    :param interval: the interval between frames, seconds
+    :return: the exit status: 0; 1: with `once`, a page could not be read or has no pool; 2: a package is missing;
         128 + signal number: stopped by SIGTERM
     """
     if importlib.util.find_spec('rich') is None:
         print('gcp top needs rich: pip install "gcpool[demo]"', file=sys.stderr)
         return UNUSABLE
-    from gcp.top.sight import Watch
+    from gcp.top.watch import Watch
 
     watches = [Watch(target) for target in targets]
     try:
         return show_once(watches) if once or '-' in targets else show_live(watches, interval)
     except KeyboardInterrupt:
-        return 0    # how one leaves it
+        return 0    # Ctrl-C is the normal end
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python flushes at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it at exit
         return FAILED
 
 
 def show_once(watches: Sequence[Watch]) -> int:
-    """Show one frame; what could not be read is told on stderr."""
+    """Show one frame, and report unreadable pages on stderr."""
     from gcp.top.view import console, frame
 
     for watch in watches:
-        watch.look()
-        if watch.trouble:
-            print(f'gcp top: {watch.trouble}', file=sys.stderr)
-    seen = [watch for watch in watches if not watch.trouble]
+        watch.refresh()
+        if watch.error:
+            print(f'gcp top: {watch.error}', file=sys.stderr)
+    seen = [watch for watch in watches if not watch.error]
     if seen:
         screen = console()
         screen.print(frame(seen, screen))
-    return FAILED if any(watch.trouble for watch in watches) else 0
+    return FAILED if any(watch.error for watch in watches) else 0
 
 
 def show_live(watches: Sequence[Watch], interval: float) -> int:
-    """Show one frame after another, until a signal asks to end."""
+    """Show a frame at each interval, until SIGINT or SIGTERM."""
     from gcp.top.view import open_view
 
-    def look() -> None:
+    def refresh() -> None:
         for watch in watches:
-            watch.look()
+            watch.refresh()
 
-    with Leave() as leave, open_view() as show, contextlib.suppress(KeyboardInterrupt):
-        while leave.signal is None:
+    with Interrupts() as interrupts, open_view() as show, contextlib.suppress(KeyboardInterrupt):
+        while interrupts.signal is None:
             began = time.monotonic()
-            leave.can_end(look)
+            interrupts.interruptible(refresh)
             show(watches)
             rest = max(0.0, interval - (time.monotonic() - began))
-            leave.can_end(partial(time.sleep, rest))
-    return 0 if leave.signal in (None, signal.SIGINT) else 128 + leave.signal
+            interrupts.interruptible(partial(time.sleep, rest))
+    return 0 if interrupts.signal in (None, signal.SIGINT) else 128 + interrupts.signal
 
 
-class Leave:
-    """Ctrl-C and SIGTERM: end what waits, and nothing else half-way, least of all what is being drawn. A flag tells as
-    well, for an exception that comes while Python finalizes something is lost.
+class Interrupts:
+    """Lets SIGINT and SIGTERM interrupt waiting and reading, but not drawing.
 
-    :ivar signal: the number of the signal that came
+    The signal is also kept as an attribute, because an exception raised while Python runs a finalizer is lost.
+
+    :ivar signal: the number of the first signal received, or None
     """
 
     def __init__(self) -> None:
@@ -91,7 +93,7 @@ class Leave:
         self._waits = False
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> Leave:
+    def __enter__(self) -> Interrupts:
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._ask)
         return self
@@ -100,8 +102,8 @@ class Leave:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def can_end(self, work: Callable[[], object]) -> None:
-        """Do something that a signal ends."""
+    def interruptible(self, work: Callable[[], object]) -> None:
+        """Call a function that a signal may interrupt."""
         try:
             self._waits = True
             if self.signal is None:

@@ -1,4 +1,4 @@
-"""Pages of metrics: how one is got, and what it says of pools. Reads both formats, and nothing but what is ours."""
+"""Reads pages of metrics, in the Prometheus text format or OpenMetrics, and extracts the metrics of gcp."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ TIMEOUT: Final = 5.0
 LARGEST: Final = 64 << 20
 ACCEPT: Final = 'text/plain;version=0.0.4;q=1,application/openmetrics-text;version=1.0.0;q=0.5,*/*;q=0.1'
 
-BIRTH: Final = 'process_start_time_seconds'
-OURS: Final = re.compile(rf'(?:# *(?:TYPE|HELP|UNIT) +)?(?:gcpool_|{BIRTH})|# EOF')
+START_TIME: Final = 'process_start_time_seconds'
+OURS: Final = re.compile(rf'(?:# *(?:TYPE|HELP|UNIT) +)?(?:gcpool_|{START_TIME})|# EOF')
 SERIES: Final[Mapping[str, Metric]] = {series: metric for metric in METRICS for series in metric.samples}
 
 Labels = tuple[tuple[str, str], ...]
 Figures = dict[str, dict[Labels, float]]
-"""Values by the name of the series, and by those of its labels that tell series of one pool apart."""
+"""Values of one pool, by the name of the series and by its labels other than the pool's and the target's."""
 
 
 class PageError(Exception):
-    """There is no page, or it cannot be read. Its text says why, without credentials."""
+    """A page is missing or cannot be read. The message says why, and contains no credentials."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Which pool. Pages that were merged, such as those of a Prometheus, have more labels than a process gives.
+    """The identity of a pool. Merged pages, such as those of a federation, have the labels of targets, too.
 
     :ivar name: its name
-    :ivar target: labels that are not a pool's own: job, instance
+    :ivar target: labels that gcp does not set, such as job and instance
     """
 
     name: str
@@ -55,40 +55,40 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What a page says.
+    """The contents of a page.
 
     :ivar pools: the figures of each pool
-    :ivar born: by target, when the process started, seconds since the epoch, where the page says so
-    :ivar written: when the page was, seconds since the epoch
+    :ivar started: the start time of each target's process, where the page has it, seconds since the epoch
+    :ivar written: the time of the page, seconds since the epoch
     """
 
     pools: Mapping[Pool, Figures]
-    born: Mapping[Labels, float]
+    started: Mapping[Labels, float]
     written: float
 
 
-# --- what it says ---
+# --- parsing ---
 
 def parse(text: str, written: float) -> Page:
     """Read a page in either format.
 
-    :raises PageError: when what is ours in it makes no sense
+    :raises PageError: when the metrics of gcp in it are malformed
     """
     lines = [line for line in text.splitlines() if OURS.match(line)]
     is_openmetrics = '# EOF' in lines[-1:]
     pools: dict[Pool, Figures] = defaultdict(lambda: defaultdict(dict))
-    born: dict[Labels, float] = {}
+    started: dict[Labels, float] = {}
     read = read_openmetrics if is_openmetrics else read_text
     try:
         for name, labels, value in samples(read('\n'.join([*lines, '']))):
-            if name == BIRTH:
-                born[tuple(sorted(labels.items()))] = value
+            if name == START_TIME:
+                started[tuple(sorted(labels.items()))] = value
             elif name in SERIES and 'pool' in labels and isfinite(value):
                 pool, own = owner(labels, SERIES[name])
                 pools[pool][name][own] = value
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise PageError(f'not a page of metrics: {printable(str(error)) or type(error).__name__}') from error
-    return Page(pools, born, written)
+    return Page(pools, started, written)
 
 
 def samples(families: Iterable[Any]) -> Iterator[tuple[str, dict[str, str], float]]:
@@ -98,24 +98,24 @@ def samples(families: Iterable[Any]) -> Iterator[tuple[str, dict[str, str], floa
 
 
 def owner(labels: Mapping[str, str], metric: Metric) -> tuple[Pool, Labels]:
-    """Tell whose a sample is, and which of its own labels tell it from others."""
+    """Return the pool of a sample, and the labels that distinguish it from other samples of the pool."""
     own = {*metric.labels, 'le'} - {'pool'}
     target = tuple(sorted(item for item in labels.items() if item[0] not in own and item[0] != 'pool'))
     return Pool(labels['pool'], target), tuple(item for item in sorted(labels.items()) if item[0] in own)
 
 
 def printable(text: str) -> str:
-    """Replace what a terminal would obey."""
+    """Replace characters that could control a terminal."""
     return ''.join(char if char.isprintable() else '\N{REPLACEMENT CHARACTER}' for char in text)
 
 
-# --- how it is got ---
+# --- reading ---
 
 def read(target: str) -> Page:
-    """Get a page and read it.
+    """Read a page.
 
     :param target: a URL, ``host:port``, the name of a file, or ``-``
-    :raises PageError: when there is none
+    :raises PageError: when it cannot be read
     """
     try:
         if target == '-':
@@ -133,7 +133,7 @@ def read(target: str) -> Page:
         raise PageError('not a page of metrics: not UTF-8') from None
     except PageError:
         raise
-    except Exception as error:      # an answer that is not HTTP, a URL that is none
+    except Exception as error:      # a reply that is not HTTP, an invalid URL
         raise PageError(f'{type(error).__name__}: {printable(str(error))}') from None
 
 
@@ -143,24 +143,24 @@ def read_file(name: str) -> Page:
 
 
 def fetch(target: str) -> str:
-    """Ask a server. A URL without a path means its /metrics; credentials in it are sent, and shown nowhere."""
+    """Fetch a page. The default path is /metrics. Credentials in the URL are sent, and never shown."""
     parts = urlsplit(target if '://' in target else f'http://{target}')
     if parts.scheme not in ('http', 'https'):
         raise PageError('neither http:// nor https://')
-    credentials, _, place = parts.netloc.rpartition('@')
+    credentials, _, address = parts.netloc.rpartition('@')
     request = urllib.request.Request(
-        urlunsplit((parts.scheme, place, parts.path.strip('/') and parts.path or '/metrics', parts.query, '')),
+        urlunsplit((parts.scheme, address, parts.path.strip('/') and parts.path or '/metrics', parts.query, '')),
         headers={'Accept': ACCEPT})
     if credentials:
         request.add_header('Authorization', f'Basic {base64.b64encode(unquote(credentials).encode()).decode()}')
-    opener = urllib.request.build_opener(*[urllib.request.ProxyHandler({})] * is_here(parts.hostname or ''))
+    opener = urllib.request.build_opener(*[urllib.request.ProxyHandler({})] * is_loopback(parts.hostname or ''))
     with opener.open(request, timeout=TIMEOUT) as response:
         text: str = response.read(LARGEST).decode()
         return text
 
 
-def is_here(host: str) -> bool:
-    """Tell whether a host is this one: no proxy could find it."""
+def is_loopback(host: str) -> bool:
+    """Tell whether a host is this machine, which must not be asked for through a proxy."""
     try:
         return host == 'localhost' or ip_address(host).is_loopback
     except ValueError:

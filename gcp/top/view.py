@@ -1,4 +1,4 @@
-"""How pools are drawn: a block of lines for each, by rich. Decides nothing about them."""
+"""Draws pools with rich, a block of lines for each."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from rich.text import Text
 
 from gcp.stats import Histogram
 from gcp.top.page import printable
-from gcp.top.sight import Sight, Watch
+from gcp.top.watch import PoolFigures, Watch
 
 __all__ = ['console', 'frame', 'open_view']
 
 NAMES: Final = 13
-FIGURES: Final = 44     # what stands beside a bar
+FIGURES: Final = 44     # the width of the figures beside a bar
 SHORTEST, LONGEST = 8, 30
 ENDPOINTS: Final = 3
 ENDLESS: Final = 10_000
@@ -32,9 +32,9 @@ Line = tuple[str, Text]
 
 
 def console() -> Console:
-    """Return where to draw. What is no terminal gets plain lines, as long as they are."""
+    """Return the console. Without a terminal, lines are plain and not cut."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors='replace')    # a pool's name is anybody's
+        sys.stdout.reconfigure(errors='replace')    # a pool's name may contain any character
     if sys.stdout.isatty():
         return Console(highlight=False, emoji=False)
     return Console(highlight=False, emoji=False, force_terminal=False, color_system=None, width=ENDLESS)
@@ -42,7 +42,7 @@ def console() -> Console:
 
 @contextlib.contextmanager
 def open_view() -> Iterator[Callable[[Sequence[Watch]], None]]:
-    """Return what shows a frame: in place of the last one on a terminal, below it elsewhere."""
+    """Yield a function that shows a frame: on a terminal in place of the previous one, elsewhere below it."""
     screen = console()
     if not screen.is_terminal:
         yield lambda watches: screen.print(frame(watches, screen), '')
@@ -52,23 +52,24 @@ def open_view() -> Iterator[Callable[[Sequence[Watch]], None]]:
 
 
 def frame(watches: Sequence[Watch], screen: Console, room: float = inf) -> Group:
-    """Draw all pools. Where they do not fit, those in most trouble in full, and the others in a line each.
+    """Draw all pools. If they do not fit, draw the least healthy in full, and the others in one line each.
 
-    :param room: how many lines there may be
+    :param room: the number of lines available
     """
-    marks = Marks(screen)
-    heads = [line((f'{watch.trouble}; trying again', 'red')) for watch in watches if watch.trouble]
-    blocks = [(sight, block(watch, sight, marks, len(watches) > 1)) for watch in watches for sight in watch.sights]
+    symbols = Symbols(screen)
+    heads = [line((f'{watch.error}; trying again', 'red')) for watch in watches if watch.error]
+    blocks = [
+        (figures, block(watch, figures, symbols, len(watches) > 1)) for watch in watches for figures in watch.pools]
     full = fitting(blocks, room - len(heads))
     return Group(
         *heads,
         *(part for index, (_, parts) in enumerate(blocks) if index in full for part in parts),
-        *(brief(sight, marks) for index, (sight, _) in enumerate(blocks) if index not in full),
+        *(summary_line(figures, symbols) for index, (figures, _) in enumerate(blocks) if index not in full),
     )
 
 
-def fitting(blocks: Sequence[tuple[Sight, Sequence[Text]]], room: float) -> set[int]:
-    """Choose the pools that are drawn in full; the others need a line each."""
+def fitting(blocks: Sequence[tuple[PoolFigures, Sequence[Text]]], room: float) -> set[int]:
+    """Return the indexes of the pools that are drawn in full; each of the others takes one line."""
     chosen: set[int] = set()
     room -= len(blocks)
     for index in sorted(range(len(blocks)), key=lambda index: -blocks[index][0].health[0]):
@@ -80,12 +81,12 @@ def fitting(blocks: Sequence[tuple[Sight, Sequence[Text]]], room: float) -> set[
 
 
 def line(*parts: str | tuple[str, str] | Text) -> Text:
-    """Make a line that is cut, not wrapped, where it is too long."""
+    """Return a line that is cut, not wrapped, if it is too long."""
     return Text.assemble(*parts, no_wrap=True, overflow='ellipsis')
 
 
-class Marks:
-    """The characters of bars, as far as the output can show them."""
+class Symbols:
+    """The characters of bars: block characters, or ASCII if the output cannot encode them."""
 
     def __init__(self, screen: Console) -> None:
         try:
@@ -98,141 +99,141 @@ class Marks:
 
 # --- a pool ---
 
-def block(watch: Watch, sight: Sight, marks: Marks, several: bool) -> list[Text]:
+def block(watch: Watch, figures: PoolFigures, symbols: Symbols, several: bool) -> list[Text]:
     return [
-        head(watch, sight, marks, several),
-        *(line((f'{name:<{NAMES}}', 'bright_black'), text) for name, text in lines(sight, marks)),
+        head(watch, figures, symbols, several),
+        *(line((f'{name:<{NAMES}}', 'bright_black'), text) for name, text in lines(figures, symbols)),
     ]
 
 
-def head(watch: Watch, sight: Sight, marks: Marks, several: bool) -> Text:
-    level, words = sight.health
-    where = [f'{label}={value}' for label, value in sight.pool.target] or [watch.shown] * several
-    spell = duration(sight.seconds, marks)
-    spell = f'in the last {spell}' if not sight.is_first else ', '.join(filter(None, ['since its start', spell]))
-    told = ' '.join(filter(None, [sight.info('frontend'), *where]))
+def head(watch: Watch, figures: PoolFigures, symbols: Symbols, several: bool) -> Text:
+    level, words = figures.health
+    where = [f'{label}={value}' for label, value in figures.pool.target] or [watch.shown] * several
+    period = duration(figures.seconds, symbols)
+    period = ', '.join(filter(None, ['since its start', period])) if figures.is_first else f'in the last {period}'
+    details = ' '.join(filter(None, [figures.info('frontend'), *where]))
     return line(
-        (printable(sight.pool.name), 'bold'), f'  {printable(told)}  ' if told else '  ', (words, HEALTH[level]),
-        (f'  {spell}', 'bright_black'))
+        (printable(figures.pool.name), 'bold'), f'  {printable(details)}  ' if details else '  ',
+        (words, HEALTH[level]), (f'  {period}', 'bright_black'))
 
 
-def brief(sight: Sight, marks: Marks) -> Text:
-    """Tell all that matters in a line."""
-    level, words = sight.health
-    states, limit = sight.states(), sight.limit('gcpool_max_connections')
+def summary_line(figures: PoolFigures, symbols: Symbols) -> Text:
+    """Return the most important figures in one line."""
+    level, words = figures.health
+    states, limit = figures.states(), figures.limit('gcpool_capacity')
     return line(
-        (printable(sight.pool.name), 'bold'), '  ', (words, HEALTH[level]),
+        (printable(figures.pool.name), 'bold'), '  ', (words, HEALTH[level]),
         f'  {states["used"]} used of {"-" if limit is None else limit}, '
-        f'{sight.gauge("gcpool_waiters"):.0f} waiting')
+        f'{figures.gauge("gcpool_waiters"):.0f} waiting')
 
 
-def lines(sight: Sight, marks: Marks) -> Iterator[Line]:
-    yield 'connections', bar(sight.states(), sight.limit('gcpool_max_connections'), marks)
-    yield from endpoint_lines(sight, marks)
-    yield 'waiting', waiting(sight, marks)
-    yield 'acquires', acquires(sight)
-    yield 'wait', quantiles(sight.histogram('gcpool_acquire_wait_seconds'), marks)
-    held = sight.gauge('gcpool_oldest_checkout_seconds')
-    yield 'use', quantiles(sight.histogram('gcpool_use_seconds'), marks).append(
-        f'   longest held {duration(held, marks)}' if held else '')
-    yield 'churn', churn(sight)
-    yield 'timeouts', alarm(sight.by('gcpool_acquires_total', 'result').get('timeout', 0), sight)
-    yield 'step errors', step_errors(sight)
+def lines(figures: PoolFigures, symbols: Symbols) -> Iterator[Line]:
+    yield 'connections', bar(figures.states(), figures.limit('gcpool_capacity'), symbols)
+    yield from endpoint_lines(figures, symbols)
+    yield 'waiting', waiting(figures, symbols)
+    yield 'acquires', acquires(figures)
+    yield 'wait', quantiles(figures.histogram('gcpool_acquire_wait_seconds'), symbols)
+    held = figures.gauge('gcpool_oldest_checkout_seconds')
+    yield 'use', quantiles(figures.histogram('gcpool_use_seconds'), symbols).append(
+        f'   longest held {duration(held, symbols)}' if held else '')
+    yield 'churn', churn(figures)
+    yield 'timeouts', alarm(figures.by('gcpool_acquires_total', 'result').get('timeout', 0), figures)
+    yield 'hook errors', hook_errors(figures)
 
 
-def bar(states: Mapping[str, int], limit: int | None, marks: Marks) -> Text:
-    """Draw connections by state against their limit, and say the same in figures."""
+def bar(states: Mapping[str, int], limit: int | None, symbols: Symbols) -> Text:
+    """Draw connections by state against their limit, with the numbers beside the bar."""
     counts = ', '.join(f'{states[state]} {state}' for state in ('used', 'creating', 'idle'))
     if limit is None:
         return Text(f'{counts}; no pool of this name is open')
     text, done, so_far = Text(), 0, 0
     for state in ('used', 'creating', 'idle'):
         so_far += states[state]
-        upto = min(marks.width, max(round(marks.width * so_far / max(limit, 1)), done + bool(states[state])))
-        text.append(getattr(marks, state) * (upto - done), STYLES[state])
+        upto = min(symbols.width, max(round(symbols.width * so_far / max(limit, 1)), done + bool(states[state])))
+        text.append(getattr(symbols, state) * (upto - done), STYLES[state])
         done = upto
-    return text.append(marks.free * (marks.width - done), STYLES['free']).append(f'  {counts} of {limit}')
+    return text.append(symbols.free * (symbols.width - done), STYLES['free']).append(f'  {counts} of {limit}')
 
 
-def endpoint_lines(sight: Sight, marks: Marks) -> Iterator[Line]:
-    """Draw the fullest endpoints, where there is more to see than of all together."""
-    labels = sight.endpoints()
-    limit = sight.limit('gcpool_max_connections_per_endpoint')
-    for label in sorted(labels[:ENDPOINTS]):    # of one order: they would jump about
-        text = bar(sight.states(label), limit, marks)
-        waiters = sight.gauge('gcpool_waiters', endpoint=label)
+def endpoint_lines(figures: PoolFigures, symbols: Symbols) -> Iterator[Line]:
+    """Draw the fullest endpoints."""
+    labels = figures.endpoints()
+    limit = figures.limit('gcpool_max_connections_per_endpoint')
+    for label in sorted(labels[:ENDPOINTS]):    # by name, so that they keep their place on the screen
+        text = bar(figures.states(label), limit, symbols)
+        waiters = figures.gauge('gcpool_waiters', pool_endpoint=label)
         yield f'  {shortened(printable(label))}', text.append(f', {waiters:.0f} waiting' if waiters else '')
     if len(labels) > ENDPOINTS:
         yield '', Text(f'and {len(labels) - ENDPOINTS} endpoints less full', STYLES['free'])
 
 
 def shortened(label: str) -> str:
-    """Keep the end of a label: hosts tend to differ there, and ports are there."""
+    """Shorten a label at its beginning: the port and the distinctive part of a host are at its end."""
     room = NAMES - 3
     return label if len(label) <= room else f'*{label[1 - room:]}'
 
 
-def waiting(sight: Sight, marks: Marks) -> Text:
-    waiters = sight.gauge('gcpool_waiters')
+def waiting(figures: PoolFigures, symbols: Symbols) -> Text:
+    waiters = figures.gauge('gcpool_waiters')
     if not waiters:
         return Text('0')
-    oldest = sight.gauge('gcpool_oldest_waiter_seconds')
-    return Text(f'{waiters:,.0f}, the oldest for {duration(oldest, marks)}', 'yellow')
+    oldest = figures.gauge('gcpool_oldest_waiter_seconds')
+    return Text(f'{waiters:,.0f}, the oldest for {duration(oldest, symbols)}', 'yellow')
 
 
-def acquires(sight: Sight) -> Text:
-    results = sight.by('gcpool_acquires_total', 'result')
-    all_of_them = sum(results.values())
-    parts = [f'{result} {percent(count / all_of_them)}' for result, count in results.items()] if all_of_them > 0 else []
-    return Text('   '.join([speed(sight, all_of_them), *parts]))
+def acquires(figures: PoolFigures) -> Text:
+    results = figures.by('gcpool_acquires_total', 'result')
+    total = sum(results.values())
+    parts = [f'{result} {percent(count / total)}' for result, count in results.items()] if total > 0 else []
+    return Text('   '.join([speed(figures, total), *parts]))
 
 
-def quantiles(histogram: Histogram, marks: Marks) -> Text:
+def quantiles(histogram: Histogram, symbols: Symbols) -> Text:
     return Text('  '.join(
-        f'p{q * 100:g} {quantile(histogram, q, marks):<{8 if q < 0.99 else 0}}' for q in QUANTILES))
+        f'p{q * 100:g} {quantile(histogram, q, symbols):<{8 if q < 0.99 else 0}}' for q in QUANTILES))
 
 
-def quantile(histogram: Histogram, q: float, marks: Marks) -> str:
-    """Estimate a quantile. What is in the first or in the last bucket has no two bounds to be estimated between."""
+def quantile(histogram: Histogram, q: float, symbols: Symbols) -> str:
+    """Estimate a quantile. In the first and the last bucket, only one bound is known."""
     value, bounds = histogram.quantile(q), histogram.bounds
     if isnan(value) or not bounds:
         return '-'
     if value >= bounds[-1] and q * histogram.count > sum(histogram.counts[:-1]):
-        return f'>{duration(bounds[-1], marks)}'
+        return f'>{duration(bounds[-1], symbols)}'
     if value <= bounds[0]:
-        return f'<{duration(bounds[0], marks)}'
-    return duration(value, marks)
+        return f'<{duration(bounds[0], symbols)}'
+    return duration(value, symbols)
 
 
-def churn(sight: Sight) -> Text:
-    created = sight.count('gcpool_steps_total', step='create', outcome='ok')
-    reasons = sight.by('gcpool_connections_closed_total', 'reason')
-    text = Text(f'{speed(sight, created)} created, {speed(sight, sum(reasons.values()))} closed')
+def churn(figures: PoolFigures) -> Text:
+    created = figures.count('gcpool_hook_calls_total', hook='create', outcome='ok')
+    reasons = figures.by('gcpool_connections_closed_total', 'reason')
+    text = Text(f'{speed(figures, created)} created, {speed(figures, sum(reasons.values()))} closed')
     if reasons:
         ranked = sorted(reasons.items(), key=lambda item: -item[1])
         text.append(f': {", ".join(f"{reason} {count:,.0f}" for reason, count in ranked)}')
     return text
 
 
-def step_errors(sight: Sight) -> Text:
+def hook_errors(figures: PoolFigures) -> Text:
     found = [
-        f'{step} {outcome} {count:,.0f}'
+        f'{hook} {outcome} {count:,.0f}'
         for outcome in ('error', 'timeout')
-        for step, count in sight.by('gcpool_steps_total', 'step', outcome=outcome).items()
+        for hook, count in figures.by('gcpool_hook_calls_total', 'hook', outcome=outcome).items()
     ]
     return Text(', '.join(found), 'red') if found else Text('0')
 
 
-def alarm(count: float, sight: Sight) -> Text:
+def alarm(count: float, figures: PoolFigures) -> Text:
     text = Text(f'{count:,.0f}', 'bold red' if count else '')
-    return text.append(f', {speed(sight, count)}') if count and sight.seconds else text
+    return text.append(f', {speed(figures, count)}') if count and figures.seconds else text
 
 
 # --- figures ---
 
-def speed(sight: Sight, count: float) -> str:
-    """Tell how many there were a second; how many, where that is not known."""
-    rate = sight.rate(count)
+def speed(figures: PoolFigures, count: float) -> str:
+    """Format a count per second, or the count if the interval is not known."""
+    rate = figures.rate(count)
     if rate is None:
         return f'{count:,.0f}'
     if 0 < rate < 0.01:
@@ -244,11 +245,11 @@ def percent(part: float) -> str:
     return f'{part:.0%}' if part >= 0.995 else f'{part:.1%}' if part >= 0.001 else '<0.1%'
 
 
-def duration(seconds: float | None, marks: Marks) -> str:
-    """Tell how long, to three digits."""
+def duration(seconds: float | None, symbols: Symbols) -> str:
+    """Format a duration with three digits."""
     if seconds is None:
         return ''
-    for upto, factor, unit in ((1e-3, 1e-6, f'{marks.micro}s'), (1.0, 1e-3, 'ms'), (120.0, 1.0, 's')):
+    for upto, factor, unit in ((1e-3, 1e-6, f'{symbols.micro}s'), (1.0, 1e-3, 'ms'), (120.0, 1.0, 's')):
         if seconds < 0.9995 * upto:
             value = seconds / factor
             return f'{value:.0f} {unit}' if value >= 99.5 else f'{value:.3g} {unit}'

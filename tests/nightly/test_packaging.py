@@ -130,6 +130,17 @@ def test_wheel_has_every_module_once_and_no_source_of_the_core(archives: tuple[P
     assert f'gcpool-{gcp.__version__}.dist-info/licenses/LICENSE' in names
 
 
+def test_wheel_has_nothing_that_only_developers_run(archives: tuple[Path, Path]) -> None:
+    with zipfile.ZipFile(archives[1]) as wheel:
+        names = wheel.namelist()
+
+    assert {name.partition('/')[0] for name in names} == {'gcp', f'gcpool-{gcp.__version__}.dist-info'}
+    only_for_developers = re.compile(r'generate|panels|alerts|picture|tools|bench|tests/|\.(c|md|png|px[di]|pyx|svg)$')
+    assert [name for name in names if '.dist-info/' not in name and only_for_developers.search(name)] == []
+    data = {name for name in names if name.startswith('gcp/observe/grafana/')}
+    assert {Path(name).name for name in data} == {'__init__.py', 'dashboard.json', 'rules.yml', 'rules_test.yml'}
+
+
 def test_wheel_needs_only_what_telemetry_is_told_with(archives: tuple[Path, Path]) -> None:
     with zipfile.ZipFile(archives[1]) as wheel:
         metadata = wheel.read(f'gcpool-{gcp.__version__}.dist-info/METADATA').decode().partition('\n\n')[0].splitlines()

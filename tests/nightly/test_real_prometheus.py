@@ -70,8 +70,13 @@ def test_every_recording_rule_has_data(name: str, played: stage.Play) -> None:
     tell('record', name, len(found), len(samples))
     assert samples
     assert {series.labels['pool'] for series in found} == set(stage.EXPECTED)
-    # whoever is called wants to know where
-    assert {(series.labels['job'], series.labels['cluster']) for series in found} == {('shop', 'test')}
+    for series in found:
+        assert {**stage.TARGET, 'job': 'shop'}.items() <= series.labels.items()
+
+
+def test_no_label_is_renamed_by_the_scrape(played: stage.Play) -> None:
+    for series in played.prometheus.ask('/api/v1/series', **{'match[]': '{__name__=~"gcpool_.*"}'}):
+        assert [label for label in series if label.startswith('exported_')] == [], series
 
 
 @pytest.mark.parametrize('alert', ALERTS)

@@ -82,7 +82,7 @@ def test_everything_but_endpoints_is_shown(story: Story, tmp_path: Path) -> None
         assert page.value('gcpool_info', pool='orders', frontend='threading') == 1
         assert page.value('gcpool_max_connections') == 100
         assert page.value('gcpool_oldest_checkout_seconds') > 0
-        assert not page.labels('endpoint')
+        assert not page.labels('pool_endpoint')
         check(page)
     ''')
     page = merged(tmp_path)         # after its end: what it counted, and nothing of its present
@@ -101,7 +101,7 @@ def test_exact_at_exit_and_summed_with_those_before(story: Story, tmp_path: Path
     page = merged(tmp_path)
     assert page.by('result', 'gcpool_acquires_total') == {'created': 3, 'hit': 297}
     assert page.value('gcpool_use_seconds_count') == 300
-    assert page.value('gcpool_step_seconds_count', step='on_release') == 300
+    assert page.value('gcpool_hook_seconds_count', hook='on_release') == 300
 
 
 def test_a_fork_after_the_pool_was_made(story: Story, tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_what_dead_processes_show_of_their_present_is_removed(story: Story, tmp_
             os._exit(0)
     ''')
     page = merged(tmp_path)
-    assert page.sum('gcpool_connections', state='used') == 2      # nobody has looked since
+    assert page.sum('gcpool_connections', state='used') == 2      # the files were not written since
     story("pool = ConnectionPool(FakeManager(), name='orders')")
     page = merged(tmp_path)
     assert page.sum('gcpool_connections') == 0
@@ -376,7 +376,7 @@ def test_workers_of_gunicorn(tmp_path: Path, options: tuple[str, ...]) -> None:
         page = service.page()
         assert page.value('gcpool_use_seconds_count') == page.sum('gcpool_releases_total') == 600
         assert page.sum('gcpool_connections_closed_total') == 0
-        killed_had = page.sum('gcpool_steps_total', step='create', outcome='ok') - page.sum('gcpool_connections')
+        killed_had = page.sum('gcpool_hook_calls_total', hook='create', outcome='ok') - page.sum('gcpool_connections')
         assert killed_had >= 0
         assert page.value('gcpool_max_connections') <= 300
     page = merged(tmp_path / 'metrics')

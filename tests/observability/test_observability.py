@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 from collections.abc import Callable
@@ -9,20 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from gcp._core import HOOKS
-from gcp.observe.grafana.alerts import ALERTS
-from gcp.observe.grafana.panels import ROWS
+from gcp.observe import grafana
 from gcp.observe.names import METRICS
 from gcp.options import DEFAULT, NAMES, TRACING
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / 'docs' / 'observability.md'
 TEXT = PAGE.read_text() if PAGE.exists() else ''
+ALERTS = [
+    rule for group in yaml.safe_load(grafana.read(grafana.RULES))['groups'] for rule in group['rules']
+    if 'alert' in rule]
 
 pytestmark = pytest.mark.skipif(not TEXT, reason='no docs beside the tests: this is not a checkout')
 
-#: how each example is run: nobody's port is taken, and no exporter's thread left to write on a page
+#: how each example is run: on a free port, and without threads that write to the page
 STAGE = """
 import prometheus_client
 
@@ -44,9 +48,9 @@ def section(title: str) -> str:
 
 
 def test_the_tables_are_made_of_the_names_that_there_are() -> None:
-    maker = runpy.run_path(str(PAGE.with_name('observability_tables.py')))
+    maker = runpy.run_path(str(ROOT / 'tools' / 'observability_tables.py'))
     assert list(maker['READ']) == [metric.name for metric in METRICS]
-    assert maker['filled'](TEXT) == TEXT, 'run docs/observability_tables.py'
+    assert maker['filled'](TEXT) == TEXT, 'run python -m tools.observability_tables'
 
 
 def test_each_span_is_in_the_table() -> None:
@@ -56,7 +60,7 @@ def test_each_span_is_in_the_table() -> None:
 def test_each_question_has_panels_that_there_are() -> None:
     questions = re.findall(r'^### (.*\?)\n\nPanels: (.*)\.$', TEXT, flags=re.MULTILINE)
     assert len(questions) == 5
-    titles = {panel.title for row in ROWS for panel in row.panels}
+    titles = {panel['title'] for panel in json.loads(grafana.read(grafana.DASHBOARD))['panels']}
     for _, panels in questions:
         assert set(re.findall(r'\*(.+?)\*', panels)) <= titles
     words = section('## Five questions') + section('## The alerts')
@@ -64,12 +68,13 @@ def test_each_question_has_panels_that_there_are() -> None:
     assert named <= titles | {'Waiting', 'Creating'}
 
 
-@pytest.mark.parametrize('alert', ALERTS, ids=lambda alert: alert.name)
-def test_each_alert_leads_to_its_section(alert: Any) -> None:
-    page, _, anchor = alert.runbook.rpartition('#')
-    assert page.endswith('docs/observability.md') and anchor == alert.name.lower()
-    assert re.findall(rf'^### {alert.name}$', TEXT, flags=re.MULTILINE) == [f'### {alert.name}']
-    assert len(section(f'### {alert.name}').split()) > 40
+@pytest.mark.parametrize('alert', ALERTS, ids=lambda alert: alert['alert'])
+def test_each_alert_leads_to_its_section(alert: dict[str, Any]) -> None:
+    name = alert['alert']
+    page, _, anchor = alert['annotations']['runbook'].rpartition('#')
+    assert page.endswith('docs/observability.md') and anchor == name.lower()
+    assert re.findall(rf'^### {name}$', TEXT, flags=re.MULTILINE) == [f'### {name}']
+    assert len(section(f'### {name}').split()) > 40
 
 
 def test_each_link_within_the_page_leads_somewhere() -> None:

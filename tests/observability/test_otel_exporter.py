@@ -182,7 +182,7 @@ async def test_difference_that_was_not_exported_is_part_of_the_next(
     deltas.memory.result = MetricExportResult.SUCCESS
     await use(pool, 3)
     assert sum(counts_of(deltas.flush()['use_time'])) == 5
-    errors = ours.outlet_of(deltas.provider).books.errors
+    errors = ours.binding_of(deltas.provider).aggregation.errors
     raised = isinstance(failure, Exception)
     assert errors.count == (2 if raised else 0)
     assert [record.name for record in caplog.records] == ['gcp.observe'] * raised
@@ -191,7 +191,7 @@ async def test_difference_that_was_not_exported_is_part_of_the_next(
 async def test_same_figures_as_the_counters_of_the_same_collection(front: Front, pipeline: Pipeline) -> None:
     pool = pool_of(front, pipeline)
     await use(pool, 4)
-    read = ours.outlet_of(pipeline.provider).books.read
+    read = ours.binding_of(pipeline.provider).aggregation.read
     shown = pipeline.flush()
     (resource,) = pipeline.memory.exported[-1].resource_metrics
     acquires = sum(
@@ -255,7 +255,7 @@ async def test_reading_that_raises_does_not_stop_the_rest(
     monkeypatch.setattr('gcp.observe.exporter.histograms', fail)
     assert pipeline.flush() == {} and len(pipeline.memory.exported) == 1
     assert pipeline.flush() == {} and len(pipeline.memory.exported) == 2
-    assert ours.outlet_of(pipeline.provider).books.errors.count == 2
+    assert ours.binding_of(pipeline.provider).aggregation.errors.count == 2
     assert len(caplog.records) == 1
 
 

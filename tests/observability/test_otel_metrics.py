@@ -38,7 +38,7 @@ PROMISED = {
     'gcpool.acquires': (True, '{acquire}', {'gcpool.result'}),
     'gcpool.releases': (True, '{release}', {'gcpool.outcome'}),
     'gcpool.connections.closed': (True, '{connection}', {'gcpool.reason'}),
-    'gcpool.hook_calls': (True, '{call}', {'gcpool.step', 'gcpool.outcome'}),
+    'gcpool.hook_calls': (True, '{call}', {'gcpool.hook', 'gcpool.outcome'}),
 }
 
 
@@ -123,8 +123,8 @@ async def test_values_are_the_pools_own(front: Front) -> None:
 
     stats, shown = pool.stats(), meters.collect()
     assert values_of(shown, 'db.client.connection.count') == {'idle': 0, 'used': 2, 'creating': 0}
-    assert values_of(shown, 'db.client.connection.max') == {(): 7}
-    assert values_of(shown, 'db.client.connection.idle.max') == {(): 7}
+    assert values_of(shown, 'db.client.connection.max') == {(): 2}
+    assert values_of(shown, 'db.client.connection.idle.max') == {(): 2}
     assert values_of(shown, 'db.client.connection.idle.min') == {(): 1}
     assert values_of(shown, 'db.client.connection.pending_requests') == {(): 1}
     assert values_of(shown, 'db.client.connection.timeouts') == {(): 1}
@@ -132,7 +132,7 @@ async def test_values_are_the_pools_own(front: Front) -> None:
     assert values_of(shown, 'gcpool.releases') == dict(stats.releases)
     assert values_of(shown, 'gcpool.connections.closed') == dict(stats.closed)
     assert values_of(shown, 'gcpool.hook_calls') == {
-        (step, outcome): count for step, outcomes in stats.hook_calls.items() for outcome, count in outcomes.items()}
+        (hook, outcome): count for hook, outcomes in stats.hook_calls.items() for outcome, count in outcomes.items()}
     await pool.release(one, 'db')
     await pool.release(await waiter, 'db')
     await pool.release(two, 'db')
@@ -145,17 +145,17 @@ async def test_all_series_are_there_from_the_start(front: Front) -> None:
     assert set(values_of(shown, 'gcpool.acquires')) == set(RESULTS)
     assert set(values_of(shown, 'gcpool.releases')) == set(OUTCOMES)
     assert set(values_of(shown, 'gcpool.connections.closed')) == set(REASONS)
-    assert {step for step, _ in values_of(shown, 'gcpool.hook_calls')} == set(HOOKS)
+    assert {hook for hook, _ in values_of(shown, 'gcpool.hook_calls')} == set(HOOKS)
     assert all(value == 0 for name in PROMISED if PROMISED[name][0] for value in values_of(shown, name).values())
 
 
 async def test_one_snapshot_for_all_instruments(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
     meters = Meters()
     pool = pool_of(front, meters)
-    outlet = ours.outlet_of(meters.provider)
+    binding = ours.binding_of(meters.provider)
     looks = []
-    read = outlet.books.read
-    monkeypatch.setattr(outlet.books, 'read', lambda: looks.append(1) or read())
+    read = binding.aggregation.read
+    monkeypatch.setattr(binding.aggregation, 'read', lambda: looks.append(1) or read())
     for number in range(1, 4):
         await use(pool)
         meters.collect()
@@ -179,7 +179,7 @@ async def test_two_pools_of_one_name_are_summed_up(front: Front) -> None:
     await use(pool_of(front, meters), 2)
     await use(pool_of(front, meters), 3)
     assert meters.values('gcpool.acquires')['hit'] == 3
-    assert meters.values('db.client.connection.max') == {(): 200}
+    assert meters.values('db.client.connection.max') == {(): 20}
 
 
 async def test_three_providers(front: Front) -> None:
@@ -197,7 +197,7 @@ async def test_global_provider_that_is_set_later(front: Front) -> None:
     await use(pool_of(front, name='before'), 2)
     meters = Meters()
     metrics.set_meter_provider(meters.provider)
-    assert meters.values('gcpool.acquires', 'before')['hit'] == 1      # though nobody has acquired since
+    assert meters.values('gcpool.acquires', 'before')['hit'] == 1      # without an acquire in between
 
     await use(pool_of(front, name='after'), 3)
     await use(pool_of(front, meters, name='given'), 4)
@@ -234,7 +234,7 @@ async def test_stand_in_given_as_a_provider_is_the_global_one(front: Front) -> N
     assert meters.values('gcpool.acquires')['hit'] == 1
 
 
-async def test_none_is_seen_by_nobody(front: Front) -> None:
+async def test_a_pool_without_a_provider_is_not_exported(front: Front) -> None:
     meters = Meters()
     metrics.set_meter_provider(meters.provider)
     await use(pool_of(front, meter_provider=None))
@@ -264,8 +264,8 @@ def test_sdk_is_not_imported(script: Callable[..., Any]) -> None:
     """).quietly()
 
 
-def test_nothing_is_imported_before_somebody_else_has(script: Callable[..., Any]) -> None:
-    """The first pool is often made where nobody should be kept waiting: in an event loop."""
+def test_nothing_is_imported_before_the_program_does(script: Callable[..., Any]) -> None:
+    """The first pool is often created in an event loop, which must not be blocked."""
     script("""
         import sys
         from gcp.testing import FakeManager
@@ -305,7 +305,7 @@ async def test_provider_that_raises(front: Front, caplog: pytest.LogCaptureFixtu
     await use(pool)
     assert pool._telemetry.telemetry.errors.count == 1
     assert [record.getMessage() for record in caplog.records] == [
-        "orders: meter_provider failed: RuntimeError('no meter today'); from now on counted only"]
+        "orders: meter_provider failed: RuntimeError('no meter today'); further errors are only counted"]
 
 
 async def test_reading_that_raises(
@@ -313,16 +313,16 @@ async def test_reading_that_raises(
 ) -> None:
     meters = Meters()
     pool_of(front, meters)
-    books = ours.outlet_of(meters.provider).books
+    aggregation = ours.binding_of(meters.provider).aggregation
 
     def fail() -> Any:
         raise RuntimeError('no figures today')
 
     with monkeypatch.context() as patch:
-        patch.setattr(books, 'read', fail)
+        patch.setattr(aggregation, 'read', fail)
         for _ in range(3):
             assert not meters.collect()
-    assert books.errors.count == 3 * len(PROMISED)
+    assert aggregation.errors.count == 3 * len(PROMISED)
     assert len(caplog.records) == 1
     assert meters.collect()
 
@@ -373,7 +373,7 @@ def test_pools_that_come_and_go_leave_little_behind() -> None:
 
 def test_provider_that_is_dropped_is_forgotten() -> None:
     gc.collect()
-    before = len(ours.outlets)
+    before = len(ours.bindings)
     for _ in range(5):
         meters = Meters()
         pool = ConnectionPool(BareFakeManager(), meter_provider=meters.provider, registry=None)
@@ -381,17 +381,17 @@ def test_provider_that_is_dropped_is_forgotten() -> None:
         meters.provider.shutdown()
         del meters, pool
     gc.collect()
-    assert len(ours.outlets) <= before + 1
+    assert len(ours.bindings) <= before + 1
 
 
 def test_forked_child_begins_at_zero(script: Callable[..., Any]) -> None:
-    """And waits for no lock that somebody else held."""
+    """It waits for no lock that another thread held at the fork."""
     script("""
         import os, threading
         from opentelemetry import metrics
         from opentelemetry.sdk.metrics import MeterProvider
         from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-        from gcp.observe.opentelemetry import Globe
+        from gcp.observe.opentelemetry import GlobalProvider
         from gcp.testing import FakeManager
         from gcp.threading import ConnectionPool
 
@@ -410,7 +410,7 @@ def test_forked_child_begins_at_zero(script: Callable[..., Any]) -> None:
         held, over = threading.Event(), threading.Event()
 
         def hold():
-            with Globe.lock:
+            with GlobalProvider.lock:
                 held.set()
                 over.wait()
 

@@ -45,12 +45,12 @@ async def test_each_series_counts_what_it_says(front: Front) -> None:
     held = await pool.acquire('a')                              # a hit
     await pool.acquire('a')                                     # created
     page = scrape(own)
-    assert page.by('state', 'gcpool_connections', endpoint='a') == {'used': 2}
+    assert page.by('state', 'gcpool_connections', pool_endpoint='a') == {'used': 2}
     assert page.value('gcpool_oldest_checkout_seconds') > 0
 
     (waiter,) = await front.line_up(pool, 'a', 1)
     page = scrape(own)
-    assert page.by('endpoint', 'gcpool_waiters') == {'a': 1}
+    assert page.by('pool_endpoint', 'gcpool_waiters') == {'a': 1}
     assert page.value('gcpool_oldest_waiter_seconds') > 0
     await pool.release(held, 'a')                               # handed over
     await pool.release(await waiter, 'a')
@@ -63,11 +63,11 @@ async def test_each_series_counts_what_it_says(front: Front) -> None:
         await pool.acquire('b')
     manager.check_aliveness.does(dead(), ok())
     page = scrape(own)
-    assert page.by('result', 'gcpool_acquires_total', endpoint='a') == {
+    assert page.by('result', 'gcpool_acquires_total', pool_endpoint='a') == {
         'hit': 2, 'created': 2, 'waited': 1, 'timeout': 1}
-    assert page.by('result', 'gcpool_acquires_total', endpoint='_other') == {'error': 1}     # `b` has come and gone
+    assert page.by('result', 'gcpool_acquires_total', pool_endpoint='_other') == {'error': 1}  # `b` has come and gone
     assert page.by('outcome', 'gcpool_releases_total') == {'idle': 2, 'handoff': 1}
-    assert page.by('outcome', 'gcpool_steps_total', step='create') == {'ok': 2, 'error': 1}
+    assert page.by('outcome', 'gcpool_hook_calls_total', hook='create') == {'ok': 2, 'error': 1}
     assert page.value('gcpool_acquire_wait_seconds_bucket', le='0.0001') >= 2
     assert page.value('gcpool_acquire_wait_seconds_count') == 7
     check(page)
@@ -89,9 +89,9 @@ async def test_closed_connections_and_their_reasons(front: Front) -> None:
             pass
     before = scrape(own)
     assert before.by('reason', 'gcpool_connections_closed_total') == {'evicted': 1, 'dead': 1, 'error': 1}
-    assert before.by('outcome', 'gcpool_steps_total', step='check_aliveness') == {'ok': 1, 'dead': 1}
-    assert before.by('outcome', 'gcpool_steps_total', step='on_release') == {'ok': 4, 'error': 1}
-    assert before.by('outcome', 'gcpool_steps_total', step='on_connection_dead') == {'ok': 1}
+    assert before.by('outcome', 'gcpool_hook_calls_total', hook='check_aliveness') == {'ok': 1, 'dead': 1}
+    assert before.by('outcome', 'gcpool_hook_calls_total', hook='on_release') == {'ok': 4, 'error': 1}
+    assert before.by('outcome', 'gcpool_hook_calls_total', hook='on_connection_dead') == {'ok': 1}
     check(before)
     await pool.close()
     page = scrape(own)
@@ -100,10 +100,37 @@ async def test_closed_connections_and_their_reasons(front: Front) -> None:
     assert page.value('gcpool_connection_age_seconds_count') == 4
     assert not page.by('state', 'gcpool_connections')
     assert page.value('gcpool_endpoints') == 0
-    assert not list(page.find('gcpool_max_connections'))        # nobody is limited by a pool that is closed
+    assert not list(page.find('gcpool_max_connections'))        # closed pools have no limits
     assert not list(page.find('gcpool_info'))
     check(page)
     check_no_step_back(before, page)
+
+
+async def test_capacity_follows_the_endpoints_that_a_pool_has(front: Front) -> None:
+    own = registry()
+    pool: Any = front.pool(front.manager(), name='orders', registry=own, max_size=5, total_max_size=12, min_idle=0)
+    assert scrape(own).value('gcpool_capacity') == 0
+    held = [await pool.acquire('a') for _ in range(5)]
+    await front.line_up(pool, 'a', 1)
+    page = scrape(own)
+    # exhausted: all that one endpoint may have is in use, far below the limit of all endpoints
+    assert page.sum('gcpool_connections', state='used') == page.value('gcpool_capacity') == 5
+    held += [await pool.acquire(f'b{number}') for number in range(3)]
+    assert scrape(own).value('gcpool_capacity') == page.value('gcpool_max_connections') == 12
+    for conn, endpoint in zip(held, [*'aaaaa', 'b0', 'b1', 'b2'], strict=True):
+        await pool.release(conn, endpoint)
+    await pool.close()
+    assert not list(scrape(own).find('gcpool_capacity'))
+
+
+async def test_capacities_of_pools_of_one_name_are_added_up(front: Front) -> None:
+    own = registry()
+    for endpoints in ('a', 'ab'):
+        pool: Any = front.pool(front.manager(), name='orders', registry=own, max_size=2)
+        for endpoint in endpoints:
+            async with pool.connection(endpoint):
+                pass
+    assert scrape(own).value('gcpool_capacity') == 6
 
 
 async def test_steps_that_take_long_or_time_out(front: Front) -> None:
@@ -118,10 +145,10 @@ async def test_steps_that_take_long_or_time_out(front: Front) -> None:
         async with pool.connection('a'):
             pass
     page = scrape(own)
-    assert page.by('outcome', 'gcpool_steps_total', step='on_release') == {'ok': 1, 'timeout': 1}
-    assert page.value('gcpool_step_seconds_bucket', step='create', le='0.01') == 0
-    assert page.value('gcpool_step_seconds_bucket', step='create', le='+Inf') == 1
-    assert page.value('gcpool_step_seconds_sum', step='create') >= 0.02
+    assert page.by('outcome', 'gcpool_hook_calls_total', hook='on_release') == {'ok': 1, 'timeout': 1}
+    assert page.value('gcpool_hook_seconds_bucket', hook='create', le='0.01') == 0
+    assert page.value('gcpool_hook_seconds_bucket', hook='create', le='+Inf') == 1
+    assert page.value('gcpool_hook_seconds_sum', hook='create') >= 0.02
     check(page)
 
 
@@ -129,7 +156,7 @@ async def test_leaks(front: Front) -> None:
     own = registry()
     pool = front.pool(front.manager(bare=True), name='orders', registry=own, leak_threshold=0.01)
     held = await pool.acquire('a')
-    await front.until(lambda: scrape(own).sum('gcpool_leaks_detected_total', endpoint='a') == 1)
+    await front.until(lambda: scrape(own).sum('gcpool_leaks_detected_total', pool_endpoint='a') == 1)
     await pool.release(held, 'a')
     assert scrape(own).sum('gcpool_leaks_detected_total', pool='orders') == 1
 
@@ -174,8 +201,8 @@ def test_pools_of_one_name_are_summed() -> None:
     use(pools[1], 'a', times=2)
     use(pools[1], 'b')
     page = scrape(own)
-    assert page.by('endpoint', 'gcpool_acquires_total') == {'a': 3, 'b': 1}
-    assert page.by('endpoint', 'gcpool_connections') == {'a': 2, 'b': 1}
+    assert page.by('pool_endpoint', 'gcpool_acquires_total') == {'a': 3, 'b': 1}
+    assert page.by('pool_endpoint', 'gcpool_connections') == {'a': 2, 'b': 1}
     assert page.value('gcpool_max_connections') == 200
     check(page)
     pools[0].close()
@@ -194,7 +221,7 @@ def test_the_default_registry_shows_an_unnamed_pool(script: Callable[..., Any]) 
         from prometheus_client import generate_latest
         print(generate_latest().decode())
     ''').quietly()
-    assert Page(out).value('gcpool_acquires_total', pool='FakeManager-1', endpoint='db', result='created') == 1
+    assert Page(out).value('gcpool_acquires_total', pool='FakeManager-1', pool_endpoint='db', result='created') == 1
 
 
 def test_a_pool_that_was_dropped_leaves_its_totals() -> None:
@@ -216,7 +243,7 @@ def test_a_pool_that_was_dropped_leaves_its_totals() -> None:
     use(again := ConnectionPool[str, Any](FakeManager(), name='orders', registry=own))
     page, before = scrape(own), page
     check_no_step_back(before, page)
-    assert page.by('endpoint', 'gcpool_acquires_total', pool='orders') == {'db': 5, '_other': 1}
+    assert page.by('pool_endpoint', 'gcpool_acquires_total', pool='orders') == {'db': 5, '_other': 1}
     assert page.value('gcpool_max_connections') == 100
     again.close()
 
@@ -300,7 +327,7 @@ def test_a_registry_that_is_broken(caplog: pytest.LogCaptureFixture) -> None:
         use(pool)
         assert pool._telemetry.telemetry.errors.count == 1
     assert [record.getMessage() for record in caplog.records if record.name == 'gcp.observe'] == [
-        "orders: registry failed: RuntimeError('no room'); from now on counted only"]
+        "orders: registry failed: RuntimeError('no room'); further errors are only counted"]
 
 
 def test_a_registry_that_has_our_names(caplog: pytest.LogCaptureFixture) -> None:
@@ -353,9 +380,9 @@ def test_a_reading_that_fails_leaves_the_others(monkeypatch: pytest.MonkeyPatch)
     pools = [ConnectionPool[str, Any](FakeManager(), name=name, registry=own) for name in ('orders', 'users')]
     for pool in pools:
         use(pool)
-    from gcp.observe import accounts
+    from gcp.observe import aggregation
 
-    look = accounts.Account.read
+    look = aggregation.NamedPools.read
 
     def read(self: Any, labelled: bool) -> Any:
         if self.name == 'orders':
@@ -363,7 +390,7 @@ def test_a_reading_that_fails_leaves_the_others(monkeypatch: pytest.MonkeyPatch)
         return look(self, labelled)
 
     with monkeypatch.context() as patch:
-        patch.setattr(accounts.Account, 'read', read)
+        patch.setattr(aggregation.NamedPools, 'read', read)
         assert scrape(own).by('pool', 'gcpool_acquires_total') == {'users': 1}
     page = scrape(own)
     assert page.by('pool', 'gcpool_acquires_total') == {'orders': 1, 'users': 1}
@@ -384,14 +411,14 @@ def test_exemplars_are_shown_to_those_who_can_read_them() -> None:
     use(pool)
     exemplars = pool._telemetry.telemetry.exemplars
     exemplars['wait', None, 3] = {'trace_id': 'a' * 32, 'span_id': 'b' * 16}, 0.0007, 1700000000.0
-    exemplars['step', 'create', 0] = {'trace_id': 'c' * 32, 'span_id': 'd' * 16}, 0.00001, 1700000000.0
+    exemplars['hook', 'create', 0] = {'trace_id': 'c' * 32, 'span_id': 'd' * 16}, 0.00001, 1700000000.0
     text = generate_openmetrics(own).decode()
     found = {
-        (sample.name, sample.labels['le'], sample.labels.get('step')): sample.exemplar
+        (sample.name, sample.labels['le'], sample.labels.get('hook')): sample.exemplar
         for family in parse_openmetrics(text) for sample in family.samples if sample.exemplar
     }
     assert set(found) == {
-        ('gcpool_acquire_wait_seconds_bucket', '0.001', None), ('gcpool_step_seconds_bucket', '0.0001', 'create')}
+        ('gcpool_acquire_wait_seconds_bucket', '0.001', None), ('gcpool_hook_seconds_bucket', '0.0001', 'create')}
     assert found['gcpool_acquire_wait_seconds_bucket', '0.001', None].labels['trace_id'] == 'a' * 32
     assert 'trace_id' not in scrape(own).text
     pool.close()
@@ -529,7 +556,7 @@ def verify(own: Any, pool: Any, pages: list[Page]) -> None:
         for name, by in (('gcpool_acquires_total', 'result'), ('gcpool_connections_closed_total', 'reason')):
             now = after.by(by, name)
             assert all(now[key] >= count for key, count in before.by(by, name).items())
-        assert len(after.labels('endpoint')) <= 5
+        assert len(after.labels('pool_endpoint')) <= 5
         assert after.value('gcpool_acquire_wait_seconds_count') == after.sum('gcpool_acquires_total')
 
 
@@ -620,7 +647,7 @@ def test_a_scrape_of_100_endpoints_takes_little() -> None:
     pool.close()
 
 
-def test_nobody_waits_for_a_scrape() -> None:
+def test_no_caller_waits_for_a_scrape() -> None:
     """While a label function hangs, pools work, come and go."""
     own, gate, inside = registry(), threading.Event(), threading.Event()
 
@@ -655,5 +682,5 @@ async def test_a_cancelled_acquire(asyncio_front: AsyncioFront) -> None:
         await actor
     page = scrape(own)
     assert page.by('result', 'gcpool_acquires_total') == {'cancelled': 1}
-    assert page.by('outcome', 'gcpool_steps_total', step='create') == {'cancelled': 1}
+    assert page.by('outcome', 'gcpool_hook_calls_total', hook='create') == {'cancelled': 1}
     check(page)

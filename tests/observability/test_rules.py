@@ -49,8 +49,8 @@ def test_cases_would_notice_alerts_that_never_fire(files: Path) -> None:
 
 
 def test_cases_would_notice_alerts_that_always_fire(files: Path) -> None:
-    metrics = 'gcpool_(waiters|acquires_total|acquire_wait_seconds_bucket|steps_total|leaks_detected_total)'
-    always = f'group without (endpoint, result, reason, le, step, outcome) ({{__name__=~"{metrics}"}})'
+    metrics = 'gcpool_(waiters|acquires_total|acquire_wait_seconds_bucket|hook_calls_total|leaks_detected_total)'
+    always = f'group without (pool_endpoint, result, reason, le, hook, outcome) ({{__name__=~"{metrics}"}})'
     assert complaints(files, always) == ALERTS
 
 
@@ -130,14 +130,14 @@ def test_queries_use_names_of_the_table(expr: str) -> None:
 
 @every_query
 def test_queries_keep_the_labels_of_their_target(expr: str) -> None:
-    # whoever is called wants to know the cluster, the namespace and whatever else there is
+    # notifications have to show the cluster, the namespace and other labels of the target
     assert ' by (' not in expr and 'sum (' not in expr
 
 
 @pytest.mark.parametrize('name', sorted(boards.records()))
 def test_records_say_what_they_are(name: str) -> None:
     level, metric, operation = name.split(':')
-    assert level in ('pool', 'pool_step')
+    assert level in ('pool', 'pool_hook')
     assert re.fullmatch(r'(sum|ratio|max_ratio|p\d\d_5m|rate5m|ratio_rate5m)', operation)
     if operation.endswith('5m'):
         assert '[5m]' in boards.records()[name]
@@ -146,4 +146,4 @@ def test_records_say_what_they_are(name: str) -> None:
         left: dict[str, Any] = dict.fromkeys(by_sample[selector.metric].labels)
         for label in boards.grouping_labels(boards.records()[name]):
             left.pop(label, None)
-        assert tuple(left) == (('pool', 'step') if level == 'pool_step' else ('pool',)), selector
+        assert tuple(left) == (('pool', 'hook') if level == 'pool_hook' else ('pool',)), selector

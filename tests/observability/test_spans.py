@@ -153,7 +153,7 @@ async def test_disposal_on_release(front: Front, traces: Traces) -> None:
         assert (parent_of(dispose), links_of(dispose)) == (None, {'caller': id_of(caller)})
 
 
-async def test_disposal_by_the_collector_has_nobody_to_be_linked_to(front: Front, traces: Traces) -> None:
+async def test_disposal_by_the_collector_has_no_caller_to_link_to(front: Front, traces: Traces) -> None:
     pool = pool_of(front, front.manager(), traces, background_collector=True, max_lifetime=0.01, idle_timeout=0.01)
     async with pool.connection(DB):
         pass
@@ -179,7 +179,7 @@ async def test_dead_connection_is_no_error_of_the_check(front: Front, traces: Tr
     assert attributes_of(check) == {**WHERE, 'gcpool.outcome': 'dead'}
     assert attributes_of(told) == WHERE
     assert parent_of(check) == parent_of(told) == parent_of(traces.one('create orders')) == id_of(caller)
-    assert check.end_time - check.start_time >= 19_000_000  # type: ignore[operator]  # though nobody had begun it
+    assert check.end_time - check.start_time >= 19_000_000  # type: ignore[operator]  # though it was started afterwards
     assert attributes_of(traces.one(WAIT))['gcpool.result'] == 'created'
 
 
@@ -520,7 +520,7 @@ def test_cancelled_task(
 def test_acquire_that_is_closed_from_another_context(
         asyncio_front: AsyncioFront, traces: Traces, caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Its spans are still its caller's, and nobody complains about tokens."""
+    """Its spans are still its caller's, and no error about tokens is logged."""
     async def body() -> None:
         manager = asyncio_front.manager()
         pool = pool_of(asyncio_front, manager, traces, max_size=1)
@@ -529,7 +529,7 @@ def test_acquire_that_is_closed_from_another_context(
             acquire = pool.acquire(DB)
             mine = contextvars.copy_context()
             mine.run(acquire.send, None)
-        with traces.caller('somebody else'):
+        with traces.caller('another caller'):
             before = otel.get_current()
             acquire.close()
             assert otel.get_current() is before
@@ -661,7 +661,7 @@ async def test_failures_are_told_within_their_spans(
 
 
 @pytest.mark.parametrize('hook', ['dispose', 'on_connection_dead', 'on_release'])
-async def test_failures_that_reach_nobody_are_told_with_pool_and_endpoint(
+async def test_failures_that_reach_no_caller_are_logged_with_pool_and_endpoint(
         front: Front, hook: str, caplog: pytest.LogCaptureFixture,
 ) -> None:
     manager = front.manager()
@@ -687,7 +687,7 @@ async def test_failures_that_reach_nobody_are_told_with_pool_and_endpoint(
 
 # --- addresses ---
 
-class Place:
+class LabelEntry:
     host = 'db'
     port = 5432
 
@@ -704,7 +704,7 @@ class Place:
     ('https://example.org', ('example.org', 443)),
     ('http://example.org:8080/', ('example.org', 8080)),
     ('/run/db.sock', ('/run/db.sock', None)),
-    (Place(), ('db', 5432)),
+    (LabelEntry(), ('db', 5432)),
     ('orders', (None, None)),
     ('user:secret@db', (None, None)),
     ('postgresql://user:secret@db/orders', (None, None)),

@@ -74,12 +74,12 @@ async def test_spans_agree_with_the_books(front: Front, tracing: str) -> None:
     stats, spans = pool.stats(), Counter(span.name.split()[0] for span in traces.ended)
 
     assert spans['wait_for_connection'] == sum(stats.acquires.values()) - stats.acquires['hit'], seed
-    for step in ('create', 'dispose', 'on_connection_dead'):
-        assert spans[step] == sum(stats.hook_calls[step].values()), (seed, step)
-    for step in ('on_acquire', 'on_release', 'check_aliveness'):
-        counts = stats.hook_calls[step]
+    for hook in ('create', 'dispose', 'on_connection_dead'):
+        assert spans[hook] == sum(stats.hook_calls[hook].values()), (seed, hook)
+    for hook in ('on_acquire', 'on_release', 'check_aliveness'):
+        counts = stats.hook_calls[hook]
         least = sum(counts.values()) - counts['ok'] if tracing == 'lifecycle' else sum(counts.values())
-        assert least <= spans[step] <= sum(counts.values()), (seed, step)
+        assert least <= spans[hook] <= sum(counts.values()), (seed, hook)
     released = 0
     known = callers | {id_of(span) for span in traces.ended}
     for span in traces.ended:

@@ -35,8 +35,8 @@ from gcp.threading import ConnectionPool
 
 rich = pytest.importorskip('rich')
 
-from gcp.top.sight import Watch  # noqa: E402
-from gcp.top.view import Marks, duration, frame  # noqa: E402
+from gcp.top.view import Symbols, duration, frame  # noqa: E402
+from gcp.top.watch import Watch  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -74,7 +74,8 @@ def page(
     :param wait: cumulative counts up to 1 ms, up to 1 s, and all
     :param labels: more labels, behind a comma
     """
-    series = {'gcpool_max_connections': 10.0, 'gcpool_max_connections_per_endpoint': 5.0, **gauges}
+    series = {
+        'gcpool_capacity': 10.0, 'gcpool_max_connections': 100.0, 'gcpool_max_connections_per_endpoint': 5.0, **gauges}
     lines = [f'{name}{{pool="orders"{labels}}} {value}' for name, value in series.items()]
     lines += [
         '# HELP other_total What pages have besides',
@@ -134,7 +135,7 @@ def site() -> Iterator[Site]:
 
 
 @pytest.fixture
-def nobody() -> Iterator[str]:
+def closed() -> Iterator[str]:
     """An address that refuses."""
     with socket.socket() as unheard:
         unheard.bind(('127.0.0.1', 0))
@@ -155,11 +156,11 @@ def seen(path: Path, *texts: str) -> Watch:
     """Look at one page after another, each half a second after the last one."""
     clock = itertools.count(1000.0, 0.5)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr('gcp.top.sight.time', SimpleNamespace(monotonic=clock.__next__))
+        patch.setattr('gcp.top.watch.time', SimpleNamespace(monotonic=clock.__next__))
         watch = Watch(str(path))
         for text in texts:
             path.write_text(text)
-            watch.look()
+            watch.refresh()
     return watch
 
 
@@ -173,7 +174,7 @@ def test_a_frame_says_all_that_matters(
     bar = r'■{{{}}}□{{{}}}·{{{}}}'
     expected = [
         r'orders  threading  callers got timeouts and errors  since its start',
-        rf'connections  {bar.format(10, 5, 15)}  2 used, 0 creating, 1 idle of 6',
+        rf'connections  {bar.format(15, 7, 8)}  2 used, 0 creating, 1 idle of 4',
         rf'  db-1       {bar.format(30, 0, 0)}  2 used, 0 creating, 0 idle of 2',
         rf'  db-2       {bar.format(0, 15, 15)}  0 used, 0 creating, 1 idle of 2',
         r'waiting      0',
@@ -182,7 +183,7 @@ def test_a_frame_says_all_that_matters(
         r'use          p50 \S+ [µm]s +p95 \S+ [µm]s +p99 \S+ [µm]s   longest held \S+ [µm]?s',
         r'churn        3 created, 0 closed',
         r'timeouts     1',
-        r'step errors  create error 1',
+        r'hook errors  create error 1',
     ]
     for line, pattern in zip(lines, expected, strict=True):
         assert re.fullmatch(pattern, line), line
@@ -200,7 +201,7 @@ def test_waiters_are_told_with_their_endpoint(registry: CollectorRegistry, tmp_p
         waiting.join()
     assert re.search(r'^waiting      1, the oldest for \S+ [µm]s$', text, re.MULTILINE)
     assert '1 used, 0 creating, 0 idle of 1, 1 waiting' in text
-    assert text.startswith('orders  threading  acquires wait in line')
+    assert text.startswith('orders  threading  acquires are waiting')
 
 
 def test_the_first_frame_is_since_the_start_and_the_next_of_the_interval(tmp_path: Path) -> None:
@@ -230,15 +231,15 @@ def test_counters_of_a_process_that_began_anew(tmp_path: Path, start: float | No
     if start is not None:
         texts = [f'process_start_time_seconds {start + number}\n{text}' for number, text in enumerate(texts)]
     watch = seen(tmp_path / 'page', *texts)
-    [sight] = watch.sights
-    assert sight.by('gcpool_acquires_total', 'result') == {'hit': 10}
-    assert sight.histogram('gcpool_acquire_wait_seconds').counts == (0, 10, 0)
-    assert sight.health == (0, 'healthy')
+    [figures] = watch.pools
+    assert figures.by('gcpool_acquires_total', 'result') == {'hit': 10}
+    assert figures.histogram('gcpool_acquire_wait_seconds').counts == (0, 10, 0)
+    assert figures.health == (0, 'healthy')
 
 
 def test_a_pool_that_comes_later_begins_at_0(tmp_path: Path) -> None:
     watch = seen(tmp_path / 'page', page(hits=5), page(hits=5) + page(hits=7).replace('orders', 'users'))
-    assert [(sight.pool.name, sight.is_first, sight.count('gcpool_acquires_total')) for sight in watch.sights] == [
+    assert [(each.pool.name, each.is_first, each.count('gcpool_acquires_total')) for each in watch.pools] == [
         ('orders', False, 0), ('users', True, 7)]
 
 
@@ -261,7 +262,7 @@ def test_several_pages_are_told_apart(tmp_path: Path) -> None:
 def test_an_endpoint_label_that_is_given_up_is_neither_a_new_beginning_nor_a_burst(tmp_path: Path) -> None:
     def released(**by: float) -> str:
         return page() + ''.join(
-            f'gcpool_releases_total{{pool="orders",endpoint="{label}",outcome="idle"}} {count}\n'
+            f'gcpool_releases_total{{pool="orders",pool_endpoint="{label}",outcome="idle"}} {count}\n'
             for label, count in by.items())
 
     for texts, count in (
@@ -269,20 +270,20 @@ def test_an_endpoint_label_that_is_given_up_is_neither_a_new_beginning_nor_a_bur
             ([released(b=2, _other=10), released(a=1, b=2, _other=10)], 1),
             ([released(a=9, b=3, _other=1), released(a=1, b=4, _other=10)], 2),
     ):
-        [sight] = seen(tmp_path / 'page', *texts).sights
-        assert sight.count('gcpool_releases_total') == count
+        [figures] = seen(tmp_path / 'page', *texts).pools
+        assert figures.count('gcpool_releases_total') == count
 
 
 def test_a_pool_that_is_closed(tmp_path: Path) -> None:
-    text = re.sub('gcpool_max_.*\n', '', page(hits=1))
+    text = re.sub('gcpool_(max_|capacity).*\n', '', page(hits=1))
     assert drawn(seen(tmp_path / 'page', text))[:2] == [
         'orders  closed  since its start', 'connections  0 used, 0 creating, 0 idle; no pool of this name is open']
 
 
 @pytest.mark.parametrize(('gauges', 'words'), [
-    ({'gcpool_waiters': 1, 'gcpool_oldest_waiter_seconds': 2}, 'acquires wait in line'),
-    ({'gcpool_oldest_checkout_seconds': 3601}, 'is there a leak?'),
-    ({'gcpool_leaks_detected_total': 1}, 'is there a leak?'),
+    ({'gcpool_waiters': 1, 'gcpool_oldest_waiter_seconds': 2}, 'acquires are waiting'),
+    ({'gcpool_oldest_checkout_seconds': 3601}, 'possible leak'),
+    ({'gcpool_leaks_detected_total': 1}, 'possible leak'),
     ({}, 'healthy'),
 ])
 def test_how_a_pool_is_in_a_few_words(tmp_path: Path, gauges: dict[str, float], words: str) -> None:
@@ -298,7 +299,7 @@ def test_where_there_is_no_room_those_in_trouble_are_drawn_in_full(tmp_path: Pat
     text = ''.join(page().replace('orders', name) for name in 'abc') + page(gcpool_waiters=2).replace('orders', 'd')
     watch = seen(tmp_path / 'page', text)
     lines = drawn(watch, room=13)
-    assert lines[0].startswith('d  acquires wait in line') and len(lines) == 12
+    assert lines[0].startswith('d  acquires are waiting') and len(lines) == 12
     assert lines[-3:] == [f'{name}  healthy  0 used of 10, 0 waiting' for name in 'abc']
     assert len(drawn(watch, room=4)) == 4
 
@@ -317,7 +318,7 @@ def test_lines_are_cut_not_wrapped(tmp_path: Path, pool: Any, registry: Collecto
 def test_a_duration_has_three_digits(seconds: float | None, words: str) -> None:
     from rich.console import Console
 
-    assert duration(seconds, Marks(Console(file=StringIO()))) == words
+    assert duration(seconds, Symbols(Console(file=StringIO()))) == words
 
 
 # --- where pages come from ---
@@ -340,15 +341,15 @@ def test_another_path_is_kept(site: Site, capsys: Any) -> None:
     assert site.asked[0][0] == '/a/b?match[]=c'
 
 
-def test_a_password_is_sent_and_not_shown(site: Site, nobody: str, capsys: Any) -> None:
+def test_a_password_is_sent_and_not_shown(site: Site, closed: str, capsys: Any) -> None:
     assert once(f'http://me:hunter%402@{site.address}', capsys=capsys)[0] == 0
     assert base64.b64decode(site.asked[0][1]['Authorization'].removeprefix('Basic ')) == b'me:hunter@2'
-    status, out, err = once(f'http://me:hunter2@{nobody}/x?token=hunter2', capsys=capsys)
-    assert (status, out, err) == (1, '', f'gcp top: http://{nobody}/x: Connection refused\n')
+    status, out, err = once(f'http://me:hunter2@{closed}/x?token=hunter2', capsys=capsys)
+    assert (status, out, err) == (1, '', f'gcp top: http://{closed}/x: Connection refused\n')
 
 
-def test_a_proxy_is_not_asked_for_this_host(site: Site, nobody: str, monkeypatch: Any, capsys: Any) -> None:
-    monkeypatch.setenv('http_proxy', f'http://{nobody}')
+def test_a_proxy_is_not_asked_for_this_host(site: Site, closed: str, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.setenv('http_proxy', f'http://{closed}')
     assert once(site.url, capsys=capsys)[0] == 0
 
 
@@ -380,9 +381,9 @@ def test_files_that_are_none(tmp_path: Path, capsys: Any) -> None:
         assert (status, out) == (1, '') and words in err and err.count('\n') == 1, err
 
 
-def test_one_page_of_two(site: Site, nobody: str, capsys: Any) -> None:
-    status, out, err = once(site.url, nobody, capsys=capsys)
-    assert status == 1 and out.startswith('orders') and err == f'gcp top: {nobody}: Connection refused\n'
+def test_one_page_of_two(site: Site, closed: str, capsys: Any) -> None:
+    status, out, err = once(site.url, closed, capsys=capsys)
+    assert status == 1 and out.startswith('orders') and err == f'gcp top: {closed}: Connection refused\n'
 
 
 # --- as a program ---
@@ -408,7 +409,7 @@ def test_an_output_that_knows_no_bars(site: Site) -> None:
     site.text = page(gcpool_waiters=1).replace('orders', 'größe')
     done = subprocess.run(**command('--once', site.url, PYTHONIOENCODING='ascii'), capture_output=True)
     assert (done.returncode, done.stderr) == (0, '')
-    assert done.stdout.startswith('gr??e  acquires wait in line') and '......' in done.stdout
+    assert done.stdout.startswith('gr??e  acquires are waiting') and '......' in done.stdout
 
 
 def test_a_reader_that_leaves_early_is_no_error(site: Site) -> None:
@@ -456,7 +457,7 @@ def test_on_a_terminal(site: Site, number: int, status: int) -> None:
                     process.send_signal(number)
                     signalled = True
         assert process.wait(10) == status
-    assert b'acquires wait in line' in shown and b'\x1b[' in shown
+    assert b'acquires are waiting' in shown and b'\x1b[' in shown
     assert b'Traceback' not in shown
     assert shown.rindex(b'\x1b[?25h') > shown.rindex(b'\x1b[?25l')  # the cursor is back
     assert shown.rindex(b'\x1b[?1049l') > shown.rindex(b'\x1b[?1049h')  # and what was there before

@@ -17,7 +17,6 @@ from opentelemetry.sdk.trace import TracerProvider
 from traces import Traces, errors_of, forget_tracer_provider, globals_of_our_own, id_of, parent_of
 
 from gcp import AcquireTimeoutError
-from gcp._core import VERDICT_CREATE, VERDICT_USE, Core
 from gcp.testing import BareFakeManager, FakeManager, calling, error, ok
 from gcp.threading import ConnectionPool
 
@@ -75,7 +74,7 @@ async def test_global_provider_that_is_replaced(front: Front) -> None:
         await use(pool, f'db{number}')
         assert traces.names == NAMES
         forget_tracer_provider()
-    await use(pool, 'nobody records')
+    await use(pool, 'no provider')
     assert pool._core.tracer is None and traces.names == NAMES
 
 
@@ -112,7 +111,7 @@ async def test_stand_in_given_as_a_provider_is_the_global_one(front: Front) -> N
 
 
 @pytest.mark.parametrize('provider', [None, trace.NoOpTracerProvider()])
-async def test_nobody_records(front: Front, provider: Any) -> None:
+async def test_without_a_provider_no_span_is_made(front: Front, provider: Any) -> None:
     traces = Traces()
     trace.set_tracer_provider(traces.provider)
     pool = pool_of(front, tracer_provider=provider)
@@ -173,30 +172,32 @@ async def test_provider_that_cannot_be_loaded_is_asked_for_once(
 def test_hand_off_while_the_tracer_is_asked() -> None:
     """Seen in the stress with spans: a waiter that was served while its tracer looked at its context was told to take a
     connection that it had not received, and took the pool for closed."""
-    core, conn = Core(max_size=1), object()
-    first = core.ticket('db')
-    assert core.request(first) == VERDICT_CREATE
-    core.created(first, conn)
-    core.finish(first)
+    waits = []
 
     class Tracer:
         def caller(self) -> object:
-            core.give_back(core.checkin(conn, 'db'))  # type: ignore[arg-type]
+            pool.release(conn, 'db')
             return self
 
         def current(self) -> object:
-            return 'here'
+            return 'current'
 
-        def waited(self, ticket: Any, result: str, seconds: float, error: Any) -> None:
-            assert (result, ticket.released_by, error) == ('waited', 'here', None)
+        def start(self, hook: str, endpoint: object, origin: object) -> None:
+            """Make no span."""
 
-    core.tracer = Tracer()
-    second = core.ticket('db')
-    assert core.request(second) == VERDICT_USE
-    assert core.finish(second) is conn
+        def waited(self, acquire: Any, result: str, seconds: float, error: Any) -> None:
+            waits.append((result, acquire.released_by, error))
+
+    with ConnectionPool(FakeManager(), max_size=1, registry=None, tracer_provider=None) as pool:
+        conn = pool.acquire('db')
+        pool._core.tracer = Tracer()
+        assert pool.acquire('db', timeout=5) is conn
+        assert waits == [('waited', 'current', None)]
+        pool._core.tracer = None
+        pool.release(conn, 'db')
 
 
-@pytest.mark.parametrize('where', ['here', 'caller', 'start', 'end', 'leave', 'waited'])
+@pytest.mark.parametrize('where', ['current', 'caller', 'start', 'end', 'detach', 'waited'])
 @pytest.mark.parametrize('hook', ['on_release', 'create', 'nothing'])
 def test_signal_within_the_tracer_costs_no_slot(where: str, hook: str) -> None:
     class Struck(BaseException):
@@ -237,7 +238,7 @@ def test_signal_within_the_tracer_costs_no_slot(where: str, hook: str) -> None:
     manager.check(total_max_size=1)
 
 
-# --- nobody, at no cost ---
+# --- the cost without a provider ---
 
 def test_off_imports_nothing(script: Callable[..., Any]) -> None:
     script("""
@@ -266,8 +267,8 @@ async def test_idle_hit_calls_nothing_of_opentelemetry(
     called: list[str] = []
 
     def profile(frame: Any, event: str, argument: Any) -> None:
-        place = frame.f_code.co_filename
-        if event == 'call' and ('/opentelemetry/' in place or place.endswith('spans.py')):
+        path = frame.f_code.co_filename
+        if event == 'call' and ('/opentelemetry/' in path or path.endswith('spans.py')):
             called.append(frame.f_code.co_name)
 
     sys.setprofile(profile)
@@ -298,7 +299,7 @@ def best_of(times: int, work: Callable[[], None]) -> float:
     return best
 
 
-def test_idle_hit_costs_no_more_while_somebody_records() -> None:
+def test_idle_hit_costs_no_more_with_a_provider() -> None:
     """The figure itself is a matter for quiet machines; here: that nothing was added that can be noticed."""
     traces = Traces()
     pools = [

@@ -119,7 +119,7 @@ def test_its_metrics_can_be_watched_while_it_runs(base: Path) -> None:
         top = subprocess.run(
             [sys.executable, '-W', 'error', '-m', 'gcp', 'top', '--once', url], capture_output=True, text=True,
             timeout=20, env={**os.environ, 'PYTHONPATH': path, 'PYTHONDONTWRITEBYTECODE': '1'})
-        with urllib.request.urlopen(url, timeout=5):  # and let nobody who is reading hold up its end
+        with urllib.request.urlopen(url, timeout=5):  # a reader must not delay the exit
             process.send_signal(signal.SIGINT)
             _, err = process.communicate(timeout=20)
     assert (process.returncode, err) == (130, '')

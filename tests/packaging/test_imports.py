@@ -172,7 +172,7 @@ def test_import_costs_no_other_front_driver_or_telemetry(statement: str, others:
 
 #: what takes long to import, and is not needed before the first pool
 HEAVY = {
-    'ast', 'ctypes', 'dataclasses', 'difflib', 'dis', 'email', 'gcp.hints', 'gcp.observe.accounts',
+    'ast', 'ctypes', 'dataclasses', 'difflib', 'dis', 'email', 'gcp.hints', 'gcp.observe.aggregation',
     'gcp.observe.labels', 'gcp.observe.names', 'gcp.stats', 'http', 'importlib.metadata', 'inspect', 'ipaddress',
     'json', 'pathlib', 'socket', 'ssl', 'subprocess', 'tempfile', 'urllib', 'uuid',
 }
@@ -195,7 +195,7 @@ def test_import_is_light(statement: str, needed: str) -> None:
 
 def test_first_pool_brings_what_a_look_at_it_needs() -> None:
     pool = 'import gcp.threading, gcp.testing; pool = gcp.threading.ConnectionPool(gcp.testing.FakeManager())'
-    assert {'gcp.observe.accounts', 'gcp.stats'} <= new_modules(pool)
+    assert {'gcp.observe.aggregation', 'gcp.stats'} <= new_modules(pool)
     assert new_modules(f'{pool}; pool.stats()') == new_modules(pool)
 
 

@@ -219,7 +219,7 @@ def test_without_a_server_it_says_so_and_stays_healthy(base: Path, kind: str) ->
         status, body = get(f'{root}/orders?customer=1')
         assert status == 503 and 'Error' in json.loads(body)['error']
         assert get(f'{root}/health')[0] == 200
-        assert metrics(root, step='create', outcome='error')['gcpool_steps_total'] == 1
+        assert metrics(root, hook='create', outcome='error')['gcpool_hook_calls_total'] == 1
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE) == 0
 
@@ -249,10 +249,10 @@ def test_several_processes_show_one_page_that_outlives_each_of_them(base: Path, 
         seen = metrics(root)
         for name in ('acquires_total', 'acquire_wait_seconds_count', 'use_seconds_count'):
             assert seen[f'gcpool_{name}'] == REQUESTS
-        created = metrics(root, step='create', outcome='ok')['gcpool_steps_total']
+        created = metrics(root, hook='create', outcome='ok')['gcpool_hook_calls_total']
         assert metrics(root, state='idle')['gcpool_connections'] == created <= 8
         assert seen['gcpool_max_connections_per_endpoint'] in (4, 8)  # of each process that was asked
-        assert not any('endpoint=' in line for line in get(f'{root}/metrics')[1].splitlines())
+        assert not any('pool_endpoint=' in line for line in get(f'{root}/metrics')[1].splitlines())
         check_metrics(get(f'{root}/metrics')[1])
 
         victim = next(iter(workers(root)))

@@ -71,11 +71,8 @@ def variables(kind: str = 'query') -> dict[str, dict[str, Any]]:
 
 def substitute(expr: str, interval: str = '1m') -> str:
     """Put values in the place of variables, as Grafana does where everything is chosen."""
-    for name, variable in variables().items():
-        expr = expr.replace(f'${name}', variable['allValue'])
-    expr = expr.replace('$__rate_interval', interval)
-    assert '$' not in expr, expr
-    return expr
+    values = {'__rate_interval': interval, **{name: each['allValue'] for name, each in variables().items()}}
+    return re.sub(r'\$(\w+)', lambda found: values[found[1]], expr)
 
 
 # --- PromQL, as far as it is used ---

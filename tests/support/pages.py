@@ -69,14 +69,14 @@ def check(page: Page) -> None:
         releases = page.sum('gcpool_releases_total', pool=pool)
         closed = page.sum('gcpool_connections_closed_total', pool=pool)
         states = page.by('state', 'gcpool_connections', pool=pool)
-        created = page.sum('gcpool_steps_total', pool=pool, step='create', outcome='ok')
+        created = page.sum('gcpool_hook_calls_total', pool=pool, hook='create', outcome='ok')
         assert got - releases == states.get('used', 0), pool
         assert created - closed == states.get('idle', 0) + states.get('used', 0), pool
         assert page.value('gcpool_acquire_wait_seconds_count', pool=pool) == sum(acquires.values()), pool
         assert page.value('gcpool_use_seconds_count', pool=pool) == releases, pool
         assert page.value('gcpool_connection_age_seconds_count', pool=pool) == closed, pool
-        for labels, count in page.find('gcpool_step_seconds_count', pool=pool):
-            assert count == page.sum('gcpool_steps_total', pool=pool, step=labels['step']), (pool, labels)
+        for labels, count in page.find('gcpool_hook_seconds_count', pool=pool):
+            assert count == page.sum('gcpool_hook_calls_total', pool=pool, hook=labels['hook']), (pool, labels)
     check_histograms(page)
 
 

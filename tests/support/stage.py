@@ -1,7 +1,7 @@
 """A real Prometheus that watches real pools on a real PostgreSQL, first in peace, then in trouble, then in peace again.
 
 Each pool has trouble of one kind; one has none. Minutes are seconds here: ranges and waits of the rules are shortened
-alike. Used by the tests, and by docs/dashboard_picture.py."""
+alike. Used by the tests, and by tools/pictures/dashboard.py."""
 
 from __future__ import annotations
 
@@ -54,8 +54,12 @@ scrape_configs:
   - job_name: shop
     static_configs:
       - targets: ['127.0.0.1:{port}']
-        labels: {{ cluster: test }}
+        labels: {{ {target} }}
 """
+
+#: labels that service discovery gives to the target, as in Kubernetes with the Prometheus operator
+TARGET = {
+    'cluster': 'test', 'container': 'app', 'endpoint': 'web', 'namespace': 'shop', 'pod': 'shop-0', 'service': 'shop'}
 
 #: what was seen, for the end of the test run
 TABLE: list[str] = []
@@ -112,7 +116,8 @@ def prometheus(directory: Path, scraped: int) -> Iterator[Prometheus]:
     with socket.create_server(('127.0.0.1', 0)) as found:
         port = found.getsockname()[1]
     (directory / 'rules.yml').write_text(shorten(grafana.read(grafana.RULES)))
-    (directory / 'prometheus.yml').write_text(CONFIGURATION.format(interval=int(SCRAPE * 1000), port=scraped))
+    (directory / 'prometheus.yml').write_text(CONFIGURATION.format(
+        interval=int(SCRAPE * 1000), port=scraped, target=', '.join(f'{name}: {TARGET[name]}' for name in TARGET)))
     with (directory / 'log').open('wb') as log:
         process = subprocess.Popen(
             [boards.program('prometheus'), f'--config.file={directory}/prometheus.yml',
@@ -260,7 +265,7 @@ class Cast:
             pool.close(5)
 
     def _kill(self) -> None:
-        """End one session that nobody uses at the moment."""
+        """End one session that is idle."""
         import psycopg2
 
         conn = psycopg2.connect(**self._parameters)

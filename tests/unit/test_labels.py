@@ -108,8 +108,8 @@ async def test_first_come_and_the_rest_is_other(front: Front) -> None:
     pool = front.pool(front.manager(bare=True), name='orders', registry=own, endpoint_labels=2, max_lifetime=60)
     await use(pool, 'a', 'b', 'c', 'c', 'd')
     page = scrape(own)
-    assert page.by('endpoint', 'gcpool_acquires_total') == {'a': 1, 'b': 1, '_other': 3}
-    assert page.by('endpoint', 'gcpool_connections') == {'a': 1, 'b': 1, '_other': 2}
+    assert page.by('pool_endpoint', 'gcpool_acquires_total') == {'a': 1, 'b': 1, '_other': 3}
+    assert page.by('pool_endpoint', 'gcpool_connections') == {'a': 1, 'b': 1, '_other': 2}
     assert page.value('gcpool_endpoint_label_overflow_total') == 2
     assert page.value('gcpool_endpoints') == 4
     assert scrape(own).value('gcpool_endpoint_label_overflow_total') == 2
@@ -126,13 +126,13 @@ async def test_a_label_is_freed_with_its_endpoint(front: Front) -> None:
     pages = [scrape(own)]
     await use(pool, 'b')       # the only place: `a` is evicted, and with its last connection forgotten
     pages.append(scrape(own))
-    assert pages[1].by('endpoint', 'gcpool_acquires_total') == {'b': 1, '_other': 2}
-    assert pages[1].by('endpoint', 'gcpool_connections') == {'b': 1}
+    assert pages[1].by('pool_endpoint', 'gcpool_acquires_total') == {'b': 1, '_other': 2}
+    assert pages[1].by('pool_endpoint', 'gcpool_connections') == {'b': 1}
     await use(pool, 'a')
     pages.append(scrape(own))
-    assert pages[2].by('endpoint', 'gcpool_acquires_total') == {'a': 1, '_other': 3}
+    assert pages[2].by('pool_endpoint', 'gcpool_acquires_total') == {'a': 1, '_other': 3}
     for page in pages:
-        assert page.labels('endpoint') <= {'a', 'b', '_other'}
+        assert page.labels('pool_endpoint') <= {'a', 'b', '_other'}
         assert page.value('gcpool_endpoint_label_overflow_total') == 0
         check(page)
 
@@ -143,16 +143,16 @@ async def test_a_label_that_returns_goes_on(front: Front) -> None:
                       max_size=1, total_max_size=1)
     await use(pool, 'a', 'a', 'b')
     before = scrape(own)
-    assert before.by('endpoint', 'gcpool_acquires_total') == {'b': 1, '_other': 2}  # `a` was gone before the first look
+    assert before.by('pool_endpoint', 'gcpool_acquires_total') == {'b': 1, '_other': 2} # `a` was gone before this
     for expected in ({'a': 1, 'b': 1, '_other': 2}, {'a': 1, 'b': 2, '_other': 2}, {'a': 2, 'b': 2, '_other': 2}):
         await use(pool, 'b' if expected['a'] == 1 and expected['b'] == 2 else 'a')
         page = scrape(own)
-        assert page.by('endpoint', 'gcpool_acquires_total') == expected
+        assert page.by('pool_endpoint', 'gcpool_acquires_total') == expected
         check(page)
         check_no_step_back(before, page)
         before = page
-    assert before.by('endpoint', 'gcpool_connections') == {'a': 1}
-    assert not list(before.find('gcpool_connections', endpoint='b'))     # no ghosts among the gauges
+    assert before.by('pool_endpoint', 'gcpool_connections') == {'a': 1}
+    assert not list(before.find('gcpool_connections', pool_endpoint='b'))     # no ghosts among the gauges
 
 
 async def test_forgotten_and_listed_again_between_two_looks(front: Front) -> None:
@@ -163,7 +163,7 @@ async def test_forgotten_and_listed_again_between_two_looks(front: Front) -> Non
     await use(pool, 'b', 'a')
     page = scrape(own)
     check_no_step_back(before, page)
-    assert page.by('endpoint', 'gcpool_acquires_total') == {'a': 4, '_other': 1}
+    assert page.by('pool_endpoint', 'gcpool_acquires_total') == {'a': 4, '_other': 1}
     check(page)
 
 
@@ -173,8 +173,8 @@ async def test_two_endpoints_under_one_label_are_summed(front: Front) -> None:
                       endpoint_label=lambda endpoint: endpoint[0])
     await use(pool, ('db1', 1), ('db1', 2), ('db1', 2), ('db2', 1))
     page = scrape(own)
-    assert page.by('endpoint', 'gcpool_acquires_total') == {'db1': 3, '_other': 1}
-    assert page.by('endpoint', 'gcpool_connections', state='idle') == {'db1': 2, '_other': 1}
+    assert page.by('pool_endpoint', 'gcpool_acquires_total') == {'db1': 3, '_other': 1}
+    assert page.by('pool_endpoint', 'gcpool_connections', state='idle') == {'db1': 2, '_other': 1}
     check(page)
 
 
@@ -184,7 +184,7 @@ async def test_no_labels_at_all(front: Front) -> None:
     pool = front.pool(front.manager(bare=True), name='orders', registry=own, endpoint_labels=0,
                       endpoint_label=asked.append)
     await use(pool, 'a', 'b')
-    assert scrape(own).labels('endpoint') == {'_other'}
+    assert scrape(own).labels('pool_endpoint') == {'_other'}
     assert not asked
 
 
@@ -199,7 +199,7 @@ def test_fewer_labels_than_a_pool_of_this_name_had(limit: int) -> None:
         page = scrape(own)
         check(page)
     assert page.sum('gcpool_acquires_total') == 4
-    assert page.labels('endpoint') == ({'b', '_other'} if limit else {'_other'})
+    assert page.labels('pool_endpoint') == ({'b', '_other'} if limit else {'_other'})
     pool.close()
 
 
@@ -219,7 +219,7 @@ async def test_a_label_function_that_fails_is_counted_and_logged_once(
     await use(pool, 'me:secret@a', 'me:secret@b', 'me:secret@b')
     for _ in range(3):
         page = scrape(own)
-    assert page.by('endpoint', 'gcpool_acquires_total') == {'_other': 3}
+    assert page.by('pool_endpoint', 'gcpool_acquires_total') == {'_other': 3}
     assert page.value('gcpool_telemetry_errors_total', pool='orders') == 2    # once for each endpoint
     records = [record for record in caplog.records if record.name == 'gcp.observe']
     assert len(records) == 1
@@ -244,7 +244,7 @@ async def test_a_label_function_that_is_interrupted(front: Front) -> None:
     with pytest.raises(KeyboardInterrupt):
         scrape(own)
     page = scrape(own)
-    assert page.by('endpoint', 'gcpool_acquires_total') == {'a': 2, 'b': 1}
+    assert page.by('pool_endpoint', 'gcpool_acquires_total') == {'a': 2, 'b': 1}
     check_no_step_back(before, page)
 
 
@@ -267,7 +267,7 @@ def test_10_000_endpoints_through_20_labels() -> None:
                 pass
             if number % 100 == 0:
                 page = scrape(own)
-                assert len(page.labels('endpoint')) <= 21
+                assert len(page.labels('pool_endpoint')) <= 21
                 check(page)
         pool._manager._log.clear()
         gc.collect()
@@ -287,9 +287,9 @@ def test_10_000_endpoints_at_a_time() -> None:
         with pool.connection(f'db-{number}'):
             pass
     page = scrape(own)
-    assert len(page.labels('endpoint')) == 21
+    assert len(page.labels('pool_endpoint')) == 21
     assert page.value('gcpool_endpoint_label_overflow_total') == 9_980
-    assert page.value('gcpool_connections', endpoint='_other', state='idle') == 9_980
+    assert page.value('gcpool_connections', pool_endpoint='_other', state='idle') == 9_980
     check(page)
     pool.close()
     page = scrape(own)

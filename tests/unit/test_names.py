@@ -21,25 +21,26 @@ HOOKS = {'create', 'dispose', 'check_aliveness', 'on_acquire', 'on_release', 'on
 
 #: name: type, labels, and what those with a fixed set of values can be
 PROMISED = {
-    'gcpool_connections': ('gauge', 'pool endpoint state', {'state': {'idle', 'used', 'creating'}}),
+    'gcpool_connections': ('gauge', 'pool pool_endpoint state', {'state': {'idle', 'used', 'creating'}}),
     'gcpool_max_connections': ('gauge', 'pool', {}),
     'gcpool_max_connections_per_endpoint': ('gauge', 'pool', {}),
     'gcpool_min_idle_connections': ('gauge', 'pool', {}),
-    'gcpool_waiters': ('gauge', 'pool endpoint', {}),
+    'gcpool_capacity': ('gauge', 'pool', {}),
+    'gcpool_waiters': ('gauge', 'pool pool_endpoint', {}),
     'gcpool_oldest_waiter_seconds': ('gauge', 'pool', {}),
     'gcpool_oldest_checkout_seconds': ('gauge', 'pool', {}),
     'gcpool_endpoints': ('gauge', 'pool', {}),
-    'gcpool_acquires_total': ('counter', 'pool endpoint result', {'result': RESULTS}),
-    'gcpool_releases_total': ('counter', 'pool endpoint outcome', {'outcome': {'idle', 'handoff', 'discarded'}}),
-    'gcpool_connections_closed_total': ('counter', 'pool endpoint reason', {'reason': {
+    'gcpool_acquires_total': ('counter', 'pool pool_endpoint result', {'result': RESULTS}),
+    'gcpool_releases_total': ('counter', 'pool pool_endpoint outcome', {'outcome': {'idle', 'handoff', 'discarded'}}),
+    'gcpool_connections_closed_total': ('counter', 'pool pool_endpoint reason', {'reason': {
         'idle_timeout', 'max_lifetime', 'dead', 'discarded', 'evicted', 'pool_closed', 'error'}}),
-    'gcpool_steps_total': ('counter', 'pool step outcome', {
-        'step': HOOKS, 'outcome': {'ok', 'error', 'timeout', 'cancelled', 'dead'}}),
-    'gcpool_step_seconds': ('histogram', 'pool step', {'step': HOOKS}),
+    'gcpool_hook_calls_total': ('counter', 'pool hook outcome', {
+        'hook': HOOKS, 'outcome': {'ok', 'error', 'timeout', 'cancelled', 'dead'}}),
+    'gcpool_hook_seconds': ('histogram', 'pool hook', {'hook': HOOKS}),
     'gcpool_acquire_wait_seconds': ('histogram', 'pool', {}),
     'gcpool_use_seconds': ('histogram', 'pool', {}),
     'gcpool_connection_age_seconds': ('histogram', 'pool', {}),
-    'gcpool_leaks_detected_total': ('counter', 'pool endpoint', {}),
+    'gcpool_leaks_detected_total': ('counter', 'pool pool_endpoint', {}),
     'gcpool_endpoint_label_overflow_total': ('counter', 'pool', {}),
     'gcpool_telemetry_errors_total': ('counter', 'pool', {}),
     'gcpool_collect_seconds': ('gauge', '', {}),
@@ -52,7 +53,7 @@ NEVER_0 = {
 }
 
 BUCKETS = {
-    'gcpool_step_seconds': W,
+    'gcpool_hook_seconds': W,
     'gcpool_acquire_wait_seconds': W,
     'gcpool_use_seconds': (*W, 30, 60, 300),
     'gcpool_connection_age_seconds': (1, 5, 10, 30, 60, 300, 600, 1800, 3600, 7200, 21600, 86400),
@@ -78,8 +79,8 @@ def test_all_that_is_promised_is_shown_at_0_from_the_start_and_nothing_else() ->
     assert {name: tuple(sorted(
         {float(sample.labels['le']) for sample in shown[name].samples if 'le' in sample.labels})[:-1],
     ) for name in BUCKETS} == BUCKETS
-    assert page.labels('outcome', step='create') == {'ok', 'error', 'timeout', 'cancelled'}
-    assert page.labels('outcome', step='check_aliveness') == {'ok', 'error', 'timeout', 'cancelled', 'dead'}
+    assert page.labels('outcome', hook='create') == {'ok', 'error', 'timeout', 'cancelled'}
+    assert page.labels('outcome', hook='check_aliveness') == {'ok', 'error', 'timeout', 'cancelled', 'dead'}
     pool.close()
 
 
@@ -101,7 +102,7 @@ def test_instruments_show_what_the_table_has() -> None:
         metric = BY_NAME[instrument.metric]
         assert set(instrument.where) <= set(metric.values)
         assert all(value in metric.values[label] for label, value in instrument.where.items())
-        assert set(instrument.attributes.values()) == set(metric.labels) - {'endpoint'} - set(instrument.where)
+        assert set(instrument.attributes.values()) == set(metric.labels) - {'pool_endpoint'} - set(instrument.where)
         assert (instrument.kind == 'histogram') == bool(instrument.buckets)
         assert re.match(r'db\.client\.connection\.|gcpool\.', instrument.name)
 

@@ -1,5 +1,6 @@
-"""The Grafana dashboard and the Prometheus rules, as texts. Both files are made by `gcp.observe.grafana.generate` and
-checked in; what reads them here needs nothing but Python."""
+"""The Grafana dashboard and the Prometheus rules, as package data.
+
+`tools.dashboard.generate` in the repository writes the files. Reading them needs the standard library only."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""What is seen of pools: the figures of one look, or what has changed since the look before.
-
-Decides what the interval is, what began anew, and who is in trouble; draws nothing."""
+"""The figures of pools on a page, their changes since the previous reading, and their health."""
 
 from __future__ import annotations
 
@@ -16,21 +14,21 @@ from gcp.observe.names import STATES
 from gcp.stats import Histogram
 from gcp.top.page import SERIES, Figures, Page, PageError, Pool, printable, read
 
-__all__ = ['Sight', 'Watch']
+__all__ = ['PoolFigures', 'Watch']
 
-#: what is held for longer looks like a leak, seconds
-LONG: Final = 3600.0
+#: a connection held for longer is suspected to leak, seconds
+LONG_HELD: Final = 3600.0
 
 
 @dataclass(frozen=True)
-class Sight:
-    """One pool.
+class PoolFigures:
+    """The figures of one pool.
 
-    :ivar pool: which
-    :ivar now: its figures
-    :ivar change: by how much its counters and histograms have grown in the interval, endpoints taken together
-    :ivar seconds: how long the interval is; None: not known
-    :ivar is_first: whether the interval is all the time since the pool began
+    :ivar pool: its identity
+    :ivar now: its current figures
+    :ivar change: the growth of its counters and histograms in the interval, summed over endpoints
+    :ivar seconds: the length of the interval; None if it is not known
+    :ivar is_first: whether the interval began with the pool
     """
 
     pool: Pool
@@ -39,44 +37,44 @@ class Sight:
     seconds: float | None
     is_first: bool
 
-    # --- as it is ---
+    # --- current values ---
 
     def gauge(self, name: str, **where: str) -> float:
-        """Add up the series of a gauge."""
+        """Return the sum of a gauge's series."""
         return total(self.now, name, where)
 
     def limit(self, name: str) -> int | None:
-        """Return a limit; None where the page has none: no such pool is open."""
+        """Return a limit; None if the page has none, because no pool of this name is open."""
         return int(total(self.now, name, {})) if self.now.get(name) else None
 
     def states(self, endpoint: str | None = None) -> dict[str, int]:
-        """Count connections by state, of all endpoints or of one."""
-        where = {} if endpoint is None else {'endpoint': endpoint}
+        """Return the number of connections by state, of one endpoint or of all."""
+        where = {} if endpoint is None else {'pool_endpoint': endpoint}
         return {state: int(self.gauge('gcpool_connections', state=state, **where)) for state in STATES}
 
     def endpoints(self) -> list[str]:
-        """Return the endpoints that have a label of their own, the fullest first."""
-        labels = {dict(labels).get('endpoint', '_other') for labels in self.now.get('gcpool_connections', {})}
+        """Return the endpoints with labels of their own, the fullest first."""
+        labels = {dict(labels).get('pool_endpoint', '_other') for labels in self.now.get('gcpool_connections', {})}
         return sorted(labels - {'_other', ''}, key=lambda label: (
-            -self.gauge('gcpool_waiters', endpoint=label), -sum(self.states(label).values()), label))
+            -self.gauge('gcpool_waiters', pool_endpoint=label), -sum(self.states(label).values()), label))
 
     def info(self, label: str) -> str:
-        """Return what the pool says of itself."""
+        """Return the values of a label of `gcpool_info`."""
         found = {dict(labels).get(label, '') for labels in self.now.get('gcpool_info', {})}
         return '+'.join(sorted(found - {''}))
 
-    # --- in the interval ---
+    # --- changes in the interval ---
 
     def count(self, name: str, **where: str) -> float:
-        """Count what happened."""
+        """Return the growth of a counter."""
         return total(self.change, name, where)
 
     def rate(self, count: float) -> float | None:
-        """Tell how many that is a second."""
+        """Return a count per second; None if the length of the interval is not known."""
         return count / self.seconds if self.seconds else None
 
     def by(self, name: str, label: str, **where: str) -> dict[str, float]:
-        """Count what happened, by the values of a label; only what did."""
+        """Return the growth of a counter by the values of a label, without zeros."""
         found: dict[str, float] = {}
         for labels, value in matching(self.change, name, where):
             key = labels.get(label, '')
@@ -84,7 +82,7 @@ class Sight:
         return {key: value for key, value in found.items() if value}
 
     def histogram(self, name: str, **where: str) -> Histogram:
-        """Return a histogram of what happened."""
+        """Return the growth of a histogram."""
         cumulative: dict[float, float] = {}
         for labels, value in matching(self.change, f'{name}_bucket', where):
             bound = float(labels['le'])
@@ -97,86 +95,88 @@ class Sight:
         return Histogram(
             tuple(bound for bound in bounds if isfinite(bound)), tuple(counts), self.count(f'{name}_sum', **where))
 
-    # --- how it fares ---
+    # --- health ---
 
     @property
     def health(self) -> tuple[int, str]:
-        """Tell how it is: from 0, all is well, to 3, its callers get errors."""
+        """Return a level from 0 (healthy) to 3 (callers get errors), and a description."""
         results = self.by('gcpool_acquires_total', 'result')
         failing = ' and '.join(f'{result}s' for result in ('timeout', 'error') if results.get(result))
         if failing and not self.is_first:
             return 3, f'callers get {failing}'
         if self.gauge('gcpool_waiters'):
-            return 2, 'acquires wait in line'
+            return 2, 'acquires are waiting'
         if failing:
             return 1, f'callers got {failing}'
-        if self.gauge('gcpool_oldest_checkout_seconds') > LONG or self.count('gcpool_leaks_detected_total'):
-            return 1, 'is there a leak?'
-        if any(outcome not in ('ok', 'dead', 'cancelled') for outcome in self.by('gcpool_steps_total', 'outcome')):
+        if self.gauge('gcpool_oldest_checkout_seconds') > LONG_HELD or self.count('gcpool_leaks_detected_total'):
+            return 1, 'possible leak'
+        if any(outcome not in ('ok', 'dead', 'cancelled') for outcome in self.by('gcpool_hook_calls_total', 'outcome')):
             return 1, 'hooks fail'
         return 0, 'closed' if self.limit('gcpool_max_connections') is None else 'healthy'
 
 
 class Watch:
-    """Looks at one page again and again.
+    """Reads one page again and again.
 
-    :param target: where it is
-    :ivar shown: the same, as it can be shown
-    :ivar sights: the pools seen last, by name; those in trouble are not put first: they would jump about
-    :ivar trouble: why there are none, or None
+    :param target: a URL, ``host:port``, a file, or ``-``
+    :ivar shown: the target without credentials
+    :ivar pools: the pools of the last reading, by name. The order does not depend on their health, so that they keep
+        their place on the screen
+    :ivar error: why there are no pools, or None
     """
 
     def __init__(self, target: str) -> None:
         self.shown: Final = without_credentials(target)
-        self.sights: list[Sight] = []
-        self.trouble: str | None = None
+        self.pools: list[PoolFigures] = []
+        self.error: str | None = None
         self._target = target
         self._before: tuple[float, Page] | None = None
         self._since = time.monotonic()
 
-    def look(self) -> None:
-        """Look at the page; compare it with the last one."""
+    def refresh(self) -> None:
+        """Read the page, and compare it with the previous one."""
         try:
             page = read(self._target)
         except PageError as error:
             lost = time.monotonic() - self._since
-            self.trouble = f'{self.shown}: {error}' + (f'; last seen {lost:.0f} s ago' if self._before else '')
-            self.sights = []
+            self.error = f'{self.shown}: {error}' + (f'; last seen {lost:.0f} s ago' if self._before else '')
+            self.pools = []
             return
         at = self._since = time.monotonic()
-        self.sights = list(compare(page, at, self._before))
-        self.trouble = None if self.sights else f'{self.shown}: no pool on this page'
+        self.pools = list(compare(page, at, self._before))
+        self.error = None if self.pools else f'{self.shown}: no pool on this page'
         self._before = at, page
 
 
-def compare(page: Page, at: float, before: tuple[float, Page] | None) -> Iterator[Sight]:
-    """Tell what is on a page, and what has changed since another.
+def compare(page: Page, at: float, before: tuple[float, Page] | None) -> Iterator[PoolFigures]:
+    """Yield the figures of the pools on a page, and their changes since a previous page.
 
-    :param at: when it was read, on the monotonic clock
-    :param before: the other, and when it was read
+    :param at: when the page was read, on the monotonic clock
+    :param before: when the previous page was read, and that page
     """
     for pool in sorted(page.pools, key=lambda pool: (pool.target, pool.name)):
         now, last = page.pools[pool], before and before[1].pools.get(pool)
-        born, counts = page.born.get(pool.target), counters(now)
+        started, counts = page.started.get(pool.target), counters(now)
         if before is None or last is None:
-            seconds = page.written - born if born is not None else None
-            yield Sight(pool, now, counts, seconds if seconds and seconds > 0 else None, True)
+            seconds = page.written - started if started is not None else None
+            yield PoolFigures(pool, now, counts, seconds if seconds and seconds > 0 else None, True)
         else:
             change = difference(counts, counters(last))
-            if born != before[1].born.get(pool.target) or has_fallen(change):
+            if started != before[1].started.get(pool.target) or has_fallen(change):
                 change = counts
-            yield Sight(pool, now, change, at - before[0], False)
+            yield PoolFigures(pool, now, change, at - before[0], False)
 
 
 def counters(figures: Figures) -> Figures:
-    """Return what only grows, endpoints taken together: a label that passes from one endpoint to another takes what was
-    counted under it to `_other`, and the sum of both stays what it was."""
+    """Return counters and histograms, summed over endpoints.
+
+    When a label is reused for another endpoint, its old counts move to `_other`; the sum is not affected."""
     found: Figures = {}
     for name, series in figures.items():
         if SERIES[name].kind in ('counter', 'histogram'):
             sums = found[name] = {}
             for labels, value in series.items():
-                own = tuple(item for item in labels if item[0] != 'endpoint')
+                own = tuple(item for item in labels if item[0] != 'pool_endpoint')
                 sums[own] = sums.get(own, 0.0) + value
     return found
 
@@ -189,7 +189,7 @@ def difference(now: Figures, last: Figures) -> Figures:
 
 
 def has_fallen(change: Figures) -> bool:
-    """Tell whether a pool has begun anew: its process did, if any of its counters is less than it was."""
+    """Tell whether a counter has fallen, which means that the process was restarted."""
     return any(value < 0 for series in change.values() for value in series.values())
 
 
@@ -198,7 +198,7 @@ def total(figures: Figures, name: str, where: Mapping[str, str]) -> float:
 
 
 def matching(figures: Figures, name: str, where: Mapping[str, str]) -> Iterator[tuple[dict[str, str], float]]:
-    """Return the series of a name that have these labels."""
+    """Yield the series with a name and these labels."""
     for labels, value in figures.get(name, {}).items():
         own = dict(labels)
         if all(own.get(label) == wanted for label, wanted in where.items()):
@@ -206,7 +206,7 @@ def matching(figures: Figures, name: str, where: Mapping[str, str]) -> Iterator[
 
 
 def without_credentials(target: str) -> str:
-    """Return a target as it can be shown."""
+    """Return a target without credentials and control characters."""
     if '://' not in target:
         return 'standard input' if target == '-' else printable(target)
     try:

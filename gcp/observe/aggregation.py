@@ -1,8 +1,7 @@
-"""The books of all pools that are seen together: in one Prometheus registry, by one meter provider, in one process.
+"""Aggregation of all pools of one Prometheus registry, one meter provider or one process.
 
-Owns who belongs to them, and what pools have counted that are gone. Pools of one name are one account: their figures
-are summed, and one that is dropped and made again goes on where it was, so that nothing ever steps back. Reads when it
-is asked; between two looks it does nothing."""
+Pools of one name are summed. The totals of pools that are gone are kept, so no counter decreases when a pool is dropped
+and created again. Pools are read when an exporter asks; nothing happens in between."""
 
 from __future__ import annotations
 
@@ -20,29 +19,30 @@ from gcp.observe.labels import GAUGES, Labels, Row, clean, default_label, flat
 from gcp.observe.names import OTHER
 from gcp.observe.telemetry import Errors, Telemetry
 
-__all__ = ['Books', 'Reading']
+__all__ = ['Aggregation', 'Reading']
 
-#: how many names of pools that are gone are remembered; what is older is one account, `_other`
+#: how many names of pools that are gone are kept; older ones are merged under the name `_other`
 REMEMBERED: Final = 10
 
-#: what a pool shows that has counted nothing, as `Core.snapshot` has it
+#: the totals of a pool that has counted nothing, as `Core.snapshot` returns them
 NOTHING: Final[Mapping[str, Any]] = Core().snapshot()[0]
-#: of several pools, the greatest is shown, not the sum
+#: totals of which the greatest is taken, not the sum
 AGES: Final = ('oldest_waiter', 'oldest_checkout')
 
 
 @dataclass(slots=True)
 class Reading:
-    """What all pools of one name show at one moment. Plain values: whoever formats them holds nothing.
+    """The figures of all pools of one name at one moment. Plain values: formatting them needs no lock.
 
     :ivar pool: the name
-    :ivar total: as `Core.snapshot` has it, pools that are gone included
-    :ivar rows: connections, waiters and counts by endpoint label, as `flat` lays them out, `_other` last. The gauges of
-        a label without endpoints are -1. Where nobody asked for labels, all is in one row, under None
+    :ivar total: as `Core.snapshot` returns it, including pools that are gone
+    :ivar rows: connections, waiters and counts by endpoint label, in the order of `flat`; `_other` comes last. The
+        gauges of a label without endpoints are -1. Without endpoint labels there is one row, under None
     :ivar endpoints: how many endpoints have a connection or a waiter
-    :ivar limits: connections of all endpoints, and of one, at most; idle connections that each endpoint keeps; summed
-        over the pools that are open; None where none is
-    :ivar frontends: of the pools that are open
+    :ivar limits: `total_max_size`, `max_size` and `min_idle`, summed over the open pools; None without any
+    :ivar capacity: how many connections the open pools could hold for their current endpoints, in each the smaller of
+        `total_max_size` and `max_size` for each endpoint; None without any open pool
+    :ivar frontends: the front ends of the open pools
     :ivar overflow: how many endpoints got no label of their own
     :ivar errors: how many errors of telemetry there were
     :ivar exemplars: see `Telemetry`
@@ -53,6 +53,7 @@ class Reading:
     rows: Mapping[str | None, Row]
     endpoints: int
     limits: tuple[int, ...] | None
+    capacity: int | None
     frontends: tuple[str, ...]
     overflow: int
     errors: int
@@ -60,7 +61,7 @@ class Reading:
 
 
 def plus(one: Any, other: Any) -> Any:
-    """Add totals: of the same shape, in which all that is not a mapping or a tuple is a number."""
+    """Add two totals of the same shape: mappings and tuples of numbers."""
     if isinstance(one, dict):
         return {key: plus(value, other[key]) for key, value in one.items()}
     if isinstance(one, tuple):
@@ -69,7 +70,7 @@ def plus(one: Any, other: Any) -> Any:
 
 
 def total_of(totals: list[Any]) -> Any:
-    """Sum totals up. Of the ages, the greatest."""
+    """Sum totals up; of the ages, take the greatest."""
     first, *rest = totals
     for more in rest:
         ages = {age: max(first[age], more[age]) for age in AGES}
@@ -77,22 +78,22 @@ def total_of(totals: list[Any]) -> Any:
     return first
 
 
-class Account:
+class NamedPools:
     """All pools of one name."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.automatic = True
-        self.latest = 0         # the number of the pool that came last
+        self.latest = 0         # the number of the pool that was added last
         self.members: dict[Telemetry, None] = {}
         self.retired: Any = NOTHING
         self.errors = 0
         self.labels = Labels()
         self.last: Reading | None = None
 
-    def settle(self) -> None:
-        """Take the final totals of those that are gone. A pool's core may outlive it, in the hands of who holds a
-        lease: it is looked at until then."""
+    def retire(self) -> None:
+        """Move the final totals of pools that are gone into `retired`. A lease that is still held keeps its pool's core
+        alive; until it is released, the core is read like any other."""
         for member in list(self.members):
             final = member.final_counts.read()
             if final is not None:
@@ -100,24 +101,25 @@ class Account:
                 self.retired = plus(self.retired, final)
                 self.errors += member.errors.count
 
-    def take_over(self, other: Account) -> None:
-        """Take what another account has counted, and forget by which endpoints."""
+    def absorb(self, other: NamedPools) -> None:
+        """Add the totals of another name, without its endpoint labels."""
         self.retired = plus(self.retired, other.retired)
         self.errors += other.errors
         self.labels.overflow += other.labels.overflow
 
     def read(self, labelled: bool) -> Reading:
-        """Look at all its pools.
+        """Read all its pools.
 
-        :param labelled: whether to tell endpoints apart
+        :param labelled: whether to count by endpoint
         """
-        self.settle()
+        self.retire()
         totals, listed, is_open = [self.retired], [], []
+        capacity = 0
         label_of: dict[int, tuple[Telemetry, Any]] = {}
         exemplars: dict[tuple[str, str | None, int], tuple[dict[str, str], float, float]] = {}
         for member in self.members:
             core = member.final_counts.core
-            if core is None:        # gone this very moment
+            if core is None:        # the pool went away since `retire`
                 totals.append(member.final_counts.read())
                 continue
             total, endpoints = core.snapshot()
@@ -127,6 +129,7 @@ class Account:
             pool = member.pool()
             if pool is not None and not core.closed:
                 is_open.append(member)
+                capacity += min(member.limits[0], member.limits[1] * len(endpoints))
             label_of[member.number] = member, default_label if pool is None else pool._options.endpoint_label
             del core, pool, endpoints
         total = total_of(totals)
@@ -136,6 +139,7 @@ class Account:
             rows=self._rows(total, listed, label_of) if labelled else {None: flat(total)},
             endpoints=len(listed),
             limits=tuple(map(sum, zip(*(member.limits for member in is_open), strict=True))) or None,
+            capacity=capacity if is_open else None,
             frontends=tuple(sorted({member.frontend for member in is_open})),
             overflow=self.labels.overflow,
             errors=self.errors + sum(member.errors.count for member in self.members),
@@ -146,7 +150,7 @@ class Account:
             self, total: dict[str, Any], listed: list[tuple[int, Any, dict[str, Any]]],
             label_of: dict[int, tuple[Telemetry, Any]],
     ) -> Mapping[str | None, Row]:
-        """Lay counts out by endpoint label; what is left is `_other`'s."""
+        """Arrange counts by endpoint label. The remainder goes to `_other`."""
         limit = max((member.endpoint_labels for member in self.members), default=0)
         rest = flat(total)
         rows: dict[str | None, Row] = {}
@@ -157,121 +161,122 @@ class Account:
         return rows
 
     def _label(self, member: Telemetry, function: Callable[[Any], Any] | None, key: Any) -> str:
-        """Make an endpoint's label."""
+        """Return an endpoint's label; `_other` if the label function fails."""
         try:
             return clean((function or default_label)(key))
         except Exception as error:
-            member.errors.note('endpoint_label', error)
+            member.errors.record('endpoint_label', error)
             return OTHER
 
 
-class Books:
-    """All accounts of one registry, meter provider or process.
+class Aggregation:
+    """All pools of one registry, meter provider or process, by name.
 
-    :param labelled: whether endpoints are told apart
+    :param labelled: whether to count by endpoint
     """
 
     def __init__(self, *, labelled: bool) -> None:
         self.errors: Final = Errors('gcp.observe')
         self._labelled = labelled
-        self._accounts: dict[str, Account] = {}
+        self._by_name: dict[str, NamedPools] = {}
         self._arrived: deque[Telemetry] = deque()
-        self._enough = 64
+        self._threshold = 64
         self._lock = threading.RLock()
         self._busy = False
-        every.add(self)
+        aggregations.add(self)
 
     def add(self, telemetry: Telemetry) -> None:
-        """Let a pool be seen."""
+        """Add a pool."""
         self._arrived.append(telemetry)
-        if len(self._arrived) > self._enough and self._lock.acquire(blocking=False):
-            try:                # nobody looks, and pools come and go: keep no more than needed
+        if len(self._arrived) > self._threshold and self._lock.acquire(blocking=False):
+            try:                # pools come and go, and no exporter reads: drop those that are gone
                 if not self._busy:
-                    self._settle()
-                    self._enough = 64 + sum(len(account.members) for account in self._accounts.values())
+                    self._update()
+                    self._threshold = 64 + sum(len(pools.members) for pools in self._by_name.values())
             finally:
                 self._lock.release()
 
     def read(self) -> list[Reading]:
-        """Look at all pools, one reading for each name. Within itself: nothing."""
+        """Read all pools, and return a reading for each name. A nested call returns nothing."""
         with self._lock:
-            if self._busy:      # a label function, or a finalizer, that looks
+            if self._busy:      # called by a label function or a finalizer
                 return []
             self._busy = True
             try:
-                self._settle()
+                self._update()
                 return list(self._readings())
             finally:
                 self._busy = False
 
-    def note(self, where: str, error: Exception, pool: str | None = None) -> None:
-        """Count an error in what exports.
+    def record_error(self, where: str, error: Exception, pool: str | None = None) -> None:
+        """Count an error of an exporter.
 
         :param where: what failed
-        :param pool: the name of the pool with which it did; None: it was about all of them
+        :param pool: the name of the pool at which it failed; None if it concerned all pools
         """
-        self.errors.note(where, error)
+        self.errors.record(where, error)
         with self._lock:
-            account = self._accounts.get(pool or '') or next(iter(self._accounts.values()), None)
-            if account is not None:
-                account.errors += 1
+            pools = self._by_name.get(pool or '') or next(iter(self._by_name.values()), None)
+            if pools is not None:
+                pools.errors += 1
 
     def telemetries(self) -> list[Telemetry]:
-        """Return those who belong here."""
+        """Return all pools."""
         with self._lock:
-            return self._everybody()
+            return self._all_members()
 
-    def _everybody(self) -> list[Telemetry]:
-        return [*(member for account in self._accounts.values() for member in account.members), *self._arrived]
+    def _all_members(self) -> list[Telemetry]:
+        return [*(member for pools in self._by_name.values() for member in pools.members), *self._arrived]
 
     def _readings(self) -> Iterator[Reading]:
-        for account in list(self._accounts.values()):
+        for pools in list(self._by_name.values()):
             try:
-                account.last = account.read(self._labelled)
+                pools.last = pools.read(self._labelled)
             except Exception as error:
-                self.note('reading', error, account.name)
-            if account.last is not None:
-                yield account.last
+                self.record_error('reading', error, pools.name)
+            if pools.last is not None:
+                yield pools.last
 
-    def _settle(self) -> None:
-        """Enter those who came, and take the totals of those who are gone."""
+    def _update(self) -> None:
+        """Enter the pools that were added, and retire those that are gone."""
         while self._arrived:
             telemetry = self._arrived[0]
-            account = self._accounts.setdefault(telemetry.name, Account(telemetry.name))
-            account.members[telemetry] = None
-            account.automatic = account.automatic and telemetry.automatic
-            account.latest = telemetry.number
-            self._arrived.popleft()     # last: at any moment, a fork finds it somewhere
-        for account in self._accounts.values():
-            account.settle()
-        gone = [account for account in self._accounts.values() if not account.members and account.name != OTHER]
-        gone.sort(key=lambda account: (not account.automatic, account.latest))
-        for account in gone[:max(0, len(gone) - REMEMBERED)]:
-            del self._accounts[account.name]
-            if OTHER not in self._accounts:
-                self._accounts[OTHER] = Account(OTHER)
-            self._accounts[OTHER].take_over(account)
+            pools = self._by_name.setdefault(telemetry.name, NamedPools(telemetry.name))
+            pools.members[telemetry] = None
+            pools.automatic = pools.automatic and telemetry.automatic
+            pools.latest = telemetry.number
+            self._arrived.popleft()     # last, so that a fork at any moment finds the pool in one of both
+        for pools in self._by_name.values():
+            pools.retire()
+        gone = [pools for pools in self._by_name.values() if not pools.members and pools.name != OTHER]
+        gone.sort(key=lambda pools: (not pools.automatic, pools.latest))
+        for pools in gone[:max(0, len(gone) - REMEMBERED)]:
+            del self._by_name[pools.name]
+            if OTHER not in self._by_name:
+                self._by_name[OTHER] = NamedPools(OTHER)
+            self._by_name[OTHER].absorb(pools)
 
-    def start_anew(self) -> None:
-        """In a forked child, counts begin at 0, and only the pools that are alive go on."""
-        alive = [member for member in self._everybody() if member.pool() is not None]
+    def reset_after_fork(self) -> None:
+        """Restart the counts at 0 in a forked child, and keep only the pools that are alive."""
+        alive = [member for member in self._all_members() if member.pool() is not None]
         self._lock = threading.RLock()
         self._busy = False
-        self._accounts = {}
+        self._by_name = {}
         self._arrived = deque(alive)
-        self.errors.start_anew()
+        self.errors.reset_after_fork()
         for member in alive:
-            member.errors.start_anew()
+            member.errors.reset_after_fork()
             member.exemplars.clear()
 
 
-every: Final[WeakSet[Books]] = WeakSet()
+aggregations: Final[WeakSet[Aggregation]] = WeakSet()
 
 
-def start_anew() -> None:
-    for books in list(every):
-        books.start_anew()
+def reset_after_fork() -> None:
+    """Reset all aggregations in a forked child."""
+    for aggregation in list(aggregations):
+        aggregation.reset_after_fork()
 
 
 if hasattr(os, 'register_at_fork'):
-    os.register_at_fork(after_in_child=start_anew)
+    os.register_at_fork(after_in_child=reset_after_fork)

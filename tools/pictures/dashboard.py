@@ -1,7 +1,8 @@
 """Draw docs/dashboard.png and docs/dashboard-top.png: a preview of the Grafana dashboard, from a real run.
 
-Asks a real Prometheus, which watches real pools in trouble (tests/support/stage.py), each panel's queries, and draws
-what it answers where the dashboard has the panel. A preview: Grafana draws better."""
+A real Prometheus scrapes real pools under load and faults, as tests/support/stage.py sets them up, and answers the
+queries of each panel. matplotlib draws the answers at the panel's position; Grafana draws better.
+Run it with `python -m tools.pictures.dashboard` or `make preview`."""
 
 from __future__ import annotations
 
@@ -21,8 +22,8 @@ from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from PIL import Image
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / 'tests' / 'support'))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / 'tests' / 'support'))
 
 import boards  # noqa: E402
 import stage  # noqa: E402
@@ -144,7 +145,7 @@ class Drawn:
     def stat(self) -> None:
         (_, _, series), = self.answers
         values = [value for _, value in series.finite]
-        steps = self.panel['fieldConfig']['defaults']['thresholds']['hook_calls']
+        steps = self.panel['fieldConfig']['defaults']['thresholds']['steps']
         color = [step['color'] for step in steps if step['value'] is None or values[-1] >= step['value']][-1]
         color = COLORS[color]
         axes = self.paper.axes(self.x + 1, self.y + self.height * 0.62, self.width - 2, self.height * 0.37)
@@ -179,7 +180,7 @@ class Drawn:
                     axes.fill_between(at, 0, values, color=color, alpha=0.06, linewidth=0)
             highest = max(highest, float(np.nanmax(values)) if np.isfinite(values).any() else 0)
         if 'thresholdsStyle' in self.panel['fieldConfig']['defaults']['custom']:
-            line = self.panel['fieldConfig']['defaults']['thresholds']['hook_calls'][-1]['value']
+            line = self.panel['fieldConfig']['defaults']['thresholds']['steps'][-1]['value']
             axes.axhline(line, color=COLORS['red'], linewidth=1.5, linestyle=(0, (5, 3)), zorder=2)
             highest = max(highest, line)
         axes.set_ylim(0, highest * 1.08 or 1)
@@ -307,7 +308,7 @@ def save(paper: Paper, path: Path) -> None:
     with Image.open(path) as full:
         small = full.convert('RGB').quantize(256, dither=Image.Dither.NONE)
     small.save(path, optimize=True)
-    print(f'{path.relative_to(HERE.parent)}: {small.width} x {small.height}, {path.stat().st_size // 1024} KB')
+    print(f'{path.relative_to(ROOT)}: {small.width} x {small.height}, {path.stat().st_size // 1024} KB')
 
 
 def main() -> None:
@@ -318,8 +319,8 @@ def main() -> None:
         serve(max_connections=50) as server,
         stage.play(server, Path(directory), ACTS) as play,
     ):
-        save(draw_page(play, 99), HERE / 'dashboard.png')
-        save(draw_page(play, TOP_ROWS), HERE / 'dashboard-top.png')
+        save(draw_page(play, 99), ROOT / 'docs' / 'dashboard.png')
+        save(draw_page(play, TOP_ROWS), ROOT / 'docs' / 'dashboard-top.png')
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Draw docs/demo.svg: one frame of a real `python -m gcp demo`."""
+"""Draw docs/demo.svg, one frame of a real `python -m gcp demo`. Run it with `python -m tools.pictures.demo`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from gcp.demo import main, performance, view
+from gcp.demo import main, runner, view
 from gcp.demo.losses import Losses
 from gcp.demo.work import Load
 
@@ -27,19 +27,19 @@ class Picture(view.LineView):
         self._drawn = False
 
     def show(self, elapsed: float) -> None:
-        sights = [gauge.look() for gauge in self._gauges]
+        samples = [sampler.sample() for sampler in self._samplers]
         if self._drawn or elapsed < FRAME_AT:
             return
         self._drawn = True
         console = Console(record=True, width=86, file=io.StringIO())
-        caption = f'{view._tell_losses(self._losses, sights)}; {self._seconds - elapsed:.0f} s left'
-        console.print(view._table(sights, caption))
+        caption = f'{view._format_losses(self._losses, samples)}; {self._seconds - elapsed:.0f} s left'
+        console.print(view._table(samples, caption))
         svg = console.export_svg(title='python -m gcp demo')
-        # a picture that needs nothing fetched
+        # without the web fonts, viewers need no network
         svg = re.sub(r'@font-face \{.*?\}|<!--.*?-->', '', svg, flags=re.DOTALL).replace('Fira Code, ', '')
         svg = '\n'.join(line.rstrip() for line in svg.splitlines() if line.strip()) + '\n'
-        Path(__file__).with_name('demo.svg').write_text(svg)
+        (Path(__file__).resolve().parents[2] / 'docs' / 'demo.svg').write_text(svg)
 
 
-performance.open_view = Picture
+runner.open_view = Picture
 raise SystemExit(main(SECONDS, 32, 200, None))

@@ -1,0 +1,1 @@
+"""Drawings of what the documentation shows, made from real runs."""
