@@ -70,8 +70,7 @@ cdef class SyncPool(BaseConnectionPool):
         cdef Core core = self._core
         cdef Slot slot = <Slot>slot_object(s)       # whatever a hook does, the record stays
         error = None
-        allowed = self.acquire_timeout if timeout is None else self.limit(timeout)
-        a.deadline = a.began + seconds_allowed(allowed, self.acquire_timeout)
+        a.deadline = a.began + seconds_allowed(self.limit(timeout), self.acquire_timeout)
         a.now = a.began
         after_slot(self, a)
         try:
