@@ -329,7 +329,6 @@ cdef class AsyncLease(Holder):
                 self.call(pool._on_release, slot.endpoint, slot.conn)
             except BaseException as trouble:
                 error = trouble
-                core.hook_ended(HOOK_ON_RELEASE, r.hook_began, outcome_of(error), slot.endpoint, error)
             if error is not None or self.coro is not None:
                 release = new_release(pool, slot, r.epoch, r.lease, body)
             else:
@@ -337,6 +336,7 @@ cdef class AsyncLease(Holder):
         self.slot = None
         if release is not None:
             if error is not None:
+                release.hook_began = r.hook_began
                 release.failed(error)
             elif self.coro is not None:
                 release.resume(self.coro, r.hook_began)

@@ -29,6 +29,7 @@ cdef class Release(Holder):
     cdef object body                 # the error that leaves the block
     cdef object error                # of on_release
     cdef HookCall call
+    cdef double hook_began           # of a hook that was called without this machine, and has raised
     cdef object started              # what is to be awaited of a hook that was begun already
 
     cpdef int next(self) except -1:
@@ -56,8 +57,10 @@ cdef class Release(Holder):
 
     def failed(self, error):
         """Say that `on_release` has raised: that costs the connection."""
-        self.end_call(outcome_of(error), error)
-        self.discard('error')
+        try:
+            self.end_call(outcome_of(error), error)
+        finally:
+            self.discard('error')       # whatever a tracer raises
         if not isinstance(error, Exception):
             if not ring_empty(&self.core.pool.victims):
                 self.pool._disposer.dispose_soon(GRACE)
@@ -106,6 +109,8 @@ cdef class Release(Holder):
         call, self.call = self.call, None
         if call is not None:
             return (<HookCall>call).finish(outcome, error)
+        if self.hook_began:
+            return self.core.hook_ended(HOOK_ON_RELEASE, self.hook_began, outcome, self.own, error)
         return 0
 
     cdef int put_back(self) except -1:

@@ -136,8 +136,8 @@ cdef class SyncPool(BaseConnectionPool):
             if self._on_release is not None:
                 self._on_release(slot.endpoint, slot.conn)
         except BaseException as error:
-            core.hook_ended(HOOK_ON_RELEASE, r.hook_began, outcome_of(error), slot.endpoint, error)
             release = new_release(self, slot, r.epoch, lease, body)
+            release.hook_began = r.hook_began
             release.failed(error)
             self._drive(release)
             return 0

@@ -197,7 +197,7 @@ def test_hand_off_while_the_tracer_is_asked() -> None:
         pool.release(conn, 'db')
 
 
-@pytest.mark.parametrize('where', ['current', 'caller', 'start', 'end', 'detach', 'waited'])
+@pytest.mark.parametrize('where', ['current', 'caller', 'start', 'end', 'detach', 'waited', 'record_failed'])
 @pytest.mark.parametrize('hook', ['on_release', 'create', 'nothing'])
 def test_signal_within_the_tracer_costs_no_slot(where: str, hook: str) -> None:
     class Struck(BaseException):
