@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import math
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -44,7 +45,10 @@ PROMISED = {
 
 @pytest.fixture(autouse=True)
 def own_globals() -> Iterator[None]:
-    gc.collect()        # pools of other tests would follow the global provider, too
+    # pools of other tests would follow the global provider, too; a test that failed last would keep its own alive
+    for name in ('last_exc', 'last_traceback', 'last_value'):
+        vars(sys).pop(name, None)
+    gc.collect()
     with globals_of_our_own():
         yield
 
