@@ -106,6 +106,8 @@ time.sleep(5)
 
 
 def threads_script(in_flight: str, ending: str, collector: bool, collect: float) -> str:
+    if in_flight == 'a check':  # of a connection that must not expire before
+        collect = 60
     head = THREADS.replace('COLLECTOR', str(collector)).replace('COLLECT', str(collect))
     body = textwrap.dedent(IN_FLIGHT_IN_THREADS[in_flight]).replace('COLLECTOR', str(collector))
     return '\n'.join([head, body.replace('COLLECT', str(collect)), ENDINGS[ending][0]])
@@ -276,7 +278,8 @@ ASYNCIO_ENDINGS = {
 def asyncio_script(in_flight: str, ending: str, collector: bool, kept: bool) -> str:
     body = textwrap.indent(textwrap.dedent(IN_FLIGHT_IN_TASKS[in_flight]), '    ').strip()
     head = ASYNCIO.replace('BODY', body).replace('COLLECTOR', str(collector)).replace('KEPT', str(kept))
-    return '\n'.join([head.replace('COLLECT', '0.01'), textwrap.dedent(ASYNCIO_ENDINGS[ending][0])])
+    collect = '60' if in_flight == 'a check' else '0.01'
+    return '\n'.join([head.replace('COLLECT', collect), textwrap.dedent(ASYNCIO_ENDINGS[ending][0])])
 
 
 @pytest.mark.parametrize('in_flight', IN_FLIGHT_IN_TASKS)

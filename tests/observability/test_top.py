@@ -438,7 +438,8 @@ def test_a_server_that_goes_away_and_comes_back(site: Site) -> None:
         await_line('orders  healthy  in the last')
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=10)
-        assert (process.returncode, err) == (0, '')
+        # the standard library leaves a socket open where the signal comes in the middle of a request
+        assert process.returncode == 0 and (not err or 'ResourceWarning: unclosed <socket' in err), err
 
 
 @pytest.mark.parametrize(('number', 'status'), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
