@@ -106,9 +106,9 @@ class BenchPool(BaseConnectionPool[Any, Any]):
         self._set_up(self.manager, SimpleNamespace(**given | LIMITS | options), hooks, clock)
         self._disposer = NoDisposer()
 
-    def use_event(self, event: Callable[[], object] | None) -> None:
-        """Say what is called when the wait of the acquires that begin to wait from now on is over."""
-        self._make_event = lambda: event or do_nothing
+    def use_event(self, wake: Callable[[], object] | None) -> None:
+        """Say what is called when the wait of an acquire that begins to wait now is over."""
+        self._make_event = lambda: wake or do_nothing
 
 
 def do_nothing() -> None:
@@ -127,7 +127,6 @@ class Bench:
         self.core: Core = self.pool._core
         self._numbers = itertools.count(1)
         self._kept: list[Acquire] = []
-        self.pool.use_event(None)
 
     # --- acquire ---
 
@@ -141,18 +140,22 @@ class Bench:
         self.request(acquire)
         return acquire
 
-    def request(self, acquire: Acquire) -> str:
-        """Let an acquire ask. Returns its verdict."""
-        return self.tell(acquire, None)
+    def request(self, acquire: Acquire, wake: Callable[[], object] | None = None) -> str:
+        """Let an acquire ask. Returns its verdict.
 
-    def tell(self, acquire: Acquire, how: Callable[[], object] | None) -> str:
+        :param wake: called when its wait is over, if it has to wait
+        """
+        return self.tell(acquire, do_nothing, wake)
+
+    def tell(self, acquire: Acquire, how: Callable[[], object], wake: Callable[[], object] | None = None) -> str:
         """Tell an acquire how what it asked for has ended, and let it go on up to its verdict, which is returned.
 
-        :param how: tells it; ``None``: there is nothing to tell
+        :param how: tells it
+        :param wake: as for `request`
         """
+        self.pool.use_event(wake)
         try:
-            if how is not None:
-                how()
+            how()
             while acquire.todo != 'done' and acquire.next() == TODO_DISPOSE:
                 acquire.completed()         # the tests dispose of victims
         except ConnectionPoolClosedError:
@@ -163,16 +166,13 @@ class Bench:
         """Return what an acquire that has asked is to do. One that waits looks whether something has come."""
         if acquire.todo == 'ask':
             return SHUT                     # the pool was closed: it could not even ask
-        return self.poll(acquire) if acquire.todo == WAIT else self.tell(acquire, None)
+        return self.poll(acquire)
 
     def poll(self, acquire: Acquire) -> str:
-        """Have an acquire look whether something has come for it, as if its event had been set."""
+        """Have an acquire that waits look whether something has come, as if its event had been set."""
         if acquire.todo != WAIT:
             return self.request(acquire)
-        self.pool.use_event(acquire.event)
-        verdict = self.tell(acquire, lambda: acquire.completed(True))
-        self.pool.use_event(None)
-        return verdict
+        return self.tell(acquire, lambda: acquire.completed(True), acquire.event)
 
     def expire(self, acquire: Acquire) -> str:
         """Let the time of an acquire that waits run out. Returns WAIT if nothing had come, else its verdict."""
@@ -185,7 +185,7 @@ class Bench:
         """Let a creation succeed."""
         return self.tell(acquire, lambda: acquire.completed(conn))
 
-    def failed(self, acquire: Acquire, error: Exception | None = None) -> None:
+    def failed(self, acquire: Acquire, error: BaseException | None = None) -> None:
         """Let the hook that an acquire has asked for fail."""
         error = error or ValueError()
         try:
@@ -193,9 +193,12 @@ class Bench:
         except type(error):
             error.__traceback__ = None      # else it would keep the bench alive
 
-    def retry(self, acquire: Acquire) -> str:
-        """Find the connection of an acquire dead, and let it ask again."""
-        return self.tell(acquire, lambda: acquire.completed(False))
+    def retry(self, acquire: Acquire, wake: Callable[[], object] | None = None) -> str:
+        """Find the connection of an acquire dead, and let it ask again.
+
+        :param wake: as for `request`
+        """
+        return self.tell(acquire, lambda: acquire.completed(False), wake)
 
     def finish(self, acquire: Acquire) -> Any:
         """End an acquire well. Returns the connection, which the acquire holds from here on."""
@@ -231,9 +234,8 @@ class Bench:
 
         :param wake: called when the wait is over
         """
-        self.pool.use_event(wake)
-        acquire = self.ask(endpoint)
-        self.pool.use_event(None)
+        acquire = self.acquire(endpoint)
+        self.request(acquire, wake)
         assert acquire.todo == WAIT, acquire.todo
         return acquire
 
@@ -261,7 +263,7 @@ class Bench:
         try:
             self.end_release(release)
         except type(error):
-            pass
+            error.__traceback__ = None
 
     def put(self, *held: Acquire) -> None:
         """Release by name, in order."""

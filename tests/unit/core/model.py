@@ -1,4 +1,4 @@
-"""The rules of the core once more: plain lists, no cleverness, and no care for speed. What `gcp._core` must agree with.
+"""The rules of the core once more, in plain lists and without care for speed. `gcp._core` must agree with them.
 
 Written after the design, not after the code: where the core keeps heaps and rings, the model searches."""
 
@@ -11,7 +11,7 @@ from math import inf
 WAIT, CREATE, USE, SHUT, DONE = 'wait', 'create', 'use', 'shut', 'done'
 
 LIVES = 8
-"""How many times its target's create time a connection lives before it may be taken from a line of its own."""
+"""How many times its target's create time a connection lives before it may leave an endpoint with waiters."""
 
 
 @dataclass(eq=False)
@@ -25,15 +25,15 @@ class Slot:
     state: str = 'used'  # or: idle, returning, disposing, gone
     since: float = 0.0
     extra: bool = False
-    lent: bool = False
-    holder: Ticket | None = None
+    acquired: bool = False
+    holder: Acquire | None = None
     reason: str = ''
-    promised_to: str | None = None
+    reserved_for: str | None = None
     started: bool = False
 
 
 @dataclass(eq=False)
-class Ticket:
+class Acquire:
     """One acquire."""
 
     endpoint: str
@@ -43,20 +43,20 @@ class Ticket:
     since: float = inf
     dropped: bool = False
     ended: bool = False
-    hook: bool = False
+    hook: str = ''  # one has the connection; should the acquire end there, this is why the connection is disposed of
 
 
 @dataclass
 class Endpoint:
     """What is known of an endpoint while it has anything."""
 
-    line: list[Ticket] = field(default_factory=list)
+    queue: list[Acquire] = field(default_factory=list)
     creating: int = 0
     create_time: float = 0.0
 
 
 class Model:
-    """The state of a pool, by the book. Its methods are the core's verbs, and what they are made of."""
+    """The state of a pool. Its methods are the core's transitions, and their parts."""
 
     def __init__(
         self, *, max_size: int, total_max_size: int, min_idle: int, idle_timeout: float, max_lifetime: float
@@ -70,18 +70,19 @@ class Model:
         self.closed = False
         self.slots: list[Slot] = []  # all that count against a cap
         self.idle_order: list[Slot] = []  # longest idle first
-        self.victims: list[Slot] = []  # nobody has come for them yet
-        self.pledges: list[Slot] = []  # victims that have promised their place, oldest first
+        self.victims: list[Slot] = []  # not yet taken away for disposal
+        self.reserving: list[Slot] = []  # victims whose place is reserved, oldest first
         self.endpoints: dict[str, Endpoint] = {}
         self.create_time = 0.0
         self.arrivals = 0
-        self.orphans: list[tuple[Slot, Ticket | None]] = []  # left by finalizers: leases, or (no ticket) victims
-        self.lost_permits: list[str] = []
-        self.woken: list[Ticket] = []
+        self.abandoned: list[tuple[Slot, Acquire | None]] = []  # left by finalizers: leases, or (no acquire) victims
+        self.abandoned_permits: list[str] = []
+        self.woken: list[Acquire] = []
         self.created_total = 0
         self.closed_by: Counter[str] = Counter()
         self.results: Counter[str] = Counter()
         self.releases: Counter[str] = Counter()
+        self.hook_calls: Counter[tuple[str, str]] = Counter()
 
     # --- counting ---
 
@@ -91,8 +92,8 @@ class Model:
     def count(self, endpoint: str, *states: str) -> int:
         return sum(slot.endpoint == endpoint and slot.state in states for slot in self.slots)
 
-    def promised(self, endpoint: str) -> int:
-        return sum(slot.promised_to == endpoint for slot in self.pledges)
+    def reserved(self, endpoint: str) -> int:
+        return sum(slot.reserved_for == endpoint for slot in self.reserving)
 
     def held(self, endpoint: str) -> int:
         """What an endpoint has to work with."""
@@ -100,7 +101,7 @@ class Model:
 
     def taken(self, endpoint: str) -> int:
         """What counts against its cap."""
-        return self.held(endpoint) + self.count(endpoint, 'disposing') + self.promised(endpoint)
+        return self.held(endpoint) + self.count(endpoint, 'disposing') + self.reserved(endpoint)
 
     @property
     def size(self) -> int:
@@ -113,14 +114,17 @@ class Model:
             (
                 name
                 for name, each in self.endpoints.items()
-                if name != but and len(each.line) > self.promised(name) and self.taken(name) < self.max_size
+                if name != but and len(each.queue) > self.reserved(name) and self.taken(name) < self.max_size
             ),
-            key=lambda name: (self.held(name) + self.promised(name), self.at(name).line[0].age),
+            key=lambda name: (self.held(name) + self.reserved(name), self.at(name).queue[0].age),
             default=None,
         )
 
     def idle(self, endpoint: str, *, extra: bool) -> list[Slot]:
         return [slot for slot in self.idle_order if slot.endpoint == endpoint and slot.extra is extra]
+
+    def expires_at(self, slot: Slot) -> float:
+        return min(slot.expires, slot.since + self.idle_timeout) if slot.extra else slot.expires
 
     def is_expired(self, slot: Slot) -> str | None:
         if self.now >= slot.expires:
@@ -131,227 +135,229 @@ class Model:
 
     # --- what happens to one connection ---
 
-    def lend(self, slot: Slot, ticket: Ticket) -> None:
+    def begin_use(self, slot: Slot, acquire: Acquire) -> None:
         if slot in self.idle_order:
             self.idle_order.remove(slot)
-        slot.state, slot.since, slot.lent, slot.holder = 'used', self.now, False, ticket
-        ticket.state, ticket.slot = USE, slot
+        slot.state, slot.since, slot.acquired, slot.holder = 'used', self.now, False, acquire
+        acquire.state, acquire.slot = USE, slot
 
-    def retire(self, slot: Slot, reason: str) -> None:
+    def make_victim(self, slot: Slot, reason: str) -> None:
         if slot in self.idle_order:
             self.idle_order.remove(slot)
-        slot.state, slot.reason, slot.lent, slot.holder = 'disposing', reason, False, None
+        slot.state, slot.reason, slot.acquired, slot.holder = 'disposing', reason, False, None
         self.victims.append(slot)
         self.closed_by[reason] += 1
 
     def evict_for(self, slot: Slot, endpoint: str) -> None:
-        self.retire(slot, 'evicted')
-        slot.promised_to = endpoint
-        self.pledges.append(slot)
+        self.make_victim(slot, 'evicted')
+        slot.reserved_for = endpoint
+        self.reserving.append(slot)
 
-    def release_pledge(self, slot: Slot) -> None:
-        slot.promised_to = None
-        if slot in self.pledges:
-            self.pledges.remove(slot)
+    def cancel_reservation(self, slot: Slot) -> None:
+        slot.reserved_for = None
+        if slot in self.reserving:
+            self.reserving.remove(slot)
 
-    def park(self, slot: Slot) -> None:
+    def add_idle(self, slot: Slot) -> None:
         out = self.count(slot.endpoint, 'used', 'returning') - 1
         slot.extra = out >= self.min_idle - len(self.idle(slot.endpoint, extra=False))
-        slot.state, slot.since, slot.lent, slot.holder = 'idle', self.now, False, None
+        slot.state, slot.since, slot.acquired, slot.holder = 'idle', self.now, False, None
         self.idle_order.append(slot)
 
     # --- serving ---
 
-    def grant(self, endpoint: str) -> None:
-        ticket = self.at(endpoint).line.pop(0)
+    def grant_permit(self, endpoint: str) -> None:
+        acquire = self.at(endpoint).queue.pop(0)
         self.at(endpoint).creating += 1
-        ticket.state = CREATE
-        self.woken.append(ticket)
+        acquire.state = CREATE
+        self.woken.append(acquire)
 
-    def settle(self) -> None:
-        """Serve whom a free place or an idle connection can serve."""
+    def serve_blocked(self) -> None:
+        """Serve the blocked endpoints, as far as free places and idle connections go."""
         while (needy := self.blocked()) is not None:
             if self.size < self.total_max_size:
-                self.grant(needy)
+                self.grant_permit(needy)
                 continue
             longest = [slot for slot in self.idle_order if slot.extra] or self.idle_order
             if not longest:
                 break
             self.evict_for(longest[0], needy)
-        for slot in list(self.pledges):
-            if self.size < self.total_max_size and slot.promised_to and self.at(slot.promised_to).line:
-                endpoint = slot.promised_to
-                self.release_pledge(slot)
-                self.grant(endpoint)
+        for slot in list(self.reserving):
+            if self.size < self.total_max_size and slot.reserved_for and self.at(slot.reserved_for).queue:
+                endpoint = slot.reserved_for
+                self.cancel_reservation(slot)
+                self.grant_permit(endpoint)
 
-    def place(self, slot: Slot) -> str:
+    def find_use(self, slot: Slot) -> str:
         """Find the next use of one that comes back well."""
-        line = self.at(slot.endpoint).line
+        queue = self.at(slot.endpoint).queue
         if self.closed or self.now >= slot.expires:
-            self.retire(slot, 'pool_closed' if self.closed else 'max_lifetime')
+            self.make_victim(slot, 'pool_closed' if self.closed else 'max_lifetime')
             return 'discarded'
         needy = self.blocked(but=slot.endpoint)
-        if needy is not None and (not line or self.yields(slot, needy)):
+        if needy is not None and (not queue or self.yields_to(slot, needy)):
             self.evict_for(slot, needy)
             return 'discarded'
-        if line:
-            ticket = line.pop(0)
-            self.lend(slot, ticket)
-            self.woken.append(ticket)
+        if queue:
+            acquire = queue.pop(0)
+            self.begin_use(slot, acquire)
+            self.woken.append(acquire)
             return 'handoff'
-        self.park(slot)
+        self.add_idle(slot)
         return 'idle'
 
-    def yields(self, slot: Slot, needy: str) -> bool:
-        """The sharing rule: whether another endpoint is served before the connection's own line."""
-        mine, theirs = self.held(slot.endpoint), self.held(needy) + self.promised(needy)
+    def yields_to(self, slot: Slot, needy: str) -> bool:
+        """The sharing rule: whether another endpoint is served before the waiters of the connection's own."""
+        mine, theirs = self.held(slot.endpoint), self.held(needy) + self.reserved(needy)
         evens_out = mine - theirs > 1
-        ends_having_none = theirs == 0 and self.at(needy).line[0].age < self.at(slot.endpoint).line[0].age
+        ends_having_none = theirs == 0 and self.at(needy).queue[0].age < self.at(slot.endpoint).queue[0].age
         price = self.at(needy).create_time or self.create_time
         return (evens_out or ends_having_none) and self.now - slot.born >= LIVES * price
 
-    # --- verbs ---
+    # --- transitions ---
 
     def begin(self, now: float) -> None:
-        """Each verb first takes back what finalizers left, the latest first."""
+        """Reclaim what finalizers left, the latest first, as each transition does before it happens."""
         self.now = now
-        while self.orphans:
-            slot, ticket = self.orphans.pop()
-            if ticket is not None:
-                if slot.holder is ticket:
+        while self.abandoned:
+            slot, acquire = self.abandoned.pop()
+            if acquire is not None:
+                if slot.holder is acquire:
                     self.discard(slot, 'discarded')
             elif slot.state == 'disposing':
                 if slot.started:
                     self.disposed(slot)
                 else:
                     self.victims.append(slot)
-        for endpoint in self.lost_permits:
+        for endpoint in self.abandoned_permits:
             self.at(endpoint).creating -= 1
-        self.lost_permits.clear()
-        self.settle()
+        self.abandoned_permits.clear()
+        self.serve_blocked()
         self.end()
 
     def end(self) -> None:
-        """Wake; whoever was dropped in line loses what came. Forget endpoints that have nothing."""
+        """Wake what was served; an acquire that was dropped in the queue loses what came. Forget empty endpoints."""
         while self.woken:
-            ticket = self.woken.pop(0)
-            if ticket.dropped:
-                self.lose(ticket)
+            acquire = self.woken.pop(0)
+            if acquire.dropped:
+                self.drop(acquire)
         for name in list(self.endpoints):
-            if not self.at(name).line and not self.taken(name):
+            if not self.at(name).queue and not self.taken(name):
                 del self.endpoints[name]
 
-    def lose(self, ticket: Ticket) -> None:
-        """A ticket's finalizer runs."""
-        if ticket.state == CREATE:
-            self.lost_permits.append(ticket.endpoint)
-        elif ticket.slot is not None and ticket.slot.holder is ticket:
-            self.orphans.append((ticket.slot, ticket))
+    def drop(self, acquire: Acquire) -> None:
+        """The finalizer of an acquire runs."""
+        if acquire.state == CREATE:
+            self.abandoned_permits.append(acquire.endpoint)
+        elif acquire.slot is not None and acquire.slot.holder is acquire:
+            self.abandoned.append((acquire.slot, acquire))
 
-    def open(self, endpoint: str) -> Ticket:
+    def open(self, endpoint: str) -> Acquire:
         self.arrivals += 1
-        return Ticket(endpoint, self.arrivals)
+        return Acquire(endpoint, self.arrivals)
 
-    def request(self, ticket: Ticket) -> str:
-        ticket.slot = None
+    def request(self, acquire: Acquire) -> str:
+        acquire.slot = None
         if self.closed:
-            ticket.state = SHUT
+            acquire.state = SHUT
             return SHUT
-        line = self.at(ticket.endpoint).line
-        if not line or ticket.age < line[0].age:
-            while self.idle(ticket.endpoint, extra=False) or self.idle(ticket.endpoint, extra=True):
-                base, extras = self.idle(ticket.endpoint, extra=False), self.idle(ticket.endpoint, extra=True)
+        queue = self.at(acquire.endpoint).queue
+        if not queue or acquire.age < queue[0].age:
+            while self.idle(acquire.endpoint, extra=False) or self.idle(acquire.endpoint, extra=True):
+                base, extras = self.idle(acquire.endpoint, extra=False), self.idle(acquire.endpoint, extra=True)
                 slot = base[0] if base else extras[-1]
                 reason = self.is_expired(slot)
                 if reason is None:
-                    self.lend(slot, ticket)
+                    self.begin_use(slot, acquire)
                     return USE
-                self.retire(slot, reason)
-            if self.taken(ticket.endpoint) < self.max_size and self.size < self.total_max_size:
-                self.at(ticket.endpoint).creating += 1
-                ticket.state, ticket.since = CREATE, self.now
+                self.make_victim(slot, reason)
+            if self.taken(acquire.endpoint) < self.max_size and self.size < self.total_max_size:
+                self.at(acquire.endpoint).creating += 1
+                acquire.state, acquire.since = CREATE, self.now
                 return CREATE
-        older = sum(other.age < ticket.age for other in line)
-        line.insert(older, ticket)
-        ticket.state, ticket.since = WAIT, inf
-        self.settle()
-        return ticket.state
+        older = sum(other.age < acquire.age for other in queue)
+        queue.insert(older, acquire)
+        acquire.state, acquire.since = WAIT, inf
+        self.serve_blocked()
+        return acquire.state
 
-    def retry(self, ticket: Ticket) -> str:
-        if ticket.slot is not None and ticket.slot.holder is ticket:
-            self.discard(ticket.slot, 'dead')
-        return self.request(ticket)
+    def retry(self, acquire: Acquire) -> str:
+        if acquire.slot is not None and acquire.slot.holder is acquire:
+            self.discard(acquire.slot, 'dead')
+        return self.request(acquire)
 
-    def poll(self, ticket: Ticket) -> str:
-        if ticket.state == CREATE and ticket.since == inf:
-            ticket.since = self.now
-        return ticket.state
+    def poll(self, acquire: Acquire) -> str:
+        if acquire.state == CREATE and acquire.since == inf:
+            acquire.since = self.now
+        return acquire.state
 
-    def expire(self, ticket: Ticket) -> str:
-        if ticket.state != WAIT:
-            return self.poll(ticket)
-        self.at(ticket.endpoint).line.remove(ticket)
-        ticket.state = DONE
-        self.settle()
+    def expire(self, acquire: Acquire) -> str:
+        if acquire.state != WAIT:
+            return self.poll(acquire)
+        self.at(acquire.endpoint).queue.remove(acquire)
+        acquire.state = DONE
+        self.serve_blocked()
         return WAIT
 
-    def created(self, ticket: Ticket, name: str) -> str:
-        endpoint = self.at(ticket.endpoint)
+    def created(self, acquire: Acquire, name: str) -> str:
+        endpoint = self.at(acquire.endpoint)
         endpoint.creating -= 1
-        took = self.now - ticket.since
+        took = self.now - acquire.since
         endpoint.create_time = smoothed(endpoint.create_time, took)
         self.create_time = smoothed(self.create_time, took)
         self.created_total += 1
-        slot = Slot(name, ticket.endpoint, self.now, self.now + self.max_lifetime)
+        self.hook_calls['create', 'ok'] += 1
+        slot = Slot(name, acquire.endpoint, self.now, self.now + self.max_lifetime)
         self.slots.append(slot)
         if self.closed:
-            self.retire(slot, 'pool_closed')
-            ticket.state = SHUT
+            self.make_victim(slot, 'pool_closed')
+            acquire.state = SHUT
         else:
-            self.lend(slot, ticket)
-        return ticket.state
+            self.begin_use(slot, acquire)
+        return acquire.state
 
-    def failed(self, ticket: Ticket) -> None:
-        self.at(ticket.endpoint).creating -= 1
-        ticket.state = DONE
-        self.settle()
+    def failed(self, acquire: Acquire) -> None:
+        self.hook_calls['create', 'error'] += 1
+        self.at(acquire.endpoint).creating -= 1
+        acquire.state = DONE
+        self.serve_blocked()
 
-    def finish(self, ticket: Ticket) -> bool:
-        if self.closed or ticket.slot is None or ticket.slot.holder is not ticket:
+    def finish(self, acquire: Acquire) -> bool:
+        if self.closed or acquire.slot is None or acquire.slot.holder is not acquire:
             return False
-        ticket.slot.lent = ticket.ended = True
+        acquire.slot.acquired = acquire.ended = True
         self.results['served'] += 1
         return True
 
-    def abandon(self, ticket: Ticket, result: str) -> None:
-        if ticket.ended:
+    def abandon(self, acquire: Acquire, result: str) -> None:
+        if acquire.ended:
             return
-        if ticket.state == WAIT:
-            self.at(ticket.endpoint).line.remove(ticket)
-        elif ticket.state == CREATE:
-            self.at(ticket.endpoint).creating -= 1
-        elif ticket.slot is not None and ticket.slot.holder is ticket:
-            if ticket.hook:
-                self.discard(ticket.slot, 'error')
+        if acquire.state == WAIT:
+            self.at(acquire.endpoint).queue.remove(acquire)
+        elif acquire.state == CREATE:
+            self.at(acquire.endpoint).creating -= 1
+        elif acquire.slot is not None and acquire.slot.holder is acquire:
+            if acquire.hook:
+                self.discard(acquire.slot, acquire.hook)
             else:
-                self.give_back(ticket.slot)
-        ticket.state, ticket.ended = DONE, True
+                self.end_release(acquire.slot)
+        acquire.state, acquire.ended = DONE, True
         self.results[result] += 1
-        self.settle()
+        self.serve_blocked()
 
-    def checkin(self, slot: Slot) -> None:
+    def begin_release(self, slot: Slot) -> None:
         slot.state = 'returning'
 
-    def give_back(self, slot: Slot) -> None:
-        lent = slot.lent
-        outcome = self.place(slot)
-        self.releases[outcome] += lent
-        self.settle()
+    def end_release(self, slot: Slot) -> None:
+        acquired = slot.acquired
+        outcome = self.find_use(slot)
+        self.releases[outcome] += acquired
+        self.serve_blocked()
 
     def discard(self, slot: Slot, reason: str) -> None:
-        self.releases['discarded'] += slot.lent
-        self.retire(slot, 'pool_closed' if self.closed else reason)
-        self.settle()
+        self.releases['discarded'] += slot.acquired
+        self.make_victim(slot, 'pool_closed' if self.closed else reason)
+        self.serve_blocked()
 
     def victim(self) -> Slot | None:
         return self.victims.pop(0) if self.victims else None
@@ -361,16 +367,16 @@ class Model:
             return
         slot.state = 'gone'
         self.slots.remove(slot)
-        endpoint = slot.promised_to
-        self.release_pledge(slot)
+        endpoint = slot.reserved_for
+        self.cancel_reservation(slot)
         has_room = self.size < self.total_max_size
-        if endpoint and self.at(endpoint).line and self.taken(endpoint) < self.max_size and has_room:
-            self.grant(endpoint)
-        self.settle()
+        if endpoint and self.at(endpoint).queue and self.taken(endpoint) < self.max_size and has_room:
+            self.grant_permit(endpoint)
+        self.serve_blocked()
 
     def overdue(self, slot: Slot) -> None:
-        self.release_pledge(slot)
-        self.settle()
+        self.cancel_reservation(slot)
+        self.serve_blocked()
 
     def collect(self, limit: int) -> int:
         due = [(slot.expires, slot) for slot in self.idle_order]
@@ -380,23 +386,23 @@ class Model:
             if when > self.now or collected == limit:
                 break
             if slot.state == 'idle':
-                self.retire(slot, 'max_lifetime' if when == slot.expires else 'idle_timeout')
+                self.make_victim(slot, 'max_lifetime' if when == slot.expires else 'idle_timeout')
                 collected += 1
         return collected
 
     def close(self) -> None:
         self.closed = True
         for name in self.endpoints:
-            for ticket in self.at(name).line:
-                ticket.state = SHUT
-                self.woken.append(ticket)
-            self.at(name).line.clear()
+            for acquire in self.at(name).queue:
+                acquire.state = SHUT
+                self.woken.append(acquire)
+            self.at(name).queue.clear()
         for slot in sorted(self.idle_order, key=lambda slot: not slot.extra):  # a stable sort: else in their order
-            self.retire(slot, 'pool_closed')
+            self.make_victim(slot, 'pool_closed')
 
     def force(self) -> None:
         for slot in list(self.slots):
-            if slot.state == 'used' and slot.lent:
+            if slot.state == 'used' and slot.acquired:
                 self.discard(slot, 'pool_closed')
 
 
