@@ -29,59 +29,59 @@ from gcp.threading import ConnectionPool
 SOON = 5.0  # seconds: far more than it takes
 
 
-# --- bells ---
+# --- events ---
 
-def test_a_bell_that_has_rung() -> None:
-    bell = Event()
-    bell()
-    bell.release()      # twice is the same as once
-    assert bell.acquire(timeout=0)
-    assert not bell.acquire(timeout=0)
-    assert not bell.acquire(timeout=0.001)
-    bell()
-    assert bell.acquire()
+def test_an_event_that_is_set() -> None:
+    event = Event()
+    event()
+    event.set()      # twice is the same as once
+    assert event.wait(0)
+    assert not event.wait(0)
+    assert not event.wait(0.001)
+    event()
+    assert event.wait()
 
 
 @pytest.mark.parametrize('seconds', [0, 1e-9, 1e-6, 1e-4, 0.001, 0.01, 0.05])
-async def test_a_bell_that_does_not_ring(threads_front: Front, seconds: float) -> None:
-    bell = Event()
+async def test_an_event_that_is_not_set(threads_front: Front, seconds: float) -> None:
+    event = Event()
     for _ in range(3):
         async with elapsed(least=seconds, most=SOON):
-            assert not bell.acquire(timeout=seconds)
+            assert not event.wait(seconds)
 
 
-@pytest.mark.parametrize('seconds', [-1, 3600, 1e9, 1e300, float('inf')])
-def test_a_bell_that_rings_in_time(seconds: float) -> None:
-    bell = Event()
-    timer = threading.Timer(0.01, bell)
+@pytest.mark.parametrize('seconds', [3600, 1e9, 1e300, float('inf')])
+def test_an_event_that_is_set_in_time(seconds: float) -> None:
+    event = Event()
+    timer = threading.Timer(0.01, event)
     timer.start()
-    assert bell.acquire(timeout=seconds)
+    assert event.wait(seconds)
     timer.join()
 
 
-def test_bells_that_are_dropped() -> None:
+def test_events_that_are_dropped() -> None:
     for number in range(1000):
-        bell = Event()
+        event = Event()
         if number % 2:
-            bell()
+            event()
         if number % 3:
-            bell.acquire(timeout=0)
-        del bell
+            event.wait(0)
+        del event
 
 
-def test_a_bell_between_two_threads() -> None:
+def test_events_between_two_threads() -> None:
     there, back = Event(), Event()
 
     def answer() -> None:
         for _ in range(2000):
-            assert there.acquire(timeout=SOON)
+            assert there.wait(SOON)
             back()
 
     thread = threading.Thread(target=answer)
     thread.start()
     for _ in range(2000):
         there()
-        assert back.acquire(timeout=SOON)
+        assert back.wait(SOON)
     thread.join()
 
 
