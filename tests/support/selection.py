@@ -1,9 +1,8 @@
 """A pytest plugin: which cases `make test` runs, and which wait for `make test-all` (``--nightly``).
 
-Three markers name what is left out of the quick run, beside the test that it concerns:
+Two markers name what is left out of the quick run, beside the test that it concerns:
 
 - ``nightly``: the test, or one case of it (`pytest.param(..., marks=pytest.mark.nightly)`); so is all of tests/nightly.
-- ``each_pair``: of a product of three parameters or more, the quick run has each pair of values of any two of them.
 - ``sample(count)``: the quick run has so many of the cases, spread evenly over their order; the first is among them.
 
 A test whose own loops are long asks for the fixture `thorough` and does less when it is false.
@@ -12,15 +11,12 @@ What is named on the command line (``file.py::test``, or a path in tests/nightly
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 NIGHTLY = Path(__file__).resolve().parents[1] / 'nightly'
-
-Pair = tuple[tuple[str, int], tuple[str, int]]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,7 +26,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     for line in (
         'nightly: runs with --nightly only',
-        'each_pair: without --nightly, as many cases as it takes to see each pair of values of two parameters',
         'sample(count): without --nightly, so many of the cases',
     ):
         config.addinivalue_line('markers', line)
@@ -72,25 +67,7 @@ def postponed(items: list[pytest.Item]) -> Iterable[pytest.Item]:
     for siblings in cases.values():
         if sample := siblings[0].get_closest_marker('sample'):
             yield from set(siblings) - set(spread(siblings, *sample.args))
-        elif siblings[0].get_closest_marker('each_pair'):
-            yield from set(siblings) - set(each_pair(siblings))
 
 
 def spread(cases: list[pytest.Function], count: int) -> list[pytest.Function]:
     return [cases[number * len(cases) // count] for number in range(count)] if count < len(cases) else cases
-
-
-def each_pair(cases: list[pytest.Function]) -> list[pytest.Function]:
-    """Choose cases, always the one with the most pairs that were not seen, until all pairs were seen."""
-    pairs = {case: pairs_of(case) for case in cases}
-    unseen = set().union(*pairs.values())
-    chosen = []
-    while unseen:
-        best = max(cases, key=lambda case: len(pairs[case] & unseen))
-        chosen.append(best)
-        unseen -= pairs[best]
-    return chosen
-
-
-def pairs_of(case: pytest.Function) -> set[Pair]:
-    return set(itertools.combinations(sorted(case.callspec.indices.items()), 2))
