@@ -616,12 +616,12 @@ def test_messages_are_allowed_where_the_manager_is_told_so(
 
 
 def test_a_read_has_its_own_time(connect: Callable[..., Connected], proxy: Proxy) -> None:
-    made = connect(('127.0.0.1', proxy.port), socket_timeout=0.2)
+    made = connect(('127.0.0.1', proxy.port), socket_timeout=1)
     proxy.silent = True
     started = time.monotonic()
     with pytest.raises(redis.TimeoutError):
         made.ask('PING')
-    assert 0.2 <= time.monotonic() - started < 3
+    assert 1 <= time.monotonic() - started < 4
     made.release()
     assert not made.alive()
 
