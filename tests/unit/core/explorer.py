@@ -1,21 +1,20 @@
 """Every interleaving that matters: real threads over a real pool, one at a time, under a scheduler that decides at each
-step boundary who goes on, and tries them all.
+boundary between transitions which of them goes on, and tries them all.
 
-The threads are the threading front's own callers and workers. They can be switched at the boundaries of the core's
-verbs (`Core.on_step`), at each lock and queue that the front waits on (both are replaced by cooperative ones), and
-wherever a scenario says so, as in a manager's hooks. In between they run undisturbed; with the GIL no step of the core
-can be cut.
+The threads are the threading pool's own callers and workers. They can be switched before each of the core's transitions
+(`Core.on_transition`), at each event that they wait for (all events are replaced by cooperative ones), and wherever a
+scenario says so, as in a manager's hooks. In between they run undisturbed; with the GIL no transition can be cut.
 
 The order of exploration is iterative context bounding (M. Musuvathi and S. Qadeer, "Iterative Context Bounding for
 Systematic Testing of Multithreaded Programs", PLDI 2007): first all schedules without a preemption, then all with one,
 then all with two. A switch away from a thread that cannot go on is free; one away from a thread that could is a
 preemption. Most concurrency bugs need few of them, and for a fixed bound the number of schedules is polynomial in the
-number of steps. The search is stateless: each schedule runs from the beginning, by replaying the choices of an earlier
-one up to a point and choosing differently there.
+number of boundaries. The search is stateless: each schedule runs from the beginning, by replaying the choices of an
+earlier one up to a point and choosing differently there.
 
-Time stands still while anybody can go on. When all wait, the earliest of their time-outs passes; a thread may also be
-told to be *impatient*: its time-out may pass (or a signal handler may raise in it) at any boundary. When nobody can go
-on and nobody has a time-out, that is a deadlock, or a lost wake-up."""
+Time stands still while any thread can go on. When all wait, the earliest of their time-outs passes; a thread may also
+be told to be *impatient*: its time-out may pass (or a signal handler may raise in it) at any boundary. When no thread
+can go on and none has a time-out, that is a deadlock, or a lost wake-up."""
 
 from __future__ import annotations
 
@@ -31,14 +30,14 @@ from math import inf
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
-STEPS = 2000
-"""More steps than any schedule takes that ends at all."""
+BOUNDARIES = 2000
+"""More boundaries than any schedule has that ends at all."""
 
 SECONDS = 20.0
 """For how long a schedule may take in real time: a longer one waits for something that is not under control."""
 
 
-class Abandoned(BaseException):
+class Stopped(BaseException):
     """Raised in the threads of a schedule that has failed, so that they end."""
 
 
@@ -95,14 +94,14 @@ class Scheduler:
         self.choices: list[Choice] = []
         self.trace: list[str] = []
         self.now = 0.0
-        self.slept = 0.0  # how far time went while somebody in the foreground had to wait for it
+        self.slept = 0.0  # how far time went while a thread in the foreground had to wait for it
         self.actors: list[Actor] = []
         self.foreground: list[Actor] = []
         self.failure: str | None = None
         self._current: Actor | None = None
         self._end = real.Lock()
         self._end.acquire()
-        self._steps = 0
+        self._boundaries = 0
         self._by_thread: dict[int, Actor] = {}
 
     # --- for the scenario ---
@@ -140,7 +139,7 @@ class Scheduler:
         self._pass_on()
         if not self._end.acquire(timeout=SECONDS):
             self.failure = self.failure or 'a thread waits for something that is not under control'
-            self._abandon()
+            self._stop()
         for actor in self.actors:
             assert actor.thread is not None
             actor.thread.join(SECONDS)
@@ -150,7 +149,7 @@ class Scheduler:
                 (actor.error for actor in self.actors if actor.error is not None), None)
 
     def story(self) -> str:
-        """Write down who did what."""
+        """Write down what the threads did."""
         return '\n'.join(f'    {line}' for line in self.trace)
 
     # --- at the boundaries ---
@@ -161,7 +160,7 @@ class Scheduler:
         return self._by_thread.get(real.get_ident())
 
     def pause(self, label: str) -> None:
-        """Let the scheduler decide who goes on."""
+        """Let the scheduler decide which thread goes on."""
         me = self.me
         if me is None or me.is_over or self.failure is not None:
             return
@@ -169,7 +168,7 @@ class Scheduler:
         self._pass_on()
 
     def wait(self, label: str, ready: Callable[[], bool], timeout: float) -> bool:
-        """Wait until something holds. Tells whether it does: `False` is for a time-out.
+        """Wait until something holds. Returns whether it does: `False` means a time-out.
 
         :param timeout: seconds; ``inf``: no limit
         """
@@ -177,7 +176,7 @@ class Scheduler:
         if me is None:      # the scenario itself: it never waits
             return ready()
         if self.failure is not None:
-            raise Abandoned
+            raise Stopped
         self.trace.append(f'{me.name}: {label}')
         me.waits_for, me.deadline = ready, self.now + round(timeout, 3)
         me.timed_out = False
@@ -186,34 +185,34 @@ class Scheduler:
         finally:
             me.waits_for, me.deadline = None, inf
         if me.timed_out:
-            self.trace.append(f'{me.name}: ... in vain')
+            self.trace.append(f'{me.name}: ... timed out')
             if me.impatience is not None and me.impatience is not TimeoutError:
                 error, me.impatience = me.impatience, None
                 raise error
         return not me.timed_out
 
     def _pass_on(self) -> None:
-        """Choose who goes on, and wait for one's own turn."""
+        """Choose the thread that goes on, and wait until this one is chosen."""
         me = self.me
-        heir = self._choose()
-        if heir is me:
+        chosen = self._choose()
+        if chosen is me:
             return
-        if heir is not None:
-            self._current = heir
-            self.trace.append(f'{heir.name}:')
-            heir.gate.release()
+        if chosen is not None:
+            self._current = chosen
+            self.trace.append(f'{chosen.name}:')
+            chosen.gate.release()
         else:
             self._end.release()
         if me is not None and not me.is_over:
             me.gate.acquire()
             if self.failure is not None:
-                raise Abandoned
+                raise Stopped
 
     def _choose(self) -> Actor | None:
         current = self._current
         assert current is not None
-        self._steps += 1
-        if self._steps > STEPS:
+        self._boundaries += 1
+        if self._boundaries > BOUNDARIES:
             self._fail('it goes on and on')
         ready = [actor for actor in self.actors if actor.is_ready]
         impatient = [
@@ -224,9 +223,9 @@ class Scheduler:
             return self._let_time_pass()
         # the current one first, then those who can go on, then those who may lose patience
         options = sorted(ready, key=lambda actor: (actor is not current, actor.number)) + impatient
-        heir = options[self._pick([actor.number for actor in options], preempts=current in ready)]
-        heir.timed_out = heir in impatient
-        return heir
+        chosen = options[self._pick([actor.number for actor in options], preempts=current in ready)]
+        chosen.timed_out = chosen in impatient
+        return chosen
 
     def _pick(self, options: list[int], *, preempts: bool) -> int:
         if len(options) == 1 or all(actor.is_over for actor in self.foreground):
@@ -254,11 +253,11 @@ class Scheduler:
 
     def _fail(self, failure: str) -> NoReturn:
         self.failure = failure
-        self._abandon()
-        raise Abandoned
+        self._stop()
+        raise Stopped
 
-    def _abandon(self) -> None:
-        """Let all threads go, to raise `Abandoned`."""
+    def _stop(self) -> None:
+        """Let all threads go, to raise `Stopped`."""
         me = self.me
         for actor in self.actors:
             if actor is not me and not actor.is_over and actor.gate.locked():
@@ -278,7 +277,7 @@ class Scheduler:
         try:
             if self.failure is None:
                 actor.target()
-        except Abandoned:
+        except Stopped:
             pass
         except BaseException as error:
             actor.error = error
@@ -287,47 +286,42 @@ class Scheduler:
             self.trace.append(f'{actor.name}: over')
             try:
                 self._pass_on()
-            except Abandoned:
+            except Stopped:
                 pass
 
 
-# --- what the front waits on, cooperative ---
+# --- what the pool waits for, cooperative ---
 
 
-class Lock:
-    """In place of `threading.Lock`, and, once acquired, of the core's bells."""
+class Event:
+    """In place of the core's events: a wait that succeeds clears it.
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    :param switches: whether threads can be switched after it was set: where Python code sets it
+    """
+
+    def __init__(self, scheduler: Scheduler, *, switches: bool = False) -> None:
         self._scheduler = scheduler
-        self._is_locked = False
+        self._switches = switches
+        self._is_set = False
 
-    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        if not self._is_locked:
-            self._is_locked = True
-            return True
-        if not blocking or timeout == 0:
+    def set(self) -> None:
+        self._is_set = True
+        if self._switches:
+            self._scheduler.pause('set')
+
+    __call__ = set
+
+    def wait(self, seconds: float = inf) -> bool:
+        if not self._is_set and (seconds <= 0 or not self._scheduler.wait('wait', lambda: self._is_set, seconds)):
             return False
-        if self._scheduler.wait('wait', lambda: not self._is_locked, inf if timeout < 0 else timeout):
-            self._is_locked = True
-            return True
-        return False
-
-    def release(self) -> None:
-        # No boundary: the core calls this from within its steps, and `threading.Lock.release` runs no Python code.
-        if not self._is_locked:
-            raise RuntimeError('release unlocked lock')
-        self._is_locked = False
-
-    __call__ = release
-
-    def locked(self) -> bool:
-        return self._is_locked
+        self._is_set = False
+        return True
 
 
 @contextmanager
 def cooperative(scheduler: Scheduler) -> Iterator[None]:
-    """Put the threading front and its reaper under a scheduler's control, for the pools made meanwhile."""
-    import gcp.disposal.threads as reaper
+    """Put the threading pool and its disposer under a scheduler's control, for the pools made meanwhile."""
+    import gcp.disposal.threads as disposal
     import gcp.threading as front
 
     class Thread:
@@ -338,31 +332,46 @@ def cooperative(scheduler: Scheduler) -> Iterator[None]:
             scheduler.spawn(self._name, self._target, foreground=False)
             scheduler.pause(f'start {self._name}')
 
-    def ring(lock: Any) -> None:
-        real_ring(lock)
-        scheduler.pause('rang')
+    class Worker:
+        """Between what a worker does there is Python code, in which threads can be switched."""
+
+        def __init__(self, *args: Any) -> None:
+            self._worker = real_worker(*args)
+
+        def __getattr__(self, name: str) -> Any:
+            scheduler.pause(f'worker.{name}')
+            return getattr(self._worker, name)
 
     def now() -> float:
         return scheduler.now
 
-    threads = SimpleNamespace(
-        Lock=lambda: Lock(scheduler), Thread=Thread, TIMEOUT_MAX=real.TIMEOUT_MAX, get_ident=real.get_ident)
-    def new_bell(pool: object) -> Lock:
-        bell = Lock(scheduler)
-        bell.acquire()
-        return bell
+    def new_event() -> Event:
+        return Event(scheduler)
 
+    def new_closers_event() -> Event:
+        return Event(scheduler, switches=True)
+
+    def wait_for(event: Event, seconds: float) -> bool:
+        return event.wait(seconds)
+
+    def set_up(pool: front.ConnectionPool[Any, Any], *args: Any, **kwargs: Any) -> None:
+        real_init(pool, *args, **kwargs)
+        pool._make_event = new_event
+
+    real_worker = disposal.Worker
+    real_init = front.ConnectionPool.__init__
     replacements: list[tuple[Any, str, Any]] = [
-        (front, 'threading', threads),
-        (front.ConnectionPool, '_new_event', new_bell),
+        (front, 'Event', new_closers_event),
+        (front, 'wait_for', wait_for),
         (front, 'monotonic', now),
-        (reaper, 'threading', threads),
-        (reaper, 'Event', lambda: new_bell(None)),
-        (reaper, 'clock', now),
-        (reaper, 'starting', nullcontext()),    # its holder can be switched where it starts a thread
+        (front.ConnectionPool, '__init__', set_up),
+        (disposal, 'threading', SimpleNamespace(Thread=Thread)),
+        (disposal, 'Worker', Worker),
+        (disposal, 'Event', new_event),
+        (disposal, 'wait_for', wait_for),
+        (disposal, 'clock', now),
+        (disposal, 'starting', nullcontext()),  # its holder can be switched where it starts a thread
     ]
-    real_ring = getattr(front, 'ring')  # noqa: B009  # not for others, but where threads can be switched
-    replacements.append((front, 'ring', ring))
     before = [(module, name, getattr(module, name)) for module, name, _ in replacements]
     for module, name, value in replacements:
         setattr(module, name, value)

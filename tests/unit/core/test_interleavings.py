@@ -14,11 +14,13 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
+from typing import Any
 
 import pytest
 from fronts import audit
 
-from core.explorer import Broken, Lock, Report, Scenario, Scheduler, explore
+from core.explorer import Broken, Event, Report, Scenario, Scheduler, explore
+from gcp import _core as core
 from gcp.disposal import COLLECT_BATCH, DISPOSE_GRACE
 from gcp.exceptions import AcquireTimeoutError, ConnectionPoolClosedError
 from gcp.threading import BaseConnectionManager, ConnectionPool
@@ -42,7 +44,7 @@ class Conn:
 
 
 class Manager(BaseConnectionManager[str, Conn]):
-    """Creates and disposes, with a boundary in each, and keeps the books.
+    """Creates and disposes, with a boundary in each, and counts.
 
     :param scheduler: whose boundaries they are
     :param max_size: of each endpoint, at most
@@ -72,19 +74,19 @@ class Manager(BaseConnectionManager[str, Conn]):
 
 
 class HookedManager(Manager):
-    """One whose other hooks do something, too: what is doomed does not survive them."""
+    """One with two more hooks: a broken connection fails both."""
 
     def __init__(self, scheduler: Scheduler, max_size: int, total_max_size: int) -> None:
         super().__init__(scheduler, max_size, total_max_size)
-        self.doomed: set[Conn] = set()
+        self.broken: set[Conn] = set()
 
     def check_aliveness(self, endpoint: str, conn: Conn, timeout: float | None = None) -> bool:
         self.scheduler.pause(f'check {conn}')
-        return conn not in self.doomed
+        return conn not in self.broken
 
     def on_release(self, endpoint: str, conn: Conn) -> None:
         self.scheduler.pause(f'on_release {conn}')
-        if conn in self.doomed:
+        if conn in self.broken:
             raise Fault
 
 
@@ -113,31 +115,36 @@ class World:
         self.held.remove(conn)
         self.pool.release(conn, endpoint)
 
-    def park(self, endpoint: str) -> Conn:
-        """Leave a connection idle, as a release does that has nothing to tidy up."""
-        conn = self.pool.acquire(endpoint)
-        checkout = self.pool._core.checkin(conn, endpoint)
-        assert checkout is not None
-        self.pool._core.give_back(checkout)
-        return conn
+    def create(self, endpoint: str) -> core.Acquire:
+        """Begin an acquire, up to the creation of its connection."""
+        acquire = self.pool.open_acquire(endpoint, None)
+        acquire.next()
+        assert acquire.todo == 'create'
+        acquire.make_call()
+        return acquire
 
-    def doom(self, conn: Conn) -> None:
-        """See to it that the next hook finds fault with a connection."""
+    def leave_idle(self, acquire: core.Acquire) -> None:
+        """Abandon an acquire that has created: its connection becomes idle, and what has expired is not disposed of, as
+        it would be after a release."""
+        acquire.abandon(AcquireTimeoutError())
+
+    def break_(self, conn: Conn) -> None:
+        """Have the next hook find fault with a connection."""
         assert isinstance(self.manager, HookedManager)
-        self.manager.doomed.add(conn)
+        self.manager.broken.add(conn)
 
     def verify(self) -> None:
         """See that all is well when all is over."""
         pool, manager = self.pool, self.manager
         pool._core.on_transition = None
         pool._core.drain()
-        pool._disposer.dispose_all()
+        pool._disposer.dispose_all(inf)
         assert not self.held
         stats = pool.stats()
         audit(stats)
         assert (stats.used, stats.disposing) == (0, 0), stats
         assert stats.idle == len(manager.created) - len(manager.disposed)
-        assert self.scheduler.slept == 0.0, f'somebody waited for the clock: {self.scheduler.slept} s'
+        assert self.scheduler.slept == 0.0, f'a caller waited for the clock: {self.scheduler.slept} s'
         pool.close()
         assert pool.get_size() == 0
         assert sorted(manager.disposed, key=repr) == sorted(manager.created, key=repr)
@@ -147,7 +154,8 @@ class World:
 
 
 class Action:
-    """What one caller does. Before, `prepare` puts the world in the state that it needs."""
+    """What one caller does. Before, `prepare` puts the world in the state that it needs; when all have done so, `leave`
+    leaves idle what is to be idle."""
 
     brings: int = 0
     """How many connections it finds."""
@@ -163,6 +171,9 @@ class Action:
         self.pool = world.pool
 
     def prepare(self) -> None:
+        pass
+
+    def leave(self) -> None:
         pass
 
     def act(self) -> None:
@@ -201,7 +212,7 @@ class Discard(Release):
 
     def prepare(self) -> None:
         super().prepare()
-        self.world.doom(self.conn)
+        self.world.break_(self.conn)
 
     def act(self) -> None:
         try:
@@ -218,7 +229,10 @@ class Expire(Action):
     expires = True
 
     def prepare(self) -> None:
-        self.world.park(self.endpoint)
+        self.creation = self.world.create(self.endpoint)
+
+    def leave(self) -> None:
+        self.world.leave_idle(self.creation)
 
     def act(self) -> None:
         self.pool._core.collect(COLLECT_BATCH)
@@ -234,14 +248,14 @@ class Close(Action):
 
 
 class Force(Action):
-    """A close that waits for nobody."""
+    """A close that does not wait for callers."""
 
     def act(self) -> None:
         self.world.is_closing = self.world.is_forced = True
         self.pool.close(timeout=0)
 
 
-class Cancel(Acquire):
+class TimeOut(Acquire):
     """An acquire whose time may run out."""
 
     impatience = TimeoutError
@@ -266,8 +280,8 @@ class Interrupt(Acquire):
             pass
 
 
-class Hurry(Acquire):
-    """An acquire that does not wait in line."""
+class NoWait(Acquire):
+    """An acquire that does not wait in the queue."""
 
     def act(self) -> None:
         try:
@@ -278,7 +292,7 @@ class Hurry(Acquire):
 
 
 class Drop(Action):
-    """Lets the garbage collector have a lease."""
+    """Drops a lease that was not left."""
 
     brings = 1
 
@@ -290,14 +304,18 @@ class Drop(Action):
         del self.lease
 
 
-class Bury(Acquire):
+class FindDead(Acquire):
     """Acquires, and finds the idle connection dead."""
 
     brings = 1
     hooked = True
 
     def prepare(self) -> None:
-        self.world.doom(self.world.park(self.endpoint))
+        self.creation = self.world.create(self.endpoint)
+        self.world.break_(self.creation.conn)
+
+    def leave(self) -> None:
+        self.world.leave_idle(self.creation)
 
 
 ACTIONS: dict[str, type[Action]] = {
@@ -307,11 +325,11 @@ ACTIONS: dict[str, type[Action]] = {
     'expire': Expire,
     'close': Close,
     'force': Force,
-    'cancel': Cancel,
+    'time_out': TimeOut,
     'interrupt': Interrupt,
-    'hurry': Hurry,
+    'no_wait': NoWait,
     'drop': Drop,
-    'bury': Bury,
+    'find_dead': FindDead,
 }
 
 
@@ -335,15 +353,17 @@ def meeting(*names: str, shared: bool, warm: bool = False, alone: bool = False) 
             idle_timeout=0.0 if expires else None,
         )  # fmt: skip
         if alone:
-            dispose_all = pool._disposer.dispose_all
-            pool._disposer.dispose_in_background = lambda wait: dispose_all()  # type: ignore[method-assign]
-            pool._disposer.dispose = lambda own, wait: dispose_all()  # type: ignore[method-assign]
+            disposer: Any = pool._disposer
+            disposer.dispose_in_background = disposer.dispose_soon = lambda seconds: disposer.dispose_all(inf)
+            disposer.dispose = lambda own, seconds: disposer.dispose_all(inf)
         world = World(scheduler, manager, pool)
         callers = [action(world, endpoint) for action, endpoint in zip(actions, endpoints, strict=True)]
         for caller in callers:
             caller.prepare()
+        for caller in callers:
+            caller.leave()
         if warm:
-            world.park('a')
+            world.leave_idle(world.create('a'))
         pool._core.on_transition = scheduler.pause
         for name, caller in zip(names, callers, strict=True):
             scheduler.spawn(name, caller, impatience=caller.impatience)
@@ -357,26 +377,26 @@ def meeting(*names: str, shared: bool, warm: bool = False, alone: bool = False) 
 PAIRS = list(itertools.combinations_with_replacement(ACTIONS, 2))
 TRIPLES = [
     ('acquire', 'acquire', 'close'),
-    ('acquire', 'cancel', 'cancel'),
+    ('acquire', 'time_out', 'time_out'),
     ('acquire', 'release', 'force'),
-    ('bury', 'cancel', 'hurry'),
-    ('cancel', 'acquire', 'discard'),
-    ('cancel', 'acquire', 'drop'),
-    ('cancel', 'acquire', 'release'),
-    ('cancel', 'close', 'release'),
+    ('find_dead', 'time_out', 'no_wait'),
+    ('time_out', 'acquire', 'discard'),
+    ('time_out', 'acquire', 'drop'),
+    ('time_out', 'acquire', 'release'),
+    ('time_out', 'close', 'release'),
     ('close', 'close', 'drop'),
     ('close', 'close', 'release'),
     ('close', 'discard', 'interrupt'),
     ('discard', 'drop', 'acquire'),
-    ('expire', 'acquire', 'cancel'),
-    ('expire', 'hurry', 'release'),
-    ('hurry', 'acquire', 'release'),
-    ('interrupt', 'cancel', 'release'),
+    ('expire', 'acquire', 'time_out'),
+    ('expire', 'no_wait', 'release'),
+    ('no_wait', 'acquire', 'release'),
+    ('interrupt', 'time_out', 'release'),
 ]
 
 
 class Tally:
-    """What the explorations of this module have run; the conftest tells it."""
+    """What the explorations of this module have run; the conftest prints it."""
 
     scenarios = 0
     schedules = 0
@@ -409,14 +429,14 @@ def meet(*names: str, alone: bool, preemptions: int, most: float = inf) -> int:
 @pytest.mark.sample(12)
 @pytest.mark.parametrize('pair', PAIRS, ids='+'.join)
 def test_two_callers(pair: tuple[str, str]) -> None:
-    """All schedules. Whoever finds a victim disposes of it, so that there are no threads but the callers."""
+    """All schedules. Callers dispose of the victims that they find, so that there are no other threads."""
     assert meet(*pair, alone=True, preemptions=PREEMPTIONS) >= 4
 
 
 @pytest.mark.sample(10)
 @pytest.mark.parametrize('pair', PAIRS, ids='+'.join)
 def test_two_callers_and_the_workers(pair: tuple[str, str]) -> None:
-    """Disposals are the workers', as they are in earnest. That makes three threads, or four, or five."""
+    """Workers dispose of victims, as in production. That makes three threads, or four, or five."""
     assert meet(*pair, alone=False, preemptions=PREEMPTIONS - 1, most=MOST) >= 4
 
 
@@ -444,17 +464,18 @@ def counting(increments: int, *, careful: bool = False) -> tuple[Scenario, list[
     def scenario(scheduler: Scheduler) -> Callable[[], None]:
         count = [0]
         outcomes.append(count)
-        lock = Lock(scheduler)
+        unlocked = Event(scheduler)
+        unlocked.set()
 
         def work() -> None:
             for _ in range(increments):
                 if careful:
-                    lock.acquire()
+                    unlocked.wait()
                 seen = count[0]
                 scheduler.pause('read')
                 count[0] = seen + 1
                 if careful:
-                    lock.release()
+                    unlocked.set()
 
         scheduler.spawn('one', work)
         scheduler.spawn('two', work)
@@ -465,7 +486,7 @@ def counting(increments: int, *, careful: bool = False) -> tuple[Scenario, list[
 
 def test_the_explorer_finds_what_a_preemption_breaks() -> None:
     scenario, outcomes = counting(1)
-    assert explore(scenario, preemptions=0).schedules == [2]  # one after the other, whoever begins
+    assert explore(scenario, preemptions=0).schedules == [2]  # one after the other, in both orders
     assert outcomes == [[2], [2]]
     outcomes.clear()
     report = explore(scenario, preemptions=1)
@@ -481,7 +502,7 @@ def test_the_explorer_runs_each_schedule_once() -> None:
 
 
 def test_the_explorer_tries_the_same_each_time() -> None:
-    scenario = meeting('cancel', 'release', shared=False)
+    scenario = meeting('time_out', 'release', shared=False)
     stories: list[str] = []
 
     def telling(scheduler: Scheduler) -> Callable[[], None]:
@@ -499,7 +520,7 @@ def test_the_explorer_tries_the_same_each_time() -> None:
     assert len(set(stories)) == 100
 
 
-def test_a_lock_keeps_counts_right() -> None:
+def test_an_event_that_serves_as_a_lock_keeps_counts_right() -> None:
     scenario, outcomes = counting(2, careful=True)
     assert explore(scenario, preemptions=99).total > 2
     assert {tuple(count) for count in outcomes} == {(4,)}
@@ -507,17 +528,19 @@ def test_a_lock_keeps_counts_right() -> None:
 
 def test_the_explorer_finds_a_deadlock() -> None:
     def scenario(scheduler: Scheduler) -> Callable[[], None]:
-        locks = [Lock(scheduler), Lock(scheduler)]
+        events = [Event(scheduler), Event(scheduler)]
+        for event in events:
+            event.set()
 
-        def work(first: Lock, second: Lock) -> None:
-            first.acquire()
+        def work(first: Event, second: Event) -> None:
+            first.wait()
             scheduler.pause('between')
-            second.acquire()
-            second.release()
-            first.release()
+            second.wait()
+            second.set()
+            first.set()
 
-        scheduler.spawn('one', lambda: work(*locks))
-        scheduler.spawn('two', lambda: work(*reversed(locks)))
+        scheduler.spawn('one', lambda: work(*events))
+        scheduler.spawn('two', lambda: work(*reversed(events)))
         return lambda: None
 
     assert explore(scenario, preemptions=0).total == 2
@@ -529,11 +552,10 @@ def test_the_explorer_lets_time_pass_only_when_all_wait() -> None:
     elapsed = []
 
     def scenario(scheduler: Scheduler) -> Callable[[], None]:
-        lock = Lock(scheduler)
-        lock.acquire()
+        event = Event(scheduler)
 
         def sleeper() -> None:
-            assert not lock.acquire(timeout=5.0)
+            assert not event.wait(5.0)
 
         def worker() -> None:
             for _ in range(3):
@@ -552,14 +574,13 @@ def test_the_impatient_may_give_up_at_any_time() -> None:
     outcomes: Counter[bool] = Counter()
 
     def scenario(scheduler: Scheduler) -> Callable[[], None]:
-        lock = Lock(scheduler)
-        lock.acquire()
+        event = Event(scheduler)
 
         def worker() -> None:
             scheduler.pause('work')
-            lock.release()
+            event.set()
 
-        scheduler.spawn('hasty', lambda: outcomes.update([lock.acquire(timeout=5.0)]), impatience=TimeoutError)
+        scheduler.spawn('hasty', lambda: outcomes.update([event.wait(5.0)]), impatience=TimeoutError)
         scheduler.spawn('worker', worker)
         return lambda: None
 
