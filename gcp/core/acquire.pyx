@@ -37,8 +37,7 @@ cdef struct acquire_t:
     uint64_t lease
     double began
     double deadline
-    double hook_began
-    double now
+    double hook_began    # or, between hooks, when the next one begins
 
 
 cdef double seconds_allowed(timeout, hook_timeout):
@@ -63,14 +62,13 @@ cdef inline void after_slot(BaseConnectionPool pool, acquire_t* a) noexcept:
         after_check(pool, a)
 
 
-cdef inline void begin_hook(acquire_t* a, double now) noexcept nogil:
+cdef inline void begin_hook(acquire_t* a) noexcept nogil:
     a.hook = a.todo
-    a.hook_began = now
 
 
 cdef inline void hook_went_well(BaseConnectionPool pool, acquire_t* a, double now) noexcept:
     """Decide what follows a hook that ended well, in time or not."""
-    a.now = now
+    a.hook_began = now
     if now >= a.deadline:
         a.todo = DO_TIME_OUT
         return
@@ -289,6 +287,8 @@ cdef class Acquire(Holder):
         """A hook is about to be called."""
         cdef int hook = self.a.todo
         cdef bint uses = hook == HOOK_CHECK or hook == HOOK_ON_ACQUIRE
+        if not uses and hook != HOOK_CREATE and hook != HOOK_ON_DEAD:
+            raise RuntimeError(f'this acquire has no hook to call now: {self.todo}')
         if uses:
             self.a.hook = hook
         elif hook == HOOK_CREATE and self.pool._collector is not None:

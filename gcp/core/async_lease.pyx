@@ -266,7 +266,7 @@ cdef class AsyncLease(Holder):
         error = None
         allowed = pool.acquire_timeout if self.timeout is None else pool.limit(self.timeout)
         a.deadline = a.began + seconds_allowed(allowed, pool.acquire_timeout)
-        a.now = a.began
+        a.hook_began = a.began
         after_slot(pool, a)
         try:
             run_hooks(self, slot, a)
@@ -361,7 +361,7 @@ cdef int run_hooks(AsyncLease lease, Slot slot, acquire_t* a) except -1:
     cdef AsyncPool pool = lease.pool
     cdef Core core = pool._core
     while a.todo == HOOK_CHECK or a.todo == HOOK_ON_ACQUIRE:
-        begin_hook(a, a.now)
+        begin_hook(a)
         if a.todo == HOOK_ON_ACQUIRE:
             lease.call(pool._on_acquire, lease.key, slot.conn)
         elif not lease.call(pool._check_aliveness, lease.key, slot.conn):

@@ -102,6 +102,8 @@ cdef class Release(Holder):
         return GRACE
 
     cdef int open_call(self) except -1:
+        if self.todo != HOOK_ON_RELEASE:
+            raise RuntimeError('this release has no hook to call now')
         self.call = new_hook_call(self.core, HOOK_ON_RELEASE, self.own, None, True)
         return self.call.begin()
 

@@ -29,14 +29,11 @@ cdef class SyncPool(BaseConnectionPool):
         :param endpoint: what it was acquired for
         :raises ConnectionNotAcquiredError: if it is not held; nothing has changed then
         """
-        cdef Slot slot
         cdef int outcome = self.put_back_named(conn, endpoint) if self.plain else NOT_HELD
         if outcome == PUT_BACK_AND_MORE:
             self.clean_up(endpoint)
         elif outcome == NOT_HELD:
-            slot = claim(self._core, conn, endpoint)
-            if slot is not None:
-                self.release_slot(slot, slot.s.lease, None)
+            self.release_named(conn, endpoint)
 
     def connection(self, endpoint, timeout=None):
         """Return a context manager that acquires a connection and releases it at the end.
@@ -60,34 +57,39 @@ cdef class SyncPool(BaseConnectionPool):
         if self.direct or not self._core.traces_hits:
             s = self.take_slot(endpoint, timeout, NULL if self.direct else &a)
         if s == NULL:
-            return self.serve(self.open_acquire(endpoint, timeout), None)
+            return self.serve_anew(endpoint, timeout)
         if not self.direct:
             return self.call_hooks(s, &a, endpoint, timeout)
         return s
+
+    cdef slot_t* serve_anew(self, endpoint, timeout) except NULL:
+        """Drive an acquire that found no idle connection."""
+        return self.serve(self.open_acquire(endpoint, timeout), None)
 
     cdef slot_t* call_hooks(self, slot_t* s, acquire_t* a, endpoint, timeout) except NULL:
         """Drive an idle hit: call its hooks. If something is wrong with it, it becomes an `Acquire`."""
         cdef Core core = self._core
         cdef Slot slot = <Slot>slot_object(s)       # whatever a hook does, the record stays
-        error = None
         a.deadline = a.began + seconds_allowed(self.limit(timeout), self.acquire_timeout)
-        a.now = a.began
+        a.hook_began = a.began
         after_slot(self, a)
         try:
-            while a.todo == HOOK_CHECK or a.todo == HOOK_ON_ACQUIRE:
-                begin_hook(a, a.now)
-                if a.todo == HOOK_ON_ACQUIRE:
-                    self._on_acquire(endpoint, slot.conn)
-                elif not self._check_aliveness(endpoint, slot.conn, seconds_left(a)):
+            if a.todo == HOOK_CHECK:
+                begin_hook(a)
+                if self._check_aliveness(endpoint, slot.conn, seconds_left(a)):
+                    hook_went_well(self, a, core.hook_succeeded(HOOK_CHECK, a.hook_began))
+                else:
                     core.hook_ended(HOOK_CHECK, a.hook_began, CALL_DEAD, endpoint, None)
                     after_death(self, a)
-                    break
-                hook_went_well(self, a, core.hook_succeeded(a.hook, a.hook_began))
+            if a.todo == HOOK_ON_ACQUIRE:
+                begin_hook(a)
+                self._on_acquire(endpoint, slot.conn)
+                hook_went_well(self, a, core.hook_succeeded(HOOK_ON_ACQUIRE, a.hook_began))
             if a.todo == DO_DONE and self.finish_hit(s, a):
                 return s
-        except BaseException as trouble:
-            error = trouble
-        return self.serve(acquire_from_hit(self, slot, a, endpoint, self.limit(timeout)), error)
+        except BaseException as error:
+            return self.serve(acquire_from_hit(self, slot, a, endpoint, self.limit(timeout)), error)
+        return self.serve(acquire_from_hit(self, slot, a, endpoint, self.limit(timeout)), None)
 
     cdef slot_t* serve(self, Acquire acquire, error) except NULL:
         """Drive an acquire that is no idle hit. Whatever goes wrong, nothing is left behind.
@@ -120,6 +122,11 @@ cdef class SyncPool(BaseConnectionPool):
         return self._wait(acquire.event, seconds)
 
     # --- release ---
+
+    cdef int release_named(self, conn, endpoint) except -1:
+        """Release a connection by name, with all that this may need."""
+        cdef Slot slot = claim(self._core, conn, endpoint)
+        return 0 if slot is None else self.release_slot(slot, slot.s.lease, None)
 
     cdef int release_slot(self, Slot slot, uint64_t lease, body) except -1:
         """Release a connection that has left its holder: call `on_release`, put it back."""
@@ -165,7 +172,7 @@ cdef class SyncPool(BaseConnectionPool):
 
 
 cdef inline object seconds_left(acquire_t* a):
-    return None if a.deadline == INFINITY else max(0.0, a.deadline - a.now)
+    return None if a.deadline == INFINITY else max(0.0, a.deadline - a.hook_began)
 
 
 @cython.final
