@@ -121,7 +121,7 @@ cdef class Victim:
             ring_insert(&core.pool.victims, &s.in_pool)
             core.pool.wake_collector = True
         gcp_unlock(&core.mutex)
-        request_drain(core, s.ep)
+        request_disposal(core, s)
         core.after()
 
     def mark_overdue(self):

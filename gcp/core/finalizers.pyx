@@ -29,7 +29,7 @@ cdef void abandon_victim(Core core, Victim victim):
     s.abandoned_lease = 0
     s.started = victim.started
     gcp_push(&core.pool.abandoned_slots, s, &s.next_abandoned)
-    request_drain(core, s.ep)
+    request_disposal(core, s)
 
 
 cdef void abandon_acquire(Acquire acquire):
@@ -57,6 +57,13 @@ cdef void request_drain(Core core, endpoint_t* ep):
             PyObject_CallNoArgs(wake)
         except Exception:
             pass
+
+
+cdef void request_disposal(Core core, slot_t* victim):
+    """Have a returned victim disposed of soon: by the waiter for whom its place is reserved, if there is one. That one
+    sleeps until then."""
+    cdef endpoint_t* needy = victim.reserved_for
+    request_drain(core, victim.ep if needy == NULL or needy.waiting == 0 else needy)
 
 
 cdef int reclaim(Core core) except -1:

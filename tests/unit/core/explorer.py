@@ -327,10 +327,15 @@ def cooperative(scheduler: Scheduler) -> Iterator[None]:
     class Thread:
         def __init__(self, target: Callable[[], None], name: str = '', daemon: bool = True) -> None:
             self._target, self._name = target, name
+            self._has_begun = False
 
         def start(self) -> None:
-            scheduler.spawn(self._name, self._target, foreground=False)
-            scheduler.pause(f'start {self._name}')
+            scheduler.spawn(self._name, self._run, foreground=False)
+            scheduler.wait(f'start {self._name}', lambda: self._has_begun, inf)
+
+        def _run(self) -> None:
+            self._has_begun = True
+            self._target()
 
     class Worker:
         """Between what a worker does there is Python code, in which threads can be switched."""

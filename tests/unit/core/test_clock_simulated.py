@@ -292,7 +292,7 @@ def test_a_machine_that_sleeps_twice_in_a_row(machine: Make) -> None:
 
 
 def test_a_kernel_clock_that_is_set_back_does_not_stop_the_core_s(machine: Make) -> None:
-    """A child in another time namespace, say. Whoever waits there would wait for ever."""
+    """A child in another time namespace, for example. A process that waits there would wait for ever."""
     one = machine()
     one.work(0.1)
     one.pass_time(-3000.0, ticks=2e-3 * FREQUENCY)

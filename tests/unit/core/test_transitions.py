@@ -1179,6 +1179,23 @@ def test_a_dropped_victim_is_offered_again() -> None:
     assert bench.shape == Shape()
 
 
+@pytest.mark.parametrize('how', ['dropped', 'returned'])
+def test_a_victim_that_comes_back_wakes_the_waiter_that_its_place_is_reserved_for(how: str) -> None:
+    """A signal came before its disposal was begun, and ended the caller that was to see to it."""
+    bench = Bench(total_max_size=1)
+    bench.fill('a', 1)
+    woken: list[str] = []
+    waiter = bench.wait('b', lambda: woken.append('b'))
+    (victim,) = bench.victims()
+    if how == 'returned':
+        victim.take_back()
+    del victim
+    assert woken == ['b']
+    assert bench.poll(waiter) == WAIT
+    assert bench.dispose_all() == [('a1', 'evicted')]
+    assert bench.verdict(waiter) == CREATE
+
+
 def test_a_dropped_victim_whose_disposal_had_begun_is_not_disposed_of_again() -> None:
     bench = Bench(max_size=1)
     held = bench.get('a')
