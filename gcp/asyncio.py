@@ -128,7 +128,8 @@ class ConnectionPool(AsyncPool[EndpointT, ConnectionT]):
         """Do what an acquire or a release asks for, until it is done. Raises what ends it."""
         while (todo := operation.next()) != TODO_DONE:
             if todo == TODO_WAIT:
-                operation.completed(await wait_for(operation.event, operation.time_to_wait()))
+                event = operation.event  # type: ignore[union-attr]  # only an acquire waits
+                operation.completed(await wait_for(event, operation.time_to_wait()))
             elif todo == TODO_DISPOSE:
                 operation.completed(await self._disposer.dispose(operation.own, operation.time_to_wait()))
             else:

@@ -115,7 +115,8 @@ class ConnectionPool(SyncPool[EndpointT, ConnectionT]):
         """Do what an acquire or a release asks for, until it is done. Raises what ends it."""
         while (todo := operation.next()) != TODO_DONE:
             if todo == TODO_WAIT:
-                operation.completed(self._disposer.wait_for(operation.event, operation.time_to_wait()))
+                event = operation.event  # type: ignore[union-attr]  # only an acquire waits
+                operation.completed(self._disposer.wait_for(event, operation.time_to_wait()))
             elif todo == TODO_DISPOSE:
                 operation.completed(self._disposer.dispose(operation.own, operation.time_to_wait()))
             else:
