@@ -47,8 +47,8 @@ class ConnectionPool(AsyncPool[EndpointT, ConnectionT]):
                          never
     :param max_lifetime: seconds after which any connection is disposed of; ``None`` or ``inf``: never
     :param total_max_size: connections of all endpoints together, at most
-    :param lifetime_jitter: the largest part of a lifetime that is taken off at random when a connection is created, 0 to
-                            1: connections that were created together do not expire together
+    :param lifetime_jitter: the largest part of a lifetime that is taken off at random when a connection is created, 0
+                            to 1: connections that were created together do not expire together
     :param name: the pool's name; by default the manager's class and a number
     :param leak_threshold: seconds after which a connection that is still held counts as leaked; ``None`` or ``inf``:
                            never
