@@ -47,8 +47,8 @@ class ConnectionPool(AsyncPool[EndpointT, ConnectionT]):
                          never
     :param max_lifetime: seconds after which any connection is disposed of; ``None`` or ``inf``: never
     :param total_max_size: connections of all endpoints together, at most
-    :param lifetime_jitter: the largest part of a lifetime that is taken off at random when a connection is created, 0 to
-                            1: connections that were created together do not expire together
+    :param lifetime_jitter: the largest part of a lifetime that is taken off at random when a connection is created, 0
+                            to 1: connections that were created together do not expire together
     :param name: the pool's name; by default the manager's class and a number
     :param leak_threshold: seconds after which a connection that is still held counts as leaked; ``None`` or ``inf``:
                            never
@@ -128,7 +128,8 @@ class ConnectionPool(AsyncPool[EndpointT, ConnectionT]):
         """Do what an acquire or a release asks for, until it is done. Raises what ends it."""
         while (todo := operation.next()) != TODO_DONE:
             if todo == TODO_WAIT:
-                operation.completed(await wait_for(operation.event, operation.time_to_wait()))
+                event = operation.event  # type: ignore[union-attr]  # only an acquire waits
+                operation.completed(await wait_for(event, operation.time_to_wait()))
             elif todo == TODO_DISPOSE:
                 operation.completed(await self._disposer.dispose(operation.own, operation.time_to_wait()))
             else:

@@ -2,8 +2,8 @@
 # the hooks, deadlines, "dead, then again", "an error of a hook costs the connection", counting, timing and spans are
 # decided here and nowhere else. It neither waits nor calls a hook by itself: a front's driver does.
 #
-# An idle hit is an acquire_t on its caller's stack. It becomes an Acquire, an object, when it has to wait or to create, or
-# when something is wrong with it.
+# An idle hit is an acquire_t on its caller's stack. It becomes an Acquire, an object, when it has to wait or to create,
+# or when something is wrong with it.
 
 from gcp.core.ring cimport ring_empty
 from gcp.core.state cimport (
@@ -108,7 +108,7 @@ cdef class Acquire(Holder):
     cdef double took                 # from the call to the end, seconds
     cdef HookCall call
     cdef object started              # what is to be awaited of a hook that was begun already
-    cdef readonly object released_by # the span in which its connection was, where spans are recorded
+    cdef readonly object released_by  # the span in which its connection was, where spans are recorded
     cdef readonly object caller      # what `Tracer.caller` returned when it turned out to be no idle hit
     cdef readonly str blocked_by
     cdef readonly tuple block        # (idle, used, creating, waiting, limit, when the oldest use began)
@@ -117,8 +117,8 @@ cdef class Acquire(Holder):
     # --- for the driver ---
 
     cpdef int next(self) except -1:
-        """Return what is to be done now: a hook to call, `TODO_DISPOSE`, `TODO_WAIT` or `TODO_DONE`. It returns the same
-        until it is told how that ended.
+        """Return what is to be done now: a hook to call, `TODO_DISPOSE`, `TODO_WAIT` or `TODO_DONE`. It returns the
+        same until it is told how that ended.
 
         :raises AcquireTimeoutError: if there is no time left
         :raises ConnectionPoolClosedError: if the pool is closed

@@ -1,5 +1,6 @@
-# The awaitable that `acquire` and `connection` of the asyncio pool return, and `release` where a hook is to be called. It
-# is driven like a coroutine, and drives the machines of acquire and release as far as nothing suspends but a plain wait.
+# The awaitable that `acquire` and `connection` of the asyncio pool return, and `release` where a hook is to be called.
+# It is driven like a coroutine, and drives the machines of acquire and release as far as nothing suspends but a plain
+# wait.
 
 from gcp.core.clock cimport gcp_monotonic
 from gcp.core.platform cimport (
@@ -406,5 +407,7 @@ gcp_advance = advance_lease
 gcp_make_awaitable(AsyncLease, gcp_lease_send, gcp_lease_next)
 gcp_make_awaitable(Finished, gcp_finished_send, gcp_finished_next)
 cdef AsyncLease any_async_lease = AsyncLease.__new__(AsyncLease)
-call_directly(AsyncLease, <char*>&any_async_lease.called - <char*><PyObject*>any_async_lease, ('__aenter__', '__aexit__'))
+call_directly(
+    AsyncLease, <char*>&any_async_lease.called - <char*><PyObject*>any_async_lease, ('__aenter__', '__aexit__'),
+)
 gcp_keep_async_leases(AsyncLease)

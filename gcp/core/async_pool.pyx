@@ -1,5 +1,5 @@
-# The compiled half of the asyncio pool: makes leases, and releases what no hook wants to see. The awaitable itself is in
-# async_lease.
+# The compiled half of the asyncio pool: makes leases, and releases what no hook wants to see. The awaitable itself is
+# in async_lease.
 
 from gcp.core.platform cimport PYGEN_NEXT, PyIter_Send, PySendResult, PyThreadState_Get, PyThreadState_GetID
 from gcp.core.state cimport slot_t
@@ -109,7 +109,7 @@ cdef class AsyncPool(BaseConnectionPool):
         return FINISHED if slot is None else self.release_slot(slot)
 
     cdef slot_t* begin_for(self, AsyncLease lease) except? NULL:
-        """Begin an acquire that is no idle hit. (A method of the pool, so that the compiler keeps it out of the hit.)"""
+        """Begin an acquire that is no idle hit. A method of the pool, so that the compiler keeps it out of the hit."""
         return lease.begin(self.open_acquire(lease.key, lease.timeout), None)
 
     cdef AsyncLease release_slot(self, Slot slot):
@@ -221,7 +221,8 @@ cpdef begin_disposal(Victim victim, hook, iterate, begun, origin=None):
     :param iterate: makes an iterator of an awaitable that is no coroutine
     :param begun: makes what is to be awaited of an iterator that has suspended
     :param origin: as for `new_hook_call`
-    :return: None if it ended well, the error that it raised, or what is to be awaited; `Victim.end` is to be called then
+    :return: None if it ended well, the error that it raised, or what is to be awaited; `Victim.end` is to be called
+             then
     """
     cdef bint suspended = False
     rest = error = None

@@ -207,7 +207,7 @@ cdef class Batch:
     cdef list victims        # the next one is the last
     cdef Py_ssize_t left     # neither gone nor given up; changes within the core's lock
     cdef object origin       # of their spans
-    cdef public object event # set when all are gone, where a caller waits for that
+    cdef public object event  # set when all are gone, where a caller waits for that
 
     cpdef Victim take(self):
         """Take the next victim, or None. A forked child leaves its parent's alone."""

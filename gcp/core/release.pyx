@@ -202,8 +202,8 @@ cdef int take_back(Core core, Slot slot, uint64_t lease, uint64_t epoch) except 
 
 
 cdef Slot claim(Core core, conn, endpoint):
-    """Begin a release by name, as ``release(conn, endpoint)`` does. Returns None where it has nothing to do: in a forked
-    child, and after a close.
+    """Begin a release by name, as ``release(conn, endpoint)`` does. Returns None where it has nothing to do: in a
+    forked child, and after a close.
 
     :raises ConnectionNotAcquiredError: if the connection is not held
     """

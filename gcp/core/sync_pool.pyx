@@ -1,5 +1,5 @@
-# The compiled half of the threading pool: drives idle hits, plain waits and releases. Whatever asks for more goes to the
-# driver of the Python half.
+# The compiled half of the threading pool: drives idle hits, plain waits and releases. Whatever asks for more goes to
+# the driver of the Python half.
 
 from gcp.core.clock cimport gcp_monotonic
 from gcp.core.platform cimport gcp_lock, gcp_unlock

@@ -70,7 +70,7 @@ cdef class WorkerPool:
             try:
                 start()
             except BaseException:
-                batch.victims.clear()       # an error's traceback may keep the batch: its victims go back to the core now
+                batch.victims.clear()   # an error's traceback may keep the batch: its victims go back to the core now
                 raise
         self.batches.append(batch)
         worker = self.take_resting()
@@ -256,7 +256,7 @@ cdef class Worker:
         return victim
 
     cdef int note(self, Victim victim, double now) except -1:
-        cdef Victim last = self.in_work     # it may die, but not within the lock
+        cdef Victim _last = self.in_work    # it may die, but not within the lock
         gcp_lock(&self.worker_pool.core.mutex)
         self.in_work = victim
         self.begin = now
@@ -273,8 +273,8 @@ cdef class Worker:
         return victim
 
     cdef bint let_go(self) except -1:
-        """The victim in work is gone, or goes back to the core if its disposal was not begun. Returns whether its caller
-        had still counted on it."""
+        """The victim in work is gone, or goes back to the core if its disposal was not begun. Returns whether its
+        caller had still counted on it."""
         cdef Victim victim = self.in_work
         cdef bint last = False
         cdef bint first

@@ -1,5 +1,5 @@
-"""Disposal in tasks: workers that dispose of one victim at a time, a timer that notices when one of them is stuck, and a
-collector of what has expired."""
+"""Disposal in tasks: workers that dispose of one victim at a time, a timer that notices when one of them is stuck, and
+a collector of what has expired."""
 
 from __future__ import annotations
 

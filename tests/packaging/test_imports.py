@@ -19,8 +19,8 @@ PACKAGE = ROOT / 'gcp'
 
 #: what both fronts stand on
 FRONT = {
-    'gcp._core', 'gcp.disposal', 'gcp.exceptions', 'gcp.managers', 'gcp.observe', 'gcp.options', 'gcp.stats',
-    'gcp.waiting',
+    'gcp._core', 'gcp.connection', 'gcp.disposal', 'gcp.exceptions', 'gcp.managers', 'gcp.observe', 'gcp.options',
+    'gcp.stats', 'gcp.waiting',
 }
 
 #: what each module may import of gcp; a name stands for its submodules too
@@ -31,8 +31,9 @@ ALLOWED = {
     'gcp.managers': {'gcp._core', 'gcp.exceptions'},
     'gcp.hints': set(),
     'gcp.options': {'gcp._core', 'gcp.exceptions', 'gcp.hints'},
-    'gcp.waiting': {'gcp._core', 'gcp.exceptions'},
-    'gcp.disposal': {'gcp._core', 'gcp.disposal', 'gcp.exceptions', 'gcp.managers', 'gcp.stats'},
+    'gcp.connection': {'gcp._core'},
+    'gcp.waiting': {'gcp._core'},
+    'gcp.disposal': {'gcp._core', 'gcp.disposal', 'gcp.exceptions', 'gcp.waiting'},
     'gcp': {'gcp._core', 'gcp.exceptions', 'gcp.stats'},
     'gcp.threading': FRONT,
     'gcp.asyncio': FRONT,
