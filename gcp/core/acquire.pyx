@@ -23,7 +23,7 @@ cdef enum todo:
 
 TODOS = (*HOOKS, 'wait', 'done')
 
-cdef object NO_ENDPOINT = object()
+NO_ENDPOINT = object()      # of a caller that has no victims of its own
 
 # How long a caller waits for disposals that are not its own business, seconds: enough for those that take no time.
 cdef double GRACE = 0.05

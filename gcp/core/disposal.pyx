@@ -200,6 +200,14 @@ cpdef dispose_of(Victim victim, hook, timeout=None, origin=None):
 
 # --- batches ---
 
+cdef object NO_ORIGIN = object()    # of a disposal in the background on behalf of no span that records
+
+
+cpdef origin_of(Core core):
+    """Return the span on whose behalf a disposal in the background is made; None: no spans are recorded."""
+    return None if core.tracer is None else core.tracer.current() or NO_ORIGIN
+
+
 @cython.final
 cdef class Batch:
     """Victims that were gathered together. Each worker that is free takes the next one."""
@@ -207,6 +215,7 @@ cdef class Batch:
     cdef list victims        # the next one is the last
     cdef Py_ssize_t left     # neither gone nor given up; changes within the core's lock
     cdef object origin       # of their spans
+    cdef readonly double patience   # how much longer the caller waits once the workers have had their time, seconds
     cdef public object event  # set when all are gone, where a caller waits for that
 
     cpdef Victim take(self):
@@ -226,7 +235,7 @@ cdef class Batch:
         """Whether all are gone, or were given up."""
         return self.left == 0
 
-    def belongs_to(self, endpoint):
+    cpdef bint belongs_to(self, endpoint) except -1:
         """Return whether all are of one endpoint, and no place is reserved for another one's waiter: then they are the
         business of the caller that uses this endpoint."""
         cdef Victim victim

@@ -57,7 +57,31 @@ cdef class WorkerPool:
         set_event(worker.event)
         return True
 
-    def submit(self, Batch batch not None, double seconds, double grace, start):
+    def dispose(self, own, double seconds, hook, timeout, start, report):
+        """Dispose of all victims on behalf of a caller: in its thread those of its own endpoint if there is no time-out,
+        all others by the workers. Returns the batch if the caller has waited for a moment and some are left, else None.
+
+        :param own: the caller's endpoint; `NO_ENDPOINT`: it has none
+        :param seconds: how long to wait for victims of other endpoints at most
+        :param hook: the manager's blocking `dispose`
+        :param timeout: ``dispose_timeout``, seconds; ``None``: no limit
+        :param start: as for `submit`
+        :param report: as for `dispose_here`
+        """
+        cdef Batch batch = gather(self.core, Event.__new__(Event), origin_of(self.core))
+        if batch is None:
+            return None
+        if batch.belongs_to(own):
+            if timeout is None:
+                dispose_here(batch, hook, report)
+                return None
+            seconds = timeout
+        if self.submit(batch, min(seconds, GRACE), GRACE, start) or seconds <= 0:
+            return None
+        batch.patience = seconds - GRACE
+        return batch
+
+    cpdef bint submit(self, Batch batch, double seconds, double grace, start) except -1:
         """Queue a batch for the workers, and wait until its victims are gone. Returns whether they are.
 
         :param seconds: how long to wait at most

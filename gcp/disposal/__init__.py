@@ -11,7 +11,7 @@ import logging
 import weakref
 from collections.abc import Callable
 
-from gcp._core import DISPOSE_GRACE, Core, describe
+from gcp._core import DISPOSE_GRACE, describe
 
 __all__ = ['COLLECT_BATCH', 'DISPOSE_GRACE', 'FORCE_GRACE', 'SHORTEST_SLEEP', 'WORKER_IDLE_TIME']
 
@@ -26,9 +26,6 @@ SHORTEST_SLEEP = 0.001
 
 WORKER_IDLE_TIME = 1.0
 """How long a worker thread waits for more work before it ends, seconds."""
-
-NO_ORIGIN = object()
-"""The origin of a disposal in the background on behalf of no span that records."""
 
 
 def log(logger: logging.Logger, message: str, *args: object) -> None:
@@ -53,11 +50,6 @@ def report_disposal(logger: logging.Logger, pool: str, endpoint: object, error: 
         log(logger, '%s: disposal of a connection to %s timed out', pool, describe(endpoint))
     else:
         log(logger, '%s: disposal of a connection to %s failed: %r', pool, describe(endpoint), error)
-
-
-def origin_of(core: Core) -> object:
-    """Return the span on whose behalf a disposal in the background is made."""
-    return None if core.tracer is None else core.tracer.current() or NO_ORIGIN
 
 
 def weakly(method: Callable[[], object]) -> Callable[[], None]:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Coroutine, Generator
 from math import inf
 from typing import Any
 
-from gcp._core import AsyncPool, Batch, Core, FutureEvent, Victim, Worker, WorkerPool, gather
-from gcp.disposal import COLLECT_BATCH, DISPOSE_GRACE, SHORTEST_SLEEP, origin_of, report_disposal
+from gcp._core import AsyncPool, Batch, Core, FutureEvent, Victim, Worker, WorkerPool, gather, origin_of
+from gcp.disposal import COLLECT_BATCH, DISPOSE_GRACE, SHORTEST_SLEEP, report_disposal
 from gcp.disposal.deadline import Bounded, Started, wait_for, without_limit
 from gcp.exceptions import AcquireTimeoutError, HookTimeoutError
 

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from math import inf
 from typing import Any
 
-from gcp._core import Batch, Core, Event, SyncPool, Victim, Worker, WorkerPool, dispose_here, gather
-from gcp.disposal import COLLECT_BATCH, DISPOSE_GRACE, SHORTEST_SLEEP, WORKER_IDLE_TIME, origin_of, report_disposal
+from gcp._core import NO_ENDPOINT, Core, Event, SyncPool, Victim, Worker, WorkerPool, dispose_here, gather
+from gcp.disposal import COLLECT_BATCH, DISPOSE_GRACE, SHORTEST_SLEEP, WORKER_IDLE_TIME, report_disposal
 from gcp.waiting import wait_for
 
 logger = logging.getLogger('gcp.threading')
@@ -89,14 +89,12 @@ class Disposer:
         :param own: the caller's endpoint
         :param seconds: how long to wait for the workers at most
         """
-        batch = self._gather()
-        if batch is None:
-            return
-        is_own = batch.belongs_to(own)
-        if is_own and self._timeout is None:
-            dispose_here(batch, self._dispose, self.report)
-        else:
-            self._submit(batch, self._timeout if is_own and self._timeout is not None else seconds)
+        batch = self._worker_pool.dispose(
+            own, seconds, self._dispose, self._timeout, self._start_worker, self.report)
+        if batch is not None:
+            self._watch()
+            if batch.patience > 0:
+                batch.wait(batch.patience)
 
     def dispose_all(self, seconds: float) -> None:
         """Dispose of all victims.
@@ -114,9 +112,7 @@ class Disposer:
 
         :param seconds: how long to wait for it at most
         """
-        batch = self._gather()
-        if batch is not None:
-            self._submit(batch, seconds)
+        self.dispose(NO_ENDPOINT, seconds)
 
     dispose_soon = dispose_in_background
 
@@ -134,17 +130,6 @@ class Disposer:
                 self._watch()
             seconds -= grace
         return wait_for(event, seconds)
-
-    def _gather(self) -> Batch | None:
-        return gather(self._core, Event(), origin_of(self._core))
-
-    def _submit(self, batch: Batch, seconds: float) -> None:
-        grace = min(seconds, DISPOSE_GRACE)
-        if self._worker_pool.submit(batch, grace, DISPOSE_GRACE, self._start_worker) or seconds <= 0:
-            return
-        self._watch()
-        if seconds > DISPOSE_GRACE:
-            batch.wait(seconds - DISPOSE_GRACE)
 
     # --- in the workers ---
 
