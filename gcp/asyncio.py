@@ -1,7 +1,7 @@
-"""The asyncio connection pool. What is to be done is decided in `gcp._core`; here it is driven: waiting, disposing,
-calling hooks.
+"""The asyncio connection pool: drives the machines in `gcp._core`. They decide what is to be done; here it is done:
+awaiting, disposing, calling hooks.
 
-Read it beside `gcp.threading`: the same page twice, once blocking. Idle hits never come here: the compiled half serves
+Read it beside `gcp.threading`, which differs in the awaiting. Idle hits do not come here: the compiled half serves
 them."""
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 class ConnectionPool(AsyncPool[EndpointT, ConnectionT]):
-    """A pool of connections to many endpoints, for asyncio. It belongs to the event loop in which it is first used.
+    """A pool of connections to many endpoints, for tasks. It belongs to the event loop in which it is first used.
 
     :param connection_manager: creates, disposes of and checks connections
     :param acquire_timeout: how long an acquire without a time-out of its own may take, seconds; ``None``: no limit
@@ -94,7 +94,7 @@ class ConnectionPool(AsyncPool[EndpointT, ConnectionT]):
         options.check_manager(
             manager, base=BaseConnectionManager, other=SyncConnectionManager, wrong='threading', right='asyncio')
         self._set_up(manager, given, options.hooks(manager, BaseConnectionManager))
-        self._bind(asyncio.get_running_loop, without_limit, Started)
+        self._bind(asyncio.get_running_loop, without_limit, Started, DrainRequest)
         self._timeout_error = TimedOut
         self._report = partial(report, logger, self.name)
         self._disposer = Disposer(self.name, self._core, manager.dispose, given.dispose_timeout)
@@ -111,18 +111,6 @@ class ConnectionPool(AsyncPool[EndpointT, ConnectionT]):
         own = ConnectionPool
         if cls.connection is own.connection and (cls.acquire is not own.acquire or cls.release is not own.release):
             cls.connection = async_connection_of  # type: ignore[assignment, method-assign]
-
-    def _attach_loop(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Make the first event loop the pool's own; refuse any other."""
-        if self._loop is not None and self._loop is not loop:
-            owner = 'an event loop that is closed' if self._loop.is_closed() else 'another event loop'
-            raise RuntimeError(
-                f'{self.name} belongs to {owner}, in which it was first used; its connections are of no use here: '
-                f'make one pool for each event loop')
-        self._loop = loop
-        self._core.on_abandoned = DrainRequest(self)
-        if self._collector is not None:
-            self._core.wake_collector = self._collector.look
 
     async def _drive(self, operation: Acquire | Release) -> None:
         """Do what an acquire or a release asks for, until it is done. Raises what ends it."""
@@ -145,7 +133,7 @@ class ConnectionPool(AsyncPool[EndpointT, ConnectionT]):
     async def close(self, timeout: float | None = None) -> None:
         """Close the pool. Waiting acquires fail at once, idle connections are disposed of at once, used ones when they
         are released, or at the time-out by force; releasing those later does nothing. May be called again, also after
-        it was cancelled.
+        it was interrupted.
 
         :param timeout: how long to wait for used connections, seconds; ``None``: until all are released
         """
@@ -195,7 +183,7 @@ class ConnectionPool(AsyncPool[EndpointT, ConnectionT]):
         return self._snapshot(self.name, self._core.closed, *self._core.snapshot())
 
     def _reset_after_fork(self) -> None:
-        """In a forked child there is no event loop, and none of its tasks."""
+        """Forget what a forked child does not have: its parent's event loop and tasks."""
         self._closers.clear()
         self._loop = None
         self._core.on_abandoned = None

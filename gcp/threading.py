@@ -1,7 +1,7 @@
-"""The blocking connection pool. What is to be done is decided in `gcp._core`; here it is driven: waiting, disposing,
-calling hooks.
+"""The threading connection pool: drives the machines in `gcp._core`. They decide what is to be done; here it is done:
+waiting, disposing, calling hooks.
 
-Read it beside `gcp.asyncio`: the same page twice, once awaiting. Idle hits never come here: the compiled half serves
+Read it beside `gcp.asyncio`, which differs in the awaiting. Idle hits do not come here: the compiled half serves
 them."""
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ConnectionPool(SyncPool[EndpointT, ConnectionT]):
 
     :param connection_manager: creates, disposes of and checks connections
     :param acquire_timeout: how long an acquire without a time-out of its own may take, seconds; ``None``: no limit
-    :param background_collector: dispose of expired connections in a background thread, not on each release
+    :param background_collector: dispose of expired connections in the background, not on each release
     :param dispose_batch_size: how many expired connections a release disposes of, at most; 0: about log2 of the pool's
                                size; of a large pool, as many as take a tenth of a millisecond
     :param dispose_timeout: how long a disposal may take, seconds; ``None``: no limit
@@ -126,7 +126,8 @@ class ConnectionPool(SyncPool[EndpointT, ConnectionT]):
 
     def close(self, timeout: float | None = None) -> None:
         """Close the pool. Waiting acquires fail at once, idle connections are disposed of at once, used ones when they
-        are released, or at the time-out by force; releasing those later does nothing. May be called again.
+        are released, or at the time-out by force; releasing those later does nothing. May be called again, also after
+        it was interrupted.
 
         :param timeout: how long to wait for used connections, seconds; ``None``: until all are released
         """
@@ -174,7 +175,7 @@ class ConnectionPool(SyncPool[EndpointT, ConnectionT]):
         return self._snapshot(self.name, self._core.closed, *self._core.snapshot())
 
     def _reset_after_fork(self) -> None:
-        """In a forked child there are no threads but this one."""
+        """Forget what a forked child does not have: its parent's threads."""
         self._closers.clear()
         self._disposer.reset_after_fork()
         if self._collector is not None:

@@ -16,16 +16,26 @@ cdef class AsyncPool(BaseConnectionPool):
     cdef object running_loop
     cdef object iterate          # makes an iterator of an awaitable that is no coroutine
     cdef object begun            # makes what is to be awaited of an iterator that has suspended already
+    cdef object drain_request    # makes what a finalizer calls, so that the loop reclaims what was abandoned
 
-    def _bind(self, running_loop, iterate, begun):
-        """Say how to find the running event loop, and how to await what was begun."""
+    def _bind(self, running_loop, iterate, begun, drain_request):
+        """Say how to find the running event loop, how to await what was begun, and what finalizers call."""
         self.running_loop = running_loop
         self.iterate = iterate
         self.begun = begun
+        self.drain_request = drain_request
 
     def _attach_loop(self, loop):
-        """Make an event loop the pool's own, or refuse it. To be overridden."""
-        raise NotImplementedError
+        """Make the first event loop the pool's own; refuse any other."""
+        if self.loop is not None and self.loop is not loop:
+            owner = 'an event loop that is closed' if self.loop.is_closed() else 'another event loop'
+            raise RuntimeError(
+                f'{self.name} belongs to {owner}, in which it was first used; its connections are of no use here: '
+                f'make one pool for each event loop')
+        self._loop = loop
+        self._core.on_abandoned = self.drain_request(self)
+        if self._collector is not None:
+            self._core.wake_collector = self._collector.look
 
     @property
     def _loop(self):
