@@ -43,11 +43,11 @@ cdef int check_hashable(endpoint) except -1:
 
 
 def chain(body, error):
-    """Hang an error on the context of the one that goes on its way, so that neither hides the other."""
+    """Append an error to the context of the one that is raised, so that neither hides the other."""
     link = error
     while link.__context__ is not None and link.__context__ is not body:
         link = link.__context__
-    link.__context__ = None         # the interpreter has put the body's there: that would be a ring
+    link.__context__ = None     # the interpreter has set it to the body's error: left so, the chain would be a ring
     link = body
     while link.__context__ is not None:
         if link.__context__ is error:

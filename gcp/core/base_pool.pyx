@@ -70,7 +70,7 @@ cdef class BaseConnectionPool:
     __class_getitem__ = classmethod(GenericAlias)
 
     def __cinit__(self, *args, **kwargs):
-        self._core = Core()         # so that a pool whose __init__ failed is merely useless
+        self._core = Core()         # so that using a pool whose __init__ has failed does not crash
         self._timeout_error = AcquireTimeoutError
 
     def _set_up(self, manager, options, dict hooks not None, clock=None):

@@ -41,8 +41,8 @@ cdef void abandon_acquire(Acquire acquire):
 
 
 cdef void request_drain(Core core, endpoint_t* ep):
-    """Have what was abandoned reclaimed soon: by the front's own means, by whoever closes the pool, or by the waiter
-    that it would serve."""
+    """Have what was abandoned reclaimed soon: by what the front has set, by the caller that closes the pool, or by the
+    waiter that it would serve."""
     cdef object wake = core.on_abandoned
     core.pool.pending = True
     if wake is None and core.pool.closed:

@@ -1,5 +1,5 @@
 # fork(): a child starts with empty, working pools. The parent's connections are neither used nor finalized there: many
-# drivers' finalizers would say goodbye to a server that the parent is still talking to.
+# drivers' finalizers would send a closing message over a socket that the parent is still using.
 
 from gcp.core.platform cimport gcp_mutex_init, gcp_take
 from gcp.core.ring cimport ring_empty, ring_init, ring_remove, ring_t

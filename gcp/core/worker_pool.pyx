@@ -58,8 +58,8 @@ cdef class WorkerPool:
         return True
 
     def dispose(self, own, double seconds, hook, timeout, start, report):
-        """Dispose of all victims on behalf of a caller: in its thread those of its own endpoint if there is no time-out,
-        all others by the workers. Returns the batch if the caller has waited for a moment and some are left, else None.
+        """Dispose of all victims on behalf of a caller: in its thread those of its own endpoint without a time-out, all
+        others by the workers. Returns the batch if the caller has waited for a moment and some are left, else None.
 
         :param own: the caller's endpoint; `NO_ENDPOINT`: it has none
         :param seconds: how long to wait for victims of other endpoints at most
@@ -169,7 +169,8 @@ cdef class Worker:
     cdef object event
     cdef Victim in_work      # changes, with the time, within the core's lock: other threads look at it
     cdef double begin        # inf: there is none
-    cdef object completed    # the event of a caller whose victims are gone, to be set; late, for it costs a switch
+    # The event of a caller whose victims are gone. It is set late, since setting it costs a switch of threads.
+    cdef object completed
 
     def __init__(self, WorkerPool worker_pool not None, event=None):
         self.worker_pool = worker_pool
@@ -203,7 +204,7 @@ cdef class Worker:
         cdef WorkerPool worker_pool = self.worker_pool
         completed, self.completed = self.completed, None
         worker_pool.resting.append(self)
-        if worker_pool.batches:        # it came in just now
+        if worker_pool.batches:        # a batch came in meanwhile
             self.stop_resting()
             set_event(completed)
             return True

@@ -1,4 +1,4 @@
-"""Disposal: how victims leave without hurting other users of the pool.
+"""Disposal: how victims are disposed of without delaying other users of the pool.
 
 The core names the victims; here they are disposed of, by threads (`gcp.disposal.threads`) or tasks
 (`gcp.disposal.tasks`). Whether a `dispose` raises or hangs, it is logged, its place is freed when it ends (or when

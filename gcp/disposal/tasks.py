@@ -29,7 +29,7 @@ else:
 
 class WorkerCoroutine(Coroutine[Any, Any, None]):
     """What a worker's task runs: a coroutine that begins without a frame of its own, for most disposals do not suspend.
-    It may be dropped before its first step, for its loop may end: that makes no noise.
+    It may be dropped before its first step, because its loop may end: that causes no warning.
 
     :param disposer: whose victims they are
     :param worker: the worker
@@ -157,7 +157,7 @@ class Disposer:
         if not self._worker_pool.has_free_worker(DISPOSE_GRACE):
             worker = Worker(self._worker_pool)
             task = asyncio.get_running_loop().create_task(WorkerCoroutine(self, worker), name='gcp-disposer')
-            # The loop may end first, which is no reason to warn.
+            # The loop may end first, which is no error.
             task._log_destroy_pending = False  # type: ignore[attr-defined]
             worker.join()
 

@@ -153,11 +153,11 @@ class Disposer:
                     break
         finally:
             worker.quit()
-        if pool.has_work and pool is self._worker_pool:     # it came in just now
+        if pool.has_work and pool is self._worker_pool:     # a batch came in meanwhile
             self._ensure_worker()
 
     def report(self, victim: Victim, error: BaseException, first: bool = True) -> None:
-        """Log a disposal's error; raise what is more than that.
+        """Log a disposal's error; raise it if it is no `Exception`.
 
         :param first: whether it was not given up before
         """
@@ -186,7 +186,7 @@ class Disposer:
             if self._worker_pool.has_work:
                 self._ensure_worker()
         self._watching = False
-        if self._needs_watching():      # it came in just now
+        if self._needs_watching():      # a batch came in meanwhile
             self._watch()
 
     def _needs_watching(self) -> bool:
