@@ -45,7 +45,9 @@ def show(seen: Comparison, console: Console) -> None:
         console.print(part)
     console.print(
         'Times: processor time, and multiples of a bare deque. Loads: served, as a part of what the bare queue serves; '
-        "Jain's fairness index; the longest wait, in multiples of workers / connections x hold.", style='dim')
+        "Jain's fairness index; the longest wait, in multiples of workers / connections x hold.",
+        style='dim',
+    )
     for note in table.notes(seen):
         console.print(f'- {note}', style='dim', highlight=False)
 

@@ -30,6 +30,7 @@ that valgrind keeps in step with the kernel's: how often that is asked would be 
 
 # --- what was built by what ---
 
+
 @dataclass(frozen=True)
 class Build:
     """What counts depend on.
@@ -60,11 +61,14 @@ def build_of(core: Path) -> Build:
     optimized = [word for word in ('optimizations', 'lto', 'shared') if re.search(rf'--(enable|with)-{word}\b', how)]
     return Build(
         core=f'{python}, {compiler}, {cython}, {platform.machine()}',
-        interpreter=', '.join([
-            platform.python_version(), platform.python_compiler(), ' '.join(platform.libc_ver()), *optimized]))
+        interpreter=', '.join(
+            [platform.python_version(), platform.python_compiler(), ' '.join(platform.libc_ver()), *optimized]
+        ),
+    )
 
 
 # --- counting ---
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -113,11 +117,23 @@ def count() -> Seen:
         account, log = Path(directory, 'account'), Path(directory, 'log')
         process = subprocess.run(
             [
-                valgrind, '--tool=callgrind', '--dump-before=getppid', '--combine-dumps=yes', '--dump-line=no',
-                '--compress-strings=no', '--compress-pos=no', f'--callgrind-out-file={account}', f'--log-file={log}',
-                sys.executable, str(HITS), *map(str, LENGTHS),
+                valgrind,
+                '--tool=callgrind',
+                '--dump-before=getppid',
+                '--combine-dumps=yes',
+                '--dump-line=no',
+                '--compress-strings=no',
+                '--compress-pos=no',
+                f'--callgrind-out-file={account}',
+                f'--log-file={log}',
+                sys.executable,
+                str(HITS),
+                *map(str, LENGTHS),
             ],
-            capture_output=True, text=True, timeout=300, cwd=directory,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            cwd=directory,
             env={**GIVEN, **{name: os.environ[name] for name in KEPT if name in os.environ}},
         )
         if process.returncode:
@@ -132,9 +148,7 @@ def count() -> Seen:
     if not parts[-2].core:
         raise ValgrindError(f'callgrind saw nothing of {core}')
     stretches = zip(parts[1::3], parts[2::3], strict=True)
-    return Seen(
-        build_of(Path(core)),
-        {name: difference(*both) for name, both in zip(names, stretches, strict=True)})
+    return Seen(build_of(Path(core)), {name: difference(*both) for name, both in zip(names, stretches, strict=True)})
 
 
 def read(lines: Iterator[str], core: str) -> Iterator[Cost]:
@@ -157,7 +171,7 @@ def read(lines: Iterator[str], core: str) -> Iterator[Cost]:
         elif line.startswith('cob='):
             elsewhere = line[4:-1]
         elif line.startswith('cfn='):
-            name = re.split(r"['@]", line[4:-1])[0]     # without a version, or the depth of a recursion
+            name = re.split(r"['@]", line[4:-1])[0]  # without a version, or the depth of a recursion
         elif line.startswith('calls='):
             if inside and elsewhere not in ('', core):
                 calls[name] += int(line[6:].split()[0])
@@ -174,9 +188,12 @@ def read(lines: Iterator[str], core: str) -> Iterator[Cost]:
 def difference(shorter: Cost, longer: Cost) -> Cost:
     """Return the cost of one operation, from those of two stretches."""
     times = LENGTHS[1] - LENGTHS[0]
-    calls = {name: round((times_called - shorter.calls.get(name, 0)) / times, 1)
-             for name, times_called in sorted(longer.calls.items())}
+    calls = {
+        name: round((times_called - shorter.calls.get(name, 0)) / times, 1)
+        for name, times_called in sorted(longer.calls.items())
+    }
     return Cost(
         core=round((longer.core - shorter.core) / times, 1),
         total=round((longer.total - shorter.total) / times, 1),
-        calls={name: number for name, number in calls.items() if number})
+        calls={name: number for name, number in calls.items() if number},
+    )

@@ -63,6 +63,7 @@ def run(*command: str | Path, accept: tuple[int, ...] = (0,), **options: Any) ->
 
 # --- two builds ---
 
+
 def commit_of(what: str, name: str) -> str:
     """Return the hash of a commit, by any name that git knows."""
     try:
@@ -81,8 +82,18 @@ def build(commit: str) -> Path:
             source.mkdir()
             run('git', 'archive', '--output', source.with_suffix('.tar'), commit)
             shutil.unpack_archive(source.with_suffix('.tar'), source)
-            run(sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps', '--no-build-isolation',
-                '--target', installed, source)
+            run(
+                sys.executable,
+                '-m',
+                'pip',
+                'install',
+                '--quiet',
+                '--no-deps',
+                '--no-build-isolation',
+                '--target',
+                installed,
+                source,
+            )
             BUILDS.mkdir(parents=True, exist_ok=True)
             shutil.move(installed, place)
     program = 'import gcp._core; print(gcp._core.__file__)'
@@ -137,13 +148,27 @@ def measure(build: Path, commit: str, bench: Iterable[str], seen: dict[Key, Comp
     """Run the benchmarks once with a build, and record their values."""
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch, 'asv.conf.json')
-        path.write_text(json.dumps(load_json(str(CONFIG), js_comments=True) | {
-            'repo': str(HERE.parent), 'benchmark_dir': str(HERE / 'benchmarks'),
-            'results_dir': f'{scratch}/results', 'env_dir': f'{scratch}/env',
-        }))
+        path.write_text(
+            json.dumps(
+                load_json(str(CONFIG), js_comments=True)
+                | {
+                    'repo': str(HERE.parent),
+                    'benchmark_dir': str(HERE / 'benchmarks'),
+                    'results_dir': f'{scratch}/results',
+                    'env_dir': f'{scratch}/env',
+                }
+            )
+        )
         command = [
-            *ASV, 'run', '--config', path, '--python=same', f'--set-commit-hash={commit}', '--attribute=rounds=1',
-            *(f'--bench={regex}' for regex in bench)]
+            *ASV,
+            'run',
+            '--config',
+            path,
+            '--python=same',
+            f'--set-commit-hash={commit}',
+            '--attribute=rounds=1',
+            *(f'--bench={regex}' for regex in bench),
+        ]
         run(*command, accept=(0, 2), env=os.environ | {'ASV_PYTHONPATH': str(build)})  # 2: some of them failed
         note(Config.load(path), seen, side)
 
@@ -172,7 +197,10 @@ def prefers_more(name: str) -> bool:
 
 
 def take_turns(
-    base: tuple[Path, str], head: tuple[Path, str], bench: Iterable[str], rounds: int,
+    base: tuple[Path, str],
+    head: tuple[Path, str],
+    bench: Iterable[str],
+    rounds: int,
 ) -> dict[Key, Compared]:
     """Run both, round after round, in alternating order."""
     seen: dict[Key, Compared] = {}
@@ -185,7 +213,11 @@ def take_turns(
 
 
 def compare(
-    base: tuple[Path, str], head: tuple[Path, str], bench: list[str], rounds: int, factor: float,
+    base: tuple[Path, str],
+    head: tuple[Path, str],
+    bench: list[str],
+    rounds: int,
+    factor: float,
 ) -> dict[Key, Compared]:
     """Return the results; for benchmarks that seemed to have changed, those of the second measurement."""
     seen = take_turns(base, head, bench, rounds)
@@ -199,6 +231,7 @@ def compare(
 
 
 # --- the report ---
+
 
 def show(seen: dict[Key, Compared], factor: float) -> None:
     table = Table('benchmark', 'base', 'head', 'worse by', 'least to most', '', box=None)
@@ -246,7 +279,8 @@ def main() -> int:
     worse = verdicts.count('slower') + verdicts.count('broken')
     console.print(
         f'{len(seen)} compared, {commits[0][:8]} with {commits[1][:8]}: {verdicts.count("slower")} slower by more than '
-        f'{options.factor:g} x, {verdicts.count("broken")} broken, {verdicts.count("faster")} faster')
+        f'{options.factor:g} x, {verdicts.count("broken")} broken, {verdicts.count("faster")} faster'
+    )
     return 1 if worse else 0
 
 

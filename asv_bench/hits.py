@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))   # a clone, built in place but not installed
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # a clone, built in place but not installed
 
 import gcp.asyncio
 import gcp.threading
@@ -28,6 +28,7 @@ HOOKS = ('check_aliveness', 'on_acquire', 'on_release')
 
 
 # --- managers: with no hook, or one that does nothing ---
+
 
 class Blocking(gcp.threading.BaseConnectionManager[Any, object]):
     def create(self, endpoint: object, timeout: float | None = None) -> object:
@@ -69,6 +70,7 @@ def hooked(base: type, hook: str) -> Any:
 
 
 # --- stretches ---
+
 
 def deque_pair(times: int) -> None:
     bare = deque([object()])

@@ -47,6 +47,7 @@ CALLS_MARGIN, WIDE_CALLS_MARGIN = 0.5, 2.0
 
 # --- the baseline ---
 
+
 def load(path: Path = BASELINE) -> dict[str, Seen]:
     """Return baselines by what the core was built with."""
     kept = json.loads(path.read_text()) if path.exists() else {}
@@ -63,10 +64,12 @@ def save(seen: Seen, path: Path = BASELINE) -> None:
     builds = []
     for core, one in sorted(baselines.items()):
         operations = ',\n'.join(
-            f'      {json.dumps(name)}: {json.dumps(asdict(cost))}' for name, cost in one.costs.items())
+            f'      {json.dumps(name)}: {json.dumps(asdict(cost))}' for name, cost in one.costs.items()
+        )
         builds.append(
             f'  {json.dumps(core)}: {{\n    "interpreter": {json.dumps(one.build.interpreter)},\n'
-            f'    "operations": {{\n{operations}\n    }}\n  }}')
+            f'    "operations": {{\n{operations}\n    }}\n  }}'
+        )
     path.write_text('{\n' + ',\n'.join(builds) + '\n}\n')
 
 
@@ -75,8 +78,10 @@ def settled(seen: Seen, before: Seen | None) -> Seen:
     if before is None or before.build != seen.build:
         return seen
     unchanged = {
-        name: then for name, then in before.costs.items()
-        if name in seen.costs and then.calls == seen.costs[name].calls and not judge(name, seen, before)}
+        name: then
+        for name, then in before.costs.items()
+        if name in seen.costs and then.calls == seen.costs[name].calls and not judge(name, seen, before)
+    }
     return Seen(seen.build, {name: unchanged.get(name, cost) for name, cost in seen.costs.items()})
 
 
@@ -128,6 +133,7 @@ def how_to_update() -> str:
 
 
 # --- the table ---
+
 
 def show(console: Console, seen: Seen, before: Seen | None) -> None:
     """Print the counts beside the baseline."""

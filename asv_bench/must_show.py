@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == '__main__':
-    sys.path.append(str(Path(__file__).resolve().parents[1]))   # a clone, built in place but not installed
+    sys.path.append(str(Path(__file__).resolve().parents[1]))  # a clone, built in place but not installed
 
-os.environ['GCP_BENCH'] = 'full'    # the benchmarks read it when they are imported; rounds are counted here
+os.environ['GCP_BENCH'] = 'full'  # the benchmarks read it when they are imported; rounds are counted here
 try:
     from benchmarks.adapters import TASKS, THREADS
     from cases import CASES, Row
@@ -64,8 +64,12 @@ def show_cases(console: Console) -> None:
 def show(console: Console, name: str, rows: Iterable[Row]) -> None:
     """Print the rows of a case."""
     table = Table(
-        title=f'{name}: {CASES[name].__doc__}', title_justify='left', title_style='', width=min(console.width, WIDTH),
-        header_style='bold')
+        title=f'{name}: {CASES[name].__doc__}',
+        title_justify='left',
+        title_style='',
+        width=min(console.width, WIDTH),
+        header_style='bold',
+    )
     table.add_column('what', ratio=1)
     table.add_column('target', justify='right', no_wrap=True)
     table.add_column('seen', justify='right')

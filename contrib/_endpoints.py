@@ -61,8 +61,9 @@ class Directory(Generic[ParametersT]):
         :raises TypeError: when it is not a string
         """
         if not isinstance(endpoint, str):
-            raise TypeError(f'endpoint: the name of a database was expected, not an instance of '
-                            f'{type(endpoint).__name__}')
+            raise TypeError(
+                f'endpoint: the name of a database was expected, not an instance of {type(endpoint).__name__}'
+            )
         if not isinstance(self._source, Mapping):
             return self._source(endpoint)
         try:

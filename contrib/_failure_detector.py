@@ -136,7 +136,11 @@ class Verification(Generic[ConnectionT]):
     __slots__ = ('_began', '_conn', '_detector', '_endpoint', '_since')
 
     def __init__(
-            self, detector: FailureDetector[ConnectionT], endpoint: Hashable, conn: ConnectionT, since: int,
+        self,
+        detector: FailureDetector[ConnectionT],
+        endpoint: Hashable,
+        conn: ConnectionT,
+        since: int,
     ) -> None:
         self._detector = detector
         self._endpoint = endpoint
@@ -147,7 +151,10 @@ class Verification(Generic[ConnectionT]):
         self._began = time.monotonic()
 
     def __exit__(
-            self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None,
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         if error is None:
             self._detector.report_alive(self._endpoint, self._conn, self._since)

@@ -37,7 +37,10 @@ _marks = itertools.cycle(MARKS)
 
 
 def expand_conninfo(
-        endpoint: DbEndpoint, parameters: Parameters, key: str, parse: Callable[[str], Parameters],
+    endpoint: DbEndpoint,
+    parameters: Parameters,
+    key: str,
+    parse: Callable[[str], Parameters],
 ) -> dict[str, Any]:
     """Return an endpoint's connect parameters with the connection string, if there is one, expanded into keywords.
 
@@ -60,11 +63,11 @@ def expand_conninfo(
 
 
 def connect_with_deadline(
-        deadline: float,
-        endpoint: DbEndpoint,
-        parameters: dict[str, Any],
-        connect: Callable[[dict[str, Any]], ConnectionT],
-        close: Callable[[ConnectionT], object],
+    deadline: float,
+    endpoint: DbEndpoint,
+    parameters: dict[str, Any],
+    connect: Callable[[dict[str, Any]], ConnectionT],
+    close: Callable[[ConnectionT], object],
 ) -> ConnectionT:
     """Connect within a deadline, in a thread: libpq's own limit is in whole seconds, starts anew for each address, and
     does not include the name's look-up.

@@ -110,12 +110,12 @@ class Manager(abc.ABC, Generic[ConnectionT]):
     _errors: tuple[type[Exception], ...]
 
     def __init__(
-            self,
-            dsn_params: Mapping[DbEndpoint, Parameters] | Callable[[DbEndpoint], Any],
-            aliveness: object,
-            reset: object,
-            discard_all: Callable[[ConnectionT], Any],
-            check_timeout: float,
+        self,
+        dsn_params: Mapping[DbEndpoint, Parameters] | Callable[[DbEndpoint], Any],
+        aliveness: object,
+        reset: object,
+        discard_all: Callable[[ConnectionT], Any],
+        check_timeout: float,
     ) -> None:
         self._directory: Directory[Any] = Directory(dsn_params, 'dsn_params')
         if isinstance(dsn_params, Mapping):

@@ -127,6 +127,7 @@ class Session:
     lasting_commands: set[str]
 
     if TYPE_CHECKING:  # redis-py's classes have these, without types
+
         def disconnect(self, *args: Any, **kwargs: Any) -> Any: ...
         def on_connect(self) -> Any: ...
 
@@ -135,7 +136,11 @@ class Session:
     client: Any = None
 
     def configure(
-            self, socket_manager: Any, address: TcpEndpoint | str, credentials: Credentials, deadline: Deadline,
+        self,
+        socket_manager: Any,
+        address: TcpEndpoint | str,
+        credentials: Credentials,
+        deadline: Deadline,
     ) -> None:
         """Set how to connect.
 

@@ -159,12 +159,12 @@ class TcpManager(SocketManager[ConnectionT]):
     """
 
     def __init__(
-            self,
-            *,
-            keepalive: KeepAlive | None = KeepAlive(),  # it is frozen
-            nodelay: bool = True,
-            source_address: tuple[str, Port] | None = None,
-            unsolicited_data: UnsolicitedData | None = None,
+        self,
+        *,
+        keepalive: KeepAlive | None = KeepAlive(),  # it is frozen
+        nodelay: bool = True,
+        source_address: tuple[str, Port] | None = None,
+        unsolicited_data: UnsolicitedData | None = None,
     ) -> None:
         super().__init__(unsolicited_data=unsolicited_data)
         self._options = TcpOptions(keepalive, nodelay, source_address)
@@ -188,10 +188,10 @@ class HappyEyeballs(Generic[SocketT]):
     """
 
     def __init__(
-            self,
-            addresses: Sequence[Address],
-            open_socket: Callable[[Address], SocketT],
-            delay: float = ATTEMPT_DELAY,
+        self,
+        addresses: Sequence[Address],
+        open_socket: Callable[[Address], SocketT],
+        delay: float = ATTEMPT_DELAY,
     ) -> None:
         self._untried = _interleaved(addresses)
         self._open = open_socket
@@ -204,7 +204,10 @@ class HappyEyeballs(Generic[SocketT]):
         return self
 
     def __exit__(
-            self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None,
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         self.error = None  # else the error, its traceback and this object form a reference cycle
         for sock in self.attempts:

@@ -108,7 +108,8 @@ def check_context(context: SSLContext | None, alpn_protocols: Sequence[str]) -> 
             context.set_alpn_protocols(list(alpn_protocols))
         except (SSLError, UnicodeError):
             raise ValueError(
-                f'alpn_protocols: names of 1 to 255 ASCII characters were expected, not {alpn_protocols!r}') from None
+                f'alpn_protocols: names of 1 to 255 ASCII characters were expected, not {alpn_protocols!r}'
+            ) from None
     return context
 
 
@@ -205,5 +206,5 @@ def _are_whole_records(records: bytes) -> bool:
     """
     start = 0
     while start + HEADER <= len(records):
-        start += HEADER + int.from_bytes(records[start + 3:start + HEADER], 'big')
+        start += HEADER + int.from_bytes(records[start + 3 : start + HEADER], 'big')
     return start == len(records)

@@ -37,8 +37,9 @@ def check_endpoint(endpoint: UnixSocketEndpoint) -> bytes:
     elif not IS_LINUX:
         raise ValueError(f'endpoint: only Linux knows abstract names such as {endpoint!r}')
     elif len(address) > LIMIT:
-        raise ValueError(f'endpoint: an abstract name of at most {LIMIT} bytes was expected, '
-                         f'not of {len(address)}: {endpoint!r}')
+        raise ValueError(
+            f'endpoint: an abstract name of at most {LIMIT} bytes was expected, not of {len(address)}: {endpoint!r}'
+        )
     return address
 
 
@@ -54,5 +55,6 @@ def _check_path(endpoint: UnixSocketEndpoint, address: bytes) -> None:
     if b'\0' in address:
         raise ValueError(f'endpoint: a path without zero bytes was expected, not {endpoint!r}')
     if len(address) >= LIMIT:
-        raise ValueError(f'endpoint: a path of at most {LIMIT - 1} bytes was expected, '
-                         f'not of {len(address)}: {endpoint!r}')
+        raise ValueError(
+            f'endpoint: a path of at most {LIMIT - 1} bytes was expected, not of {len(address)}: {endpoint!r}'
+        )

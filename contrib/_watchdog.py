@@ -54,7 +54,10 @@ class Watchdog:
             raise
 
     def __exit__(
-            self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None,
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         _watchdog_thread.remove(self)
         if self.expired and (error is None or isinstance(error, Exception)):
@@ -70,7 +73,11 @@ class Watchdog:
 
 
 async def run_with_watchdog(
-        work: Coroutine[Any, Any, ResultT], abort: Callable[[], object], limit: float, *, what: str,
+    work: Coroutine[Any, Any, ResultT],
+    abort: Callable[[], object],
+    limit: float,
+    *,
+    what: str,
 ) -> ResultT:
     """Limit how long a coroutine may work on a connection. At the limit, or when the caller is cancelled, abort the
     connection and raise; do not wait for what the driver does first, such as asking the server to cancel a command.

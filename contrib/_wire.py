@@ -231,7 +231,8 @@ def time_left(deadline: float, what: str) -> float:
 
 
 def run_in_thread(
-        work: Callable[[], ResultT], discard: Callable[[ResultT], object] = lambda result: None,
+    work: Callable[[], ResultT],
+    discard: Callable[[ResultT], object] = lambda result: None,
 ) -> concurrent.futures.Future[ResultT]:
     """Run a function in a daemon thread of its own, and return its future.
 
@@ -246,11 +247,11 @@ def run_in_thread(
 
 
 def within(
-        timeout: float,
-        work: Callable[[], ResultT],
-        *,
-        what: str,
-        discard: Callable[[ResultT], object] = lambda result: None,
+    timeout: float,
+    work: Callable[[], ResultT],
+    *,
+    what: str,
+    discard: Callable[[ResultT], object] = lambda result: None,
 ) -> ResultT:
     """Run a function that takes no time-out in a daemon thread, and wait for its result.
 
@@ -278,9 +279,9 @@ def within(
 
 
 def _work(
-        outcome: concurrent.futures.Future[ResultT],
-        work: Callable[[], ResultT],
-        discard: Callable[[ResultT], object],
+    outcome: concurrent.futures.Future[ResultT],
+    work: Callable[[], ResultT],
+    discard: Callable[[ResultT], object],
 ) -> None:
     try:
         result = work()

@@ -35,6 +35,7 @@ RecordT = TypeVar('RecordT', bound=asyncpg.Record)
 #: How long an orderly close may take, including the cancellation of a command, before the connection is aborted.
 CLOSE_TIMEOUT = 2.0
 
+
 class DbConnectionManager(
     AsyncManager['Connection[RecordT]'],
     BaseConnectionManager[DbEndpoint, 'Connection[RecordT]'],
@@ -61,12 +62,12 @@ class DbConnectionManager(
     _errors = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 
     def __init__(
-            self,
-            dsn_params: DsnParameters | Callable[[DbEndpoint], Parameters | Awaitable[Parameters]],
-            *,
-            aliveness: Literal['socket', 'query'] = 'socket',
-            reset: Literal['rollback', 'discard all'] | Callable[[Connection[RecordT]], object] = 'rollback',
-            check_timeout: float = CHECK_TIMEOUT,
+        self,
+        dsn_params: DsnParameters | Callable[[DbEndpoint], Parameters | Awaitable[Parameters]],
+        *,
+        aliveness: Literal['socket', 'query'] = 'socket',
+        reset: Literal['rollback', 'discard all'] | Callable[[Connection[RecordT]], object] = 'rollback',
+        check_timeout: float = CHECK_TIMEOUT,
     ) -> None:
         super().__init__(dsn_params, aliveness, reset, _discard_all, check_timeout)
         self._monitors: weakref.WeakKeyDictionary[Connection[RecordT], _ProtocolMonitor] = weakref.WeakKeyDictionary()

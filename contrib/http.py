@@ -110,7 +110,11 @@ class HttpResponse(http.client.HTTPResponse):
     readline, peek = _tracking_failures('readline'), _tracking_failures('peek')
 
     def __init__(
-            self, sock: socket.socket, debuglevel: int = 0, method: str | None = None, url: str | None = None,
+        self,
+        sock: socket.socket,
+        debuglevel: int = 0,
+        method: str | None = None,
+        url: str | None = None,
     ) -> None:
         super().__init__(sock, debuglevel, method, url)
         self._has_no_body = method == 'HEAD'
@@ -303,15 +307,15 @@ class HttpConnectionManager(BaseConnectionManager[Origin, HttpConnection]):
     """
 
     def __init__(
-            self,
-            ssl: SSLContext | None = None,
-            *,
-            server_hostname: str | None = None,
-            session_reuse: bool = True,
-            request_timeout: float | None = None,
-            keepalive: KeepAlive | None = KeepAlive(),  # noqa: B008  # it is frozen
-            nodelay: bool = True,
-            source_address: tuple[str, int] | None = None,
+        self,
+        ssl: SSLContext | None = None,
+        *,
+        server_hostname: str | None = None,
+        session_reuse: bool = True,
+        request_timeout: float | None = None,
+        keepalive: KeepAlive | None = KeepAlive(),  # noqa: B008  # it is frozen
+        nodelay: bool = True,
+        source_address: tuple[str, int] | None = None,
     ) -> None:
         if ssl is not None and not isinstance(ssl, SSLContext):
             raise TypeError(f'ssl: an SSLContext or None was expected, not {ssl!r}')
@@ -321,11 +325,16 @@ class HttpConnectionManager(BaseConnectionManager[Origin, HttpConnection]):
             if not 0 < request_timeout < math.inf:
                 raise ValueError(f'request_timeout: more than 0 seconds were expected, not {request_timeout!r}')
         self._request_timeout = request_timeout
-        self._plain = TcpSocketConnectionManager(
-            keepalive=keepalive, nodelay=nodelay, source_address=source_address)
+        self._plain = TcpSocketConnectionManager(keepalive=keepalive, nodelay=nodelay, source_address=source_address)
         self._make_secure = functools.partial(
-            SslSocketConnectionManager, server_hostname=server_hostname, alpn_protocols=['http/1.1'],
-            session_reuse=session_reuse, keepalive=keepalive, nodelay=nodelay, source_address=source_address)
+            SslSocketConnectionManager,
+            server_hostname=server_hostname,
+            alpn_protocols=['http/1.1'],
+            session_reuse=session_reuse,
+            keepalive=keepalive,
+            nodelay=nodelay,
+            source_address=source_address,
+        )
         self._context = ssl
         self._secure: SslSocketConnectionManager | None = None
         if ssl is not None or server_hostname is not None:

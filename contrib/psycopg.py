@@ -35,7 +35,12 @@ from gcp.contrib._wire import deadline_in, is_quiet, is_writable, peek, shut_dow
 from gcp.managers import AsyncConnectionManager, SyncConnectionManager
 
 __all__ = [
-    'AsyncConnection', 'AsyncDbConnectionManager', 'Connection', 'DbConnectionManager', 'DbEndpoint', 'DsnParameters',
+    'AsyncConnection',
+    'AsyncDbConnectionManager',
+    'Connection',
+    'DbConnectionManager',
+    'DbEndpoint',
+    'DsnParameters',
     'UnknownEndpointError',
 ]
 
@@ -99,12 +104,12 @@ class DbConnectionManager(
     """
 
     def __init__(
-            self,
-            dsn_params: DsnParameters | Callable[[DbEndpoint], Parameters],
-            *,
-            aliveness: Literal['socket', 'query'] = 'socket',
-            reset: Literal['rollback', 'discard all'] | Callable[[Connection[Any]], object] = 'rollback',
-            check_timeout: float = CHECK_TIMEOUT,
+        self,
+        dsn_params: DsnParameters | Callable[[DbEndpoint], Parameters],
+        *,
+        aliveness: Literal['socket', 'query'] = 'socket',
+        reset: Literal['rollback', 'discard all'] | Callable[[Connection[Any]], object] = 'rollback',
+        check_timeout: float = CHECK_TIMEOUT,
     ) -> None:
         super().__init__(dsn_params, aliveness, reset, _discard_all, check_timeout)
         self._settings = ClientSettings['Connection[Any]'](*BY_METHOD, *BY_ATTRIBUTE)
@@ -200,12 +205,12 @@ class AsyncDbConnectionManager(
     """
 
     def __init__(
-            self,
-            dsn_params: DsnParameters | Callable[[DbEndpoint], Parameters | Awaitable[Parameters]],
-            *,
-            aliveness: Literal['socket', 'query'] = 'socket',
-            reset: Literal['rollback', 'discard all'] | Callable[[AsyncConnection[Any]], object] = 'rollback',
-            check_timeout: float = CHECK_TIMEOUT,
+        self,
+        dsn_params: DsnParameters | Callable[[DbEndpoint], Parameters | Awaitable[Parameters]],
+        *,
+        aliveness: Literal['socket', 'query'] = 'socket',
+        reset: Literal['rollback', 'discard all'] | Callable[[AsyncConnection[Any]], object] = 'rollback',
+        check_timeout: float = CHECK_TIMEOUT,
     ) -> None:
         super().__init__(dsn_params, aliveness, reset, _discard_all_async, check_timeout)
         self._settings = ClientSettings['AsyncConnection[Any]'](*BY_METHOD, *BY_ATTRIBUTE)

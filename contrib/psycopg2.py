@@ -71,17 +71,18 @@ class DbConnectionManager(SyncManager[Connection], BaseConnectionManager[DbEndpo
     _errors = (psycopg2.Error, OSError)
 
     def __init__(
-            self,
-            dsn_params: DsnParameters | Callable[[DbEndpoint], Parameters],
-            *,
-            aliveness: Literal['socket', 'query'] = 'socket',
-            reset: Literal['rollback', 'discard all'] | Callable[[Connection], object] = 'rollback',
-            check_timeout: float = CHECK_TIMEOUT,
+        self,
+        dsn_params: DsnParameters | Callable[[DbEndpoint], Parameters],
+        *,
+        aliveness: Literal['socket', 'query'] = 'socket',
+        reset: Literal['rollback', 'discard all'] | Callable[[Connection], object] = 'rollback',
+        check_timeout: float = CHECK_TIMEOUT,
     ) -> None:
         super().__init__(dsn_params, aliveness, reset, _discard_all, check_timeout)
         # autocommit first: setting it reverts what it told the server of the others
         self._settings = ClientSettings[Connection](
-            'autocommit', 'isolation_level', 'readonly', 'deferrable', 'cursor_factory')
+            'autocommit', 'isolation_level', 'readonly', 'deferrable', 'cursor_factory'
+        )
 
     def create(self, endpoint: DbEndpoint, timeout: float | None = None) -> Connection:
         """Connect to a database.

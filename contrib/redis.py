@@ -248,12 +248,12 @@ class AsyncRedisConnection(Session, redis.asyncio.connection.AbstractConnection)
         return await self.read_response()
 
     async def read_response(
-            self,
-            disable_decoding: bool = False,
-            timeout: float | None = None,
-            *,
-            push_request: bool | None = False,
-            **kwargs: Any,
+        self,
+        disable_decoding: bool = False,
+        timeout: float | None = None,
+        *,
+        push_request: bool | None = False,
+        **kwargs: Any,
     ) -> Any:
         """Read a reply, and count it."""
         try:
@@ -302,24 +302,24 @@ class _Manager(abc.ABC):
     _kinds: tuple[Any, Any, Any]  # classes of connections over TCP, TLS, and unix sockets
 
     def __init__(
-            self,
-            servers: Servers | Callable[[str], Any] = NO_SERVERS,
-            *,
-            db: int = 0,
-            username: str | None = None,
-            password: Secret | None = None,
-            credential_provider: CredentialProvider | None = None,
-            client_name: str | None = None,
-            ssl: SSLContext | bool | None = None,
-            protocol: Literal[2, 3] = 2,
-            keepalive: KeepAlive | None = KeepAlive(),  # noqa: B008  # it is frozen
-            nodelay: bool = True,
-            source_address: tuple[str, int] | None = None,
-            socket_timeout: float | None = None,
-            decode_responses: bool = False,
-            aliveness: Literal['socket', 'ping'] = 'socket',
-            reset: Literal['discard', 'reset'] | Callable[[Any], Any] = 'discard',
-            unsolicited_data: UnsolicitedData = 'dead',
+        self,
+        servers: Servers | Callable[[str], Any] = NO_SERVERS,
+        *,
+        db: int = 0,
+        username: str | None = None,
+        password: Secret | None = None,
+        credential_provider: CredentialProvider | None = None,
+        client_name: str | None = None,
+        ssl: SSLContext | bool | None = None,
+        protocol: Literal[2, 3] = 2,
+        keepalive: KeepAlive | None = KeepAlive(),  # noqa: B008  # it is frozen
+        nodelay: bool = True,
+        source_address: tuple[str, int] | None = None,
+        socket_timeout: float | None = None,
+        decode_responses: bool = False,
+        aliveness: Literal['socket', 'ping'] = 'socket',
+        reset: Literal['discard', 'reset'] | Callable[[Any], Any] = 'discard',
+        unsolicited_data: UnsolicitedData = 'dead',
     ) -> None:
         if aliveness not in ('socket', 'ping'):
             raise ValueError(f"aliveness: 'socket' or 'ping' was expected, not {aliveness!r}")
@@ -329,20 +329,31 @@ class _Manager(abc.ABC):
             raise ValueError(f'protocol: 2 or 3 was expected, not {protocol!r}')
         if check_unsolicited_data(unsolicited_data) == 'allowed' and protocol != 3:
             raise ValueError("unsolicited_data: 'allowed' needs protocol=3, where messages cannot be taken for replies")
-        self._directory = ServerDirectory(servers, ServerSettings(
-            db=db, username=username, password=password, credential_provider=credential_provider,
-            client_name=client_name, ssl=ssl,
-        ))
+        self._directory = ServerDirectory(
+            servers,
+            ServerSettings(
+                db=db,
+                username=username,
+                password=password,
+                credential_provider=credential_provider,
+                client_name=client_name,
+                ssl=ssl,
+            ),
+        )
         self._pings = aliveness == 'ping'
         self._reset = reset
         self._allows_data = unsolicited_data == 'allowed'
         self._socket_options: dict[str, Any] = {'unsolicited_data': unsolicited_data}
         self._tcp_options: dict[str, Any] = {
-            'keepalive': keepalive, 'nodelay': nodelay, 'source_address': source_address,
+            'keepalive': keepalive,
+            'nodelay': nodelay,
+            'source_address': source_address,
         }
         self._redis_options: dict[str, Any] = {
-            'protocol': protocol, 'decode_responses': decode_responses,
-            'socket_timeout': socket_timeout, 'socket_connect_timeout': None,
+            'protocol': protocol,
+            'decode_responses': decode_responses,
+            'socket_timeout': socket_timeout,
+            'socket_connect_timeout': None,
         }
         # cached: they keep TLS sessions; bounded: a user's function may return a new context each time
         self._socket_manager = functools.lru_cache(maxsize=128)(self._make_socket_manager)
@@ -364,7 +375,10 @@ class _Manager(abc.ABC):
         deadline = Deadline()
         credentials = Credentials(settings, deadline)
         conn = kind(
-            **where, **self._redis_options, db=settings.db, client_name=settings.client_name,
+            **where,
+            **self._redis_options,
+            db=settings.db,
+            client_name=settings.client_name,
             credential_provider=credentials if credentials.are_needed else None,
         )
         conn.configure(self._socket_manager(over_unix, settings.ssl or None), settings.address, credentials, deadline)
@@ -635,7 +649,8 @@ class _SingleConnection:
 
     def __init__(self, conn: Any) -> None:
         super().__init__(  # type: ignore[call-arg]
-            type(conn), 1, protocol=conn.protocol, db=conn.db, decode_responses=conn.encoder.decode_responses)
+            type(conn), 1, protocol=conn.protocol, db=conn.db, decode_responses=conn.encoder.decode_responses
+        )
         self._conn_ref = weakref.ref(conn)  # weak: the connection refers to the client
 
     def _get(self) -> Any:

@@ -177,22 +177,23 @@ class SslSocketConnectionManager(
     """
 
     def __init__(
-            self,
-            ssl: SSLContext | None = None,
-            *,
-            server_hostname: str | None = None,
-            alpn_protocols: Sequence[str] = (),
-            session_reuse: bool = True,
-            keepalive: KeepAlive | None = KeepAlive(),  # noqa: B008  # it is frozen
-            nodelay: bool = True,
-            source_address: tuple[str, Port] | None = None,
-            unsolicited_data: UnsolicitedData | None = None,
+        self,
+        ssl: SSLContext | None = None,
+        *,
+        server_hostname: str | None = None,
+        alpn_protocols: Sequence[str] = (),
+        session_reuse: bool = True,
+        keepalive: KeepAlive | None = KeepAlive(),  # noqa: B008  # it is frozen
+        nodelay: bool = True,
+        source_address: tuple[str, Port] | None = None,
+        unsolicited_data: UnsolicitedData | None = None,
     ) -> None:
         self._context = _tls.check_context(ssl, alpn_protocols)
         self._server_hostname = _tls.check_server_hostname(server_hostname)
         self._sessions = _tls.Sessions() if session_reuse else None
         super().__init__(
-            keepalive=keepalive, nodelay=nodelay, source_address=source_address, unsolicited_data=unsolicited_data)
+            keepalive=keepalive, nodelay=nodelay, source_address=source_address, unsolicited_data=unsolicited_data
+        )
         self._states: weakref.WeakKeyDictionary[SSLSocket, _tls.ConnectionState] = weakref.WeakKeyDictionary()
 
     def create(self, endpoint: SslEndpoint, timeout: float | None = None) -> SSLSocket:
@@ -291,7 +292,10 @@ class SslSocketConnectionManager(
 
 
 def _connect(
-        host: str, port: Port, open_socket: Callable[[Address], SocketT], deadline: float,
+    host: str,
+    port: Port,
+    open_socket: Callable[[Address], SocketT],
+    deadline: float,
 ) -> SocketT:
     """Return a socket that is connected to the first address that accepts, in non-blocking mode."""
     what = f'connection to {host} port {port}'

@@ -204,15 +204,15 @@ class TcpStreamConnectionManager(TcpManager[asyncio.StreamWriter], StreamManager
     """
 
     def __init__(
-            self,
-            ssl: SSLContext | bool | None = None,
-            *,
-            server_hostname: str | None = None,
-            alpn_protocols: Sequence[str] = (),
-            keepalive: KeepAlive | None = KeepAlive(),  # noqa: B008  # it is frozen
-            nodelay: bool = True,
-            source_address: tuple[str, Port] | None = None,
-            unsolicited_data: UnsolicitedData | None = None,
+        self,
+        ssl: SSLContext | bool | None = None,
+        *,
+        server_hostname: str | None = None,
+        alpn_protocols: Sequence[str] = (),
+        keepalive: KeepAlive | None = KeepAlive(),  # noqa: B008  # it is frozen
+        nodelay: bool = True,
+        source_address: tuple[str, Port] | None = None,
+        unsolicited_data: UnsolicitedData | None = None,
     ) -> None:
         if ssl is not None and not isinstance(ssl, (bool, SSLContext)):
             raise TypeError(f'ssl: an ssl.SSLContext, True for one that verifies, or None was expected, not {ssl!r}')
@@ -222,7 +222,8 @@ class TcpStreamConnectionManager(TcpManager[asyncio.StreamWriter], StreamManager
         self._context = _tls.check_context(None if ssl is True else ssl, alpn_protocols) if ssl else None
         self._server_hostname = _tls.check_server_hostname(server_hostname)
         super().__init__(
-            keepalive=keepalive, nodelay=nodelay, source_address=source_address, unsolicited_data=unsolicited_data)
+            keepalive=keepalive, nodelay=nodelay, source_address=source_address, unsolicited_data=unsolicited_data
+        )
 
     async def create(self, endpoint: TcpStreamEndpoint) -> Stream:
         """Connect to the first address of a host that accepts, and do the TLS handshake.
@@ -391,12 +392,7 @@ def _identity(sock: socket.socket) -> tuple[int, int] | None:
 
 
 def _has_ended(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-    return (
-        writer.is_closing()
-        or _descriptor(writer) < 0
-        or reader.exception() is not None
-        or reader.at_eof()
-    )
+    return writer.is_closing() or _descriptor(writer) < 0 or reader.exception() is not None or reader.at_eof()
 
 
 def _is_write_buffer_full(transport: asyncio.WriteTransport) -> bool:

@@ -45,7 +45,12 @@ def setup(app: Any) -> None:
 
 
 def skip_what_others_define(
-        app: object, what: str, name: str, thing: Any, skip: bool, options: object,
+    app: object,
+    what: str,
+    name: str,
+    thing: Any,
+    skip: bool,
+    options: object,
 ) -> bool | None:
     """Leave out classes of drivers and aliases of built-in types that a module re-exports, and internal methods."""
     foreign = isinstance(thing, type) and not thing.__module__.startswith('gcp')
@@ -53,7 +58,13 @@ def skip_what_others_define(
 
 
 def take_from_stub(
-        app: object, what: str, name: str, thing: object, options: object, signature: str | None, returns: str | None,
+    app: object,
+    what: str,
+    name: str,
+    thing: object,
+    options: object,
+    signature: str | None,
+    returns: str | None,
 ) -> tuple[str | None, str | None]:
     """Give a compiled method the signature in its stub."""
     if type(thing).__name__ != 'cython_function_or_method':

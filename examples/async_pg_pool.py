@@ -55,10 +55,12 @@ async def give_up(pool: Pool) -> str:
 
 async def use(parameters: Mapping[str, object]) -> None:
     pool: Pool = ConnectionPool(
-        DbConnectionManager({
-            'primary': {**parameters, 'target_session_attrs': 'read-write'},
-            'replica': {**parameters, 'target_session_attrs': 'prefer-standby'},
-        }),
+        DbConnectionManager(
+            {
+                'primary': {**parameters, 'target_session_attrs': 'read-write'},
+                'replica': {**parameters, 'target_session_attrs': 'prefer-standby'},
+            }
+        ),
         acquire_timeout=5.0,  # the default time-out of an acquire, including the connect
         max_size=3,
         total_max_size=4,  # this process's share of the server's `max_connections`

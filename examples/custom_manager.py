@@ -93,7 +93,7 @@ class RedisConnection:
         if end:
             size = self._received.index(end)
         taken = bytes(self._received[:size])
-        del self._received[:size + len(end)]
+        del self._received[: size + len(end)]
         return taken
 
 
@@ -133,13 +133,14 @@ class RedisConnectionManager(BaseConnectionManager[Database, RedisConnection]):
             yield 'AUTH', self._password
         if endpoint.number:
             yield 'SELECT', str(endpoint.number)
-        yield 'PING',
+        yield ('PING',)
 
 
 def use(host: str, port: int) -> None:
     endpoints = [Database(host, port), Database(host, port, number=1)]
     pool = ConnectionPool(
-        RedisConnectionManager(os.environ.get('REDIS_PASSWORD')), max_size=2, acquire_timeout=TIMEOUT, name='redis')
+        RedisConnectionManager(os.environ.get('REDIS_PASSWORD')), max_size=2, acquire_timeout=TIMEOUT, name='redis'
+    )
 
     def count(number: int) -> None:
         with pool.connection(endpoints[number % 2]) as conn:
@@ -182,7 +183,9 @@ def serve_redis() -> Iterator[int]:
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # no KeyboardInterrupt between start and `try`
         server = subprocess.Popen(
             ['redis-server', '--bind', '127.0.0.1', '--port', str(port), '--save', '', '--dir', directory],
-            stdout=subprocess.DEVNULL, start_new_session=True)
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         try:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
             while server.poll() is None:

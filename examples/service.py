@@ -50,6 +50,7 @@ Answer = tuple[int, Any]
 
 # --- shared ---
 
+
 def metrics() -> CollectorRegistry:
     """Return the registry of this process, or of all processes that share the directory."""
     if 'PROMETHEUS_MULTIPROC_DIR' not in os.environ:
@@ -98,6 +99,7 @@ def failure(error: Exception) -> Answer:
 
 # --- WSGI ---
 
+
 class Wsgi:
     """The service for threads."""
 
@@ -105,7 +107,8 @@ class Wsgi:
         from gcp.contrib.psycopg2 import Connection, DbConnectionManager
 
         self.pool: gcp.threading.ConnectionPool[str, Connection] = gcp.threading.ConnectionPool(
-            DbConnectionManager({'orders': {'application_name': 'service'}}), **OPTIONS)
+            DbConnectionManager({'orders': {'application_name': 'service'}}), **OPTIONS
+        )
         self._metrics = make_wsgi_app(metrics())
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -117,7 +120,8 @@ class Wsgi:
         body = json.dumps(answer).encode()
         start_response(
             f'{status} {"OK" if status == 200 else "Error"}',
-            [('Content-Type', 'application/json'), ('Content-Length', str(len(body)))])
+            [('Content-Type', 'application/json'), ('Content-Length', str(len(body)))],
+        )
         return [body]
 
     def answer(self, path: str, query: str) -> Answer:
@@ -150,7 +154,8 @@ class Asgi:
         from gcp.contrib.asyncpg import DbConnectionManager
 
         self.pool: gcp.asyncio.ConnectionPool[str, Any] = gcp.asyncio.ConnectionPool(
-            DbConnectionManager({'orders': {'server_settings': {'application_name': 'service'}}}), **OPTIONS)
+            DbConnectionManager({'orders': {'server_settings': {'application_name': 'service'}}}), **OPTIONS
+        )
         self._metrics = make_asgi_app(metrics())
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -160,8 +165,9 @@ class Asgi:
             await self._metrics(scope, receive, send)
         elif scope['type'] == 'http':
             status, answer = await self.answer(scope['path'], scope['query_string'].decode())
-            await send({'type': 'http.response.start', 'status': status,
-                        'headers': [(b'content-type', b'application/json')]})
+            await send(
+                {'type': 'http.response.start', 'status': status, 'headers': [(b'content-type', b'application/json')]}
+            )
             await send({'type': 'http.response.body', 'body': json.dumps(answer).encode()})
 
     async def live(self, receive: Receive, send: Send) -> None:
@@ -189,6 +195,7 @@ class Asgi:
 
 
 # --- servers ---
+
 
 def make_wsgi() -> Wsgi:
     """Build the WSGI application. The pool connects at the first acquire, so a process may fork after this."""
@@ -262,8 +269,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description='A small web service on PostgreSQL.')
     parser.add_argument('kind', choices=['wsgi', 'asgi'])
     parser.add_argument('--port', type=int, default=8000, help='where to serve (default: %(default)s)')
-    parser.add_argument('--host', help='the PostgreSQL server; PGUSER, PGPASSWORD, ... as usual '
-                                       '(default: start one)')
+    parser.add_argument('--host', help='the PostgreSQL server; PGUSER, PGPASSWORD, ... as usual (default: start one)')
     options = parser.parse_args()
     serve = serve_wsgi if options.kind == 'wsgi' else serve_asgi
     with contextlib.ExitStack() as stack:

@@ -49,7 +49,8 @@ def fetch(pool: Pool, endpoint: SslEndpoint) -> str:
 def use(endpoint: SslEndpoint, certificates: Path | None) -> None:
     context = ssl.create_default_context(cafile=certificates)
     pool: Pool = ConnectionPool(
-        SslSocketConnectionManager(context, alpn_protocols=['http/1.1']), max_size=2, acquire_timeout=TIMEOUT)
+        SslSocketConnectionManager(context, alpn_protocols=['http/1.1']), max_size=2, acquire_timeout=TIMEOUT
+    )
     with ThreadPoolExecutor(8) as threads:
         try:
             for answer in sorted(set(threads.map(lambda _: fetch(pool, endpoint), range(REQUESTS)))):
@@ -112,10 +113,29 @@ def make_certificate(trusted: Path) -> Path:
     """Write a certificate to trust, and return the file with that of localhost and its key."""
     if shutil.which('openssl'):
         subprocess.run(
-            ['openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-days', '1', '-subj', '/CN=localhost',
-             '-addext', 'subjectAltName=DNS:localhost', '-addext', 'keyUsage=digitalSignature,keyCertSign',
-             '-keyout', trusted, '-out', trusted],
-            check=True, capture_output=True)
+            [
+                'openssl',
+                'req',
+                '-x509',
+                '-newkey',
+                'rsa:2048',
+                '-nodes',
+                '-days',
+                '1',
+                '-subj',
+                '/CN=localhost',
+                '-addext',
+                'subjectAltName=DNS:localhost',
+                '-addext',
+                'keyUsage=digitalSignature,keyCertSign',
+                '-keyout',
+                trusted,
+                '-out',
+                trusted,
+            ],
+            check=True,
+            capture_output=True,
+        )
         return trusted
     try:
         import trustme

@@ -21,12 +21,14 @@ from gcp.exceptions import (
 if TYPE_CHECKING:
     from gcp.stats import EndpointStats, PoolStats
 else:
+
     def __getattr__(name: str) -> object:
         if name in ('EndpointStats', 'PoolStats'):
             from gcp import stats
 
             return getattr(stats, name)
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
 
 __all__ = [
     'AcquireTimeoutError',

@@ -32,14 +32,17 @@ def _parser() -> argparse.ArgumentParser:
         'demo',
         help='watch two pools serve three PostgreSQL databases and replace lost connections',
         description='Serve three PostgreSQL databases to threads and to asyncio tasks through two pools, end some of '
-                    'the connections meanwhile, and report whether every acquire was served and every lost connection '
-                    'replaced.',
+        'the connections meanwhile, and report whether every acquire was served and every lost connection '
+        'replaced.',
     )
     demo.add_argument('--seconds', type=_positive, default=15.0, help='how long to run (default: %(default)g)')
     demo.add_argument('--threads', type=_count, default=32, help='how many threads (default: %(default)s)')
     demo.add_argument('--tasks', type=_count, default=200, help='how many asyncio tasks (default: %(default)s)')
-    demo.add_argument('--dsn', help='a PostgreSQL server, as a libpq connection string: "host=... user=..." or '
-                                    '"postgresql://..." (default: start one in a temporary directory)')
+    demo.add_argument(
+        '--dsn',
+        help='a PostgreSQL server, as a libpq connection string: "host=... user=..." or '
+        '"postgresql://..." (default: start one in a temporary directory)',
+    )
     demo.set_defaults(run=_demo)
     _add_top(commands)
     _add_files(commands)
@@ -51,13 +54,18 @@ def _add_top(commands: Any) -> None:
         'top',
         help='watch the pools on a page of metrics',
         description='Show all pools on a page of metrics: connections against their limits, waiters, and the rates '
-                    'since the last refresh (in the first frame: since the pools were built). Press Ctrl-C to quit.',
+        'since the last refresh (in the first frame: since the pools were built). Press Ctrl-C to quit.',
     )
-    top.add_argument('targets', nargs='+', metavar='URL|FILE',
-                     help='a metrics page: http://HOST:PORT/metrics, HOST:PORT, a file, or - for standard input')
+    top.add_argument(
+        'targets',
+        nargs='+',
+        metavar='URL|FILE',
+        help='a metrics page: http://HOST:PORT/metrics, HOST:PORT, a file, or - for standard input',
+    )
     top.add_argument('--once', action='store_true', help='print one frame and exit, for pipes')
-    top.add_argument('--interval', type=_positive, default=2.0, metavar='SECONDS',
-                     help='how often to refresh (default: %(default)g)')
+    top.add_argument(
+        '--interval', type=_positive, default=2.0, metavar='SECONDS', help='how often to refresh (default: %(default)g)'
+    )
     top.set_defaults(run=_top)
 
 
@@ -65,11 +73,14 @@ def _add_files(commands: Any) -> None:
     """Add the commands that print a file of the package."""
     for command, file, what, then in (
         ('grafana', 'dashboard.json', 'the Grafana dashboard', 'import it in Grafana, or provision it'),
-        ('rules', 'rules.yml', 'the Prometheus recording and alerting rules',
-         "list it under rule_files in Prometheus' configuration"),
+        (
+            'rules',
+            'rules.yml',
+            'the Prometheus recording and alerting rules',
+            "list it under rule_files in Prometheus' configuration",
+        ),
     ):
-        printer = commands.add_parser(
-            command, help=f'print {what}', description=f'Print {what}: {then}.')
+        printer = commands.add_parser(command, help=f'print {what}', description=f'Print {what}: {then}.')
         printer.add_argument('-o', '--output', metavar='FILE', help='the file to write (default: standard output)')
         printer.set_defaults(run=_print_file, file=file)
 

@@ -68,10 +68,10 @@ class _Finder(MetaPathFinder):
     """Finds every module under the predecessor's name, so that no other finder is asked."""
 
     def find_spec(
-            self,
-            fullname: str,
-            path: Sequence[str] | None = None,
-            target: ModuleType | None = None,
+        self,
+        fullname: str,
+        path: Sequence[str] | None = None,
+        target: ModuleType | None = None,
     ) -> ModuleSpec | None:
         if not _is_old(fullname):
             return None

@@ -52,19 +52,19 @@ class AcquireTimeoutError(BaseError, TimeoutError):
     """
 
     def __init__(
-            self,
-            message: str = 'acquire timed out',
-            *,
-            pool: str = '',
-            phase: str = 'waiting',
-            blocked_by: str | None = None,
-            timeout: float | None = None,
-            idle: int = 0,
-            used: int = 0,
-            creating: int = 0,
-            waiting: int = 0,
-            limit: int = 0,
-            oldest_checkout: float = 0.0,
+        self,
+        message: str = 'acquire timed out',
+        *,
+        pool: str = '',
+        phase: str = 'waiting',
+        blocked_by: str | None = None,
+        timeout: float | None = None,
+        idle: int = 0,
+        used: int = 0,
+        creating: int = 0,
+        waiting: int = 0,
+        limit: int = 0,
+        oldest_checkout: float = 0.0,
     ) -> None:
         super().__init__(message)
         self.pool = pool

@@ -35,9 +35,24 @@ DEFAULT: Final = Default()
 TRACING = ('off', 'lifecycle', 'all')
 
 NAMES = (
-    'acquire_timeout', 'background_collector', 'dispose_batch_size', 'dispose_timeout', 'min_idle', 'max_size',
-    'idle_timeout', 'max_lifetime', 'total_max_size', 'lifetime_jitter', 'name',
-    'leak_threshold', 'registry', 'meter_provider', 'tracer_provider', 'tracing', 'endpoint_labels', 'endpoint_label',
+    'acquire_timeout',
+    'background_collector',
+    'dispose_batch_size',
+    'dispose_timeout',
+    'min_idle',
+    'max_size',
+    'idle_timeout',
+    'max_lifetime',
+    'total_max_size',
+    'lifetime_jitter',
+    'name',
+    'leak_threshold',
+    'registry',
+    'meter_provider',
+    'tracer_provider',
+    'tracing',
+    'endpoint_labels',
+    'endpoint_label',
 )
 
 
@@ -74,8 +89,7 @@ def resolve(given: Mapping[str, Any], unknown: Mapping[str, Any]) -> Options:
     """
     if unknown:
         reject(next(iter(unknown)))
-    min_idle, max_size, total_max_size = resolve_sizes(
-        given['min_idle'], given['max_size'], given['total_max_size'])
+    min_idle, max_size, total_max_size = resolve_sizes(given['min_idle'], given['max_size'], given['total_max_size'])
     idle_timeout, max_lifetime = resolve_times(given['idle_timeout'], given['max_lifetime'])
     return Options(
         acquire_timeout=limit('acquire_timeout', given['acquire_timeout']),
@@ -137,6 +151,7 @@ def resolve_times(idle_timeout: float | None, max_lifetime: float | None) -> tup
 
 
 # --- single arguments ---
+
 
 def whole(name: str, value: Any, least: int) -> int:
     """Check a whole number that has a lower bound."""
@@ -200,10 +215,14 @@ def text(name: str, value: Any) -> str | None:
 
 def having(name: str, value: Any, method: str, expected: str) -> Any:
     """Check that an object has a method. ``None`` turns the feature off, `DEFAULT` is resolved later."""
-    if value is not None and value is not DEFAULT and (
-            isinstance(value, type) or not callable(getattr(value, method, None))):
+    if (
+        value is not None
+        and value is not DEFAULT
+        and (isinstance(value, type) or not callable(getattr(value, method, None)))
+    ):
         raise TypeError(
-            f'{name} must be {expected} (with a method {method}) or None, not {type(value).__name__}: {value!r}')
+            f'{name} must be {expected} (with a method {method}) or None, not {type(value).__name__}: {value!r}'
+        )
     return value
 
 
@@ -273,18 +292,21 @@ def check_manager(manager: Any, *, base: type, other: type, wrong: str, right: s
     if missing:
         raise TypeError(
             f'connection_manager must have the hooks {" and ".join(REQUIRED)}; '
-            f'{type(manager).__name__} has no {" and no ".join(missing)}')
+            f'{type(manager).__name__} has no {" and no ".join(missing)}'
+        )
     is_async = inspect.iscoroutinefunction(manager.create) or inspect.isasyncgenfunction(manager.create)
     if isinstance(manager, other) and not isinstance(manager, base) or (is_async and right == 'threading'):
         raise TypeError(
             f'connection_manager is for the {wrong} pool: {type(manager).__name__} cannot serve the {right} pool; '
-            f'use gcp.{wrong}.ConnectionPool')
+            f'use gcp.{wrong}.ConnectionPool'
+        )
 
 
 def hooks(manager: Any, base: type) -> dict[str, Any]:
     """Return the optional hooks that a manager overrides, by name. Those of the base class do nothing."""
     found = {name: getattr(manager, name, None) for name in OPTIONAL}
     return {
-        name: hook for name, hook in found.items()
+        name: hook
+        for name, hook in found.items()
         if hook is not None and getattr(hook, '__func__', None) is not getattr(base, name)
     }

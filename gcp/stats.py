@@ -125,7 +125,10 @@ class PoolStats(Counts, Generic[EndpointT]):
 
 
 def snapshot(
-        name: str, is_closed: bool, total: dict[str, Any], endpoints: list[tuple[EndpointT, dict[str, Any]]],
+    name: str,
+    is_closed: bool,
+    total: dict[str, Any],
+    endpoints: list[tuple[EndpointT, dict[str, Any]]],
 ) -> PoolStats[EndpointT]:
     """Make the statistics of a pool from a snapshot of its core."""
     hook_time, wait, use, age = (total.pop(key) for key in ('hook_time', 'wait', 'use', 'age'))

@@ -63,35 +63,36 @@ class ConnectionPool(SyncPool[EndpointT, ConnectionT]):
     """
 
     def __init__(
-            self,
-            connection_manager: BaseConnectionManager[EndpointT, ConnectionT],
-            *,
-            acquire_timeout: float | None = None,
-            background_collector: bool = False,
-            dispose_batch_size: int = 0,
-            dispose_timeout: float | None = None,
-            min_idle: int = options.MIN_IDLE,
-            max_size: int = options.MAX_SIZE,
-            idle_timeout: float | None = options.IDLE_TIMEOUT,
-            max_lifetime: float | None = options.MAX_LIFETIME,
-            total_max_size: int = options.TOTAL_MAX_SIZE,
-            lifetime_jitter: float = 0.0,
-            name: str | None = None,
-            leak_threshold: float | None = None,
-            registry: Any = options.DEFAULT,
-            meter_provider: Any = options.DEFAULT,
-            tracer_provider: Any = options.DEFAULT,
-            tracing: Literal['off', 'lifecycle', 'all'] = 'lifecycle',
-            endpoint_labels: int = 20,
-            endpoint_label: Callable[[EndpointT], str] | None = None,
-            **unknown: NoReturn,
+        self,
+        connection_manager: BaseConnectionManager[EndpointT, ConnectionT],
+        *,
+        acquire_timeout: float | None = None,
+        background_collector: bool = False,
+        dispose_batch_size: int = 0,
+        dispose_timeout: float | None = None,
+        min_idle: int = options.MIN_IDLE,
+        max_size: int = options.MAX_SIZE,
+        idle_timeout: float | None = options.IDLE_TIMEOUT,
+        max_lifetime: float | None = options.MAX_LIFETIME,
+        total_max_size: int = options.TOTAL_MAX_SIZE,
+        lifetime_jitter: float = 0.0,
+        name: str | None = None,
+        leak_threshold: float | None = None,
+        registry: Any = options.DEFAULT,
+        meter_provider: Any = options.DEFAULT,
+        tracer_provider: Any = options.DEFAULT,
+        tracing: Literal['off', 'lifecycle', 'all'] = 'lifecycle',
+        endpoint_labels: int = 20,
+        endpoint_label: Callable[[EndpointT], str] | None = None,
+        **unknown: NoReturn,
     ) -> None:
         from gcp.stats import snapshot  # its dataclasses take as long to import as all the rest
 
         given = options.resolve({key: value for key, value in locals().items() if key in options.NAMES}, unknown)
         manager = connection_manager
         options.check_manager(
-            manager, base=BaseConnectionManager, other=AsyncConnectionManager, wrong='asyncio', right='threading')
+            manager, base=BaseConnectionManager, other=AsyncConnectionManager, wrong='asyncio', right='threading'
+        )
         self._set_up(manager, given, options.hooks(manager, BaseConnectionManager))
         self._wait = wait_for
         self._report = partial(report, logger, self.name)
@@ -140,7 +141,7 @@ class ConnectionPool(SyncPool[EndpointT, ConnectionT]):
                 self._collector.stop()
             self._disposer.dispose_all(max(0.0, deadline - monotonic()))
             while self._core.size and wait_for(drained, deadline - monotonic()):
-                self._core.drain()      # a finalizer may have left a lease, and set the event
+                self._core.drain()  # a finalizer may have left a lease, and set the event
                 self._disposer.dispose_in_background(DISPOSE_GRACE)
             if self._core.size:
                 self._core.force()
@@ -156,7 +157,10 @@ class ConnectionPool(SyncPool[EndpointT, ConnectionT]):
         return self
 
     def __exit__(
-            self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None,
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         self.close()
 

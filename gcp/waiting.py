@@ -47,7 +47,7 @@ def end_stuck_threads() -> None:
     if all(thread.ident in waiting for thread in others):
         for ident in [thread.ident for thread in others if thread.ident is not None]:
             event = waiting[ident]
-            if not event.wait(0):       # one that was set just now has served its thread
+            if not event.wait(0):  # one that was set just now has served its thread
                 ended.add(ident)
             event.set()
 

@@ -84,7 +84,10 @@ def script() -> Callable[..., Ended]:
         path = os.pathsep.join([*map(str, (ROOT, TESTS / 'support', TESTS / 'unit')), os.environ.get('PYTHONPATH', '')])
         process = subprocess.run(
             [sys.executable, *options, '-c', textwrap.dedent(source)],
-            capture_output=True, text=True, timeout=timeout, cwd='/',
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            cwd='/',
             env={**os.environ, 'PYTHONPATH': path, 'PYTHONDEVMODE': '', **(env or {})},
         )
         return Ended(process)

@@ -15,32 +15,32 @@ PAGE = Path(__file__).resolve().parents[1] / 'docs' / 'observability.md'
 
 READ = {
     'gcpool_connections': 'Almost all used, and waiters: too few, or held for too long. Many idle all day: too many. '
-                          'Many creating: the server is slow to accept connections.',
+    'Many creating: the server is slow to accept connections.',
     'gcpool_max_connections': '`total_max_size`. Its sum over all processes is the number of connections that the '
-                              'servers must accept.',
+    'servers must accept.',
     'gcpool_max_connections_per_endpoint': '`max_size`, the limit that is usually reached first.',
     'gcpool_min_idle_connections': '`min_idle`: so many idle connections are kept for good.',
     'gcpool_capacity': 'Fullness is measured against it: the smaller of `total_max_size` and `max_size` for each '
-                       'endpoint that has a connection or a waiter. A pool of one endpoint is full at `max_size`. 0 '
-                       'without endpoints.',
+    'endpoint that has a connection or a waiter. A pool of one endpoint is full at `max_size`. 0 '
+    'without endpoints.',
     'gcpool_waiters': 'If it returns to 0, it was a burst. If it does not, the pool is saturated.',
     'gcpool_oldest_waiter_seconds': 'Close to `acquire_timeout`: acquires are about to fail.',
     'gcpool_oldest_checkout_seconds': 'A straight line that rises and never falls is a leak.',
     'gcpool_endpoints': 'If it grows without end, endpoints contain something unbounded, such as a query or a user.',
     'gcpool_acquires_total': '`hit` is the fast path. With `timeout` and `error` the caller got an exception.',
     'gcpool_releases_total': 'Many `handoff`: acquires wait all the time. `discarded`: the connection was evicted for '
-                             'another endpoint, had expired, or a hook failed.',
+    'another endpoint, had expired, or a hook failed.',
     'gcpool_connections_closed_total': '`evicted`: endpoints compete for `total_max_size`. `dead`: the server closed '
-                                       'it. `error`: a hook raised, or an acquire was cancelled half-way.',
+    'it. `error`: a hook raised, or an acquire was cancelled half-way.',
     'gcpool_hook_calls_total': 'Errors of `create`: the server refuses connections, or cannot be reached. Errors of '
-                               '`on_release`: connections cannot be reset after use.',
+    '`on_release`: connections cannot be reset after use.',
     'gcpool_hook_seconds': 'For `create`, the time to connect. A slow `check_aliveness`, `on_acquire` or `on_release` '
-                           'delays every acquire.',
+    'delays every acquire.',
     'gcpool_acquire_wait_seconds': 'The delay of callers. p50 in the first bucket is the normal state; watch p99.',
     'gcpool_use_seconds': 'If it grows, the same limits serve fewer callers. The rate of its sum is the average number '
-                          'of connections in use.',
+    'of connections in use.',
     'gcpool_connection_age_seconds': 'Close to `idle_timeout` or `max_lifetime`: these closed them. Much lower: '
-                                     'something else did.',
+    'something else did.',
     'gcpool_leaks_detected_total': 'Connections that were held for longer than `leak_threshold`. Always 0 without one.',
     'gcpool_endpoint_label_overflow_total': 'Raise `endpoint_labels`, or group endpoints with `endpoint_label`.',
     'gcpool_telemetry_errors_total': 'If it is not 0, the logger `gcp.observe` has the first error of each kind.',
@@ -59,7 +59,8 @@ def metric_rows() -> Iterator[str]:
 def kind_of(metric: Metric) -> str:
     labels = [
         f'`{label}`' + (f': {", ".join(metric.values[label])}' if label in metric.values else '')
-        for label in metric.labels if label != 'pool'
+        for label in metric.labels
+        if label != 'pool'
     ]
     return '; '.join([metric.kind, *labels])
 
@@ -77,8 +78,10 @@ def instrument_rows() -> Iterator[str]:
     yield '|---|---|---|'
     for instrument in INSTRUMENTS:
         where = ', '.join(f'{label}="{value}"' for label, value in instrument.where.items())
-        yield (f'| `{instrument.name}` | {instrument.kind.replace("_", " ")} | '
-               f'`{instrument.metric}{f"{{{where}}}" if where else ""}` |')
+        yield (
+            f'| `{instrument.name}` | {instrument.kind.replace("_", " ")} | '
+            f'`{instrument.metric}{f"{{{where}}}" if where else ""}` |'
+        )
 
 
 TABLES = {'metrics': metric_rows, 'buckets': bucket_rows, 'instruments': instrument_rows}

@@ -34,7 +34,7 @@ class Seen:
         start = self.end - self.seconds
         if asked >= start:
             self.waits.append(got - asked)
-        if got >= start:    # a starved worker has asked before the start, and is served after the others have stopped
+        if got >= start:  # a starved worker has asked before the start, and is served after the others have stopped
             self.longest_wait = max(self.longest_wait, got - max(asked, start))
         if start <= gave <= self.end:
             self.served[worker] += 1
@@ -112,7 +112,8 @@ def in_threads(
             seen.note(number, asked, got, gave)
 
     threads = [
-        threading.Thread(target=work, args=(number, *worker), daemon=True) for number, worker in enumerate(workers)]
+        threading.Thread(target=work, args=(number, *worker), daemon=True) for number, worker in enumerate(workers)
+    ]
     try:
         for thread in threads:
             thread.start()
@@ -122,7 +123,7 @@ def in_threads(
         when_warm()
         for thread in threads:
             thread.join()
-    except BaseException:   # Ctrl-C: the barrier is given up, and each worker stops once it is served
+    except BaseException:  # Ctrl-C: the barrier is given up, and each worker stops once it is served
         seen.end = 0.0
         ready.abort()
         for thread in threads:
@@ -144,7 +145,9 @@ async def in_tasks(
     seen = Seen(served=[0] * len(workers), seconds=seconds, end=clock() + warm_up + seconds)
 
     async def work(
-        number: int, take: Callable[[], Awaitable[Any]], give: Callable[[Any], Awaitable[object]],
+        number: int,
+        take: Callable[[], Awaitable[Any]],
+        give: Callable[[Any], Awaitable[object]],
     ) -> None:
         gave = clock()
         while gave < seen.end:

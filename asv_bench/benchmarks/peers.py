@@ -42,7 +42,7 @@ class HitThreads(effort.Timed):
 
     params = [list(adapters.THREADS), list(BODIES)]
     param_names = ['pool', 'body']
-    stack: contextlib.ExitStack | None = None   # asv tears down what it skips, too
+    stack: contextlib.ExitStack | None = None  # asv tears down what it skips, too
 
     def setup(self, name: str, body: str) -> None:
         peer = can(adapters.THREADS[name], body)
@@ -117,7 +117,8 @@ class LoadThreads(_Load):
     def setup_cache(self) -> Seen:
         return {
             peer.name: contests.hold_in_threads(peer, 32, 8, 0.001, SECONDS, WARM_UP)
-            for peer in installed(adapters.THREADS)}
+            for peer in installed(adapters.THREADS)
+        }
 
 
 class LoadTasks(_Load):
@@ -129,6 +130,7 @@ class LoadTasks(_Load):
         try:
             return {
                 peer.name: contests.hold_in_tasks(peer, 1000, 10, 0.001, SECONDS, WARM_UP)
-                for peer in installed(adapters.TASKS)}
+                for peer in installed(adapters.TASKS)
+            }
         finally:
             adapters.stop_servers()

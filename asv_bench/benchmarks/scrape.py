@@ -22,8 +22,13 @@ class Scrape(bodies.OnThreads):
         self.reader = InMemoryMetricReader()
         self.provider = MeterProvider(metric_readers=[self.reader], shutdown_on_exit=False)
         self.open(
-            [f'db-{number}' for number in range(endpoints)], total_max_size=max(100, endpoints), max_size=1,
-            registry=self.registry, meter_provider=self.provider, endpoint_labels=endpoints)
+            [f'db-{number}' for number in range(endpoints)],
+            total_max_size=max(100, endpoints),
+            max_size=1,
+            registry=self.registry,
+            meter_provider=self.provider,
+            endpoint_labels=endpoints,
+        )
         assert len(self.pool.stats().endpoints) == endpoints
 
     def teardown(self, *params: object) -> None:

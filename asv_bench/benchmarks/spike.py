@@ -65,7 +65,8 @@ class Spike:
         return sum(
             any(since <= request.asked and begun <= until for since, until in idle)
             for request in self.requests
-            if request.asked <= (begun := self.creations[request.conn]) <= request.got)
+            if request.asked <= (begun := self.creations[request.conn]) <= request.got
+        )
 
     def idle_for_sure(self, conn: object) -> Iterator[tuple[float, float]]:
         """The intervals between a release and the moment when the next user of that connection asked."""

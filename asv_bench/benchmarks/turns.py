@@ -42,6 +42,7 @@ def calibrate(run: Contender) -> int:
 
 def in_loop(loop: asyncio.AbstractEventLoop, run: AsyncContender) -> Contender:
     """Make a contender of one that is a coroutine function."""
+
     async def body(number: int) -> float:
         return await run(number)
 

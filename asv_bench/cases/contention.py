@@ -25,24 +25,34 @@ def contest(run: Callable[[Peer], loads.Seen], times: int, *names: str) -> Conte
 def wait_in_line(effort: float, threads: int, conns: int, hold: float) -> Iterator[Row]:
     """Let threads hold connections repeatedly."""
     seen = contest(
-        lambda peer: contests.hold_in_threads(peer, threads, conns, hold, SECONDS, WARM_UP), repetitions(effort, 7))
+        lambda peer: contests.hold_in_threads(peer, threads, conns, hold, SECONDS, WARM_UP), repetitions(effort, 7)
+    )
     what = f'{threads} threads, {conns} connections, {hold * 1e3:g} ms'
     jain = seen.jain()
     yield at_least(f"{what}: Jain's index of served counts", 0.99, jain[GCP], **jain)
     yield at_least(
-        f'{what}: served a second / by {BARGING}, which barges', 97, 100 * seen.ratio(BARGING), ' %', **seen.rates())
+        f'{what}: served a second / by {BARGING}, which barges', 97, 100 * seen.ratio(BARGING), ' %', **seen.rates()
+    )
     for name in seen.others:
         if jain[name] >= FAIR:
             yield at_least(
-                f'{what}: served a second / by {name}, as fair', 1, seen.ratio(name), ' x', **seen.rates((GCP, name)))
+                f'{what}: served a second / by {name}, as fair', 1, seen.ratio(name), ' x', **seen.rates((GCP, name))
+            )
         elif name != BARGING:
             yield inform(
-                f'{what}: served a second / by {name} (Jain {jain[name]:.2f})', seen.ratio(name), ' x',
-                **seen.rates((GCP, name)))
+                f'{what}: served a second / by {name} (Jain {jain[name]:.2f})',
+                seen.ratio(name),
+                ' x',
+                **seen.rates((GCP, name)),
+            )
     longest, ideal = seen.longest_wait(), threads / conns * hold
     yield at_most(
-        f'{what}: longest wait of all / (threads / connections x hold)', 3, longest / ideal, ' x',
-        **{'longest wait, s': longest, 'ideal, s': ideal})
+        f'{what}: longest wait of all / (threads / connections x hold)',
+        3,
+        longest / ideal,
+        ' x',
+        **{'longest wait, s': longest, 'ideal, s': ideal},
+    )
 
 
 def case_threads(effort: float) -> Iterator[Row]:
@@ -55,8 +65,13 @@ def case_race(effort: float) -> Iterator[Row]:
     """8 threads on 4 connections without a hold: throughput against other pools, fairness; by the clock"""
     what = '8 threads, 4 connections, no hold'
     seen = contest(
-        lambda peer: contests.race_in_threads(peer, 8, 4, SECONDS, WARM_UP), repetitions(effort, 9),
-        GCP, PREDECESSOR, PSYCOPG, BARGING)
+        lambda peer: contests.race_in_threads(peer, 8, 4, SECONDS, WARM_UP),
+        repetitions(effort, 9),
+        GCP,
+        PREDECESSOR,
+        PSYCOPG,
+        BARGING,
+    )
     for name in (PSYCOPG, PREDECESSOR):
         told = f'{what}: served a second / by {name}'
         if name in seen.seen:

@@ -49,8 +49,7 @@ class Contest:
 
     def rates(self, names: Iterable[str] = ()) -> dict[str, float]:
         """Served a second, by pool: all of them, or these."""
-        return {
-            f'{name}, 1/s': statistics.median(one.rate for one in self.seen[name]) for name in names or self.seen}
+        return {f'{name}, 1/s': statistics.median(one.rate for one in self.seen[name]) for name in names or self.seen}
 
     def longest_wait(self) -> float:
         """The longest wait of any worker at gcp in a round, seconds; the median of the rounds."""

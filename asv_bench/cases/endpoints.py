@@ -29,7 +29,7 @@ def walk(known: Sequence[str], route: Sequence[str]) -> Contender:
     def run(times: int) -> float:
         nonlocal position
         position = position if position + times <= len(route) else 0
-        stretch = route[position:position + times]
+        stretch = route[position : position + times]
         position += times
         start = clock()
         for name in stretch:
@@ -43,11 +43,14 @@ def walk(known: Sequence[str], route: Sequence[str]) -> Contender:
 def case_endpoints(effort: float) -> Iterator[Row]:
     """acquire+release over 100,000 endpoints, in turn, against one; processor time"""
     names = [f'endpoint {number}' for number in range(NUMBER)]
-    ns = take_turns({
-        'one': walk(names[:1], names[:1] * NUMBER),
-        'in turn': walk(names, names * 20),
-        'at random': walk(names, random.Random(1).choices(names, k=3 * NUMBER)),
-    }, repetitions(effort, 100))
+    ns = take_turns(
+        {
+            'one': walk(names[:1], names[:1] * NUMBER),
+            'in turn': walk(names, names * 20),
+            'at random': walk(names, random.Random(1).choices(names, k=3 * NUMBER)),
+        },
+        repetitions(effort, 100),
+    )
     medians = {f'{name}, ns': value for name, value in ns.items()}
     yield at_most('acquire+release: 100,000 endpoints in turn / one', 2, ns['in turn'] / ns['one'], ' x', **medians)
     yield inform('acquire+release: 100,000 endpoints at random / one', ns['at random'] / ns['one'], ' x')

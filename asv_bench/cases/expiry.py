@@ -18,7 +18,8 @@ def case_expiry(effort: float) -> Iterator[Row]:
     """20,000 idle connections expire, by the collector and by releases; processor time of the whole process"""
     run = {
         f'{front}, by {"the " if collector else ""}{name}': lambda expire=expire, how=(collector, sweeper): expire(*how)
-        for name, (collector, sweeper) in expiry.HOW.items() for front, expire in expiry.FRONTS.items()
+        for name, (collector, sweeper) in expiry.HOW.items()
+        for front, expire in expiry.FRONTS.items()
     }
     for what, seconds in interleave(run, repetitions(effort, 7)).items():
         each = statistics.median(seconds) * 1e6

@@ -68,11 +68,16 @@ def case_hit(effort: float) -> Iterator[Row]:
     yield of_deque('await pair', 'await acquire + await release', None)
     by_hand, managed = ns['gcp: await pair'], ns['gcp: async with']
     yield at_most(
-        'await acquire + await release / async with pool.connection()', 1, by_hand / managed, ' x',
-        **{'await pair, ns': by_hand, 'async with, ns': managed})
+        'await acquire + await release / async with pool.connection()',
+        1,
+        by_hand / managed,
+        ' x',
+        **{'await pair, ns': by_hand, 'async with, ns': managed},
+    )
 
 
 # --- keys ---
+
 
 def pair_of(key: Hashable) -> Contender:
     pool = gcp.threading.ConnectionPool(managers.blocking(gcp.threading))
@@ -104,12 +109,15 @@ def pair_of_new_tuples() -> Contender:
 
 def case_keys(effort: float) -> Iterator[Row]:
     """acquire+release with a tuple as the endpoint, against a str; processor time"""
-    ns = take_turns({
-        'str': pair_of('db-1.internal'),
-        'tuple': pair_of(('db-1.internal', 5432)),
-        'new tuple': pair_of_new_tuples(),
-        'int': pair_of(5432),
-    }, repetitions(effort, 100))
+    ns = take_turns(
+        {
+            'str': pair_of('db-1.internal'),
+            'tuple': pair_of(('db-1.internal', 5432)),
+            'new tuple': pair_of_new_tuples(),
+            'int': pair_of(5432),
+        },
+        repetitions(effort, 100),
+    )
     medians = {f'{name}, ns': value for name, value in ns.items()}
     yield at_most('acquire+release: tuple key / str key', 1.25, ns['tuple'] / ns['str'], ' x', **medians)
     yield inform('acquire+release: equal tuple made anew each time / str key', ns['new tuple'] / ns['str'], ' x')

@@ -107,8 +107,12 @@ def compare(what: str, run: dict[str, Contender], effort: float) -> Iterator[Row
     for name in HOOKS:
         extra, bare = ns[name] - ns['plain'], ns[f'bare {name}'] - ns['empty']
         yield at_most(
-            f'{what}: what a no-op {name} adds to acquire+release / a bare call of it', 1.3, extra / bare, ' x',
-            **{'added, ns': extra, 'bare call, ns': bare, 'acquire+release without hooks, ns': ns['plain']})
+            f'{what}: what a no-op {name} adds to acquire+release / a bare call of it',
+            1.3,
+            extra / bare,
+            ' x',
+            **{'added, ns': extra, 'bare call, ns': bare, 'acquire+release without hooks, ns': ns['plain']},
+        )
 
 
 def case_hooks(effort: float) -> Iterator[Row]:

@@ -49,8 +49,14 @@ class Row:
     def as_json(self) -> dict[str, Any]:
         """Return the row as JSON."""
         return {
-            'what': self.what, 'target': self.target, 'bound': self.bound, 'value': self.value,
-            'unit': self.unit.strip(), 'ok': self.ok, 'medians': dict(self.medians), 'missing': self.missing,
+            'what': self.what,
+            'target': self.target,
+            'bound': self.bound,
+            'value': self.value,
+            'unit': self.unit.strip(),
+            'ok': self.ok,
+            'medians': dict(self.medians),
+            'missing': self.missing,
         }
 
 

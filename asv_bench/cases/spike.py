@@ -23,7 +23,11 @@ def case_spike(effort: float) -> Iterator[Row]:
         slowest = statistics.median(one.slowest for one in spikes) * 1e3
         created = statistics.median(one.created for one in spikes)
         yield at_most(
-            f'{what}, {front}: the slowest, from asking to having given back', 165, slowest, ' ms',
-            **{'slowest, ms': slowest, 'created': created})
+            f'{what}, {front}: the slowest, from asking to having given back',
+            165,
+            slowest,
+            ' ms',
+            **{'slowest, ms': slowest, 'created': created},
+        )
         passed_over = sum(one.passed_over for one in spikes)
         yield at_most(f'{what}, {front}: idle connections passed over, in all {len(spikes)} spikes', 0, passed_over)

@@ -10,7 +10,7 @@ from .contest import GCP, PREDECESSOR, Contest, interleave, repetitions
 from .rows import Row, at_least, inform, unmeasured
 
 COUNT, CONNS, HOLD = 1000, 10, 0.001
-SECONDS, WARM_UP = 2.0, 0.3     # about a dozen turns for each: one turn more or less is not unfair
+SECONDS, WARM_UP = 2.0, 0.3  # about a dozen turns for each: one turn more or less is not unfair
 BARE = 'asyncio.Queue'
 
 
@@ -33,5 +33,8 @@ def case_tasks(effort: float) -> Iterator[Row]:
         yield unmeasured(told, 2, ' x', TASKS[PREDECESSOR].missing)
     longest, ideal = seen.longest_wait(), COUNT / CONNS * HOLD
     yield inform(
-        f'{what}: longest wait of all / (tasks / connections x hold)', longest / ideal, ' x',
-        **{'longest wait, s': longest, 'ideal, s': ideal})
+        f'{what}: longest wait of all / (tasks / connections x hold)',
+        longest / ideal,
+        ' x',
+        **{'longest wait, s': longest, 'ideal, s': ideal},
+    )

@@ -20,9 +20,14 @@ from .table import OURS
 CARD, EDGE, TEXT, SOFT, GRID = '#ffffff', '#d0d7de', '#1f2328', '#59636e', '#e6eaef'
 OUR_COLOR, THEIR_COLOR, BARE_COLOR = '#0a7d5a', '#8fa6bd', '#c9d3dd'
 SETTINGS = {
-    'svg.fonttype': 'none', 'svg.hashsalt': 'peers', 'font.family': 'sans-serif',
+    'svg.fonttype': 'none',
+    'svg.hashsalt': 'peers',
+    'font.family': 'sans-serif',
     'font.sans-serif': ['DejaVu Sans', 'Arial'],
-    'font.size': 9, 'text.color': TEXT, 'xtick.color': SOFT, 'ytick.color': TEXT,
+    'font.size': 9,
+    'text.color': TEXT,
+    'xtick.color': SOFT,
+    'ytick.color': TEXT,
 }
 HEAD, ROW = 0.72, 0.235
 WIDTH = 8.6
@@ -39,12 +44,23 @@ def draw(seen: Comparison, path: Path) -> None:
         height = HEAD + ROW * sum(rows)
         figure = Figure(figsize=(WIDTH, height))
         figure.patch.set_alpha(0)
-        figure.add_artist(FancyBboxPatch(
-            (0.004, 0.004), 0.992, 0.992, boxstyle='round,pad=0,rounding_size=0.012', mutation_aspect=WIDTH / height,
-            facecolor=CARD, edgecolor=EDGE, linewidth=1, transform=figure.transFigure, zorder=-1))
+        figure.add_artist(
+            FancyBboxPatch(
+                (0.004, 0.004),
+                0.992,
+                0.992,
+                boxstyle='round,pad=0,rounding_size=0.012',
+                mutation_aspect=WIDTH / height,
+                facecolor=CARD,
+                edgecolor=EDGE,
+                linewidth=1,
+                transform=figure.transFigure,
+                zorder=-1,
+            )
+        )
         title(
-            figure, 0.27, height, 'An idle connection, taken and given back',
-            'processor time; the scale is logarithmic')
+            figure, 0.27, height, 'An idle connection, taken and given back', 'processor time; the scale is logarithmic'
+        )
         title(figure, 0.73, height, 'Fairness under load', "Jain's index; 1: all are served as often")
         above = height - HEAD
         slowest = max(line.pair or 0 for _, lines, _ in groups for line in lines)
@@ -89,7 +105,8 @@ def draw_fairness(axes: Axes, lines: Sequence[Line], case: Case) -> None:
 
 def colors(lines: Sequence[Line]) -> list[str]:
     return [
-        OUR_COLOR if line.peer.name == OURS else THEIR_COLOR if line.peer.packages else BARE_COLOR for line in lines]
+        OUR_COLOR if line.peer.name == OURS else THEIR_COLOR if line.peer.packages else BARE_COLOR for line in lines
+    ]
 
 
 def write(axes: Axes, x: float, y: float, text: str, line: Line) -> None:
@@ -97,7 +114,7 @@ def write(axes: Axes, x: float, y: float, text: str, line: Line) -> None:
 
 
 def finish(axes: Axes, lines: Sequence[Line], ticks: Mapping[str, float]) -> None:
-    axes.set_ylim(len(lines) - 0.5, -0.5)   # the first on top
+    axes.set_ylim(len(lines) - 0.5, -0.5)  # the first on top
     axes.set_xticks(list(ticks.values()), list(ticks), size=7)
     axes.patch.set_alpha(0)
     axes.grid(axis='x', color=GRID, linewidth=0.8)

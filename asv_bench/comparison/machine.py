@@ -33,7 +33,8 @@ def describe() -> str:
     cores = os.cpu_count() or 1
     return (
         f'{processor()}, {cores} core{"s" * (cores != 1)}, {platform.system()} {platform.machine()}; '
-        f'{platform.python_implementation()} {platform.python_version()}; {datetime.date.today():%Y-%m-%d}')
+        f'{platform.python_implementation()} {platform.python_version()}; {datetime.date.today():%Y-%m-%d}'
+    )
 
 
 def versions(peers: Sequence[Peer]) -> str:

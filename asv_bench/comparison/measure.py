@@ -53,16 +53,28 @@ class Case:
 
 
 THREAD_CASES = (
-    Case('32 threads, 8 connections, 1 ms', 32 / 8 * 0.001, lambda peer, stretch: hold_in_threads(
-        peer, 32, 8, hold=0.001, seconds=0.5 * stretch, warm_up=0.1)),
-    Case('200 threads, 10 connections, 1 ms', 200 / 10 * 0.001, lambda peer, stretch: hold_in_threads(
-        peer, 200, 10, hold=0.001, seconds=0.6 * stretch, warm_up=0.1)),
-    Case('8 threads, 4 connections, no hold', None, lambda peer, stretch: race_in_threads(
-        peer, 8, 4, seconds=0.6 * stretch, warm_up=0.1)),
+    Case(
+        '32 threads, 8 connections, 1 ms',
+        32 / 8 * 0.001,
+        lambda peer, stretch: hold_in_threads(peer, 32, 8, hold=0.001, seconds=0.5 * stretch, warm_up=0.1),
+    ),
+    Case(
+        '200 threads, 10 connections, 1 ms',
+        200 / 10 * 0.001,
+        lambda peer, stretch: hold_in_threads(peer, 200, 10, hold=0.001, seconds=0.6 * stretch, warm_up=0.1),
+    ),
+    Case(
+        '8 threads, 4 connections, no hold',
+        None,
+        lambda peer, stretch: race_in_threads(peer, 8, 4, seconds=0.6 * stretch, warm_up=0.1),
+    ),
 )
 TASK_CASES = (
-    Case('1000 tasks, 10 connections, 1 ms', 1000 / 10 * 0.001, lambda peer, stretch: hold_in_tasks(
-        peer, 1000, 10, hold=0.001, seconds=1.4 * stretch, warm_up=0.3)),
+    Case(
+        '1000 tasks, 10 connections, 1 ms',
+        1000 / 10 * 0.001,
+        lambda peer, stretch: hold_in_tasks(peer, 1000, 10, hold=0.001, seconds=1.4 * stretch, warm_up=0.3),
+    ),
 )
 
 
@@ -133,6 +145,7 @@ def compare(effort: Effort, step: Callable[[str], object] = lambda what: None) -
 
 # --- idle hits ---
 
+
 def hit_all(threads: Sequence[Line], tasks: Sequence[Line], rounds: int) -> float:
     """Measure idle hits. Returns the time of the deque, nanoseconds."""
     with contextlib.ExitStack() as stack:
@@ -149,8 +162,9 @@ def hit_all(threads: Sequence[Line], tasks: Sequence[Line], rounds: int) -> floa
         for line in running(tasks):
             with telling(line):
                 pool = loop.run_until_complete(later.enter_async_context(line.peer.open(CONNECTIONS)))
-                contenders |= trying({
-                    f'await {kind} {line.peer.name}': turns.in_loop(loop, run) for kind, run in loops(line.peer, pool)})
+                contenders |= trying(
+                    {f'await {kind} {line.peer.name}': turns.in_loop(loop, run) for kind, run in loops(line.peer, pool)}
+                )
         seen = turns.take_turns(contenders, rounds)
 
     for prefix, lines in (('', threads), ('await ', tasks)):
@@ -174,6 +188,7 @@ def trying(contenders: dict[str, turns.Contender]) -> dict[str, turns.Contender]
 
 
 # --- loads ---
+
 
 def load_all(case: Case, lines: Sequence[Line], effort: Effort, step: Callable[[str], object]) -> None:
     """Measure the peers under a load."""
@@ -202,6 +217,7 @@ def longest(seen: loads.Seen) -> float:
 
 
 # --- those that cannot ---
+
 
 def running(lines: Sequence[Line]) -> Iterator[Line]:
     return (line for line in lines if not line.reason)

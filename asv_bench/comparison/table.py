@@ -29,7 +29,9 @@ def rows(lines: Sequence[Line], cases: Sequence[Case], unit: float) -> Iterator[
             yield [line.peer.name, line.reason, *[''] * (1 + len(cases))]
         else:
             yield [
-                line.peer.name, figures.hit(line.pair, unit), figures.hit(line.context, unit),
+                line.peer.name,
+                figures.hit(line.pair, unit),
+                figures.hit(line.context, unit),
                 *(figures.load(line.loads[case.title]) for case in cases),
             ]
 
@@ -48,7 +50,8 @@ def for_terminal(seen: Comparison) -> Iterator[Table]:
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
         for number, title in enumerate(head):
             table.add_column(
-                title.replace('`', '').replace(', ', '\n'), justify='right' if number else 'left', overflow='fold')
+                title.replace('`', '').replace(', ', '\n'), justify='right' if number else 'left', overflow='fold'
+            )
         for row in body:
             table.add_row(*row, style='bold' if row[0] == OURS else None)
         yield table
@@ -60,10 +63,15 @@ def for_page(seen: Comparison) -> str:
     for head, body in parts(seen):
         lines = [head, ['---', *['--:'] * (len(head) - 1)], *(embolden(row) for row in body)]
         told.append('\n'.join('| ' + ' | '.join(cell.replace('|', '\\|') for cell in line) + ' |' for line in lines))
-    told.append(textwrap.fill(
-        f'Measured on {machine.describe()}, by `make bench-peers ARGS=--write`, with '
-        f'{machine.versions([line.peer for line in seen.lines])}. Set up: {"; ".join(notes(seen))}.',
-        width=WIDTH, break_long_words=False, break_on_hyphens=False))
+    told.append(
+        textwrap.fill(
+            f'Measured on {machine.describe()}, by `make bench-peers ARGS=--write`, with '
+            f'{machine.versions([line.peer for line in seen.lines])}. Set up: {"; ".join(notes(seen))}.',
+            width=WIDTH,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    )
     return '\n\n'.join(told)
 
 

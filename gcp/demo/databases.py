@@ -80,10 +80,12 @@ def prepared(server: Mapping[str, str], *, keep: bool) -> Iterator[Databases]:
     created: list[str] = []
     databases = Databases(_assign(server, created))
     try:
-        databases.in_each(sql.SQL(
-            'CREATE UNLOGGED TABLE {0} (id int PRIMARY KEY, balance bigint NOT NULL); '
-            'INSERT INTO {0} SELECT id, 100 FROM generate_series(1, {1}) AS id',
-        ).format(sql.Identifier(databases.table), sql.Literal(ROWS)))
+        databases.in_each(
+            sql.SQL(
+                'CREATE UNLOGGED TABLE {0} (id int PRIMARY KEY, balance bigint NOT NULL); '
+                'INSERT INTO {0} SELECT id, 100 FROM generate_series(1, {1}) AS id',
+            ).format(sql.Identifier(databases.table), sql.Literal(ROWS))
+        )
         yield databases
     finally:
         if not keep:

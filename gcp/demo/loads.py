@@ -44,7 +44,10 @@ class ThreadsLoad:
         self._over = over
         self._pool: ThreadsPool[str, gcp.contrib.psycopg2.Connection] = ThreadsPool(
             gcp.contrib.psycopg2.DbConnectionManager(databases.for_psycopg2(self.name)),
-            max_size=CONNECTIONS[self.name], idle_timeout=None, max_lifetime=None, name=self.name,
+            max_size=CONNECTIONS[self.name],
+            idle_timeout=None,
+            max_lifetime=None,
+            name=self.name,
         )
         self._threads = [
             threading.Thread(target=self._work, args=(seed,), name=f'demo-{seed}', daemon=True)
@@ -114,7 +117,10 @@ class TasksLoad:
         self._over = over
         self._pool: TasksPool[str, Any] = TasksPool(
             gcp.contrib.asyncpg.DbConnectionManager[Any](databases.for_asyncpg(self.name)),
-            max_size=CONNECTIONS[self.name], idle_timeout=None, max_lifetime=None, name=self.name,
+            max_size=CONNECTIONS[self.name],
+            idle_timeout=None,
+            max_lifetime=None,
+            name=self.name,
         )
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name='demo-loop', daemon=True)
         self._started, self._finished, self._closing = threading.Event(), threading.Event(), asyncio.Event()

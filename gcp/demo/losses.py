@@ -16,10 +16,10 @@ __all__ = ['Losses', 'noticed']
 #: notice the last loss and replace the connection
 FROM, TO = 0.25, 0.75
 
-END = '''
+END = """
     SELECT pid, pg_terminate_backend(pid)
     FROM (SELECT pid FROM pg_stat_activity WHERE application_name = %s ORDER BY random() LIMIT 1) AS victim
-'''
+"""
 
 
 @dataclass

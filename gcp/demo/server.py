@@ -87,12 +87,12 @@ class Server:
 
 @contextlib.contextmanager
 def serve(
-        max_connections: int = 100,
-        *,
-        settings: Mapping[str, object] = MappingProxyType({}),
-        files: Mapping[str, bytes] = MappingProxyType({}),
-        programs: Path | None = None,
-        given_up: Callable[[], bool] = lambda: False,
+    max_connections: int = 100,
+    *,
+    settings: Mapping[str, object] = MappingProxyType({}),
+    files: Mapping[str, bytes] = MappingProxyType({}),
+    programs: Path | None = None,
+    given_up: Callable[[], bool] = lambda: False,
 ) -> Iterator[Server]:
     """Start a server, and stop it at the end. Call this in the main thread.
 
@@ -114,8 +114,20 @@ def serve(
             directory.chmod(0o711)  # the other account needs access to the data directory
             os.chown(data, other.pw_uid, other.pw_gid)
         launch = _Launch(other, data, directory / 'log', given_up)
-        launch.run([programs / 'initdb', '-D', data, '-U', 'postgres', '--auth=trust', '--encoding=UTF8',
-                    '--locale=C', '--no-sync', '--no-instructions'])
+        launch.run(
+            [
+                programs / 'initdb',
+                '-D',
+                data,
+                '-U',
+                'postgres',
+                '--auth=trust',
+                '--encoding=UTF8',
+                '--locale=C',
+                '--no-sync',
+                '--no-instructions',
+            ]
+        )
         for name, content in files.items():
             launch.write(name, content)
         chosen = {**SETTINGS, 'max_connections': max_connections, 'unix_socket_directories': data, **settings}

@@ -75,7 +75,8 @@ class Tally:
     def read(self) -> Reading:
         with self._lock:
             return Reading(
-                self._asked, self._served, self._done, self._retried, self._failures.copy(), self._waits.copy())
+                self._asked, self._served, self._done, self._retried, self._failures.copy(), self._waits.copy()
+            )
 
 
 def milliseconds(waits: Counter[int], part: float) -> str:

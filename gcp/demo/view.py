@@ -141,9 +141,9 @@ def _table(samples: Sequence[Sample], caption: str) -> Table:
         table.add_row(endpoint, *(cell for sample in samples for cell in _cells(sample.stats.endpoints.get(endpoint))))
     table.add_section()
     for name, figures in (
-            ('acquires/s', [sample.rate for sample in samples]),
-            ('wait p50', [sample.p50 for sample in samples]),
-            ('wait p99', [sample.p99 for sample in samples]),
+        ('acquires/s', [sample.rate for sample in samples]),
+        ('wait p50', [sample.p50 for sample in samples]),
+        ('wait p99', [sample.p99 for sample in samples]),
     ):
         table.add_row(name, *(cell for figure in figures for cell in ('', figure, '')))
     return table

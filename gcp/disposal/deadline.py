@@ -24,13 +24,15 @@ class Bounded:
 
     def __init__(self, hook: Awaitable[Any], timeout: float | None) -> None:
         if not hasattr(hook, '__await__'):
-            raise TypeError(f'an asynchronous hook must return an awaitable, not {type(hook).__name__}: is the manager'
-                            f' for gcp.threading.ConnectionPool?')
+            raise TypeError(
+                f'an asynchronous hook must return an awaitable, not {type(hook).__name__}: is the manager'
+                f' for gcp.threading.ConnectionPool?'
+            )
         self._hook = hook
         self._timeout = timeout
         self._waiting: asyncio.Future[Any] | None = None
         self._expired = False
-        self._missed = False        # and there was nothing to cancel just then
+        self._missed = False  # and there was nothing to cancel just then
 
     def __await__(self) -> Generator[Any, Any, Any]:
         if self._timeout is None:
@@ -57,7 +59,7 @@ class Bounded:
         try:
             while True:
                 try:
-                    yield self._waiting         # an event loop sends nothing back
+                    yield self._waiting  # an event loop sends nothing back
                 except GeneratorExit:
                     close(steps)
                     raise

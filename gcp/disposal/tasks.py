@@ -19,6 +19,7 @@ from gcp.exceptions import AcquireTimeoutError, HookTimeoutError
 logger = logging.getLogger('gcp.asyncio')
 
 if sys.version_info < (3, 11):
+
     class TimedOut(AcquireTimeoutError, asyncio.TimeoutError):
         """An `AcquireTimeoutError` that is an `asyncio.TimeoutError`, too: before 3.11 that is a class of its own."""
 
@@ -145,7 +146,7 @@ class Disposer:
         """Wait until victims are gone, no longer than so many seconds."""
         if seconds <= 0:
             return
-        await Turn()    # of the worker: that may be all that it takes
+        await Turn()  # of the worker: that may be all that it takes
         if not batch.is_gone:
             batch.event = FutureEvent(asyncio.get_running_loop().create_future())
             await wait_for(batch.event, seconds)
@@ -164,7 +165,7 @@ class Disposer:
     def dismiss(self, worker: Worker) -> None:
         """A worker's task has ended."""
         worker.quit()
-        if self._worker_pool.has_work:      # it was cancelled from outside
+        if self._worker_pool.has_work:  # it was cancelled from outside
             self._ensure_worker()
 
     def begin_work(self, worker: Worker) -> Any:
@@ -202,7 +203,7 @@ class Disposer:
         self._watching = None
         for victim, _ in self._worker_pool.stuck(DISPOSE_GRACE):
             victim.mark_overdue()
-            self._submit()          # another victim was chosen instead
+            self._submit()  # another victim was chosen instead
         if self._worker_pool.has_work:
             self._ensure_worker()
         if self._watching is None and self._worker_pool.needs_watching(False):

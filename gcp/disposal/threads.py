@@ -39,7 +39,7 @@ def start_daemon(target: Callable[[], object], name: str) -> bool:
         return True
 
 
-@atexit.register    # at import, so it runs after what programs have registered
+@atexit.register  # at import, so it runs after what programs have registered
 def stop_starting() -> None:
     """The interpreter is exiting. A thread that is just being started is waited for."""
     global exiting  # noqa: PLW0603  # it is the process's
@@ -89,8 +89,7 @@ class Disposer:
         :param own: the caller's endpoint
         :param seconds: how long to wait for the workers at most
         """
-        batch = self._worker_pool.dispose(
-            own, seconds, self._dispose, self._timeout, self._start_worker, self.report)
+        batch = self._worker_pool.dispose(own, seconds, self._dispose, self._timeout, self._start_worker, self.report)
         if batch is not None:
             self._watch()
             if batch.patience > 0:
@@ -153,7 +152,7 @@ class Disposer:
                     break
         finally:
             worker.quit()
-        if pool.has_work and pool is self._worker_pool:     # a batch came in meanwhile
+        if pool.has_work and pool is self._worker_pool:  # a batch came in meanwhile
             self._ensure_worker()
 
     def report(self, victim: Victim, error: BaseException, first: bool = True) -> None:
@@ -186,7 +185,7 @@ class Disposer:
             if self._worker_pool.has_work:
                 self._ensure_worker()
         self._watching = False
-        if self._needs_watching():      # a batch came in meanwhile
+        if self._needs_watching():  # a batch came in meanwhile
             self._watch()
 
     def _needs_watching(self) -> bool:
@@ -199,7 +198,7 @@ class Disposer:
         """
         if not victim.overdue:
             victim.mark_overdue()
-            self.dispose_in_background(0)       # another victim was chosen instead
+            self.dispose_in_background(0)  # another victim was chosen instead
         if self._timeout is not None and seconds >= self._timeout and victim.give_up():
             report_disposal(logger, self._name, victim.endpoint, None)
 
@@ -229,7 +228,7 @@ class Collector:
         """Have it look again."""
         self._event.set()
 
-    stop = wake     # it ends when it finds its pool closed
+    stop = wake  # it ends when it finds its pool closed
 
     def _run(self) -> None:
         core, disposer, event = self._core, self._disposer, self._event

@@ -45,8 +45,10 @@ def attach(pool: Any, core: Any, options: Any, frontend: str) -> Attachment:
     telemetry = Telemetry(pool, core, options, frontend)
     rechecks: list[Callable[[], None]] = []
     parts = (
-        ('registry', attach_registry), ('multiprocess', attach_processes),
-        ('meter_provider', attach_meter_provider), ('tracer_provider', attach_tracer_provider),
+        ('registry', attach_registry),
+        ('multiprocess', attach_processes),
+        ('meter_provider', attach_meter_provider),
+        ('tracer_provider', attach_tracer_provider),
     )
     for part, attach_part in parts:
         try:

@@ -84,7 +84,7 @@ class NamedPools:
     def __init__(self, name: str) -> None:
         self.name = name
         self.automatic = True
-        self.latest = 0         # the number of the pool that was added last
+        self.latest = 0  # the number of the pool that was added last
         self.members: dict[Telemetry, None] = {}
         self.retired: Any = NOTHING
         self.errors = 0
@@ -119,7 +119,7 @@ class NamedPools:
         exemplars: dict[tuple[str, str | None, int], tuple[dict[str, str], float, float]] = {}
         for member in self.members:
             core = member.final_counts.core
-            if core is None:        # the pool went away since `retire`
+            if core is None:  # the pool went away since `retire`
                 totals.append(member.final_counts.read())
                 continue
             total, endpoints = core.snapshot()
@@ -147,8 +147,10 @@ class NamedPools:
         )
 
     def _rows(
-            self, total: dict[str, Any], listed: list[tuple[int, Any, dict[str, Any]]],
-            label_of: dict[int, tuple[Telemetry, Any]],
+        self,
+        total: dict[str, Any],
+        listed: list[tuple[int, Any, dict[str, Any]]],
+        label_of: dict[int, tuple[Telemetry, Any]],
     ) -> Mapping[str | None, Row]:
         """Arrange counts by endpoint label. The remainder goes to `_other`."""
         limit = max((member.endpoint_labels for member in self.members), default=0)
@@ -189,7 +191,7 @@ class Aggregation:
         """Add a pool."""
         self._arrived.append(telemetry)
         if len(self._arrived) > self._threshold and self._lock.acquire(blocking=False):
-            try:                # pools come and go, and no exporter reads: drop those that are gone
+            try:  # pools come and go, and no exporter reads: drop those that are gone
                 if not self._busy:
                     self._update()
                     self._threshold = 64 + sum(len(pools.members) for pools in self._by_name.values())
@@ -199,7 +201,7 @@ class Aggregation:
     def read(self) -> list[Reading]:
         """Read all pools, and return a reading for each name. A nested call returns nothing."""
         with self._lock:
-            if self._busy:      # called by a label function or a finalizer
+            if self._busy:  # called by a label function or a finalizer
                 return []
             self._busy = True
             try:
@@ -245,12 +247,12 @@ class Aggregation:
             pools.members[telemetry] = None
             pools.automatic = pools.automatic and telemetry.automatic
             pools.latest = telemetry.number
-            self._arrived.popleft()     # last, so that a fork at any moment finds the pool in one of both
+            self._arrived.popleft()  # last, so that a fork at any moment finds the pool in one of both
         for pools in self._by_name.values():
             pools.retire()
         gone = [pools for pools in self._by_name.values() if not pools.members and pools.name != OTHER]
         gone.sort(key=lambda pools: (not pools.automatic, pools.latest))
-        for pools in gone[:max(0, len(gone) - REMEMBERED)]:
+        for pools in gone[: max(0, len(gone) - REMEMBERED)]:
             del self._by_name[pools.name]
             if OTHER not in self._by_name:
                 self._by_name[OTHER] = NamedPools(OTHER)

@@ -67,7 +67,7 @@ class HistogramExporter(MetricExporter):
     def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
         """Export, including the histograms."""
         binding = latest()
-        if binding is None:       # this collection has read no pool
+        if binding is None:  # this collection has read no pool
             return self._exporter.export(metrics_data, timeout_millis=timeout_millis, **kwargs)
         seen = self._seen
         try:
@@ -97,32 +97,48 @@ class HistogramExporter(MetricExporter):
         """Append the histograms to the metrics of the scope ``gcpool``."""
         seen: Seen = {}
         resources = [
-            replace(resource, scope_metrics=[
-                self._extend(scope, binding, seen) if scope.scope.name == SCOPE else scope
-                for scope in resource.scope_metrics
-            ]) for resource in data.resource_metrics
+            replace(
+                resource,
+                scope_metrics=[
+                    self._extend(scope, binding, seen) if scope.scope.name == SCOPE else scope
+                    for scope in resource.scope_metrics
+                ],
+            )
+            for resource in data.resource_metrics
         ]
         return replace(data, resource_metrics=resources), seen
 
     def _extend(self, scope: ScopeMetrics, binding: ProviderBinding, seen: Seen) -> ScopeMetrics:
-        there = {metric.name for metric in scope.metrics}       # those that `record_histograms` records
+        there = {metric.name for metric in scope.metrics}  # those that `record_histograms` records
         points: dict[str, list[HistogramDataPoint]] = {instrument.name: [] for instrument in HISTOGRAMS}
         for instrument, point in self._points(binding, seen):
             points[instrument.name].append(point)
-        return replace(scope, metrics=[*scope.metrics, *(
-            Metric(instrument.name, instrument.help, instrument.unit, Histogram(points[instrument.name],
-                                                                                self._temporality))
-            for instrument in HISTOGRAMS if points[instrument.name] and instrument.name not in there
-        )])
+        return replace(
+            scope,
+            metrics=[
+                *scope.metrics,
+                *(
+                    Metric(
+                        instrument.name,
+                        instrument.help,
+                        instrument.unit,
+                        Histogram(points[instrument.name], self._temporality),
+                    )
+                    for instrument in HISTOGRAMS
+                    if points[instrument.name] and instrument.name not in there
+                ),
+            ],
+        )
 
     def _points(self, binding: ProviderBinding, seen: Seen) -> Iterator[tuple[Instrument, HistogramDataPoint]]:
         now = time_ns()
         for reading in binding.readings:
             for instrument, key, counts, total in histograms(reading):
                 last, last_total, born, exported = self._seen.get(
-                    (reading.pool, instrument.name), ((0,) * len(counts), 0.0, binding.born, binding.born))
+                    (reading.pool, instrument.name), ((0,) * len(counts), 0.0, binding.born, binding.born)
+                )
                 more, rest = since((last, last_total), counts, total)
-                if more is counts and any(last):    # a forked child has reset its counts
+                if more is counts and any(last):  # a forked child has reset its counts
                     born = exported
                 seen[reading.pool, instrument.name] = counts, total, born, now
                 if self._temporality is AggregationTemporality.CUMULATIVE:
@@ -132,8 +148,14 @@ class HistogramExporter(MetricExporter):
 
 
 def point(
-        instrument: Instrument, reading: Reading, key: tuple[str, str | None], counts: tuple[int, ...], total: float,
-        start: int, now: int, exported: int,
+    instrument: Instrument,
+    reading: Reading,
+    key: tuple[str, str | None],
+    counts: tuple[int, ...],
+    total: float,
+    start: int,
+    now: int,
+    exported: int,
 ) -> HistogramDataPoint:
     """Return a data point. The minimum and the maximum are not known."""
     unknown = cast('float', None)
@@ -158,5 +180,9 @@ def exemplars(reading: Reading, key: tuple[str, str | None], buckets: int, since
         if found is not None and (when := int(found[2] * 1e9)) >= since:
             labels, value, _ = found
             yield Exemplar(
-                filtered_attributes={}, value=value, time_unix_nano=when,
-                span_id=int(labels['span_id'], 16), trace_id=int(labels['trace_id'], 16))
+                filtered_attributes={},
+                value=value,
+                time_unix_nano=when,
+                span_id=int(labels['span_id'], 16),
+                trace_id=int(labels['trace_id'], 16),
+            )

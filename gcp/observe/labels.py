@@ -34,8 +34,14 @@ def flat(counts: dict[str, Any]) -> Row:
     """Arrange what `Core.snapshot` counts of an endpoint or a pool in one row: connections by state, waiters, acquires,
     releases, closed connections, leaks."""
     return [
-        counts['idle'], counts['used'], counts['creating'], counts['waiting'],
-        *counts['acquires'].values(), *counts['releases'].values(), *counts['closed'].values(), counts['leaks'],
+        counts['idle'],
+        counts['used'],
+        counts['creating'],
+        counts['waiting'],
+        *counts['acquires'].values(),
+        *counts['releases'].values(),
+        *counts['closed'].values(),
+        counts['leaks'],
     ]
 
 
@@ -60,7 +66,7 @@ class Seen:
     __slots__ = ('entry', 'key', 'row')
 
     def __init__(self, key: object, entry: LabelEntry | None, row: Row) -> None:
-        self.key = key      # keeps the key alive, so that no other object gets its id
+        self.key = key  # keeps the key alive, so that no other object gets its id
         self.entry = entry
         self.row = row
 
@@ -80,11 +86,14 @@ class Labels:
     def __init__(self) -> None:
         self.overflow = 0
         self._entries: dict[str, LabelEntry] = {}
-        self._unused: dict[str, None] = {}      # labels without endpoints, longest unused first
+        self._unused: dict[str, None] = {}  # labels without endpoints, longest unused first
         self._seen: dict[tuple[int, int], Seen] = {}
 
     def assign(
-            self, listed: Sequence[tuple[int, Any, dict[str, Any]]], label_of: Callable[[int, Any], str], limit: int,
+        self,
+        listed: Sequence[tuple[int, Any, dict[str, Any]]],
+        label_of: Callable[[int, Any], str],
+        limit: int,
     ) -> Iterable[tuple[str, Row]]:
         """Take the current endpoints and their counts, and return the counts by label.
 
@@ -94,9 +103,10 @@ class Labels:
         :return: rows by label, without `_other`. The gauges of a label without endpoints are -1
         """
         present = [(number, id(key)) for number, key, _ in listed]
-        arrivals = [    # first, since it calls user code, which may raise anything
+        arrivals = [  # first, since it calls user code, which may raise anything
             (label_of(number, key) if limit else '', number, key, flat(counts))
-            for (number, key, counts), identity in zip(listed, present, strict=True) if identity not in self._seen
+            for (number, key, counts), identity in zip(listed, present, strict=True)
+            if identity not in self._seen
         ]
         before, self._seen = self._seen, {}
         for (_, _, counts), identity in zip(listed, present, strict=True):
@@ -213,7 +223,7 @@ def label_of_text(text: str) -> str:
     if '://' in text:
         try:
             url = urlsplit(text)
-            is_cut = '@' in url.path + url.query + url.fragment     # a password with a slash: the host comes later
+            is_cut = '@' in url.path + url.query + url.fragment  # a password with a slash: the host comes later
             return hidden if is_cut else label_of_pair(url.hostname, url.port) or hidden
         except ValueError:
             return hidden

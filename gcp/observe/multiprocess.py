@@ -44,7 +44,6 @@ GAUGE_FILES: Final = re.compile(r'gauge_live(?:sum|max)_gcpool_(\d+)\.db')
 LIMITS: Final = ('gcpool_max_connections', 'gcpool_max_connections_per_endpoint', 'gcpool_min_idle_connections')
 
 
-
 def directory() -> str | None:
     """Return the directory of the files, or None if this mode is off."""
     return os.environ.get('PROMETHEUS_MULTIPROC_DIR') or None
@@ -97,7 +96,7 @@ def remove(path: str) -> None:
 
 def is_running(pid: int) -> bool:
     if os.name != 'posix':
-        return True         # on Windows, os.kill(pid, 0) ends the process
+        return True  # on Windows, os.kill(pid, 0) ends the process
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -109,13 +108,16 @@ def is_running(pid: int) -> bool:
 
 # --- the contents of the files ---
 
+
 def file_of(metric: Metric) -> str:
     """Return the type of the file for a metric. The client derives from it how to merge values."""
     return metric.kind if metric.kind in ('counter', 'histogram') else f'gauge_live{metric.merge}'
 
 
 def entries_of(
-        metric: Metric, reading: Reading, series_labels: SeriesLabels,
+    metric: Metric,
+    reading: Reading,
+    series_labels: SeriesLabels,
 ) -> Iterator[tuple[str, dict[str, str], float]]:
     """Yield one pool's samples of a metric. In the files, buckets are not cumulative, and there is no ``_count``.
 
@@ -134,7 +136,7 @@ def entries_of(
 
 def key_of(metric: Metric, name: str, labels: dict[str, str]) -> str:
     """Return the key of a series in a file."""
-    family = metric.name if metric.kind == 'info' else metric.family    # in the files it is a gauge
+    family = metric.name if metric.kind == 'info' else metric.family  # in the files it is a gauge
     return str(mmap_dict.mmap_key(family, name, list(labels), list(labels.values()), metric.help))
 
 
@@ -205,6 +207,7 @@ class File:
 
 # --- the writer ---
 
+
 class Writer:
     """Writes this process's files in one directory.
 
@@ -214,7 +217,7 @@ class Writer:
     def __init__(self, path: str) -> None:
         self.aggregation: Final = Aggregation(labelled=False)
         self._path = path
-        self._alarm = self._wake     # one object: a bound method is a new one at each access
+        self._alarm = self._wake  # one object: a bound method is a new one at each access
         self._armed: list[weakref.ref[Any]] = []
         self._keys: dict[tuple[str, ...], str] = {}
         self._files: dict[str, File] = {}
@@ -227,10 +230,10 @@ class Writer:
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._busy = False
-        self._running = threading.Lock()        # held by the thread
-        self._called = False        # whether a pool was called
-        self._starting = False      # whether a thread is starting
-        self._is_over = False       # whether no further thread may start
+        self._running = threading.Lock()  # held by the thread
+        self._called = False  # whether a pool was called
+        self._starting = False  # whether a thread is starting
+        self._is_over = False  # whether no further thread may start
         self._series_labels: dict[str, SeriesLabels] = {}
         self._pruned = -PRUNE_INTERVAL
 
@@ -246,7 +249,7 @@ class Writer:
         :return: whether any has, or may change without a call of a pool
         """
         with self._lock:
-            if self._busy:      # called by a finalizer
+            if self._busy:  # called by a finalizer
                 return False
             self._busy = True
             try:
@@ -272,12 +275,14 @@ class Writer:
             took = BY_NAME['gcpool_collect_seconds']
             self._file(file_of(took)).put(key_of(took, took.name, {}), perf_counter() - began)
         return changed or any(
-            reading.total[state] for reading in readings for state in ('used', 'creating', 'disposing', 'waiting'))
+            reading.total[state] for reading in readings for state in ('used', 'creating', 'disposing', 'waiting')
+        )
 
     def _values(self, readings: list[Reading]) -> dict[str, dict[str, float]]:
         """Return all values by file and key."""
         series_labels = {
-            reading.pool: self._series_labels.get(reading.pool) or SeriesLabels(reading.pool) for reading in readings}
+            reading.pool: self._series_labels.get(reading.pool) or SeriesLabels(reading.pool) for reading in readings
+        }
         self._series_labels = series_labels
         known, self._keys = self._keys, {}
         found: dict[str, dict[str, float]] = {}
@@ -306,7 +311,7 @@ class Writer:
             pool = telemetry.pool()
             if pool is not None and pool._core.on_transition is None:
                 pool._core.on_transition = self._alarm
-                self._armed.append(telemetry.pool)      # last: `_wake` clears the callbacks of listed pools only
+                self._armed.append(telemetry.pool)  # last: `_wake` clears the callbacks of listed pools only
 
     def _wake(self, verb: str) -> None:
         """Start the thread, if there is none. A pool's core calls this, at any point of the caller's code."""
@@ -321,7 +326,7 @@ class Writer:
                 _thread.start_new_thread(self._run, ())
             except RuntimeError:
                 self._starting = False
-                self._running.release()     # the interpreter is exiting: `finish` writes the last values
+                self._running.release()  # the interpreter is exiting: `finish` writes the last values
 
     def _run(self) -> None:
         """Write until nothing changes any more."""
@@ -352,7 +357,7 @@ class Writer:
             with self._lock:
                 for name in [name for name in self._files if name.startswith('gauge')]:
                     self._files.pop(name).remove()
-                self._busy = True       # no further writes
+                self._busy = True  # no further writes
 
     def _reset_after_fork(self) -> None:
         """Continue in a forked child with other files, and without the thread."""
@@ -362,7 +367,7 @@ class Writer:
         self._start()
         self._arm()
         util = sys.modules.get('multiprocessing.util')
-        if util is not None:        # children of multiprocessing exit without calling `atexit`
+        if util is not None:  # children of multiprocessing exit without calling `atexit`
             util.register_after_fork(self, Writer._finish_last)
 
     def _finish_last(self) -> None:

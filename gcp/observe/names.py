@@ -14,7 +14,16 @@ from typing import Final, Literal
 from gcp._core import AGE_BOUNDS, HOOK_OUTCOMES, HOOKS, OUTCOMES, REASONS, RESULTS, USE_BOUNDS, WAIT_BOUNDS
 
 __all__ = [
-    'ATTRIBUTES', 'BY_NAME', 'INSTRUMENTS', 'METRICS', 'OTHER', 'SCHEMA_URL', 'SCOPE', 'STATES', 'Instrument', 'Metric',
+    'ATTRIBUTES',
+    'BY_NAME',
+    'INSTRUMENTS',
+    'METRICS',
+    'OTHER',
+    'SCHEMA_URL',
+    'SCOPE',
+    'STATES',
+    'Instrument',
+    'Metric',
 ]
 
 Kind = Literal['counter', 'gauge', 'histogram', 'info']
@@ -103,14 +112,16 @@ class Instrument:
 
 
 #: the attribute of each label
-ATTRIBUTES: Final[Mapping[str, str]] = MappingProxyType({
-    'pool': 'db.client.connection.pool.name',
-    'state': 'db.client.connection.state',
-    'result': 'gcpool.result',
-    'outcome': 'gcpool.outcome',
-    'reason': 'gcpool.reason',
-    'hook': 'gcpool.hook',
-})
+ATTRIBUTES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        'pool': 'db.client.connection.pool.name',
+        'state': 'db.client.connection.state',
+        'result': 'gcpool.result',
+        'outcome': 'gcpool.outcome',
+        'reason': 'gcpool.reason',
+        'hook': 'gcpool.hook',
+    }
+)
 
 ENDPOINT = ('pool', 'pool_endpoint')
 
@@ -120,58 +131,135 @@ def fixed(**values: tuple[str, ...]) -> Mapping[str, tuple[str, ...]]:
 
 
 METRICS: Final[tuple[Metric, ...]] = (
-    Metric('gcpool_connections', 'gauge', 'Connections by state',
-           '{connection}', (*ENDPOINT, 'state'), fixed(state=STATES)),
+    Metric(
+        'gcpool_connections', 'gauge', 'Connections by state', '{connection}', (*ENDPOINT, 'state'), fixed(state=STATES)
+    ),
     Metric('gcpool_max_connections', 'gauge', 'Limit of the connections to all endpoints together', '{connection}'),
     Metric('gcpool_max_connections_per_endpoint', 'gauge', 'Limit of the connections to one endpoint', '{connection}'),
     Metric('gcpool_min_idle_connections', 'gauge', 'Idle connections that are kept for each endpoint', '{connection}'),
-    Metric('gcpool_capacity', 'gauge', 'Connections that the pool could hold for the endpoints that it has now',
-           '{connection}'),
+    Metric(
+        'gcpool_capacity',
+        'gauge',
+        'Connections that the pool could hold for the endpoints that it has now',
+        '{connection}',
+    ),
     Metric('gcpool_waiters', 'gauge', 'Acquires that are waiting now', '{acquire}', ENDPOINT),
-    Metric('gcpool_oldest_waiter_seconds', 'gauge',
-           'How long the oldest waiting acquire has waited, 0 without one', 's', merge='max'),
-    Metric('gcpool_oldest_checkout_seconds', 'gauge',
-           'How long the connection held longest has been held, 0 without one', 's', merge='max'),
+    Metric(
+        'gcpool_oldest_waiter_seconds',
+        'gauge',
+        'How long the oldest waiting acquire has waited, 0 without one',
+        's',
+        merge='max',
+    ),
+    Metric(
+        'gcpool_oldest_checkout_seconds',
+        'gauge',
+        'How long the connection held longest has been held, 0 without one',
+        's',
+        merge='max',
+    ),
     Metric('gcpool_endpoints', 'gauge', 'Endpoints that have a connection or a waiter', '{endpoint}'),
-    Metric('gcpool_acquires_total', 'counter', 'Ended acquires by result', '{acquire}',
-           (*ENDPOINT, 'result'), fixed(result=RESULTS)),
-    Metric('gcpool_releases_total', 'counter', 'Releases by what happened to the connection', '{release}',
-           (*ENDPOINT, 'outcome'), fixed(outcome=OUTCOMES)),
-    Metric('gcpool_connections_closed_total', 'counter', 'Closed connections by reason', '{connection}',
-           (*ENDPOINT, 'reason'), fixed(reason=REASONS)),
-    Metric('gcpool_hook_calls_total', 'counter', 'Ended calls of the hooks of the connection manager by outcome',
-           '{call}', ('pool', 'hook', 'outcome'), fixed(hook=HOOKS, outcome=HOOK_OUTCOMES)),
-    Metric('gcpool_hook_seconds', 'histogram', 'Duration of calls of the hooks of the connection manager', 's',
-           ('pool', 'hook'), fixed(hook=HOOKS), WAIT_BOUNDS),
-    Metric('gcpool_acquire_wait_seconds', 'histogram',
-           'Duration of acquires with any result; an idle hit counts as 0', 's', buckets=WAIT_BOUNDS),
-    Metric('gcpool_use_seconds', 'histogram', 'How long connections were held, from acquire to release', 's',
-           buckets=USE_BOUNDS),
-    Metric('gcpool_connection_age_seconds', 'histogram', 'Age of connections when they were closed', 's',
-           buckets=AGE_BOUNDS),
-    Metric('gcpool_leaks_detected_total', 'counter', 'Connections held for longer than the leak threshold',
-           '{connection}', ENDPOINT),
-    Metric('gcpool_endpoint_label_overflow_total', 'counter', 'Endpoints that got no label of their own',
-           '{endpoint}'),
-    Metric('gcpool_telemetry_errors_total', 'counter', 'Errors of label functions, exporters and callbacks',
-           '{error}'),
+    Metric(
+        'gcpool_acquires_total',
+        'counter',
+        'Ended acquires by result',
+        '{acquire}',
+        (*ENDPOINT, 'result'),
+        fixed(result=RESULTS),
+    ),
+    Metric(
+        'gcpool_releases_total',
+        'counter',
+        'Releases by what happened to the connection',
+        '{release}',
+        (*ENDPOINT, 'outcome'),
+        fixed(outcome=OUTCOMES),
+    ),
+    Metric(
+        'gcpool_connections_closed_total',
+        'counter',
+        'Closed connections by reason',
+        '{connection}',
+        (*ENDPOINT, 'reason'),
+        fixed(reason=REASONS),
+    ),
+    Metric(
+        'gcpool_hook_calls_total',
+        'counter',
+        'Ended calls of the hooks of the connection manager by outcome',
+        '{call}',
+        ('pool', 'hook', 'outcome'),
+        fixed(hook=HOOKS, outcome=HOOK_OUTCOMES),
+    ),
+    Metric(
+        'gcpool_hook_seconds',
+        'histogram',
+        'Duration of calls of the hooks of the connection manager',
+        's',
+        ('pool', 'hook'),
+        fixed(hook=HOOKS),
+        WAIT_BOUNDS,
+    ),
+    Metric(
+        'gcpool_acquire_wait_seconds',
+        'histogram',
+        'Duration of acquires with any result; an idle hit counts as 0',
+        's',
+        buckets=WAIT_BOUNDS,
+    ),
+    Metric(
+        'gcpool_use_seconds',
+        'histogram',
+        'How long connections were held, from acquire to release',
+        's',
+        buckets=USE_BOUNDS,
+    ),
+    Metric(
+        'gcpool_connection_age_seconds',
+        'histogram',
+        'Age of connections when they were closed',
+        's',
+        buckets=AGE_BOUNDS,
+    ),
+    Metric(
+        'gcpool_leaks_detected_total',
+        'counter',
+        'Connections held for longer than the leak threshold',
+        '{connection}',
+        ENDPOINT,
+    ),
+    Metric('gcpool_endpoint_label_overflow_total', 'counter', 'Endpoints that got no label of their own', '{endpoint}'),
+    Metric('gcpool_telemetry_errors_total', 'counter', 'Errors of label functions, exporters and callbacks', '{error}'),
     Metric('gcpool_collect_seconds', 'gauge', 'Duration of the last collection of these metrics', 's', (), merge='max'),
-    Metric('gcpool_info', 'info', 'Version and front end of the pool', '', ('pool', 'version', 'frontend'),
-           merge='max'),
+    Metric(
+        'gcpool_info', 'info', 'Version and front end of the pool', '', ('pool', 'version', 'frontend'), merge='max'
+    ),
 )
 
 BY_NAME: Final[Mapping[str, Metric]] = MappingProxyType({metric.name: metric for metric in METRICS})
 
 
 def instrument(
-        name: str, kind: InstrumentKind, help: str, metric: str, *, unit: str | None = None, **where: str,
+    name: str,
+    kind: InstrumentKind,
+    help: str,
+    metric: str,
+    *,
+    unit: str | None = None,
+    **where: str,
 ) -> Instrument:
     """Return an instrument. The labels that `where` does not fix are its attributes."""
     shown = BY_NAME[metric]
     labels = [label for label in shown.labels if label != 'pool_endpoint' and label not in where]
     return Instrument(
-        name, kind, shown.unit if unit is None else unit, help, metric, MappingProxyType(where),
-        MappingProxyType({ATTRIBUTES[label]: label for label in labels}))
+        name,
+        kind,
+        shown.unit if unit is None else unit,
+        help,
+        metric,
+        MappingProxyType(where),
+        MappingProxyType({ATTRIBUTES[label]: label for label in labels}),
+    )
 
 
 GAUGE: Final = 'observable_up_down_counter'
@@ -179,25 +267,60 @@ COUNTER: Final = 'observable_counter'
 
 INSTRUMENTS: Final[tuple[Instrument, ...]] = (
     instrument('db.client.connection.count', GAUGE, 'Connections by state', 'gcpool_connections'),
-    instrument('db.client.connection.max', GAUGE,
-               'Connections that the pool could hold for the endpoints that it has now', 'gcpool_capacity'),
-    instrument('db.client.connection.idle.max', GAUGE, 'Limit of idle connections, the same as of all connections',
-               'gcpool_capacity'),
-    instrument('db.client.connection.idle.min', GAUGE, 'Idle connections that are kept for each endpoint',
-               'gcpool_min_idle_connections'),
-    instrument('db.client.connection.pending_requests', GAUGE, 'Acquires that are waiting now', 'gcpool_waiters',
-               unit='{request}'),
-    instrument('db.client.connection.timeouts', COUNTER, 'Acquires that timed out', 'gcpool_acquires_total',
-               unit='{timeout}', result='timeout'),
-    instrument('db.client.connection.create_time', 'histogram', 'Duration of creating connections',
-               'gcpool_hook_seconds', hook='create'),
-    instrument('db.client.connection.wait_time', 'histogram', 'Duration of acquires with any result',
-               'gcpool_acquire_wait_seconds'),
+    instrument(
+        'db.client.connection.max',
+        GAUGE,
+        'Connections that the pool could hold for the endpoints that it has now',
+        'gcpool_capacity',
+    ),
+    instrument(
+        'db.client.connection.idle.max',
+        GAUGE,
+        'Limit of idle connections, the same as of all connections',
+        'gcpool_capacity',
+    ),
+    instrument(
+        'db.client.connection.idle.min',
+        GAUGE,
+        'Idle connections that are kept for each endpoint',
+        'gcpool_min_idle_connections',
+    ),
+    instrument(
+        'db.client.connection.pending_requests',
+        GAUGE,
+        'Acquires that are waiting now',
+        'gcpool_waiters',
+        unit='{request}',
+    ),
+    instrument(
+        'db.client.connection.timeouts',
+        COUNTER,
+        'Acquires that timed out',
+        'gcpool_acquires_total',
+        unit='{timeout}',
+        result='timeout',
+    ),
+    instrument(
+        'db.client.connection.create_time',
+        'histogram',
+        'Duration of creating connections',
+        'gcpool_hook_seconds',
+        hook='create',
+    ),
+    instrument(
+        'db.client.connection.wait_time',
+        'histogram',
+        'Duration of acquires with any result',
+        'gcpool_acquire_wait_seconds',
+    ),
     instrument('db.client.connection.use_time', 'histogram', 'How long connections were held', 'gcpool_use_seconds'),
     instrument('gcpool.acquires', COUNTER, 'Ended acquires by result', 'gcpool_acquires_total'),
     instrument('gcpool.releases', COUNTER, 'Releases by what happened to the connection', 'gcpool_releases_total'),
-    instrument('gcpool.connections.closed', COUNTER, 'Closed connections by reason',
-               'gcpool_connections_closed_total'),
-    instrument('gcpool.hook_calls', COUNTER, 'Ended calls of the hooks of the connection manager by outcome',
-               'gcpool_hook_calls_total'),
+    instrument('gcpool.connections.closed', COUNTER, 'Closed connections by reason', 'gcpool_connections_closed_total'),
+    instrument(
+        'gcpool.hook_calls',
+        COUNTER,
+        'Ended calls of the hooks of the connection manager by outcome',
+        'gcpool_hook_calls_total',
+    ),
 )

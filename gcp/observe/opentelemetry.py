@@ -41,6 +41,7 @@ collected: Final = threading.local()
 
 # --- figures ---
 
+
 def counted(reading: Reading, metric: str) -> Iterator[tuple[dict[str, str], int]]:
     """Yield a metric's values with their labels other than the pool's and the endpoint's."""
     total = reading.total
@@ -57,7 +58,7 @@ def counted(reading: Reading, metric: str) -> Iterator[tuple[dict[str, str], int
     elif metric == 'gcpool_hook_calls_total':
         for hook, outcomes in total['hook_calls'].items():
             yield from (({'hook': hook, 'outcome': outcome}, count) for outcome, count in outcomes.items())
-    elif metric == 'gcpool_capacity' and reading.capacity is not None:      # closed pools have no limits
+    elif metric == 'gcpool_capacity' and reading.capacity is not None:  # closed pools have no limits
         yield {}, reading.capacity
     elif metric == 'gcpool_min_idle_connections' and reading.limits is not None:
         yield {}, reading.limits[2]
@@ -82,6 +83,7 @@ def histograms(reading: Reading) -> Iterator[tuple[Instrument, tuple[str, str | 
 
 # --- instruments ---
 
+
 class ProviderBinding:
     """The instruments of one provider, and its pools.
 
@@ -95,7 +97,7 @@ class ProviderBinding:
         self.superseded = False
         self._readings: list[Reading] = []
         self._taken = -1.0
-        self._waiting: set[str] = set()     # instruments that have not used this reading yet
+        self._waiting: set[str] = set()  # instruments that have not used this reading yet
         self._recorder: Recorder | None = None
 
     def create(self, provider: Any) -> None:
@@ -121,7 +123,8 @@ class ProviderBinding:
                 return []
             return [
                 Observation(value, attributes)
-                for reading in self._read(instrument.name) for attributes, value in figures(reading, instrument)
+                for reading in self._read(instrument.name)
+                for attributes, value in figures(reading, instrument)
             ]
         except Exception as error:
             self.aggregation.errors.record('opentelemetry', error)
@@ -152,8 +155,11 @@ class Recorder:
     def __init__(self, meter: Any) -> None:
         self._instruments = {
             instrument.name: meter.create_histogram(
-                instrument.name, unit=instrument.unit, description=instrument.help,
-                explicit_bucket_boundaries_advisory=instrument.buckets)
+                instrument.name,
+                unit=instrument.unit,
+                description=instrument.help,
+                explicit_bucket_boundaries_advisory=instrument.buckets,
+            )
             for instrument in HISTOGRAMS
         }
         self._seen: dict[tuple[str, str], tuple[tuple[int, ...], float]] = {}
@@ -172,8 +178,9 @@ class Recorder:
                         record(value)
 
 
-def since(last: tuple[tuple[int, ...], float] | None, counts: tuple[int, ...], total: float) -> tuple[
-        tuple[int, ...], float]:
+def since(
+    last: tuple[tuple[int, ...], float] | None, counts: tuple[int, ...], total: float
+) -> tuple[tuple[int, ...], float]:
     """Return the growth of a histogram: all of it if a count has fallen, as in a forked child, which counts from 0."""
     if last is None or any(now < then for now, then in zip(counts, last[0], strict=True)):
         return counts, total
@@ -249,7 +256,7 @@ def follow() -> None:
         GlobalProvider.is_real = not is_proxy(provider)
         if before is not None and before in bindings and is_proxy_of(before, provider):
             earlier = bindings.pop(before)
-            if provider in bindings:     # the argument of a pool before it was global: its instruments came first
+            if provider in bindings:  # the argument of a pool before it was global: its instruments came first
                 earlier.superseded = True
             else:
                 bindings[provider] = earlier
@@ -291,8 +298,11 @@ def attach(telemetry: Telemetry, provider: Any) -> None:
 
 def is_imported() -> bool:
     """Tell whether there can be a global provider: the API is imported, or the environment names one."""
-    return GlobalProvider.provider is not None or 'opentelemetry.metrics' in sys.modules or (
-        'OTEL_PYTHON_METER_PROVIDER' in os.environ)
+    return (
+        GlobalProvider.provider is not None
+        or 'opentelemetry.metrics' in sys.modules
+        or ('OTEL_PYTHON_METER_PROVIDER' in os.environ)
+    )
 
 
 def recheck(telemetry: Telemetry) -> None:

@@ -37,10 +37,20 @@ YIELD_INTERVAL: Final = 0.001
 # --- the value of each metric in a reading ---
 
 #: metrics by endpoint: the index of their first value in a row
-COLUMNS: Final[Mapping[str, int]] = dict(zip(
-    ('gcpool_connections', 'gcpool_waiters', 'gcpool_acquires_total', 'gcpool_releases_total',
-     'gcpool_connections_closed_total', 'gcpool_leaks_detected_total'),
-    (0, 3, 4, 10, 13, 20), strict=True))
+COLUMNS: Final[Mapping[str, int]] = dict(
+    zip(
+        (
+            'gcpool_connections',
+            'gcpool_waiters',
+            'gcpool_acquires_total',
+            'gcpool_releases_total',
+            'gcpool_connections_closed_total',
+            'gcpool_leaks_detected_total',
+        ),
+        (0, 3, 4, 10, 13, 20),
+        strict=True,
+    )
+)
 
 #: metrics with one value for each pool
 NUMBERS: Final[Mapping[str, Callable[[Reading], float | None]]] = {
@@ -77,6 +87,7 @@ def bounds_of(metric: Metric) -> list[str]:
 
 # --- labels ---
 
+
 class SeriesLabels:
     """The labels of all series of one pool, created once. Those of an endpoint are dropped with its label."""
 
@@ -84,10 +95,12 @@ class SeriesLabels:
         self.pool: Final[Labels] = {'pool': pool}
         self.hook_calls: Final = [{'pool': pool, **each} for each in BY_NAME['gcpool_hook_calls_total'].combinations()]
         self.histograms: Final = {
-            metric.name: [({'pool': pool, **each}, [
-                {'pool': pool, **each, 'le': bound} for bound in bounds_of(metric)
-            ]) for each in metric.combinations()]
-            for metric in METRICS if metric.kind == 'histogram'
+            metric.name: [
+                ({'pool': pool, **each}, [{'pool': pool, **each, 'le': bound} for bound in bounds_of(metric)])
+                for each in metric.combinations()
+            ]
+            for metric in METRICS
+            if metric.kind == 'histogram'
         }
         self.rows: dict[str | None, dict[str, list[Labels]]] = {}
 
@@ -101,6 +114,7 @@ class SeriesLabels:
 
 
 # --- the collector ---
+
 
 class Collector:
     """Exports all pools of one registry.
@@ -126,7 +140,8 @@ class Collector:
         began = since = perf_counter()
         readings = self._aggregation.read()
         series_labels = {
-            reading.pool: self._series_labels.get(reading.pool) or SeriesLabels(reading.pool) for reading in readings}
+            reading.pool: self._series_labels.get(reading.pool) or SeriesLabels(reading.pool) for reading in readings
+        }
         for reading in readings:
             series_labels[reading.pool].update(reading.rows)
         self._series_labels = series_labels
@@ -177,13 +192,17 @@ def endpoint_samples(name: str, reading: Reading, series_labels: SeriesLabels) -
     begin = COLUMNS[name]
     for endpoint, row in reading.rows.items():
         if begin < GAUGES and row[0] < 0:
-            continue        # the label has no endpoint: its counters stay, its gauges do not
+            continue  # the label has no endpoint: its counters stay, its gauges do not
         for labels, value in zip(series_labels.rows[endpoint][name], row[begin:], strict=False):
             yield Sample(name, labels, value)
 
 
 def histogram_samples(
-        name: str, kind: str, reading: Reading, labels: Labels, buckets: list[Labels],
+    name: str,
+    kind: str,
+    reading: Reading,
+    labels: Labels,
+    buckets: list[Labels],
 ) -> Iterator[Sample]:
     hook = labels.get('hook')
     counts, total = histogram_of(reading, kind, hook)
@@ -195,6 +214,7 @@ def histogram_samples(
 
 
 # --- registries ---
+
 
 class RegistryBinding:
     """The pools of one registry, and the collector that reads them.

@@ -155,7 +155,12 @@ class PoolTracer:
             self._failed(error)
 
     def record_failed(
-            self, hook: str, endpoint: object, outcome: str, seconds: float, error: BaseException | None,
+        self,
+        hook: str,
+        endpoint: object,
+        outcome: str,
+        seconds: float,
+        error: BaseException | None,
     ) -> None:
         """Create the span of a failed hook call that was started without one: at an idle hit, or because its hook has
         spans with ``tracing='all'`` only."""
@@ -179,7 +184,10 @@ class PoolTracer:
             if is_suppressed(parent):
                 return
             span = self._begin(
-                WAIT, acquire.endpoint, parent, ago=seconds,
+                WAIT,
+                acquire.endpoint,
+                parent,
+                ago=seconds,
                 links={'released_by': acquire.released_by, 'created_by': acquire.created_by},
                 attributes={RESULT: result, AHEAD: acquire.ahead},
             )
@@ -202,8 +210,14 @@ class PoolTracer:
         return hook not in PER_USE or ((self._everything or wrong) and get_current_span().is_recording())
 
     def _begin(
-            self, hook: str, endpoint: object, parent: Context, *, ago: float | None = None,
-            links: Mapping[str, object] = MappingProxyType({}), attributes: Mapping[str, Any] = MappingProxyType({}),
+        self,
+        hook: str,
+        endpoint: object,
+        parent: Context,
+        *,
+        ago: float | None = None,
+        links: Mapping[str, object] = MappingProxyType({}),
+        attributes: Mapping[str, Any] = MappingProxyType({}),
     ) -> Span:
         """Start a span.
 
@@ -229,7 +243,13 @@ class PoolTracer:
             return {}
 
     def _conclude(
-            self, span: Span, hook: str, endpoint: object, outcome: str, seconds: float, error: BaseException | None,
+        self,
+        span: Span,
+        hook: str,
+        endpoint: object,
+        outcome: str,
+        seconds: float,
+        error: BaseException | None,
     ) -> None:
         """Set outcome, exemplar and log record of a hook call, and end its span."""
         try:
@@ -268,6 +288,7 @@ class PoolTracer:
 
 # --- contexts and errors ---
 
+
 def is_suppressed(context: Any) -> bool:
     """Tell whether instrumentation is suppressed in a context."""
     return SUPPRESS_KEY is not None and bool(context.get(SUPPRESS_KEY))
@@ -290,7 +311,7 @@ def error_type(outcome: str, error: BaseException | None) -> str:
     if isinstance(error, ConnectionPoolClosedError):
         return 'pool_closed'
     if error is None:
-        return '_OTHER'     # the conventions' fallback
+        return '_OTHER'  # the conventions' fallback
     kind = type(error)
     return kind.__qualname__ if kind.__module__ == 'builtins' else f'{kind.__module__}.{kind.__qualname__}'
 
@@ -302,7 +323,7 @@ ADDRESS = r'\[(?P<v6>[0-9A-Fa-f:.]{2,45}(?:%[A-Za-z0-9_.-]{1,32})?)\]'
 PORT = r'(?P<port>[0-9]{1,5})'
 HOST_RE = re.compile(rf'(?:{NAME}|(?P<v6>[0-9A-Fa-f:.]{{2,45}}(?:%[A-Za-z0-9_.-]{{1,32}})?))')
 ORIGIN_RE = re.compile(rf'(?:(?P<scheme>https?)://)?(?:{NAME}|{ADDRESS})(?::{PORT})?/?')
-PATH_RE = re.compile(r'/[^@=?&]{0,107}')        # as long as a socket's path can be
+PATH_RE = re.compile(r'/[^@=?&]{0,107}')  # as long as a socket's path can be
 DEFAULT_PORTS = {'http': 80, 'https': 443}
 
 

@@ -31,7 +31,7 @@ class Errors:
         self.count = 0
         self._name = name
         self._logged: set[str] = set()
-        self._lock = threading.RLock()      # reentrant: a finalizer may run here and record an error
+        self._lock = threading.RLock()  # reentrant: a finalizer may run here and record an error
 
     def record(self, where: str, error: BaseException, *, logged: bool = False) -> None:
         """Count an error.
@@ -49,7 +49,7 @@ class Errors:
             try:
                 logger.warning('%s: %s failed: %s; further errors are only counted', self._name, where, what)
             except Exception:
-                pass    # a logging handler that raises must not break the pool
+                pass  # a logging handler that raises must not break the pool
 
     def reset_after_fork(self) -> None:
         """Restart the counts at 0 in a forked child."""

@@ -90,7 +90,7 @@ class Global(Injected):
             if provider is not self._provider:
                 self.use(provider)
         except Exception as error:
-            self._current = lambda: self._provider      # a provider that fails to load is not tried again
+            self._current = lambda: self._provider  # a provider that fails to load is not tried again
             self._telemetry.errors.record('tracer_provider', error)
 
 
@@ -112,7 +112,7 @@ def peek() -> Any:
     api = getattr(sys.modules.get('opentelemetry.trace'), '__dict__', {})
     try:
         return api['_TRACER_PROVIDER']
-    except KeyError:        # the API is not imported, or this version has no such variable
+    except KeyError:  # the API is not imported, or this version has no such variable
         return api.get('get_tracer_provider', no_provider)()
 
 

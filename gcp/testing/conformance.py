@@ -25,31 +25,45 @@ __all__ = ['check_manager']
 
 @overload
 def check_manager(
-        manager: SyncConnectionManager[EndpointT, ConnectionT], endpoint: EndpointT, *, kill: Kill | None = None,
-        use: Use | None = None, silent: EndpointT = ..., refused: EndpointT = ..., timeout: float = 5.0, count: int = 3,
-        fork: bool = False,
+    manager: SyncConnectionManager[EndpointT, ConnectionT],
+    endpoint: EndpointT,
+    *,
+    kill: Kill | None = None,
+    use: Use | None = None,
+    silent: EndpointT = ...,
+    refused: EndpointT = ...,
+    timeout: float = 5.0,
+    count: int = 3,
+    fork: bool = False,
 ) -> ManagerReport: ...
 
 
 @overload
 def check_manager(
-        manager: AsyncConnectionManager[EndpointT, ConnectionT], endpoint: EndpointT, *, kill: Kill | None = None,
-        use: Use | None = None, silent: EndpointT = ..., refused: EndpointT = ..., timeout: float = 5.0, count: int = 3,
-        fork: bool = False,
+    manager: AsyncConnectionManager[EndpointT, ConnectionT],
+    endpoint: EndpointT,
+    *,
+    kill: Kill | None = None,
+    use: Use | None = None,
+    silent: EndpointT = ...,
+    refused: EndpointT = ...,
+    timeout: float = 5.0,
+    count: int = 3,
+    fork: bool = False,
 ) -> Coroutine[Any, Any, ManagerReport]: ...
 
 
 def check_manager(
-        manager: Any,
-        endpoint: Any,
-        *,
-        kill: Kill | None = None,
-        use: Use | None = None,
-        silent: Any = UNSET,
-        refused: Any = UNSET,
-        timeout: float = 5.0,
-        count: int = 3,
-        fork: bool = False,
+    manager: Any,
+    endpoint: Any,
+    *,
+    kill: Kill | None = None,
+    use: Use | None = None,
+    silent: Any = UNSET,
+    refused: Any = UNSET,
+    timeout: float = 5.0,
+    count: int = 3,
+    fork: bool = False,
 ) -> ManagerReport | Coroutine[Any, Any, ManagerReport]:
     """Check that a manager follows the rules that a pool relies on, against a real server.
 
@@ -80,8 +94,16 @@ def check_manager(
     if count < 1:
         raise ValueError(f'count must be at least 1, not {count}')
     harness = Harness(
-        frontend, endpoint, _two_arguments(kill, 'kill'), _two_arguments(use, 'use'), silent, refused, seconds, count,
-        fork)
+        frontend,
+        endpoint,
+        _two_arguments(kill, 'kill'),
+        _two_arguments(use, 'use'),
+        silent,
+        refused,
+        seconds,
+        count,
+        fork,
+    )
     return frontend.run(RuleChecker(harness).report())  # type: ignore[no-any-return]
 
 
@@ -107,8 +129,12 @@ class RuleChecker:
                 await self._check(rule)
         self._finish_leak_rules(started)
         report = ManagerReport(
-            type(self._harness.frontend.manager).__name__, describe(self._harness.endpoint), tuple(self._passed),
-            tuple(self._skipped), time.monotonic() - started)
+            type(self._harness.frontend.manager).__name__,
+            describe(self._harness.endpoint),
+            tuple(self._passed),
+            tuple(self._skipped),
+            time.monotonic() - started,
+        )
         if self._broken:
             raise ManagerCheckError(self._broken, report)
         return report
@@ -187,7 +213,7 @@ def _two_arguments(function: Any, name: str) -> Callable[[Any, Any], object] | N
     wanted = _required_arguments(function)
     if wanted > 2:
         raise TypeError(f'{name} must be a function of (endpoint, conn), of (conn) or of no argument, not of {wanted}')
-    return lambda endpoint, conn: function(*(endpoint, conn)[2 - wanted:])
+    return lambda endpoint, conn: function(*(endpoint, conn)[2 - wanted :])
 
 
 def _required_arguments(function: Callable[..., object]) -> int:

@@ -99,6 +99,7 @@ def dead() -> Behaviour:
 
 def error(exception: BaseException | type[BaseException]) -> Behaviour:
     """Raise an exception: any `BaseException`, an instance or a class."""
+
     def act(endpoint: Any, connection: Any) -> None:
         raise exception
 
@@ -314,8 +315,11 @@ class _Recorder:
     @property
     def created(self) -> list[Any]:
         """The connections that were created, in order."""
-        return [call.connection for call, begins in tuple(self._log)
-                if call.hook == 'create' and call.outcome == 'ok' and not begins]
+        return [
+            call.connection
+            for call, begins in tuple(self._log)
+            if call.hook == 'create' and call.outcome == 'ok' and not begins
+        ]
 
     @property
     def disposed(self) -> list[Any]:

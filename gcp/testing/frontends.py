@@ -44,8 +44,21 @@ CANCEL_TIMEOUT = 1.0
 
 #: Methods of a socket that wait when it is in blocking mode.
 BLOCKING_METHODS = {
-    'accept', 'connect', 'do_handshake', 'read', 'recv', 'recv_into', 'recvfrom', 'recvfrom_into', 'recvmsg', 'send',
-    'sendall', 'sendmsg', 'sendto', 'shutdown_tls', 'write',
+    'accept',
+    'connect',
+    'do_handshake',
+    'read',
+    'recv',
+    'recv_into',
+    'recvfrom',
+    'recvfrom_into',
+    'recvmsg',
+    'send',
+    'sendall',
+    'sendmsg',
+    'sendto',
+    'shutdown_tls',
+    'write',
 }
 
 
@@ -114,7 +127,12 @@ class Frontend(abc.ABC):
         return None
 
     async def hook(
-            self, name: str, *arguments: Any, timeout: float | None, limit: float, cancel_at: int = 0,
+        self,
+        name: str,
+        *arguments: Any,
+        timeout: float | None,
+        limit: float,
+        cancel_at: int = 0,
     ) -> Outcome:
         """Call a hook.
 
@@ -148,7 +166,12 @@ class Frontend(abc.ABC):
 
     @abc.abstractmethod
     async def _hook(
-            self, name: str, arguments: tuple[Any, ...], timeout: float | None, limit: float, cancel_at: int,
+        self,
+        name: str,
+        arguments: tuple[Any, ...],
+        timeout: float | None,
+        limit: float,
+        cancel_at: int,
     ) -> Outcome: ...
 
     @abc.abstractmethod
@@ -189,7 +212,12 @@ class ThreadingFrontend(Frontend):
         raise RuntimeError('a check of a threading manager has waited for an event loop')
 
     async def _hook(
-            self, name: str, arguments: tuple[Any, ...], timeout: float | None, limit: float, cancel_at: int,
+        self,
+        name: str,
+        arguments: tuple[Any, ...],
+        timeout: float | None,
+        limit: float,
+        cancel_at: int,
     ) -> Outcome:
         hook = getattr(self.manager, name)
 
@@ -243,7 +271,12 @@ class AsyncioFrontend(Frontend):
         return body
 
     async def _hook(
-            self, name: str, arguments: tuple[Any, ...], timeout: float | None, limit: float, cancel_at: int,
+        self,
+        name: str,
+        arguments: tuple[Any, ...],
+        timeout: float | None,
+        limit: float,
+        cancel_at: int,
     ) -> Outcome:
         call = WatchedCall(name, getattr(self.manager, name), arguments, cancel_at)
         try:
@@ -337,7 +370,8 @@ class WatchedCall:
         result = self._function(*self._arguments)
         if not hasattr(result, '__await__'):
             raise SignatureMismatch(
-                f'{self._name} returned {type(result).__name__}, which the asyncio pool cannot await')
+                f'{self._name} returned {type(result).__name__}, which the asyncio pool cannot await'
+            )
         iterator: Generator[Any, Any, Any] = result.__await__()
         return iterator
 
@@ -366,8 +400,8 @@ def frontend_of(manager: Any) -> Frontend:
     :raises TypeError: when it is not a manager
     """
     is_async = isinstance(manager, AsyncConnectionManager) or (
-        not isinstance(manager, SyncConnectionManager)
-        and inspect.iscoroutinefunction(getattr(manager, 'create', None)))
+        not isinstance(manager, SyncConnectionManager) and inspect.iscoroutinefunction(getattr(manager, 'create', None))
+    )
     if isinstance(manager, type):
         raise TypeError(f'manager must be an instance, not the class {manager.__name__}: call it')
     for name in ('create', 'dispose'):

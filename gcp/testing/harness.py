@@ -123,7 +123,8 @@ class Harness:
         if not self.frontend.overrides('check_aliveness'):
             return True
         return await self.hook(
-            'check_aliveness', conn, fix='return True or False for any connection, in whatever state, without delay')
+            'check_aliveness', conn, fix='return True or False for any connection, in whatever state, without delay'
+        )
 
     async def exchange(self, conn: Any, when: str, fix: str) -> None:
         """Call `use`, if it was given, to see that a connection works."""

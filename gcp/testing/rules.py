@@ -55,7 +55,10 @@ RULES: list[Rule] = []
 
 
 def rule(
-        text: str, *, requires: tuple[str, ...] = (), frontend: str | None = None,
+    text: str,
+    *,
+    requires: tuple[str, ...] = (),
+    frontend: str | None = None,
 ) -> Callable[[CheckFunction], CheckFunction]:
     """Register a function as the check of the rule that has the function's name."""
 
@@ -95,8 +98,7 @@ async def check_healthy(harness: Harness) -> None:
         raise RuleSkipped('the manager has no check_aliveness')
     async with harness.connection() as conn:
         await _stays_alive(harness, conn, 'new')
-        await harness.exchange(
-            conn, 'after the checks', 'do not read data, and do not change the mode of the socket')
+        await harness.exchange(conn, 'after the checks', 'do not read data, and do not change the mode of the socket')
         await _stays_alive(harness, conn, 'used')
 
 
@@ -105,7 +107,8 @@ async def _stays_alive(harness: Harness, conn: Any, kind: str) -> None:
         if not (answer := await harness.is_alive(conn)):
             raise RuleBroken(
                 f'check number {number} of a {kind} connection returned {answer!r}',
-                'return True for it; a function without a return statement returns None')
+                'return True for it; a function without a return statement returns None',
+            )
 
 
 @rule(
@@ -120,7 +123,8 @@ async def hooks(harness: Harness) -> None:
         for _ in range(3):  # as a pool calls them: a check before each reuse
             for name in names:
                 await harness.hook(
-                    name, conn, fix='succeed on a healthy connection: the pool disposes of it after an error')
+                    name, conn, fix='succeed on a healthy connection: the pool disposes of it after an error'
+                )
                 if name == 'on_acquire':
                     await harness.exchange(conn, 'after on_acquire', 'leave the connection usable in on_acquire')
             if not await harness.is_alive(conn):
@@ -160,11 +164,13 @@ async def check_dead(harness: Harness) -> None:
         if not harness.frontend.overrides('check_aliveness'):
             raise RuleBroken(
                 'the manager has no check_aliveness, so the pool hands out connections whose peer has gone',
-                'look for EOF, errors and unsolicited data, as SocketAlivenessCheckingMixin of gcp.contrib.socket does')
+                'look for EOF, errors and unsolicited data, as SocketAlivenessCheckingMixin of gcp.contrib.socket does',
+            )
         if not await harness.becomes_dead(conn):
             raise RuleBroken(
                 f'check_aliveness still returned True {harness.timeout:g} s after kill()',
-                'look at the state of the socket (EOF and errors make it readable), or send a request to the server')
+                'look at the state of the socket (EOF and errors make it readable), or send a request to the server',
+            )
         if await harness.is_alive(conn):
             raise RuleBroken('check_aliveness returned False, and then True', 'once dead, a connection stays dead')
         if harness.frontend.overrides('on_connection_dead'):
@@ -213,7 +219,8 @@ async def _open_pool(harness: Harness) -> AsyncGenerator[Callable[..., Awaitable
         raise RuleSkipped("some hooks cannot be called, see 'signatures' and 'event_loop'")
     try:
         opened = frontend.pool(
-            max_size=2, acquire_timeout=harness.timeout, dispose_timeout=harness.timeout, name='check_manager')
+            max_size=2, acquire_timeout=harness.timeout, dispose_timeout=harness.timeout, name='check_manager'
+        )
     except TypeError as error:
         base = f'gcp.{frontend.name}.BaseConnectionManager'
         raise RuleBroken(f'the pool refused the manager: {error}', f'derive from {base}') from None
@@ -257,11 +264,13 @@ async def timeout(harness: Harness) -> None:
             raise RuleBroken(
                 f'create was cancelled after {SILENT_TIMEOUT} s and had not ended '
                 f'{outcome.seconds - SILENT_TIMEOUT:.1f} s later',
-                'do not catch CancelledError, and do not await anything slow while it propagates')
+                'do not catch CancelledError, and do not await anything slow while it propagates',
+            )
     elif outcome.hung:
         raise RuleBroken(
             f'create was given {SILENT_TIMEOUT} s and had not returned after {limit:g} s',
-            'limit each phase, also the handshake and the authentication, to what is left of timeout')
+            'limit each phase, also the handshake and the authentication, to what is left of timeout',
+        )
     elif not isinstance(outcome.error, TimeoutError):
         raise RuleBroken(f'create raised {outcome.error!r} when its time was over', 'raise the builtin TimeoutError')
 
@@ -293,14 +302,16 @@ async def event_loop(harness: Harness) -> None:
 
 @rule(
     "a forked child can dispose of its parent's connection without sending anything to the server",
-    requires=('create', 'check_healthy', 'dispose'), frontend='threading',
+    requires=('create', 'check_healthy', 'dispose'),
+    frontend='threading',
 )
 async def fork(harness: Harness) -> None:
     if not harness.fork or not hasattr(os, 'fork'):
         raise RuleSkipped('fork=True was not given' if hasattr(os, 'fork') else 'the platform has no fork()')
     async with harness.connection() as conn:
-        status = _in_child(lambda: harness.frontend.manager.dispose(harness.endpoint, conn, harness.timeout),
-                           harness.timeout)
+        status = _in_child(
+            lambda: harness.frontend.manager.dispose(harness.endpoint, conn, harness.timeout), harness.timeout
+        )
         if status != 0:
             raise RuleBroken(f'dispose failed in the child (status {status})', 'only close the descriptor there')
         fix = 'store os.getpid() in create; in another process only close the descriptor, without a closing message'
@@ -315,7 +326,8 @@ async def signatures(harness: Harness) -> None:
         kind = 'def' if harness.frontend.name == 'threading' else 'async def'
         raise RuleBroken(
             '; '.join(harness.frontend.mismatches.values()),
-            f'copy the signatures from gcp.{harness.frontend.name}.BaseConnectionManager: {kind}')
+            f'copy the signatures from gcp.{harness.frontend.name}.BaseConnectionManager: {kind}',
+        )
 
 
 def _in_child(work: Callable[[], object], seconds: float) -> int | str:

@@ -41,7 +41,7 @@ def main(targets: Sequence[str], once: bool, interval: float) -> int:
     try:
         return show_once(watches) if once or '-' in targets else show_live(watches, interval)
     except KeyboardInterrupt:
-        return 0    # Ctrl-C is the normal end
+        return 0  # Ctrl-C is the normal end
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it at exit
         return FAILED

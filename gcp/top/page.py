@@ -69,6 +69,7 @@ class Page:
 
 # --- parsing ---
 
+
 def parse(text: str, written: float) -> Page:
     """Read a page in either format.
 
@@ -111,6 +112,7 @@ def printable(text: str) -> str:
 
 # --- reading ---
 
+
 def read(target: str) -> Page:
     """Read a page.
 
@@ -133,7 +135,7 @@ def read(target: str) -> Page:
         raise PageError('not a page of metrics: not UTF-8') from None
     except PageError:
         raise
-    except Exception as error:      # a reply that is not HTTP, an invalid URL
+    except Exception as error:  # a reply that is not HTTP, an invalid URL
         raise PageError(f'{type(error).__name__}: {printable(str(error))}') from None
 
 
@@ -150,7 +152,8 @@ def fetch(target: str) -> str:
     credentials, _, address = parts.netloc.rpartition('@')
     request = urllib.request.Request(
         urlunsplit((parts.scheme, address, parts.path.strip('/') and parts.path or '/metrics', parts.query, '')),
-        headers={'Accept': ACCEPT})
+        headers={'Accept': ACCEPT},
+    )
     if credentials:
         request.add_header('Authorization', f'Basic {base64.b64encode(unquote(credentials).encode()).decode()}')
     opener = urllib.request.build_opener(*[urllib.request.ProxyHandler({})] * is_loopback(parts.hostname or ''))

@@ -20,7 +20,7 @@ from gcp.top.watch import PoolFigures, Watch
 __all__ = ['console', 'frame', 'open_view']
 
 NAMES: Final = 13
-FIGURES: Final = 44     # the width of the figures beside a bar
+FIGURES: Final = 44  # the width of the figures beside a bar
 SHORTEST, LONGEST = 8, 30
 ENDPOINTS: Final = 3
 ENDLESS: Final = 10_000
@@ -34,7 +34,7 @@ Line = tuple[str, Text]
 def console() -> Console:
     """Return the console. Without a terminal, lines are plain and not cut."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors='replace')    # a pool's name may contain any character
+        sys.stdout.reconfigure(errors='replace')  # a pool's name may contain any character
     if sys.stdout.isatty():
         return Console(highlight=False, emoji=False)
     return Console(highlight=False, emoji=False, force_terminal=False, color_system=None, width=ENDLESS)
@@ -59,7 +59,8 @@ def frame(watches: Sequence[Watch], screen: Console, room: float = inf) -> Group
     symbols = Symbols(screen)
     heads = [line((f'{watch.error}; trying again', 'red')) for watch in watches if watch.error]
     blocks = [
-        (figures, block(watch, figures, symbols, len(watches) > 1)) for watch in watches for figures in watch.pools]
+        (figures, block(watch, figures, symbols, len(watches) > 1)) for watch in watches for figures in watch.pools
+    ]
     full = fitting(blocks, room - len(heads))
     return Group(
         *heads,
@@ -99,6 +100,7 @@ class Symbols:
 
 # --- a pool ---
 
+
 def block(watch: Watch, figures: PoolFigures, symbols: Symbols, several: bool) -> list[Text]:
     return [
         head(watch, figures, symbols, several),
@@ -113,8 +115,11 @@ def head(watch: Watch, figures: PoolFigures, symbols: Symbols, several: bool) ->
     period = ', '.join(filter(None, ['since its start', period])) if figures.is_first else f'in the last {period}'
     details = ' '.join(filter(None, [figures.info('frontend'), *where]))
     return line(
-        (printable(figures.pool.name), 'bold'), f'  {printable(details)}  ' if details else '  ',
-        (words, HEALTH[level]), (f'  {period}', 'bright_black'))
+        (printable(figures.pool.name), 'bold'),
+        f'  {printable(details)}  ' if details else '  ',
+        (words, HEALTH[level]),
+        (f'  {period}', 'bright_black'),
+    )
 
 
 def summary_line(figures: PoolFigures, symbols: Symbols) -> Text:
@@ -122,9 +127,11 @@ def summary_line(figures: PoolFigures, symbols: Symbols) -> Text:
     level, words = figures.health
     states, limit = figures.states(), figures.limit('gcpool_capacity')
     return line(
-        (printable(figures.pool.name), 'bold'), '  ', (words, HEALTH[level]),
-        f'  {states["used"]} used of {"-" if limit is None else limit}, '
-        f'{figures.gauge("gcpool_waiters"):.0f} waiting')
+        (printable(figures.pool.name), 'bold'),
+        '  ',
+        (words, HEALTH[level]),
+        f'  {states["used"]} used of {"-" if limit is None else limit}, {figures.gauge("gcpool_waiters"):.0f} waiting',
+    )
 
 
 def lines(figures: PoolFigures, symbols: Symbols) -> Iterator[Line]:
@@ -134,8 +141,12 @@ def lines(figures: PoolFigures, symbols: Symbols) -> Iterator[Line]:
     yield 'acquires', acquires(figures)
     yield 'wait', quantiles(figures.histogram('gcpool_acquire_wait_seconds'), symbols)
     held = figures.gauge('gcpool_oldest_checkout_seconds')
-    yield 'use', quantiles(figures.histogram('gcpool_use_seconds'), symbols).append(
-        f'   longest held {duration(held, symbols)}' if held else '')
+    yield (
+        'use',
+        quantiles(figures.histogram('gcpool_use_seconds'), symbols).append(
+            f'   longest held {duration(held, symbols)}' if held else ''
+        ),
+    )
     yield 'churn', churn(figures)
     yield 'timeouts', alarm(figures.by('gcpool_acquires_total', 'result').get('timeout', 0), figures)
     yield 'hook errors', hook_errors(figures)
@@ -159,7 +170,7 @@ def endpoint_lines(figures: PoolFigures, symbols: Symbols) -> Iterator[Line]:
     """Draw the fullest endpoints."""
     labels = figures.endpoints()
     limit = figures.limit('gcpool_max_connections_per_endpoint')
-    for label in sorted(labels[:ENDPOINTS]):    # by name, so that they keep their place on the screen
+    for label in sorted(labels[:ENDPOINTS]):  # by name, so that they keep their place on the screen
         text = bar(figures.states(label), limit, symbols)
         waiters = figures.gauge('gcpool_waiters', pool_endpoint=label)
         yield f'  {shortened(printable(label))}', text.append(f', {waiters:.0f} waiting' if waiters else '')
@@ -170,7 +181,7 @@ def endpoint_lines(figures: PoolFigures, symbols: Symbols) -> Iterator[Line]:
 def shortened(label: str) -> str:
     """Shorten a label at its beginning: the port and the distinctive part of a host are at its end."""
     room = NAMES - 3
-    return label if len(label) <= room else f'*{label[1 - room:]}'
+    return label if len(label) <= room else f'*{label[1 - room :]}'
 
 
 def waiting(figures: PoolFigures, symbols: Symbols) -> Text:
@@ -189,8 +200,7 @@ def acquires(figures: PoolFigures) -> Text:
 
 
 def quantiles(histogram: Histogram, symbols: Symbols) -> Text:
-    return Text('  '.join(
-        f'p{q * 100:g} {quantile(histogram, q, symbols):<{8 if q < 0.99 else 0}}' for q in QUANTILES))
+    return Text('  '.join(f'p{q * 100:g} {quantile(histogram, q, symbols):<{8 if q < 0.99 else 0}}' for q in QUANTILES))
 
 
 def quantile(histogram: Histogram, q: float, symbols: Symbols) -> str:
@@ -230,6 +240,7 @@ def alarm(count: float, figures: PoolFigures) -> Text:
 
 
 # --- figures ---
+
 
 def speed(figures: PoolFigures, count: float) -> str:
     """Format a count per second, or the count if the interval is not known."""

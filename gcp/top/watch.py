@@ -55,8 +55,14 @@ class PoolFigures:
     def endpoints(self) -> list[str]:
         """Return the endpoints with labels of their own, the fullest first."""
         labels = {dict(labels).get('pool_endpoint', '_other') for labels in self.now.get('gcpool_connections', {})}
-        return sorted(labels - {'_other', ''}, key=lambda label: (
-            -self.gauge('gcpool_waiters', pool_endpoint=label), -sum(self.states(label).values()), label))
+        return sorted(
+            labels - {'_other', ''},
+            key=lambda label: (
+                -self.gauge('gcpool_waiters', pool_endpoint=label),
+                -sum(self.states(label).values()),
+                label,
+            ),
+        )
 
     def info(self, label: str) -> str:
         """Return the values of a label of `gcpool_info`."""
@@ -93,7 +99,8 @@ class PoolFigures:
         if not bounds or isfinite(bounds[-1]):
             counts.append(0)
         return Histogram(
-            tuple(bound for bound in bounds if isfinite(bound)), tuple(counts), self.count(f'{name}_sum', **where))
+            tuple(bound for bound in bounds if isfinite(bound)), tuple(counts), self.count(f'{name}_sum', **where)
+        )
 
     # --- health ---
 

@@ -71,7 +71,10 @@ async def test_each_endpoint_has_a_base_of_its_own(front: Front, bare: bool) -> 
 
 @pytest.mark.parametrize('batch, expected', [(0, [4, 4, 0]), (2, [2, 2, 2]), (100, [8, 0, 0])])
 async def test_a_release_disposes_of_a_batch_in_expiry_order(
-        front: Front, bare: bool, batch: int, expected: list[int],
+    front: Front,
+    bare: bool,
+    batch: int,
+    expected: list[int],
 ) -> None:
     manager = front.manager(bare=bare)
     pool = front.pool(manager, min_idle=0, max_size=8, idle_timeout=0.15, dispose_batch_size=batch)

@@ -84,7 +84,8 @@ async def test_a_place_is_free_only_when_its_victim_is_gone(front: Front) -> Non
 
 
 async def test_a_disposal_that_overstays_its_time_out_still_counts(
-        front: Front, monkeypatch: pytest.MonkeyPatch,
+    front: Front,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr('gcp.disposal.threads.DISPOSE_GRACE', 1.0)  # until the watchdog gives it up, that is
     manager = front.manager()

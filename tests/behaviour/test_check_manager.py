@@ -174,28 +174,60 @@ class AsyncCorrect(gcp.asyncio.BaseConnectionManager[Address, Pair]):
 
 def test_a_correct_manager_passes(server: Server, silent: Address, refused: Address) -> None:
     report = check_manager(
-        Correct(), server.address, kill=server.kill, use=ask, silent=silent, refused=refused, fork=True)
+        Correct(), server.address, kill=server.kill, use=ask, silent=silent, refused=refused, fork=True
+    )
     assert isinstance(report, ManagerReport)
     assert [check.name for check in report.passed] == [
-        'create', 'check_healthy', 'hooks', 'dispose', 'pool', 'check_dead', 'dispose_dead', 'replacement', 'refusal',
-        'timeout', 'fork', 'signatures', 'descriptors', 'threads']
+        'create',
+        'check_healthy',
+        'hooks',
+        'dispose',
+        'pool',
+        'check_dead',
+        'dispose_dead',
+        'replacement',
+        'refusal',
+        'timeout',
+        'fork',
+        'signatures',
+        'descriptors',
+        'threads',
+    ]
     assert report.skipped == ()
-    assert str(report).splitlines()[0].startswith(
-        f"Correct, ('127.0.0.1', {server.address[1]}): 14 rules passed, 0 skipped (")
+    assert (
+        str(report)
+        .splitlines()[0]
+        .startswith(f"Correct, ('127.0.0.1', {server.address[1]}): 14 rules passed, 0 skipped (")
+    )
     assert len(str(report).splitlines()) == 15
 
 
 def test_a_correct_async_manager_passes(server: Server, silent: Address, refused: Address) -> None:
     async def body() -> ManagerReport:
         return await check_manager(
-            AsyncCorrect(), server.address, kill=server.kill, use=ask_stream, silent=silent, refused=refused)
+            AsyncCorrect(), server.address, kill=server.kill, use=ask_stream, silent=silent, refused=refused
+        )
 
     report = asyncio.run(body())
     assert [check.name for check in report.passed] == [
-        'create', 'check_healthy', 'dispose', 'pool', 'check_dead', 'dispose_dead', 'replacement', 'refusal', 'timeout',
-        'cancellation', 'event_loop', 'signatures', 'descriptors', 'threads']
+        'create',
+        'check_healthy',
+        'dispose',
+        'pool',
+        'check_dead',
+        'dispose_dead',
+        'replacement',
+        'refusal',
+        'timeout',
+        'cancellation',
+        'event_loop',
+        'signatures',
+        'descriptors',
+        'threads',
+    ]
     assert [(skipped.name, skipped.reason) for skipped in report.skipped] == [
-        ('hooks', 'the manager has no on_acquire and no on_release')]
+        ('hooks', 'the manager has no on_acquire and no on_release')
+    ]
 
 
 def test_rules_without_their_argument_are_skipped(server: Server) -> None:
@@ -290,7 +322,10 @@ class TakesNoTimeout(Correct):
 
 class NamesItOtherwise(Correct):
     def dispose(  # type: ignore[override]
-            self, endpoint: Address, conn: socket.socket, seconds: float | None = None,
+        self,
+        endpoint: Address,
+        conn: socket.socket,
+        seconds: float | None = None,
     ) -> None:
         conn.close()
 
@@ -458,7 +493,10 @@ class ShutsDown(Correct):
 
 class HalfAsync(Correct):
     async def check_aliveness(  # type: ignore[override]
-            self, endpoint: Address, conn: socket.socket, timeout: float | None = None,
+        self,
+        endpoint: Address,
+        conn: socket.socket,
+        timeout: float | None = None,
     ) -> bool:
         return True
 
@@ -499,16 +537,24 @@ def broken_rules(caught: pytest.ExceptionInfo[ManagerCheckError]) -> dict[str, s
         (ReleaseEndsIt(), {'hooks': 'the connection is dead after on_acquire and on_release'}),
         (DisposeRaises(), {'dispose': "dispose raised RuntimeError('bye')", 'dispose_dead': "RuntimeError('bye')"}),
         (SendsClosingMessage(), {'dispose_dead': 'dispose raised '}),
-        (WaitsForThePeer(), {
-            'dispose_dead': f'dispose had not returned after {2 * TIMEOUT:.1f} s',
-            'descriptors': "after rule 'check_dead'"}),
+        (
+            WaitsForThePeer(),
+            {
+                'dispose_dead': f'dispose had not returned after {2 * TIMEOUT:.1f} s',
+                'descriptors': "after rule 'check_dead'",
+            },
+        ),
         (DisposesOfNothing(), {'descriptors': "3 more after rule 'create': "}),
         (LeaksWhenChecked(), {'descriptors': "more after rule 'check_healthy': "}),
         (LeaksWhenRefused(), {'descriptors': "20 more after rule 'refusal': "}),
         (AcceptsRefusal(), {'refusal': 'create returned a connection from an endpoint that refuses'}),
-        (HasAllTheTime(), {
-            'timeout': 'create was given 0.2 s and had not returned after 1.4 s',
-            'descriptors': "after rule 'timeout'"}),
+        (
+            HasAllTheTime(),
+            {
+                'timeout': 'create was given 0.2 s and had not returned after 1.4 s',
+                'descriptors': "after rule 'timeout'",
+            },
+        ),
         (RaisesWrongError(), {'timeout': "create raised RuntimeError('too late') when its time was over"}),
         (LeavesThread(), {'threads': "more after rule 'create': heartbeat"}),
         (ShutsDown(), {'fork': "the parent's connection is dead after its disposal in the child"}),
@@ -517,12 +563,23 @@ def broken_rules(caught: pytest.ExceptionInfo[ManagerCheckError]) -> dict[str, s
     ids=lambda value: type(value).__name__,
 )
 def test_a_broken_manager_is_reported_by_the_rule(
-        server: Server, silent: Address, refused: Address, manager: Any, expected: dict[str, str],
+    server: Server,
+    silent: Address,
+    refused: Address,
+    manager: Any,
+    expected: dict[str, str],
 ) -> None:
     with pytest.raises(ManagerCheckError) as caught:
         check_manager(
-            manager, server.address, kill=server.kill, use=ask, refused=refused, timeout=TIMEOUT,
-            fork='fork' in expected, **({'silent': silent} if 'timeout' in expected else {}))
+            manager,
+            server.address,
+            kill=server.kill,
+            use=ask,
+            refused=refused,
+            timeout=TIMEOUT,
+            fork='fork' in expected,
+            **({'silent': silent} if 'timeout' in expected else {}),
+        )
     found = broken_rules(caught)
     assert {name: found.get(name) for name in expected} == found, str(caught.value)
     assert all(words in found[name] for name, words in expected.items()), str(caught.value)
@@ -620,13 +677,23 @@ class WillNotEnd(AsyncCorrect):
     ids=lambda value: type(value).__name__,
 )
 def test_a_broken_async_manager_is_reported_by_the_rule(
-        server: Server, silent: Address, refused: Address, manager: Any, expected: dict[str, str],
+    server: Server,
+    silent: Address,
+    refused: Address,
+    manager: Any,
+    expected: dict[str, str],
 ) -> None:
     async def body() -> None:
         with pytest.raises(ManagerCheckError) as caught:
             await check_manager(
-                manager, server.address, kill=server.kill, use=ask_stream, refused=refused, timeout=TIMEOUT,
-                **({'silent': silent} if 'timeout' in expected else {}))
+                manager,
+                server.address,
+                kill=server.kill,
+                use=ask_stream,
+                refused=refused,
+                timeout=TIMEOUT,
+                **({'silent': silent} if 'timeout' in expected else {}),
+            )
         found = broken_rules(caught)
         assert {name: found.get(name) for name in expected} == found, str(caught.value)
         assert all(words in found[name] for name, words in expected.items()), str(caught.value)
@@ -659,8 +726,11 @@ def test_an_error_says_what_was_observed_and_how_to_fix_it(server: Server) -> No
         ({'manager': Correct}, TypeError, 'an instance, not the class Correct: call it'),
         ({'manager': object()}, TypeError, 'object has no create'),
         ({'kill': 'me'}, TypeError, "kill must be a function, not str: 'me'"),
-        ({'use': lambda a, b, c: None}, TypeError,
-         r'use must be a function of \(endpoint, conn\), of \(conn\) or of no argument, not of 3'),
+        (
+            {'use': lambda a, b, c: None},
+            TypeError,
+            r'use must be a function of \(endpoint, conn\), of \(conn\) or of no argument, not of 3',
+        ),
         ({'timeout': 0}, ValueError, 'timeout must be a positive number of seconds, not 0'),
         ({'timeout': '5'}, TypeError, 'timeout'),
         ({'count': 0}, ValueError, 'count must be at least 1, not 0'),

@@ -33,6 +33,7 @@ def chain(e: BaseException | None) -> list[BaseException]:
 
 # -- dead
 
+
 async def test_a_dead_connection_is_replaced(front: Front) -> None:
     manager = front.manager()
     pool = front.pool(manager)
@@ -42,8 +43,12 @@ async def test_a_dead_connection_is_replaced(front: Front) -> None:
     assert new is not old
     await front.until(lambda: manager.disposed == [old])
     assert [call for call in manager.story() if call.endswith(old.name)] == [
-        'create db#1', 'on_acquire db#1', 'on_release db#1',
-        'check_aliveness db#1', 'on_connection_dead db#1', 'dispose db#1',
+        'create db#1',
+        'on_acquire db#1',
+        'on_release db#1',
+        'check_aliveness db#1',
+        'on_connection_dead db#1',
+        'dispose db#1',
     ]
     assert pool.stats().closed['dead'] == 1
     await pool.release(new, 'db')
@@ -137,6 +142,7 @@ async def test_a_failed_obituary_is_only_logged(front: Front, caplog: pytest.Log
 
 
 # -- poisoned
+
 
 @pytest.mark.parametrize('exception', [Broken, Meteor, KeyboardInterrupt])
 @pytest.mark.parametrize('hook', ['check_aliveness', 'on_acquire', 'on_acquire of a new one', 'on_release'])

@@ -184,7 +184,8 @@ async def test_a_victim_that_hangs_in_the_middle_of_a_batch_holds_up_none_of_the
 
 
 async def test_the_time_out_of_one_in_the_middle_of_a_batch_is_counted_and_told_once(
-        front: Front, caplog: pytest.LogCaptureFixture,
+    front: Front,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     manager = front.manager()
     manager.dispose.does(ok(), never(), ok())
@@ -225,7 +226,7 @@ async def test_a_worker_that_is_cancelled_before_it_begins_leaves_its_batch_to_a
     connection = await pool.acquire('b')
     await asyncio_front.sleep(0.02)
     release = pool.release(connection, 'b').__await__()
-    next(release)       # the batch is handed over, and the worker has not had its turn
+    next(release)  # the batch is handed over, and the worker has not had its turn
     [worker] = [task for task in asyncio.all_tasks() if task.get_name() == 'gcp-disposer']
     worker.cancel()
     await asyncio_front.until(lambda: pool.stats().endpoints.get('a') is None)
@@ -241,7 +242,7 @@ async def test_an_interrupt_in_the_middle_of_a_batch_loses_none_of_it(threads_fr
     await threads_front.give_back(pool, idle)
     await threads_front.sleep(0.02)
     with pytest.raises(KeyboardInterrupt):
-        await pool.release(connection, 'a')     # all are its own business: they are disposed of here
+        await pool.release(connection, 'a')  # all are its own business: they are disposed of here
     assert len(manager.dispose.calls) == 2
     async with pool.connection('b'):
         pass
@@ -254,7 +255,8 @@ async def test_an_interrupt_in_the_middle_of_a_batch_loses_none_of_it(threads_fr
 
 @pytest.mark.parametrize('cost, expected', [(0.0, [15]), (0.001, range(10, 12))])
 def test_a_release_disposes_of_more_at_once_where_the_pool_is_large_and_that_takes_no_time(
-        cost: float, expected: Sequence[int],
+    cost: float,
+    expected: Sequence[int],
 ) -> None:
     class Manager(gcp.threading.BaseConnectionManager[str, object]):
         disposed = 0
@@ -279,7 +281,7 @@ def test_a_release_disposes_of_more_at_once_where_the_pool_is_large_and_that_tak
         pool.release(conn, 'b')
         return manager.disposed - before
 
-    for _ in range(5):      # so that it is known what they take
+    for _ in range(5):  # so that it is known what they take
         pool.release(pool.acquire('c'), 'c')
         expire(4)
     assert expire(980) in expected

@@ -82,6 +82,7 @@ class Connection:
 
 def minimal_manager(front: Front, made: list[weakref.ref[Any]]) -> Any:
     """A duck-typed manager that keeps nothing alive."""
+
     def create() -> Connection:
         connection = Connection()
         made.append(weakref.ref(connection))

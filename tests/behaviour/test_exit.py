@@ -12,7 +12,7 @@ import pytest
 
 Run = Callable[..., Any]
 
-THREADS = '''
+THREADS = """
 import os, signal, sys, threading, time
 import gcp.threading
 from gcp.exceptions import ConnectionPoolClosedError
@@ -35,51 +35,51 @@ def until(predicate):
     while not predicate():
         assert time.monotonic() < deadline
         time.sleep(0.001)
-'''
+"""
 
 IN_FLIGHT_IN_THREADS = {
     'nothing': 'pass',
     'idle connections': "pool.release(pool.acquire('db'), 'db')",
     'a held connection': "held = pool.acquire('db')",
     'a lease': "lease = pool.connection('db'); lease.__enter__()",
-    'a waiter': '''
+    'a waiter': """
         held = [pool.acquire('db') for _ in range(2)]
         spawn(pool.acquire, 'db')
         until(lambda: pool.stats().waiting == 1)
-    ''',
-    'a creation': '''
+    """,
+    'a creation': """
         manager.create.does(never())
         spawn(pool.acquire, 'db')
         until(lambda: manager.create.running)
-    ''',
-    'a check': '''
+    """,
+    'a check': """
         manager.check_aliveness.does(never())
         pool.release(pool.acquire('db'), 'db')
         spawn(pool.acquire, 'db')
         until(lambda: manager.check_aliveness.running)
-    ''',
-    'a release': '''
+    """,
+    'a release': """
         manager.on_release.does(never())
         spawn(pool.release, pool.acquire('db'), 'db')
         until(lambda: manager.on_release.running)
-    ''',
-    'a disposal': '''
+    """,
+    'a disposal': """
         manager.dispose.does(never())
         manager.on_release.does(error(OSError()))
         spawn(lambda: pool.release(pool.acquire('db'), 'db'))
         until(lambda: manager.dispose.running)
-    ''',
-    'a disposal of the collector': '''
+    """,
+    'a disposal of the collector': """
         manager.dispose.does(never())
         pool.release(pool.acquire('db'), 'db')
         until(lambda: not COLLECTOR or COLLECT > 1 or manager.dispose.running)
-    ''',
-    'a close': '''
+    """,
+    'a close': """
         held = pool.acquire('db')
         spawn(pool.close)
         until(lambda: pool.closed)
-    ''',
-    'busy threads': '''
+    """,
+    'busy threads': """
         def work(endpoint):
             while True:
                 with pool.connection(endpoint):
@@ -87,7 +87,7 @@ IN_FLIGHT_IN_THREADS = {
         for endpoint in 'abcabc':
             spawn(work, endpoint)
         until(lambda: len(manager.calls) > 200)
-    ''',
+    """,
 }
 
 # Endings: the text, the exit status, and whether a thread that dies of it may say so.
@@ -96,11 +96,14 @@ ENDINGS = {
     'sys.exit': ('sys.exit(3)', 3),
     'a forced close': ('pool.close(timeout=0.05)', 0),
     'SIGTERM': ('os.kill(os.getpid(), signal.SIGTERM); time.sleep(5)', -15),
-    'SIGTERM turned into an exit': ('''
+    'SIGTERM turned into an exit': (
+        """
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(4))
 os.kill(os.getpid(), signal.SIGTERM)
 time.sleep(5)
-    ''', 4),
+    """,
+        4,
+    ),
     'atexit closes': ('import atexit; atexit.register(pool.close, 0.05)', 0),
 }
 
@@ -117,7 +120,7 @@ def threads_script(in_flight: str, ending: str, collector: bool, collect: float)
 def test_threads(script: Run, in_flight: str, thorough: bool) -> None:
     """Each thing in flight, with a plain end, and in development mode; with and without a collector."""
     ways: list[tuple[tuple[str, ...], bool]] = [(('-X', 'dev', '-W', 'error'), True), ((), False)]
-    for options, collector in ways[:2 if thorough else 1]:
+    for options, collector in ways[: 2 if thorough else 1]:
         script(threads_script(in_flight, 'end of the script', collector, 0.01), *options, timeout=60).quietly()
 
 
@@ -129,7 +132,8 @@ def test_threads_end_in_every_way(script: Run, ending: str, thorough: bool) -> N
 
 
 def test_a_pool_in_a_global_of_a_module_that_goes_away(script: Run) -> None:
-    script('''
+    script(
+        """
         import gcp.threading, types, sys
         from gcp.testing import BareFakeManager
         module = types.ModuleType('settings')
@@ -143,11 +147,17 @@ def test_a_pool_in_a_global_of_a_module_that_goes_away(script: Run) -> None:
                 with pool.connection('late', timeout=0):
                     pass
         module.late = Late()
-    ''', '-X', 'dev', '-W', 'error').quietly()
+    """,
+        '-X',
+        'dev',
+        '-W',
+        'error',
+    ).quietly()
 
 
 def test_ctrl_c_in_a_blocked_acquire(script: Run) -> None:
-    ended = script('''
+    ended = script(
+        """
         import gcp.threading, os, signal, threading
         from gcp.testing import BareFakeManager
         pool = gcp.threading.ConnectionPool(BareFakeManager(), max_size=1, background_collector=True)
@@ -157,11 +167,17 @@ def test_ctrl_c_in_a_blocked_acquire(script: Run) -> None:
             pool.acquire('db')
         except KeyboardInterrupt:
             print('interrupted', pool.stats().waiting)
-    ''', '-X', 'dev', '-W', 'error', timeout=10)
+    """,
+        '-X',
+        'dev',
+        '-W',
+        'error',
+        timeout=10,
+    )
     assert ended.quietly() == 'interrupted 0\n'
 
 
-ASYNCIO = '''
+ASYNCIO = """
 import asyncio, os, signal, sys, threading, time
 import gcp.asyncio
 from gcp.testing import *
@@ -185,7 +201,7 @@ async def main():
     if KEPT:
         globals()['pool'] = pool
     BODY
-'''
+"""
 
 IN_FLIGHT_IN_TASKS = {
     'nothing': 'pass',
@@ -193,33 +209,33 @@ IN_FLIGHT_IN_TASKS = {
     'a held connection': "held = await pool.acquire('db')",
     'a lease': "lease = pool.connection('db'); await lease.__aenter__()",
     'a never awaited acquire': "awaitable = pool.acquire('db')",
-    'a waiter': '''
+    'a waiter': """
         held = [await pool.acquire('db') for _ in range(2)]
         spawn(pool.acquire('db'))
         await until(lambda: pool.stats().waiting == 1)
-    ''',
-    'a waiter with a deadline': '''
+    """,
+    'a waiter with a deadline': """
         held = [await pool.acquire('db') for _ in range(2)]
         spawn(pool.acquire('db', timeout=60))
         await until(lambda: pool.stats().waiting == 1)
-    ''',
-    'a creation': '''
+    """,
+    'a creation': """
         manager.create.does(never())
         spawn(pool.acquire('db', timeout=60))
         await until(lambda: manager.create.running)
-    ''',
-    'a check': '''
+    """,
+    'a check': """
         manager.check_aliveness.does(never())
         await pool.release(await pool.acquire('db'), 'db')
         spawn(pool.acquire('db'))
         await until(lambda: manager.check_aliveness.running)
-    ''',
-    'a release': '''
+    """,
+    'a release': """
         manager.on_release.does(never())
         spawn(pool.release(await pool.acquire('db'), 'db'))
         await until(lambda: manager.on_release.running)
-    ''',
-    'a disposal': '''
+    """,
+    'a disposal': """
         manager.dispose.does(never())
         await pool.release(await pool.acquire('db'), 'db')
         await asyncio.sleep(0.02)
@@ -228,13 +244,13 @@ IN_FLIGHT_IN_TASKS = {
                 pass
         spawn(use())
         await until(lambda: manager.dispose.running or COLLECT > 1)
-    ''',
-    'a close': '''
+    """,
+    'a close': """
         held = await pool.acquire('db')
         spawn(pool.close())
         await until(lambda: pool.closed)
-    ''',
-    'busy tasks': '''
+    """,
+    'busy tasks': """
         async def work(endpoint):
             while True:
                 async with pool.connection(endpoint):
@@ -242,18 +258,22 @@ IN_FLIGHT_IN_TASKS = {
         for endpoint in 'abcabc':
             spawn(work(endpoint))
         await until(lambda: len(manager.calls) > 200)
-    ''',
+    """,
 }
 
 ASYNCIO_ENDINGS = {
     'end of asyncio.run': ('asyncio.run(main())', 0),
-    'sys.exit in the loop': ('''
+    'sys.exit in the loop': (
+        """
         async def leave():
             await main()
             sys.exit(3)
         asyncio.run(leave())
-    ''', 3),
-    'SIGTERM turned into a cancellation': ('''
+    """,
+        3,
+    ),
+    'SIGTERM turned into a cancellation': (
+        """
         async def stay():
             me = asyncio.current_task()
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, me.cancel)
@@ -264,14 +284,19 @@ ASYNCIO_ENDINGS = {
             asyncio.run(stay())
         except asyncio.CancelledError:
             pass
-    ''', 0),
-    'a loop that is just closed': ('''
+    """,
+        0,
+    ),
+    'a loop that is just closed': (
+        """
         loop = asyncio.new_event_loop()
         loop.run_until_complete(main())
         for task in asyncio.all_tasks(loop):
             task._log_destroy_pending = False
         loop.close()
-    ''', 0),
+    """,
+        0,
+    ),
 }
 
 
@@ -287,7 +312,7 @@ def test_asyncio(script: Run, in_flight: str, thorough: bool) -> None:
     """Each thing in flight at the end of `asyncio.run`; the pool dies with it, or is kept to the interpreter's end."""
     ignore_never_awaited = ('-W', 'ignore:coroutine')  # only of an acquire that nobody awaits, and only if at all
     ways: list[tuple[tuple[str, ...], bool, bool]] = [(('-X', 'dev', '-W', 'error'), True, False), ((), False, True)]
-    for options, collector, kept in ways[:2 if thorough else 1]:
+    for options, collector, kept in ways[: 2 if thorough else 1]:
         more = ignore_never_awaited if in_flight == 'a never awaited acquire' else ()
         script(asyncio_script(in_flight, 'end of asyncio.run', collector, kept), *options, *more, timeout=60).quietly()
 
@@ -303,7 +328,9 @@ def test_asyncio_ends_in_every_way(script: Run, ending: str, thorough: bool) -> 
 
 def test_ctrl_c_in_a_loop_with_everything_in_flight(script: Run) -> None:
     for in_flight in ('a waiter', 'a creation', 'a close', 'busy tasks'):
-        source = asyncio_script(in_flight, 'end of asyncio.run', True, True).replace('asyncio.run(main())', '''
+        source = asyncio_script(in_flight, 'end of asyncio.run', True, True).replace(
+            'asyncio.run(main())',
+            """
 async def stay():
     await main()
     os.kill(os.getpid(), signal.SIGINT)
@@ -312,12 +339,14 @@ try:
     asyncio.run(stay())
 except KeyboardInterrupt:
     print('interrupted')
-''')
+""",
+        )
         assert script(source, '-X', 'dev', '-W', 'error', timeout=60).quietly() == 'interrupted\n'
 
 
 def test_an_async_pool_that_is_used_from_several_runs_says_so(script: Run) -> None:
-    out = script('''
+    out = script(
+        """
         import asyncio, gcp.asyncio
         from gcp.testing import AsyncBareFakeManager
         pool = gcp.asyncio.ConnectionPool(AsyncBareFakeManager())
@@ -329,5 +358,10 @@ def test_an_async_pool_that_is_used_from_several_runs_says_so(script: Run) -> No
             asyncio.run(use())
         except RuntimeError as e:
             print(type(e).__name__, e)
-    ''', '-X', 'dev', '-W', 'error').quietly()
+    """,
+        '-X',
+        'dev',
+        '-W',
+        'error',
+    ).quietly()
     assert out.startswith('RuntimeError') and 'loop' in out

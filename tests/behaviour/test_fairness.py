@@ -18,7 +18,7 @@ from gcp.testing import dead, error, never, ok
 
 def jain(served: Counter[int]) -> float:
     """Jain's fairness index: 1 when all were served alike, 1/n when one got it all."""
-    return sum(served.values()) ** 2 / (len(served) * sum(count ** 2 for count in served.values()))
+    return sum(served.values()) ** 2 / (len(served) * sum(count**2 for count in served.values()))
 
 
 @pytest.mark.parametrize('bare', [True, False])

@@ -94,7 +94,10 @@ async def step(task: asyncio.Task[None], steps: int) -> int:
 
 
 async def run(
-        moods: dict[str, str], workload: Callable[[Any], Any], steps: int, **arguments: Any,
+    moods: dict[str, str],
+    workload: Callable[[Any], Any],
+    steps: int,
+    **arguments: Any,
 ) -> tuple[int, set[str]]:
     """Run a workload, cancel it after so many steps, and see that nothing is missing.
 
@@ -189,14 +192,18 @@ def silence() -> Iterator[None]:
 
 @pytest.mark.parametrize('create', MOODS)
 async def test_all_combinations_cancelled_at_every_step(
-        asyncio_front: AsyncioFront, create: str, thorough: bool,
+    asyncio_front: AsyncioFront,
+    create: str,
+    thorough: bool,
 ) -> None:
     await product(create, one_after_the_other, every=1 if thorough else 5)
 
 
 @pytest.mark.parametrize('create', MOODS)
 async def test_all_combinations_in_line_cancelled_at_every_step(
-        asyncio_front: AsyncioFront, create: str, thorough: bool,
+    asyncio_front: AsyncioFront,
+    create: str,
+    thorough: bool,
 ) -> None:
     await product(create, in_line, every=1 if thorough else 5)
 
@@ -205,7 +212,10 @@ async def test_all_combinations_in_line_cancelled_at_every_step(
 @pytest.mark.parametrize('mood', ['slow', 'never'])
 @pytest.mark.parametrize('workload', [one_after_the_other, in_line])
 async def test_the_pool_s_own_deadlines(
-        asyncio_front: AsyncioFront, hook: str, mood: str, workload: Callable[[Any], Any],
+    asyncio_front: AsyncioFront,
+    hook: str,
+    mood: str,
+    workload: Callable[[Any], Any],
 ) -> None:
     moods = dict.fromkeys(HOOKS, 'ok') | {hook: mood}
     if hook in ('on_connection_dead',):

@@ -38,8 +38,13 @@ class Struck(BaseException):
 
 
 def behaviour(mood: str) -> Behaviour:
-    return {'ok': ok(), 'error': error(Fault), 'interrupt': error(KeyboardInterrupt), 'slow': slow(0.0002),
-            'dead': dead()}[mood]
+    return {
+        'ok': ok(),
+        'error': error(Fault),
+        'interrupt': error(KeyboardInterrupt),
+        'slow': slow(0.0002),
+        'dead': dead(),
+    }[mood]
 
 
 @pytest.fixture(autouse=True)
@@ -136,6 +141,7 @@ def test_a_hook_that_never_ends_costs_its_own_caller_only(hook: str) -> None:
 
 # -- signals
 
+
 @contextmanager
 def thunderstorm(*, longest: float) -> Iterator[Callable[[Callable[[], object]], bool]]:
     """Give a function that runs a body, in which a signal strikes once within so many seconds; tells whether it did."""
@@ -160,7 +166,7 @@ def thunderstorm(*, longest: float) -> Iterator[Callable[[Callable[[], object]],
             return True
 
     before = signal.signal(signal.SIGALRM, strike)
-    gc.disable()        # a callback of the collector (hypothesis has one) would swallow what strikes in it
+    gc.disable()  # a callback of the collector (hypothesis has one) would swallow what strikes in it
     try:
         yield bolt
     finally:
@@ -198,8 +204,14 @@ HOOKED: Any = Hooked
 @pytest.mark.parametrize('background_collector', [False, True])
 @pytest.mark.parametrize('manager', [Plain, Hooked])
 def test_hundreds_of_signals_cost_no_slot(manager: Any, background_collector: bool) -> None:
-    pool = ConnectionPool[str, object](manager(), max_size=2, total_max_size=3, min_idle=1, idle_timeout=0.0005,
-                                       background_collector=background_collector)
+    pool = ConnectionPool[str, object](
+        manager(),
+        max_size=2,
+        total_max_size=3,
+        min_idle=1,
+        idle_timeout=0.0005,
+        background_collector=background_collector,
+    )
 
     def work() -> None:
         for endpoint in 'aabac' * 12:
@@ -386,8 +398,9 @@ def test_a_blocked_close_answers_ctrl_c_at_once() -> None:
 
 @pytest.mark.parametrize('background_collector', [False, True])
 def test_a_signal_handler_may_use_the_pool(background_collector: bool) -> None:
-    pool = ConnectionPool[str, Any](HOOKED(), max_size=2, total_max_size=4, idle_timeout=0.001,
-                                    background_collector=background_collector)
+    pool = ConnectionPool[str, Any](
+        HOOKED(), max_size=2, total_max_size=4, idle_timeout=0.001, background_collector=background_collector
+    )
     handled = 0
 
     def handle(signum: int, frame: Any) -> None:

@@ -62,7 +62,8 @@ def story(script: Callable[..., Any]) -> Callable[[str], str]:
 
 
 def test_the_child_starts_with_an_empty_working_pool(story: Callable[[str], str]) -> None:
-    assert story('''
+    assert (
+        story("""
         manager = FakeManager()
         pool = gcp.threading.ConnectionPool(manager, max_size=2, total_max_size=2, name='inherited')
         idle, used = pool.acquire('db'), pool.acquire('db')
@@ -89,11 +90,13 @@ def test_the_child_starts_with_an_empty_working_pool(story: Callable[[str], str]
             assert connection in (idle, used)
         pool.close(timeout=5)
         assert sorted(manager.disposed) == [idle, used]
-    ''') == 'child done\n'
+    """)
+        == 'child done\n'
+    )
 
 
 def test_a_lease_held_across_the_fork_is_inert_in_the_child(story: Callable[[str], str]) -> None:
-    story('''
+    story("""
         manager = FakeManager()
         pool = gcp.threading.ConnectionPool(manager)
         lease = pool.connection('db')
@@ -113,11 +116,11 @@ def test_a_lease_held_across_the_fork_is_inert_in_the_child(story: Callable[[str
         lease.__exit__(None, None, None)
         pool.release(raw, 'db')
         assert pool.stats().idle == 2
-    ''')
+    """)
 
 
 def test_a_fork_inside_a_with_block(story: Callable[[str], str]) -> None:
-    story('''
+    story("""
         manager = FakeManager()
         pool = gcp.threading.ConnectionPool(manager)
 
@@ -130,11 +133,11 @@ def test_a_fork_inside_a_with_block(story: Callable[[str], str]) -> None:
             os._exit(0 if pool.get_size() == 0 and manager.story('on_release', 'dispose') == [] else 1)
         assert os.waitpid(pid, 0)[1] == 0
         assert pool.stats().idle == 1 and manager.story('on_release') == ['on_release db#1']
-    ''')
+    """)
 
 
 def test_a_dropped_lease_is_inert_in_the_child(story: Callable[[str], str]) -> None:
-    story('''
+    story("""
         manager = FakeManager()
         pool = gcp.threading.ConnectionPool(manager)
         leases = [pool.connection('db')]
@@ -150,12 +153,12 @@ def test_a_dropped_lease_is_inert_in_the_child(story: Callable[[str], str]) -> N
         in_child(child)
         leases.pop().__exit__(None, None, None)
         assert pool.stats().idle == 1
-    ''')
+    """)
 
 
 def test_connections_are_not_finalised_in_the_child(story: Callable[[str], str]) -> None:
     """A finaliser could say goodbye over a socket that the parent still uses."""
-    assert story('''
+    assert story("""
         class Connection:
             def __del__(self):
                 print('finalised in', 'the parent' if os.getpid() == parent else 'the child')
@@ -185,7 +188,7 @@ def test_connections_are_not_finalised_in_the_child(story: Callable[[str], str])
         pool.close(timeout=5)
         pool = None
         until(lambda: gc.collect() or len(finals) == 2)
-    ''').splitlines() in (
+    """).splitlines() in (
         ['disposed of in the parent', 'finalised in the parent'] * 2,
         ['disposed of in the parent'] * 2 + ['finalised in the parent'] * 2,
     )
@@ -193,9 +196,11 @@ def test_connections_are_not_finalised_in_the_child(story: Callable[[str], str])
 
 @pytest.mark.parametrize('collector', [True, False])
 def test_a_fork_while_other_threads_use_the_pool(
-        story: Callable[[str], str], collector: bool, thorough: bool,
+    story: Callable[[str], str],
+    collector: bool,
+    thorough: bool,
 ) -> None:
-    story(f'''
+    story(f"""
         class Manager:
             def create(self, endpoint, timeout=None):
                 return object()
@@ -235,11 +240,11 @@ def test_a_fork_while_other_threads_use_the_pool(
             thread.join(10)
             assert not thread.is_alive()
         pool.close(timeout=5)
-    ''')
+    """)
 
 
 def test_a_fork_with_waiters_and_a_creation_in_flight(story: Callable[[str], str]) -> None:
-    story('''
+    story("""
         manager = FakeManager()
         pool = gcp.threading.ConnectionPool(manager, max_size=1)
         held = pool.acquire('db')
@@ -263,11 +268,11 @@ def test_a_fork_with_waiters_and_a_creation_in_flight(story: Callable[[str], str
         waiter.join(5)
         creator.join(5)
         assert pool.stats().idle == 2
-    ''')
+    """)
 
 
 def test_the_child_has_a_collector_of_its_own(story: Callable[[str], str]) -> None:
-    story('''
+    story("""
         manager = BareFakeManager()
         pool = gcp.threading.ConnectionPool(manager, min_idle=0, idle_timeout=0.05, background_collector=True)
         with pool.connection('db'):
@@ -282,11 +287,11 @@ def test_the_child_has_a_collector_of_its_own(story: Callable[[str], str]) -> No
 
         in_child(child)
         until(lambda: pool.get_size() == 0)
-    ''')
+    """)
 
 
 def test_a_pool_that_was_closed_before_the_fork_stays_closed(story: Callable[[str], str]) -> None:
-    story('''
+    story("""
         pool = gcp.threading.ConnectionPool(BareFakeManager())
         pool.close()
 
@@ -298,11 +303,11 @@ def test_a_pool_that_was_closed_before_the_fork_stays_closed(story: Callable[[st
             raise AssertionError('a closed pool was opened by a fork')
 
         in_child(child)
-    ''')
+    """)
 
 
 def test_a_grandchild(story: Callable[[str], str]) -> None:
-    story('''
+    story("""
         pool = gcp.threading.ConnectionPool(BareFakeManager(), max_size=1)
         pool.acquire('db')
 
@@ -316,11 +321,11 @@ def test_a_grandchild(story: Callable[[str], str]) -> None:
             assert pool.stats().used == 1
 
         in_child(child)
-    ''')
+    """)
 
 
 def test_an_asyncio_pool_works_in_the_child_s_own_loop(story: Callable[[str], str]) -> None:
-    story('''
+    story("""
         manager = AsyncFakeManager()
         pool = None
 
@@ -344,12 +349,12 @@ def test_an_asyncio_pool_works_in_the_child_s_own_loop(story: Callable[[str], st
             assert held not in manager.disposed
 
         in_child(child)
-    ''')
+    """)
 
 
 @pytest.mark.skipif(sys.platform == 'darwin', reason='fork is not the default there')
 def test_multiprocessing_workers(story: Callable[[str], str]) -> None:
-    story('''
+    story("""
         import multiprocessing
 
         pool = gcp.threading.ConnectionPool(BareFakeManager(), max_size=2)
@@ -364,11 +369,12 @@ def test_multiprocessing_workers(story: Callable[[str], str]) -> None:
         with multiprocessing.get_context('fork').Pool(2) as workers:
             assert set(workers.map(work, range(8))) == {1}
         pool.release(held, 'db')
-    ''')
+    """)
 
 
 def test_a_fork_while_a_batch_is_being_disposed_of(story: Callable[[str], str]) -> None:
-    assert story('''
+    assert (
+        story("""
         manager = FakeManager()
         manager.dispose.does(ok(), never())
         pool = gcp.threading.ConnectionPool(
@@ -402,11 +408,14 @@ def test_a_fork_while_a_batch_is_being_disposed_of(story: Callable[[str], str]) 
         pool.close(timeout=5)
         assert sorted(map(str, manager.disposed)) == sorted(map(str, [*mine, held])), manager.disposed
         print('done')
-    ''') == 'done\n'
+    """)
+        == 'done\n'
+    )
 
 
 def test_a_dispose_that_forks_in_the_middle_of_a_batch(story: Callable[[str], str]) -> None:
-    assert story('''
+    assert (
+        story("""
         children = []
 
         class Manager(gcp.threading.BaseConnectionManager):
@@ -437,4 +446,6 @@ def test_a_dispose_that_forks_in_the_middle_of_a_batch(story: Callable[[str], st
         pool.close()
         assert manager.said == 5
         print('done')
-    ''') == 'done\n'
+    """)
+        == 'done\n'
+    )

@@ -74,8 +74,11 @@ async def failed_on_acquire(front: Front, pool: Pool, manager: Any, line_up: Cal
 
 
 @pytest.mark.parametrize('waits_for', ['a', 'b'], ids=['same endpoint', 'other endpoint'])
-@pytest.mark.parametrize('way', [release, poisoned_release, failed_creation, late_creation, cancelled_creation,
-                                 failed_on_acquire], ids=lambda way: way.__name__)
+@pytest.mark.parametrize(
+    'way',
+    [release, poisoned_release, failed_creation, late_creation, cancelled_creation, failed_on_acquire],
+    ids=lambda way: way.__name__,
+)
 async def test_it_serves_a_waiter(front: Front, way: Way, waits_for: str) -> None:
     manager = front.manager()
     pool = front.pool(manager, max_size=1, total_max_size=1)

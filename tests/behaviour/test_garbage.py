@@ -67,6 +67,7 @@ def raw(lease: Any) -> Any:
 
 # -- leases
 
+
 async def test_a_dropped_lease_frees_its_place(front: Front) -> None:
     manager = front.manager()
     pool = front.pool(manager, max_size=1, total_max_size=1)
@@ -181,6 +182,7 @@ async def test_a_close_sees_a_lease_that_is_dropped_meanwhile(front: Front) -> N
 
 # -- pools
 
+
 @pytest.mark.parametrize('background_collector', [False, True])
 async def test_a_dropped_pool_is_freed_with_its_connections(front: Front, background_collector: bool) -> None:
     manager = keepers_of_nothing(front)
@@ -278,6 +280,7 @@ async def test_a_connect_error_keeps_no_frames_alive(front: Front) -> None:
 
 
 # -- re-entrance
+
 
 class Nosy:
     """An endpoint whose `__eq__` and `__hash__` call the pool."""

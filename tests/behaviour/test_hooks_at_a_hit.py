@@ -29,6 +29,7 @@ class HookError(Exception):
 
 # --- what a hook may return ---
 
+
 class Awaitable:
     """An awaitable that is no coroutine."""
 
@@ -72,6 +73,7 @@ FORMS: list[Callable[[Any], Any]] = [plain, Awaitable, Generating, Iterating, as
 
 
 # --- what a hook may do ---
+
 
 async def at_once(*_: Any) -> bool:
     return True
@@ -180,8 +182,10 @@ class Scene:
     def counted(self) -> dict[str, int]:
         """Return how the hook's steps have ended since."""
         now = self.pool.stats()
-        steps = {outcome: count - self.before.hook_calls[self.hook][outcome]
-                 for outcome, count in now.hook_calls[self.hook].items()}
+        steps = {
+            outcome: count - self.before.hook_calls[self.hook][outcome]
+            for outcome, count in now.hook_calls[self.hook].items()
+        }
         assert now.hook_time[self.hook].count - self.before.hook_time[self.hook].count == sum(steps.values())
         return {outcome: count for outcome, count in steps.items() if count}
 
@@ -193,8 +197,13 @@ class Scene:
 
 @asynccontextmanager
 async def acting(
-        front: Front, hook: str, behaviour: Callable[..., Any], form: Callable[[Any], Any] = plain, *,
-        quiet: bool = False, **arguments: Any,
+    front: Front,
+    hook: str,
+    behaviour: Callable[..., Any],
+    form: Callable[[Any], Any] = plain,
+    *,
+    quiet: bool = False,
+    **arguments: Any,
 ) -> AsyncIterator[Scene]:
     scene = Scene(front, hook, quiet=quiet, **arguments)
     await scene.begin(behaviour, form)
@@ -224,7 +233,9 @@ async def test_a_hook_that_ends_well(asyncio_front: Front, hook: str, does: Call
 @pytest.mark.parametrize('hook', HOOKS)
 @pytest.mark.parametrize('does', BAD)
 async def test_a_hook_that_raises_costs_the_connection(
-        asyncio_front: Front, hook: str, does: Callable[..., Any],
+    asyncio_front: Front,
+    hook: str,
+    does: Callable[..., Any],
 ) -> None:
     for form, limit in itertools.product(FORMS, LIMITS):
         async with acting(asyncio_front, hook, does, form, acquire_timeout=limit) as scene:
@@ -239,6 +250,7 @@ async def test_a_hook_that_raises_costs_the_connection(
 @pytest.mark.parametrize('wait', [0, 1, 3])
 async def test_a_connection_that_is_found_dead_is_replaced(asyncio_front: Front, wait: int) -> None:
     for form in FORMS:
+
         async def finds_it_dead(endpoint: Any, conn: FakeConnection) -> bool:
             for _ in range(wait):
                 await asyncio.sleep(0)
@@ -295,8 +307,7 @@ async def test_a_hook_that_is_cancelled_while_it_waits(asyncio_front: Front, hoo
                 ended.append('cancelled')
                 raise
 
-        async with acting(
-                asyncio_front, hook, watched, form, quiet=form is Iterating, acquire_timeout=limit) as scene:
+        async with acting(asyncio_front, hook, watched, form, quiet=form is Iterating, acquire_timeout=limit) as scene:
             task = asyncio.create_task(scene.round_trip())
             for _ in range(turns + 3):
                 await asyncio.sleep(0)
@@ -307,7 +318,7 @@ async def test_a_hook_that_is_cancelled_while_it_waits(asyncio_front: Front, hoo
             assert scene.counted() == {'cancelled': 1}
             assert scene.pool.stats().closed['error'] == 1
             await asyncio.sleep(0)
-            if form is not Iterating:       # which cannot be told
+            if form is not Iterating:  # which cannot be told
                 assert ended == ['cancelled']
 
 
@@ -315,6 +326,7 @@ async def test_a_hook_that_is_cancelled_while_it_waits(asyncio_front: Front, hoo
 @pytest.mark.parametrize('limit', LIMITS)
 async def test_a_hook_may_refuse_to_be_cancelled(asyncio_front: Front, hook: str, limit: float | None) -> None:
     """As a coroutine may that is awaited plainly."""
+
     async def stubborn(*_: Any) -> bool:
         for _ in range(3):
             try:
@@ -347,8 +359,7 @@ async def test_a_hook_that_returns_no_awaitable(asyncio_front: Front, hook: str,
 
 @pytest.mark.parametrize('hook', HOOKS)
 @pytest.mark.parametrize('error', [HookError, StopIteration])
-async def test_a_hook_that_raises_where_it_is_called(
-        asyncio_front: Front, hook: str, error: type[Exception]) -> None:
+async def test_a_hook_that_raises_where_it_is_called(asyncio_front: Front, hook: str, error: type[Exception]) -> None:
     def form(coro: Any) -> Any:
         coro.close()
         raise error
@@ -364,8 +375,10 @@ async def test_a_hook_that_raises_where_it_is_called(
 @pytest.mark.parametrize('error', [KeyboardInterrupt, SystemExit, GeneratorExit, StopIteration, asyncio.CancelledError])
 @pytest.mark.parametrize('waits', [True, False])
 async def test_errors_that_are_no_exceptions(
-        asyncio_front: Front, hook: str, error: type[BaseException], waits: bool) -> None:
+    asyncio_front: Front, hook: str, error: type[BaseException], waits: bool
+) -> None:
     """Whoever drives the acquire by hand sees them: an event loop would end."""
+
     async def interrupted(*_: Any) -> bool:
         if waits:
             await asyncio.sleep(0)
@@ -434,6 +447,7 @@ async def test_it_runs_in_its_caller_s_task_and_context(asyncio_front: Front, ho
         return True
 
     async with acting(asyncio_front, hook, look) as scene:
+
         async def caller() -> str:
             variable.set('of the caller')
             await scene.round_trip()

@@ -114,7 +114,7 @@ async def test_a_key_that_is_equal_to_none_but_itself(front: Front) -> None:
 @pytest.mark.parametrize('bare', [True, False])
 async def test_the_wrong_key_releases_nothing(front: Front, bare: bool) -> None:
     pool = front.pool(front.manager(bare=bare), max_size=1)
-    a, b = Key('a', hashed=7), Key('b', hashed=7)       # in one place of the dict
+    a, b = Key('a', hashed=7), Key('b', hashed=7)  # in one place of the dict
     held = [await pool.acquire(a), await pool.acquire(b)]
     for conn, wrong in zip(held, [b, a], strict=True):
         for key in wrong, Key(wrong.value, hashed=7), Key('c', hashed=7), 'c':
@@ -153,7 +153,7 @@ async def test_one_connection_for_two_endpoints(front: Front) -> None:
     shared = FakeConnection('both', 0)
     manager.create.does(calling(lambda *_: shared))
     pool = front.pool(manager, max_size=1)
-    manager.check = lambda **_: None        # the double knows no such managers
+    manager.check = lambda **_: None  # the double knows no such managers
     a, b = Key('a', hashed=1), Key('b', hashed=1)
     for first, second in (a, b), (b, a), (Key('a', hashed=1), b), (a, Key('b', hashed=1)):
         assert (await pool.acquire(a)) is (await pool.acquire(b)) is shared
@@ -168,13 +168,14 @@ async def test_one_connection_for_two_endpoints(front: Front) -> None:
 
 # --- keys that die ---
 
+
 async def test_a_key_that_lies_where_a_dead_one_lay(front: Front) -> None:
     """Each endpoint is evicted by the next, and its key dies."""
     pool = front.pool(keepers_of_nothing(front), max_size=1, total_max_size=1)
     places, again = set(), 0
     alive: weakref.ref[Any] | None = None
     for number in range(300):
-        key = Key(number, hashed=5)     # all in one place of the dict
+        key = Key(number, hashed=5)  # all in one place of the dict
         again += id(key) in places
         places.add(id(key))
         async with pool.connection(key) as conn:
@@ -278,6 +279,7 @@ def test_endpoints_that_are_gone_leave_the_table(script: Callable[..., Any]) -> 
 
 # --- keys that misbehave ---
 
+
 class Bad(Key):
     """Raises when it is asked."""
 
@@ -307,8 +309,7 @@ TROUBLE = [KeyTroubleError(), TypeError('none of its business'), KeyboardInterru
 @pytest.mark.parametrize('trouble', TROUBLE, ids=lambda trouble: type(trouble).__name__)
 @pytest.mark.parametrize('where', ['raises_at_hash', 'raises_at_eq'])
 @pytest.mark.parametrize('bare', [True, False])
-async def test_a_key_that_raises_changes_nothing(
-        front: Front, trouble: BaseException, where: str, bare: bool) -> None:
+async def test_a_key_that_raises_changes_nothing(front: Front, trouble: BaseException, where: str, bare: bool) -> None:
     pool = front.pool(front.manager(bare=bare), max_size=2)
     good = Key('x', hashed=9)
     held = await pool.acquire(good)
@@ -362,7 +363,7 @@ async def test_a_key_that_cannot_be_found_any_more(front: Front) -> None:
         try:
             if held and (len(held) > 4 or chance.random() < 0.5):
                 conn, owner = held.pop(chance.randrange(len(held)))
-                await pool.release(conn, owner)     # by the very key that its endpoint knows
+                await pool.release(conn, owner)  # by the very key that its endpoint knows
             else:
                 conn = await pool.acquire(key, timeout=0)
                 held.append((conn, conn.endpoint))
@@ -378,9 +379,21 @@ async def test_a_key_that_cannot_be_found_any_more(front: Front) -> None:
 # --- against a dict ---
 
 VALUES: list[Callable[[], Any]] = [
-    lambda: 1, lambda: 1.0, lambda: True, lambda: 0, lambda: False, lambda: 'a', lambda: Text('a'),
-    lambda: ''.join(['a', 'b']), lambda: Text('ab'), lambda: (*[1], 'a'), lambda: (True, Text('a')),
-    lambda: Key('a', hashed=1), lambda: Key('b', hashed=1), lambda: Key('c', hashed=hash('a')), lambda: None,
+    lambda: 1,
+    lambda: 1.0,
+    lambda: True,
+    lambda: 0,
+    lambda: False,
+    lambda: 'a',
+    lambda: Text('a'),
+    lambda: ''.join(['a', 'b']),
+    lambda: Text('ab'),
+    lambda: (*[1], 'a'),
+    lambda: (True, Text('a')),
+    lambda: Key('a', hashed=1),
+    lambda: Key('b', hashed=1),
+    lambda: Key('c', hashed=hash('a')),
+    lambda: None,
 ]
 
 
@@ -432,7 +445,8 @@ async def test_as_a_dict_does(front: Front, seed: int, bare: bool) -> None:
         await front.until(lambda: not pool.stats().disposing)
         endpoints = pool.stats().endpoints
         assert {each: (counts.idle, counts.used) for each, counts in endpoints.items()} == {
-            each: (len(idle[each]), len(used[each])) for each in idle if idle[each] or used[each]}
+            each: (len(idle[each]), len(used[each])) for each in idle if idle[each] or used[each]
+        }
     for key, conns in used.items():
         for conn in conns:
             await pool.release(conn, key)

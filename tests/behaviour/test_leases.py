@@ -47,6 +47,7 @@ def pool(threads_front: Front) -> Iterator[Any]:
 
 # --- ways to use one ---
 
+
 def with_statement(lease: Any) -> Iterator[Any]:
     with lease as conn:
         yield conn
@@ -111,13 +112,22 @@ def nested_manager(lease: Any) -> Iterator[Any]:
 
 
 WAYS: list[Callable[[Any], Iterator[Any]]] = [
-    with_statement, exit_stack, pushed, called_back, called_by_hand, of_the_type, kept_methods, partial,
-    with_empty_keywords, nested_manager]
+    with_statement,
+    exit_stack,
+    pushed,
+    called_back,
+    called_by_hand,
+    of_the_type,
+    kept_methods,
+    partial,
+    with_empty_keywords,
+    nested_manager,
+]
 
 
 @pytest.mark.parametrize('way', WAYS)
 def test_ways_to_use_a_lease(pool: Any, way: Callable[[Any], Iterator[Any]]) -> None:
-    for _ in range(3):      # the first creates, the others are hits
+    for _ in range(3):  # the first creates, the others are hits
         for conn in way(pool.connection('db')):
             assert conn.name == 'db#1'
             assert pool.stats().used == 1
@@ -128,7 +138,8 @@ def test_ways_to_use_a_lease(pool: Any, way: Callable[[Any], Iterator[Any]]) -> 
 @pytest.mark.parametrize('way', [with_statement, exit_stack, pushed, nested_manager])
 @pytest.mark.parametrize('error', [ValueError, KeyboardInterrupt, GeneratorExit, StopIteration])
 def test_errors_in_the_block_go_on_their_way(
-        pool: Any, way: Callable[[Any], Iterator[Any]], error: type[BaseException]) -> None:
+    pool: Any, way: Callable[[Any], Iterator[Any]], error: type[BaseException]
+) -> None:
     raised = error('x')
     block: Any = way(pool.connection('db'))
     next(block)
@@ -168,7 +179,8 @@ async def in_a_task(lease: Any, stack: contextlib.AsyncExitStack) -> Any:
 @pytest.mark.parametrize('verb', ['connection', 'acquire'])
 @pytest.mark.parametrize('way', [enter_async, push_async, by_hand_async, of_the_type_async, in_a_task])
 async def test_ways_to_use_an_async_lease(
-        asyncio_front: Front, way: Callable[..., Awaitable[Any]], verb: str, bare: bool) -> None:
+    asyncio_front: Front, way: Callable[..., Awaitable[Any]], verb: str, bare: bool
+) -> None:
     pool: Any = asyncio_front.pool(asyncio_front.manager(bare=bare), max_size=1)
     for number in range(3):
         async with contextlib.AsyncExitStack() as stack:
@@ -204,14 +216,20 @@ async def test_so_is_an_async_one(asyncio_front: Front) -> None:
 # --- ways to misuse one ---
 
 WRONG: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
-    ((None,), {}), ((None, None), {}), ((None,) * 4, {}), ((), {'timeout': 1}), ((None, None, None), {'timeout': 1}),
-    ((None, None), {'traceback': None})]
+    ((None,), {}),
+    ((None, None), {}),
+    ((None,) * 4, {}),
+    ((), {'timeout': 1}),
+    ((None, None, None), {'timeout': 1}),
+    ((None, None), {'traceback': None}),
+]
 
 
 @pytest.mark.parametrize('args, kwargs', WRONG)
 @pytest.mark.parametrize('entered', [True, False])
 async def test_a_lease_is_no_function(
-        front: Front, args: tuple[Any, ...], kwargs: dict[str, Any], entered: bool) -> None:
+    front: Front, args: tuple[Any, ...], kwargs: dict[str, Any], entered: bool
+) -> None:
     pool: Any = front.pool(front.manager(bare=True), max_size=1)
     lease = pool.connection('db')
     if entered:
@@ -309,6 +327,7 @@ async def test_two_tasks_do_not_get_one_connection(asyncio_front: Front, hit: bo
 
 # --- what is dropped ---
 
+
 @pytest.mark.parametrize('state', ['fresh', 'entered', 'left'])
 async def test_dropped_in_each_state(front: Front, state: str) -> None:
     manager = front.manager(bare=True)
@@ -366,6 +385,7 @@ async def test_a_lease_in_a_cycle_of_its_own(front: Front) -> None:
 
 # --- what is left ---
 
+
 def leases() -> int:
     """Return how many leases the garbage collector knows."""
     return sum(type(each) in (Lease, AsyncLease) for each in gc.get_objects())
@@ -410,7 +430,7 @@ async def test_memory_does_not_grow(front: Front) -> None:
             async with pool.connection('db'):
                 pass
         for _ in range(count // 10):
-            held = [raw(pool.connection('db')) for _ in range(20)]      # more than are kept
+            held = [raw(pool.connection('db')) for _ in range(20)]  # more than are kept
             del held
         blocks, objects = sys.getallocatedblocks() - blocks, len(gc.get_objects()) - objects
     assert blocks < 200
@@ -553,6 +573,7 @@ async def test_references_are_given_back_by_the_cancelled(asyncio_front: Asyncio
 
 # --- asyncio: driven by everything that drives a coroutine ---
 
+
 async def test_gather_of_many(asyncio_front: Front) -> None:
     pool: Any = asyncio_front.pool(asyncio_front.manager(bare=True), max_size=3)
 
@@ -600,10 +621,13 @@ async def test_a_task_group_that_fails(asyncio_front: Front) -> None:
                 group.create_task(use(number == 1))
             group.create_task(pool.acquire('other'))
     assert type(caught.value).__name__ == 'ExceptionGroup'
-    assert pool.stats().used == 1       # 'other': its task had ended well
+    assert pool.stats().used == 1  # 'other': its task had ended well
     assert pool.stats().waiting == 0
-    conn = pool._manager.created[-1] if pool._manager.created[-1].endpoint == 'other' else next(
-        each for each in pool._manager.created if each.endpoint == 'other')
+    conn = (
+        pool._manager.created[-1]
+        if pool._manager.created[-1].endpoint == 'other'
+        else next(each for each in pool._manager.created if each.endpoint == 'other')
+    )
     await pool.release(conn, 'other')
 
 
@@ -624,6 +648,7 @@ async def test_driven_by_hand(asyncio_front: Front, phase: str, how: str, bare: 
         lease.send(None)
     elif phase == 'creating':
         from gcp.testing import never
+
         manager.create.does(never())
         lease.send(None)
         assert pool.stats().creating == 1
@@ -634,7 +659,7 @@ async def test_driven_by_hand(asyncio_front: Front, phase: str, how: str, bare: 
     if phase in ('left', 'over'):
         lease.__aexit__(None, None, None)
     if phase == 'over':
-        with contextlib.suppress(StopIteration, RuntimeError):      # a bare one is over already
+        with contextlib.suppress(StopIteration, RuntimeError):  # a bare one is over already
             lease.send(None)
     if how == 'throw':
         with pytest.raises(BlockError):
@@ -661,7 +686,7 @@ async def test_a_release_awaited_twice(asyncio_front: Front) -> None:
         conn = await pool.acquire('db')
         release = pool.release(conn, 'db')
         await release
-        with contextlib.suppress(RuntimeError):     # one that was over when it was made may be awaited again
+        with contextlib.suppress(RuntimeError):  # one that was over when it was made may be awaited again
             await release
         assert sum(pool.stats().releases.values()) == 1
         assert (pool.stats().idle, pool.stats().used) == (1, 0)
@@ -675,6 +700,7 @@ async def test_a_release_awaited_twice(asyncio_front: Front) -> None:
 @pytest.mark.parametrize('suspends', [True, False])
 async def test_ways_to_await_a_release(asyncio_front: Front, how: str, suspends: bool) -> None:
     from gcp.testing import slow
+
     manager = asyncio_front.manager()
     if suspends:
         manager.on_release.does(slow(0.001))

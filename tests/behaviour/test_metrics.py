@@ -25,6 +25,7 @@ def nonzero(stats: Any) -> dict[str, dict[str, int]]:
 
 # -- steps
 
+
 async def test_all_series_are_there_from_the_start(front: Front) -> None:
     stats = front.pool(front.manager()).stats()
     assert tuple(stats.hook_calls) == tuple(stats.hook_time) == HOOKS
@@ -45,8 +46,12 @@ async def test_a_round_takes_each_step_once(front: Front) -> None:
         pass
     await front.until(lambda: pool.stats().hook_calls['dispose']['ok'])
     assert nonzero(pool.stats()) == {
-        'create': {'ok': 2}, 'on_acquire': {'ok': 2}, 'on_release': {'ok': 2}, 'check_aliveness': {'dead': 1},
-        'on_connection_dead': {'ok': 1}, 'dispose': {'ok': 1},
+        'create': {'ok': 2},
+        'on_acquire': {'ok': 2},
+        'on_release': {'ok': 2},
+        'check_aliveness': {'dead': 1},
+        'on_connection_dead': {'ok': 1},
+        'dispose': {'ok': 1},
     }
 
 
@@ -120,10 +125,11 @@ async def test_how_long_a_step_took(front: Front) -> None:
         pass
     took = pool.stats().hook_time['create']
     assert took.count == 1 and 0.03 <= took.sum < 5
-    assert sum(took.counts[:took.bounds.index(0.025) + 1]) == 0, 'it took longer than 25 ms'
+    assert sum(took.counts[: took.bounds.index(0.025) + 1]) == 0, 'it took longer than 25 ms'
 
 
 # -- waits and uses
+
 
 async def test_a_hit_waits_for_nothing(front: Front) -> None:
     pool = front.pool(front.manager())
@@ -182,6 +188,7 @@ async def test_the_age_at_the_end_is_kept(front: Front) -> None:
 
 # -- leaks
 
+
 async def test_a_connection_held_for_too_long_is_a_leak_once(front: Front) -> None:
     pool = front.pool(front.manager(), leak_threshold=0.02)
     connection = await pool.acquire('db')
@@ -203,6 +210,7 @@ async def test_without_a_threshold_nothing_is_a_leak(front: Front) -> None:
 
 
 # -- what remains
+
 
 async def test_a_pool_that_is_gone_leaves_its_totals(front: Front) -> None:
     pool = front.pool_class(front.manager())
@@ -240,6 +248,7 @@ async def test_a_forked_child_counts_from_zero(front: Front) -> None:
 
 
 # -- histograms
+
 
 def test_quantiles_are_those_of_prometheus() -> None:
     histogram = Histogram(bounds=(1.0, 2.0, 4.0), counts=(2, 0, 6, 2), sum=30.0)

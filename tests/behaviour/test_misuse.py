@@ -18,8 +18,14 @@ from gcp.testing import AsyncFakeManager, FakeManager, calling, error, ok
 def untouched(pool: Any) -> tuple[Any, ...]:
     """Return the statistics that misuse must not change."""
     stats = pool.stats()
-    return (stats.idle, stats.used, stats.created, dict(stats.closed), dict(stats.releases),
-            [(endpoint, each.idle, each.used) for endpoint, each in stats.endpoints.items()])
+    return (
+        stats.idle,
+        stats.used,
+        stats.created,
+        dict(stats.closed),
+        dict(stats.releases),
+        [(endpoint, each.idle, each.used) for endpoint, each in stats.endpoints.items()],
+    )
 
 
 bare = pytest.mark.parametrize('bare', [True, False], ids=['bare', 'hooks'])
@@ -233,8 +239,10 @@ class TestManager:
             front.pool_class(manager)
 
     @pytest.mark.parametrize(
-        'manager', [None, 'manager', object(), 42, lambda endpoint: None],
-        ids=['None', 'str', 'object', 'int', 'function'])
+        'manager',
+        [None, 'manager', object(), 42, lambda endpoint: None],
+        ids=['None', 'str', 'object', 'int', 'function'],
+    )
     def test_no_manager_at_all(self, front: Front, manager: Any) -> None:
         with pytest.raises(TypeError, match='connection_manager'):
             front.pool_class(manager)
@@ -327,7 +335,10 @@ class TestPlace:
                     errors.append(e)
 
             for doing in (
-                use, lambda: pool.acquire('db'), lambda: pool.acquire('db', timeout=1), lambda: pool.acquire('x'),
+                use,
+                lambda: pool.acquire('db'),
+                lambda: pool.acquire('db', timeout=1),
+                lambda: pool.acquire('x'),
             ):
                 thread = threading.Thread(target=elsewhere, args=(doing,))
                 thread.start()
@@ -369,7 +380,8 @@ class TestPlace:
     def test_built_outside_a_loop(self, asyncio_front: Front, background_collector: bool) -> None:
         manager = asyncio_front.manager()
         pool = asyncio_front.pool_class(
-            manager, background_collector=background_collector, min_idle=0, idle_timeout=0.01)
+            manager, background_collector=background_collector, min_idle=0, idle_timeout=0.01
+        )
         assert pool.get_size() == 0 and not pool.closed
 
         async def use() -> None:

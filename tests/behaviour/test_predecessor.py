@@ -66,8 +66,16 @@ class TestConstructor:
 
     def test_all_options(self, front: Front) -> None:
         pool = front.pool_class(
-            front.manager(), acquire_timeout=2.0, background_collector=False, dispose_batch_size=3, dispose_timeout=1.0,
-            min_idle=2, max_size=5, idle_timeout=10.0, max_lifetime=20.0, total_max_size=50,
+            front.manager(),
+            acquire_timeout=2.0,
+            background_collector=False,
+            dispose_batch_size=3,
+            dispose_timeout=1.0,
+            min_idle=2,
+            max_size=5,
+            idle_timeout=10.0,
+            max_lifetime=20.0,
+            total_max_size=50,
         )
         assert (pool.min_idle, pool.max_size, pool.total_max_size) == (2, 5, 50)
         assert (pool.idle_timeout, pool.max_lifetime) == (10, 20)
@@ -161,7 +169,11 @@ class TestManagers:
                 return object()
 
             def dispose(  # type: ignore[override]
-                    self, endpoint: str, conn: object, *, timeout: float | None = None,
+                self,
+                endpoint: str,
+                conn: object,
+                *,
+                timeout: float | None = None,
             ) -> None:
                 seen.append(('dispose', timeout))
 

@@ -52,8 +52,15 @@ async def test_every_acquire_ends_in_one_result(front: Front) -> None:
     stats = pool.stats()
     assert stats.acquires == {'hit': 1, 'created': 1, 'waited': 1, 'timeout': 1, 'cancelled': 0, 'error': 1}
     assert stats.releases == {'idle': 2, 'handoff': 1, 'discarded': 0}
-    assert stats.closed == {'idle_timeout': 0, 'max_lifetime': 0, 'dead': 0, 'discarded': 0, 'evicted': 0,
-                            'pool_closed': 0, 'error': 1}
+    assert stats.closed == {
+        'idle_timeout': 0,
+        'max_lifetime': 0,
+        'dead': 0,
+        'discarded': 0,
+        'evicted': 0,
+        'pool_closed': 0,
+        'error': 1,
+    }
 
 
 async def test_a_hit_found_dead_is_a_creation(front: Front) -> None:

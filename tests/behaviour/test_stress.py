@@ -26,8 +26,13 @@ SECONDS = float(os.environ.get('GCP_STRESS_SECONDS', '5'))
 SEED = int(os.environ.get('GCP_STRESS_SEED', random.randrange(1 << 30)))
 ENDPOINTS = 'abcdef'
 CAPS: dict[str, Any] = {
-    'min_idle': 1, 'max_size': 3, 'total_max_size': 8,
-    'idle_timeout': 0.003, 'max_lifetime': 0.1, 'lifetime_jitter': 0.5, 'dispose_timeout': 0.2,
+    'min_idle': 1,
+    'max_size': 3,
+    'total_max_size': 8,
+    'idle_timeout': 0.003,
+    'max_lifetime': 0.1,
+    'lifetime_jitter': 0.5,
+    'dispose_timeout': 0.2,
 }
 
 
@@ -56,6 +61,7 @@ def thin_air() -> Iterator[None]:
 
 def misfortune(chance: random.Random, *, aborts: bool, async_: bool) -> Any:
     """Make a behaviour that mostly succeeds, and sometimes raises or takes its time."""
+
     def act(endpoint: Any, connection: Any) -> Any:
         fate = chance.random()
         if fate < 0.02:
@@ -102,7 +108,7 @@ def verify(pool: Any, manager: Any, ended: int) -> None:
     assert len(manager.live) == stats.idle
     assert stats.created == len(manager.created)
     assert sum(stats.closed.values()) == len(manager.disposed)
-    given_up = stats.hook_calls['dispose']['timeout']    # their places are free, though they may not be gone yet
+    given_up = stats.hook_calls['dispose']['timeout']  # their places are free, though they may not be gone yet
     manager.check(max_size=3 + given_up, total_max_size=8 + given_up)
     assert ended > 100 * SECONDS
 

@@ -13,6 +13,7 @@ from gcp.testing import error, ok
 def subclass(front: Front, calls: list[str]) -> Any:
     """A pool class that notes each acquire and each release."""
     if front.name == 'threads':
+
         class Noting(front.pool_class):  # type: ignore[misc, name-defined]
             def acquire(self, endpoint: Any, timeout: float | None = None) -> Any:
                 calls.append('acquire')

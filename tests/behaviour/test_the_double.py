@@ -185,10 +185,22 @@ def not_created_by_the_manager(manager: FakeManager, connection: Any) -> None:
     manager.dispose('db', FakeConnection('db', 7))
 
 
-@pytest.mark.parametrize('violation', [
-    handed_out_twice, held_twice, released_twice, checked_while_used, used_after_its_disposal,
-    held_after_its_disposal, disposed_of_twice, disposed_of_while_held, two_hooks_at_a_time, not_created_by_the_manager,
-], ids=lambda violation: violation.__name__)
+@pytest.mark.parametrize(
+    'violation',
+    [
+        handed_out_twice,
+        held_twice,
+        released_twice,
+        checked_while_used,
+        used_after_its_disposal,
+        held_after_its_disposal,
+        disposed_of_twice,
+        disposed_of_while_held,
+        two_hooks_at_a_time,
+        not_created_by_the_manager,
+    ],
+    ids=lambda violation: violation.__name__,
+)
 def test_a_violation_is_detected(violation: Callable[[FakeManager, Any], None]) -> None:
     manager = FakeManager()
     connection = manager.create('db')

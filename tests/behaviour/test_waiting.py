@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-PRELUDE = '''
+PRELUDE = """
 import sys, threading, time
 from gcp.testing import BareFakeManager
 from gcp.threading import ConnectionPool
@@ -15,7 +15,7 @@ pool = ConnectionPool(BareFakeManager(), max_size=1)
 def wait():
     with pool.connection('db'):
         pass
-'''
+"""
 
 
 def run(story: str) -> subprocess.CompletedProcess[str]:
@@ -23,28 +23,28 @@ def run(story: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_threads_that_wait_for_what_the_main_thread_held_end_with_it() -> None:
-    done = run('''
+    done = run("""
 connection = pool.acquire('db')
 for _ in range(3):
     threading.Thread(target=wait).start()
 sys.exit(3)
-''')
+""")
     assert (done.returncode, done.stdout, done.stderr) == (3, '', '')
 
 
 def test_so_does_a_close() -> None:
-    done = run('''
+    done = run("""
 connection = pool.acquire('db')
 threading.Thread(target=pool.close).start()
 while not pool.closed:
     time.sleep(0.001)
 sys.exit(3)
-''')
+""")
     assert (done.returncode, done.stdout, done.stderr) == (3, '', '')
 
 
 def test_a_thread_that_others_wait_for_goes_on_without_the_main_thread() -> None:
-    done = run('''
+    done = run("""
 def work():
     with pool.connection('db'):
         while not pool.stats().waiting:
@@ -62,5 +62,5 @@ worker.start()
 while not pool.stats().used:
     time.sleep(0.001)
 threading.Thread(target=wait_and_tell).start()
-''')
+""")
     assert (done.returncode, sorted(done.stdout.split()), done.stderr) == (0, ['released', 'served'], '')

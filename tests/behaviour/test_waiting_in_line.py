@@ -31,10 +31,11 @@ SOON = 5.0  # seconds: far more than it takes
 
 # --- events ---
 
+
 def test_an_event_that_is_set() -> None:
     event = Event()
     event()
-    event.set()      # twice is the same as once
+    event.set()  # twice is the same as once
     assert event.wait(0)
     assert not event.wait(0)
     assert not event.wait(0.001)
@@ -86,6 +87,7 @@ def test_events_between_two_threads() -> None:
 
 
 # --- threads: signals ---
+
 
 @pytest.fixture
 def full() -> Iterator[tuple[Any, Any]]:
@@ -224,6 +226,7 @@ def test_a_signal_to_another_thread_does_not_end_its_wait(full: Any) -> None:
 
 # --- threads and tasks: time-outs, many, hand-overs ---
 
+
 @pytest.mark.parametrize('seconds', [1e-6, 1e-4, 0.001, 0.01, 0.05])
 async def test_a_time_out_comes_neither_early_nor_late(front: Front, seconds: float) -> None:
     pool = front.pool(front.manager(bare=True), max_size=1)
@@ -309,7 +312,8 @@ async def test_a_close_wakes_all_who_wait(front: Front) -> None:
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
 def test_a_fork_while_others_wait(script: Callable[..., Any]) -> None:
-    script("""
+    script(
+        """
         import os, threading, time
         from gcp.testing import BareFakeManager
         from gcp.threading import ConnectionPool
@@ -341,7 +345,10 @@ def test_a_fork_while_others_wait(script: Callable[..., Any]) -> None:
             thread.join(5)
         assert got == [conn] * 4, got
         pool.close()
-    """, '-W', 'ignore::DeprecationWarning').quietly()      # of 3.12, that this is dangerous
+    """,
+        '-W',
+        'ignore::DeprecationWarning',
+    ).quietly()  # of 3.12, that this is dangerous
 
 
 @pytest.mark.parametrize('daemon', [True, False])
@@ -369,6 +376,7 @@ def test_the_interpreter_ends_while_a_thread_waits_for_a_while(script: Callable[
 
 # --- tasks ---
 
+
 async def turns(count: int) -> None:
     for _ in range(count):
         await asyncio.sleep(0)
@@ -378,7 +386,8 @@ async def turns(count: int) -> None:
 @pytest.mark.parametrize('between', [0, 1, 2, 3])
 @pytest.mark.parametrize('bare', [True, False])
 async def test_a_cancellation_beside_the_hand_over(
-        asyncio_front: Front, cancel_first: bool, between: int, bare: bool) -> None:
+    asyncio_front: Front, cancel_first: bool, between: int, bare: bool
+) -> None:
     """The next in line gets what the cancelled one does not take."""
     pool: Any = asyncio_front.pool(asyncio_front.manager(bare=bare), max_size=1)
     conn = await pool.acquire('db')
@@ -519,7 +528,7 @@ async def test_waiting_leaves_no_memory(asyncio_front: AsyncioFront, ending: str
         gc.collect()
         before, objects = sys.getallocatedblocks() - before, len(gc.get_objects()) - objects
     assert objects < 150
-    assert before < 3000    # timers that are cancelled stay in the loop's heap for a while
+    assert before < 3000  # timers that are cancelled stay in the loop's heap for a while
 
 
 @pytest.mark.parametrize('limit', [None, 60])

@@ -132,7 +132,9 @@ def test_a_function_is_asked_for_each_connection(parameters: dict[str, Any], kin
     ],
 )
 def test_a_bad_option_is_told_without_its_secrets(
-        arguments: dict[str, Any], error: type[Exception], words: str,
+    arguments: dict[str, Any],
+    error: type[Exception],
+    words: str,
 ) -> None:
     with pytest.raises(error, match=words) as caught:
         DbConnectionManager(**arguments)
@@ -271,7 +273,10 @@ FATAL = b'E\0\0\0\x14SFATAL\0Mgone\0\0\0'
     ids=['notice', 'parameter', 'both', 'error', 'row', 'another protocol'],
 )
 def test_what_an_idle_connection_is_told_decides(
-        proxy: Proxy, proxied: dict[str, Any], words: bytes, alive: bool,
+    proxy: Proxy,
+    proxied: dict[str, Any],
+    words: bytes,
+    alive: bool,
 ) -> None:
     async def body() -> None:
         async with connected(proxied) as (manager, conn):
@@ -312,7 +317,8 @@ async def told(proxy: Proxy, conn: Any, words: bytes) -> None:
 
 
 def test_a_look_at_the_transport_sends_nothing_and_a_query_takes_one_round_trip(
-        proxy: Proxy, proxied: dict[str, Any],
+    proxy: Proxy,
+    proxied: dict[str, Any],
 ) -> None:
     async def body() -> None:
         async with connected(proxied) as (looks, conn):
@@ -330,7 +336,9 @@ def test_a_look_at_the_transport_sends_nothing_and_a_query_takes_one_round_trip(
 
 
 def test_a_silent_server_is_found_out_by_a_query_within_its_timeout(
-        proxy: Proxy, proxied: dict[str, Any], monkeypatch: pytest.MonkeyPatch,
+    proxy: Proxy,
+    proxied: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr('gcp.contrib.asyncpg.CLOSE_TIMEOUT', 0.2)
 
@@ -483,7 +491,9 @@ def test_dispose_of_a_dead_connection_is_no_error(parameters: dict[str, Any]) ->
 
 
 def test_dispose_does_not_wait_for_a_silent_server_for_ever(
-        proxy: Proxy, proxied: dict[str, Any], monkeypatch: pytest.MonkeyPatch,
+    proxy: Proxy,
+    proxied: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr('gcp.contrib.asyncpg.CLOSE_TIMEOUT', 0.2)
 

@@ -97,18 +97,25 @@ def test_the_pool_reuses_a_connection(manager: HttpConnectionManager, origin: st
         pool.close()
 
 
-@pytest.mark.parametrize(('method', 'path', 'expected'), [
-    ('GET', '/peer', None),
-    ('GET', '/chunked', b'abcde'),
-    ('HEAD', '/large', b''),
-    ('HEAD', '/chunked', b''),
-    ('GET', '/nothing', b''),
-    ('GET', '/not-modified', b''),
-    ('GET', '/patiently', b''),
-    ('POST', '/echo', b'hello'),
-])
+@pytest.mark.parametrize(
+    ('method', 'path', 'expected'),
+    [
+        ('GET', '/peer', None),
+        ('GET', '/chunked', b'abcde'),
+        ('HEAD', '/large', b''),
+        ('HEAD', '/chunked', b''),
+        ('GET', '/nothing', b''),
+        ('GET', '/not-modified', b''),
+        ('GET', '/patiently', b''),
+        ('POST', '/echo', b'hello'),
+    ],
+)
 def test_an_exchange_that_came_to_its_end_leaves_the_connection_to_the_next(
-        manager: HttpConnectionManager, conn: HttpConnection, method: str, path: str, expected: bytes | None,
+    manager: HttpConnectionManager,
+    conn: HttpConnection,
+    method: str,
+    path: str,
+    expected: bytes | None,
 ) -> None:
     answer = ask(conn, path, method, body=b'hello' if method == 'POST' else None)
     assert expected is None or answer == expected
@@ -117,11 +124,21 @@ def test_an_exchange_that_came_to_its_end_leaves_the_connection_to_the_next(
     assert released(manager, conn)
 
 
-@pytest.mark.parametrize(('method', 'path'), [
-    ('HEAD', '/large'), ('HEAD', '/chunked'), ('GET', '/nothing'), ('GET', '/not-modified'), ('GET', '/patiently'),
-])
+@pytest.mark.parametrize(
+    ('method', 'path'),
+    [
+        ('HEAD', '/large'),
+        ('HEAD', '/chunked'),
+        ('GET', '/nothing'),
+        ('GET', '/not-modified'),
+        ('GET', '/patiently'),
+    ],
+)
 def test_a_response_without_a_body_need_not_be_read(
-        manager: HttpConnectionManager, conn: HttpConnection, method: str, path: str,
+    manager: HttpConnectionManager,
+    conn: HttpConnection,
+    method: str,
+    path: str,
 ) -> None:
     conn.request(method, path)
     conn.getresponse()
@@ -169,10 +186,16 @@ def test_all_kinds_of_bodies(manager: HttpConnectionManager, body: str) -> None:
             conn.putheader('Transfer-Encoding', 'chunked')
             conn.endheaders(b'5\r\nhello\r\n0\r\n\r\n')
         else:
-            conn.request('POST', '/', body={
-                'bytes': b'hello', 'file': io.BytesIO(b'hello'), 'iterable': iter([b'he', b'llo']),
-                'array': memoryview(b'hello'),
-            }[body])
+            conn.request(
+                'POST',
+                '/',
+                body={
+                    'bytes': b'hello',
+                    'file': io.BytesIO(b'hello'),
+                    'iterable': iter([b'he', b'llo']),
+                    'array': memoryview(b'hello'),
+                }[body],
+            )
         assert conn.getresponse().read() == b'ok'
         assert released(manager, conn)
         manager.dispose(peer.origin, conn)
@@ -189,12 +212,23 @@ def test_a_setting_of_the_users_does_not_outlast_him(manager: HttpConnectionMana
 # ---- what may not
 
 
-@pytest.mark.parametrize('left', [
-    'request begun', 'headers not sent', 'request not answered', 'response not read', 'response read in part',
-    'response closed', 'line read', 'connection closed',
-])
+@pytest.mark.parametrize(
+    'left',
+    [
+        'request begun',
+        'headers not sent',
+        'request not answered',
+        'response not read',
+        'response read in part',
+        'response closed',
+        'line read',
+        'connection closed',
+    ],
+)
 def test_an_exchange_that_is_not_over_costs_the_connection_at_once(
-        manager: HttpConnectionManager, conn: HttpConnection, left: str,
+    manager: HttpConnectionManager,
+    conn: HttpConnection,
+    left: str,
 ) -> None:
     ask(conn)
     if left == 'request begun':
@@ -227,14 +261,18 @@ def test_a_response_that_was_closed_early_is_not_read_by_the_next_request_either
 
 @pytest.mark.parametrize('path', ['/close', '/briefly'])
 def test_a_server_that_means_to_close_is_taken_at_its_word(
-        manager: HttpConnectionManager, conn: HttpConnection, path: str,
+    manager: HttpConnectionManager,
+    conn: HttpConnection,
+    path: str,
 ) -> None:
     ask(conn, path)
     assert not released(manager, conn)
 
 
 def test_a_server_that_closes_after_a_while_is_left_before_that(
-        manager: HttpConnectionManager, conn: HttpConnection, monkeypatch: pytest.MonkeyPatch,
+    manager: HttpConnectionManager,
+    conn: HttpConnection,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ask(conn, '/patiently')
     assert released(manager, conn)
@@ -264,7 +302,9 @@ RESPONSES = {
 @pytest.mark.parametrize('response', RESPONSES)
 @pytest.mark.parametrize('read', [True, False])
 def test_what_cannot_be_followed_by_another_response(
-        manager: HttpConnectionManager, response: str, read: bool,
+    manager: HttpConnectionManager,
+    response: str,
+    read: bool,
 ) -> None:
     with Scripted(RESPONSES[response], 'close') as peer:
         conn = manager.create(peer.origin, LIMIT)
@@ -295,12 +335,23 @@ def test_a_100_continue_is_no_response(manager: HttpConnectionManager) -> None:
         manager.dispose(peer.origin, conn)
 
 
-@pytest.mark.parametrize('lie', [
-    'too short', 'too long', 'two lengths', 'chunks without end', 'no number', 'raw chunk', 'nothing but raw chunk',
-])
+@pytest.mark.parametrize(
+    'lie',
+    [
+        'too short',
+        'too long',
+        'two lengths',
+        'chunks without end',
+        'no number',
+        'raw chunk',
+        'nothing but raw chunk',
+    ],
+)
 @pytest.mark.parametrize('again', [False, True])
 def test_a_request_of_another_length_than_announced_costs_the_connection(
-        manager: HttpConnectionManager, lie: str, again: bool,
+    manager: HttpConnectionManager,
+    lie: str,
+    again: bool,
 ) -> None:
     """Else the server takes the beginning of the next user's request for the end of this body."""
     with Scripted(OK, OK) as peer:
@@ -348,7 +399,9 @@ def test_whatever_is_heard_on_an_idle_connection_means_dead(manager: HttpConnect
 
 
 def test_no_connection_comes_back_to_life_behind_the_pools_back(
-        manager: HttpConnectionManager, conn: HttpConnection, origin: str,
+    manager: HttpConnectionManager,
+    conn: HttpConnection,
+    origin: str,
 ) -> None:
     ask(conn, '/close')
     with pytest.raises(http.client.NotConnected):
@@ -398,16 +451,26 @@ def test_a_request_timeout(tls: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
         assert not released(manager, conn)
 
 
-@pytest.mark.parametrize(('scheme', 'lapse'), [
-    ('http', 'deaf'), ('http', 'unresolvable'), ('https', 'deaf'), ('https', 'unresolvable'), ('https', 'silent'),
-])
+@pytest.mark.parametrize(
+    ('scheme', 'lapse'),
+    [
+        ('http', 'deaf'),
+        ('http', 'unresolvable'),
+        ('https', 'deaf'),
+        ('https', 'unresolvable'),
+        ('https', 'silent'),
+    ],
+)
 def test_a_create_costs_the_timeout_and_no_descriptor(
-        manager: HttpConnectionManager, scheme: str, lapse: str, monkeypatch: pytest.MonkeyPatch,
+    manager: HttpConnectionManager,
+    scheme: str,
+    lapse: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     gate = threading.Event()
     if lapse == 'unresolvable':
         monkeypatch.setattr('socket.getaddrinfo', lambda *args, **kwargs: gate.wait(LIMIT) and [])
-    with (silent_server() if lapse == 'silent' else deaf_server()) as port:
+    with silent_server() if lapse == 'silent' else deaf_server() as port:
         before, started = open_descriptors(), time.monotonic()
         with pytest.raises(TimeoutError):
             host = 'slow.example' if lapse == 'unresolvable' else '127.0.0.1'
@@ -455,7 +518,9 @@ def test_dispose_does_not_wait_for_a_peer_that_takes_nothing(manager: HttpConnec
 
 
 def test_close_notify_is_sent_only_by_idle_connections(
-        manager: HttpConnectionManager, tls_origin: str, monkeypatch: pytest.MonkeyPatch,
+    manager: HttpConnectionManager,
+    tls_origin: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Two threads in one TLS connection would corrupt memory."""
     said: list[Any] = []
@@ -493,11 +558,17 @@ def test_a_certificate_for_another_name(tls_origin: str, tls: tuple[ssl.SSLConte
 
 
 def test_two_hundred_failures_leave_no_descriptor(
-        manager: HttpConnectionManager, plain_origin: str, tls_origin: str,
+    manager: HttpConnectionManager,
+    plain_origin: str,
+    tls_origin: str,
 ) -> None:
     refused = f'127.0.0.1:{closed_port()}'
-    origins = [f'http://{refused}', f'https://{refused}', tls_origin.replace('localhost', '127.0.0.1'),
-               plain_origin.replace('http', 'https').replace('127.0.0.1', 'localhost')]
+    origins = [
+        f'http://{refused}',
+        f'https://{refused}',
+        tls_origin.replace('localhost', '127.0.0.1'),
+        plain_origin.replace('http', 'https').replace('127.0.0.1', 'localhost'),
+    ]
     before = open_descriptors()
     for turn in range(200):
         with pytest.raises(OSError):
@@ -534,7 +605,9 @@ def test_the_sockets_options(tls: tuple[ssl.SSLContext, ssl.SSLContext], origin:
 
 @pytest.mark.filterwarnings('ignore:.*fork:DeprecationWarning')
 def test_a_forked_child_says_nothing_to_the_parents_server(
-        manager: HttpConnectionManager, conn: HttpConnection, origin: str,
+    manager: HttpConnectionManager,
+    conn: HttpConnection,
+    origin: str,
 ) -> None:
     peer = ask(conn)
     child = os.fork()
@@ -549,22 +622,28 @@ def test_a_forked_child_says_nothing_to_the_parents_server(
 # ---- bad input
 
 
-@pytest.mark.parametrize(('endpoint', 'error', 'chunk'), [
-    (('localhost', 80), TypeError, "an origin such as 'https://example.org' was expected, not ('localhost', 80)"),
-    ('localhost:80', ValueError, "'http://host[:port]' or 'https://host[:port]', was expected, not 'localhost:80'"),
-    ('ftp://localhost', ValueError, "was expected, not 'ftp://localhost'"),
-    ('http://', ValueError, "was expected, not 'http://'"),
-    ('http://localhost:port', ValueError, "was expected, not 'http://localhost:port'"),
-    ('http://localhost:99999', ValueError, "was expected, not 'http://localhost:99999'"),
-    ('http://[::1', ValueError, "was expected, not 'http://[::1'"),
-    (' http://localhost', ValueError, "was expected, not ' http://localhost'"),
-    ('http://localhost/', ValueError, "without path and query, unlike that for 'localhost'"),
-    ('http://localhost?key=hunter2', ValueError, "without path and query, unlike that for 'localhost'"),
-    ('http://me:hunter2@localhost', ValueError, 'without user name and password'),
-    ('http:/me:hunter2@localhost', ValueError, 'without user name and password'),
-])
+@pytest.mark.parametrize(
+    ('endpoint', 'error', 'chunk'),
+    [
+        (('localhost', 80), TypeError, "an origin such as 'https://example.org' was expected, not ('localhost', 80)"),
+        ('localhost:80', ValueError, "'http://host[:port]' or 'https://host[:port]', was expected, not 'localhost:80'"),
+        ('ftp://localhost', ValueError, "was expected, not 'ftp://localhost'"),
+        ('http://', ValueError, "was expected, not 'http://'"),
+        ('http://localhost:port', ValueError, "was expected, not 'http://localhost:port'"),
+        ('http://localhost:99999', ValueError, "was expected, not 'http://localhost:99999'"),
+        ('http://[::1', ValueError, "was expected, not 'http://[::1'"),
+        (' http://localhost', ValueError, "was expected, not ' http://localhost'"),
+        ('http://localhost/', ValueError, "without path and query, unlike that for 'localhost'"),
+        ('http://localhost?key=hunter2', ValueError, "without path and query, unlike that for 'localhost'"),
+        ('http://me:hunter2@localhost', ValueError, 'without user name and password'),
+        ('http:/me:hunter2@localhost', ValueError, 'without user name and password'),
+    ],
+)
 def test_a_wrong_endpoint_is_told(
-        manager: HttpConnectionManager, endpoint: Any, error: type[Exception], chunk: str,
+    manager: HttpConnectionManager,
+    endpoint: Any,
+    error: type[Exception],
+    chunk: str,
 ) -> None:
     with pytest.raises(error) as caught:
         manager.create(endpoint)
@@ -572,12 +651,15 @@ def test_a_wrong_endpoint_is_told(
     assert 'hunter2' not in str(caught.value)
 
 
-@pytest.mark.parametrize(('options', 'error', 'chunk'), [
-    ({'ssl': True}, TypeError, 'ssl: an SSLContext or None was expected, not True'),
-    ({'request_timeout': 0}, ValueError, 'request_timeout: more than 0 seconds were expected, not 0'),
-    ({'request_timeout': '5'}, TypeError, "request_timeout: seconds were expected, not '5'"),
-    ({'keepalive': 5}, TypeError, 'keepalive: '),
-])
+@pytest.mark.parametrize(
+    ('options', 'error', 'chunk'),
+    [
+        ({'ssl': True}, TypeError, 'ssl: an SSLContext or None was expected, not True'),
+        ({'request_timeout': 0}, ValueError, 'request_timeout: more than 0 seconds were expected, not 0'),
+        ({'request_timeout': '5'}, TypeError, "request_timeout: seconds were expected, not '5'"),
+        ({'keepalive': 5}, TypeError, 'keepalive: '),
+    ],
+)
 def test_impossible_options_are_told(options: dict[str, Any], error: type[Exception], chunk: str) -> None:
     with pytest.raises(error) as caught:
         HttpConnectionManager(**options)

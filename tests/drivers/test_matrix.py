@@ -44,7 +44,12 @@ class World:
     """
 
     def __init__(
-            self, kind: Kind, front: Front, proxy: Proxy, directory: Path, patch: pytest.MonkeyPatch,
+        self,
+        kind: Kind,
+        front: Front,
+        proxy: Proxy,
+        directory: Path,
+        patch: pytest.MonkeyPatch,
     ) -> None:
         self.kind = kind
         self.front = front
@@ -345,7 +350,8 @@ async def check(world: World) -> None:
             others['silent'] = world.kind.target(stack.enter_context(deaf(world)))[1]
         is_async = world.front.name == 'asyncio'
         report: Any = check_manager(
-            manager, endpoint, kill=world.proxy.close, use=world.kind.ask, fork=not is_async, **others)
+            manager, endpoint, kill=world.proxy.close, use=world.kind.ask, fork=not is_async, **others
+        )
         if is_async:
             report = await report
     assert [skipped.name for skipped in report.skipped if skipped.name not in ('hooks', 'refusal', 'timeout')] == []
@@ -357,7 +363,8 @@ async def check(world: World) -> None:
 TABLE.rows = [kind.title() for kind in KINDS]
 TABLE.columns = WORDS
 TABLE.reasons = {
-    (kind.title(), name): reason for kind in KINDS for name, reason in kind.cannot.items() if name in CASES}
+    (kind.title(), name): reason for kind in KINDS for name, reason in kind.cannot.items() if name in CASES
+}
 
 
 @pytest.fixture(scope='module')
@@ -372,11 +379,14 @@ def identities(directory: Path) -> Identities:
 
 @pytest.fixture(scope='module')
 def servers(
-        identities: Identities, directory: Path, request: pytest.FixtureRequest,
+    identities: Identities,
+    directory: Path,
+    request: pytest.FixtureRequest,
 ) -> Iterator[Callable[[str], Address]]:
     """Find a server by its name; started when it is first asked for."""
     addresses: dict[str, Address] = {}
     with contextlib.ExitStack() as stack:
+
         def start(name: str) -> Address:
             if name == 'postgres':
                 return str(request.getfixturevalue('postgres').directory / '.s.PGSQL.5432')
@@ -398,8 +408,11 @@ def servers(
 
 @pytest.fixture
 def world(
-        kind: type[Kind], identities: Identities, servers: Callable[[str], Address], tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
+    kind: type[Kind],
+    identities: Identities,
+    servers: Callable[[str], Address],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[World]:
     try:
         kind.load()
@@ -410,8 +423,7 @@ def world(
 
 
 CELLS = [
-    pytest.param(kind, name, id=f'{kind.title()}-{name}')
-    for kind in KINDS for name in CASES if name not in kind.cannot
+    pytest.param(kind, name, id=f'{kind.title()}-{name}') for kind in KINDS for name in CASES if name not in kind.cannot
 ]
 
 

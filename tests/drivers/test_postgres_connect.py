@@ -100,6 +100,7 @@ def test_a_server_that_falls_silent_costs_exactly_the_timeout(make: type[Driver]
 @pytest.mark.parametrize('make', [Psycopg2, Psycopg])
 def test_no_thread_waits_on_for_a_server_that_was_given_up(make: type[Driver]) -> None:
     """libpq itself would wait on until its next whole second, or the one after."""
+
     async def body() -> None:
         pg = make()
         with silent_server() as port:
@@ -212,7 +213,8 @@ def test_two_hundred_failures_leave_no_descriptor(make: type[Driver]) -> None:
                 before = open_descriptors()
                 for _ in range(10):
                     tries = [
-                        pg.create(manager, 0.1) if pg.is_async
+                        pg.create(manager, 0.1)
+                        if pg.is_async
                         else loop.run_in_executor(threads, manager.create, 'orders', 0.1)
                         for _ in range(20)
                     ]
@@ -229,6 +231,7 @@ def test_two_hundred_failures_leave_no_descriptor(make: type[Driver]) -> None:
 @pytest.mark.parametrize('wanted', [0, 4321])
 def test_a_socket_is_as_its_user_wants_it(make: type[Driver], proxy: Proxy, postgres: Server, wanted: int) -> None:
     """What the time-out needs to know it again by is gone."""
+
     async def body() -> None:
         pg = make()
         parameters = {**postgres.parameters, 'host': '127.0.0.1', 'port': proxy.port, 'tcp_user_timeout': wanted}

@@ -103,7 +103,8 @@ def test_the_same_death_is_noted_once(detector: FailureDetector[Conn]) -> None:
 
 
 def test_a_timeout_invalidates_those_not_verified_since(
-        detector: FailureDetector[Conn], monkeypatch: pytest.MonkeyPatch,
+    detector: FailureDetector[Conn],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(_failure_detector, 'MIN_SILENCE', 0.0)
     first, second, third, fourth = added(detector, 4)
@@ -117,7 +118,8 @@ def test_a_timeout_invalidates_those_not_verified_since(
 
 
 def test_a_timeout_without_a_dead_connection_invalidates_the_older(
-        detector: FailureDetector[Conn], monkeypatch: pytest.MonkeyPatch,
+    detector: FailureDetector[Conn],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As with aliveness='query', which always makes a round trip."""
     monkeypatch.setattr(_failure_detector, 'MIN_SILENCE', 0.0)
@@ -240,9 +242,13 @@ async def hand_back(pg: Driver, manager: Any, conns: list[Any]) -> None:
 
 @each_driver
 def test_ten_unresponsive_connections_cost_one_check_timeout(
-        make: type[Driver], proxy: Proxy, proxied: dict[str, Any], postgres: Server,
+    make: type[Driver],
+    proxy: Proxy,
+    proxied: dict[str, Any],
+    postgres: Server,
 ) -> None:
     """One user meets the silence, and its connection breaks; the others go through the pool."""
+
     async def body() -> None:
         pg = make()
         where = [pg.keywords(proxied)]
@@ -274,7 +280,9 @@ def test_ten_unresponsive_connections_cost_one_check_timeout(
 
 @each_driver
 def test_a_query_that_times_out_invalidates_the_rest(
-        make: type[Driver], proxy: Proxy, proxied: dict[str, Any],
+    make: type[Driver],
+    proxy: Proxy,
+    proxied: dict[str, Any],
 ) -> None:
     async def body() -> None:
         pg = make()
@@ -294,7 +302,9 @@ def test_a_query_that_times_out_invalidates_the_rest(
 
 @each_driver
 def test_after_a_first_death_each_is_asked_once(
-        make: type[Driver], proxy: Proxy, proxied: dict[str, Any],
+    make: type[Driver],
+    proxy: Proxy,
+    proxied: dict[str, Any],
 ) -> None:
     async def body() -> None:
         pg = make()
@@ -353,7 +363,9 @@ def test_a_connection_killed_in_use_has_the_others_verified(make: type[Driver], 
 
 @each_driver
 def test_a_check_takes_no_longer_than_the_acquire_that_wants_it(
-        make: type[Driver], proxy: Proxy, proxied: dict[str, Any],
+    make: type[Driver],
+    proxy: Proxy,
+    proxied: dict[str, Any],
 ) -> None:
     async def body() -> None:
         pg = make()

@@ -40,7 +40,10 @@ def test_a_fleet_shares_a_few_sessions(make: type[Driver], bouncer: Any, postgre
     processes = [
         subprocess.Popen(
             [sys.executable, SUPPORT / 'bouncer_load.py', make.__name__, json.dumps(parameters), json.dumps(options)],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, 'PYTHONPATH': path},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, 'PYTHONPATH': path},
         )
         for options in FLEET
     ]

@@ -24,9 +24,11 @@ LEFT = {
     'temporary table': ('CREATE TEMP TABLE left_behind (id int)', "SELECT to_regclass('left_behind')", None),
     'LISTEN': ('LISTEN orders', 'SELECT count(*) FROM pg_listening_channels()', 0),
     'prepared statement': (
-        'PREPARE mine AS SELECT 1', "SELECT count(*) FROM pg_prepared_statements WHERE name = 'mine'", 0),
-    'cursor': (
-        'DECLARE mine CURSOR WITH HOLD FOR SELECT 1', "SELECT count(*) FROM pg_cursors WHERE name = 'mine'", 0),
+        'PREPARE mine AS SELECT 1',
+        "SELECT count(*) FROM pg_prepared_statements WHERE name = 'mine'",
+        0,
+    ),
+    'cursor': ('DECLARE mine CURSOR WITH HOLD FOR SELECT 1', "SELECT count(*) FROM pg_cursors WHERE name = 'mine'", 0),
 }
 
 
@@ -62,6 +64,7 @@ def test_discard_all_leaves_nothing(make: type[Driver], postgres: Server) -> Non
 @each_driver
 def test_a_rollback_leaves_what_a_session_holds(make: type[Driver], postgres: Server) -> None:
     """As documented: only a transaction is ended."""
+
     async def body() -> None:
         pg = make()
         async with pg.connected(postgres.parameters) as (manager, conn):
@@ -109,11 +112,17 @@ def test_statements_that_the_driver_prepared_survive_discard_all(make: type[Driv
     run(body())
 
 
-@pytest.mark.parametrize(('make', 'kind'), [
-    *((make, 'plain') for make in DRIVERS), *((make, 'async') for make in (AsyncPsycopg, Asyncpg)),
-])
+@pytest.mark.parametrize(
+    ('make', 'kind'),
+    [
+        *((make, 'plain') for make in DRIVERS),
+        *((make, 'async') for make in (AsyncPsycopg, Asyncpg)),
+    ],
+)
 def test_a_function_is_called_after_the_rollback_and_what_it_opens_is_rolled_back(
-        make: type[Driver], postgres: Server, kind: str,
+    make: type[Driver],
+    postgres: Server,
+    kind: str,
 ) -> None:
     async def body() -> None:
         pg = make()
@@ -161,7 +170,10 @@ def test_a_reset_that_fails_costs_the_connection(make: type[Driver], postgres: S
 
 @each_driver
 def test_a_reset_that_is_met_with_silence_runs_out_of_its_time(
-        make: type[Driver], proxy: Proxy, proxied: dict[str, Any], monkeypatch: pytest.MonkeyPatch,
+    make: type[Driver],
+    proxy: Proxy,
+    proxied: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr('gcp.contrib._postgres.RESET_TIMEOUT', 0.2)
 
@@ -183,7 +195,9 @@ def test_a_reset_that_is_met_with_silence_runs_out_of_its_time(
 
 @each_driver
 def test_a_clean_release_sends_nothing_and_discard_all_takes_one_round_trip(
-        make: type[Driver], proxy: Proxy, proxied: dict[str, Any],
+    make: type[Driver],
+    proxy: Proxy,
+    proxied: dict[str, Any],
 ) -> None:
     async def body() -> None:
         pg = make()
@@ -212,10 +226,10 @@ def test_a_connection_is_set_as_it_was(make: type[Driver], postgres: Server, res
         read_only = 'readonly' if pg.name == 'psycopg2' else 'read_only'
         async with pg.connected(postgres.parameters, reset=reset) as (manager, conn):
             for changes in (
-                    {'autocommit': True},
-                    {'isolation_level': 3, 'deferrable': True, read_only: True},
-                    {'autocommit': True, 'isolation_level': 3, read_only: True},
-                    {'cursor_factory': object},
+                {'autocommit': True},
+                {'isolation_level': 3, 'deferrable': True, read_only: True},
+                {'autocommit': True, 'isolation_level': 3, read_only: True},
+                {'cursor_factory': object},
             ):
                 then = [getattr(conn, name) for name in changes]
                 for name, value in changes.items():
@@ -379,7 +393,10 @@ def test_a_release_that_is_cancelled_ends_at_once(make: type[Driver], proxy: Pro
     ],
 )
 def test_an_impossible_option_is_told(
-        make: type[Driver], options: dict[str, Any], error: type[Exception], words: str,
+    make: type[Driver],
+    options: dict[str, Any],
+    error: type[Exception],
+    words: str,
 ) -> None:
     with pytest.raises(error, match=words):
         make().make({}, **options)

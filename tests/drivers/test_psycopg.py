@@ -121,7 +121,11 @@ def test_a_function_may_be_plain_or_async(postgres: Server, kind: str) -> None:
     ids=['notice', 'parameter', 'both', 'half a notice', 'notice and error', 'error', 'row', 'another protocol'],
 )
 def test_what_an_idle_connection_is_told_decides(
-        make: type[Driver], proxy: Proxy, proxied: dict[str, Any], words: bytes, alive: bool,
+    make: type[Driver],
+    proxy: Proxy,
+    proxied: dict[str, Any],
+    words: bytes,
+    alive: bool,
 ) -> None:
     async def body() -> None:
         pg = make()
@@ -157,7 +161,10 @@ def test_a_notification_is_news_and_reaches_its_user(make: type[Driver], postgre
 @both
 @pytest.mark.parametrize('autocommit', [False, True])
 def test_a_look_at_the_socket_sends_nothing_and_a_query_takes_one_round_trip(
-        make: type[Driver], proxy: Proxy, proxied: dict[str, Any], autocommit: bool,
+    make: type[Driver],
+    proxy: Proxy,
+    proxied: dict[str, Any],
+    autocommit: bool,
 ) -> None:
     async def body() -> None:
         pg = make()
@@ -202,7 +209,9 @@ def test_dispose_does_not_wait_for_a_command_in_another_thread(postgres: Server)
 @both
 @pytest.mark.filterwarnings('ignore:.*fork:DeprecationWarning')
 def test_a_forked_child_says_nothing_to_the_parents_server(
-        make: type[Driver], proxy: Proxy, proxied: dict[str, Any],
+    make: type[Driver],
+    proxy: Proxy,
+    proxied: dict[str, Any],
 ) -> None:
     async def body() -> None:
         pg = make()

@@ -128,7 +128,9 @@ def test_a_function_is_asked_for_each_connection(postgres: Server) -> None:
     ],
 )
 def test_a_bad_option_is_told_without_its_secrets(
-        arguments: dict[str, Any], error: type[Exception], words: str,
+    arguments: dict[str, Any],
+    error: type[Exception],
+    words: str,
 ) -> None:
     with pytest.raises(error, match=words) as caught:
         DbConnectionManager(**arguments)
@@ -173,7 +175,8 @@ def test_a_silent_server_costs_the_timeout_and_no_descriptor() -> None:
 
 
 def test_a_connection_that_comes_too_late_is_closed(
-        postgres: Server, monkeypatch: pytest.MonkeyPatch,
+    postgres: Server,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     gate, connect = threading.Event(), psycopg2.connect
     made: list[Connection] = []
@@ -218,7 +221,9 @@ def test_a_refusal_reaches_the_caller_as_it_is(postgres: Server, timeout: float 
 
 
 def test_a_killed_backend_is_noticed(
-        manager: DbConnectionManager, conn: Connection, admin: Callable[..., Any],
+    manager: DbConnectionManager,
+    conn: Connection,
+    admin: Callable[..., Any],
 ) -> None:
     assert manager.check_aliveness('orders', conn)
     kill(admin, conn)
@@ -245,7 +250,9 @@ def test_a_closed_connection_is_dead(manager: DbConnectionManager, conn: Connect
 
 
 def test_a_notification_is_news_and_reaches_the_user(
-        manager: DbConnectionManager, conn: Connection, admin: Callable[..., Any],
+    manager: DbConnectionManager,
+    conn: Connection,
+    admin: Callable[..., Any],
 ) -> None:
     query(conn, 'LISTEN orders')
     conn.commit()
@@ -271,7 +278,10 @@ def test_a_notification_is_news_and_reaches_the_user(
     ids=['notice', 'parameter', 'both', 'half a notice', 'notice and error', 'error', 'row', 'another protocol'],
 )
 def test_what_an_idle_connection_is_told_decides(
-        proxy: Proxy, proxied: dict[str, Any], words: bytes, alive: bool,
+    proxy: Proxy,
+    proxied: dict[str, Any],
+    words: bytes,
+    alive: bool,
 ) -> None:
     manager = DbConnectionManager({'orders': proxied})
     conn = manager.create('orders', 10.0)
@@ -284,7 +294,9 @@ def test_what_an_idle_connection_is_told_decides(
 
 @pytest.mark.parametrize('autocommit', [False, True])
 def test_a_look_at_the_socket_sends_nothing_and_a_query_takes_one_round_trip(
-        proxy: Proxy, proxied: dict[str, Any], autocommit: bool,
+    proxy: Proxy,
+    proxied: dict[str, Any],
+    autocommit: bool,
 ) -> None:
     looks = DbConnectionManager({'orders': proxied})
     asks = DbConnectionManager({'orders': proxied}, aliveness='query')
@@ -310,7 +322,8 @@ def test_a_check_costs_less_than_five_microseconds(manager: DbConnectionManager,
 
 @pytest.mark.skipif(tracemalloc.is_tracing() or sys.gettrace() is not None, reason='everything is slower when traced')
 def test_an_idle_hit_costs_less_than_five_microseconds_and_sends_nothing(
-        proxy: Proxy, proxied: dict[str, Any],
+    proxy: Proxy,
+    proxied: dict[str, Any],
 ) -> None:
     with ConnectionPool(DbConnectionManager({'orders': proxied})) as pool:
         pool.release(pool.acquire('orders'), 'orders')
@@ -346,7 +359,10 @@ def test_a_query_to_a_connection_cut_off_says_dead(proxy: Proxy, proxied: dict[s
 @pytest.mark.parametrize('autocommit', [False, True])
 @pytest.mark.parametrize('failed', [False, True])
 def test_what_is_left_open_is_rolled_back(
-        manager: DbConnectionManager, conn: Connection, autocommit: bool, failed: bool,
+    manager: DbConnectionManager,
+    conn: Connection,
+    autocommit: bool,
+    failed: bool,
 ) -> None:
     conn.autocommit = autocommit
     if autocommit:
@@ -392,7 +408,9 @@ def test_a_two_phase_transaction_is_not_ours_to_end(manager: DbConnectionManager
 
 
 def test_a_release_after_the_user_closed_it_is_no_error(
-        manager: DbConnectionManager, conn: Connection, admin: Callable[..., Any],
+    manager: DbConnectionManager,
+    conn: Connection,
+    admin: Callable[..., Any],
 ) -> None:
     kill(admin, conn)
     with pytest.raises(psycopg2.OperationalError):
@@ -403,7 +421,9 @@ def test_a_release_after_the_user_closed_it_is_no_error(
 
 
 def test_a_release_in_the_middle_of_a_command_is_refused(
-        manager: DbConnectionManager, conn: Connection, busy: threading.Thread,
+    manager: DbConnectionManager,
+    conn: Connection,
+    busy: threading.Thread,
 ) -> None:
     with pytest.raises(psycopg2.InterfaceError, match='in the middle of a command'):
         manager.on_release('orders', conn)
@@ -445,7 +465,10 @@ def test_dispose_ends_a_session(manager: DbConnectionManager, conn: Connection, 
 
 @pytest.mark.parametrize('seen', [False, True])
 def test_dispose_of_a_dead_connection_is_no_error(
-        manager: DbConnectionManager, conn: Connection, admin: Callable[..., Any], seen: bool,
+    manager: DbConnectionManager,
+    conn: Connection,
+    admin: Callable[..., Any],
+    seen: bool,
 ) -> None:
     kill(admin, conn)
     if seen:
@@ -456,7 +479,9 @@ def test_dispose_of_a_dead_connection_is_no_error(
 
 
 def test_dispose_does_not_wait_for_a_command_in_another_thread(
-        manager: DbConnectionManager, conn: Connection, busy: threading.Thread,
+    manager: DbConnectionManager,
+    conn: Connection,
+    busy: threading.Thread,
 ) -> None:
     started = time.monotonic()
     manager.dispose('orders', conn)

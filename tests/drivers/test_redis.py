@@ -223,7 +223,10 @@ def test_a_session_begins_as_it_was_ordered(connect: Callable[..., Connected], p
 
 @pytest.mark.parametrize('kind', ['tcp', 'unix', 'tls', 'name', 'url', 'function', 'tls url'])
 def test_each_kind_of_endpoint(
-        frontend: Frontend, connect: Callable[..., Connected], server: RedisServer, kind: str,
+    frontend: Frontend,
+    connect: Callable[..., Connected],
+    server: RedisServer,
+    kind: str,
 ) -> None:
     context = ssl.create_default_context(cafile=str(server.directory / 'ca.pem'))
     url = f'redis://{USER}:{USER_PASSWORD}@127.0.0.1:{server.port}/1'
@@ -235,8 +238,9 @@ def test_each_kind_of_endpoint(
         'name': lambda: connect('orders', servers={'orders': parameters}),
         'url': lambda: connect('orders', servers={'orders': url}),
         'function': lambda: connect('orders', servers=lambda name: frontend.later(parameters)),
-        'tls url': lambda: connect('orders', servers={'orders': {
-            'host': 'localhost', 'port': server.tls_port, 'ssl': context, 'db': 1}}),
+        'tls url': lambda: connect(
+            'orders', servers={'orders': {'host': 'localhost', 'port': server.tls_port, 'ssl': context, 'db': 1}}
+        ),
     }[kind]()
     assert 'db=1' in made.ask('CLIENT', 'INFO').decode()
     assert isinstance(made.conn, (redis.connection.AbstractConnection, redis.asyncio.connection.AbstractConnection))
@@ -263,8 +267,11 @@ def test_credentials_are_asked_for_each_connection(connect: Callable[..., Connec
             return USER, USER_PASSWORD
 
     provider = Provider()
-    options: dict[str, Any] = {'password': None, 'credential_provider': provider} if kind == 'provider' else {
-        'username': USER, 'password': lambda: provider.get_credentials()[1]}
+    options: dict[str, Any] = (
+        {'password': None, 'credential_provider': provider}
+        if kind == 'provider'
+        else {'username': USER, 'password': lambda: provider.get_credentials()[1]}
+    )
     assert f'user={USER}' in connect(**options).ask('CLIENT', 'INFO').decode()
     connect(**options)
     assert len(asked) == 2
@@ -282,6 +289,7 @@ def test_an_async_password(endpoint: Any) -> None:
 @pytest.mark.parametrize('decode', [False, True])
 def test_the_pool_serves_commands(frontend: Frontend, endpoint: Any, decode: bool) -> None:
     if isinstance(frontend, AsyncFrontend):
+
         async def body() -> None:
             pool = gcp.asyncio.ConnectionPool(AsyncRedisConnectionManager(password=PASSWORD, decode_responses=decode))
             try:
@@ -407,7 +415,10 @@ def test_a_function_that_leaves_an_answer_unread_costs_the_connection(connect: C
 @pytest.mark.parametrize('lapse', ['hang', 'close', b'-ERR unknown command\r\n'])
 @pytest.mark.parametrize('reset', ['discard', 'reset'])
 def test_a_reset_that_fails_costs_the_connection(
-        connect: Callable[..., Connected], lapse: Any, reset: str, monkeypatch: pytest.MonkeyPatch,
+    connect: Callable[..., Connected],
+    lapse: Any,
+    reset: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr('gcp.contrib.redis.RESET_TIMEOUT', 0.2)
     with Misbehaving('DISCARD' if reset == 'discard' else 'RESET', lapse) as peer:
@@ -445,7 +456,9 @@ def test_a_transaction_that_ended_leaves_nothing(connect: Callable[..., Connecte
 
 @pytest.mark.parametrize('answered', ['none', 'some', 'elsewhere', 'off'])
 def test_an_answer_left_unread_never_reaches_the_next_user(
-        connect: Callable[..., Connected], proxy: Proxy, answered: str,
+    connect: Callable[..., Connected],
+    proxy: Proxy,
+    answered: str,
 ) -> None:
     made = connect(('127.0.0.1', proxy.port))
     if answered != 'off':
@@ -544,7 +557,10 @@ WORDS = {'garbage': b'\0', 'an answer': b'+PONG\r\n', 'error': b'-ERR max number
 
 @pytest.mark.parametrize('lapse', ['eof', *WORDS, 'killed', 'closed here', 'closed by redis-py'])
 def test_dead_connections_are_seen(
-        connect: Callable[..., Connected], server: RedisServer, proxy: Proxy, lapse: str,
+    connect: Callable[..., Connected],
+    server: RedisServer,
+    proxy: Proxy,
+    lapse: str,
 ) -> None:
     made = connect(('127.0.0.1', proxy.port))
     made.release()
@@ -568,8 +584,11 @@ def test_dead_connections_are_seen(
 def test_no_connection_comes_back_to_life_behind_the_pools_back(connect: Callable[..., Connected]) -> None:
     made = connect()
     made.dispose()
-    for use in (lambda: made.ask('PING'), lambda: made.frontend.run(made.conn.connect()),
-                lambda: made.commands(lambda r: r.ping())):
+    for use in (
+        lambda: made.ask('PING'),
+        lambda: made.frontend.run(made.conn.connect()),
+        lambda: made.commands(lambda r: r.ping()),
+    ):
         with pytest.raises(ClosedError, match='the connection is closed; acquire another one'):
             use()
     assert not made.alive()
@@ -596,7 +615,8 @@ def test_a_wrong_answer_to_a_ping_means_dead(connect: Callable[..., Connected], 
 
 
 def test_messages_are_allowed_where_the_manager_is_told_so(
-        connect: Callable[..., Connected], proxy: Proxy,
+    connect: Callable[..., Connected],
+    proxy: Proxy,
 ) -> None:
     made = connect(('127.0.0.1', proxy.port), protocol=3, unsolicited_data='allowed')
     proxy.say(PUSH)
@@ -642,7 +662,9 @@ STEPS = {'AUTH': {}, 'HELLO': {'protocol': 3}, 'CLIENT': {'client_name': 'me'}, 
 @pytest.mark.parametrize('step', STEPS)
 @pytest.mark.parametrize('lapse', ['hang', 'drip', 'close', 'reset', b'garbage\r\n', b'-ERR no\r\n', b'-LOADING x\r\n'])
 def test_a_server_that_misbehaves_at_a_step_costs_no_more_than_the_timeout_and_no_descriptor(
-        frontend: Frontend, step: str, lapse: Any,
+    frontend: Frontend,
+    step: str,
+    lapse: Any,
 ) -> None:
     manager = frontend.manager(password=PASSWORD, **STEPS[step])
     with Misbehaving(step, lapse) as peer:
@@ -660,7 +682,10 @@ def test_a_server_that_misbehaves_at_a_step_costs_no_more_than_the_timeout_and_n
 @pytest.mark.parametrize('protocol', [2, 3])
 @pytest.mark.parametrize('user', [None, USER])
 def test_a_wrong_password_is_told_without_it(
-        frontend: Frontend, endpoint: Any, protocol: int, user: str | None,
+    frontend: Frontend,
+    endpoint: Any,
+    protocol: int,
+    user: str | None,
 ) -> None:
     manager = frontend.manager(username=user, password='wrong-secret', protocol=protocol)
     before = open_descriptors()
@@ -721,8 +746,12 @@ def test_two_hundred_failures_leave_no_descriptor(frontend: Frontend, server: Re
     tls = frontend.manager(password='wrong', ssl=True)
     before = open_descriptors()
     for turn in range(200):
-        chosen, to = [(manager, refused), (manager, endpoint), (tls, ('localhost', server.tls_port)),
-                      (manager, server.path)][turn % 4]
+        chosen, to = [
+            (manager, refused),
+            (manager, endpoint),
+            (tls, ('localhost', server.tls_port)),
+            (manager, server.path),
+        ][turn % 4]
         with pytest.raises((redis.RedisError, OSError)):
             frontend.create(chosen, to)
     frontend.run(asyncio.sleep(0)) if isinstance(frontend, AsyncFrontend) else None
@@ -745,6 +774,7 @@ def test_a_cancelled_create_leaves_no_descriptor(server: RedisServer, proxy: Pro
     frontend = AsyncFrontend()
     manager = AsyncRedisConnectionManager(password=PASSWORD)
     for turns in range(30):
+
         async def body(turns: int = turns) -> None:
             task = asyncio.ensure_future(manager.create(server.path))
             for _ in range(turns):
@@ -855,7 +885,8 @@ def test_what_the_server_does_not_take_in_keeps_no_descriptor(frontend: AsyncFro
 
 
 def test_close_notify_is_sent_only_by_idle_connections(
-        server: RedisServer, monkeypatch: pytest.MonkeyPatch,
+    server: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Two threads in one TLS connection would corrupt memory."""
     said: list[Any] = []

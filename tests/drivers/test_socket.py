@@ -65,7 +65,10 @@ def address_of(port: int) -> tuple[Any, ...]:
 @pytest.mark.parametrize('host', ['localhost', '127.0.0.1', IPv4Address('127.0.0.1')], ids=repr)
 @pytest.mark.parametrize('timeout', [None, 5.0])
 def test_connects_to_a_name_and_an_address(
-        manager: TcpSocketConnectionManager, listener: socket.socket, host: Any, timeout: float | None,
+    manager: TcpSocketConnectionManager,
+    listener: socket.socket,
+    host: Any,
+    timeout: float | None,
 ) -> None:
     with manager.create((host, port_of(listener)), timeout) as conn:
         assert conn.getpeername() == listener.getsockname()
@@ -84,7 +87,8 @@ def test_connects_to_an_ipv6_address(manager: TcpSocketConnectionManager, host: 
 
 
 def test_the_pool_reuses_a_connection_and_replaces_a_dead_one(
-        manager: TcpSocketConnectionManager, listener: socket.socket,
+    manager: TcpSocketConnectionManager,
+    listener: socket.socket,
 ) -> None:
     endpoint = ('127.0.0.1', port_of(listener))
     pool: ConnectionPool[TcpEndpoint, socket.socket] = ConnectionPool(manager)
@@ -132,7 +136,9 @@ def test_a_subclass_may_allow_data(listener: socket.socket) -> None:
 
 @pytest.mark.parametrize('lapse', ['eof', 'half-close', 'reset', 'data', 'closed here'])
 def test_whatever_can_be_read_from_an_idle_socket_means_dead(
-        manager: TcpSocketConnectionManager, pair: tuple[socket.socket, socket.socket], lapse: str,
+    manager: TcpSocketConnectionManager,
+    pair: tuple[socket.socket, socket.socket],
+    lapse: str,
 ) -> None:
     conn, peer = pair
     endpoint = conn.getpeername()
@@ -155,7 +161,9 @@ def test_whatever_can_be_read_from_an_idle_socket_means_dead(
 
 @pytest.mark.parametrize('mode', [None, 0, 60])
 def test_a_check_neither_waits_nor_touches_the_blocking_mode(
-        manager: TcpSocketConnectionManager, pair: tuple[socket.socket, socket.socket], mode: float | None,
+    manager: TcpSocketConnectionManager,
+    pair: tuple[socket.socket, socket.socket],
+    mode: float | None,
 ) -> None:
     conn, _ = pair
     conn.settimeout(mode)
@@ -175,7 +183,9 @@ def test_the_mixin_serves_sockets_of_other_kinds() -> None:
 
 
 def test_all_addresses_are_tried(
-        manager: TcpSocketConnectionManager, listener: socket.socket, monkeypatch: pytest.MonkeyPatch,
+    manager: TcpSocketConnectionManager,
+    listener: socket.socket,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     addresses = [address_of(closed_port()), address_of(closed_port()), address_of(port_of(listener))]
     monkeypatch.setattr('socket.getaddrinfo', lambda *args, **kwargs: addresses)
@@ -186,7 +196,9 @@ def test_all_addresses_are_tried(
 
 
 def test_a_silent_address_leaves_time_for_the_next(
-        manager: TcpSocketConnectionManager, listener: socket.socket, monkeypatch: pytest.MonkeyPatch,
+    manager: TcpSocketConnectionManager,
+    listener: socket.socket,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with deaf_server() as deaf:
         addresses = [address_of(deaf), address_of(port_of(listener))]
@@ -205,7 +217,9 @@ def test_a_peer_that_does_not_accept_costs_the_timeout_and_no_descriptor(manager
 
 
 def test_a_resolver_that_does_not_answer_costs_the_timeout(
-        manager: TcpSocketConnectionManager, listener: socket.socket, monkeypatch: pytest.MonkeyPatch,
+    manager: TcpSocketConnectionManager,
+    listener: socket.socket,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     gate = threading.Event()
 
@@ -223,7 +237,8 @@ def test_a_resolver_that_does_not_answer_costs_the_timeout(
 
 
 def test_a_resolver_that_refuses_is_heard(
-        manager: TcpSocketConnectionManager, monkeypatch: pytest.MonkeyPatch,
+    manager: TcpSocketConnectionManager,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def resolve(*args: object, **kwargs: object) -> list[Any]:
         raise socket.gaierror(socket.EAI_NONAME, 'Name or service not known')
@@ -241,7 +256,9 @@ def test_families_take_turns_and_the_first_comes_first() -> None:
 
 
 def test_the_next_address_gets_its_chance_while_the_first_is_silent(
-        manager: TcpSocketConnectionManager, listener: socket.socket, monkeypatch: pytest.MonkeyPatch,
+    manager: TcpSocketConnectionManager,
+    listener: socket.socket,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with deaf_server() as deaf:
         addresses = [address_of(deaf), address_of(deaf), address_of(closed_port()), address_of(port_of(listener))]
@@ -254,7 +271,9 @@ def test_the_next_address_gets_its_chance_while_the_first_is_silent(
 
 
 def test_a_family_that_the_host_does_not_have_is_passed_over(
-        manager: TcpSocketConnectionManager, listener: socket.socket, monkeypatch: pytest.MonkeyPatch,
+    manager: TcpSocketConnectionManager,
+    listener: socket.socket,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     addresses = [(12345, socket.SOCK_STREAM, 6, '', ('x', 1)), address_of(port_of(listener))]
     monkeypatch.setattr('socket.getaddrinfo', lambda *args, **kwargs: addresses)
@@ -301,7 +320,8 @@ def test_200_refusals_leave_no_descriptor(manager: TcpSocketConnectionManager) -
 
 
 def test_dispose_tells_the_peer_though_a_forked_child_holds_a_copy(
-        manager: TcpSocketConnectionManager, pair: tuple[socket.socket, socket.socket],
+    manager: TcpSocketConnectionManager,
+    pair: tuple[socket.socket, socket.socket],
 ) -> None:
     conn, peer = pair
     with conn.dup():
@@ -311,7 +331,8 @@ def test_dispose_tells_the_peer_though_a_forked_child_holds_a_copy(
 
 
 def test_dispose_of_a_dead_connection_is_no_error(
-        manager: TcpSocketConnectionManager, pair: tuple[socket.socket, socket.socket],
+    manager: TcpSocketConnectionManager,
+    pair: tuple[socket.socket, socket.socket],
 ) -> None:
     conn, peer = pair
     endpoint = conn.getpeername()
@@ -344,7 +365,8 @@ def test_a_thread_that_waits_for_an_answer_is_released_by_close(manager: TcpSock
 
 
 def test_a_forked_child_does_not_end_its_parents_connection(
-        manager: TcpSocketConnectionManager, pair: tuple[socket.socket, socket.socket],
+    manager: TcpSocketConnectionManager,
+    pair: tuple[socket.socket, socket.socket],
 ) -> None:
     conn, peer = pair
     child = os.fork()
@@ -373,7 +395,10 @@ def test_a_forked_child_does_not_end_its_parents_connection(
     ],
 )
 def test_a_wrong_endpoint_is_told(
-        manager: TcpSocketConnectionManager, endpoint: Any, error: type[Exception], words: str,
+    manager: TcpSocketConnectionManager,
+    endpoint: Any,
+    error: type[Exception],
+    words: str,
 ) -> None:
     with pytest.raises(error) as caught:
         manager.create(endpoint)

@@ -328,6 +328,7 @@ async def test_a_cancellation_at_whatever_turn_leaves_nothing(kind: str, address
 @on_both_loops
 async def test_a_socket_that_a_loop_still_watches_is_not_closed_behind_its_back() -> None:
     """The next connection is given the same descriptor, and would be the one to suffer."""
+
     async def fail_after_close(sock: socket.socket) -> Any:
         await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=sock)
         raise asyncio.CancelledError
@@ -523,7 +524,9 @@ async def test_dispose_sends_close_notify_and_closes(kind: str) -> None:
 @pytest.mark.parametrize('mood', ['silent', 'stuck'])
 @on_both_loops
 async def test_a_peer_that_does_not_read_delays_the_close_for_a_bounded_time(
-        kind: str, mood: str, monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    mood: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(socket_async, 'CLOSE_TIMEOUT', 0.2 if mood == 'stuck' else 20)
     async with connected(kind) as (manager, conn, peer):
@@ -619,8 +622,13 @@ def test_a_wrong_argument_is_told(arguments: Any, error: type[Exception], words:
 
 @pytest.mark.parametrize(
     ('endpoint', 'error'),
-    [('localhost:80', TypeError), (('localhost', '80'), TypeError), (('localhost', 0), ValueError),
-     (('', 80), ValueError), (('a' * 64 + '.example', 80), ValueError)],
+    [
+        ('localhost:80', TypeError),
+        (('localhost', '80'), TypeError),
+        (('localhost', 0), ValueError),
+        (('', 80), ValueError),
+        (('a' * 64 + '.example', 80), ValueError),
+    ],
 )
 @on_both_loops
 async def test_a_wrong_endpoint_is_told(kind: str, endpoint: Any, error: type[Exception]) -> None:

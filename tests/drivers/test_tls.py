@@ -81,7 +81,10 @@ def raw(sock: ssl.SSLSocket) -> socket.socket:
 @pytest.mark.parametrize('host', ['localhost', '127.0.0.1'])
 @pytest.mark.parametrize('timeout', [None, 5.0])
 def test_connects_and_verifies(
-        manager: SslSocketConnectionManager, service: Service, host: str, timeout: float | None,
+    manager: SslSocketConnectionManager,
+    service: Service,
+    host: str,
+    timeout: float | None,
 ) -> None:
     with manager.create((host, service.port), timeout) as conn, service.peer() as peer:
         exchange(conn, peer)
@@ -115,7 +118,9 @@ def test_a_name_is_sent_and_a_final_dot_is_not(monkeypatch: pytest.MonkeyPatch) 
     ids=['name', 'issuer', 'expired'],
 )
 def test_a_wrong_certificate_is_refused(
-        manager: SslSocketConnectionManager, context: ssl.SSLContext, words: str,
+    manager: SslSocketConnectionManager,
+    context: ssl.SSLContext,
+    words: str,
 ) -> None:
     with Service(shaking_hands(context)) as service:
         with pytest.raises(ssl.SSLCertVerificationError, match=words):
@@ -194,7 +199,8 @@ def test_a_session_is_resumed(manager: SslSocketConnectionManager, service: Serv
 
 
 def test_a_session_outlives_a_connection_that_was_only_made_and_disposed_of(
-        manager: SslSocketConnectionManager, service: Service,
+    manager: SslSocketConnectionManager,
+    service: Service,
 ) -> None:
     conn = manager.create(service.endpoint)
     exchange(conn, service.peer())
@@ -268,7 +274,9 @@ def test_tickets_are_no_data(manager: SslSocketConnectionManager) -> None:
 
 @pytest.mark.parametrize('mode', [None, 0, 60])
 def test_a_check_neither_waits_nor_touches_the_blocking_mode(
-        manager: SslSocketConnectionManager, pair: Pair, mode: float | None,
+    manager: SslSocketConnectionManager,
+    pair: Pair,
+    mode: float | None,
 ) -> None:
     conn, peer = pair
     conn.settimeout(mode)
@@ -282,8 +290,20 @@ def test_a_check_neither_waits_nor_touches_the_blocking_mode(
 
 
 @pytest.mark.parametrize(
-    'lapse', ['data', 'close_notify', 'close_notify after use', 'eof', 'half-close', 'reset', 'half a record', 'rest',
-              'closed here', 'unwrapped here'])
+    'lapse',
+    [
+        'data',
+        'close_notify',
+        'close_notify after use',
+        'eof',
+        'half-close',
+        'reset',
+        'half a record',
+        'rest',
+        'closed here',
+        'unwrapped here',
+    ],
+)
 def test_what_means_dead(manager: SslSocketConnectionManager, pair: Pair, lapse: str) -> None:
     conn, peer = pair
     endpoint = conn.getpeername()
@@ -340,7 +360,8 @@ def test_where_the_protocol_allows_it_data_is_fine_and_the_end_behind_it_is_seen
 
 
 def test_the_pool_replaces_a_connection_that_the_server_ended(
-        manager: SslSocketConnectionManager, service: Service,
+    manager: SslSocketConnectionManager,
+    service: Service,
 ) -> None:
     pool: ConnectionPool[SslEndpoint, ssl.SSLSocket] = ConnectionPool(manager)
     try:
@@ -382,7 +403,8 @@ def test_dispose_of_what_is_dead_or_disposed_of_is_no_error(manager: SslSocketCo
 
 
 def test_a_peer_that_does_not_read_delays_the_close_no_longer_than_the_timeout(
-        manager: SslSocketConnectionManager, pair: Pair,
+    manager: SslSocketConnectionManager,
+    pair: Pair,
 ) -> None:
     conn, _ = pair
     conn.settimeout(0)
@@ -396,7 +418,8 @@ def test_a_peer_that_does_not_read_delays_the_close_no_longer_than_the_timeout(
 
 
 def test_a_thread_that_waits_for_an_answer_is_released_by_close(
-        manager: SslSocketConnectionManager, service: Service,
+    manager: SslSocketConnectionManager,
+    service: Service,
 ) -> None:
     pool: ConnectionPool[SslEndpoint, ssl.SSLSocket] = ConnectionPool(manager)
     waits, ended = threading.Event(), threading.Event()
@@ -418,7 +441,8 @@ def test_a_thread_that_waits_for_an_answer_is_released_by_close(
 
 
 def test_a_connection_in_use_is_broken_off_without_a_word_in_the_midst_of_its_users(
-        manager: SslSocketConnectionManager, pair: Pair,
+    manager: SslSocketConnectionManager,
+    pair: Pair,
 ) -> None:
     conn, peer = pair
     endpoint = conn.getpeername()

@@ -81,7 +81,11 @@ def kind(request: pytest.FixtureRequest) -> str:
 @pytest.mark.parametrize('form', [str, Path, os.fsencode])
 @pytest.mark.parametrize('timeout', [None, 5.0])
 def test_connects_to_a_path(
-        manager: UnixSocketConnectionManager, service: Service, path: Path, form: Any, timeout: float | None,
+    manager: UnixSocketConnectionManager,
+    service: Service,
+    path: Path,
+    form: Any,
+    timeout: float | None,
 ) -> None:
     with manager.create(form(path), timeout) as conn:
         assert conn.getpeername() == str(path)
@@ -111,7 +115,9 @@ def unix_limit() -> int:
 
 
 def test_the_pool_reuses_a_connection_and_replaces_a_dead_one(
-        manager: UnixSocketConnectionManager, service: Service, path: Path,
+    manager: UnixSocketConnectionManager,
+    service: Service,
+    path: Path,
 ) -> None:
     pool: gcp.threading.ConnectionPool[Endpoint, socket.socket] = gcp.threading.ConnectionPool(manager)
     try:
@@ -164,7 +170,9 @@ def test_the_mixin_serves_sockets_of_other_managers() -> None:
 
 
 def test_a_full_queue_costs_the_timeout_and_no_descriptor(
-        manager: UnixSocketConnectionManager, crowded: socket.socket, path: Path,
+    manager: UnixSocketConnectionManager,
+    crowded: socket.socket,
+    path: Path,
 ) -> None:
     before = open_sockets(tidy=True)
     with lasting(0.2, spare=0.8), pytest.raises(TimeoutError, match=f"connection to '{path}'"):
@@ -173,7 +181,9 @@ def test_a_full_queue_costs_the_timeout_and_no_descriptor(
 
 
 def test_room_in_a_full_queue_is_taken_at_once(
-        manager: UnixSocketConnectionManager, crowded: socket.socket, path: Path,
+    manager: UnixSocketConnectionManager,
+    crowded: socket.socket,
+    path: Path,
 ) -> None:
     timer = threading.Timer(0.1, lambda: crowded.accept()[0].close())
     timer.start()
@@ -183,7 +193,9 @@ def test_room_in_a_full_queue_is_taken_at_once(
 
 
 def test_a_signal_while_the_queue_is_full_does_not_count_as_connected(
-        manager: UnixSocketConnectionManager, crowded: socket.socket, path: Path,
+    manager: UnixSocketConnectionManager,
+    crowded: socket.socket,
+    path: Path,
 ) -> None:
     heard: list[int] = []
     usual = signal.signal(signal.SIGALRM, lambda number, frame: heard.append(number))
@@ -223,7 +235,9 @@ def test_dispose_tells_the_peer_also_twice(manager: UnixSocketConnectionManager,
 
 
 def test_a_forked_child_does_not_end_its_parents_connection(
-        manager: UnixSocketConnectionManager, service: Service, path: Path,
+    manager: UnixSocketConnectionManager,
+    service: Service,
+    path: Path,
 ) -> None:
     with manager.create(path) as conn, service.peer() as peer:
         child = os.fork()
@@ -240,7 +254,9 @@ def test_a_forked_child_does_not_end_its_parents_connection(
 
 @on_both_loops
 async def test_the_asyncio_pool_reuses_a_connection_and_replaces_a_dead_one(
-        kind: str, service: Service, path: Path,
+    kind: str,
+    service: Service,
+    path: Path,
 ) -> None:
     pool: gcp.asyncio.ConnectionPool[Endpoint, Any] = gcp.asyncio.ConnectionPool(async_manager(kind))
     async with pool.connection(path) as first:
@@ -266,7 +282,9 @@ async def test_asyncio_connects_to_an_abstract_name(kind: str) -> None:
 
 @on_both_loops
 async def test_asyncio_does_not_take_a_full_queue_for_a_connection(
-        kind: str, crowded: socket.socket, path: Path,
+    kind: str,
+    crowded: socket.socket,
+    path: Path,
 ) -> None:
     manager = async_manager(kind)
     pool: gcp.asyncio.ConnectionPool[Endpoint, Any] = gcp.asyncio.ConnectionPool(manager)
@@ -334,7 +352,10 @@ async def test_dispose_tells_the_peer_and_closes(kind: str, service: Service, pa
     ],
 )
 def test_a_wrong_endpoint_is_told(
-        manager: UnixSocketConnectionManager, endpoint: Any, error: type[Exception], words: str,
+    manager: UnixSocketConnectionManager,
+    endpoint: Any,
+    error: type[Exception],
+    words: str,
 ) -> None:
     before = open_sockets(tidy=True)
     with pytest.raises(error) as caught:
@@ -347,8 +368,13 @@ def test_a_wrong_endpoint_is_told(
 
 
 @pytest.mark.parametrize(
-    'make', [unix.UnixSocketConnectionManager, unix_async.UnixSocketConnectionManager,
-             unix_async.UnixSocketStreamConnectionManager])
+    'make',
+    [
+        unix.UnixSocketConnectionManager,
+        unix_async.UnixSocketConnectionManager,
+        unix_async.UnixSocketStreamConnectionManager,
+    ],
+)
 def test_a_wrong_argument_is_told(make: Any) -> None:
     with pytest.raises(ValueError, match="^unsolicited_data: 'dead' or 'allowed' was expected, not 'no'"):
         make(unsolicited_data='no')

@@ -62,7 +62,7 @@ def test_the_nearest_of_many_limits_comes_first(pair: tuple[socket.socket, socke
 
 
 def test_one_thread_watches_all_and_ends_when_there_is_nothing_to_watch(
-        pair: tuple[socket.socket, socket.socket],
+    pair: tuple[socket.socket, socket.socket],
 ) -> None:
     with Watchdog(pair[0].fileno(), 0.2, what='nap'), Watchdog(pair[1].fileno(), 0.2, what='nap'):
         assert len(watchers()) == 1

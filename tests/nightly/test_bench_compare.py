@@ -25,16 +25,19 @@ def compare() -> ModuleType:
         return compare
 
 
-@pytest.mark.parametrize('head, verdict', [
-    ([100, 100, 100, 100, 100, 100], ''),
-    ([109, 109, 109, 109, 109, 109], ''),
-    ([112, 112, 112, 112, 112, 112], 'slower'),
-    ([190, 112, 112, 112, 112, 95], 'slower'),      # one lucky round
-    ([300, 300, 300, 100, 100, 100], ''),           # something else ran for half of the time
-    ([50, 60, 200, 170, 90, 130], ''),              # nothing but noise
-    ([80, 80, 80, 80, 80, 150], 'faster'),
-    ([nan, 100, 100, 100, 100, 100], 'broken'),
-])
+@pytest.mark.parametrize(
+    'head, verdict',
+    [
+        ([100, 100, 100, 100, 100, 100], ''),
+        ([109, 109, 109, 109, 109, 109], ''),
+        ([112, 112, 112, 112, 112, 112], 'slower'),
+        ([190, 112, 112, 112, 112, 95], 'slower'),  # one lucky round
+        ([300, 300, 300, 100, 100, 100], ''),  # something else ran for half of the time
+        ([50, 60, 200, 170, 90, 130], ''),  # nothing but noise
+        ([80, 80, 80, 80, 80, 150], 'faster'),
+        ([nan, 100, 100, 100, 100, 100], 'broken'),
+    ],
+)
 def test_three_quarters_of_the_rounds_decide(compare: ModuleType, head: list[float], verdict: str) -> None:
     seen = compare.Compared('seconds', more_is_better=False, base=[100.0] * 6, head=head)
     assert seen.verdict(1.1) == verdict
@@ -68,20 +71,27 @@ def test_counts_may_be_zero(compare: ModuleType) -> None:
     assert (seen.ratios, seen.verdict(1.1)) == ([inf] * 3, 'slower')
 
 
-@pytest.mark.parametrize('argument, told', [
-    ('no-such-branch', "BASE: git knows no commit 'no-such-branch' here\n"),
-    ('HEAD:README.md', "BASE: git knows no commit 'HEAD:README.md' here\n"),
-])
+@pytest.mark.parametrize(
+    'argument, told',
+    [
+        ('no-such-branch', "BASE: git knows no commit 'no-such-branch' here\n"),
+        ('HEAD:README.md', "BASE: git knows no commit 'HEAD:README.md' here\n"),
+    ],
+)
 def test_a_base_that_is_no_commit_is_told(argument: str, told: str) -> None:
     done = subprocess.run(
-        [sys.executable, SCRIPTS / 'compare.py', argument], capture_output=True, text=True, cwd=SCRIPTS.parent)
+        [sys.executable, SCRIPTS / 'compare.py', argument], capture_output=True, text=True, cwd=SCRIPTS.parent
+    )
     assert (done.returncode, done.stdout, done.stderr) == (2, '', told)
 
 
-@pytest.mark.parametrize('arguments, told', [
-    (['HEAD', '--factor', '1'], '--factor must be more than 1, not 1'),
-    (['HEAD', '--rounds', '1'], '--rounds must be at least 2, not 1'),
-])
+@pytest.mark.parametrize(
+    'arguments, told',
+    [
+        (['HEAD', '--factor', '1'], '--factor must be more than 1, not 1'),
+        (['HEAD', '--rounds', '1'], '--rounds must be at least 2, not 1'),
+    ],
+)
 def test_bad_arguments_are_told(arguments: list[str], told: str) -> None:
     done = subprocess.run([sys.executable, SCRIPTS / 'compare.py', *arguments], capture_output=True, text=True)
     assert done.returncode == 2

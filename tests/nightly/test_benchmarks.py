@@ -31,7 +31,8 @@ KINDS = re.compile('(time|track|mem|peakmem|timeraw)_')
 def load() -> tuple[ModuleType, list[ModuleType]]:
     """Import the suite and its chapters, with the smallest parameters."""
     spec = importlib.util.spec_from_file_location(
-        PACKAGE, SUITE / '__init__.py', submodule_search_locations=[str(SUITE)])
+        PACKAGE, SUITE / '__init__.py', submodule_search_locations=[str(SUITE)]
+    )
     assert spec is not None and spec.loader is not None
     package = importlib.util.module_from_spec(spec)
     sys.modules[PACKAGE] = package
@@ -119,7 +120,9 @@ def test_no_two_have_one_name() -> None:
 def test_each_chapter_of_benchmarks_has_its_own_only() -> None:
     """asv would run an imported class twice, under two names."""
     assert [
-        str(benchmark) for chapter in chapters for benchmark in benchmarks_of(chapter)
+        str(benchmark)
+        for chapter in chapters
+        for benchmark in benchmarks_of(chapter)
         if benchmark.owner.__module__ != chapter.__name__
     ] == []
 
@@ -140,14 +143,22 @@ def test_parameters_have_names() -> None:
 def test_all_chapters_can_be_imported_at_each_level(level: str) -> None:
     names = ', '.join(chapter.__name__.removeprefix(f'{PACKAGE}.') for chapter in chapters)
     done = subprocess.run(
-        [sys.executable, '-c', f'from benchmarks import {names}; print(effort.level)'], cwd=SUITE.parent, text=True,
-        env=os.environ | {'GCP_BENCH': level}, capture_output=True)
+        [sys.executable, '-c', f'from benchmarks import {names}; print(effort.level)'],
+        cwd=SUITE.parent,
+        text=True,
+        env=os.environ | {'GCP_BENCH': level},
+        capture_output=True,
+    )
     assert (done.stdout, done.stderr) == (f'{level or "small"}\n', '')
 
 
 def test_an_unknown_level_is_told() -> None:
     done = subprocess.run(
-        [sys.executable, '-c', 'from benchmarks import effort'], cwd=SUITE.parent, text=True,
-        env=os.environ | {'GCP_BENCH': 'huge'}, capture_output=True)
+        [sys.executable, '-c', 'from benchmarks import effort'],
+        cwd=SUITE.parent,
+        text=True,
+        env=os.environ | {'GCP_BENCH': 'huge'},
+        capture_output=True,
+    )
     assert done.returncode == 1
     assert "ValueError: GCP_BENCH must be one of once, small, full, not 'huge'" in done.stderr

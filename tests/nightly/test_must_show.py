@@ -23,7 +23,7 @@ pytest.importorskip('rich')
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script as a module."""
-    monkeypatch.setenv('GCP_BENCH', 'full')     # it sets that itself: to be undone after the test
+    monkeypatch.setenv('GCP_BENCH', 'full')  # it sets that itself: to be undone after the test
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
     return importlib.import_module('must_show')
 
@@ -63,7 +63,8 @@ def test_the_list_tells_each_case(script: ModuleType) -> None:
     assert done.returncode == 0
     told = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
     assert {name: text.strip() for name, text in told.items()} == {
-        name: case.__doc__ for name, case in script.CASES.items()}
+        name: case.__doc__ for name, case in script.CASES.items()
+    }
 
 
 ROWS: dict[str, dict[str, Any]] = {
@@ -76,16 +77,24 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize(('names', 'status', 'summary'), [
-    (['met'], 0, '1 met, none missed'),
-    (['met', 'met from above', 'informs'], 0, '2 met, none missed'),
-    (['met', 'missed'], 1, '1 met, 1 missed'),
-    (['missed from below', 'missed', 'unmeasured'], 1, '0 met, 2 missed, 1 not measured'),
-    (['unmeasured', 'informs'], 0, '0 met, none missed, 1 not measured'),
-])
+@pytest.mark.parametrize(
+    ('names', 'status', 'summary'),
+    [
+        (['met'], 0, '1 met, none missed'),
+        (['met', 'met from above', 'informs'], 0, '2 met, none missed'),
+        (['met', 'missed'], 1, '1 met, 1 missed'),
+        (['missed from below', 'missed', 'unmeasured'], 1, '0 met, 2 missed, 1 not measured'),
+        (['unmeasured', 'informs'], 0, '0 met, none missed, 1 not measured'),
+    ],
+)
 def test_the_exit_status_and_the_json_follow_the_rows(
-    script: ModuleType, names: list[str], status: int, summary: str, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    script: ModuleType,
+    names: list[str],
+    status: int,
+    summary: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def case(effort: float) -> Iterator[Any]:
         """rows that are known"""
@@ -103,7 +112,9 @@ def test_the_exit_status_and_the_json_follow_the_rows(
 
 
 def test_less_effort_has_fewer_rounds_but_some(
-    script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    script: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     efforts = []
 
@@ -122,13 +133,15 @@ def test_less_effort_has_fewer_rounds_but_some(
 
 
 def test_what_lacks_a_peer_is_told_and_neither_met_nor_missed(
-    script: ModuleType, monkeypatch: pytest.MonkeyPatch,
+    script: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(importlib.import_module('benchmarks.adapters.peer'), 'is_installed', lambda package: False)
     rows = {row.what: row for row in script.CASES['hit'](0.01)}
     lacking = [what for what, row in rows.items() if row.value is None]
     assert lacking == [
-        'acquire+release: generic-connection-pool / gcp', 'acquire+release: psycopg_pool / gcp',
+        'acquire+release: generic-connection-pool / gcp',
+        'acquire+release: psycopg_pool / gcp',
         'with pool.connection(): generic-connection-pool / gcp',
         'async with pool.connection(): generic-connection-pool / gcp',
     ]
@@ -140,10 +153,12 @@ def test_all_that_wait_in_line_are_compared_round_by_round(script: ModuleType) -
     contest = importlib.import_module('cases.contest')
     loads = importlib.import_module('benchmarks.loads')
     quiet, busy = [6, 6], [1, 1]
-    seen = contest.Contest({
-        'gcp': [loads.Seen(quiet, 1.0, 0.1), loads.Seen(busy, 1.0, 0.3), loads.Seen(quiet, 2.0, 0.2)],
-        'other': [loads.Seen([3, 0], 1.0), loads.Seen([1, 0], 1.0), loads.Seen([3, 0], 2.0)],
-    })
+    seen = contest.Contest(
+        {
+            'gcp': [loads.Seen(quiet, 1.0, 0.1), loads.Seen(busy, 1.0, 0.3), loads.Seen(quiet, 2.0, 0.2)],
+            'other': [loads.Seen([3, 0], 1.0), loads.Seen([1, 0], 1.0), loads.Seen([3, 0], 2.0)],
+        }
+    )
     assert seen.ratio('other') == 4.0
     assert seen.jain() == {'gcp': 1.0, 'other': 0.5}
     assert seen.longest_wait() == 0.2
@@ -162,16 +177,20 @@ def test_a_connection_is_passed_over_when_it_lay_idle_for_sure(script: ModuleTyp
     first = Request(asked=1.0, got=1.1, gave=2.0, conn='old')
     late = Request(asked=3.0, got=3.5, gave=3.6, conn='new')
     assert seen(first, late, new=3.1) == 1
-    assert seen(first, Request(asked=1.5, got=3.5, gave=3.6, conn='new'), new=1.6) == 0     # it was in use
-    assert seen(first, Request(asked=1.5, got=3.5, gave=3.6, conn='new'), new=2.1) == 0     # it came back too late
-    assert seen(first, late, Request(asked=2.9, got=3.2, gave=3.3, conn='old'), new=3.1) == 0   # promised to another
-    assert seen(first, late, Request(asked=3.2, got=3.3, gave=3.4, conn='old'), new=3.1) == 1   # who came later
+    assert seen(first, Request(asked=1.5, got=3.5, gave=3.6, conn='new'), new=1.6) == 0  # it was in use
+    assert seen(first, Request(asked=1.5, got=3.5, gave=3.6, conn='new'), new=2.1) == 0  # it came back too late
+    assert seen(first, late, Request(asked=2.9, got=3.2, gave=3.3, conn='old'), new=3.1) == 0  # promised to another
+    assert seen(first, late, Request(asked=3.2, got=3.3, gave=3.4, conn='old'), new=3.1) == 1  # who came later
 
 
 def test_nothing_is_measured_with_a_coarser_level_of_the_benchmarks() -> None:
     """What the environment asks of asv's benchmarks is not what the table says: 20,000 connections expire."""
     program = 'import must_show; from benchmarks import expiry, spike; print(expiry.MANY, spike.CONNECT)'
     done = subprocess.run(
-        [sys.executable, '-c', program], cwd=SCRIPT.parent, env=os.environ | {'GCP_BENCH': 'once'},
-        stdout=subprocess.PIPE, text=True)
+        [sys.executable, '-c', program],
+        cwd=SCRIPT.parent,
+        env=os.environ | {'GCP_BENCH': 'once'},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert done.stdout == '20000 0.15\n'

@@ -52,7 +52,14 @@ def call(*command: str | Path, cwd: Path, **variables: str) -> str:
 def cloned_files() -> Iterator[Path]:
     """What a clone has, or will have once the new files are added."""
     listing = call(
-        'git', '-c', 'safe.directory=*', 'ls-files', '-z', '--cached', '--others', '--exclude-standard',
+        'git',
+        '-c',
+        'safe.directory=*',
+        'ls-files',
+        '-z',
+        '--cached',
+        '--others',
+        '--exclude-standard',
         cwd=ROOT,
     )
     yield from {Path(name) for name in listing.split('\0') if name and os.path.lexists(ROOT / name)}
@@ -62,8 +69,8 @@ def modules() -> set[str]:
     """The files of the package that are installed, the core excepted."""
     paths = [path for path in cloned_files() if path.parts[0] in ('contrib', 'gcp') and path != Path('gcp', 'contrib')]
     names = {
-        path.as_posix() for path in paths
-        if path.suffix in ('.py', '.pyi', '.json', '.yml') or path.name == 'py.typed'}
+        path.as_posix() for path in paths if path.suffix in ('.py', '.pyi', '.json', '.yml') or path.name == 'py.typed'
+    }
 
     return {f'gcp/{name}' if name.startswith('contrib/') else name for name in names}
 
@@ -84,8 +91,8 @@ def archives(project: Path) -> tuple[Path, Path]:
     """The sdist, and the wheel that was built from it, not from the tree."""
     out = project.parent / 'dist'
     call(sys.executable, '-m', 'build', '--no-isolation', '--outdir', out, project, cwd=project.parent, **UNOPTIMISED)
-    sdist, = out.glob('*.tar.gz')
-    wheel, = out.glob('*.whl')
+    (sdist,) = out.glob('*.tar.gz')
+    (wheel,) = out.glob('*.whl')
 
     return sdist, wheel
 
@@ -95,7 +102,16 @@ def make_environment(path: Path, *wheels: Path) -> Path:
     call(sys.executable, '-m', 'venv', '--without-pip', path, cwd=path.parent)
     python = path / 'bin' / 'python'
     call(
-        sys.executable, '-m', 'pip', '--python', python, 'install', '--quiet', '--no-deps', '--no-index', *wheels,
+        sys.executable,
+        '-m',
+        'pip',
+        '--python',
+        python,
+        'install',
+        '--quiet',
+        '--no-deps',
+        '--no-index',
+        *wheels,
         cwd=path.parent,
     )
 
@@ -104,17 +120,19 @@ def make_environment(path: Path, *wheels: Path) -> Path:
 
 def check_import(python: Path, cwd: Path, where: Path) -> None:
     """Import each module that needs no driver, from anywhere, and see that it comes from there."""
-    code = '\n'.join([
-        'import importlib.metadata, os, sys',
-        'import gcp, gcp.threading, gcp.asyncio, gcp.contrib.socket, gcp.dropin',
-        'from generic_connection_pool.threading import ConnectionPool',
-        'assert ConnectionPool is gcp.threading.ConnectionPool',
-        'assert importlib.metadata.version("gcpool") == gcp.__version__',
-        'where = os.path.realpath(sys.argv[1])',
-        'for name, module in list(sys.modules.items()):',
-        '    if name.split(".")[0] == "gcp":',
-        '        assert os.path.realpath(module.__file__).startswith(where), (name, module.__file__)',
-    ])
+    code = '\n'.join(
+        [
+            'import importlib.metadata, os, sys',
+            'import gcp, gcp.threading, gcp.asyncio, gcp.contrib.socket, gcp.dropin',
+            'from generic_connection_pool.threading import ConnectionPool',
+            'assert ConnectionPool is gcp.threading.ConnectionPool',
+            'assert importlib.metadata.version("gcpool") == gcp.__version__',
+            'where = os.path.realpath(sys.argv[1])',
+            'for name, module in list(sys.modules.items()):',
+            '    if name.split(".")[0] == "gcp":',
+            '        assert os.path.realpath(module.__file__).startswith(where), (name, module.__file__)',
+        ]
+    )
     call(python, '-I', '-W', 'error', '-c', code, where, cwd=cwd)
 
 
@@ -174,7 +192,7 @@ def test_editable_install_works(mode: str, project: Path, tmp_path: Path) -> Non
     shutil.copytree(project, copy, symlinks=True)
     code = 'import build, sys; build.ProjectBuilder(sys.argv[1]).build("editable", ".", {"editable_mode": sys.argv[2]})'
     call(sys.executable, '-c', code, copy, mode, cwd=tmp_path, **UNOPTIMISED)
-    wheel, = tmp_path.glob('*.whl')
+    (wheel,) = tmp_path.glob('*.whl')
     python = make_environment(tmp_path / 'venv', wheel)
     check_import(python, tmp_path, tmp_path)
 

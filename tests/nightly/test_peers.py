@@ -40,12 +40,17 @@ def servers_end() -> Iterator[None]:
 
 
 def those(kind: dict[str, Peer]) -> Any:
-    return pytest.mark.parametrize('peer', [
-        pytest.param(peer, id=name, marks=pytest.mark.skipif(bool(peer.missing), reason=peer.missing))
-        for name, peer in kind.items()])
+    return pytest.mark.parametrize(
+        'peer',
+        [
+            pytest.param(peer, id=name, marks=pytest.mark.skipif(bool(peer.missing), reason=peer.missing))
+            for name, peer in kind.items()
+        ],
+    )
 
 
 # --- each peer is a pool ---
+
 
 @those(THREADS)
 def test_a_peer_lends_no_more_than_it_has_and_lends_again_what_it_gets_back(peer: Peer) -> None:
@@ -116,6 +121,7 @@ def test_a_race_counts_what_each_served_while_it_was_watched() -> None:
 
 # --- one that cannot run ---
 
+
 @contextlib.contextmanager
 def refuse(size: int) -> Iterator[Any]:
     raise OSError('no server\nand more lines')
@@ -135,7 +141,8 @@ def test_one_that_is_missing_or_fails_is_told_and_the_others_are_measured(monkey
     seen = measure.compare(Effort(hits=1, rounds=1, stretch=0.1), steps.append)
 
     assert {line.peer.name: line.reason for line in seen.threads} == {
-        'gcp': '', 'queue.SimpleQueue': '',
+        'gcp': '',
+        'queue.SimpleQueue': '',
         'absent': 'not installed: no-such-distribution',
         'broken': 'OSError: no server',
         'clumsy': "AttributeError: '_queue.SimpleQueue' object has no attribute 'fetch'",
@@ -165,29 +172,45 @@ def test_one_that_fails_in_the_middle_keeps_no_half_of_its_figures() -> None:
 
 # --- how it is told ---
 
-@pytest.mark.parametrize(('seen', 'told'), [
-    (Load(0.97, 1.0, 1.234), '97 %, 1.00, 1.2 x'),
-    (Load(1.004, 0.25, math.inf), '100 %, 0.25, never'),
-    (Load(0.0123, 0.996, None), '1.2 %, 1.00'),
-])
+
+@pytest.mark.parametrize(
+    ('seen', 'told'),
+    [
+        (Load(0.97, 1.0, 1.234), '97 %, 1.00, 1.2 x'),
+        (Load(1.004, 0.25, math.inf), '100 %, 0.25, never'),
+        (Load(0.0123, 0.996, None), '1.2 %, 1.00'),
+    ],
+)
 def test_a_load_is_told(seen: Load, told: str) -> None:
     assert figures.load(seen) == told
 
 
-@pytest.mark.parametrize(('nanoseconds', 'told'), [
-    (129.4, '129 ns, 4.17 x'), (2718.0, '2.72 µs, 87.7 x'), (93_000.0, '93 µs, 3,000 x'), (None, 'n/a'),
-])
+@pytest.mark.parametrize(
+    ('nanoseconds', 'told'),
+    [
+        (129.4, '129 ns, 4.17 x'),
+        (2718.0, '2.72 µs, 87.7 x'),
+        (93_000.0, '93 µs, 3,000 x'),
+        (None, 'n/a'),
+    ],
+)
 def test_a_hit_is_told(nanoseconds: float | None, told: str) -> None:
     assert figures.hit(nanoseconds, 31.0) == told
 
 
 def made_up() -> Comparison:
     """A comparison of all peers, as if all were here."""
+
     def lines(kind: dict[str, Peer], cases: Any) -> list[Line]:
         made = [
-            Line(peer, pair=100.0 * number, context=150.0 * number if peer.context else None,
-                 loads={case.title: Load(1 / number, 1 / number, case.ideal and 1.0) for case in cases})
-            for number, peer in enumerate(kind.values(), start=1)]
+            Line(
+                peer,
+                pair=100.0 * number,
+                context=150.0 * number if peer.context else None,
+                loads={case.title: Load(1 / number, 1 / number, case.ideal and 1.0) for case in cases},
+            )
+            for number, peer in enumerate(kind.values(), start=1)
+        ]
         for line in made:
             line.reason = ''
         return made
@@ -208,7 +231,7 @@ def shape(text: str) -> list[list[str]]:
 
 def test_the_page_shows_the_tables_that_the_command_makes() -> None:
     text = (ROOT / 'docs' / 'performance.md').read_text()
-    shown = text[text.index(table.BEGIN):text.index(table.END)]
+    shown = text[text.index(table.BEGIN) : text.index(table.END)]
     assert shape(shown) == shape(table.for_page(made_up()))
     words = ' '.join(shown.split())
     assert re.search(r'Measured on .+, \d+ cores?, .+; CPython 3\.\d+\.\d+; \d{4}-\d\d-\d\d, by `make bench', words)
@@ -249,13 +272,19 @@ def test_the_chart_names_all_that_was_measured_and_is_the_same_each_time(tmp_pat
 
 # --- the command ---
 
-@pytest.mark.parametrize(('arguments', 'told'), [
-    (['--fast'], 'unrecognized arguments: --fast'),
-    (['psycopg_pool'], 'unrecognized arguments: psycopg_pool'),
-    (['--quick', '--write'], '--write is for figures to be trusted: without --quick'),
-])
+
+@pytest.mark.parametrize(
+    ('arguments', 'told'),
+    [
+        (['--fast'], 'unrecognized arguments: --fast'),
+        (['psycopg_pool'], 'unrecognized arguments: psycopg_pool'),
+        (['--quick', '--write'], '--write is for figures to be trusted: without --quick'),
+    ],
+)
 def test_an_argument_that_makes_no_sense_is_told(
-    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    told: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         bench_peers.main(arguments)
@@ -265,7 +294,10 @@ def test_an_argument_that_makes_no_sense_is_told(
 
 @pytest.mark.parametrize('write', [False, True])
 def test_the_command_prints_and_writes_only_when_asked(
-    write: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    write: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     pytest.importorskip('matplotlib')
     page, chart = tmp_path / 'performance.md', tmp_path / 'peers.svg'
@@ -308,7 +340,8 @@ def test_a_load_that_is_interrupted_before_it_begins_leaves_no_thread_behind(mon
 
 
 def test_the_command_stops_when_it_is_asked_to(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def interrupted(effort: Effort, step: Any) -> Comparison:
         raise KeyboardInterrupt
@@ -320,10 +353,14 @@ def test_the_command_stops_when_it_is_asked_to(
 
 # --- the chapter of asv ---
 
-@pytest.mark.parametrize(('chapter', 'queue', 'told'), [
-    (peers.HitThreads, 'queue.SimpleQueue', 'queue.SimpleQueue has no context manager'),
-    (peers.HitTasks, 'asyncio.Queue', 'asyncio.Queue has no context manager'),
-])
+
+@pytest.mark.parametrize(
+    ('chapter', 'queue', 'told'),
+    [
+        (peers.HitThreads, 'queue.SimpleQueue', 'queue.SimpleQueue has no context manager'),
+        (peers.HitTasks, 'asyncio.Queue', 'asyncio.Queue has no context manager'),
+    ],
+)
 def test_what_cannot_be_measured_is_skipped_and_torn_down_as_asv_does(chapter: Any, queue: str, told: str) -> None:
     benchmark = chapter()
     with pytest.raises(NotImplementedError, match=re.escape(told)):

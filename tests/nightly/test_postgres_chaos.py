@@ -125,7 +125,7 @@ def test_each_kill_is_met_by_one_user_at_most(make: type[Driver], postgres: Serv
     with Load(pg, pool) as load:
         while load.acquires < ACQUIRES or len(killed) < 20:
             admin.execute('SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND state IS NOT NULL')
-            if backends := [pid for pid, in admin.fetchall() if pid not in killed]:
+            if backends := [pid for (pid,) in admin.fetchall() if pid not in killed]:
                 backend = chance.choice(backends)
                 killed.add(backend)
                 admin.execute('SELECT pg_terminate_backend(%s)', [backend])

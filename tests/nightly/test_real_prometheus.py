@@ -35,15 +35,21 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stage.Play]:
         unavailable(str(error))
         return
     try:
-        with serve(max_connections=50) as server, stage.play(
-                server, tmp_path_factory.mktemp('prometheus'), (8, 17, 3), tracer_provider=TracerProvider()) as play:
+        with (
+            serve(max_connections=50) as server,
+            stage.play(
+                server, tmp_path_factory.mktemp('prometheus'), (8, 17, 3), tracer_provider=TracerProvider()
+            ) as play,
+        ):
             yield play
     except ServerError as error:
         unavailable(str(error))
 
 
-@pytest.mark.parametrize('panel, target', [
-    pytest.param(panel, target, id=f'{panel["title"]}-{target["refId"]}') for panel, target in boards.targets()])
+@pytest.mark.parametrize(
+    'panel, target',
+    [pytest.param(panel, target, id=f'{panel["title"]}-{target["refId"]}') for panel, target in boards.targets()],
+)
 def test_every_query_of_every_panel_has_data(panel: dict[str, Any], target: dict[str, Any], played: stage.Play) -> None:
     found = played.series(boards.substitute(target['expr'], stage.WINDOW))
     samples = [value for series in found for _, value in series.finite]
@@ -85,7 +91,7 @@ def test_alert_fires_in_its_trouble_and_not_without(alert: str, played: stage.Pl
     tell('alert', alert, ', '.join(sorted(fired[0])) or '-', ', '.join(sorted(fired[1])) or '-')
     assert fired[0] == set()
     assert fired[1] == ALERTS[alert]
-    assert fired[2] <= ALERTS[alert]        # until it is over
+    assert fired[2] <= ALERTS[alert]  # until it is over
 
 
 @pytest.mark.parametrize('alert', ALERTS)
@@ -108,7 +114,7 @@ def test_a_leak_is_also_seen_without_a_threshold(played: stage.Play) -> None:
 def test_alerts_tell_what_is_the_matter(played: stage.Play) -> None:
     told = {(each['labels']['alertname'], each['labels']['pool']): each['annotations'] for each in played.alerts}
     for alert, pools in ALERTS.items():
-        for pool in pools - {'mail'}:       # what leaks is counted once, early
+        for pool in pools - {'mail'}:  # what leaks is counted once, early
             texts = told[alert, pool]
             assert texts['summary'].startswith(f'Pool {pool} on 127.0.0.1:')
             assert not re.search(r'[{}<>]|no value|NaN', ' '.join(texts.values()))
@@ -118,8 +124,11 @@ def test_slow_acquires_lead_to_traces(played: stage.Play) -> None:
     for panel, target in boards.targets():
         if target['exemplar'] and 'gcpool_acquire_wait_seconds' in target['expr']:
             found = played.prometheus.ask(
-                '/api/v1/query_exemplars', query=boards.substitute(target['expr'], stage.WINDOW),
-                start=played.began[0], end=played.began[-1])
+                '/api/v1/query_exemplars',
+                query=boards.substitute(target['expr'], stage.WINDOW),
+                start=played.began[0],
+                end=played.began[-1],
+            )
             exemplars = [exemplar for series in found for exemplar in series['exemplars']]
             assert exemplars, panel['title']
             assert all(re.fullmatch('[0-9a-f]{32}', each['labels']['trace_id']) for each in exemplars)

@@ -24,8 +24,7 @@ UNITS = {'none', 'string', 'short', 'percent', 'percentunit', 's', 'ms', 'ops', 
 SOURCE = {'type': 'prometheus', 'uid': '${datasource}'}
 
 PANELS = [pytest.param(panel, id=panel['title']) for panel in boards.panels()]
-TARGETS = [
-    pytest.param(panel, target, id=f'{panel["title"]}-{target["refId"]}') for panel, target in boards.targets()]
+TARGETS = [pytest.param(panel, target, id=f'{panel["title"]}-{target["refId"]}') for panel, target in boards.targets()]
 VARIABLES = [pytest.param(variable, id=name) for name, variable in boards.variables().items()]
 
 every_panel = pytest.mark.parametrize('panel', PANELS)
@@ -33,6 +32,7 @@ every_target = pytest.mark.parametrize('panel, target', TARGETS)
 
 
 # --- the linter's rules ---
+
 
 def test_template_datasource_rule() -> None:
     (source,) = boards.variables('datasource').values()
@@ -142,14 +142,27 @@ def test_a_broken_query_is_found(tmp_path: Path) -> None:
 
 # --- what the specification asks for ---
 
+
 def test_what_it_is() -> None:
     assert boards.DASHBOARD['schemaVersion'] >= 41
     assert boards.DASHBOARD['uid'] == 'gcpool'
     assert [each['name'] for each in boards.DASHBOARD['templating']['list']] == [
-        'datasource', 'job', 'instance', 'pool', 'pool_endpoint']
+        'datasource',
+        'job',
+        'instance',
+        'pool',
+        'pool_endpoint',
+    ]
     assert [title for title, _ in boards.rows()] == [
-        'Overview', 'Saturation', 'Acquire latency', 'Use and leaks', 'Hook calls', 'Churn', 'Endpoints',
-        'Self-telemetry']
+        'Overview',
+        'Saturation',
+        'Acquire latency',
+        'Use and leaks',
+        'Hook calls',
+        'Churn',
+        'Endpoints',
+        'Self-telemetry',
+    ]
 
 
 def test_everything_is_found_once() -> None:
@@ -227,7 +240,9 @@ def test_limits_are_dashed_lines() -> None:
     for panel in boards.panels():
         overrides = {
             rule['matcher']['options']: {each['id']: each['value'] for each in rule['properties']}
-            for rule in panel['fieldConfig']['overrides'] if rule['matcher']['id'] == 'byFrameRefID'}
+            for rule in panel['fieldConfig']['overrides']
+            if rule['matcher']['id'] == 'byFrameRefID'
+        }
         for target in panel['targets']:
             is_limit = re.match(r'sum[^/]*gcpool_(max_|min_|capacity)', target['expr'])
             if is_limit and target['legendFormat'] != '{{pool}}':
@@ -256,6 +271,7 @@ def test_all_endpoints_are_also_those_without_a_label() -> None:
 
 # --- how it is made and shipped ---
 
+
 @pytest.mark.parametrize('name', [grafana.DASHBOARD, grafana.RULES, grafana.RULES_TEST])
 def test_what_is_checked_in_is_what_the_generator_makes(name: str) -> None:
     if sys.version_info < (3, 11):
@@ -271,7 +287,10 @@ def test_what_is_checked_in_is_what_the_generator_makes(name: str) -> None:
 
 @pytest.mark.parametrize('command, name', [('grafana', grafana.DASHBOARD), ('rules', grafana.RULES)])
 def test_command_prints_or_writes(
-        command: str, name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path,
+    command: str,
+    name: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
     assert main([command]) == 0
     assert capsys.readouterr() == (grafana.read(name), '')
@@ -283,8 +302,10 @@ def test_command_prints_or_writes(
 
 
 def test_command_needs_no_generator() -> None:
-    code = ('import sys; sys.modules["grafana_foundation_sdk"] = None; '
-            'from gcp.__main__ import main; sys.exit(main(["grafana"]))')
+    code = (
+        'import sys; sys.modules["grafana_foundation_sdk"] = None; '
+        'from gcp.__main__ import main; sys.exit(main(["grafana"]))'
+    )
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (0, '')
     assert json.loads(result.stdout) == boards.DASHBOARD
@@ -294,7 +315,10 @@ def test_documentation_names_panels_that_there_are() -> None:
     page = ROOT / 'docs' / 'observability.md'
     if not page.exists():
         pytest.skip('installed: there is no documentation')
-    named = [name for line in re.findall(r'^Panels: (.+)$', page.read_text(), re.MULTILINE)
-             for name in re.findall(r'\*(.+?)\*', line)]
+    named = [
+        name
+        for line in re.findall(r'^Panels: (.+)$', page.read_text(), re.MULTILINE)
+        for name in re.findall(r'\*(.+?)\*', line)
+    ]
     assert named
     assert set(named) <= {panel['title'] for panel in boards.panels()}

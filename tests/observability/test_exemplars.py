@@ -44,7 +44,8 @@ async def test_sampled_spans_leave_exemplars(front: Front) -> None:
     found = {(key[0], key[1]): (key[2], value) for key, value in exemplars_of(pool).items()}
     assert set(found) == {('hook', 'create'), ('wait', None)}
     for key, span, histogram in (
-        (('hook', 'create'), create, stats.hook_time['create']), (('wait', None), wait, stats.wait_time),
+        (('hook', 'create'), create, stats.hook_time['create']),
+        (('wait', None), wait, stats.wait_time),
     ):
         bucket, (labels, value, when) = found[key]
         assert labels == {'trace_id': format(trace_of(span), '032x'), 'span_id': format(id_of(span), '016x')}

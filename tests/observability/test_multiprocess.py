@@ -27,19 +27,19 @@ from gcp.observe.multiprocess import mark_process_dead
 pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
 
 HERE = Path(__file__).parent
-PRELUDE = f'''
+PRELUDE = f"""
 import gc, os, signal, sys, threading, time
 sys.path.append({str(HERE)!r})
 from gcp.testing import BareFakeManager, FakeManager
 from gcp.threading import ConnectionPool
-'''
+"""
 PATIENCE = 15.0
 
 
 def merged(path: object) -> Page:
     """The page of all processes, as the client's own collector shows it."""
     own = CollectorRegistry()
-    MultiProcessCollector(own, path=str(path))      # type: ignore[no-untyped-call]
+    MultiProcessCollector(own, path=str(path))  # type: ignore[no-untyped-call]
     return Page(generate_latest(own).decode())
 
 
@@ -56,9 +56,14 @@ Story = Callable[[str], str]
 @pytest.fixture
 def story(script: Callable[..., Any], tmp_path: Path) -> Story:
     """Run a source text in a process that is one of several."""
+
     def run(source: str) -> str:
-        ended = script(PRELUDE + dedent(source), '-W', 'ignore::DeprecationWarning',
-                       env={'PROMETHEUS_MULTIPROC_DIR': str(tmp_path)})
+        ended = script(
+            PRELUDE + dedent(source),
+            '-W',
+            'ignore::DeprecationWarning',
+            env={'PROMETHEUS_MULTIPROC_DIR': str(tmp_path)},
+        )
         out: str = ended.quietly()
         return out
 
@@ -66,7 +71,7 @@ def story(script: Callable[..., Any], tmp_path: Path) -> Story:
 
 
 def test_everything_but_endpoints_is_shown(story: Story, tmp_path: Path) -> None:
-    story('''
+    story("""
         from test_multiprocess import merged
         from pages import check
         pool = ConnectionPool(FakeManager(), name='orders')
@@ -84,20 +89,20 @@ def test_everything_but_endpoints_is_shown(story: Story, tmp_path: Path) -> None
         assert page.value('gcpool_oldest_checkout_seconds') > 0
         assert not page.labels('pool_endpoint')
         check(page)
-    ''')
-    page = merged(tmp_path)         # after its end: what it counted, and nothing of its present
+    """)
+    page = merged(tmp_path)  # after its end: what it counted, and nothing of its present
     assert page.by('result', 'gcpool_acquires_total') == {'created': 2}
     assert not list(page.find('gcpool_connections'))
 
 
 def test_exact_at_exit_and_summed_with_those_before(story: Story, tmp_path: Path) -> None:
     for _ in range(3):
-        story('''
+        story("""
             pool = ConnectionPool(FakeManager(), name='orders')
             for _ in range(100):
                 with pool.connection('a'):
                     pass
-        ''')
+        """)
     page = merged(tmp_path)
     assert page.by('result', 'gcpool_acquires_total') == {'created': 3, 'hit': 297}
     assert page.value('gcpool_use_seconds_count') == 300
@@ -105,7 +110,7 @@ def test_exact_at_exit_and_summed_with_those_before(story: Story, tmp_path: Path
 
 
 def test_a_fork_after_the_pool_was_made(story: Story, tmp_path: Path) -> None:
-    story('''
+    story("""
         pool = ConnectionPool(FakeManager(), name='orders')
         for _ in range(10):
             with pool.connection('a'):
@@ -121,13 +126,13 @@ def test_a_fork_after_the_pool_was_made(story: Story, tmp_path: Path) -> None:
             children.append(pid)
         for pid in children:
             assert os.waitpid(pid, 0)[1] == 0
-    ''')
+    """)
     page = merged(tmp_path)
     assert page.by('result', 'gcpool_acquires_total') == {'created': 4, 'hit': 606}
 
 
 def test_a_child_that_never_uses_the_pool_leaves_nothing(story: Story, tmp_path: Path) -> None:
-    out = story('''
+    out = story("""
         pool = ConnectionPool(FakeManager(), name='orders')
         with pool.connection('a'):
             pass
@@ -136,13 +141,13 @@ def test_a_child_that_never_uses_the_pool_leaves_nothing(story: Story, tmp_path:
             sys.exit()
         assert os.waitpid(pid, 0)[1] == 0
         print(pid)
-    ''')
+    """)
     assert not list(tmp_path.glob(f'*_{out.strip()}.db'))
     assert merged(tmp_path).sum('gcpool_acquires_total') == 1
 
 
 def test_children_of_multiprocessing_write_their_last_counts(story: Story, tmp_path: Path) -> None:
-    story('''
+    story("""
         import multiprocessing
 
         def work():
@@ -156,12 +161,12 @@ def test_children_of_multiprocessing_write_their_last_counts(story: Story, tmp_p
         child.start()
         child.join()
         assert child.exitcode == 0
-    ''')
+    """)
     assert merged(tmp_path).sum('gcpool_acquires_total') == 200
 
 
 def test_no_thread_stays_where_nothing_happens(story: Story) -> None:
-    story('''
+    story("""
         def threads():
             return len(os.listdir('/proc/self/task'))
 
@@ -181,11 +186,11 @@ def test_no_thread_stays_where_nothing_happens(story: Story) -> None:
         with pool.connection('a'):
             until(lambda: threads() == 2)
         until(lambda: threads() == 1)
-    ''')
+    """)
 
 
 def test_what_dead_processes_show_of_their_present_is_removed(story: Story, tmp_path: Path) -> None:
-    story('''
+    story("""
         pool = ConnectionPool(FakeManager(), name='orders')
         with pool.connection('a'):
             time.sleep(1)
@@ -199,9 +204,9 @@ def test_what_dead_processes_show_of_their_present_is_removed(story: Story, tmp_
             os.waitpid(pid, 0)
             os.kill(os.getpid(), 0)
             os._exit(0)
-    ''')
+    """)
     page = merged(tmp_path)
-    assert page.sum('gcpool_connections', state='used') == 2      # the files were not written since
+    assert page.sum('gcpool_connections', state='used') == 2  # the files were not written since
     story("pool = ConnectionPool(FakeManager(), name='orders')")
     page = merged(tmp_path)
     assert page.sum('gcpool_connections') == 0
@@ -209,31 +214,39 @@ def test_what_dead_processes_show_of_their_present_is_removed(story: Story, tmp_
 
 
 def test_a_process_can_be_told_to_be_dead(tmp_path: Path) -> None:
-    for name in ('gauge_livesum_gcpool_7.db', 'gauge_livemax_gcpool_7.db', 'gauge_livesum_gcpool_77.db',
-                 'counter_gcpool_7.db', 'gauge_livesum_7.db'):
+    for name in (
+        'gauge_livesum_gcpool_7.db',
+        'gauge_livemax_gcpool_7.db',
+        'gauge_livesum_gcpool_77.db',
+        'counter_gcpool_7.db',
+        'gauge_livesum_7.db',
+    ):
         (tmp_path / name).touch()
     mark_process_dead(7, str(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        'counter_gcpool_7.db', 'gauge_livesum_7.db', 'gauge_livesum_gcpool_77.db']
+        'counter_gcpool_7.db',
+        'gauge_livesum_7.db',
+        'gauge_livesum_gcpool_77.db',
+    ]
 
 
 def test_a_process_id_that_is_used_again(story: Story, tmp_path: Path) -> None:
     """What is in the file of a dead process is added to, not overwritten."""
-    story('''
+    story("""
         pool = ConnectionPool(FakeManager(), name='orders')
         with pool.connection('a'):
             pass
-    ''')
+    """)
     (before,) = tmp_path.glob('counter_gcpool_*.db')
     (histograms,) = tmp_path.glob('histogram_gcpool_*.db')
-    out = story(f'''
+    out = story(f"""
         directory = os.environ['PROMETHEUS_MULTIPROC_DIR']
         os.rename({str(before)!r}, f'{{directory}}/counter_gcpool_{{os.getpid()}}.db')
         os.rename({str(histograms)!r}, f'{{directory}}/histogram_gcpool_{{os.getpid()}}.db')
         pool = ConnectionPool(FakeManager(), name='orders')
         with pool.connection('a'):
             pass
-    ''')
+    """)
     assert not out
     page = merged(tmp_path)
     assert page.by('result', 'gcpool_acquires_total') == {'created': 2}
@@ -241,29 +254,33 @@ def test_a_process_id_that_is_used_again(story: Story, tmp_path: Path) -> None:
 
 
 def test_pools_that_come_and_go_keep_their_totals_and_the_files_small(story: Story, tmp_path: Path) -> None:
-    story('''
+    story("""
         for _ in range(100):
             pool = ConnectionPool(BareFakeManager())
             with pool.connection('a'):
                 pass
-    ''')
+    """)
     page = merged(tmp_path)
     assert page.sum('gcpool_acquires_total') == 100
     assert len(page.by('pool', 'gcpool_acquires_total')) <= 13
-    assert len(page.labels('pool')) <= 50       # the others are 0, until the file is written anew
+    assert len(page.labels('pool')) <= 50  # the others are 0, until the file is written anew
     (file,) = tmp_path.glob('histogram_*.db')
-    series = list(MmapedDict.read_all_values_from_file(str(file)))      # type: ignore[no-untyped-call]
+    series = list(MmapedDict.read_all_values_from_file(str(file)))  # type: ignore[no-untyped-call]
     assert len(series) < 2 * 13 * 200 + 2000
 
 
 def test_a_directory_that_is_not_there(script: Callable[..., Any], tmp_path: Path) -> None:
-    ended = script(PRELUDE + dedent('''
+    ended = script(
+        PRELUDE
+        + dedent("""
         pool = ConnectionPool(FakeManager(), name='orders')
         for _ in range(10):
             with pool.connection('a'):
                 pass
         assert pool.stats().acquires['hit'] == 9
-    '''), env={'PROMETHEUS_MULTIPROC_DIR': str(tmp_path / 'none')})
+    """),
+        env={'PROMETHEUS_MULTIPROC_DIR': str(tmp_path / 'none')},
+    )
     assert ended.status == 0
     assert ended.err.count('multiprocess failed: FileNotFoundError') == 1, ended
 
@@ -275,7 +292,9 @@ def test_a_pool_that_is_not_to_be_seen(story: Story, tmp_path: Path) -> None:
 
 # --- gunicorn ---
 
-SERVICE = PRELUDE + '''
+SERVICE = (
+    PRELUDE
+    + """
 pool = ConnectionPool(FakeManager(), name='orders')
 
 def app(environ, start_response):
@@ -292,7 +311,8 @@ def app(environ, start_response):
             body = b'done'
     start_response('200 OK', [('Content-Length', str(len(body)))])
     return [body]
-'''
+"""
+)
 
 
 class Gunicorn:
@@ -335,11 +355,31 @@ def gunicorn(directory: Path, *options: str) -> Iterator[Gunicorn]:
         probe.bind(('127.0.0.1', 0))
         port = probe.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, '-W', 'ignore', '-m', 'gunicorn', '--bind', f'127.0.0.1:{port}', '--workers', '3',
-         '--log-level', 'warning', '--chdir', str(directory), *options, 'service:app'],
-        env={**os.environ, 'PROMETHEUS_MULTIPROC_DIR': str(directory / 'metrics'),
-             'PYTHONPATH': os.pathsep.join(sys.path)},
-        stderr=subprocess.PIPE, text=True, start_new_session=True,
+        [
+            sys.executable,
+            '-W',
+            'ignore',
+            '-m',
+            'gunicorn',
+            '--bind',
+            f'127.0.0.1:{port}',
+            '--workers',
+            '3',
+            '--log-level',
+            'warning',
+            '--chdir',
+            str(directory),
+            *options,
+            'service:app',
+        ],
+        env={
+            **os.environ,
+            'PROMETHEUS_MULTIPROC_DIR': str(directory / 'metrics'),
+            'PYTHONPATH': os.pathsep.join(sys.path),
+        },
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     service = Gunicorn(port, process.pid)
     try:
@@ -396,7 +436,7 @@ def test_a_page_that_is_asked_for_while_a_file_is_made(tmp_path: Path, monkeypat
     looks = []
 
     def look(name: str, mode: str) -> Any:
-        file = builtins.open(name, mode)    # noqa: SIM115
+        file = builtins.open(name, mode)  # noqa: SIM115
         if mode == 'a+b':
             looks.append(merged(tmp_path))
         return file

@@ -21,8 +21,11 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / 'docs' / 'observability.md'
 TEXT = PAGE.read_text() if PAGE.exists() else ''
 ALERTS = [
-    rule for group in yaml.safe_load(grafana.read(grafana.RULES))['groups'] for rule in group['rules']
-    if 'alert' in rule]
+    rule
+    for group in yaml.safe_load(grafana.read(grafana.RULES))['groups']
+    for rule in group['rules']
+    if 'alert' in rule
+]
 
 pytestmark = pytest.mark.skipif(not TEXT, reason='no docs beside the tests: this is not a checkout')
 

@@ -34,7 +34,7 @@ DELTA = {HistogramInstrument: AggregationTemporality.DELTA}
 
 @pytest.fixture(autouse=True)
 def own_globals() -> Iterator[None]:
-    gc.collect()        # pools of other tests would follow the global provider, too
+    gc.collect()  # pools of other tests would follow the global provider, too
     with globals_of_our_own():
         yield
 
@@ -69,7 +69,8 @@ class Pipeline:
         self.wrapper = HistogramExporter(self.memory)
         self.reader = PeriodicExportingMetricReader(self.wrapper, export_interval_millis=float('inf'))
         self.provider = MeterProvider(
-            [self.reader], resource=Resource({'service.name': 'shop'}), shutdown_on_exit=False)
+            [self.reader], resource=Resource({'service.name': 'shop'}), shutdown_on_exit=False
+        )
 
     def flush(self) -> dict[str, Any]:
         """Export once; return the histograms by the last part of their names."""
@@ -86,8 +87,9 @@ class Pipeline:
                 assert (scope.scope.version, scope.schema_url) == (gcp.__version__, SCHEMA_URL)
                 names = [metric.name for metric in scope.metrics]
                 assert len(set(names)) == len(names)
-                found.update({
-                    metric.name.rsplit('.', 1)[1]: metric for metric in scope.metrics if metric.name.endswith('_time')})
+                found.update(
+                    {metric.name.rsplit('.', 1)[1]: metric for metric in scope.metrics if metric.name.endswith('_time')}
+                )
         return found
 
 
@@ -165,14 +167,17 @@ async def test_delta(front: Front, deltas: Pipeline) -> None:
             end = point.time_unix_nano
         ends = end
         if not times:
-            ends = None     # nothing was shown, but time went on
+            ends = None  # nothing was shown, but time went on
     for name, histogram in figures(pool.stats()).items():
         assert sums[name] == pytest.approx(histogram.sum)
 
 
 @pytest.mark.parametrize('failure', [MetricExportResult.FAILURE, RuntimeError('no network today')])
 async def test_difference_that_was_not_exported_is_part_of_the_next(
-        front: Front, deltas: Pipeline, failure: Any, caplog: pytest.LogCaptureFixture,
+    front: Front,
+    deltas: Pipeline,
+    failure: Any,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     pool = pool_of(front, deltas)
     await use(pool, 2)
@@ -195,8 +200,12 @@ async def test_same_figures_as_the_counters_of_the_same_collection(front: Front,
     shown = pipeline.flush()
     (resource,) = pipeline.memory.exported[-1].resource_metrics
     acquires = sum(
-        point.value for scope in resource.scope_metrics for metric in scope.metrics if metric.name == 'gcpool.acquires'
-        for point in metric.data.data_points)
+        point.value
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+        if metric.name == 'gcpool.acquires'
+        for point in metric.data.data_points
+    )
     assert sum(counts_of(shown['wait_time'])) == acquires == 4
     assert read()[0].total['wait'] == (counts_of(shown['wait_time']), shown['wait_time'].data.data_points[0].sum)
 
@@ -206,8 +215,7 @@ async def test_two_pools_and_two_providers(front: Front, pipeline: Pipeline, del
     await use(pool_of(front, pipeline, 'two'), 3)
     await use(pool_of(front, deltas, 'three'), 4)
     shown, other = pipeline.flush(), deltas.flush()
-    assert {point.attributes[POOL]: point.count for point in shown['use_time'].data.data_points} == {
-        'one': 2, 'two': 3}
+    assert {point.attributes[POOL]: point.count for point in shown['use_time'].data.data_points} == {'one': 2, 'two': 3}
     assert {point.attributes[POOL]: point.count for point in other['use_time'].data.data_points} == {'three': 4}
 
 
@@ -226,7 +234,7 @@ async def test_without_pools_nothing_changes(front: Front, pipeline: Pipeline) -
 async def test_recorded_histograms_are_not_shown_twice(front: Front, pipeline: Pipeline) -> None:
     record_histograms(pipeline.provider)
     await use(pool_of(front, pipeline), 2)
-    assert sum(counts_of(pipeline.flush()['use_time'])) == 2    # the names are unique: see `flush`
+    assert sum(counts_of(pipeline.flush()['use_time'])) == 2  # the names are unique: see `flush`
 
 
 async def test_exemplars_lead_to_spans(front: Front, pipeline: Pipeline) -> None:
@@ -235,17 +243,21 @@ async def test_exemplars_lead_to_spans(front: Front, pipeline: Pipeline) -> None
     await use(pool)
     shown = pipeline.flush()
     for name, span in (
-        ('create_time', traces.one('create orders')), ('wait_time', traces.one('wait_for_connection orders')),
+        ('create_time', traces.one('create orders')),
+        ('wait_time', traces.one('wait_for_connection orders')),
     ):
         (exemplar,) = shown[name].data.data_points[0].exemplars
         assert (exemplar.trace_id, exemplar.span_id) == (trace_of(span), id_of(span))
         assert exemplar.value > 0
     await use(pool)
-    assert pipeline.flush()['wait_time'].data.data_points[0].exemplars == []     # told already
+    assert pipeline.flush()['wait_time'].data.data_points[0].exemplars == []  # told already
 
 
 async def test_reading_that_raises_does_not_stop_the_rest(
-        front: Front, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    front: Front,
+    pipeline: Pipeline,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     await use(pool_of(front, pipeline))
 

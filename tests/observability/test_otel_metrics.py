@@ -65,12 +65,19 @@ class Meters:
         data = self.reader.get_metrics_data()
         if data is None:
             return {}
-        found = [scope for resource in data.resource_metrics for scope in resource.scope_metrics
-                 if scope.scope.name == 'gcpool']
+        found = [
+            scope
+            for resource in data.resource_metrics
+            for scope in resource.scope_metrics
+            if scope.scope.name == 'gcpool'
+        ]
         assert len(found) <= 1
         for scope in found:
             assert (scope.scope.version, scope.scope.schema_url, scope.schema_url) == (
-                gcp.__version__, SCHEMA_URL, SCHEMA_URL)
+                gcp.__version__,
+                SCHEMA_URL,
+                SCHEMA_URL,
+            )
         return {metric.name: metric for scope in found for metric in scope.metrics}
 
     def values(self, name: str, pool: str | None = 'orders') -> dict[Any, Any]:
@@ -101,6 +108,7 @@ async def use(pool: Any, times: int = 1, endpoint: str = 'db') -> None:
 
 
 # --- what is shown ---
+
 
 async def test_names_kinds_units_and_attributes(front: Front) -> None:
     meters = Meters()
@@ -136,7 +144,8 @@ async def test_values_are_the_pools_own(front: Front) -> None:
     assert values_of(shown, 'gcpool.releases') == dict(stats.releases)
     assert values_of(shown, 'gcpool.connections.closed') == dict(stats.closed)
     assert values_of(shown, 'gcpool.hook_calls') == {
-        (hook, outcome): count for hook, outcomes in stats.hook_calls.items() for outcome, count in outcomes.items()}
+        (hook, outcome): count for hook, outcomes in stats.hook_calls.items() for outcome, count in outcomes.items()
+    }
     await pool.release(one, 'db')
     await pool.release(await waiter, 'db')
     await pool.release(two, 'db')
@@ -167,6 +176,7 @@ async def test_one_snapshot_for_all_instruments(front: Front, monkeypatch: pytes
 
 
 # --- who is seen by whom ---
+
 
 async def test_two_pools_of_one_provider(front: Front) -> None:
     """The SDK drops the callback of a second instrument of the same name."""
@@ -203,7 +213,7 @@ async def test_global_provider_that_is_set_later(front: Front) -> None:
     await use(pool_of(front, name='before'), 2)
     meters = Meters()
     metrics.set_meter_provider(meters.provider)
-    assert meters.values('gcpool.acquires', 'before')['hit'] == 1      # without an acquire in between
+    assert meters.values('gcpool.acquires', 'before')['hit'] == 1  # without an acquire in between
 
     await use(pool_of(front, name='after'), 3)
     await use(pool_of(front, meters, name='given'), 4)
@@ -216,7 +226,7 @@ async def test_provider_that_becomes_the_global_one_after_it_was_given(front: Fr
     await use(pool_of(front, name='everybodys'), 2)
     await use(pool_of(front, meters, 'given'), 3)
     metrics.set_meter_provider(meters.provider)
-    meters.collect()                    # notices
+    meters.collect()  # notices
     shown = meters.collect()
     assert [values_of(shown, 'gcpool.acquires', name)['hit'] for name in ('everybodys', 'given')] == [1, 2]
 
@@ -311,11 +321,14 @@ async def test_provider_that_raises(front: Front, caplog: pytest.LogCaptureFixtu
     await use(pool)
     assert pool._telemetry.telemetry.errors.count == 1
     assert [record.getMessage() for record in caplog.records] == [
-        "orders: meter_provider failed: RuntimeError('no meter today'); further errors are only counted"]
+        "orders: meter_provider failed: RuntimeError('no meter today'); further errors are only counted"
+    ]
 
 
 async def test_reading_that_raises(
-        front: Front, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    front: Front,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     meters = Meters()
     pool_of(front, meters)
@@ -334,6 +347,7 @@ async def test_reading_that_raises(
 
 
 # --- nothing ever steps back ---
+
 
 async def test_closed_pool(front: Front) -> None:
     meters = Meters()
@@ -392,7 +406,8 @@ def test_provider_that_is_dropped_is_forgotten() -> None:
 
 def test_forked_child_begins_at_zero(script: Callable[..., Any]) -> None:
     """It waits for no lock that another thread held at the fork."""
-    script("""
+    script(
+        """
         import os, threading
         from opentelemetry import metrics
         from opentelemetry.sdk.metrics import MeterProvider
@@ -431,17 +446,23 @@ def test_forked_child_begins_at_zero(script: Callable[..., Any]) -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
         assert acquired() == 1
         pool.close()
-    """, '-W', 'ignore').quietly()
+    """,
+        '-W',
+        'ignore',
+    ).quietly()
 
 
 # --- recorded histograms ---
+
 
 def points_of(shown: dict[str, Metric]) -> dict[str, Any]:
     """The histograms of the pool `orders`; a test that failed may have left pools of its own."""
     return {
         name.rsplit('.', 1)[1]: point
-        for name in shown if name.endswith('_time')
-        for point in shown[name].data.data_points if point.attributes[POOL] == 'orders'
+        for name in shown
+        if name.endswith('_time')
+        for point in shown[name].data.data_points
+        if point.attributes[POOL] == 'orders'
     }
 
 
@@ -449,14 +470,16 @@ async def test_recorded_histograms(front: Front) -> None:
     meters = Meters()
     pool = pool_of(front, meters)
     record_histograms(meters.provider)
-    record_histograms(meters.provider)      # once is enough
+    record_histograms(meters.provider)  # once is enough
     for _ in range(3):
         await use(pool, 4)
         await use(pool, endpoint='slow')
         shown = points_of(meters.collect())
         stats = pool.stats()
         for name, histogram in (
-            ('create_time', stats.hook_time['create']), ('wait_time', stats.wait_time), ('use_time', stats.use_time),
+            ('create_time', stats.hook_time['create']),
+            ('wait_time', stats.wait_time),
+            ('use_time', stats.use_time),
         ):
             assert tuple(shown[name].bucket_counts) == histogram.counts
             assert tuple(shown[name].explicit_bounds) == histogram.bounds
@@ -479,10 +502,19 @@ async def test_histograms_are_not_recorded_unless_asked_for(front: Front) -> Non
     assert points_of(meters.collect()) == {}
 
 
-@pytest.mark.parametrize('counts, total', [
-    ((1, 0, 0), 0.5), ((0, 3, 0), 4.5), ((2, 1, 0), 2.5), ((5, 0, 0), 0.0), ((0, 0, 2), 60.0), ((1, 2, 3), 100.0),
-    ((1, 0, 1), 2.0), ((0, 0, 0), 0.0),
-])
+@pytest.mark.parametrize(
+    'counts, total',
+    [
+        ((1, 0, 0), 0.5),
+        ((0, 3, 0), 4.5),
+        ((2, 1, 0), 2.5),
+        ((5, 0, 0), 0.0),
+        ((0, 0, 2), 60.0),
+        ((1, 2, 3), 100.0),
+        ((1, 0, 1), 2.0),
+        ((0, 0, 0), 0.0),
+    ],
+)
 def test_spread_keeps_buckets_and_sum(counts: tuple[int, ...], total: float) -> None:
     found = list(spread((1.0, 2.0), counts, total))
     assert sum(count for _, count in found) == sum(counts)
@@ -497,4 +529,4 @@ def test_spread_keeps_buckets_and_sum(counts: tuple[int, ...], total: float) -> 
 def test_since() -> None:
     assert since(None, (1, 2), 3.0) == ((1, 2), 3.0)
     assert since(((1, 1), 1.0), (1, 2), 3.0) == ((0, 1), 2.0)
-    assert since(((5, 5), 9.0), (1, 2), 3.0) == ((1, 2), 3.0)       # a forked child begins anew
+    assert since(((5, 5), 9.0), (1, 2), 3.0) == ((1, 2), 3.0)  # a forked child begins anew

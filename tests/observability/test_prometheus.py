@@ -35,15 +35,16 @@ class Refused(Exception):
 
 # --- values ---
 
+
 async def test_each_series_counts_what_it_says(front: Front) -> None:
     own = registry()
     manager = front.manager()
     pool = front.pool(manager, name='orders', registry=own, min_idle=1, max_size=2, total_max_size=3)
 
-    async with pool.connection('a'):                            # created, released to idle
+    async with pool.connection('a'):  # created, released to idle
         pass
-    held = await pool.acquire('a')                              # a hit
-    await pool.acquire('a')                                     # created
+    held = await pool.acquire('a')  # a hit
+    await pool.acquire('a')  # created
     page = scrape(own)
     assert page.by('state', 'gcpool_connections', pool_endpoint='a') == {'used': 2}
     assert page.value('gcpool_oldest_checkout_seconds') > 0
@@ -52,7 +53,7 @@ async def test_each_series_counts_what_it_says(front: Front) -> None:
     page = scrape(own)
     assert page.by('pool_endpoint', 'gcpool_waiters') == {'a': 1}
     assert page.value('gcpool_oldest_waiter_seconds') > 0
-    await pool.release(held, 'a')                               # handed over
+    await pool.release(held, 'a')  # handed over
     await pool.release(await waiter, 'a')
     with pytest.raises(AcquireTimeoutError):
         await pool.acquire('a', timeout=0.01)
@@ -64,7 +65,11 @@ async def test_each_series_counts_what_it_says(front: Front) -> None:
     manager.check_aliveness.does(dead(), ok())
     page = scrape(own)
     assert page.by('result', 'gcpool_acquires_total', pool_endpoint='a') == {
-        'hit': 2, 'created': 2, 'waited': 1, 'timeout': 1}
+        'hit': 2,
+        'created': 2,
+        'waited': 1,
+        'timeout': 1,
+    }
     assert page.by('result', 'gcpool_acquires_total', pool_endpoint='_other') == {'error': 1}  # `b` has come and gone
     assert page.by('outcome', 'gcpool_releases_total') == {'idle': 2, 'handoff': 1}
     assert page.by('outcome', 'gcpool_hook_calls_total', hook='create') == {'ok': 2, 'error': 1}
@@ -77,7 +82,7 @@ async def test_closed_connections_and_their_reasons(front: Front) -> None:
     own = registry()
     manager = front.manager()
     pool = front.pool(manager, name='orders', registry=own, min_idle=0, max_size=1, total_max_size=2)
-    for endpoint in 'abc':          # the third evicts the first
+    for endpoint in 'abc':  # the third evicts the first
         async with pool.connection(endpoint):
             pass
     manager.check_aliveness.does(dead(), ok())
@@ -96,11 +101,15 @@ async def test_closed_connections_and_their_reasons(front: Front) -> None:
     await pool.close()
     page = scrape(own)
     assert page.by('reason', 'gcpool_connections_closed_total') == {
-        'evicted': 1, 'dead': 1, 'error': 1, 'pool_closed': 1}
+        'evicted': 1,
+        'dead': 1,
+        'error': 1,
+        'pool_closed': 1,
+    }
     assert page.value('gcpool_connection_age_seconds_count') == 4
     assert not page.by('state', 'gcpool_connections')
     assert page.value('gcpool_endpoints') == 0
-    assert not list(page.find('gcpool_max_connections'))        # closed pools have no limits
+    assert not list(page.find('gcpool_max_connections'))  # closed pools have no limits
     assert not list(page.find('gcpool_info'))
     check(page)
     check_no_step_back(before, page)
@@ -175,6 +184,7 @@ async def test_limits_and_what_the_pool_is(front: Front) -> None:
 
 # --- pools that come and go ---
 
+
 def use(pool: Any, endpoint: str = 'db', times: int = 1) -> None:
     for _ in range(times):
         with pool.connection(endpoint):
@@ -210,7 +220,7 @@ def test_pools_of_one_name_are_summed() -> None:
 
 
 def test_the_default_registry_shows_an_unnamed_pool(script: Callable[..., Any]) -> None:
-    out = script('''
+    out = script("""
         import sys
         import gcp.asyncio, gcp.threading
         assert not {'prometheus_client', 'opentelemetry'} & set(sys.modules)
@@ -220,7 +230,7 @@ def test_the_default_registry_shows_an_unnamed_pool(script: Callable[..., Any]) 
             pass
         from prometheus_client import generate_latest
         print(generate_latest().decode())
-    ''').quietly()
+    """).quietly()
     assert Page(out).value('gcpool_acquires_total', pool='FakeManager-1', pool_endpoint='db', result='created') == 1
 
 
@@ -230,7 +240,7 @@ def test_a_pool_that_was_dropped_leaves_its_totals() -> None:
     use(pool, times=3)
     held = pool.acquire('db')
     before, gone = scrape(own), weakref.ref(pool)
-    use(pool, 'other')              # after the last look
+    use(pool, 'other')  # after the last look
     del pool, held
     gc.collect()
     assert gone() is None
@@ -272,8 +282,7 @@ def test_a_pool_that_was_dropped_while_a_lease_is_held() -> None:
 def test_a_pool_is_not_kept_alive_by_its_label_function() -> None:
     class Owner:
         def __init__(self) -> None:
-            self.pool = ConnectionPool[str, Any](
-                BareFakeManager(), registry=registry(), endpoint_label=self.label)
+            self.pool = ConnectionPool[str, Any](BareFakeManager(), registry=registry(), endpoint_label=self.label)
 
         def label(self, endpoint: str) -> str:
             return endpoint
@@ -315,6 +324,7 @@ def test_a_named_pool_is_remembered_longer_than_unnamed_ones() -> None:
 
 # --- what must not break a pool ---
 
+
 class BrokenRegistry:
     def register(self, collector: object) -> None:
         raise RuntimeError('no room')
@@ -327,7 +337,8 @@ def test_a_registry_that_is_broken(caplog: pytest.LogCaptureFixture) -> None:
         use(pool)
         assert pool._telemetry.telemetry.errors.count == 1
     assert [record.getMessage() for record in caplog.records if record.name == 'gcp.observe'] == [
-        "orders: registry failed: RuntimeError('no room'); further errors are only counted"]
+        "orders: registry failed: RuntimeError('no room'); further errors are only counted"
+    ]
 
 
 def test_a_registry_that_has_our_names(caplog: pytest.LogCaptureFixture) -> None:
@@ -405,6 +416,7 @@ def test_a_name_that_cannot_be_encoded() -> None:
 
 # --- exemplars ---
 
+
 def test_exemplars_are_shown_to_those_who_can_read_them() -> None:
     own = registry()
     pool = ConnectionPool[str, Any](FakeManager(), name='orders', registry=own)
@@ -415,16 +427,21 @@ def test_exemplars_are_shown_to_those_who_can_read_them() -> None:
     text = generate_openmetrics(own).decode()
     found = {
         (sample.name, sample.labels['le'], sample.labels.get('hook')): sample.exemplar
-        for family in parse_openmetrics(text) for sample in family.samples if sample.exemplar
+        for family in parse_openmetrics(text)
+        for sample in family.samples
+        if sample.exemplar
     }
     assert set(found) == {
-        ('gcpool_acquire_wait_seconds_bucket', '0.001', None), ('gcpool_hook_seconds_bucket', '0.0001', 'create')}
+        ('gcpool_acquire_wait_seconds_bucket', '0.001', None),
+        ('gcpool_hook_seconds_bucket', '0.0001', 'create'),
+    }
     assert found['gcpool_acquire_wait_seconds_bucket', '0.001', None].labels['trace_id'] == 'a' * 32
     assert 'trace_id' not in scrape(own).text
     pool.close()
 
 
 # --- at any time ---
+
 
 def test_an_asyncio_pool_is_scraped_from_another_thread_while_it_works() -> None:
     own = registry()
@@ -433,7 +450,8 @@ def test_an_asyncio_pool_is_scraped_from_another_thread_while_it_works() -> None
 
     async def main() -> None:
         pool = gcp.asyncio.ConnectionPool[str, Any](
-            manager, name='orders', registry=own, min_idle=0, max_size=2, total_max_size=4)
+            manager, name='orders', registry=own, min_idle=0, max_size=2, total_max_size=4
+        )
         stop = asyncio.Event()
 
         async def work(chance: random.Random) -> None:
@@ -490,8 +508,14 @@ def troubled(manager: Any, *, async_: bool) -> Any:
 
 
 CAPS: dict[str, Any] = {
-    'name': 'orders', 'min_idle': 1, 'max_size': 2, 'total_max_size': 5, 'idle_timeout': 0.005, 'max_lifetime': 0.1,
-    'endpoint_labels': 4, 'leak_threshold': 0.002,
+    'name': 'orders',
+    'min_idle': 1,
+    'max_size': 2,
+    'total_max_size': 5,
+    'idle_timeout': 0.005,
+    'max_lifetime': 0.1,
+    'endpoint_labels': 4,
+    'leak_threshold': 0.002,
 }
 
 
@@ -499,7 +523,8 @@ def compare(page: Page, pool: Any) -> None:
     """See that the page shows what the pool knows, to the last count."""
     stats = pool.stats()
     for metric, label, counts in (
-        ('gcpool_acquires_total', 'result', stats.acquires), ('gcpool_releases_total', 'outcome', stats.releases),
+        ('gcpool_acquires_total', 'result', stats.acquires),
+        ('gcpool_releases_total', 'outcome', stats.releases),
         ('gcpool_connections_closed_total', 'reason', stats.closed),
     ):
         assert page.by(label, metric, pool='orders') == {key: count for key, count in counts.items() if count}
@@ -511,6 +536,7 @@ def compare(page: Page, pool: Any) -> None:
 
 def watched(own: Any, stop: threading.Event, pages: list[Page]) -> threading.Thread:
     """Scrape in another thread until told to stop."""
+
     def watch() -> None:
         while not stop.is_set():
             pages.append(scrape(own))
@@ -596,7 +622,9 @@ def test_books_balance_after_tasks_in_trouble(busy: None) -> None:
 
 
 def test_a_forked_child_counts_from_0(script: Callable[..., Any]) -> None:
-    assert script('''
+    assert (
+        script(
+            """
         import gc, os, sys
         from gcp.testing import FakeManager
         from gcp.threading import ConnectionPool
@@ -624,10 +652,16 @@ def test_a_forked_child_counts_from_0(script: Callable[..., Any]) -> None:
             os._exit(0)
         assert os.waitpid(pid, 0)[1] == 0
         assert scrape(own).sum('gcpool_acquires_total') == 2
-    ''', '-W', 'ignore::DeprecationWarning').quietly() == 'child done\n'
+    """,
+            '-W',
+            'ignore::DeprecationWarning',
+        ).quietly()
+        == 'child done\n'
+    )
 
 
 # --- costs ---
+
 
 def test_a_scrape_of_100_endpoints_takes_little() -> None:
     """The bound is 15 ms; here with room for a machine that is busy with other things."""
@@ -677,7 +711,7 @@ async def test_a_cancelled_acquire(asyncio_front: AsyncioFront) -> None:
     actor = asyncio_front.spawn(pool.acquire('a'))
     await asyncio_front.until(lambda: pool.stats().creating == 1)
     assert scrape(own).by('state', 'gcpool_connections') == {'creating': 1}
-    actor.cancel()      # type: ignore[attr-defined]
+    actor.cancel()  # type: ignore[attr-defined]
     with pytest.raises(asyncio.CancelledError):
         await actor
     page = scrape(own)

@@ -15,7 +15,12 @@ from gcp.observe import grafana, names
 ROOT = Path(__file__).resolve().parents[2]
 
 ALERTS = {
-    'Saturated', 'AcquireTimeouts', 'SlowAcquire', 'ConnectionLeakSuspected', 'Churn', 'CreateErrors',
+    'Saturated',
+    'AcquireTimeouts',
+    'SlowAcquire',
+    'ConnectionLeakSuspected',
+    'Churn',
+    'CreateErrors',
     'DeadConnections',
 }
 
@@ -71,8 +76,11 @@ def complaints(files: Path, expr: str) -> set[str]:
 @every_alert
 def test_alert_has_a_firing_and_a_silent_case(name: str) -> None:
     expected = [
-        bool(case['exp_alerts']) for test in boards.RULES_TEST['tests'] for case in test['alert_rule_test']
-        if case['alertname'] == name]
+        bool(case['exp_alerts'])
+        for test in boards.RULES_TEST['tests']
+        for case in test['alert_rule_test']
+        if case['alertname'] == name
+    ]
     assert set(expected) == {True, False}
 
 

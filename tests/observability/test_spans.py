@@ -26,7 +26,9 @@ from gcp.threading import ConnectionPool
 
 DB = ('db.example.org', 5432)
 WHERE = {
-    'db.client.connection.pool.name': 'orders', 'server.address': 'db.example.org', 'server.port': 5432,
+    'db.client.connection.pool.name': 'orders',
+    'server.address': 'db.example.org',
+    'server.port': 5432,
 }
 WAIT = 'wait_for_connection orders'
 
@@ -44,11 +46,15 @@ def traces() -> Traces:
 
 
 def pool_of(front: Front, manager: Any, traces: Traces, **arguments: Any) -> Any:
-    return front.pool(manager, name='orders', **{
-        'tracer_provider': traces.provider, 'registry': None, 'meter_provider': None} | arguments)
+    return front.pool(
+        manager,
+        name='orders',
+        **{'tracer_provider': traces.provider, 'registry': None, 'meter_provider': None} | arguments,
+    )
 
 
 # --- what each looks like ---
+
 
 async def test_acquire_that_creates(front: Front, traces: Traces) -> None:
     pool = pool_of(front, front.manager(), traces)
@@ -63,7 +69,10 @@ async def test_acquire_that_creates(front: Front, traces: Traces) -> None:
         assert parent_of(span) == id_of(caller)
         assert status_of(span) == ('UNSET', None)
         assert (scope_of(span).name, scope_of(span).version, scope_of(span).schema_url) == (
-            'gcpool', gcp.__version__, SCHEMA_URL)
+            'gcpool',
+            gcp.__version__,
+            SCHEMA_URL,
+        )
     assert attributes_of(create) == WHERE
     assert attributes_of(wait) == {**WHERE, 'gcpool.result': 'created', 'gcpool.waiters_ahead': 0}
     assert links_of(create) == {}
@@ -147,9 +156,9 @@ async def test_disposal_on_release(front: Front, traces: Traces) -> None:
     with traces.caller() as caller, pytest.raises(Odd):
         await pool.release(await pool.acquire(DB), DB)
     dispose = traces.one('dispose orders')
-    if isinstance(front, ThreadsFront):     # in the caller's own thread
+    if isinstance(front, ThreadsFront):  # in the caller's own thread
         assert (parent_of(dispose), links_of(dispose)) == (id_of(caller), {})
-    else:                                   # in a task, that goes on if the caller is cancelled
+    else:  # in a task, that goes on if the caller is cancelled
         assert (parent_of(dispose), links_of(dispose)) == (None, {'caller': id_of(caller)})
 
 
@@ -195,14 +204,18 @@ async def test_check_after_a_wait_has_a_span(front: Front, traces: Traces) -> No
 
 # --- how each can fail ---
 
-@pytest.mark.parametrize('hook, names', [
-    ('create', ['create orders', WAIT]),
-    ('check_aliveness', ['check_aliveness orders', WAIT]),
-    ('on_acquire', ['on_acquire orders', WAIT]),
-    ('on_release', ['on_release orders']),
-    ('on_connection_dead', ['on_connection_dead orders']),
-    ('dispose', ['dispose orders']),
-])
+
+@pytest.mark.parametrize(
+    'hook, names',
+    [
+        ('create', ['create orders', WAIT]),
+        ('check_aliveness', ['check_aliveness orders', WAIT]),
+        ('on_acquire', ['on_acquire orders', WAIT]),
+        ('on_release', ['on_release orders']),
+        ('on_connection_dead', ['on_connection_dead orders']),
+        ('dispose', ['dispose orders']),
+    ],
+)
 @pytest.mark.parametrize('fresh', [True, False])
 async def test_hook_that_raises(front: Front, traces: Traces, hook: str, names: list[str], fresh: bool) -> None:
     manager = front.manager()
@@ -265,7 +278,11 @@ async def test_wait_that_times_out(front: Front, traces: Traces) -> None:
     wait = traces.one(WAIT)
     assert status_of(wait) == ('ERROR', 'timeout')
     assert attributes_of(wait) == {
-        **WHERE, 'gcpool.result': 'timeout', 'gcpool.waiters_ahead': 0, 'error.type': 'timeout'}
+        **WHERE,
+        'gcpool.result': 'timeout',
+        'gcpool.waiters_ahead': 0,
+        'error.type': 'timeout',
+    }
     assert (parent_of(wait), links_of(wait)) == (id_of(caller), {})
     assert wait.end_time - wait.start_time >= 19_000_000  # type: ignore[operator]
 
@@ -305,13 +322,14 @@ async def test_signal_in_a_hook_is_a_cancellation(front: Front, traces: Traces) 
 
 # --- 'all' ---
 
+
 @pytest.mark.parametrize('recording', [True, False])
 async def test_all_has_spans_of_the_hooks_at_hits(front: Front, traces: Traces, recording: bool) -> None:
     manager = front.manager()
     pool = pool_of(front, manager, traces, tracing='all')
     async with pool.connection(DB):
         pass
-    assert traces.names == ['create orders', WAIT]      # no caller's span
+    assert traces.names == ['create orders', WAIT]  # no caller's span
 
     traces.clear()
     if recording:
@@ -354,6 +372,7 @@ async def test_all_shows_hooks_that_raise(front: Front, traces: Traces, hook: st
 
 # --- contexts ---
 
+
 @pytest.mark.parametrize('tracing', ['lifecycle', 'all'])
 async def test_span_is_current_within_its_hook_and_only_there(front: Front, traces: Traces, tracing: str) -> None:
     manager = front.manager()
@@ -370,6 +389,7 @@ async def test_span_is_current_within_its_hook_and_only_there(front: Front, trac
         getattr(manager, hook).does(look(hook, None))
     pool = pool_of(front, manager, traces, max_size=1, tracing=tracing)
     with traces.caller() as caller:
+
         async def use() -> None:
             before, raw = otel.get_current(), dict(contextvars.copy_context())
             async with pool.connection(DB):
@@ -390,7 +410,7 @@ async def test_span_is_current_within_its_hook_and_only_there(front: Front, trac
             assert {id_of(span) for span in spans} == made, hook
         else:
             assert {id_of(span) for span in spans} == {id_of(caller)}, hook
-            assert len(made) == (hook == 'check_aliveness'), hook     # the one that found it dead, afterwards
+            assert len(made) == (hook == 'check_aliveness'), hook  # the one that found it dead, afterwards
 
 
 async def test_context_is_restored_after_failures(front: Front, traces: Traces) -> None:
@@ -453,13 +473,14 @@ def test_watchdog_ends_the_span_of_a_disposal_that_hangs(threads_front: ThreadsF
         async with pool.connection('c'):
             pass
         await threads_front.until(lambda: len(traces.named('dispose orders')) >= 2)
-        hung, other = traces.named('dispose orders')        # not once more when it came back after all
+        hung, other = traces.named('dispose orders')  # not once more when it came back after all
         assert [id_of(span) for span in spans] == [id_of(other)]
 
     threads_front.run(body())
 
 
 # --- asyncio ---
+
 
 def test_tasks(asyncio_front: AsyncioFront, traces: Traces) -> None:
     async def body() -> None:
@@ -484,7 +505,10 @@ def test_tasks(asyncio_front: AsyncioFront, traces: Traces) -> None:
 
 @pytest.mark.parametrize('phase', ['create', 'waiting', 'check_aliveness'])
 def test_cancelled_task(
-        asyncio_front: AsyncioFront, traces: Traces, phase: str, caplog: pytest.LogCaptureFixture,
+    asyncio_front: AsyncioFront,
+    traces: Traces,
+    phase: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def body() -> None:
         manager = asyncio_front.manager()
@@ -500,8 +524,9 @@ def test_cancelled_task(
         traces.clear()
         with traces.caller() as caller:
             task = asyncio.create_task(pool.acquire(DB))
-        await asyncio_front.until(lambda: (
-            pool.stats().waiting if phase == 'waiting' else getattr(manager, phase).running))
+        await asyncio_front.until(
+            lambda: pool.stats().waiting if phase == 'waiting' else getattr(manager, phase).running
+        )
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -518,9 +543,12 @@ def test_cancelled_task(
 
 
 def test_acquire_that_is_closed_from_another_context(
-        asyncio_front: AsyncioFront, traces: Traces, caplog: pytest.LogCaptureFixture,
+    asyncio_front: AsyncioFront,
+    traces: Traces,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Its spans are still its caller's, and no error about tokens is logged."""
+
     async def body() -> None:
         manager = asyncio_front.manager()
         pool = pool_of(asyncio_front, manager, traces, max_size=1)
@@ -561,6 +589,7 @@ def test_dropped_acquire_is_silent(asyncio_front: AsyncioFront, traces: Traces, 
 
 # --- tracers in trouble ---
 
+
 class Broken:
     """A tracer provider whose tracer raises, from a given moment on."""
 
@@ -586,7 +615,10 @@ class Broken:
 
 @pytest.mark.parametrize('broken', ['start_span', 'end', 'set_attribute', 'get_span_context', 'is_recording'])
 async def test_tracer_that_raises_changes_nothing(
-        front: Front, traces: Traces, broken: str, caplog: pytest.LogCaptureFixture,
+    front: Front,
+    traces: Traces,
+    broken: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     manager = front.manager()
     pool = pool_of(front, manager, traces, tracer_provider=Broken(traces, broken), max_size=1, tracing='all')
@@ -604,15 +636,16 @@ async def test_tracer_that_raises_changes_nothing(
         with pytest.raises(ValueError):
             await pool.acquire(DB)
     assert otel.get_current() is before
-    assert pool.stats().acquires == {
-        'hit': 2, 'created': 2, 'waited': 1, 'timeout': 0, 'cancelled': 0, 'error': 1}
+    assert pool.stats().acquires == {'hit': 2, 'created': 2, 'waited': 1, 'timeout': 0, 'cancelled': 0, 'error': 1}
     assert errors_of(pool.raw if isinstance(front, ThreadsFront) else pool).count >= 3
     told = [record.getMessage() for record in caplog.records if record.name == 'gcp.observe']
     assert len(told) == 1 and told[0].startswith('orders: spans failed: Odd')
 
 
 async def test_endpoint_that_raises_is_nowhere(
-        front: Front, traces: Traces, caplog: pytest.LogCaptureFixture,
+    front: Front,
+    traces: Traces,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Riddle:
         @property
@@ -637,7 +670,9 @@ async def test_context_key_of_suppression_may_go(front: Front, traces: Traces, m
 
 
 async def test_failures_are_told_within_their_spans(
-        front: Front, traces: Traces, caplog: pytest.LogCaptureFixture,
+    front: Front,
+    traces: Traces,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     current: list[int] = []
 
@@ -656,13 +691,16 @@ async def test_failures_are_told_within_their_spans(
     finally:
         logging.getLogger('gcp').removeHandler(handler)
     assert [(record.name, record.getMessage()) for record in caplog.records] == [
-        ('gcp', "orders: create of a connection to ('db', 1): Odd('refused')")]
+        ('gcp', "orders: create of a connection to ('db', 1): Odd('refused')")
+    ]
     assert current == [id_of(traces.one('create orders'))]
 
 
 @pytest.mark.parametrize('hook', ['dispose', 'on_connection_dead', 'on_release'])
 async def test_failures_that_reach_no_caller_are_logged_with_pool_and_endpoint(
-        front: Front, hook: str, caplog: pytest.LogCaptureFixture,
+    front: Front,
+    hook: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     manager = front.manager()
     pool = front.pool(manager, name='orders', tracer_provider=None)
@@ -687,44 +725,49 @@ async def test_failures_that_reach_no_caller_are_logged_with_pool_and_endpoint(
 
 # --- addresses ---
 
+
 class LabelEntry:
     host = 'db'
     port = 5432
 
 
-@pytest.mark.parametrize('endpoint, address', [
-    (('db', 5432), ('db', 5432)),
-    (['::1', 5432], ('::1', 5432)),
-    (('db', 5432, 'user', 'secret'), ('db', 5432)),
-    ('db:5432', ('db', 5432)),
-    ('[::1]:5432', ('::1', 5432)),
-    ('::1', ('::1', None)),
-    ('localhost', ('localhost', None)),
-    ('db.example.org', ('db.example.org', None)),
-    ('https://example.org', ('example.org', 443)),
-    ('http://example.org:8080/', ('example.org', 8080)),
-    ('/run/db.sock', ('/run/db.sock', None)),
-    (LabelEntry(), ('db', 5432)),
-    ('orders', (None, None)),
-    ('user:secret@db', (None, None)),
-    ('postgresql://user:secret@db/orders', (None, None)),
-    ('https://user:secret@example.org', (None, None)),
-    ('host=db password=secret', (None, None)),
-    ('/db?password=secret', (None, None)),
-    ('user:secret', (None, None)),
-    ('db:99999', (None, None)),
-    (('user@db', 5432), (None, None)),
-    (('db', True), (None, None)),
-    (('db', 0), (None, None)),
-    (('db',), (None, None)),
-    (7, (None, None)),
-    (None, (None, None)),
-])
+@pytest.mark.parametrize(
+    'endpoint, address',
+    [
+        (('db', 5432), ('db', 5432)),
+        (['::1', 5432], ('::1', 5432)),
+        (('db', 5432, 'user', 'secret'), ('db', 5432)),
+        ('db:5432', ('db', 5432)),
+        ('[::1]:5432', ('::1', 5432)),
+        ('::1', ('::1', None)),
+        ('localhost', ('localhost', None)),
+        ('db.example.org', ('db.example.org', None)),
+        ('https://example.org', ('example.org', 443)),
+        ('http://example.org:8080/', ('example.org', 8080)),
+        ('/run/db.sock', ('/run/db.sock', None)),
+        (LabelEntry(), ('db', 5432)),
+        ('orders', (None, None)),
+        ('user:secret@db', (None, None)),
+        ('postgresql://user:secret@db/orders', (None, None)),
+        ('https://user:secret@example.org', (None, None)),
+        ('host=db password=secret', (None, None)),
+        ('/db?password=secret', (None, None)),
+        ('user:secret', (None, None)),
+        ('db:99999', (None, None)),
+        (('user@db', 5432), (None, None)),
+        (('db', True), (None, None)),
+        (('db', 0), (None, None)),
+        (('db',), (None, None)),
+        (7, (None, None)),
+        (None, (None, None)),
+    ],
+)
 def test_address_of_an_endpoint(endpoint: Any, address: Any) -> None:
     assert address_of(endpoint) == address
 
 
 # --- leaks ---
+
 
 def test_no_growth() -> None:
     manager = FakeManager()

@@ -48,8 +48,16 @@ async def test_spans_agree_with_the_books(front: Front, tracing: str) -> None:
     for hook in (manager.create, manager.dispose, manager.on_acquire, manager.on_release, manager.on_connection_dead):
         hook.does(sometimes(None, 0.05))
     manager.check_aliveness.does(calling(lambda endpoint, connection: chance.random() > 0.1))
-    pool: Any = front.pool(manager, name='orders', tracing=tracing, tracer_provider=traces.provider, max_size=2,
-                           total_max_size=4, registry=None, meter_provider=None)
+    pool: Any = front.pool(
+        manager,
+        name='orders',
+        tracing=tracing,
+        tracer_provider=traces.provider,
+        max_size=2,
+        total_max_size=4,
+        registry=None,
+        meter_provider=None,
+    )
     end = time.monotonic() + SECONDS
 
     async def work(number: int) -> set[int]:

@@ -43,6 +43,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # --- pages ---
 
+
 @pytest.fixture
 def registry() -> CollectorRegistry:
     return CollectorRegistry()
@@ -67,7 +68,12 @@ def pool(registry: CollectorRegistry) -> Iterator[ConnectionPool[Any, Any]]:
 
 
 def page(
-        *, hits: float = 0, timeouts: float = 0, wait: tuple[float, ...] = (0, 0, 0), labels: str = '', **gauges: float,
+    *,
+    hits: float = 0,
+    timeouts: float = 0,
+    wait: tuple[float, ...] = (0, 0, 0),
+    labels: str = '',
+    **gauges: float,
 ) -> str:
     """Write a page by hand.
 
@@ -75,15 +81,21 @@ def page(
     :param labels: more labels, behind a comma
     """
     series = {
-        'gcpool_capacity': 10.0, 'gcpool_max_connections': 100.0, 'gcpool_max_connections_per_endpoint': 5.0, **gauges}
+        'gcpool_capacity': 10.0,
+        'gcpool_max_connections': 100.0,
+        'gcpool_max_connections_per_endpoint': 5.0,
+        **gauges,
+    }
     lines = [f'{name}{{pool="orders"{labels}}} {value}' for name, value in series.items()]
     lines += [
         '# HELP other_total What pages have besides',
         'other_total{pool="none of ours"} 1',
         f'gcpool_acquires_total{{pool="orders",result="hit"{labels}}} {hits}',
         f'gcpool_acquires_total{{pool="orders",result="timeout"{labels}}} {timeouts}',
-        *(f'gcpool_acquire_wait_seconds_bucket{{pool="orders",le="{le}"{labels}}} {count}'
-          for le, count in zip(('0.001', '1.0', '+Inf'), wait, strict=True)),
+        *(
+            f'gcpool_acquire_wait_seconds_bucket{{pool="orders",le="{le}"{labels}}} {count}'
+            for le, count in zip(('0.001', '1.0', '+Inf'), wait, strict=True)
+        ),
     ]
     return '\n'.join([*lines, ''])
 
@@ -166,9 +178,13 @@ def seen(path: Path, *texts: str) -> Watch:
 
 # --- what it makes of a real pool ---
 
+
 @pytest.mark.parametrize('generate', [generate_latest, generate_openmetrics], ids=['text', 'OpenMetrics'])
 def test_a_frame_says_all_that_matters(
-        pool: Any, registry: CollectorRegistry, generate: Callable[[Any], bytes], tmp_path: Path,
+    pool: Any,
+    registry: CollectorRegistry,
+    generate: Callable[[Any], bytes],
+    tmp_path: Path,
 ) -> None:
     lines = drawn(seen(tmp_path / 'page', generate(registry).decode()))
     bar = r'■{{{}}}□{{{}}}·{{{}}}'
@@ -222,7 +238,8 @@ def test_the_first_frame_is_since_the_start_and_the_next_of_the_interval(tmp_pat
 
 def test_what_is_beyond_the_last_bucket_is_not_made_up(tmp_path: Path) -> None:
     assert drawn(seen(tmp_path / 'page', page(wait=(50, 90, 100))))[4] == (
-        'wait         p50 <1 ms     p95 >1 s      p99 >1 s')
+        'wait         p50 <1 ms     p95 >1 s      p99 >1 s'
+    )
 
 
 @pytest.mark.parametrize('start', [None, 100.0], ids=['that does not say when it began', 'that does'])
@@ -240,7 +257,9 @@ def test_counters_of_a_process_that_began_anew(tmp_path: Path, start: float | No
 def test_a_pool_that_comes_later_begins_at_0(tmp_path: Path) -> None:
     watch = seen(tmp_path / 'page', page(hits=5), page(hits=5) + page(hits=7).replace('orders', 'users'))
     assert [(each.pool.name, each.is_first, each.count('gcpool_acquires_total')) for each in watch.pools] == [
-        ('orders', False, 0), ('users', True, 7)]
+        ('orders', False, 0),
+        ('users', True, 7),
+    ]
 
 
 def test_pools_of_several_targets_on_one_page_are_told_apart(tmp_path: Path) -> None:
@@ -248,27 +267,33 @@ def test_pools_of_several_targets_on_one_page_are_told_apart(tmp_path: Path) -> 
     lines = drawn(seen(tmp_path / 'page', text))
     assert [line for line in lines if line.startswith('orders')] == [
         'orders  instance=web-1 job=shop  healthy  since its start',
-        'orders  instance=web-2 job=shop  healthy  since its start']
+        'orders  instance=web-2 job=shop  healthy  since its start',
+    ]
     assert [line for line in lines if line.startswith('acquires')] == [
-        'acquires     1   hit 100%', 'acquires     2   hit 100%']
+        'acquires     1   hit 100%',
+        'acquires     2   hit 100%',
+    ]
 
 
 def test_several_pages_are_told_apart(tmp_path: Path) -> None:
     lines = drawn(*(seen(tmp_path / name, page()) for name in ('one', 'two')))
     assert [line.split('  ')[1] for line in lines if line.startswith('orders')] == [
-        str(tmp_path / 'one'), str(tmp_path / 'two')]
+        str(tmp_path / 'one'),
+        str(tmp_path / 'two'),
+    ]
 
 
 def test_an_endpoint_label_that_is_given_up_is_neither_a_new_beginning_nor_a_burst(tmp_path: Path) -> None:
     def released(**by: float) -> str:
         return page() + ''.join(
             f'gcpool_releases_total{{pool="orders",pool_endpoint="{label}",outcome="idle"}} {count}\n'
-            for label, count in by.items())
+            for label, count in by.items()
+        )
 
     for texts, count in (
-            ([released(a=9, _other=1), released(b=2, _other=10)], 2),
-            ([released(b=2, _other=10), released(a=1, b=2, _other=10)], 1),
-            ([released(a=9, b=3, _other=1), released(a=1, b=4, _other=10)], 2),
+        ([released(a=9, _other=1), released(b=2, _other=10)], 2),
+        ([released(b=2, _other=10), released(a=1, b=2, _other=10)], 1),
+        ([released(a=9, b=3, _other=1), released(a=1, b=4, _other=10)], 2),
     ):
         [figures] = seen(tmp_path / 'page', *texts).pools
         assert figures.count('gcpool_releases_total') == count
@@ -277,15 +302,20 @@ def test_an_endpoint_label_that_is_given_up_is_neither_a_new_beginning_nor_a_bur
 def test_a_pool_that_is_closed(tmp_path: Path) -> None:
     text = re.sub('gcpool_(max_|capacity).*\n', '', page(hits=1))
     assert drawn(seen(tmp_path / 'page', text))[:2] == [
-        'orders  closed  since its start', 'connections  0 used, 0 creating, 0 idle; no pool of this name is open']
+        'orders  closed  since its start',
+        'connections  0 used, 0 creating, 0 idle; no pool of this name is open',
+    ]
 
 
-@pytest.mark.parametrize(('gauges', 'words'), [
-    ({'gcpool_waiters': 1, 'gcpool_oldest_waiter_seconds': 2}, 'acquires are waiting'),
-    ({'gcpool_oldest_checkout_seconds': 3601}, 'possible leak'),
-    ({'gcpool_leaks_detected_total': 1}, 'possible leak'),
-    ({}, 'healthy'),
-])
+@pytest.mark.parametrize(
+    ('gauges', 'words'),
+    [
+        ({'gcpool_waiters': 1, 'gcpool_oldest_waiter_seconds': 2}, 'acquires are waiting'),
+        ({'gcpool_oldest_checkout_seconds': 3601}, 'possible leak'),
+        ({'gcpool_leaks_detected_total': 1}, 'possible leak'),
+        ({}, 'healthy'),
+    ],
+)
 def test_how_a_pool_is_in_a_few_words(tmp_path: Path, gauges: dict[str, float], words: str) -> None:
     assert drawn(seen(tmp_path / 'page', page(**gauges)))[0] == f'orders  {words}  since its start'
 
@@ -310,11 +340,24 @@ def test_lines_are_cut_not_wrapped(tmp_path: Path, pool: Any, registry: Collecto
     assert len(drawn(watch, width=40)) == len(drawn(watch, width=100))
 
 
-@pytest.mark.parametrize(('seconds', 'words'), [
-    (0, '0 µs'), (0.0000123, '12.3 µs'), (0.00099949, '999 µs'), (0.0009996, '1 ms'), (0.0123, '12.3 ms'),
-    (0.9994, '999 ms'), (1, '1 s'), (99.9, '100 s'), (119.8, '120 s'), (120, '2 min'), (7200, '2 h'),
-    (172800, '2 d'), (None, ''),
-])
+@pytest.mark.parametrize(
+    ('seconds', 'words'),
+    [
+        (0, '0 µs'),
+        (0.0000123, '12.3 µs'),
+        (0.00099949, '999 µs'),
+        (0.0009996, '1 ms'),
+        (0.0123, '12.3 ms'),
+        (0.9994, '999 ms'),
+        (1, '1 s'),
+        (99.9, '100 s'),
+        (119.8, '120 s'),
+        (120, '2 min'),
+        (7200, '2 h'),
+        (172800, '2 d'),
+        (None, ''),
+    ],
+)
 def test_a_duration_has_three_digits(seconds: float | None, words: str) -> None:
     from rich.console import Console
 
@@ -322,6 +365,7 @@ def test_a_duration_has_three_digits(seconds: float | None, words: str) -> None:
 
 
 # --- where pages come from ---
+
 
 def once(*targets: str, capsys: Any) -> tuple[int, str, str]:
     status = main(['top', '--once', *targets])
@@ -353,15 +397,18 @@ def test_a_proxy_is_not_asked_for_this_host(site: Site, closed: str, monkeypatch
     assert once(site.url, capsys=capsys)[0] == 0
 
 
-@pytest.mark.parametrize(('status', 'text', 'words'), [
-    (404, '', '404 Not Found'),
-    (500, 'oh', '500 Internal Server Error'),
-    (200, '', 'no pool on this page'),
-    (200, '<html>gcpool_', 'no pool on this page'),
-    (200, 'up 1\n', 'no pool on this page'),
-    (200, 'gcpool_waiters{pool="a" 1\n', 'not a page of metrics'),
-    (200, 'gcpool_waiters{pool="a"} soon\n', 'not a page of metrics'),
-])
+@pytest.mark.parametrize(
+    ('status', 'text', 'words'),
+    [
+        (404, '', '404 Not Found'),
+        (500, 'oh', '500 Internal Server Error'),
+        (200, '', 'no pool on this page'),
+        (200, '<html>gcpool_', 'no pool on this page'),
+        (200, 'up 1\n', 'no pool on this page'),
+        (200, 'gcpool_waiters{pool="a" 1\n', 'not a page of metrics'),
+        (200, 'gcpool_waiters{pool="a"} soon\n', 'not a page of metrics'),
+    ],
+)
 def test_what_is_no_page_is_told_in_a_line(site: Site, status: int, text: str, words: str, capsys: Any) -> None:
     site.status, site.text = status, text
     ended, out, err = once(site.url, capsys=capsys)
@@ -388,11 +435,13 @@ def test_one_page_of_two(site: Site, closed: str, capsys: Any) -> None:
 
 # --- as a program ---
 
+
 def command(*arguments: str, **env: str) -> dict[str, Any]:
     path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
     inherited = {name: value for name, value in os.environ.items() if name not in ('FORCE_COLOR', 'COLUMNS', 'LINES')}
     return {
-        'args': [sys.executable, '-X', 'dev', '-W', 'error', '-m', 'gcp', 'top', *arguments], 'text': True,
+        'args': [sys.executable, '-X', 'dev', '-W', 'error', '-m', 'gcp', 'top', *arguments],
+        'text': True,
         'env': {**inherited, 'PYTHONPATH': path, 'TERM': 'xterm', **env},
     }
 
@@ -414,7 +463,8 @@ def test_an_output_that_knows_no_bars(site: Site) -> None:
 
 def test_a_reader_that_leaves_early_is_no_error(site: Site) -> None:
     with subprocess.Popen(
-            **command('--interval', '0.01', site.url), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        **command('--interval', '0.01', site.url), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
         assert process.stdout is not None and process.stderr is not None
         assert process.stdout.readline().startswith('orders')
         process.stdout.close()
@@ -425,7 +475,8 @@ def test_a_reader_that_leaves_early_is_no_error(site: Site) -> None:
 def test_a_server_that_goes_away_and_comes_back(site: Site) -> None:
     site.text = page(hits=1)
     with subprocess.Popen(
-            **command('--interval', '0.02', site.url), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        **command('--interval', '0.02', site.url), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
         assert process.stdout is not None
 
         def await_line(pattern: str) -> None:
@@ -464,10 +515,13 @@ def test_on_a_terminal(site: Site, number: int, status: int) -> None:
     assert shown.rindex(b'\x1b[?1049l') > shown.rindex(b'\x1b[?1049h')  # and what was there before
 
 
-@pytest.mark.parametrize(('options', 'words'), [
-    ([], 'required: URL|FILE'),
-    (['--interval', '0', 'x'], '--interval: a number of seconds above 0 was expected, not 0'),
-])
+@pytest.mark.parametrize(
+    ('options', 'words'),
+    [
+        ([], 'required: URL|FILE'),
+        (['--interval', '0', 'x'], '--interval: a number of seconds above 0 was expected, not 0'),
+    ],
+)
 def test_a_bad_option_is_told(options: list[str], words: str, capsys: Any) -> None:
     with pytest.raises(SystemExit) as caught:
         main(['top', *options])

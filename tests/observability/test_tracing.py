@@ -40,6 +40,7 @@ async def use(pool: Any, endpoint: str = 'db') -> None:
 
 # --- who ---
 
+
 async def test_injected_provider_records_from_the_first_acquire(front: Front) -> None:
     traces = Traces()
     await use(pool_of(front, tracer_provider=traces.provider))
@@ -53,7 +54,7 @@ async def test_global_provider_that_is_set_later(front: Front) -> None:
 
     traces = Traces()
     trace.set_tracer_provider(traces.provider)
-    await use(pool, 'a')        # a hit looks at nothing
+    await use(pool, 'a')  # a hit looks at nothing
     assert pool._core.tracer is None
     await use(pool, 'b')
     assert traces.names == NAMES
@@ -135,7 +136,7 @@ async def test_three_providers(front: Front) -> None:
             await use(pool)
     for each in one, two, ours:
         assert each.names == NAMES
-        assert {parent_of(span) for span in each.ended} == {id_of(caller)}     # a trace may cross providers
+        assert {parent_of(span) for span in each.ended} == {id_of(caller)}  # a trace may cross providers
 
 
 async def test_two_pools_of_one_provider(front: Front) -> None:
@@ -144,8 +145,7 @@ async def test_two_pools_of_one_provider(front: Front) -> None:
     two = front.pool(front.manager(), name='two', tracer_provider=traces.provider, registry=None)
     await use(one)
     await use(two)
-    assert traces.names == [
-        'create one', 'wait_for_connection one', 'create two', 'wait_for_connection two']
+    assert traces.names == ['create one', 'wait_for_connection one', 'create two', 'wait_for_connection two']
 
 
 async def test_provider_that_raises(front: Front) -> None:
@@ -159,14 +159,16 @@ async def test_provider_that_raises(front: Front) -> None:
 
 
 async def test_provider_that_cannot_be_loaded_is_asked_for_once(
-        front: Front, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    front: Front,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setenv('OTEL_PYTHON_TRACER_PROVIDER', 'no such provider')
     pool = pool_of(front)
     for number in range(5):
         await use(pool, f'db{number}')
     assert errors_of(pool).count == 1
-    assert len(caplog.records) == 2     # the API's word, and ours
+    assert len(caplog.records) == 2  # the API's word, and ours
 
 
 def test_hand_off_while_the_tracer_is_asked() -> None:
@@ -240,6 +242,7 @@ def test_signal_within_the_tracer_costs_no_slot(where: str, hook: str) -> None:
 
 # --- the cost without a provider ---
 
+
 def test_off_imports_nothing(script: Callable[..., Any]) -> None:
     script("""
         import sys
@@ -259,10 +262,13 @@ def test_off_imports_nothing(script: Callable[..., Any]) -> None:
 @pytest.mark.parametrize('tracing', ['off', 'lifecycle'])
 @pytest.mark.parametrize('bare', [True, False])
 async def test_idle_hit_calls_nothing_of_opentelemetry(
-        front: Front, tracing: str, bare: bool,
+    front: Front,
+    tracing: str,
+    bare: bool,
 ) -> None:
     pool = front.pool(
-        front.manager(bare=bare), name='orders', tracing=tracing, registry=None, tracer_provider=Traces().provider)
+        front.manager(bare=bare), name='orders', tracing=tracing, registry=None, tracer_provider=Traces().provider
+    )
     await use(pool)
     called: list[str] = []
 

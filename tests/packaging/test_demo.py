@@ -58,7 +58,9 @@ def processes_in(directory: Path) -> list[str]:
 def start(base: Path, *options: str, **more: Any) -> subprocess.Popen[str]:
     path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
     return subprocess.Popen(
-        [sys.executable, '-W', 'error', '-m', 'gcp', 'demo', *options], cwd=base, text=True,
+        [sys.executable, '-W', 'error', '-m', 'gcp', 'demo', *options],
+        cwd=base,
+        text=True,
         env={**os.environ, 'TMPDIR': str(base), 'PYTHONPATH': path, 'PYTHONDONTWRITEBYTECODE': '1'},
         **{'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, **more},
     )
@@ -86,7 +88,8 @@ def test_three_seconds_on_a_pipe(base: Path) -> None:
     assert re.fullmatch(METRICS, metrics)
     assert [float(line.split()[0]) for line in lines] == [pytest.approx(1, abs=0.5), pytest.approx(2, abs=0.5)]
     for crowd, number, size, figures, losses in (
-            ('threads', 32, 12, threads, threads_losses), ('tasks', 200, 24, tasks, tasks_losses),
+        ('threads', 32, 12, threads, threads_losses),
+        ('tasks', 200, 24, tasks, tasks_losses),
     ):
         match = re.match(rf'{number} {crowd} on {size} connections: ([\d,]+) of ([\d,]+) acquires served', figures)
         assert match, figures
@@ -117,8 +120,12 @@ def test_its_metrics_can_be_watched_while_it_runs(base: Path) -> None:
         await_line(process, r'^ +1\.\d s')
         path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
         top = subprocess.run(
-            [sys.executable, '-W', 'error', '-m', 'gcp', 'top', '--once', url], capture_output=True, text=True,
-            timeout=20, env={**os.environ, 'PYTHONPATH': path, 'PYTHONDONTWRITEBYTECODE': '1'})
+            [sys.executable, '-W', 'error', '-m', 'gcp', 'top', '--once', url],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            env={**os.environ, 'PYTHONPATH': path, 'PYTHONDONTWRITEBYTECODE': '1'},
+        )
         with urllib.request.urlopen(url, timeout=5):  # a reader must not delay the exit
             process.send_signal(signal.SIGINT)
             _, err = process.communicate(timeout=20)
@@ -233,4 +240,6 @@ def test_the_quickstart_runs_as_it_stands(script: Any) -> None:
     # on a quick machine the first connection may be back before the second thread asks
     assert re.fullmatch(
         rf'{greetings}\n<ConnectionPool echo: ([12]) idle, 0 used, 0 creating, 0 waiting; closed=False>\n'
-        r'\1 connections served 8 acquires\n', out), out
+        r'\1 connections served 8 acquires\n',
+        out,
+    ), out

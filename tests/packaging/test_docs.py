@@ -28,8 +28,16 @@ DECISIONS = sorted(path.stem for path in DOCS.glob('decisions/[0-9]*.md'))
 
 #: Modules that users never import, or that are documented under the name of another.
 INNER = {
-    'gcp.__main__', 'gcp._core', 'gcp.connection', 'gcp.demo', 'gcp.disposal', 'gcp.hints', 'gcp.observe',
-    'gcp.options', 'gcp.top', 'gcp.waiting',
+    'gcp.__main__',
+    'gcp._core',
+    'gcp.connection',
+    'gcp.demo',
+    'gcp.disposal',
+    'gcp.hints',
+    'gcp.observe',
+    'gcp.options',
+    'gcp.top',
+    'gcp.waiting',
 }
 
 
@@ -76,8 +84,11 @@ def test_all_arguments_and_methods_of_a_pool_are_on_its_page() -> None:
 def test_each_public_module_is_in_the_reference() -> None:
     described = re.findall(r'^\.\. automodule:: (\S+)$', read('api.md'), flags=re.MULTILINE)
     modules = {f'gcp.{module.name}' for module in pkgutil.iter_modules(gcp.__path__)} - INNER
-    modules |= {f'gcp.contrib.{module.name}' for module in pkgutil.iter_modules(gcp.contrib.__path__)
-                if not module.name.startswith('_')}
+    modules |= {
+        f'gcp.contrib.{module.name}'
+        for module in pkgutil.iter_modules(gcp.contrib.__path__)
+        if not module.name.startswith('_')
+    }
     assert sorted(described) == sorted(modules)
 
 
@@ -97,6 +108,7 @@ def test_what_a_page_points_to_is_there(page: Path) -> None:
 
 # --- decisions ---
 
+
 def test_each_decision_is_in_their_index_and_has_a_number_of_its_own() -> None:
     assert toctree('decisions/index.md') == DECISIONS
     assert [name[:4] for name in DECISIONS] == [f'{number:04}' for number in range(1, len(DECISIONS) + 1)]
@@ -114,6 +126,7 @@ def test_a_decision_is_a_short_record(name: str) -> None:
 
 
 # --- the picture of the architecture ---
+
 
 def test_the_picture_shows_what_its_source_says() -> None:
     source = re.sub('//.*', '', read('architecture.dot'))

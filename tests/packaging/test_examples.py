@@ -38,8 +38,10 @@ SERVED = r'\d+ connections served {} acquires\n'
 WEB = r'<ConnectionPool web: [23] idle, 0 used, 0 creating, 0 waiting; closed=False>\n'
 POSTGRES = r'squares: 0 1 4 .* 225\norders: 100\nfailed: division by zero\n{}orders: 100\n'
 REDIS = r"database 0: b'15'\ndatabase 1: b'15'\n[2-4] connections served 32 acquires\n"
-HOOKS = (r'(\S+:\d+ connected: \d+ in \S+ s\n\S+:\d+ disposed of: \d+\n(\S+:\d+ found dead: \d+\n)?'
-         r'\S+:\d+ used: {} in \S+ s\n){{{}}}acquires: .*\nclosed: .*\n')
+HOOKS = (
+    r'(\S+:\d+ connected: \d+ in \S+ s\n\S+:\d+ disposed of: \d+\n(\S+:\d+ found dead: \d+\n)?'
+    r'\S+:\d+ used: {} in \S+ s\n){{{}}}acquires: .*\nclosed: .*\n'
+)
 
 #: What each says that starts its own server.
 SAID = {
@@ -85,13 +87,22 @@ def processes_in(directory: Path) -> dict[int, str]:
 
 @contextlib.contextmanager
 def running(
-        base: Path, example: str, *options: object, mode: Sequence[str] = STRICT, **env: str,
+    base: Path,
+    example: str,
+    *options: object,
+    mode: Sequence[str] = STRICT,
+    **env: str,
 ) -> Iterator[subprocess.Popen[str]]:
     path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
     process = subprocess.Popen(
         [sys.executable, *mode, EXAMPLES / example, *map(str, options)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=base, start_new_session=True,
-        env={**os.environ, 'TMPDIR': str(base), 'PYTHONPATH': path, 'PYTHONDONTWRITEBYTECODE': '1', **env})
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=base,
+        start_new_session=True,
+        env={**os.environ, 'TMPDIR': str(base), 'PYTHONPATH': path, 'PYTHONDONTWRITEBYTECODE': '1', **env},
+    )
     try:
         yield process
     finally:
@@ -255,11 +266,21 @@ class TestWithAServerOfItsOwn:
 
 class TestWithHost:
     @pytest.mark.parametrize('kind', [Web, ChunkedWeb, OldWeb])
-    @pytest.mark.parametrize('example, expected', [
-        ('tcp_pool.py', r'(\S+ says 200 OK and 1000 bytes, 10 times\n){2}(\d+) connections served (20) acquires\n.*\n'),
-        ('async_pool.py', r'(\S+ says .* and 1000 bytes, 20 times\n){2}(\d+) connections served (40) acquires\n.*\n'),
-        ('manager_hooks.py', HOOKS.format(10, 2)),
-    ], ids=['tcp_pool.py', 'async_pool.py', 'manager_hooks.py'])
+    @pytest.mark.parametrize(
+        'example, expected',
+        [
+            (
+                'tcp_pool.py',
+                r'(\S+ says 200 OK and 1000 bytes, 10 times\n){2}(\d+) connections served (20) acquires\n.*\n',
+            ),
+            (
+                'async_pool.py',
+                r'(\S+ says .* and 1000 bytes, 20 times\n){2}(\d+) connections served (40) acquires\n.*\n',
+            ),
+            ('manager_hooks.py', HOOKS.format(10, 2)),
+        ],
+        ids=['tcp_pool.py', 'async_pool.py', 'manager_hooks.py'],
+    )
     def test_http(self, base: Path, example: str, expected: str, kind: type[Web]) -> None:
         with web(kind) as port:
             said = says(base, example, expected, '--host', '127.0.0.1', 'localhost', '--port', port)
@@ -271,18 +292,39 @@ class TestWithHost:
     def test_https(self, base: Path, kind: type[Web], authority: tuple[Path, ssl.SSLContext]) -> None:
         cafile, context = authority
         with web(kind, context) as port:
-            says(base, 'ssl_pool.py', r'\S+ \(TLSv1\.3, ALPN None\) says 200 OK and 1000 bytes\n' + SERVED.format(12),
-                 '--host', 'localhost', '--port', port, '--cafile', cafile)
+            says(
+                base,
+                'ssl_pool.py',
+                r'\S+ \(TLSv1\.3, ALPN None\) says 200 OK and 1000 bytes\n' + SERVED.format(12),
+                '--host',
+                'localhost',
+                '--port',
+                port,
+                '--cafile',
+                cafile,
+            )
 
     def test_streams_through_tls(self, base: Path, authority: tuple[Path, ssl.SSLContext]) -> None:
         cafile, context = authority
         with web(Web, context) as port:
-            says(base, 'async_pool.py', r'\S+ says .*, 40 times\n' + SERVED.format(40) + '.*\n',
-                 '--host', 'localhost', '--port', port, '--tls', SSL_CERT_FILE=str(cafile))
+            says(
+                base,
+                'async_pool.py',
+                r'\S+ says .*, 40 times\n' + SERVED.format(40) + '.*\n',
+                '--host',
+                'localhost',
+                '--port',
+                port,
+                '--tls',
+                SSL_CERT_FILE=str(cafile),
+            )
 
     @pytest.mark.parametrize('example', ['ssl_pool.py', 'async_pool.py'])
     def test_a_certificate_that_nobody_vouches_for(
-            self, base: Path, example: str, authority: tuple[Path, ssl.SSLContext],
+        self,
+        base: Path,
+        example: str,
+        authority: tuple[Path, ssl.SSLContext],
     ) -> None:
         _, context = authority
         with web(Web, context) as port:
@@ -300,7 +342,8 @@ class TestWithHost:
 
     def test_redis_with_a_wrong_password(self, base: Path, redis: int) -> None:
         status, out, err = run(
-            base, 'custom_manager.py', '--host', '127.0.0.1', '--port', redis, REDIS_PASSWORD='sword-fish')
+            base, 'custom_manager.py', '--host', '127.0.0.1', '--port', redis, REDIS_PASSWORD='sword-fish'
+        )
         assert (status, out) == (1, '')
         assert err.startswith('RedisError: WRONGPASS') and 'sword-fish' not in err
 
@@ -332,8 +375,10 @@ class TestCtrlC:
         # where the signal comes in the middle of a task, asyncio complains of its own way to end it, up to 3.10
         # and asyncpg of a connection that it is about to make
         assert (
-            err == '' or 'unexpected connection_lost() call' in err
-            or (sys.version_info < (3, 11) and err.startswith('Task exception was never retrieved')))
+            err == ''
+            or 'unexpected connection_lost() call' in err
+            or (sys.version_info < (3, 11) and err.startswith('Task exception was never retrieved'))
+        )
 
     @pytest.mark.parametrize('example', ['ssl_pool.py', 'custom_manager.py'])
     def test_while_its_own_server_starts(self, base: Path, example: str) -> None:
@@ -366,9 +411,14 @@ def test_the_manager_from_scratch_keeps_what_a_pool_builds_on(redis: int) -> Non
     with socket.create_server(('127.0.0.1', 0)) as silent, socket.socket() as unheard:
         unheard.bind(('127.0.0.1', 0))
         check_manager(
-            manager, endpoint, kill=kill, use=use, fork=True,
+            manager,
+            endpoint,
+            kill=kill,
+            use=use,
+            fork=True,
             silent=endpoint._replace(port=silent.getsockname()[1]),
-            refused=endpoint._replace(port=unheard.getsockname()[1]))
+            refused=endpoint._replace(port=unheard.getsockname()[1]),
+        )
     assert 'swordfish' not in repr(manager)
 
 
@@ -411,7 +461,13 @@ class TestProgramsForThePredecessor:
     """What its quickstart shows, in other words: the same calls, run against servers of this host."""
 
     def says(
-            self, base: Path, source: Callable[[str], str], program: str, expected: str, argument: object, **env: str,
+        self,
+        base: Path,
+        source: Callable[[str], str],
+        program: str,
+        expected: str,
+        argument: object,
+        **env: str,
     ) -> None:
         with tempfile.NamedTemporaryFile('w', suffix='.py') as file:
             file.write(source(program))
@@ -425,7 +481,11 @@ class TestProgramsForThePredecessor:
 
     @pytest.mark.parametrize('program', ['ssl_pool.py', 'async_pool.py'])
     def test_ssl(
-            self, base: Path, source: Callable[[str], str], program: str, authority: tuple[Path, ssl.SSLContext],
+        self,
+        base: Path,
+        source: Callable[[str], str],
+        program: str,
+        authority: tuple[Path, ssl.SSLContext],
     ) -> None:
         cafile, context = authority
         with web(LenientWeb, context) as port:
@@ -442,13 +502,22 @@ class TestProgramsForThePredecessor:
         self.says(base, source, 'custom_manager.py', r'\+PONG\n\$5\r?\nhello\n1\n', redis)
 
     def test_hooks(
-            self, base: Path, source: Callable[[str], str], authority: tuple[Path, ssl.SSLContext],
+        self,
+        base: Path,
+        source: Callable[[str], str],
+        authority: tuple[Path, ssl.SSLContext],
     ) -> None:
         pytest.importorskip('prometheus_client')
         cafile, context = authority
         with web(Web, context) as port:
-            self.says(base, source, 'manager_hooks.py', r'acquires_total 4\.0\ndead_total 1\.0\nuse_time_count 4\.0\n',
-                      port, SSL_CERT_FILE=str(cafile))
+            self.says(
+                base,
+                source,
+                'manager_hooks.py',
+                r'acquires_total 4\.0\ndead_total 1\.0\nuse_time_count 4\.0\n',
+                port,
+                SSL_CERT_FILE=str(cafile),
+            )
 
 
 def test_each_program_for_the_predecessor_is_run() -> None:

@@ -50,7 +50,8 @@ def server() -> Iterator[SimpleNamespace]:
         with socket.create_server(('127.0.0.1', 0)) as refused:
             nobody = refused.getsockname()
         yield SimpleNamespace(
-            address=memcached.server_address, kill=memcached.kill, silent=silent.getsockname(), refused=nobody)
+            address=memcached.server_address, kill=memcached.kill, silent=silent.getsockname(), refused=nobody
+        )
         memcached.shutdown()
 
 
@@ -59,7 +60,8 @@ def examples() -> list[str]:
 
 
 def test_the_example_keeps_what_a_pool_builds_on(
-        server: SimpleNamespace, capsys: pytest.CaptureFixture[str],
+    server: SimpleNamespace,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     namespace: dict[str, Any] = {}
     for code in examples():

@@ -19,8 +19,15 @@ PACKAGE = ROOT / 'gcp'
 
 #: what both fronts stand on
 FRONT = {
-    'gcp._core', 'gcp.connection', 'gcp.disposal', 'gcp.exceptions', 'gcp.managers', 'gcp.observe', 'gcp.options',
-    'gcp.stats', 'gcp.waiting',
+    'gcp._core',
+    'gcp.connection',
+    'gcp.disposal',
+    'gcp.exceptions',
+    'gcp.managers',
+    'gcp.observe',
+    'gcp.options',
+    'gcp.stats',
+    'gcp.waiting',
 }
 
 #: what each module may import of gcp; a name stands for its submodules too
@@ -40,11 +47,23 @@ ALLOWED = {
     'gcp.observe': {'gcp._core', 'gcp.exceptions', 'gcp.observe', 'gcp.options', 'gcp.stats'},
     'gcp.dropin': {'gcp', 'gcp.managers'},
     'gcp.testing': {
-        'gcp', 'gcp._core', 'gcp.asyncio', 'gcp.exceptions', 'gcp.managers', 'gcp.stats', 'gcp.testing',
+        'gcp',
+        'gcp._core',
+        'gcp.asyncio',
+        'gcp.exceptions',
+        'gcp.managers',
+        'gcp.stats',
+        'gcp.testing',
         'gcp.threading',
     },
     'gcp.contrib': {
-        'gcp._core', 'gcp.asyncio', 'gcp.contrib', 'gcp.exceptions', 'gcp.managers', 'gcp.stats', 'gcp.threading',
+        'gcp._core',
+        'gcp.asyncio',
+        'gcp.contrib',
+        'gcp.exceptions',
+        'gcp.managers',
+        'gcp.stats',
+        'gcp.threading',
     },
 }
 
@@ -173,9 +192,29 @@ def test_import_costs_no_other_front_driver_or_telemetry(statement: str, others:
 
 #: what takes long to import, and is not needed before the first pool
 HEAVY = {
-    'ast', 'ctypes', 'dataclasses', 'difflib', 'dis', 'email', 'gcp.hints', 'gcp.observe.aggregation',
-    'gcp.observe.labels', 'gcp.observe.names', 'gcp.stats', 'http', 'importlib.metadata', 'inspect', 'ipaddress',
-    'json', 'pathlib', 'socket', 'ssl', 'subprocess', 'tempfile', 'urllib', 'uuid',
+    'ast',
+    'ctypes',
+    'dataclasses',
+    'difflib',
+    'dis',
+    'email',
+    'gcp.hints',
+    'gcp.observe.aggregation',
+    'gcp.observe.labels',
+    'gcp.observe.names',
+    'gcp.stats',
+    'http',
+    'importlib.metadata',
+    'inspect',
+    'ipaddress',
+    'json',
+    'pathlib',
+    'socket',
+    'ssl',
+    'subprocess',
+    'tempfile',
+    'urllib',
+    'uuid',
 }
 
 

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.skipif(not README, reason='no README beside the tests: 
 
 # --- the examples ---
 
+
 @pytest.fixture(scope='module')
 def orders() -> Iterator[str]:
     """Start a PostgreSQL with the database of the examples; yield the directory of its socket."""
@@ -85,6 +86,7 @@ def test_no_example_is_left_out() -> None:
 
 # --- the rest ---
 
+
 def test_the_figures_of_speed_are_those_of_the_tables() -> None:
     page = (ROOT / 'docs' / 'performance.md').read_text()
     tables = re.search('<!-- made by .*: begin -->(.*)<!-- made by .*: end -->', page, flags=re.DOTALL)
@@ -112,7 +114,8 @@ def test_the_extras_that_it_installs_are_those_of_the_package() -> None:
 
 def test_all_modules_of_contrib_are_in_the_table() -> None:
     named = {
-        name for cell in re.findall(r'^\| (`\w+`[^|]*) \|', README, flags=re.MULTILINE)
+        name
+        for cell in re.findall(r'^\| (`\w+`[^|]*) \|', README, flags=re.MULTILINE)
         for name in re.findall(r'`(\w+)`', cell)
     }
     assert named == {path.stem for path in (ROOT / 'contrib').glob('[!_]*.py')}

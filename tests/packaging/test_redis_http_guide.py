@@ -28,7 +28,7 @@ def server() -> Iterator[RedisServer]:
 
 def example(word: str, **replacements: str) -> dict[str, Any]:
     """Run the only example that has a word in it, with some words of its own replaced."""
-    code, = [code for code in re.findall(r'^```python\n(.*?)^```', GUIDE, re.MULTILINE | re.DOTALL) if word in code]
+    (code,) = [code for code in re.findall(r'^```python\n(.*?)^```', GUIDE, re.MULTILINE | re.DOTALL) if word in code]
     for words, others in replacements.items():
         code = code.replace(words, others)
     namespace: dict[str, Any] = {}

@@ -83,8 +83,13 @@ def running(base: Path, *command: str | Path, **env: str) -> Iterator[subprocess
     path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(('PG', 'OTEL_', 'SERVICE_'))}
     process = subprocess.Popen(
-        [sys.executable, '-X', 'dev', *map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        cwd='/', env={**inherited, 'TMPDIR': str(base), 'PYTHONPATH': path, 'PYTHONDONTWRITEBYTECODE': '1', **env})
+        [sys.executable, '-X', 'dev', *map(str, command)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd='/',
+        env={**inherited, 'TMPDIR': str(base), 'PYTHONPATH': path, 'PYTHONDONTWRITEBYTECODE': '1', **env},
+    )
     try:
         yield process
     finally:
@@ -121,7 +126,8 @@ def ask_for_orders(root: str) -> None:
     with ThreadPoolExecutor(8) as threads:
         answers = list(threads.map(lambda number: get(f'{root}/orders?customer={number}'), range(REQUESTS)))
     assert [(status, json.loads(body)) for status, body in answers] == [
-        (200, [[id, id * 100] for id in range(1, number + 1)]) for number in range(REQUESTS)]
+        (200, [[id, id * 100] for id in range(1, number + 1)]) for number in range(REQUESTS)
+    ]
 
 
 def metrics(root: str, **where: str) -> dict[str, float]:
@@ -186,8 +192,16 @@ def test_it_runs_by_itself(base: Path, kind: str) -> None:
 def test_spans_of_the_pool_are_children_of_the_request(base: Path, postgres: Server, kind: str) -> None:
     needed('opentelemetry.sdk', *['uvicorn'] * (kind == 'asgi'))
     with running(
-            base, EXAMPLES / 'service.py', kind, '--port', '0', '--host', str(postgres.directory), PGUSER='postgres',
-            PGDATABASE='postgres', SERVICE_SPANS='console',
+        base,
+        EXAMPLES / 'service.py',
+        kind,
+        '--port',
+        '0',
+        '--host',
+        str(postgres.directory),
+        PGUSER='postgres',
+        PGDATABASE='postgres',
+        SERVICE_SPANS='console',
     ) as process:
         root = await_line(process.stdout, r'(http://127.0.0.1:\d+)/orders')[1]
         assert get(f'{root}/orders?customer=1') == (200, '[[1, 100]]')
@@ -199,7 +213,8 @@ def test_spans_of_the_pool_are_children_of_the_request(base: Path, postgres: Ser
     for name in ('wait_for_connection orders', 'create orders'):
         assert spans[name]['parent_id'] == request
     assert [link['context']['span_id'] for link in spans['wait_for_connection orders']['links']] == [
-        spans['create orders']['context']['span_id']]
+        spans['create orders']['context']['span_id']
+    ]
 
 
 def decoded(text: str) -> Iterator[dict[str, Any]]:
@@ -228,8 +243,16 @@ def test_without_a_server_it_says_so_and_stays_healthy(base: Path, kind: str) ->
 def gunicorn(base: Path, postgres: Server, **env: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     needed('gunicorn')
     with running(
-            base, '-m', 'gunicorn', '-c', EXAMPLES / 'gunicorn.conf.py', SERVICE_BIND='127.0.0.1:0',
-            PGHOST=str(postgres.directory), PGUSER='postgres', PGDATABASE='postgres', **env,
+        base,
+        '-m',
+        'gunicorn',
+        '-c',
+        EXAMPLES / 'gunicorn.conf.py',
+        SERVICE_BIND='127.0.0.1:0',
+        PGHOST=str(postgres.directory),
+        PGUSER='postgres',
+        PGDATABASE='postgres',
+        **env,
     ) as process:
         root = await_line(process.stderr, r'Listening at: (http://127.0.0.1:\d+)')[1]
         await_that(lambda: len(workers(root)) == 2)  # before, they might not hear that it is over
@@ -282,10 +305,21 @@ def backends(postgres: Server) -> int:
 def test_workers_of_uvicorn(base: Path, postgres: Server, tmp_path: Path) -> None:
     needed('uvicorn')
     with running(
-            base, '-m', 'uvicorn', '--app-dir', EXAMPLES, '--factory', 'service:make_asgi', '--workers', '2',
-            '--port', '0',
-            PROMETHEUS_MULTIPROC_DIR=str(tmp_path), PGHOST=str(postgres.directory), PGUSER='postgres',
-            PGDATABASE='postgres',
+        base,
+        '-m',
+        'uvicorn',
+        '--app-dir',
+        EXAMPLES,
+        '--factory',
+        'service:make_asgi',
+        '--workers',
+        '2',
+        '--port',
+        '0',
+        PROMETHEUS_MULTIPROC_DIR=str(tmp_path),
+        PGHOST=str(postgres.directory),
+        PGUSER='postgres',
+        PGDATABASE='postgres',
     ) as process:
         root = await_line(process.stderr, r'running on (http://127.0.0.1:\d+)')[1]
         for _ in range(2):

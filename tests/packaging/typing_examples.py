@@ -105,7 +105,12 @@ def statistics(pool: gcp.threading.ConnectionPool[str, FakeConnection]) -> None:
     evicted: int = stats.closed['evicted']
     name: str = stats.name
     limits: tuple[int, int, int, float, float] = (
-        pool.min_idle, pool.max_size, pool.total_max_size, pool.idle_timeout, pool.max_lifetime)
+        pool.min_idle,
+        pool.max_size,
+        pool.total_max_size,
+        pool.idle_timeout,
+        pool.max_lifetime,
+    )
     full: bool = pool.is_full
     stats.idle = 3  # type: ignore[misc]
     print(idle, evicted, name, limits, full, pool.get_size() + pool.get_endpoint_pool_size('db'))

@@ -42,6 +42,7 @@ def promtool(*arguments: str | Path, cwd: Path | None = None) -> str:
 
 # --- the dashboard ---
 
+
 def panels(kind: str = '') -> list[dict[str, Any]]:
     """The panels, rows excepted, in the order in which they are seen."""
     return [each for each in DASHBOARD['panels'] if each['type'] != 'row' and kind in ('', each['type'])]
@@ -77,6 +78,7 @@ def substitute(expr: str, interval: str = '1m') -> str:
 
 # --- PromQL, as far as it is used ---
 
+
 @dataclass(frozen=True)
 class Selector:
     """One series selector of a query.
@@ -94,8 +96,10 @@ class Selector:
         return {label for label, _, _ in self.matchers}
 
 
-SELECTOR = re.compile(r'(?:(?P<function>\w+) ?\()?(?<![\w:])(?P<metric>gcpool_\w+)(?![\w:])'
-                      r'(?:\{(?P<matchers>[^}]*)\})?(?:\[(?P<window>[^\]]+)\])?')
+SELECTOR = re.compile(
+    r'(?:(?P<function>\w+) ?\()?(?<![\w:])(?P<metric>gcpool_\w+)(?![\w:])'
+    r'(?:\{(?P<matchers>[^}]*)\})?(?:\[(?P<window>[^\]]+)\])?'
+)
 MATCHER = re.compile(r'(\w+)(=~|!~|!=|=)"([^"]*)"')
 GROUPING = re.compile(r'\b(?:by|without|on|ignoring|group_left) \(([^)]*)\)')
 
@@ -103,8 +107,9 @@ GROUPING = re.compile(r'\b(?:by|without|on|ignoring|group_left) \(([^)]*)\)')
 def selectors(expr: str) -> list[Selector]:
     """The selectors of our own metrics in a query."""
     return [
-        Selector(each['metric'], tuple(MATCHER.findall(each['matchers'] or '')), each['window'] or '',
-                 each['function'] or '')
+        Selector(
+            each['metric'], tuple(MATCHER.findall(each['matchers'] or '')), each['window'] or '', each['function'] or ''
+        )
         for each in SELECTOR.finditer(expr)
     ]
 
@@ -114,6 +119,7 @@ def grouping_labels(expr: str) -> set[str]:
 
 
 # --- the rules ---
+
 
 def records() -> dict[str, str]:
     """The recording rules' queries by name."""

@@ -191,7 +191,10 @@ class Postgres(Kind):
     def target(self, address: Address, **variant: bool) -> tuple[Any, Any]:
         host, port = address
         parameters = {
-            'host': host, 'port': port, 'user': 'postgres', **self.database('postgres'),
+            'host': host,
+            'port': port,
+            'user': 'postgres',
+            **self.database('postgres'),
             **(self.secured() if variant.get('secure') else self.plain()),
             **({'password': SECRET} if variant.get('wrong_password') else {}),
         }
@@ -320,6 +323,20 @@ class Https(Http):
 
 
 KINDS: tuple[type[Kind], ...] = (
-    Tcp, Ssl, AsyncTcp, TcpStream, TlsStream, Unix, AsyncUnix, UnixStream,
-    Psycopg2, Psycopg, AsyncPsycopg, Asyncpg, Redis, AsyncRedis, Http, Https,
+    Tcp,
+    Ssl,
+    AsyncTcp,
+    TcpStream,
+    TlsStream,
+    Unix,
+    AsyncUnix,
+    UnixStream,
+    Psycopg2,
+    Psycopg,
+    AsyncPsycopg,
+    Asyncpg,
+    Redis,
+    AsyncRedis,
+    Http,
+    Https,
 )

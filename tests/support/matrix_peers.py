@@ -69,7 +69,10 @@ class TcpServer:
     """
 
     def __init__(
-            self, serve: Callable[[Any], None], context: ssl.SSLContext | None = None, opening: bytes = b'',
+        self,
+        serve: Callable[[Any], None],
+        context: ssl.SSLContext | None = None,
+        opening: bytes = b'',
     ) -> None:
         self._serve = serve
         self._context = context

@@ -48,9 +48,7 @@ class Page:
 
     def labels(self, label: str, **labels: str) -> set[str]:
         """All values that a label has."""
-        return {
-            value for _, pairs in self.series if labels.items() <= pairs for key, value in pairs if key == label
-        }
+        return {value for _, pairs in self.series if labels.items() <= pairs for key, value in pairs if key == label}
 
 
 def scrape(registry: Any) -> Page:

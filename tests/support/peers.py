@@ -110,9 +110,9 @@ class Service:
     """
 
     def __init__(
-            self,
-            prepare: Callable[[socket.socket], socket.socket | None] = lambda sock: sock,
-            listener: socket.socket | None = None,
+        self,
+        prepare: Callable[[socket.socket], socket.socket | None] = lambda sock: sock,
+        listener: socket.socket | None = None,
     ) -> None:
         self._prepare = prepare
         self._listener = listener or socket.create_server(('127.0.0.1', 0), backlog=256)
@@ -204,7 +204,11 @@ def authority(name: str) -> Any:
 
 @functools.cache
 def server_context(
-        *names: str, issuer: str = 'good', expired: bool = False, version: ssl.TLSVersion | None = None, alpn: str = '',
+    *names: str,
+    issuer: str = 'good',
+    expired: bool = False,
+    version: ssl.TLSVersion | None = None,
+    alpn: str = '',
 ) -> ssl.SSLContext:
     """A server's TLS context, with a certificate for some names."""
     yesterday = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(days=1)
@@ -288,7 +292,8 @@ def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..
     signature = inspect.signature(test)
     choice = inspect.Parameter('loop_of', inspect.Parameter.KEYWORD_ONLY)
     wrapper.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=[*signature.parameters.values(), choice])
+        parameters=[*signature.parameters.values(), choice]
+    )
     return wrapper
 
 

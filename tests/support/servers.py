@@ -76,10 +76,16 @@ def tls_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsServer
             files={'server.key': issued.private_key_pem.bytes(), 'server.crt': issued.cert_chain_pems[0].bytes()},
             programs=versions[-1].parent,
         ) as server:
-            yield TlsServer({
-                **server.parameters, 'host': 'localhost', 'port': port, 'sslmode': 'verify-full',
-                'sslrootcert': str(authority),
-            }, stranger)
+            yield TlsServer(
+                {
+                    **server.parameters,
+                    'host': 'localhost',
+                    'port': port,
+                    'sslmode': 'verify-full',
+                    'sslrootcert': str(authority),
+                },
+                stranger,
+            )
     except ServerError as error:
         missing(str(error))
 
@@ -128,8 +134,14 @@ def bouncer(postgres: Server) -> Iterator[Bouncer]:
     if other is not None:  # it does not run as root
         os.chown(folder, other.pw_uid, other.pw_gid)
     process = subprocess.Popen(
-        [program, folder / 'ini'], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd='/',
-        user=other and other.pw_uid, group=other and other.pw_gid, extra_groups=None if other is None else [],
+        [program, folder / 'ini'],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        cwd='/',
+        user=other and other.pw_uid,
+        group=other and other.pw_gid,
+        extra_groups=None if other is None else [],
     )
     try:
         assert process.stderr is not None

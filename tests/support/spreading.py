@@ -15,24 +15,30 @@ if TYPE_CHECKING:
     from xdist.scheduler import LoadScopeScheduling
 
 #: These files are not split up.
-TOGETHER = re.compile(r'''
+TOGETHER = re.compile(
+    r"""
     tests/drivers/ | tests/nightly/
     | tests/packaging/test_(examples|service|postgres_docs|redis_http_guide)\.py
     | tests/unit/test_instructions\.py
-''', re.VERBOSE)
+""",
+    re.VERBOSE,
+)
 #: With all cases, these are not either: their last tests look at what the others saw.
 TOGETHER_AT_NIGHT = re.compile(r'tests/unit/core/test_interleavings\.py')
 
 #: From the longest to the shortest; what is not named comes behind them.
-FIRST = [re.compile(pattern) for pattern in (
-    r'tests/unit/core/test_interleavings\.py',
-    r'tests/unit/test_instructions\.py',
-    r'tests/packaging/test_(examples|demo|service)\.py',
-    r'tests/drivers/test_(matrix|redis|socket_async|postgres_\w+)\.py',
-    r'tests/behaviour/test_(exit|faults_asyncio|fork|stress|endpoints_come_and_go)\.py',
-    r'tests/observability/test_multiprocess\.py',
-    r'tests/drivers/',
-)]
+FIRST = [
+    re.compile(pattern)
+    for pattern in (
+        r'tests/unit/core/test_interleavings\.py',
+        r'tests/unit/test_instructions\.py',
+        r'tests/packaging/test_(examples|demo|service)\.py',
+        r'tests/drivers/test_(matrix|redis|socket_async|postgres_\w+)\.py',
+        r'tests/behaviour/test_(exit|faults_asyncio|fork|stress|endpoints_come_and_go)\.py',
+        r'tests/observability/test_multiprocess\.py',
+        r'tests/drivers/',
+    )
+]
 
 
 def rank(nodeid: str) -> int:

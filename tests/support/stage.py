@@ -59,13 +59,20 @@ scrape_configs:
 
 #: labels that service discovery gives to the target, as in Kubernetes with the Prometheus operator
 TARGET = {
-    'cluster': 'test', 'container': 'app', 'endpoint': 'web', 'namespace': 'shop', 'pod': 'shop-0', 'service': 'shop'}
+    'cluster': 'test',
+    'container': 'app',
+    'endpoint': 'web',
+    'namespace': 'shop',
+    'pod': 'shop-0',
+    'service': 'shop',
+}
 
 #: what was seen, for the end of the test run
 TABLE: list[str] = []
 
 
 # --- Prometheus ---
+
 
 def shorten(rules: str) -> str:
     """Make minutes seconds."""
@@ -116,14 +123,25 @@ def prometheus(directory: Path, scraped: int) -> Iterator[Prometheus]:
     with socket.create_server(('127.0.0.1', 0)) as found:
         port = found.getsockname()[1]
     (directory / 'rules.yml').write_text(shorten(grafana.read(grafana.RULES)))
-    (directory / 'prometheus.yml').write_text(CONFIGURATION.format(
-        interval=int(SCRAPE * 1000), port=scraped, target=', '.join(f'{name}: {TARGET[name]}' for name in TARGET)))
+    (directory / 'prometheus.yml').write_text(
+        CONFIGURATION.format(
+            interval=int(SCRAPE * 1000), port=scraped, target=', '.join(f'{name}: {TARGET[name]}' for name in TARGET)
+        )
+    )
     with (directory / 'log').open('wb') as log:
         process = subprocess.Popen(
-            [boards.program('prometheus'), f'--config.file={directory}/prometheus.yml',
-             f'--storage.tsdb.path={directory}/data', f'--web.listen-address=127.0.0.1:{port}',
-             '--enable-feature=exemplar-storage'],
-            cwd=directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            [
+                boards.program('prometheus'),
+                f'--config.file={directory}/prometheus.yml',
+                f'--storage.tsdb.path={directory}/data',
+                f'--web.listen-address=127.0.0.1:{port}',
+                '--enable-feature=exemplar-storage',
+            ],
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
     try:
         running = Prometheus(f'http://127.0.0.1:{port}')
         wait_until(lambda: is_ready(running.url) or process.poll() is not None)
@@ -151,6 +169,7 @@ def wait_until(happened: Callable[[], object], timeout: float = 30.0) -> None:
 
 # --- pools and their users ---
 
+
 class Users:
     """Threads that take connections, again and again, until they are told to stop."""
 
@@ -159,8 +178,14 @@ class Users:
         self._threads: list[threading.Thread] = []
 
     def add(
-            self, pool: ConnectionPool[str, Any], endpoint: str = 'db', *, hold: float, pause: float,
-            timeout: float = 30.0, number: int = 1,
+        self,
+        pool: ConnectionPool[str, Any],
+        endpoint: str = 'db',
+        *,
+        hold: float,
+        pause: float,
+        timeout: float = 30.0,
+        number: int = 1,
     ) -> None:
         """Let some take a connection for a while, and pause for a while."""
         self._begin(lambda: use(pool, endpoint, hold, timeout), pause, number)
@@ -224,8 +249,9 @@ class Cast:
         }
         for name, own in limits.items():
             parameters = {**self._parameters, 'application_name': name}
-            manager = DbConnectionManager({
-                **dict.fromkeys(('db', 'replica', *SHARDS), parameters), 'gone': {**parameters, 'host': '/nowhere'}})
+            manager = DbConnectionManager(
+                {**dict.fromkeys(('db', 'replica', *SHARDS), parameters), 'gone': {**parameters, 'host': '/nowhere'}}
+            )
             self._pools[name] = ConnectionPool(manager, name=name, background_collector=True, **own, **options)
         self._lost: list[Any] = []
 
@@ -271,12 +297,15 @@ class Cast:
         conn = psycopg2.connect(**self._parameters)
         conn.autocommit = True
         with conn.cursor() as cursor:
-            cursor.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                           "WHERE application_name = 'stock' AND state = 'idle' LIMIT 1")
+            cursor.execute(
+                'SELECT pg_terminate_backend(pid) FROM pg_stat_activity '
+                "WHERE application_name = 'stock' AND state = 'idle' LIMIT 1"
+            )
         conn.close()
 
 
 # --- the play ---
+
 
 @dataclasses.dataclass(frozen=True)
 class Play:
@@ -292,7 +321,7 @@ class Play:
 
     def series(self, query: str, act: int | None = None, step: float = SCRAPE) -> list[Series]:
         """Ask for a query's values during an act: 0: peace, 1: trouble, 2: peace again; or during all of them."""
-        start, end = (self.began[0], self.began[-1]) if act is None else self.began[act:act + 2]
+        start, end = (self.began[0], self.began[-1]) if act is None else self.began[act : act + 2]
         return self.prometheus.series(query, start, end, step)
 
     def firing(self, act: int) -> dict[str, set[str]]:

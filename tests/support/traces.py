@@ -80,7 +80,7 @@ def attributes_of(span: ReadableSpan) -> dict[str, Any]:
 
 
 def status_of(span: ReadableSpan) -> tuple[str, Any]:
-    assert not span.status.description      # it could quote a password
+    assert not span.status.description  # it could quote a password
     assert not span.events
     return span.status.status_code.name, attributes_of(span).get('error.type')
 

@@ -57,12 +57,16 @@ def test_a_wrong_argument(front: Front, name: str, value: Any, kind: type[Except
     assert repr(value) in message or str(value) in message, message
 
 
-@pytest.mark.parametrize('given', [
-    {'min_idle': 5, 'max_size': 4},
-    {'max_size': 11, 'total_max_size': 10},
-    {'min_idle': 11, 'total_max_size': 10},
-    {'idle_timeout': 61, 'max_lifetime': 60},
-], ids=str)
+@pytest.mark.parametrize(
+    'given',
+    [
+        {'min_idle': 5, 'max_size': 4},
+        {'max_size': 11, 'total_max_size': 10},
+        {'min_idle': 11, 'total_max_size': 10},
+        {'idle_timeout': 61, 'max_lifetime': 60},
+    ],
+    ids=str,
+)
 def test_explicit_contradictions(front: Front, given: dict[str, Any]) -> None:
     with pytest.raises(ValueError) as caught:
         front.pool_class(front.manager(), **given)
@@ -74,20 +78,24 @@ def limits(pool: Any) -> tuple[Any, ...]:
     return pool.min_idle, pool.max_size, pool.total_max_size, pool.idle_timeout, pool.max_lifetime
 
 
-@pytest.mark.parametrize('given, expected', [
-    ({}, (1, 10, 100, 60.0, 3600.0)),
-    ({'max_size': 200}, (1, 200, 200, 60.0, 3600.0)),
-    ({'min_idle': 20}, (20, 20, 100, 60.0, 3600.0)),
-    ({'min_idle': 200}, (200, 200, 200, 60.0, 3600.0)),
-    ({'max_lifetime': 30}, (1, 10, 100, 30.0, 30.0)),
-    ({'idle_timeout': 7200}, (1, 10, 100, 7200.0, 7200.0)),
-    ({'total_max_size': 4}, (1, 4, 4, 60.0, 3600.0)),
-    ({'total_max_size': 100}, (1, 10, 100, 60.0, 3600.0)),
-    ({'min_idle': 0}, (0, 10, 100, 60.0, 3600.0)),
-    ({'min_idle': 4, 'max_size': 4, 'total_max_size': 4}, (4, 4, 4, 60.0, 3600.0)),
-    ({'idle_timeout': 0}, (1, 10, 100, 0.0, 3600.0)),
-    ({'idle_timeout': math.inf, 'max_lifetime': math.inf}, (1, 10, 100, math.inf, math.inf)),
-], ids=str)
+@pytest.mark.parametrize(
+    'given, expected',
+    [
+        ({}, (1, 10, 100, 60.0, 3600.0)),
+        ({'max_size': 200}, (1, 200, 200, 60.0, 3600.0)),
+        ({'min_idle': 20}, (20, 20, 100, 60.0, 3600.0)),
+        ({'min_idle': 200}, (200, 200, 200, 60.0, 3600.0)),
+        ({'max_lifetime': 30}, (1, 10, 100, 30.0, 30.0)),
+        ({'idle_timeout': 7200}, (1, 10, 100, 7200.0, 7200.0)),
+        ({'total_max_size': 4}, (1, 4, 4, 60.0, 3600.0)),
+        ({'total_max_size': 100}, (1, 10, 100, 60.0, 3600.0)),
+        ({'min_idle': 0}, (0, 10, 100, 60.0, 3600.0)),
+        ({'min_idle': 4, 'max_size': 4, 'total_max_size': 4}, (4, 4, 4, 60.0, 3600.0)),
+        ({'idle_timeout': 0}, (1, 10, 100, 0.0, 3600.0)),
+        ({'idle_timeout': math.inf, 'max_lifetime': math.inf}, (1, 10, 100, math.inf, math.inf)),
+    ],
+    ids=str,
+)
 def test_defaults_adapt(front: Front, given: dict[str, Any], expected: tuple[Any, ...]) -> None:
     assert limits(front.pool_class(front.manager(), **given)) == expected
 
@@ -114,16 +122,19 @@ def test_sizes_may_be_any_integer(front: Front) -> None:
     assert front.pool_class(front.manager(), max_size=Index()).max_size == 2
 
 
-@pytest.mark.parametrize('unknown, expected', [
-    ('max_sizes', 'max_size'),
-    ('idle_time', 'idle_timeout'),
-    ('acquire_timout', 'acquire_timeout'),
-    ('background_colector', 'background_collector'),
-    ('total_maxsize', 'total_max_size'),
-    ('maxSize', 'max_size'),
-    ('maxLifetime', 'max_lifetime'),
-    ('idleTimeout', 'idle_timeout'),
-])
+@pytest.mark.parametrize(
+    'unknown, expected',
+    [
+        ('max_sizes', 'max_size'),
+        ('idle_time', 'idle_timeout'),
+        ('acquire_timout', 'acquire_timeout'),
+        ('background_colector', 'background_collector'),
+        ('total_maxsize', 'total_max_size'),
+        ('maxSize', 'max_size'),
+        ('maxLifetime', 'max_lifetime'),
+        ('idleTimeout', 'idle_timeout'),
+    ],
+)
 def test_an_unknown_argument_is_answered_with_the_nearest_name(front: Front, unknown: str, expected: str) -> None:
     with pytest.raises(TypeError) as caught:
         front.pool_class(front.manager(), **{unknown: 1})
@@ -162,23 +173,23 @@ def test_a_hint_names_what_exists(name: str) -> None:
 
 OTHER_POOLS = {
     'psycopg_pool': 'conninfo connection_class kwargs min_size max_size open configure check reset name close_returns '
-        'timeout max_waiting max_lifetime max_idle reconnect_timeout reconnect_failed num_workers',
+    'timeout max_waiting max_lifetime max_idle reconnect_timeout reconnect_failed num_workers',
     'SQLAlchemy': 'creator pool_size max_overflow pool_timeout pool_recycle pool_pre_ping pool_use_lifo '
-        'pool_reset_on_return pool_logging_name pool_events poolclass timeout recycle pre_ping use_lifo '
-        'reset_on_return logging_name echo echo_pool events dialect url connect_args isolation_level',
+    'pool_reset_on_return pool_logging_name pool_events poolclass timeout recycle pre_ping use_lifo '
+    'reset_on_return logging_name echo echo_pool events dialect url connect_args isolation_level',
     'asyncpg': 'dsn init_size min_size max_size max_queries max_inactive_connection_lifetime connect setup init reset '
-        'loop connection_class record_class host port user password passfile database timeout command_timeout ssl '
-        'statement_cache_size max_cached_statement_lifetime max_cacheable_statement_size server_settings',
+    'loop connection_class record_class host port user password passfile database timeout command_timeout ssl '
+    'statement_cache_size max_cached_statement_lifetime max_cacheable_statement_size server_settings',
     'HikariCP': 'maximumPoolSize minimumIdle idleTimeout maxLifetime connectionTimeout validationTimeout keepaliveTime '
-        'leakDetectionThreshold poolName initializationFailTimeout connectionTestQuery connectionInitSql autoCommit '
-        'readOnly transactionIsolation catalog schema isolateInternalQueries allowPoolSuspension registerMbeans '
-        'metricRegistry healthCheckRegistry dataSource dataSourceClassName driverClassName jdbcUrl username password '
-        'threadFactory scheduledExecutor exceptionOverrideClassName',
+    'leakDetectionThreshold poolName initializationFailTimeout connectionTestQuery connectionInitSql autoCommit '
+    'readOnly transactionIsolation catalog schema isolateInternalQueries allowPoolSuspension registerMbeans '
+    'metricRegistry healthCheckRegistry dataSource dataSourceClassName driverClassName jdbcUrl username password '
+    'threadFactory scheduledExecutor exceptionOverrideClassName',
     'redis-py': 'max_connections timeout connection_class queue_class health_check_interval socket_timeout '
-        'socket_connect_timeout socket_keepalive retry retry_on_timeout retry_on_error decode_responses client_name '
-        'credential_provider protocol db cache_factory maint_notifications_config redis_connect_func',
+    'socket_connect_timeout socket_keepalive retry retry_on_timeout retry_on_error decode_responses client_name '
+    'credential_provider protocol db cache_factory maint_notifications_config redis_connect_func',
     'DBUtils': 'creator mincached maxcached maxshared maxconnections blocking maxusage setsession reset failures ping '
-        'isfatal',
+    'isfatal',
     'urllib3': 'num_pools maxsize block retries headers timeout',
     'psycopg2': 'minconn maxconn',
     'aiohttp': 'limit limit_per_host keepalive_timeout force_close',
@@ -193,17 +204,20 @@ def test_every_option_of_another_pool_is_known(library: str) -> None:
     assert [name for name in names if hint(name) is None and snake_case(name) not in NAMES] == []
 
 
-@pytest.mark.parametrize('name, expected', [
-    ('timeout', 'use acquire_timeout, in seconds'),
-    ('connectionTimeout', 'use acquire_timeout, in seconds'),
-    ('min_size', 'use min_idle; none are opened in advance'),
-    ('max_idle', 'use idle_timeout, in seconds'),
-    ('pool_recycle', 'use max_lifetime, in seconds'),
-    ('pool_pre_ping', 'check_aliveness of the connection manager is called before each reuse'),
-    ('leakDetectionThreshold', 'use leak_threshold, in seconds'),
-    ('max_waiting', 'not offered: acquire_timeout limits how long an acquire waits, not how many do'),
-    ('waitQueueTimeoutMS', 'use acquire_timeout, in seconds'),
-])
+@pytest.mark.parametrize(
+    'name, expected',
+    [
+        ('timeout', 'use acquire_timeout, in seconds'),
+        ('connectionTimeout', 'use acquire_timeout, in seconds'),
+        ('min_size', 'use min_idle; none are opened in advance'),
+        ('max_idle', 'use idle_timeout, in seconds'),
+        ('pool_recycle', 'use max_lifetime, in seconds'),
+        ('pool_pre_ping', 'check_aliveness of the connection manager is called before each reuse'),
+        ('leakDetectionThreshold', 'use leak_threshold, in seconds'),
+        ('max_waiting', 'not offered: acquire_timeout limits how long an acquire waits, not how many do'),
+        ('waitQueueTimeoutMS', 'use acquire_timeout, in seconds'),
+    ],
+)
 def test_hints_for_well_known_options(name: str, expected: str) -> None:
     assert hint(name) == expected
 
@@ -213,9 +227,18 @@ def test_options_are_keywords(front: Front) -> None:
         front.pool_class(front.manager(), 5)
 
 
-@pytest.mark.parametrize('value, kind', [
-    ('3', TypeError), (True, TypeError), ([], TypeError), (1j, TypeError), (b'1', TypeError), (NAN, ValueError),
-], ids=repr)
+@pytest.mark.parametrize(
+    'value, kind',
+    [
+        ('3', TypeError),
+        (True, TypeError),
+        ([], TypeError),
+        (1j, TypeError),
+        (b'1', TypeError),
+        (NAN, ValueError),
+    ],
+    ids=repr,
+)
 async def test_a_wrong_timeout(front: Front, value: Any, kind: type[Exception]) -> None:
     pool = front.pool(front.manager(), max_size=1)
     with pytest.raises(kind, match='timeout'):
@@ -246,9 +269,13 @@ async def test_too_many_and_too_few(front: Front) -> None:
     pool: Any = front.pool(front.manager())
     raw = front.pools[0]
     calls: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = [
-        (raw.acquire, (), {}), (raw.acquire, ('db', 1, 2), {}), (raw.acquire, (), {'db': 'db'}),
-        (raw.release, ('db',), {}), (raw.release, (), {}),
-        (raw.connection, (), {}), (raw.connection, ('db', 1, 2), {}),
+        (raw.acquire, (), {}),
+        (raw.acquire, ('db', 1, 2), {}),
+        (raw.acquire, (), {'db': 'db'}),
+        (raw.release, ('db',), {}),
+        (raw.release, (), {}),
+        (raw.connection, (), {}),
+        (raw.connection, ('db', 1, 2), {}),
     ]
     for call, args, kwargs in calls:
         with pytest.raises(TypeError):
@@ -279,7 +306,8 @@ def test_properties_are_read_only(front: Front) -> None:
 
 def test_under_python_o(script: Callable[..., Any]) -> None:
     """No check depends on `assert`."""
-    out = script('''
+    out = script(
+        """
         assert False, 'this is not python -O'
         import asyncio, gcp.asyncio, gcp.threading
         from gcp.exceptions import ConnectionNotAcquiredError
@@ -327,5 +355,7 @@ def test_under_python_o(script: Callable[..., Any]) -> None:
                         raise SystemExit('no error')
         asyncio.run(main())
         print('all raised')
-    ''', '-O').quietly()
+    """,
+        '-O',
+    ).quietly()
     assert out == 'all raised\n'

@@ -114,8 +114,10 @@ def test_tells_an_operation_without_a_baseline() -> None:
 
 
 def test_compares_with_the_same_python() -> None:
-    clang, older = (replace(KNOWN, core=core) for core in (
-        'python 3.11, clang 17, cython 3.3, x86_64', 'python 3.1, gcc 12, cython 3.3, x86_64'))
+    clang, older = (
+        replace(KNOWN, core=core)
+        for core in ('python 3.11, clang 17, cython 3.3, x86_64', 'python 3.1, gcc 12, cython 3.3, x86_64')
+    )
     kept = {build.core: of(COST, build) for build in (older, clang, KNOWN)}
     assert instructions.nearest(KNOWN, kept) is kept[KNOWN.core]
     newer = replace(KNOWN, core='python 3.11, gcc 13, cython 3.3, x86_64')

@@ -35,55 +35,58 @@ class Colour(Enum):
     RED = 'secret'
 
 
-@pytest.mark.parametrize(('endpoint', 'label'), [
-    ('orders', 'orders'),
-    ('db-1.example.com', 'db-1.example.com'),
-    ('db1:5432', 'db1:5432'),
-    ('[::1]:5432', '[::1]:5432'),
-    ('::1', '::1'),
-    (('db1', 5432), 'db1:5432'),
-    (['db1', 5432], 'db1:5432'),
-    (('::1', 5432), '[::1]:5432'),
-    ((ip_address('::1'), 5432), '[::1]:5432'),
-    ((ip_address('10.0.0.1'), 5432), '10.0.0.1:5432'),
-    (('db1', 5432, 'me', 'secret'), 'db1:5432'),
-    (Address('db1', 5432), 'db1:5432'),
-    (Server(), 'db1:5432'),
-    (ip_address('10.0.0.1'), '10.0.0.1'),
-    ('/run/postgresql/.s.PGSQL.5432', '/run/postgresql/.s.PGSQL.5432'),
-    (PurePosixPath('/run/redis.sock'), '/run/redis.sock'),
-    (b'/run/redis.sock', '/run/redis.sock'),
-    ('postgresql://me:secret@db1:5432/orders?password=secret', 'db1:5432'),
-    ('https://me:secret@example.com/secret', 'example.com'),
-    ('redis://:secret@[::1]:6379/0', '[::1]:6379'),
-    ('unix:///run/secret', '<a string>'),
-    ('redis://me:12/secret@db1:6379', '<a string>'),
-    ('redis://me:12?secret@db1:6379', '<a string>'),
-    ('redis://me:12#secret@db1:6379', '<a string>'),
-    ('host=db1;password=secret', '<a string>'),
-    ('a=' * 50_000 + "'", '<a string>'),
-    ('http://db1:port/secret', '<a string>'),
-    ('http://[secret', '<a string>'),
-    ('host=db1 port=5432 user=me password=secret', 'db1:5432'),
-    ('host=/run/postgresql user=me password=secret', '/run/postgresql'),
-    ("host=db1 password='secret host=secret'", '<a string>'),
-    ('user=me password=secret', '<a string>'),
-    ('me:secret@db1', '<a string>'),
-    ('me:secret', '<a string>'),
-    ('me/secret', '<a string>'),
-    ('AccountKey=secret;x', '<a string>'),
-    ('/run/x?password=secret', '<a string>'),
-    ('x' * 81, '<a string>'),
-    ('', '<a string>'),
-    (('me', 'secret'), '<tuple>'),
-    (('me:secret', 1), '<tuple>'),
-    (('db1',), '<tuple>'),
-    (frozenset({'secret'}), '<frozenset>'),
-    (Colour.RED, 'RED'),
-    (7, '7'),
-    (None, 'None'),
-    (object(), '<object>'),
-])
+@pytest.mark.parametrize(
+    ('endpoint', 'label'),
+    [
+        ('orders', 'orders'),
+        ('db-1.example.com', 'db-1.example.com'),
+        ('db1:5432', 'db1:5432'),
+        ('[::1]:5432', '[::1]:5432'),
+        ('::1', '::1'),
+        (('db1', 5432), 'db1:5432'),
+        (['db1', 5432], 'db1:5432'),
+        (('::1', 5432), '[::1]:5432'),
+        ((ip_address('::1'), 5432), '[::1]:5432'),
+        ((ip_address('10.0.0.1'), 5432), '10.0.0.1:5432'),
+        (('db1', 5432, 'me', 'secret'), 'db1:5432'),
+        (Address('db1', 5432), 'db1:5432'),
+        (Server(), 'db1:5432'),
+        (ip_address('10.0.0.1'), '10.0.0.1'),
+        ('/run/postgresql/.s.PGSQL.5432', '/run/postgresql/.s.PGSQL.5432'),
+        (PurePosixPath('/run/redis.sock'), '/run/redis.sock'),
+        (b'/run/redis.sock', '/run/redis.sock'),
+        ('postgresql://me:secret@db1:5432/orders?password=secret', 'db1:5432'),
+        ('https://me:secret@example.com/secret', 'example.com'),
+        ('redis://:secret@[::1]:6379/0', '[::1]:6379'),
+        ('unix:///run/secret', '<a string>'),
+        ('redis://me:12/secret@db1:6379', '<a string>'),
+        ('redis://me:12?secret@db1:6379', '<a string>'),
+        ('redis://me:12#secret@db1:6379', '<a string>'),
+        ('host=db1;password=secret', '<a string>'),
+        ('a=' * 50_000 + "'", '<a string>'),
+        ('http://db1:port/secret', '<a string>'),
+        ('http://[secret', '<a string>'),
+        ('host=db1 port=5432 user=me password=secret', 'db1:5432'),
+        ('host=/run/postgresql user=me password=secret', '/run/postgresql'),
+        ("host=db1 password='secret host=secret'", '<a string>'),
+        ('user=me password=secret', '<a string>'),
+        ('me:secret@db1', '<a string>'),
+        ('me:secret', '<a string>'),
+        ('me/secret', '<a string>'),
+        ('AccountKey=secret;x', '<a string>'),
+        ('/run/x?password=secret', '<a string>'),
+        ('x' * 81, '<a string>'),
+        ('', '<a string>'),
+        (('me', 'secret'), '<tuple>'),
+        (('me:secret', 1), '<tuple>'),
+        (('db1',), '<tuple>'),
+        (frozenset({'secret'}), '<frozenset>'),
+        (Colour.RED, 'RED'),
+        (7, '7'),
+        (None, 'None'),
+        (object(), '<object>'),
+    ],
+)
 def test_an_endpoint_is_shown_without_credentials(endpoint: object, label: str) -> None:
     assert default_label(endpoint) == label
     assert 'secret' not in label
@@ -120,11 +123,18 @@ async def test_first_come_and_the_rest_is_other(front: Front) -> None:
 
 async def test_a_label_is_freed_with_its_endpoint(front: Front) -> None:
     own = registry()
-    pool = front.pool(front.manager(bare=True), name='orders', registry=own, endpoint_labels=1, min_idle=0,
-                      max_size=1, total_max_size=1)
+    pool = front.pool(
+        front.manager(bare=True),
+        name='orders',
+        registry=own,
+        endpoint_labels=1,
+        min_idle=0,
+        max_size=1,
+        total_max_size=1,
+    )
     await use(pool, 'a', 'a')
     pages = [scrape(own)]
-    await use(pool, 'b')       # the only place: `a` is evicted, and with its last connection forgotten
+    await use(pool, 'b')  # the only place: `a` is evicted, and with its last connection forgotten
     pages.append(scrape(own))
     assert pages[1].by('pool_endpoint', 'gcpool_acquires_total') == {'b': 1, '_other': 2}
     assert pages[1].by('pool_endpoint', 'gcpool_connections') == {'b': 1}
@@ -139,11 +149,18 @@ async def test_a_label_is_freed_with_its_endpoint(front: Front) -> None:
 
 async def test_a_label_that_returns_goes_on(front: Front) -> None:
     own = registry()
-    pool = front.pool(front.manager(bare=True), name='orders', registry=own, endpoint_labels=5, min_idle=0,
-                      max_size=1, total_max_size=1)
+    pool = front.pool(
+        front.manager(bare=True),
+        name='orders',
+        registry=own,
+        endpoint_labels=5,
+        min_idle=0,
+        max_size=1,
+        total_max_size=1,
+    )
     await use(pool, 'a', 'a', 'b')
     before = scrape(own)
-    assert before.by('pool_endpoint', 'gcpool_acquires_total') == {'b': 1, '_other': 2} # `a` was gone before this
+    assert before.by('pool_endpoint', 'gcpool_acquires_total') == {'b': 1, '_other': 2}  # `a` was gone before this
     for expected in ({'a': 1, 'b': 1, '_other': 2}, {'a': 1, 'b': 2, '_other': 2}, {'a': 2, 'b': 2, '_other': 2}):
         await use(pool, 'b' if expected['a'] == 1 and expected['b'] == 2 else 'a')
         page = scrape(own)
@@ -152,7 +169,7 @@ async def test_a_label_that_returns_goes_on(front: Front) -> None:
         check_no_step_back(before, page)
         before = page
     assert before.by('pool_endpoint', 'gcpool_connections') == {'a': 1}
-    assert not list(before.find('gcpool_connections', pool_endpoint='b'))     # no ghosts among the gauges
+    assert not list(before.find('gcpool_connections', pool_endpoint='b'))  # no ghosts among the gauges
 
 
 async def test_forgotten_and_listed_again_between_two_looks(front: Front) -> None:
@@ -169,8 +186,13 @@ async def test_forgotten_and_listed_again_between_two_looks(front: Front) -> Non
 
 async def test_two_endpoints_under_one_label_are_summed(front: Front) -> None:
     own = registry()
-    pool = front.pool(front.manager(bare=True), name='orders', registry=own, endpoint_labels=1,
-                      endpoint_label=lambda endpoint: endpoint[0])
+    pool = front.pool(
+        front.manager(bare=True),
+        name='orders',
+        registry=own,
+        endpoint_labels=1,
+        endpoint_label=lambda endpoint: endpoint[0],
+    )
     await use(pool, ('db1', 1), ('db1', 2), ('db1', 2), ('db2', 1))
     page = scrape(own)
     assert page.by('pool_endpoint', 'gcpool_acquires_total') == {'db1': 3, '_other': 1}
@@ -181,8 +203,9 @@ async def test_two_endpoints_under_one_label_are_summed(front: Front) -> None:
 async def test_no_labels_at_all(front: Front) -> None:
     own = registry()
     asked: list[object] = []
-    pool = front.pool(front.manager(bare=True), name='orders', registry=own, endpoint_labels=0,
-                      endpoint_label=asked.append)
+    pool = front.pool(
+        front.manager(bare=True), name='orders', registry=own, endpoint_labels=0, endpoint_label=asked.append
+    )
     await use(pool, 'a', 'b')
     assert scrape(own).labels('pool_endpoint') == {'_other'}
     assert not asked
@@ -213,14 +236,15 @@ def raising(endpoint: object) -> Any:
 
 @pytest.mark.parametrize('function', [no_string, raising])
 async def test_a_label_function_that_fails_is_counted_and_logged_once(
-        front: Front, function: Any, caplog: pytest.LogCaptureFixture) -> None:
+    front: Front, function: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     own = registry()
     pool = front.pool(front.manager(bare=True), name='orders', registry=own, endpoint_label=function)
     await use(pool, 'me:secret@a', 'me:secret@b', 'me:secret@b')
     for _ in range(3):
         page = scrape(own)
     assert page.by('pool_endpoint', 'gcpool_acquires_total') == {'_other': 3}
-    assert page.value('gcpool_telemetry_errors_total', pool='orders') == 2    # once for each endpoint
+    assert page.value('gcpool_telemetry_errors_total', pool='orders') == 2  # once for each endpoint
     records = [record for record in caplog.records if record.name == 'gcp.observe']
     assert len(records) == 1
     assert 'secret' not in records[0].getMessage()
@@ -250,16 +274,21 @@ async def test_a_label_function_that_is_interrupted(front: Front) -> None:
 
 async def test_a_label_function_that_scrapes(front: Front) -> None:
     own = registry()
-    pool = front.pool(front.manager(bare=True), name='orders', registry=own,
-                      endpoint_label=lambda endpoint: str(len(scrape(own).series)))
+    pool = front.pool(
+        front.manager(bare=True),
+        name='orders',
+        registry=own,
+        endpoint_label=lambda endpoint: str(len(scrape(own).series)),
+    )
     await use(pool, 'a')
     assert scrape(own).sum('gcpool_acquires_total', pool='orders') == 1
 
 
 def test_10_000_endpoints_through_20_labels() -> None:
     own = registry()
-    pool = ConnectionPool[Any, Any](BareFakeManager(), name='orders', registry=own, min_idle=0, max_size=1,
-                                    total_max_size=50)
+    pool = ConnectionPool[Any, Any](
+        BareFakeManager(), name='orders', registry=own, min_idle=0, max_size=1, total_max_size=50
+    )
     sizes = []
     for round_ in range(10):
         for number in range(1000):
@@ -303,8 +332,9 @@ def test_an_endpoint_is_not_kept_alive_after_the_next_look() -> None:
         pass
 
     own = registry()
-    pool = ConnectionPool[Any, Any](BareFakeManager(), name='orders', registry=own, min_idle=0, max_size=1,
-                                    total_max_size=1)
+    pool = ConnectionPool[Any, Any](
+        BareFakeManager(), name='orders', registry=own, min_idle=0, max_size=1, total_max_size=1
+    )
     pool.release(pool.acquire(endpoint := Endpoint()), endpoint)
     gone = weakref.ref(endpoint)
     del endpoint
@@ -318,8 +348,16 @@ def test_an_endpoint_is_not_kept_alive_after_the_next_look() -> None:
 
 
 def counts(acquires: int) -> dict[str, Any]:
-    return {'idle': 0, 'used': 0, 'creating': 0, 'waiting': 0, 'leaks': 0,
-            'acquires': {'hit': acquires}, 'releases': {}, 'closed': {}}
+    return {
+        'idle': 0,
+        'used': 0,
+        'creating': 0,
+        'waiting': 0,
+        'leaks': 0,
+        'acquires': {'hit': acquires},
+        'releases': {},
+        'closed': {},
+    }
 
 
 @pytest.mark.parametrize('seed', range(20))
@@ -336,8 +374,11 @@ def test_no_label_ever_shows_less_or_more_than_there_was(seed: int) -> None:
             else:
                 listed[endpoint] = listed.get(endpoint, 0) + 1
                 total += 1
-        rows = dict(labels.assign(
-            [(0, key, counts(count)) for key, count in listed.items()], lambda number, key: key.upper()[0], 3))
+        rows = dict(
+            labels.assign(
+                [(0, key, counts(count)) for key, count in listed.items()], lambda number, key: key.upper()[0], 3
+            )
+        )
         now = {label: row[4] for label, row in rows.items()}
         assert len(now) <= 3
         assert all(now[label] >= count for label, count in shown.items() if label in now)

@@ -15,7 +15,7 @@ from gcp.observe.names import BY_NAME, INSTRUMENTS, METRICS
 from gcp.testing import FakeManager
 from gcp.threading import ConnectionPool
 
-W = (.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10)
+W = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 RESULTS = {'hit', 'created', 'waited', 'timeout', 'cancelled', 'error'}
 HOOKS = {'create', 'dispose', 'check_aliveness', 'on_acquire', 'on_release', 'on_connection_dead'}
 
@@ -32,10 +32,16 @@ PROMISED = {
     'gcpool_endpoints': ('gauge', 'pool', {}),
     'gcpool_acquires_total': ('counter', 'pool pool_endpoint result', {'result': RESULTS}),
     'gcpool_releases_total': ('counter', 'pool pool_endpoint outcome', {'outcome': {'idle', 'handoff', 'discarded'}}),
-    'gcpool_connections_closed_total': ('counter', 'pool pool_endpoint reason', {'reason': {
-        'idle_timeout', 'max_lifetime', 'dead', 'discarded', 'evicted', 'pool_closed', 'error'}}),
-    'gcpool_hook_calls_total': ('counter', 'pool hook outcome', {
-        'hook': HOOKS, 'outcome': {'ok', 'error', 'timeout', 'cancelled', 'dead'}}),
+    'gcpool_connections_closed_total': (
+        'counter',
+        'pool pool_endpoint reason',
+        {'reason': {'idle_timeout', 'max_lifetime', 'dead', 'discarded', 'evicted', 'pool_closed', 'error'}},
+    ),
+    'gcpool_hook_calls_total': (
+        'counter',
+        'pool hook outcome',
+        {'hook': HOOKS, 'outcome': {'ok', 'error', 'timeout', 'cancelled', 'dead'}},
+    ),
     'gcpool_hook_seconds': ('histogram', 'pool hook', {'hook': HOOKS}),
     'gcpool_acquire_wait_seconds': ('histogram', 'pool', {}),
     'gcpool_use_seconds': ('histogram', 'pool', {}),
@@ -44,11 +50,14 @@ PROMISED = {
     'gcpool_endpoint_label_overflow_total': ('counter', 'pool', {}),
     'gcpool_telemetry_errors_total': ('counter', 'pool', {}),
     'gcpool_collect_seconds': ('gauge', '', {}),
-    'gcpool_info': ('gauge', 'pool version frontend', {}),     # an info is a gauge on a plain page
+    'gcpool_info': ('gauge', 'pool version frontend', {}),  # an info is a gauge on a plain page
 }
 
 NEVER_0 = {
-    'gcpool_max_connections', 'gcpool_max_connections_per_endpoint', 'gcpool_min_idle_connections', 'gcpool_info',
+    'gcpool_max_connections',
+    'gcpool_max_connections_per_endpoint',
+    'gcpool_min_idle_connections',
+    'gcpool_info',
     'gcpool_collect_seconds',
 }
 
@@ -66,7 +75,8 @@ def test_all_that_is_promised_is_shown_at_0_from_the_start_and_nothing_else() ->
     page = scrape(own)
     shown = {family.name + ('_total' if family.type == 'counter' else ''): family for family in page.families.values()}
     assert {name: family.type for name, family in shown.items()} == {
-        name: kind for name, (kind, _, _) in PROMISED.items()}
+        name: kind for name, (kind, _, _) in PROMISED.items()
+    }
     for name, (_, labels, values) in PROMISED.items():
         family = shown[name]
         assert family.documentation == BY_NAME[name].help
@@ -76,9 +86,12 @@ def test_all_that_is_promised_is_shown_at_0_from_the_start_and_nothing_else() ->
             assert sample.value == 0 or name in NEVER_0, sample
         for label, expected in values.items():
             assert {sample.labels[label] for sample in family.samples} == expected
-    assert {name: tuple(sorted(
-        {float(sample.labels['le']) for sample in shown[name].samples if 'le' in sample.labels})[:-1],
-    ) for name in BUCKETS} == BUCKETS
+    assert {
+        name: tuple(
+            sorted({float(sample.labels['le']) for sample in shown[name].samples if 'le' in sample.labels})[:-1],
+        )
+        for name in BUCKETS
+    } == BUCKETS
     assert page.labels('outcome', hook='create') == {'ok', 'error', 'timeout', 'cancelled'}
     assert page.labels('outcome', hook='check_aliveness') == {'ok', 'error', 'timeout', 'cancelled', 'dead'}
     pool.close()

@@ -80,6 +80,7 @@ class Row:
 
 # --- queries ---
 
+
 def rate(metric: str, by: str = '', where: str = '', labels: str = ENDPOINT) -> str:
     """Return a query for the rate of a counter."""
     return summed('rate', metric, by, where, labels)
@@ -133,13 +134,14 @@ FAILING: Final = 'result=~"timeout|error"'
 QUEUED: Final = 'result=~"waited|timeout"'
 CREATED: Final = 'hook="create", outcome="ok"'
 ONE_POOL: Final = 'job, instance, pool'
-CAPACITY: Final = f"clamp_min({average('gcpool_capacity', ONE_POOL, labels=POOL)}, 1)"   # without endpoints it is 0
-FULLNESS: Final = f"{average('gcpool_connections', ONE_POOL, BUSY, POOL)} / {CAPACITY}"
+CAPACITY: Final = f'clamp_min({average("gcpool_capacity", ONE_POOL, labels=POOL)}, 1)'  # without endpoints it is 0
+FULLNESS: Final = f'{average("gcpool_connections", ONE_POOL, BUSY, POOL)} / {CAPACITY}'
 ENDPOINT_FULLNESS: Final = (
     average('gcpool_connections', f'{ONE_POOL}, pool_endpoint', f'pool_endpoint!~"|_other", {BUSY}')
     + f' / on ({ONE_POOL}) group_left () '
-    + gauge('gcpool_max_connections_per_endpoint', ONE_POOL, labels=POOL))
-NEEDED: Final = f"{rate('gcpool_use_seconds_sum', ONE_POOL, labels=POOL)} / {CAPACITY}"
+    + gauge('gcpool_max_connections_per_endpoint', ONE_POOL, labels=POOL)
+)
+NEEDED: Final = f'{rate("gcpool_use_seconds_sum", ONE_POOL, labels=POOL)} / {CAPACITY}'
 
 
 def colors(**of: str) -> Mapping[str, str]:
@@ -151,285 +153,474 @@ BY_STATE: Final = colors(used=BLUE, creating=YELLOW, idle=GREEN, capacity=RED)
 BY_QUANTILE: Final = colors(p50=GREEN, p95=YELLOW, p99=ORANGE)
 BY_OUTCOME: Final = colors(idle=GREEN, handoff=YELLOW, discarded=RED)
 BY_REASON: Final = colors(
-    idle_timeout=GREEN, max_lifetime=BLUE, dead=RED, discarded=ORANGE, evicted=YELLOW, pool_closed=GREY, error=PURPLE)
+    idle_timeout=GREEN, max_lifetime=BLUE, dead=RED, discarded=ORANGE, evicted=YELLOW, pool_closed=GREY, error=PURPLE
+)
 
 # --- the dashboard ---
 
 VARIABLES: Final[tuple[Variable, ...]] = (
     Variable('job', 'label_values(gcpool_max_connections, job)', 'The scrape job.'),
-    Variable('instance', 'label_values(gcpool_max_connections{job=~"$job"}, instance)',
-             'The process, as it is scraped.'),
-    Variable('pool', 'label_values(gcpool_max_connections{job=~"$job", instance=~"$instance"}, pool)',
-             'The name of the pool.'),
-    Variable('pool_endpoint', f'label_values(gcpool_connections{{{POOL}}}, pool_endpoint)',
-             'What the pool connects to. Times are those of the whole pool.',
-             everything='.*'),
+    Variable(
+        'instance', 'label_values(gcpool_max_connections{job=~"$job"}, instance)', 'The process, as it is scraped.'
+    ),
+    Variable(
+        'pool',
+        'label_values(gcpool_max_connections{job=~"$job", instance=~"$instance"}, pool)',
+        'The name of the pool.',
+    ),
+    Variable(
+        'pool_endpoint',
+        f'label_values(gcpool_connections{{{POOL}}}, pool_endpoint)',
+        'What the pool connects to. Times are those of the whole pool.',
+        everything='.*',
+    ),
 )
 
-OVERVIEW: Final = Row('Overview', (
-    Panel(
-        'Acquires',
-        'Ended acquires per second, with any result.',
-        'ops', (Query(rate('gcpool_acquires_total'), 'acquires'),), 'stat', 3),
-    Panel(
-        'Idle hits',
-        'The share of acquires that found an idle connection. A low value: the pool is too small, or its connections '
-        'are closed before they are used again.',
-        'percentunit', (Query(share('gcpool_acquires_total', 'result="hit"'), 'hits'),), 'stat', 3,
-        steps=((0.0, RED), (0.5, YELLOW), (0.9, GREEN))),
-    Panel(
-        'Fullest pool',
-        'Connections in use or being created, as a share of the capacity, of the fullest pool. At 100 % an acquire '
-        'that finds no idle connection has to wait.',
-        'percentunit', (Query(f'max({FULLNESS})', 'fullest'),), 'stat', 3, steps=((0.7, YELLOW), (0.9, RED))),
-    Panel(
-        'Waiting now',
-        'Acquires that are waiting. If this stays above 0, the pool is saturated.',
-        'short', (Query(gauge('gcpool_waiters'), 'waiting'),), 'stat', 3, steps=((1, YELLOW), (10, RED))),
-    Panel(
-        'Acquire time, p99',
-        'One acquire in a hundred took longer than this.',
-        's',
-        (Query(quantile(0.99, 'gcpool_acquire_wait_seconds'), 'p99'),), 'stat', 3,
-        steps=((0.1, YELLOW), (1, RED))),
-    Panel(
-        'Failing acquires',
-        'The share of acquires that ended in a timeout or another error. Callers see each of them.',
-        'percentunit', (Query(share('gcpool_acquires_total', FAILING), 'failing'),), 'stat', 3,
-        steps=((0.0001, YELLOW), (0.01, RED))),
-    Panel(
-        'New connections',
-        'Connections created per second. In a healthy pool this is close to 0.',
-        'ops', (Query(rate('gcpool_hook_calls_total', where=CREATED, labels=POOL), 'created'),), 'stat', 3),
-    Panel(
-        'Longest held',
-        'For how long the connection that was acquired first and not yet released has been held.',
-        's',
-        (Query(gauge('gcpool_oldest_checkout_seconds', labels=POOL, how='max'), 'longest held'),), 'stat', 3,
-        steps=((300, YELLOW), (3600, RED))),
-    Panel(
-        'Connections by state',
-        'The connections of the pools, against their capacity (dashed). Many idle all day: the pool is larger than '
-        'necessary. None idle: every acquire waits or creates.',
-        'short',
-        (Query(gauge('gcpool_connections', 'state'), '{{state}}'),
-         Query(gauge('gcpool_capacity', labels=POOL), 'capacity', limit=True)),
-        width=12, stacked=True, colors=BY_STATE),
-    Panel(
-        'Acquires by result',
-        'How acquires ended: with an idle connection (hit), with a new one (created), with one that another caller '
-        'released (waited), or without one (timeout, cancelled, error).',
-        'ops', (Query(rate('gcpool_acquires_total', 'result'), '{{result}}'),), width=12, stacked=True,
-        colors=BY_RESULT),
-))
+OVERVIEW: Final = Row(
+    'Overview',
+    (
+        Panel(
+            'Acquires',
+            'Ended acquires per second, with any result.',
+            'ops',
+            (Query(rate('gcpool_acquires_total'), 'acquires'),),
+            'stat',
+            3,
+        ),
+        Panel(
+            'Idle hits',
+            'The share of acquires that found an idle connection. A low value: the pool is too small, or its connections '
+            'are closed before they are used again.',
+            'percentunit',
+            (Query(share('gcpool_acquires_total', 'result="hit"'), 'hits'),),
+            'stat',
+            3,
+            steps=((0.0, RED), (0.5, YELLOW), (0.9, GREEN)),
+        ),
+        Panel(
+            'Fullest pool',
+            'Connections in use or being created, as a share of the capacity, of the fullest pool. At 100 % an acquire '
+            'that finds no idle connection has to wait.',
+            'percentunit',
+            (Query(f'max({FULLNESS})', 'fullest'),),
+            'stat',
+            3,
+            steps=((0.7, YELLOW), (0.9, RED)),
+        ),
+        Panel(
+            'Waiting now',
+            'Acquires that are waiting. If this stays above 0, the pool is saturated.',
+            'short',
+            (Query(gauge('gcpool_waiters'), 'waiting'),),
+            'stat',
+            3,
+            steps=((1, YELLOW), (10, RED)),
+        ),
+        Panel(
+            'Acquire time, p99',
+            'One acquire in a hundred took longer than this.',
+            's',
+            (Query(quantile(0.99, 'gcpool_acquire_wait_seconds'), 'p99'),),
+            'stat',
+            3,
+            steps=((0.1, YELLOW), (1, RED)),
+        ),
+        Panel(
+            'Failing acquires',
+            'The share of acquires that ended in a timeout or another error. Callers see each of them.',
+            'percentunit',
+            (Query(share('gcpool_acquires_total', FAILING), 'failing'),),
+            'stat',
+            3,
+            steps=((0.0001, YELLOW), (0.01, RED)),
+        ),
+        Panel(
+            'New connections',
+            'Connections created per second. In a healthy pool this is close to 0.',
+            'ops',
+            (Query(rate('gcpool_hook_calls_total', where=CREATED, labels=POOL), 'created'),),
+            'stat',
+            3,
+        ),
+        Panel(
+            'Longest held',
+            'For how long the connection that was acquired first and not yet released has been held.',
+            's',
+            (Query(gauge('gcpool_oldest_checkout_seconds', labels=POOL, how='max'), 'longest held'),),
+            'stat',
+            3,
+            steps=((300, YELLOW), (3600, RED)),
+        ),
+        Panel(
+            'Connections by state',
+            'The connections of the pools, against their capacity (dashed). Many idle all day: the pool is larger than '
+            'necessary. None idle: every acquire waits or creates.',
+            'short',
+            (
+                Query(gauge('gcpool_connections', 'state'), '{{state}}'),
+                Query(gauge('gcpool_capacity', labels=POOL), 'capacity', limit=True),
+            ),
+            width=12,
+            stacked=True,
+            colors=BY_STATE,
+        ),
+        Panel(
+            'Acquires by result',
+            'How acquires ended: with an idle connection (hit), with a new one (created), with one that another caller '
+            'released (waited), or without one (timeout, cancelled, error).',
+            'ops',
+            (Query(rate('gcpool_acquires_total', 'result'), '{{result}}'),),
+            width=12,
+            stacked=True,
+            colors=BY_RESULT,
+        ),
+    ),
+)
 
-SATURATION: Final = Row('Saturation', (
-    Panel(
-        'Pool fullness',
-        'Connections in use or being created, as a share of the capacity; of several processes the fullest. A pool '
-        'that reaches the dashed line while acquires wait is too small for its load, or its connections are held for '
-        'too long: see Use and leaks.',
-        'percentunit', (Query(f'max by (pool) ({FULLNESS})', '{{pool}}'),), width=6, line=1),
-    Panel(
-        'Fullness of the fullest endpoint',
-        'The same for one endpoint and its limit (max_size), which is usually reached first. Endpoints without a label '
-        'of their own are left out.',
-        'percentunit', (Query(f'max by (pool) ({ENDPOINT_FULLNESS})', '{{pool}}'),), width=6, line=1),
-    Panel(
-        'Connections needed',
-        'Connections held on average, as a share of the capacity, computed from the times of use and not from samples. '
-        'If this is above 50 % for long, acquires begin to wait; the maximum is 100 % (dashed). A use is counted when '
-        'it ends, so a single long one is a spike.',
-        'percentunit', (Query(f'max by (pool) ({NEEDED})', '{{pool}}'),), width=6, line=1),
-    Panel(
-        'Capacity',
-        'How many connections the pools could hold for the endpoints that they have now, against total_max_size '
-        '(dashed). Where both are equal, endpoints compete: a new connection to one evicts an idle one to another.',
-        'short',
-        (Query(gauge('gcpool_capacity', 'pool', labels=POOL), '{{pool}}'),
-         Query(gauge('gcpool_max_connections', 'pool', labels=POOL), 'limit of {{pool}}', limit=True)), width=6),
-    Panel(
-        'Waiting acquires',
-        'Acquires that wait for a connection, by pool. If the number returns to 0, it was a burst; if it does not, the '
-        'pool is saturated.',
-        'short', (Query(gauge('gcpool_waiters', 'pool'), '{{pool}}'),), width=6),
-    Panel(
-        'Oldest waiter',
-        'For how long the oldest waiter has waited. Close to acquire_timeout, acquires are about to fail.',
-        's', (Query(gauge('gcpool_oldest_waiter_seconds', 'pool', labels=POOL, how='max'), '{{pool}}'),), width=6),
-    Panel(
-        'Acquires that had to wait',
-        'The share of acquires that waited, whether or not they got a connection.',
-        'percentunit', (Query(share('gcpool_acquires_total', QUEUED, 'pool'), '{{pool}}'),), width=6),
-    Panel(
-        'Failing acquires by pool',
-        'Acquires that ended in a timeout or another error. Timeouts ask for more connections or shorter use; errors '
-        'come from the connection manager: see Hook calls.',
-        'ops', (Query(rate('gcpool_acquires_total', 'pool, result', FAILING), '{{pool}}: {{result}}'),), width=6),
-))
+SATURATION: Final = Row(
+    'Saturation',
+    (
+        Panel(
+            'Pool fullness',
+            'Connections in use or being created, as a share of the capacity; of several processes the fullest. A pool '
+            'that reaches the dashed line while acquires wait is too small for its load, or its connections are held for '
+            'too long: see Use and leaks.',
+            'percentunit',
+            (Query(f'max by (pool) ({FULLNESS})', '{{pool}}'),),
+            width=6,
+            line=1,
+        ),
+        Panel(
+            'Fullness of the fullest endpoint',
+            'The same for one endpoint and its limit (max_size), which is usually reached first. Endpoints without a label '
+            'of their own are left out.',
+            'percentunit',
+            (Query(f'max by (pool) ({ENDPOINT_FULLNESS})', '{{pool}}'),),
+            width=6,
+            line=1,
+        ),
+        Panel(
+            'Connections needed',
+            'Connections held on average, as a share of the capacity, computed from the times of use and not from samples. '
+            'If this is above 50 % for long, acquires begin to wait; the maximum is 100 % (dashed). A use is counted when '
+            'it ends, so a single long one is a spike.',
+            'percentunit',
+            (Query(f'max by (pool) ({NEEDED})', '{{pool}}'),),
+            width=6,
+            line=1,
+        ),
+        Panel(
+            'Capacity',
+            'How many connections the pools could hold for the endpoints that they have now, against total_max_size '
+            '(dashed). Where both are equal, endpoints compete: a new connection to one evicts an idle one to another.',
+            'short',
+            (
+                Query(gauge('gcpool_capacity', 'pool', labels=POOL), '{{pool}}'),
+                Query(gauge('gcpool_max_connections', 'pool', labels=POOL), 'limit of {{pool}}', limit=True),
+            ),
+            width=6,
+        ),
+        Panel(
+            'Waiting acquires',
+            'Acquires that wait for a connection, by pool. If the number returns to 0, it was a burst; if it does not, the '
+            'pool is saturated.',
+            'short',
+            (Query(gauge('gcpool_waiters', 'pool'), '{{pool}}'),),
+            width=6,
+        ),
+        Panel(
+            'Oldest waiter',
+            'For how long the oldest waiter has waited. Close to acquire_timeout, acquires are about to fail.',
+            's',
+            (Query(gauge('gcpool_oldest_waiter_seconds', 'pool', labels=POOL, how='max'), '{{pool}}'),),
+            width=6,
+        ),
+        Panel(
+            'Acquires that had to wait',
+            'The share of acquires that waited, whether or not they got a connection.',
+            'percentunit',
+            (Query(share('gcpool_acquires_total', QUEUED, 'pool'), '{{pool}}'),),
+            width=6,
+        ),
+        Panel(
+            'Failing acquires by pool',
+            'Acquires that ended in a timeout or another error. Timeouts ask for more connections or shorter use; errors '
+            'come from the connection manager: see Hook calls.',
+            'ops',
+            (Query(rate('gcpool_acquires_total', 'pool, result', FAILING), '{{pool}}: {{result}}'),),
+            width=6,
+        ),
+    ),
+)
 
-LATENCY: Final = Row('Acquire latency', (
-    Panel(
-        'Acquire time',
-        'How long callers waited for a connection. An idle hit counts as 0 (the time of its check is under Hook '
-        'calls), so p50 at 0 is the normal state; watch p99. The dots are acquires with a trace: click one to see '
-        'who held the connection.',
-        's', quantiles('gcpool_acquire_wait_seconds'), colors=BY_QUANTILE),
-    Panel(
-        'Acquire time, p99 by pool',
-        'One acquire in a hundred took longer than this: which pool makes its callers wait.',
-        's', (Query(quantile(0.99, 'gcpool_acquire_wait_seconds', 'pool'), '{{pool}}', exemplars=True),)),
-    Panel(
-        'Acquire time, distribution',
-        'How many acquires took how long. Two separate bands are hits and waits: the upper one is the cost of waiting '
-        'or connecting.',
-        's', (Query(added('gcpool_acquire_wait_seconds_bucket', 'le', labels=POOL), '{{le}}', exemplars=True),),
-        'heatmap'),
-))
+LATENCY: Final = Row(
+    'Acquire latency',
+    (
+        Panel(
+            'Acquire time',
+            'How long callers waited for a connection. An idle hit counts as 0 (the time of its check is under Hook '
+            'calls), so p50 at 0 is the normal state; watch p99. The dots are acquires with a trace: click one to see '
+            'who held the connection.',
+            's',
+            quantiles('gcpool_acquire_wait_seconds'),
+            colors=BY_QUANTILE,
+        ),
+        Panel(
+            'Acquire time, p99 by pool',
+            'One acquire in a hundred took longer than this: which pool makes its callers wait.',
+            's',
+            (Query(quantile(0.99, 'gcpool_acquire_wait_seconds', 'pool'), '{{pool}}', exemplars=True),),
+        ),
+        Panel(
+            'Acquire time, distribution',
+            'How many acquires took how long. Two separate bands are hits and waits: the upper one is the cost of waiting '
+            'or connecting.',
+            's',
+            (Query(added('gcpool_acquire_wait_seconds_bucket', 'le', labels=POOL), '{{le}}', exemplars=True),),
+            'heatmap',
+        ),
+    ),
+)
 
-USE: Final = Row('Use and leaks', (
-    Panel(
-        'Time held',
-        'How long callers held their connections, from acquire to release. If this grows, the same limits serve fewer '
-        'callers: look at the queries, and at the work done between them.',
-        's', quantiles('gcpool_use_seconds'), colors=BY_QUANTILE),
-    Panel(
-        'Longest held connection',
-        'For how long the connection that was acquired first has been held. A straight line that rises and never falls '
-        'is a leaked connection.',
-        's', (Query(gauge('gcpool_oldest_checkout_seconds', 'pool', labels=POOL, how='max'), '{{pool}}'),)),
-    Panel(
-        'Leaks detected',
-        'Connections that were held for longer than the leak_threshold of their pool, each counted once. Always 0 '
-        'without a threshold.',
-        'short', (Query(added('gcpool_leaks_detected_total', 'pool'), '{{pool}}'),)),
-    Panel(
-        'Time held, p95 by pool',
-        'The pools whose connections are held for longest.',
-        's', (Query(quantile(0.95, 'gcpool_use_seconds', 'pool'), '{{pool}}', exemplars=True),), width=12),
-    Panel(
-        'Releases by outcome',
-        'What happened to released connections: idle again (idle), handed to a waiter (handoff), closed (discarded). '
-        'Many handoffs mean that acquires wait all the time.',
-        'ops', (Query(rate('gcpool_releases_total', 'outcome'), '{{outcome}}'),), width=12, stacked=True,
-        colors=BY_OUTCOME),
-))
+USE: Final = Row(
+    'Use and leaks',
+    (
+        Panel(
+            'Time held',
+            'How long callers held their connections, from acquire to release. If this grows, the same limits serve fewer '
+            'callers: look at the queries, and at the work done between them.',
+            's',
+            quantiles('gcpool_use_seconds'),
+            colors=BY_QUANTILE,
+        ),
+        Panel(
+            'Longest held connection',
+            'For how long the connection that was acquired first has been held. A straight line that rises and never falls '
+            'is a leaked connection.',
+            's',
+            (Query(gauge('gcpool_oldest_checkout_seconds', 'pool', labels=POOL, how='max'), '{{pool}}'),),
+        ),
+        Panel(
+            'Leaks detected',
+            'Connections that were held for longer than the leak_threshold of their pool, each counted once. Always 0 '
+            'without a threshold.',
+            'short',
+            (Query(added('gcpool_leaks_detected_total', 'pool'), '{{pool}}'),),
+        ),
+        Panel(
+            'Time held, p95 by pool',
+            'The pools whose connections are held for longest.',
+            's',
+            (Query(quantile(0.95, 'gcpool_use_seconds', 'pool'), '{{pool}}', exemplars=True),),
+            width=12,
+        ),
+        Panel(
+            'Releases by outcome',
+            'What happened to released connections: idle again (idle), handed to a waiter (handoff), closed (discarded). '
+            'Many handoffs mean that acquires wait all the time.',
+            'ops',
+            (Query(rate('gcpool_releases_total', 'outcome'), '{{outcome}}'),),
+            width=12,
+            stacked=True,
+            colors=BY_OUTCOME,
+        ),
+    ),
+)
 
-HOOKS: Final = Row('Hook calls', (
-    Panel(
-        'Hook calls by hook',
-        'Calls of the hooks of the connection manager. check_aliveness, on_acquire and on_release grow with the '
-        'acquires; create and dispose are churn.',
-        'ops', (Query(rate('gcpool_hook_calls_total', 'hook', labels=POOL), '{{hook}}'),)),
-    Panel(
-        'Hook time, p95',
-        'The duration of hook calls. A slow check_aliveness, on_acquire or on_release delays every acquire.',
-        's', (Query(quantile(0.95, 'gcpool_hook_seconds', 'hook'), '{{hook}}', exemplars=True),)),
-    Panel(
-        'Failed hook calls',
-        'Hook calls that raised, timed out or were cancelled, and checks that found the connection dead. Errors of '
-        'create: the server refuses connections, or cannot be reached.',
-        'ops', (Query(rate('gcpool_hook_calls_total', 'hook, outcome', 'outcome!="ok"', POOL) + ' > 0 or '
-                      + rate('gcpool_hook_calls_total', 'hook, outcome', 'hook="create", outcome="error"', POOL),
-                      '{{hook}}: {{outcome}}'),)),
-    Panel(
-        'Time to create',
-        'How long connecting takes. If this grows and the load does not, the server is slow to accept connections, or '
-        'DNS, TLS or a proxy is slow.',
-        's', quantiles('gcpool_hook_seconds', 'hook="create"'), width=12, colors=BY_QUANTILE),
-    Panel(
-        'Time to create, distribution',
-        'How many creations took how long. Bands at 1 s, 3 s and 7 s are retransmissions of lost packets.',
-        's', (Query(added('gcpool_hook_seconds_bucket', 'le', 'hook="create"', POOL), '{{le}}', exemplars=True),),
-        'heatmap', width=12),
-))
+HOOKS: Final = Row(
+    'Hook calls',
+    (
+        Panel(
+            'Hook calls by hook',
+            'Calls of the hooks of the connection manager. check_aliveness, on_acquire and on_release grow with the '
+            'acquires; create and dispose are churn.',
+            'ops',
+            (Query(rate('gcpool_hook_calls_total', 'hook', labels=POOL), '{{hook}}'),),
+        ),
+        Panel(
+            'Hook time, p95',
+            'The duration of hook calls. A slow check_aliveness, on_acquire or on_release delays every acquire.',
+            's',
+            (Query(quantile(0.95, 'gcpool_hook_seconds', 'hook'), '{{hook}}', exemplars=True),),
+        ),
+        Panel(
+            'Failed hook calls',
+            'Hook calls that raised, timed out or were cancelled, and checks that found the connection dead. Errors of '
+            'create: the server refuses connections, or cannot be reached.',
+            'ops',
+            (
+                Query(
+                    rate('gcpool_hook_calls_total', 'hook, outcome', 'outcome!="ok"', POOL)
+                    + ' > 0 or '
+                    + rate('gcpool_hook_calls_total', 'hook, outcome', 'hook="create", outcome="error"', POOL),
+                    '{{hook}}: {{outcome}}',
+                ),
+            ),
+        ),
+        Panel(
+            'Time to create',
+            'How long connecting takes. If this grows and the load does not, the server is slow to accept connections, or '
+            'DNS, TLS or a proxy is slow.',
+            's',
+            quantiles('gcpool_hook_seconds', 'hook="create"'),
+            width=12,
+            colors=BY_QUANTILE,
+        ),
+        Panel(
+            'Time to create, distribution',
+            'How many creations took how long. Bands at 1 s, 3 s and 7 s are retransmissions of lost packets.',
+            's',
+            (Query(added('gcpool_hook_seconds_bucket', 'le', 'hook="create"', POOL), '{{le}}', exemplars=True),),
+            'heatmap',
+            width=12,
+        ),
+    ),
+)
 
-CHURN: Final = Row('Churn', (
-    Panel(
-        'Created and closed',
-        'Connections created and closed. Under a steady load both are close to 0. If both are high, the pool churns, '
-        'and callers wait for handshakes.',
-        'ops',
-        (Query(rate('gcpool_hook_calls_total', where=CREATED, labels=POOL), 'created'),
-         Query(rate('gcpool_connections_closed_total', labels=POOL), 'closed')),
-        width=12, colors=colors(created=BLUE, closed=ORANGE)),
-    Panel(
-        'Closed by reason',
-        'Why connections were closed. evicted: endpoints compete for total_max_size; idle_timeout: it is shorter than '
-        'the pauses of the load; dead: the server closed it; discarded, error: a hook failed.',
-        'ops', (Query(rate('gcpool_connections_closed_total', 'reason'), '{{reason}}'),), width=12, stacked=True,
-        colors=BY_REASON),
-    Panel(
-        'Acquires per new connection',
-        'How often a connection is used. Below 5, the pool brings little: raise idle_timeout, max_lifetime or the '
-        'limits.',
-        'short',
-        (Query(rate('gcpool_acquire_wait_seconds_count', 'pool', labels=POOL) + ' / '
-               + rate('gcpool_hook_calls_total', 'pool', CREATED, POOL), '{{pool}}'),),
-        width=12),
-    Panel(
-        'Age at close',
-        'The age of connections when they were closed. Close to idle_timeout or max_lifetime, these closed them; much '
-        'lower, something else did.',
-        's', quantiles('gcpool_connection_age_seconds'), width=12, colors=BY_QUANTILE),
-))
+CHURN: Final = Row(
+    'Churn',
+    (
+        Panel(
+            'Created and closed',
+            'Connections created and closed. Under a steady load both are close to 0. If both are high, the pool churns, '
+            'and callers wait for handshakes.',
+            'ops',
+            (
+                Query(rate('gcpool_hook_calls_total', where=CREATED, labels=POOL), 'created'),
+                Query(rate('gcpool_connections_closed_total', labels=POOL), 'closed'),
+            ),
+            width=12,
+            colors=colors(created=BLUE, closed=ORANGE),
+        ),
+        Panel(
+            'Closed by reason',
+            'Why connections were closed. evicted: endpoints compete for total_max_size; idle_timeout: it is shorter than '
+            'the pauses of the load; dead: the server closed it; discarded, error: a hook failed.',
+            'ops',
+            (Query(rate('gcpool_connections_closed_total', 'reason'), '{{reason}}'),),
+            width=12,
+            stacked=True,
+            colors=BY_REASON,
+        ),
+        Panel(
+            'Acquires per new connection',
+            'How often a connection is used. Below 5, the pool brings little: raise idle_timeout, max_lifetime or the '
+            'limits.',
+            'short',
+            (
+                Query(
+                    rate('gcpool_acquire_wait_seconds_count', 'pool', labels=POOL)
+                    + ' / '
+                    + rate('gcpool_hook_calls_total', 'pool', CREATED, POOL),
+                    '{{pool}}',
+                ),
+            ),
+            width=12,
+        ),
+        Panel(
+            'Age at close',
+            'The age of connections when they were closed. Close to idle_timeout or max_lifetime, these closed them; much '
+            'lower, something else did.',
+            's',
+            quantiles('gcpool_connection_age_seconds'),
+            width=12,
+            colors=BY_QUANTILE,
+        ),
+    ),
+)
 
-ENDPOINTS: Final = Row('Endpoints', (
-    Panel(
-        'Connections by endpoint',
-        'Connections of each endpoint, in any state, against max_size (dashed).',
-        'short',
-        (Query(gauge('gcpool_connections', 'pool, pool_endpoint'), '{{pool}}: {{pool_endpoint}}'),
-         Query(gauge('gcpool_max_connections_per_endpoint', 'pool', labels=POOL), 'limit of {{pool}}', limit=True)),
-        width=12),
-    Panel(
-        'Idle connections by endpoint',
-        'Idle connections, against min_idle (dashed). Those above it are closed after idle_timeout.',
-        'short',
-        (Query(average('gcpool_connections', 'pool, pool_endpoint', 'state="idle"'), '{{pool}}: {{pool_endpoint}}'),
-         Query(gauge('gcpool_min_idle_connections', 'pool', labels=POOL), 'kept by {{pool}}', limit=True)),
-        width=12),
-    Panel(
-        'Acquires by endpoint',
-        'Acquires by endpoint: how the load is distributed.',
-        'ops', (Query(rate('gcpool_acquires_total', 'pool, pool_endpoint'), '{{pool}}: {{pool_endpoint}}'),)),
-    Panel(
-        'Waiting acquires by endpoint',
-        'Where callers wait. One endpoint alone: it is slow, or max_size is too low. All endpoints: total_max_size is '
-        'too low.',
-        'short', (Query(gauge('gcpool_waiters', 'pool, pool_endpoint'), '{{pool}}: {{pool_endpoint}}'),)),
-    Panel(
-        'Failing acquires by endpoint',
-        'Where callers get errors. An endpoint with neither a connection nor a waiter at the time of the scrape is '
-        'counted as _other; the log and the spans name it.',
-        'ops', (Query(rate('gcpool_acquires_total', 'pool, pool_endpoint', FAILING), '{{pool}}: {{pool_endpoint}}'),)),
-))
+ENDPOINTS: Final = Row(
+    'Endpoints',
+    (
+        Panel(
+            'Connections by endpoint',
+            'Connections of each endpoint, in any state, against max_size (dashed).',
+            'short',
+            (
+                Query(gauge('gcpool_connections', 'pool, pool_endpoint'), '{{pool}}: {{pool_endpoint}}'),
+                Query(
+                    gauge('gcpool_max_connections_per_endpoint', 'pool', labels=POOL), 'limit of {{pool}}', limit=True
+                ),
+            ),
+            width=12,
+        ),
+        Panel(
+            'Idle connections by endpoint',
+            'Idle connections, against min_idle (dashed). Those above it are closed after idle_timeout.',
+            'short',
+            (
+                Query(
+                    average('gcpool_connections', 'pool, pool_endpoint', 'state="idle"'), '{{pool}}: {{pool_endpoint}}'
+                ),
+                Query(gauge('gcpool_min_idle_connections', 'pool', labels=POOL), 'kept by {{pool}}', limit=True),
+            ),
+            width=12,
+        ),
+        Panel(
+            'Acquires by endpoint',
+            'Acquires by endpoint: how the load is distributed.',
+            'ops',
+            (Query(rate('gcpool_acquires_total', 'pool, pool_endpoint'), '{{pool}}: {{pool_endpoint}}'),),
+        ),
+        Panel(
+            'Waiting acquires by endpoint',
+            'Where callers wait. One endpoint alone: it is slow, or max_size is too low. All endpoints: total_max_size is '
+            'too low.',
+            'short',
+            (Query(gauge('gcpool_waiters', 'pool, pool_endpoint'), '{{pool}}: {{pool_endpoint}}'),),
+        ),
+        Panel(
+            'Failing acquires by endpoint',
+            'Where callers get errors. An endpoint with neither a connection nor a waiter at the time of the scrape is '
+            'counted as _other; the log and the spans name it.',
+            'ops',
+            (Query(rate('gcpool_acquires_total', 'pool, pool_endpoint', FAILING), '{{pool}}: {{pool_endpoint}}'),),
+        ),
+    ),
+)
 
-SELF: Final = Row('Self-telemetry', (
-    Panel(
-        'Time to collect',
-        'How long it took to collect the metrics of all pools of a process at the last scrape.',
-        's', (Query(gauge('gcpool_collect_seconds', 'instance', labels=PROCESS, how='max'), '{{instance}}'),), width=6),
-    Panel(
-        'Telemetry errors',
-        'Errors of label functions, exporters and callbacks. They never reach a caller; the first of each kind is '
-        'logged.',
-        'short', (Query(added('gcpool_telemetry_errors_total', 'pool', labels=POOL), '{{pool}}'),), width=6),
-    Panel(
-        'Endpoints held',
-        'Endpoints that have a connection or a waiter, by pool.',
-        'short', (Query(gauge('gcpool_endpoints', 'pool', labels=POOL), '{{pool}}'),), width=6),
-    Panel(
-        'Endpoints without a label',
-        'New endpoints for which no label was free, counted as _other: raise endpoint_labels, or group endpoints with '
-        'endpoint_label.',
-        'short', (Query(added('gcpool_endpoint_label_overflow_total', 'pool', labels=POOL), '{{pool}}'),), width=6),
-    Panel(
-        'Pools',
-        'The pools with their version and front end.',
-        'string',
-        (Query(gauge('gcpool_info', f'{ONE_POOL}, frontend, version', labels=POOL, how='max'), '{{pool}}'),),
-        'table', 24),
-))
+SELF: Final = Row(
+    'Self-telemetry',
+    (
+        Panel(
+            'Time to collect',
+            'How long it took to collect the metrics of all pools of a process at the last scrape.',
+            's',
+            (Query(gauge('gcpool_collect_seconds', 'instance', labels=PROCESS, how='max'), '{{instance}}'),),
+            width=6,
+        ),
+        Panel(
+            'Telemetry errors',
+            'Errors of label functions, exporters and callbacks. They never reach a caller; the first of each kind is '
+            'logged.',
+            'short',
+            (Query(added('gcpool_telemetry_errors_total', 'pool', labels=POOL), '{{pool}}'),),
+            width=6,
+        ),
+        Panel(
+            'Endpoints held',
+            'Endpoints that have a connection or a waiter, by pool.',
+            'short',
+            (Query(gauge('gcpool_endpoints', 'pool', labels=POOL), '{{pool}}'),),
+            width=6,
+        ),
+        Panel(
+            'Endpoints without a label',
+            'New endpoints for which no label was free, counted as _other: raise endpoint_labels, or group endpoints with '
+            'endpoint_label.',
+            'short',
+            (Query(added('gcpool_endpoint_label_overflow_total', 'pool', labels=POOL), '{{pool}}'),),
+            width=6,
+        ),
+        Panel(
+            'Pools',
+            'The pools with their version and front end.',
+            'string',
+            (Query(gauge('gcpool_info', f'{ONE_POOL}, frontend, version', labels=POOL, how='max'), '{{pool}}'),),
+            'table',
+            24,
+        ),
+    ),
+)
 
 ROWS: Final[tuple[Row, ...]] = (OVERVIEW, SATURATION, LATENCY, USE, HOOKS, CHURN, ENDPOINTS, SELF)

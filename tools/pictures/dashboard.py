@@ -38,15 +38,41 @@ COLUMN, UNIT, HEAD, GAP = 54, 35, 118, 8
 WIDTH = 24 * COLUMN
 BACKGROUND, PANEL, EDGE, GRID, TEXT, SOFT = '#111217', '#181b1f', '#2b2e35', '#2a2d33', '#d5d6e0', '#9a9ba6'
 COLORS = {
-    'green': '#73bf69', 'blue': '#5794f2', 'yellow': '#fade2a', 'orange': '#ff9830', 'red': '#f2495c',
-    'purple': '#b877d9'}
-PALETTE = ('#73bf69', '#f2cc0c', '#8ab8ff', '#ff780a', '#f2495c', '#5794f2', '#b877d9', '#705da0', '#37872d', '#fade2a',
-           '#447ebc', '#c15c17', '#e0b400', '#96d98d', '#ffa6b0', '#ca95e5', '#c0d8ff', '#c4162a', '#ffb357', '#56a64b')
+    'green': '#73bf69',
+    'blue': '#5794f2',
+    'yellow': '#fade2a',
+    'orange': '#ff9830',
+    'red': '#f2495c',
+    'purple': '#b877d9',
+}
+PALETTE = (
+    '#73bf69',
+    '#f2cc0c',
+    '#8ab8ff',
+    '#ff780a',
+    '#f2495c',
+    '#5794f2',
+    '#b877d9',
+    '#705da0',
+    '#37872d',
+    '#fade2a',
+    '#447ebc',
+    '#c15c17',
+    '#e0b400',
+    '#96d98d',
+    '#ffa6b0',
+    '#ca95e5',
+    '#c0d8ff',
+    '#c4162a',
+    '#ffb357',
+    '#56a64b',
+)
 HEAT = LinearSegmentedColormap.from_list('heat', ['#1f1d3d', '#3b4cc0', '#22b8cf', '#8fd744', '#fde725', '#e8462e'])
 SMALL, MEDIUM, LARGE = 9.8, 11, 19.5
 
 
 # --- figures and their units ---
+
 
 def tell(value: float, unit: str) -> str:
     """Write a figure as Grafana does."""
@@ -69,43 +95,62 @@ def short(value: float, unit: str) -> str:
 
 # --- the paper ---
 
+
 class Paper:
     """A figure that is measured in pixels, from the top."""
 
     def __init__(self, height: int) -> None:
         self.height = height
-        self.colors: dict[str, str] = {}    # by a series' name: the same in all panels
+        self.colors: dict[str, str] = {}  # by a series' name: the same in all panels
         self.figure = Figure(figsize=(WIDTH / 100, height / 100), dpi=100, facecolor=BACKGROUND)
 
     def axes(self, x: float, y: float, width: float, height: float) -> Any:
         axes = self.figure.add_axes(
-            (x / WIDTH, 1 - (y + height) / self.height, width / WIDTH, height / self.height), facecolor=PANEL)
+            (x / WIDTH, 1 - (y + height) / self.height, width / WIDTH, height / self.height), facecolor=PANEL
+        )
         axes.tick_params(colors=SOFT, labelsize=SMALL, length=0, pad=5)
         for spine in axes.spines.values():
             spine.set_visible(False)
         return axes
 
     def box(self, x: float, y: float, width: float, height: float, color: str = PANEL, edge: str = EDGE) -> None:
-        self.figure.add_artist(FancyBboxPatch(
-            (x / WIDTH, 1 - (y + height) / self.height), width / WIDTH, height / self.height,
-            boxstyle='round,pad=0,rounding_size=0.002', mutation_aspect=WIDTH / self.height, facecolor=color,
-            edgecolor=edge, linewidth=1, transform=self.figure.transFigure, zorder=-5))
+        self.figure.add_artist(
+            FancyBboxPatch(
+                (x / WIDTH, 1 - (y + height) / self.height),
+                width / WIDTH,
+                height / self.height,
+                boxstyle='round,pad=0,rounding_size=0.002',
+                mutation_aspect=WIDTH / self.height,
+                facecolor=color,
+                edgecolor=edge,
+                linewidth=1,
+                transform=self.figure.transFigure,
+                zorder=-5,
+            )
+        )
 
     def text(self, x: float, y: float, text: str, size: float = SMALL, color: str = TEXT, **style: Any) -> None:
         self.figure.text(x / WIDTH, 1 - y / self.height, text, size=size, color=color, va='center', **style)
 
     def line(self, x: float, y: float, color: str, dashed: bool) -> None:
-        self.figure.add_artist(Line2D(
-            (x / WIDTH, (x + 18) / WIDTH), (1 - y / self.height,) * 2, color=color, linewidth=3,
-            linestyle=(0, (1.5, 1)) if dashed else '-', transform=self.figure.transFigure))
+        self.figure.add_artist(
+            Line2D(
+                (x / WIDTH, (x + 18) / WIDTH),
+                (1 - y / self.height,) * 2,
+                color=color,
+                linewidth=3,
+                linestyle=(0, (1.5, 1)) if dashed else '-',
+                transform=self.figure.transFigure,
+            )
+        )
 
 
 # --- panels ---
 
+
 def order(series: stage.Series) -> Any:
     """Put those last of which there is nothing to be seen: not every legend has room for all."""
     return not any(value for _, value in series.finite), sorted(series.labels.items())
-
 
 
 class Drawn:
@@ -117,7 +162,7 @@ class Drawn:
         self.x, self.y = at['x'] * COLUMN + GAP / 2, HEAD + at['y'] * UNIT + GAP / 2
         self.width, self.height = at['w'] * COLUMN - GAP, at['h'] * UNIT - GAP
         self.unit = panel['fieldConfig']['defaults']['unit']
-        self.began, self.ended = play.began[0], play.began[2]     # peace, and trouble
+        self.began, self.ended = play.began[0], play.began[2]  # peace, and trouble
         self.fixed: dict[str, str] = {}
         self.dashed: set[str] = set()
         for rule in panel['fieldConfig']['overrides']:
@@ -143,7 +188,7 @@ class Drawn:
         getattr(self, self.panel['type'])()
 
     def stat(self) -> None:
-        (_, _, series), = self.answers
+        ((_, _, series),) = self.answers
         values = [value for _, value in series.finite]
         steps = self.panel['fieldConfig']['defaults']['thresholds']['steps']
         color = [step['color'] for step in steps if step['value'] is None or values[-1] >= step['value']][-1]
@@ -174,8 +219,14 @@ class Drawn:
                 axes.plot(at, total, color=color, linewidth=1.3)
                 below = values = total
             else:
-                axes.plot(at, values, color=color, linewidth=1.5, linestyle=(0, (5, 3)) if dashed else '-',
-                          zorder=2 if dashed else 3)
+                axes.plot(
+                    at,
+                    values,
+                    color=color,
+                    linewidth=1.5,
+                    linestyle=(0, (5, 3)) if dashed else '-',
+                    zorder=2 if dashed else 3,
+                )
                 if not dashed:
                     axes.fill_between(at, 0, values, color=color, alpha=0.06, linewidth=0)
             highest = max(highest, float(np.nanmax(values)) if np.isfinite(values).any() else 0)
@@ -263,6 +314,7 @@ class Drawn:
 
 # --- the page ---
 
+
 def draw_page(play: stage.Play, rows: int) -> Paper:
     """Draw the first rows of the dashboard."""
     panels: list[dict[str, Any]] = []
@@ -287,9 +339,14 @@ def draw_page(play: stage.Play, rows: int) -> Paper:
 def draw_head(paper: Paper) -> None:
     paper.text(16, 22, boards.DASHBOARD['title'], 14)
     paper.text(
-        16, 48,
+        16,
+        48,
         'A preview, not Grafana: the queries of the dashboard, answered by a real Prometheus, drawn with matplotlib. '
-        'Seven pools, of which six run into trouble.', SMALL, SOFT, style='italic')
+        'Seven pools, of which six run into trouble.',
+        SMALL,
+        SOFT,
+        style='italic',
+    )
     x = 16.0
     for name, variable in (*boards.variables('datasource').items(), *boards.variables().items()):
         value = 'prometheus' if name == 'datasource' else 'All'

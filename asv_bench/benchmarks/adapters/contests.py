@@ -16,7 +16,12 @@ the pool."""
 
 
 def hold_in_threads(
-    peer: Peer, threads: int, connections: int, hold: float, seconds: float, warm_up: float = 0.0,
+    peer: Peer,
+    threads: int,
+    connections: int,
+    hold: float,
+    seconds: float,
+    warm_up: float = 0.0,
 ) -> loads.Seen:
     """Let threads acquire a connection, hold it for some time, and release it.
 
@@ -29,9 +34,15 @@ def hold_in_threads(
 
 
 def hold_in_tasks(
-    peer: Peer, tasks: int, connections: int, hold: float, seconds: float, warm_up: float = 0.0,
+    peer: Peer,
+    tasks: int,
+    connections: int,
+    hold: float,
+    seconds: float,
+    warm_up: float = 0.0,
 ) -> loads.Seen:
     """The same with tasks of asyncio, in a loop of their own."""
+
     async def run() -> loads.Seen:
         async with peer.open(connections) as pool:
             return await loads.in_tasks([peer.worker(pool)] * tasks, hold, seconds, warm_up)

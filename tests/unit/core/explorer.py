@@ -146,7 +146,8 @@ class Scheduler:
         errors = [f'{actor.name} raised {actor.error!r}' for actor in self.actors if actor.error is not None]
         if self.failure or errors:
             raise Broken(f'{self.failure or "; ".join(errors)}\n' + self.story()) from next(
-                (actor.error for actor in self.actors if actor.error is not None), None)
+                (actor.error for actor in self.actors if actor.error is not None), None
+            )
 
     def story(self) -> str:
         """Write down what the threads did."""
@@ -173,7 +174,7 @@ class Scheduler:
         :param timeout: seconds; ``inf``: no limit
         """
         me = self.me
-        if me is None:      # the scenario itself: it never waits
+        if me is None:  # the scenario itself: it never waits
             return ready()
         if self.failure is not None:
             raise Stopped

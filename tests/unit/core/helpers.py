@@ -26,8 +26,13 @@ WAIT, CREATE, USE, SHUT = 'wait', 'create', 'use', 'shut'
 """What an acquire is told: to wait, to create, to use a connection, that the pool is closed."""
 
 LIMITS: dict[str, Any] = {
-    'max_size': 10, 'total_max_size': 100, 'min_idle': 1, 'idle_timeout': 60.0, 'max_lifetime': 3600.0,
-    'lifetime_jitter': 0.0, 'leak_threshold': inf,
+    'max_size': 10,
+    'total_max_size': 100,
+    'min_idle': 1,
+    'idle_timeout': 60.0,
+    'max_lifetime': 3600.0,
+    'lifetime_jitter': 0.0,
+    'leak_threshold': inf,
 }
 
 
@@ -157,7 +162,7 @@ class Bench:
         try:
             how()
             while acquire.todo != 'done' and acquire.next() == TODO_DISPOSE:
-                acquire.completed()         # the tests dispose of victims
+                acquire.completed()  # the tests dispose of victims
         except ConnectionPoolClosedError:
             return SHUT
         return acquire.todo if acquire.todo in (WAIT, CREATE) else USE
@@ -165,7 +170,7 @@ class Bench:
     def verdict(self, acquire: Acquire) -> str:
         """Return what an acquire that has asked is to do. One that waits looks whether something has come."""
         if acquire.todo == 'ask':
-            return SHUT                     # the pool was closed: it could not even ask
+            return SHUT  # the pool was closed: it could not even ask
         return self.poll(acquire)
 
     def poll(self, acquire: Acquire) -> str:
@@ -191,7 +196,7 @@ class Bench:
         try:
             acquire.failed(error)
         except type(error):
-            error.__traceback__ = None      # else it would keep the bench alive
+            error.__traceback__ = None  # else it would keep the bench alive
 
     def retry(self, acquire: Acquire, wake: Callable[[], object] | None = None) -> str:
         """Find the connection of an acquire dead, and let it ask again.

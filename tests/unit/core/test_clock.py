@@ -19,7 +19,7 @@ import pytest
 
 from gcp._core import Core
 
-NEAR = 50e-6    # seconds
+NEAR = 50e-6  # seconds
 ROOT = Path(__file__).resolve().parents[3]
 SOURCE = '/sys/devices/system/clocksource/clocksource0/current_clocksource'
 
@@ -108,7 +108,7 @@ def test_it_is_right_after_a_sleep(seconds: float) -> None:
         clock()
         time.sleep(seconds)
         assert off(clock) < NEAR
-        assert off(clock) < NEAR     # and from the counter again
+        assert off(clock) < NEAR  # and from the counter again
 
 
 def test_it_never_goes_back_where_the_kernel_is_asked_anew() -> None:
@@ -116,14 +116,16 @@ def test_it_never_goes_back_where_the_kernel_is_asked_anew() -> None:
     last = clock()
     for step in range(20_000):
         if step % 100 == 0:
-            time.sleep(0.001)       # each time the counter is trusted no more
+            time.sleep(0.001)  # each time the counter is trusted no more
         now = clock()
         assert now >= last
         last = now
 
 
 def test_it_is_right_after_a_stop_of_the_process() -> None:
-    script = OFF + """
+    script = (
+        OFF
+        + """
 print('began', flush=True)
 most = gap = 0.0
 last = began = time.monotonic()
@@ -133,6 +135,7 @@ while clock() < began + 0.8:
     gap, last = max(gap, now - last), now
 print(gap, most)
 """
+    )
     with subprocess.Popen([sys.executable, '-c', script], stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == 'began\n'
@@ -147,7 +150,9 @@ print(gap, most)
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
 def test_it_goes_on_in_a_forked_child(script: Callable[..., Any]) -> None:
-    script(OFF + """
+    script(
+        OFF
+        + """
 import os
 
 for pause in 0, 0.0005, 0.02:
@@ -162,7 +167,8 @@ for pause in 0, 0.0005, 0.02:
     if child == 0:
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
-""").quietly()
+"""
+    ).quietly()
 
 
 # --- which clock it is ---
@@ -183,7 +189,9 @@ int clock_gettime(clockid_t id, struct timespec *t) {
 }
 """
 
-COUNT = OFF + """
+COUNT = (
+    OFF
+    + """
 import ctypes
 
 asked = ctypes.CDLL(None).times_asked
@@ -197,6 +205,7 @@ print(asked() - before)
 worst = max(off() for _ in range(10_000))
 assert worst < 50e-6, worst
 """
+)
 
 
 @pytest.fixture(scope='module')
@@ -206,7 +215,8 @@ def witness(tmp_path_factory: pytest.TempPathFactory) -> str:
         pytest.skip('needs Linux and a C compiler, to see who asks the kernel')
     made = tmp_path_factory.mktemp('witness') / 'witness.so'
     subprocess.run(
-        [compiler, '-shared', '-fPIC', '-O1', '-x', 'c', '-', '-o', made, '-ldl'], input=WITNESS, text=True, check=True)
+        [compiler, '-shared', '-fPIC', '-O1', '-x', 'c', '-', '-o', made, '-ldl'], input=WITNESS, text=True, check=True
+    )
     return str(made)
 
 
@@ -221,7 +231,8 @@ def times_asked(witness: str, *before: str, clock: str | None = None) -> int:
     if clock is not None:
         env['GCP_CLOCK'] = clock
     process = subprocess.run(
-        [*before, sys.executable, '-c', COUNT], capture_output=True, text=True, timeout=30, env=env)
+        [*before, sys.executable, '-c', COUNT], capture_output=True, text=True, timeout=30, env=env
+    )
     assert process.returncode == 0, process.stderr
     return int(process.stdout)
 

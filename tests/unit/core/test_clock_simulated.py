@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).resolve().parents[3] / 'gcp' / 'core' / 'clock.pxd'
-NEAR = 50e-6            # seconds
-FREQUENCY = 3e9         # ticks a second
+NEAR = 50e-6  # seconds
+FREQUENCY = 3e9  # ticks a second
 DAY = 86_400.0
 
 if not SOURCE.exists() or sys.platform != 'linux' or platform.machine() != 'x86_64':
@@ -136,7 +136,10 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp('clock') / 'clock.so'
     subprocess.run(
         [compiler, '-shared', '-fPIC', '-O1', '-Werror=implicit-function-declaration', '-x', 'c', '-', '-o', made],
-        input=WORLD + ast.literal_eval(found[1]) + FACE, text=True, check=True)
+        input=WORLD + ast.literal_eval(found[1]) + FACE,
+        text=True,
+        check=True,
+    )
     return made
 
 
@@ -243,6 +246,7 @@ def test_a_counter_that_is_not_steady_is_left_alone_after_a_while(machine: Make)
 
 # --- machines that sleep ---
 
+
 @pytest.mark.parametrize('seconds', [0.01, 1.0, 3600.0, DAY])
 def test_a_machine_that_slept(machine: Make, seconds: float) -> None:
     one = machine()
@@ -296,7 +300,7 @@ def test_a_kernel_clock_that_is_set_back_does_not_stop_the_core_s(machine: Make)
     one = machine()
     one.work(0.1)
     one.pass_time(-3000.0, ticks=2e-3 * FREQUENCY)
-    one._last = 0.0     # here alone it may go back
+    one._last = 0.0  # here alone it may go back
     one.error()
     assert one.work(0.1) < NEAR
 

@@ -114,13 +114,14 @@ DEFINED = {path.stem: dict(definitions(path.read_text())) for path in LAYERS}
 
 # --- what must hold ---
 
+
 def test_order_names_every_layer() -> None:
     assert sorted(ORDER) == [path.stem for path in LAYERS]
 
 
 @each_layer
 def test_layer_cimports_only_layers_below(path: Path) -> None:
-    below = set(ORDER[:ORDER.index(path.stem)])
+    below = set(ORDER[: ORDER.index(path.stem)])
     assert set(cimports(path.read_text())) <= below
 
 
@@ -197,7 +198,16 @@ def test_finds_definitions() -> None:
     found = dict(definitions(LAYER))
     assert {name for name, function in found.items() if function} == {'first', 'quiet'}
     assert {name for name, function in found.items() if not function} == {
-        'GREEN', 'LAST', 'LIMIT', 'RED', 'bounds', 'callback_t', 'color', 'node_t', 'opaque_t', 'place_t',
+        'GREEN',
+        'LAST',
+        'LIMIT',
+        'RED',
+        'bounds',
+        'callback_t',
+        'color',
+        'node_t',
+        'opaque_t',
+        'place_t',
     }
 
 
@@ -223,7 +233,7 @@ def test_finds_uses(text: str, name: str, used: bool) -> None:
     assert uses(text, name, function=name == 'first') is used
 
 
-CHAPTER = '''\
+CHAPTER = """\
 def long(
     a,
 ):
@@ -235,7 +245,7 @@ cdef class Pool(Base):
         cdef int i = long(1)
 
         return i
-'''
+"""
 
 
 def test_counts_lines_of_functions() -> None:

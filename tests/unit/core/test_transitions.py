@@ -1783,7 +1783,8 @@ def test_each_transition_is_announced_before_it_happens() -> None:
 
 
 def test_a_forked_child_begins_empty_and_works(script: Script) -> None:
-    assert script("""
+    assert (
+        script("""
         import gc, os, sys
         from core.helpers import Bench, Shape, CREATE, USE
         from gcp.exceptions import AcquireTimeoutError
@@ -1832,11 +1833,16 @@ def test_a_forked_child_begins_empty_and_works(script: Script) -> None:
         assert forked == []
         assert bench.shape == Shape(used=1, creating=2, disposing=1, waiting=1), bench.shape
         print(os.waitstatus_to_exitcode(status))
-    """).quietly().strip() == '0'
+    """)
+        .quietly()
+        .strip()
+        == '0'
+    )
 
 
 def test_a_creation_that_fails_in_a_forked_child_leaves_the_counts_alone(script: Script) -> None:
-    assert script("""
+    assert (
+        script("""
         import os
         from core.helpers import Bench, Shape, CREATE
 
@@ -1852,7 +1858,11 @@ def test_a_creation_that_fails_in_a_forked_child_leaves_the_counts_alone(script:
                 os._exit(0)
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, limits
         print('fine')
-    """).quietly().strip() == 'fine'
+    """)
+        .quietly()
+        .strip()
+        == 'fine'
+    )
 
 
 def test_the_children_of_children_work(script: Script) -> None:
