@@ -93,16 +93,16 @@ cdef class Acquire(Holder):
     cdef BaseConnectionPool pool
     cdef Endpoint ep
     cdef object key
-    cdef readonly object own         # its own victims: it has none, NO_ENDPOINT
+    cdef readonly object own         # whose victims are the caller's own: NO_ENDPOINT, none are
     cdef readonly object event       # set when the wait is over
     cdef object timer                # of an event loop: ends the wait
     cdef readonly object timeout     # what the caller allowed: seconds, or None
     cdef readonly bint nowait
     cdef double create_began
-    cdef bint waited                 # for others
+    cdef bint waited                 # it has waited for other callers
     cdef bint set_off                # a disposal that will leave it a place
-    cdef bint disposed               # victims, before the hooks; once is enough
-    cdef bint made                   # its connection
+    cdef bint disposed               # victims were disposed of: that is done once, before the hooks
+    cdef bint made                   # it has created its connection
     cdef bint ended
     cdef int result
     cdef double took                 # from the call to the end, seconds

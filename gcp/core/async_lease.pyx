@@ -220,7 +220,7 @@ cdef class AsyncLease(Holder):
         elif not pool._core.traces_hits:
             s = pool.take_slot(self.key, self.timeout, &a)
             if s != NULL:
-                self.phase = ACQUIRING      # a hook that drives its own acquire is told so
+                self.phase = ACQUIRING      # a hook that awaits this same lease gets an error
                 return self.call_hooks(s, &a)
         return s if s != NULL else pool.begin_for(self)
 
@@ -263,7 +263,7 @@ cdef class AsyncLease(Holder):
         """Drive an idle hit: call its hooks, as long as they do not suspend. If something is wrong with it, or a hook
         suspends, it becomes an `Acquire`."""
         cdef AsyncPool pool = self.pool
-        cdef Slot slot = <Slot>slot_object(s)       # whatever a hook does, the record stays
+        cdef Slot slot = <Slot>slot_object(s)       # keeps the record, whatever a hook does
         error = None
         allowed = pool.acquire_timeout if self.timeout is None else pool.limit(self.timeout)
         a.deadline = a.began + seconds_allowed(allowed, pool.acquire_timeout)

@@ -23,7 +23,7 @@ cdef class Holder:
         self.epoch = core.pool.epoch
 
     cdef inline bint current(self) noexcept:
-        """Whether the connection is still held by this, be it that its release has begun."""
+        """Whether the connection is still held by this. It is, too, after its release has begun."""
         return (
             self.slot is not None and self.epoch == self.core.pool.epoch and self.slot.s.lease == self.lease
             and is_held(&self.slot.s)

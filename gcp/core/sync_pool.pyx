@@ -69,7 +69,7 @@ cdef class SyncPool(BaseConnectionPool):
     cdef slot_t* call_hooks(self, slot_t* s, acquire_t* a, endpoint, timeout) except NULL:
         """Drive an idle hit: call its hooks. If something is wrong with it, it becomes an `Acquire`."""
         cdef Core core = self._core
-        cdef Slot slot = <Slot>slot_object(s)       # whatever a hook does, the record stays
+        cdef Slot slot = <Slot>slot_object(s)       # keeps the record, whatever a hook does
         a.deadline = a.began + seconds_allowed(self.limit(timeout), self.acquire_timeout)
         a.hook_began = a.began
         after_slot(self, a)

@@ -32,7 +32,7 @@ class Bounded:
         self._timeout = timeout
         self._waiting: asyncio.Future[Any] | None = None
         self._expired = False
-        self._missed = False  # and there was nothing to cancel just then
+        self._missed = False  # at the deadline there was nothing to cancel
 
     def __await__(self) -> Generator[Any, Any, Any]:
         if self._timeout is None:
@@ -73,7 +73,8 @@ class Bounded:
 
     def _expire(self) -> None:
         self._expired = True
-        # a bare yield, or what was waited for came at the same moment: then the next step is told, as a task does it
+        # After a bare yield, or when the awaited future is done, nothing is left to cancel: the cancellation is raised
+        # when the coroutine goes on, as in a task.
         self._missed = self._waiting is None or not self._waiting.cancel()
 
     def _cancellation(self) -> BaseException | None:
@@ -137,7 +138,7 @@ def throw(steps: Generator[Any, Any, Any], error: BaseException) -> Any:
 
 
 def close(steps: Generator[Any, Any, Any]) -> None:
-    """Go on no more."""
+    """Close an iterator, if it can be closed."""
     if hasattr(steps, 'close'):
         steps.close()
 

@@ -227,7 +227,7 @@ class Collector:
             self.look()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Cancel the timer."""
         if self._timer is not None:
             self._timer.cancel()
 
