@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 import gcp
+from gcp._core import Event
 from gcp.testing import BareFakeManager
 from gcp.threading import ConnectionPool
-from tests.support.stage import wait_until
 
 PACKAGE = Path(gcp.__file__).resolve().parent
 CORE = PACKAGE / 'core'
@@ -245,10 +245,17 @@ def is_of_gcp(frame: FrameType) -> bool:
 
 def test_release_with_an_eviction_enters_python_code_once() -> None:
     pool: ConnectionPool[str, Any] = ConnectionPool(BareFakeManager(), max_size=1, total_max_size=1)
+    queued = threading.Event()
+
+    def make_event() -> Event:
+        queued.set()
+        return Event()
+
+    pool._make_event = make_event  # asked for by an acquire that is in the wait queue
     conn = pool.acquire('a')
     waiter = threading.Thread(target=lambda: pool.release(pool.acquire('b'), 'b'), daemon=True)
     waiter.start()
-    wait_until(lambda: pool.stats().waiting == 1)
+    assert queued.wait(30)
 
     with Entries() as entries:
         pool.release(conn, 'a')
