@@ -120,7 +120,7 @@ async def test_capacity_follows_the_endpoints_that_a_pool_has(front: Front) -> N
     pool: Any = front.pool(front.manager(), name='orders', registry=own, max_size=5, total_max_size=12, min_idle=0)
     assert scrape(own).value('gcpool_capacity') == 0
     held = [await pool.acquire('a') for _ in range(5)]
-    await front.line_up(pool, 'a', 1)
+    (waiter,) = await front.line_up(pool, 'a', 1)
     page = scrape(own)
     # exhausted: all that one endpoint may have is in use, far below the limit of all endpoints
     assert page.sum('gcpool_connections', state='used') == page.value('gcpool_capacity') == 5
@@ -128,6 +128,7 @@ async def test_capacity_follows_the_endpoints_that_a_pool_has(front: Front) -> N
     assert scrape(own).value('gcpool_capacity') == page.value('gcpool_max_connections') == 12
     for conn, endpoint in zip(held, [*'aaaaa', 'b0', 'b1', 'b2'], strict=True):
         await pool.release(conn, endpoint)
+    await pool.release(await waiter, 'a')
     await pool.close()
     assert not list(scrape(own).find('gcpool_capacity'))
 
