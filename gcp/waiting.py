@@ -13,9 +13,20 @@ from gcp._core import Event
 PAUSE = 0.05
 """How long to wait, once the main thread has ended, before looking again, seconds."""
 
-waiting: dict[int, Event] = {}
-ended: set[int] = set()
+waiting: dict[int, Wait] = {}
 exiting = False
+
+
+class Wait:
+    """One wait of a thread without a time limit.
+
+    ``ended`` belongs to the wait, not to the thread: one that was served meanwhile, and waits again, is not ended."""
+
+    __slots__ = ('ended', 'event')
+
+    def __init__(self, event: Event) -> None:
+        self.event = event
+        self.ended = False
 
 
 def wait_for(event: Event, seconds: float) -> bool:
@@ -28,36 +39,41 @@ def wait_for(event: Event, seconds: float) -> bool:
     if seconds < threading.TIMEOUT_MAX:
         return event.wait(max(0.0, seconds))
     me = threading.get_ident()
-    waiting[me] = event
+    wait = waiting[me] = Wait(event)
     try:
         while not event.wait(PAUSE if exiting else float('inf')):
-            end_stuck_threads()
+            end_stuck_threads(me)
     finally:
         del waiting[me]
-    if me in ended:
-        ended.discard(me)
+    if wait.ended:
         raise SystemExit
     return True
 
 
-def end_stuck_threads() -> None:
-    """End the threads that wait, if no other thread is left but the pools' own."""
+def end_stuck_threads(me: int) -> None:
+    """End all threads that wait, if no other thread is left but the pools' own.
+
+    Threads begin and end waiting while this looks at them. So it looks at a copy, and takes a thread for stuck only
+    while its event is neither set nor just received.
+
+    :param me: the thread that calls this: it waits as well, but for this look
+    """
     main = threading.main_thread()
+    waits = waiting.copy()
     others = [thread for thread in threading.enumerate() if thread is not main and not thread.name.startswith('gcp-')]
-    if all(thread.ident in waiting for thread in others):
-        for ident in [thread.ident for thread in others if thread.ident is not None]:
-            event = waiting[ident]
-            if not event.wait(0):  # one that was set just now has served its thread
-                ended.add(ident)
-            event.set()
+    stuck = [waits[thread.ident] for thread in others if thread.ident in waits]
+    if len(stuck) == len(others) and all(wait is waits[me] or wait.event.awaited for wait in stuck):
+        for wait in stuck:
+            wait.ended = True
+            wait.event.set()
 
 
 def begin_exit() -> None:
     """The main thread has ended: threads that wait look again, and from now on now and then."""
     global exiting  # noqa: PLW0603  # it is the process's
     exiting = True
-    for event in list(waiting.values()):
-        event.set()
+    for wait in list(waiting.values()):
+        wait.event.set()
 
 
 # Called before Python joins the threads, which atexit's functions are not. concurrent.futures builds on it, too.

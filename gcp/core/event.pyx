@@ -27,6 +27,7 @@ cdef class Event:
     It is a lock that is held while the event is not set, so that it needs neither a condition nor a Python frame."""
     cdef PyThread_type_lock lock
     cdef bint is_set
+    cdef bint has_waiter    # between the first and the last line of `wait`; both are run with the GIL
 
     def __cinit__(self):
         self.lock = PyThread_allocate_lock()
@@ -58,18 +59,27 @@ cdef class Event:
         cdef double deadline = gcp_monotonic() + seconds
         cdef long long microseconds
         cdef PyLockStatus status
-        while True:
-            microseconds = <long long>(min(seconds, <double>LONGEST_WAIT) * 1e6) + 1 if seconds > 0 else 0
-            with nogil:
-                status = PyThread_acquire_lock_timed(self.lock, microseconds, 1)
-            if status == PY_LOCK_ACQUIRED:
-                self.is_set = False
-                return True
-            if status == PY_LOCK_INTR:
-                PyErr_CheckSignals()
-            seconds = deadline - gcp_monotonic()
-            if seconds <= 0:
-                return False
+        self.has_waiter = True
+        try:
+            while True:
+                microseconds = <long long>(min(seconds, <double>LONGEST_WAIT) * 1e6) + 1 if seconds > 0 else 0
+                with nogil:
+                    status = PyThread_acquire_lock_timed(self.lock, microseconds, 1)
+                if status == PY_LOCK_ACQUIRED:
+                    self.is_set = False
+                    return True
+                if status == PY_LOCK_INTR:
+                    PyErr_CheckSignals()
+                seconds = deadline - gcp_monotonic()
+                if seconds <= 0:
+                    return False
+        finally:
+            self.has_waiter = False
+
+    @property
+    def awaited(self):
+        """Whether a thread waits for it at this moment, and has not been woken. (A bool.)"""
+        return self.has_waiter and not self.is_set
 
     cdef bint wait_after_setting(self, Event other, double seconds) except -1:
         """Set another event, and wait for this one. The other is set after the GIL was released: a thread that wakes

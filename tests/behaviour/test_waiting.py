@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+
+import pytest
+from stage import wait_until
+
+from gcp import waiting
+from gcp._core import Event
 
 PRELUDE = """
 import sys, threading, time
@@ -64,3 +71,38 @@ while not pool.stats().used:
 threading.Thread(target=wait_and_tell).start()
 """)
     assert (done.returncode, sorted(done.stdout.split()), done.stderr) == (0, ['released', 'served'], '')
+
+
+def test_threads_that_end_while_another_looks_are_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guarantee 13: threads come and go while one of them looks whether all are stuck."""
+
+    class Leaving(threading.Thread):
+        """A thread that stops waiting once it has been looked at."""
+
+        @property
+        def ident(self) -> int:
+            waiting.waiting.pop(-1, None)
+            return -1
+
+    me = threading.get_ident()
+    mine, its = waiting.Wait(Event()), waiting.Wait(Event())
+    monkeypatch.setattr(waiting, 'waiting', {me: mine, -1: its})
+    monkeypatch.setattr(threading, 'main_thread', threading.Thread)
+    monkeypatch.setattr(threading, 'enumerate', lambda: [threading.current_thread(), Leaving()])
+    waiting.end_stuck_threads(me)
+    assert waiting.waiting == {me: mine}
+    assert not mine.ended  # the other has just received its event: it will go on, and may serve this thread
+    assert not its.ended
+
+
+def test_a_thread_that_was_just_woken_is_not_stuck() -> None:
+    event = Event()
+    assert not event.awaited
+    thread = threading.Thread(target=event.wait)
+    thread.start()
+    wait_until(lambda: event.awaited)
+    event.set()
+    assert not event.awaited  # set, and not yet received
+    thread.join()
+    assert not event.awaited
+    assert not event.wait(0)  # received: the wait has cleared it
