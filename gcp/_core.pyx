@@ -38,7 +38,9 @@ from libc.string cimport memset
 from gcp.core.clock cimport gcp_clock_init
 from gcp.core.state cimport HOOK_DISPOSE
 
-from gcp.exceptions import AcquireTimeoutError, ConnectionNotAcquiredError, ConnectionPoolClosedError, HookTimeoutError
+from gcp.exceptions import (
+    AcquireTimeoutError, ConnectionNotAcquiredError, ConnectionPoolClosedError, DiscardConnection, HookTimeoutError,
+)
 
 gcp_clock_init()
 

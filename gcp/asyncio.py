@@ -129,6 +129,18 @@ class ConnectionPool(AsyncPool[EndpointT, ConnectionT]):
                 else:
                     operation.completed(result)
 
+    async def discard(self, conn: ConnectionT, endpoint: EndpointT) -> None:
+        """Release a connection that is not to be used again: it is disposed of.
+
+        :param conn: what `acquire` returned, or something equal to it
+        :param endpoint: what it was acquired for
+        :raises ConnectionNotAcquiredError: if it is not held; nothing has changed then
+        """
+        release = self.open_release(conn, endpoint)
+        if release is not None:
+            release.discard('discarded')
+            await self._drive(release)
+
     # --- close ---
 
     async def close(self, timeout: float | None = None) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import lru_cache
 from typing import Any
 
-from gcp._core import chain
+from gcp._core import chain, is_clean
 
 
 @contextmanager
@@ -17,7 +18,7 @@ def connection_of(self: Any, endpoint: Any, timeout: float | None = None) -> Ite
         yield conn
     except BaseException as body:
         try:
-            self.release(conn, endpoint)
+            release_after(self, conn, endpoint, body)
         except Exception as error:
             chain(body, error)
         raise
@@ -33,9 +34,28 @@ async def async_connection_of(self: Any, endpoint: Any, timeout: float | None = 
         yield conn
     except BaseException as body:
         try:
-            await self.release(conn, endpoint)
+            await release_after(self, conn, endpoint, body)
         except Exception as error:
             chain(body, error)
         raise
     else:
         await self.release(conn, endpoint)
+
+
+def release_after(self: Any, conn: Any, endpoint: Any, error: BaseException) -> Any:
+    """Release a connection after an error. A `release` that does not take the error sees only clean connections."""
+    if takes_error(type(self).release):
+        return self.release(conn, endpoint, error=error)
+    return self.release(conn, endpoint) if is_clean(self, endpoint, conn, error) else self.discard(conn, endpoint)
+
+
+@lru_cache
+def takes_error(release: Any) -> bool:
+    """Whether a `release` takes the argument ``error``."""
+    from inspect import Parameter, signature  # it takes long to import, and only such a subclass needs it
+
+    try:
+        parameters = signature(release).parameters
+    except ValueError:  # of a function that does not tell
+        return False
+    return 'error' in parameters or any(one.kind is Parameter.VAR_KEYWORD for one in parameters.values())

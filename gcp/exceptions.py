@@ -10,6 +10,7 @@ __all__ = [
     'ConnectionPoolClosedError',
     'ConnectionPoolIsFull',
     'ConnectionPoolNotFound',
+    'DiscardConnection',
 ]
 
 
@@ -77,6 +78,13 @@ class AcquireTimeoutError(BaseError, TimeoutError):
         self.waiting = waiting
         self.limit = limit
         self.oldest_checkout = oldest_checkout
+
+
+class DiscardConnection(BaseError):
+    """Raised by a manager's `on_release`: the connection must not be used again, and nothing of its user's is lost.
+
+    The pool disposes of the connection, and logs the message as a warning. The caller gets no error, as from any other
+    that `on_release` raises."""
 
 
 class HookTimeoutError(TimeoutError):

@@ -69,6 +69,20 @@ class SyncConnectionManager(abc.ABC, Generic[EndpointT, ConnectionT]):
         :param conn: the dead connection
         """
 
+    def clean_after_error(self, endpoint: EndpointT, conn: ConnectionT, error: BaseException) -> bool:
+        """Say whether a connection may be used again after an error in the block of its holder. It only looks: it must
+        neither send nor receive. An error that it raises is logged, and the connection discarded.
+
+        The pool asks when an error leaves the block of `connection()`, or is given to `release()`. A cancellation and
+        the closing of a generator count as errors, too.
+
+        :param endpoint: the endpoint of the connection
+        :param conn: the connection
+        :param error: the error
+        :return: ``True``: the connection is released as ever; ``False``: it is disposed of, and `on_release` not called
+        """
+        return True
+
 
 class AsyncConnectionManager(abc.ABC, Generic[EndpointT, ConnectionT]):
     """Base class of managers for the asyncio pool; `gcp.asyncio` exports it as ``BaseConnectionManager``.
@@ -119,3 +133,17 @@ class AsyncConnectionManager(abc.ABC, Generic[EndpointT, ConnectionT]):
         :param endpoint: the endpoint of the connection
         :param conn: the dead connection
         """
+
+    def clean_after_error(self, endpoint: EndpointT, conn: ConnectionT, error: BaseException) -> bool:
+        """Say whether a connection may be used again after an error in the block of its holder. It only looks: it must
+        neither send nor receive. An error that it raises is logged, and the connection discarded.
+
+        The pool asks when an error leaves the block of `connection()`, or is given to `release()`. A cancellation and
+        the closing of a generator count as errors, too.
+
+        :param endpoint: the endpoint of the connection
+        :param conn: the connection
+        :param error: the error
+        :return: ``True``: the connection is released as ever; ``False``: it is disposed of, and `on_release` not called
+        """
+        return True

@@ -272,7 +272,7 @@ def reject(name: str) -> NoReturn:
 # --- managers ---
 
 REQUIRED = ('create', 'dispose')
-OPTIONAL = ('check_aliveness', 'on_acquire', 'on_release', 'on_connection_dead')
+OPTIONAL = ('check_aliveness', 'on_acquire', 'on_release', 'on_connection_dead', 'clean_after_error')
 
 
 def check_manager(manager: Any, *, base: type, other: type, wrong: str, right: str) -> None:

@@ -123,6 +123,18 @@ class ConnectionPool(SyncPool[EndpointT, ConnectionT]):
             else:
                 operation.make_call()
 
+    def discard(self, conn: ConnectionT, endpoint: EndpointT) -> None:
+        """Release a connection that is not to be used again: it is disposed of.
+
+        :param conn: what `acquire` returned, or something equal to it
+        :param endpoint: what it was acquired for
+        :raises ConnectionNotAcquiredError: if it is not held; nothing has changed then
+        """
+        release = self.open_release(conn, endpoint)
+        if release is not None:
+            release.discard('discarded')
+            self._drive(release)
+
     # --- close ---
 
     def close(self, timeout: float | None = None) -> None:

@@ -10,7 +10,7 @@ from gcp.core.state cimport CALL_DEAD, HOOK_CHECK, HOOK_ON_ACQUIRE, HOOK_ON_RELE
 
 
 cdef enum lease_phase:
-    FRESH, WAITING, ACQUIRING, HELD, RELEASING, RELEASING_BY_NAME, CLEANING_UP, ENDING, OVER
+    FRESH, WAITING, ACQUIRING, HELD, RELEASING, RELEASING_BY_NAME, CLEANING_UP, ENDING, OVER, DISCARDED_EARLY
 
 
 @cython.final
@@ -92,6 +92,14 @@ cdef class AsyncLease(Holder):
         self.phase = OVER
         return 0
 
+    async def discard(self):
+        """Give the connection back now, to be disposed of. Nothing is left to do at the end of the block.
+
+        :raises RuntimeError: if the lease holds none
+        :raises ConnectionNotAcquiredError: if the connection was released already
+        """
+        await self.pool._drive(begin_discard(self))
+
     # --- to be entered and left ---
 
     def __aenter__(self):
@@ -113,8 +121,8 @@ cdef class AsyncLease(Holder):
         cdef Core core = pool._core
         cdef int outcome = NOT_HELD
         if self.phase != HELD:
-            raise RuntimeError('this lease was not entered, or was left already')
-        if pool.plain and pool.thread == PyThreadState_GetID(PyThreadState_Get()):
+            return leave_empty(self)
+        if pool.plain and (error is None or pool._clean_after_error is None) and pool.thread == PyThreadState_GetID(PyThreadState_Get()):
             core.before('release')
             gcp_lock(&core.mutex)
             if self.holds():
@@ -302,7 +310,9 @@ cdef class AsyncLease(Holder):
             pool.check_loop()
             pool._core.before('release')
             take_back(pool._core, self.slot, self.lease, self.epoch)
-        if phase != CLEANING_UP and not self.call_on_release(body):
+        if body is not None and phase != CLEANING_UP and not keeps_of(self, body):
+            phase = CLEANING_UP
+        if phase != CLEANING_UP and not self.call_on_release(body if phase == RELEASING else None):
             return self.coro is not None
         if not pool.has_garbage():
             return False
@@ -353,6 +363,35 @@ cdef class AsyncLease(Holder):
         cdef Acquire acquire = self.acquire
         if acquire is not None and not acquire.ended and acquire.epoch == acquire.core.pool.epoch:
             abandon_acquire(acquire)
+
+
+cdef Release begin_discard(AsyncLease lease):
+    cdef Slot slot = lease.slot
+    if lease.phase != HELD:
+        raise RuntimeError('this lease holds no connection: it was not entered, or was left already')
+    lease.pool.check_loop()
+    take_back(lease.pool._core, slot, lease.lease, lease.epoch)
+    lease.slot = None
+    lease.phase = DISCARDED_EARLY
+    return discard_now(lease.pool, slot, lease.lease, 'discarded')
+
+
+cdef object leave_empty(AsyncLease lease):
+    """Leave a lease that holds no connection: that is right after a `discard`."""
+    if lease.phase != DISCARDED_EARLY:
+        raise RuntimeError('this lease was not entered, or was left already')
+    lease.phase = OVER
+    return FINISHED
+
+
+cdef bint keeps_of(AsyncLease lease, error) except -1:
+    """Whether the connection may be used again after an error. If not, only its disposal is left."""
+    cdef Slot slot = lease.slot
+    lease.slot = None
+    if not keeps(lease.pool, slot, lease.lease, error):
+        return False
+    lease.slot = slot
+    return True
 
 
 # --- the hooks at an idle hit ---
@@ -411,3 +450,18 @@ call_directly(
     AsyncLease, <char*>&any_async_lease.called - <char*><PyObject*>any_async_lease, ('__aenter__', '__aexit__'),
 )
 gcp_keep_async_leases(AsyncLease)
+
+
+# --- called with few arguments: see fastcall ---
+
+cdef object async_acquire_one(PyObject** args):
+    return new_async_lease(<AsyncPool>args[0], <object>args[1], None)
+
+
+cdef object async_release_two(PyObject** args):
+    return release_async(<AsyncPool>args[0], <object>args[1], <object>args[2], None)
+
+
+gcp_async_acquire_take_few(AsyncPool, AsyncPool.acquire, async_acquire_one)
+gcp_async_connection_take_few(AsyncPool, AsyncPool.connection, async_acquire_one)
+gcp_async_release_take_few(AsyncPool, AsyncPool.release, async_release_two)

@@ -75,12 +75,7 @@ cdef class AsyncPool(BaseConnectionPool):
         :raises AcquireTimeoutError: if it took longer
         :raises ConnectionPoolClosedError: if the pool is closed
         """
-        cdef AsyncLease lease = AsyncLease.__new__(AsyncLease)
-        lease.called = call_async_lease
-        lease.pool = self
-        lease.key = endpoint
-        lease.timeout = timeout
-        return lease
+        return new_async_lease(self, endpoint, timeout)
 
     def connection(self, endpoint, timeout=None):
         """Return an asynchronous context manager that acquires a connection and releases it at the end.
@@ -88,48 +83,60 @@ cdef class AsyncPool(BaseConnectionPool):
         :param endpoint: what to connect to; any hashable
         :param timeout: as for `acquire`
         """
-        cdef AsyncLease lease = AsyncLease.__new__(AsyncLease)
-        lease.called = call_async_lease
-        lease.pool = self
-        lease.key = endpoint
-        lease.timeout = timeout
-        return lease
+        return new_async_lease(self, endpoint, timeout)
 
-    def release(self, conn, endpoint):
+    def release(self, conn, endpoint, error=None):
         """Release a connection. To be awaited; without hooks to run, it is done before.
 
         :param conn: what `acquire` returned, or something equal to it
         :param endpoint: what it was acquired for
+        :param error: what went wrong while it was held: the manager's `clean_after_error` decides whether the
+                      connection is used again
         :raises ConnectionNotAcquiredError: if it is not held; nothing has changed then
         """
-        cdef Slot slot
-        cdef int outcome = NOT_HELD
-        try:
-            self.check_loop()
-            if self.plain:
-                outcome = self.put_back_named(conn, endpoint)
-            if outcome == PUT_BACK:
-                return FINISHED
-            if outcome == PUT_BACK_AND_MORE:
-                self._core.after()
-                return self._drive(cleanup_after(self, endpoint)) if self.has_garbage() else FINISHED
-            slot = claim(self._core, conn, endpoint)
-        except Exception as error:
-            return failed_awaitable(error)
-        return FINISHED if slot is None else self.release_slot(slot)
+        return release_async(self, conn, endpoint, error)
 
     cdef slot_t* begin_for(self, AsyncLease lease) except? NULL:
         """Begin an acquire that is no idle hit. A method of the pool, so that the compiler keeps it out of the hit."""
         return lease.begin(self.open_acquire(lease.key, lease.timeout), None)
 
-    cdef AsyncLease release_slot(self, Slot slot):
-        """Return what to await for a release by way of `on_release`."""
+    cdef AsyncLease release_slot(self, Slot slot, error):
+        """Return what to await for a release by way of `clean_after_error` and `on_release`."""
         cdef AsyncLease lease = AsyncLease.__new__(AsyncLease)
         lease.pool = self
         lease.key = slot.endpoint
         lease.hold(self._core, slot, slot.s.lease)
+        lease.body = error
         lease.phase = RELEASING_BY_NAME
         return lease
+
+
+cdef inline object release_async(AsyncPool pool, conn, endpoint, error):
+    """Release what no hook wants to see; return what is to be awaited."""
+    cdef Slot slot
+    cdef int outcome = NOT_HELD
+    try:
+        pool.check_loop()
+        if pool.plain and error is None:
+            outcome = pool.put_back_named(conn, endpoint)
+        if outcome == PUT_BACK:
+            return FINISHED
+        if outcome == PUT_BACK_AND_MORE:
+            pool._core.after()
+            return pool._drive(cleanup_after(pool, endpoint)) if pool.has_garbage() else FINISHED
+        slot = claim(pool._core, conn, endpoint)
+    except Exception as trouble:
+        return failed_awaitable(trouble)
+    return FINISHED if slot is None else pool.release_slot(slot, error)
+
+
+cdef inline AsyncLease new_async_lease(AsyncPool pool, endpoint, timeout):
+    cdef AsyncLease lease = AsyncLease.__new__(AsyncLease)
+    lease.called = call_async_lease
+    lease.pool = pool
+    lease.key = endpoint
+    lease.timeout = timeout
+    return lease
 
 
 @cython.final

@@ -59,6 +59,7 @@ cdef class BaseConnectionPool:
     cdef readonly object _on_acquire
     cdef readonly object _on_release
     cdef readonly object _on_connection_dead
+    cdef readonly object _clean_after_error
     cdef public object _dispose         # for what a caller disposes of by itself; None: it does not
     # Whether an idle hit calls no hook when it is acquired, none when it is released, looks for nothing that expired.
     cdef bint direct
@@ -83,6 +84,7 @@ cdef class BaseConnectionPool:
         self._on_acquire = hooks.get('on_acquire')
         self._on_release = hooks.get('on_release')
         self._on_connection_dead = hooks.get('on_connection_dead')
+        self._clean_after_error = hooks.get('clean_after_error')
         self._options = options
         self.acquire_timeout = options.acquire_timeout
         self.name = options.name or next_name(type(manager).__name__)

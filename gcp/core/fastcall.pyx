@@ -1,5 +1,7 @@
-# Faster ways through the interpreter for leases: each `with` makes, enters, leaves and frees one.
+# Faster ways through the interpreter, for what is called at each idle hit.
 #
+# arguments  `acquire(endpoint)`, `connection(endpoint)` and `release(conn, endpoint)` do not parse their arguments; calls
+#            with more than these, or by keyword, do
 # memory     the last 16 leases are kept, and used again
 # calling    `with` binds `__enter__` and `__exit__`: two objects for one call each. A lease is its own bound method
 #            instead: called without arguments it enters, with three it leaves
@@ -42,6 +44,33 @@ cdef extern from *:
     GCP_SPARE(gcp_async_lease)
     #define gcp_keep_leases(type) gcp_keep(gcp_lease, type)
     #define gcp_keep_async_leases(type) gcp_keep(gcp_async_lease, type)
+
+    /* A method that is nearly always called with the same few positional arguments: those calls do not parse arguments.
+       The function object stays what it is, with its signature and its docstring. */
+    typedef PyObject *(*gcp_few_t)(PyObject **);
+    #define GCP_CALL_FEW(method, few) \\
+        static PyTypeObject *method##_type; \\
+        static gcp_few_t method##_of_few; \\
+        static vectorcallfunc method##_general; \\
+        static PyObject *method##_call(PyObject *f, PyObject *const *args, size_t n, PyObject *names) { \\
+            if (PyVectorcall_NARGS(n) == 1 + few && names == NULL && ( \\
+                    Py_TYPE(args[0])->tp_base == method##_type || PyObject_TypeCheck(args[0], method##_type))) \\
+                return method##_of_few((PyObject **)args); \\
+            return method##_general(f, args, n, names); \\
+        } \\
+        static void method##_take_few(PyObject *type, PyObject *f, gcp_few_t of_few) { \\
+            vectorcallfunc *entry = (vectorcallfunc *)((char *)f + Py_TYPE(f)->tp_vectorcall_offset); \\
+            method##_type = (PyTypeObject *)type; \\
+            method##_of_few = of_few; \\
+            method##_general = *entry; \\
+            *entry = method##_call; \\
+        }
+    GCP_CALL_FEW(gcp_acquire, 1)
+    GCP_CALL_FEW(gcp_connection, 1)
+    GCP_CALL_FEW(gcp_release, 2)
+    GCP_CALL_FEW(gcp_async_acquire, 1)
+    GCP_CALL_FEW(gcp_async_connection, 1)
+    GCP_CALL_FEW(gcp_async_release, 2)
 
     static void gcp_make_callable(PyObject *type, Py_ssize_t offset) {
         PyTypeObject *t = (PyTypeObject *)type;
@@ -111,6 +140,13 @@ cdef extern from *:
         PyType_Modified((PyTypeObject *)type);
     }
     """
+    ctypedef object (*gcp_few_t)(PyObject**)
+    void gcp_acquire_take_few(object, object, gcp_few_t)
+    void gcp_connection_take_few(object, object, gcp_few_t)
+    void gcp_release_take_few(object, object, gcp_few_t)
+    void gcp_async_acquire_take_few(object, object, gcp_few_t)
+    void gcp_async_connection_take_few(object, object, gcp_few_t)
+    void gcp_async_release_take_few(object, object, gcp_few_t)
     ctypedef int (*gcp_advance_t)(PyObject*, PyObject*, PyObject**) except -1
     ctypedef PySendResult (*sendfunc)(PyObject*, PyObject*, PyObject**) noexcept
     ctypedef PyObject* (*iternextfunc)(PyObject*) noexcept

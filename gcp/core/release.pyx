@@ -36,7 +36,7 @@ cdef class Release(Holder):
         """Return what is to be done now: `on_release`, `TODO_DISPOSE` or `TODO_DONE`. Raises what `on_release` raised,
         at the end."""
         if self.todo == DO_BEGIN:
-            if self.pool._on_release is not None:
+            if self.slot is not None and self.pool._on_release is not None:
                 self.todo = HOOK_ON_RELEASE
             else:
                 self.put_back()
@@ -65,7 +65,10 @@ cdef class Release(Holder):
             if not ring_empty(&self.core.pool.victims):
                 self.pool._disposer.dispose_soon(GRACE)
             raise error
-        self.error = error
+        if isinstance(error, DiscardConnection):
+            self.pool._report('', self.own, error)
+        else:
+            self.error = error
         self.clean_up()
 
     def begin_call(self):
@@ -177,6 +180,38 @@ cdef Release new_release(BaseConnectionPool pool, Slot slot, uint64_t epoch, uin
     release.body = body
     release.todo = DO_BEGIN
     return release
+
+
+cdef Release discard_now(BaseConnectionPool pool, Slot slot, uint64_t lease, str reason):
+    """Make a victim of a connection whose release has begun. What is left of the release is its disposal."""
+    cdef Release release = new_release(pool, slot, pool._core.pool.epoch, lease, None)
+    release.discard(reason)
+    return release
+
+
+cpdef bint is_clean(BaseConnectionPool pool, endpoint, conn, error) except -1:
+    """Ask the manager whether a connection may be used again after an error. Without an answer it may not."""
+    if error is None or pool._clean_after_error is None:
+        return True
+    try:
+        clean = pool._clean_after_error(endpoint, conn, error)
+        if clean is True or clean is False:
+            return clean
+        raise TypeError(f'it must return a bool, not {type(clean).__name__}: {clean!r}')
+    except Exception as trouble:
+        pool._report('clean_after_error failed for', endpoint, trouble)
+    return False
+
+
+cdef bint keeps(BaseConnectionPool pool, Slot slot, uint64_t lease, error) except -1:
+    """Whether a connection whose release has begun may be used again after an error. If not, it is a victim now."""
+    cdef bint clean = False
+    try:
+        clean = is_clean(pool, slot.endpoint, slot.conn, error)
+    finally:
+        if not clean:
+            discard_now(pool, slot, lease, 'error')
+    return clean
 
 
 cdef Release cleanup_after(BaseConnectionPool pool, endpoint):

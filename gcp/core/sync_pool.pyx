@@ -22,18 +22,19 @@ cdef class SyncPool(BaseConnectionPool):
         """
         return <object>self.take(endpoint, timeout).conn
 
-    def release(self, conn, endpoint):
+    def release(self, conn, endpoint, error=None):
         """Release a connection.
 
         :param conn: what `acquire` returned, or something equal to it
         :param endpoint: what it was acquired for
+        :param error: what went wrong while it was held: the manager's `clean_after_error` decides whether the
+                      connection is used again
         :raises ConnectionNotAcquiredError: if it is not held; nothing has changed then
         """
-        cdef int outcome = self.put_back_named(conn, endpoint) if self.plain else NOT_HELD
-        if outcome == PUT_BACK_AND_MORE:
-            self.clean_up(endpoint)
-        elif outcome == NOT_HELD:
-            self.release_named(conn, endpoint)
+        if error is None:
+            release_sync(self, conn, endpoint)
+        else:
+            self.release_named(conn, endpoint, error)
 
     def connection(self, endpoint, timeout=None):
         """Return a context manager that acquires a connection and releases it at the end.
@@ -41,12 +42,7 @@ cdef class SyncPool(BaseConnectionPool):
         :param endpoint: what to connect to; any hashable
         :param timeout: as for `acquire`
         """
-        cdef Lease lease = Lease.__new__(Lease)
-        lease.called = call_lease
-        lease.pool = self
-        lease.key = endpoint
-        lease.timeout = timeout
-        return lease
+        return new_lease(self, endpoint, timeout)
 
     # --- acquire ---
 
@@ -123,10 +119,20 @@ cdef class SyncPool(BaseConnectionPool):
 
     # --- release ---
 
-    cdef int release_named(self, conn, endpoint) except -1:
+    cdef int release_named(self, conn, endpoint, error) except -1:
         """Release a connection by name, with all that this may need."""
         cdef Slot slot = claim(self._core, conn, endpoint)
-        return 0 if slot is None else self.release_slot(slot, slot.s.lease, None)
+        return 0 if slot is None else self.release_after(slot, slot.s.lease, error, None)
+
+    cdef int release_after(self, Slot slot, uint64_t lease, error, body) except -1:
+        """Release a connection that has left its holder, unless the manager says that it must not be used again.
+
+        :param error: what went wrong meanwhile, or None
+        :param body: the same if it is about to be raised: an error of the release is chained to it
+        """
+        if error is None or self._clean_after_error is None or keeps(self, slot, lease, error):
+            return self.release_slot(slot, lease, body)
+        return self.clean_up(slot.endpoint)
 
     cdef int release_slot(self, Slot slot, uint64_t lease, body) except -1:
         """Release a connection that has left its holder: call `on_release`, put it back."""
@@ -171,6 +177,23 @@ cdef class SyncPool(BaseConnectionPool):
         return 0
 
 
+cdef inline int release_sync(SyncPool pool, conn, endpoint) except -1:
+    """Release a connection by name, after a use without an error."""
+    cdef int outcome = pool.put_back_named(conn, endpoint) if pool.plain else NOT_HELD
+    if outcome == PUT_BACK_AND_MORE:
+        return pool.clean_up(endpoint)
+    return pool.release_named(conn, endpoint, None) if outcome == NOT_HELD else 0
+
+
+cdef inline Lease new_lease(SyncPool pool, endpoint, timeout):
+    cdef Lease lease = Lease.__new__(Lease)
+    lease.called = call_lease
+    lease.pool = pool
+    lease.key = endpoint
+    lease.timeout = timeout
+    return lease
+
+
 cdef inline object seconds_left(acquire_t* a):
     return None if a.deadline == INFINITY else max(0.0, a.deadline - a.hook_began)
 
@@ -184,6 +207,7 @@ cdef class Lease(Holder):
     cdef object key
     cdef object timeout
     cdef bint entered
+    cdef bint discarded
 
     def __enter__(self):
         return self.enter()
@@ -191,6 +215,20 @@ cdef class Lease(Holder):
     def __exit__(self, kind, error, traceback):
         self.leave(error)
         return False
+
+    def discard(self):
+        """Give the connection back now, to be disposed of. Nothing is left to do at the end of the block.
+
+        :raises RuntimeError: if the lease holds none
+        :raises ConnectionNotAcquiredError: if the connection was released already
+        """
+        cdef Slot slot = self.slot
+        if slot is None:
+            raise RuntimeError('this lease holds no connection: it was not entered, or was left already')
+        take_back(self.core, slot, self.lease, self.epoch)
+        self.slot = None
+        self.discarded = True
+        self.pool._drive(discard_now(self.pool, slot, self.lease, 'discarded'))
 
     cdef object enter(self):
         cdef slot_t* s
@@ -208,11 +246,11 @@ cdef class Lease(Holder):
         cdef int outcome = NOT_HELD
         cdef bint ours
         if self.slot is None:
-            raise RuntimeError('this lease was not entered, or was left already')
+            return self.leave_empty()
         core.before('release')
         gcp_lock(&core.mutex)
         ours = self.holds()
-        if ours and pool.plain:
+        if ours and pool.plain and (error is None or pool._clean_after_error is None):
             outcome = pool.put_back(&self.slot.s, gcp_monotonic())
         gcp_unlock(&core.mutex)
         if not ours:
@@ -221,11 +259,17 @@ cdef class Lease(Holder):
             slot = self.slot
             take_back(core, slot, self.lease, self.epoch)
             self.slot = None
-            pool.release_slot(slot, self.lease, error)
+            pool.release_after(slot, self.lease, error, error)
         else:
             self.slot = None
             if outcome == PUT_BACK_AND_MORE:
                 pool.clean_up(self.key)
+        return 0
+
+    cdef int leave_empty(self) except -1:
+        if not self.discarded:
+            raise RuntimeError('this lease was not entered, or was left already')
+        self.discarded = False
         return 0
 
 
@@ -244,3 +288,22 @@ cdef PyObject* call_lease(PyObject* self, PyObject** args, size_t n, PyObject* k
 cdef Lease any_lease = Lease.__new__(Lease)
 call_directly(Lease, <char*>&any_lease.called - <char*><PyObject*>any_lease, ('__enter__', '__exit__'))
 gcp_keep_leases(Lease)
+
+
+# --- called with few arguments: see fastcall ---
+
+cdef object acquire_one(PyObject** args):
+    return <object>(<SyncPool>args[0]).take(<object>args[1], None).conn
+
+
+cdef object connection_one(PyObject** args):
+    return new_lease(<SyncPool>args[0], <object>args[1], None)
+
+
+cdef object release_two(PyObject** args):
+    release_sync(<SyncPool>args[0], <object>args[1], <object>args[2])
+
+
+gcp_acquire_take_few(SyncPool, SyncPool.acquire, acquire_one)
+gcp_connection_take_few(SyncPool, SyncPool.connection, connection_one)
+gcp_release_take_few(SyncPool, SyncPool.release, release_two)

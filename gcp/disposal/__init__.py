@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable
 
 from gcp._core import DISPOSE_GRACE, describe
+from gcp.exceptions import DiscardConnection
 
 __all__ = ['COLLECT_BATCH', 'DISPOSE_GRACE', 'FORCE_GRACE', 'SHORTEST_SLEEP', 'WORKER_IDLE_TIME']
 
@@ -28,17 +29,20 @@ WORKER_IDLE_TIME = 1.0
 """How long a worker thread waits for more work before it ends, seconds."""
 
 
-def log(logger: logging.Logger, message: str, *args: object) -> None:
+def log(logger: logging.Logger, message: str, *args: object, level: int = logging.ERROR) -> None:
     """Log an error. A logging handler that raises changes nothing."""
     try:
-        logger.error(message, *args)
+        logger.log(level, message, *args)
     except Exception:
         pass
 
 
 def report(logger: logging.Logger, pool: str, message: str, endpoint: object, error: BaseException) -> None:
     """Log an error of a hook that is not raised."""
-    log(logger, '%s: %s %s: %r', pool, message, describe(endpoint), error)
+    if isinstance(error, DiscardConnection):
+        log(logger, '%s: discarded a connection to %s: %s', pool, describe(endpoint), error, level=logging.WARNING)
+    else:
+        log(logger, '%s: %s %s: %r', pool, message, describe(endpoint), error)
 
 
 def report_disposal(logger: logging.Logger, pool: str, endpoint: object, error: BaseException | None) -> None:

@@ -35,7 +35,8 @@ class Pool(Protocol):
     """A pool as test bodies see it: the asyncio pool itself, or the face of a threading one."""
 
     def acquire(self, endpoint: Any, timeout: float | None = None) -> Awaitable[Any]: ...
-    def release(self, conn: Any, endpoint: Any) -> Awaitable[None]: ...
+    def release(self, conn: Any, endpoint: Any, error: BaseException | None = None) -> Awaitable[None]: ...
+    def discard(self, conn: Any, endpoint: Any) -> Awaitable[None]: ...
     def connection(self, endpoint: Any, timeout: float | None = None) -> AbstractAsyncContextManager[Any]: ...
     def close(self, timeout: float | None = None) -> Awaitable[None]: ...
     def get_endpoint_pool_size(self, endpoint: Any, acquired: bool | None = None) -> Awaitable[int]: ...
@@ -367,6 +368,9 @@ class ThreadsPool:
     async def release(self, *args: Any, **kwargs: Any) -> None:
         self.raw.release(*args, **kwargs)
 
+    async def discard(self, *args: Any, **kwargs: Any) -> None:
+        self.raw.discard(*args, **kwargs)
+
     async def close(self, *args: Any, **kwargs: Any) -> None:
         self.raw.close(*args, **kwargs)
 
@@ -396,6 +400,9 @@ class ThreadsLease(AbstractAsyncContextManager[Any]):
 
     async def __aenter__(self) -> Any:
         return self.raw.__enter__()
+
+    async def discard(self) -> None:
+        self.raw.discard()
 
     async def __aexit__(self, *error: Any) -> bool | None:
         return cast('bool | None', self.raw.__exit__(*error))
