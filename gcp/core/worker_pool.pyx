@@ -9,16 +9,19 @@ cdef class WorkerPool:
     """The workers of a pool, and the batches that wait for them.
 
     :param clock: returns seconds; for tests. ``None``: the monotonic clock
+    :param make_event: makes what a thread waits on until a batch is gone
     """
     cdef Core core
     cdef object clock
+    cdef object make_event
     cdef object batches      # deque: with victims that no worker has taken yet
     cdef object workers      # deque
     cdef object resting      # deque: the workers that wait for work; the caller that wakes one takes it out
 
-    def __init__(self, Core core not None, clock=None):
+    def __init__(self, Core core not None, clock=None, make_event=Event):
         self.core = core
         self.clock = clock
+        self.make_event = make_event
         self.batches = deque()
         self.workers = deque()
         self.resting = deque()
@@ -68,7 +71,7 @@ cdef class WorkerPool:
         :param start: as for `submit`
         :param report: as for `dispose_here`
         """
-        cdef Batch batch = gather(self.core, Event.__new__(Event), origin_of(self.core))
+        cdef Batch batch = gather(self.core, self.make_event(), origin_of(self.core))
         if batch is None:
             return None
         if batch.belongs_to(own):

@@ -75,7 +75,7 @@ class Disposer:
 
     def reset_after_fork(self) -> None:
         """Begin without workers: a forked child has none."""
-        self._worker_pool = WorkerPool(self._core, clock)
+        self._worker_pool = WorkerPool(self._core, clock, Event)
         self._watching = False
 
     # --- in the caller's thread ---
