@@ -35,6 +35,7 @@ from gcp.contrib._wire import (
     deadline_in,
     is_alive,
     is_quiet,
+    restore_timeout,
     time_left,
     wait_writable,
     within,
@@ -85,6 +86,29 @@ class PlainSocketManager(
     BaseConnectionManager[EndpointT, socket.socket],
 ):
     """What the managers of TCP and of unix sockets share."""
+
+    def on_acquire(self, endpoint: EndpointT, conn: socket.socket) -> None:
+        """Remember the time-out and the blocking mode of a new connection.
+
+        :param endpoint: its endpoint
+        :param conn: the socket
+        """
+        if conn not in self._originals:
+            self._originals[conn] = conn.gettimeout()
+
+    def on_release(self, endpoint: EndpointT, conn: socket.socket) -> None:
+        """Restore the time-out and the blocking mode, if the user changed them.
+
+        :param endpoint: its endpoint
+        :param conn: the socket
+        """
+        restore_timeout(conn, self._originals.get(conn, socket.getdefaulttimeout()))
+
+    def mark_idle(self, conn: socket.socket) -> None:
+        """Do nothing: only TLS must know whether a connection is in use.
+
+        :param conn: the socket
+        """
 
     def dispose(self, endpoint: EndpointT, conn: socket.socket, timeout: float | None = None) -> None:
         """Close a connection. A thread that waits on it returns at once.
@@ -264,19 +288,29 @@ class SslSocketConnectionManager(
         return alive
 
     def on_acquire(self, endpoint: SslEndpoint, conn: SSLSocket) -> None:
-        """Mark a connection as in use.
+        """Mark a connection as in use. Remember the time-out and the blocking mode of a new one.
 
         :param endpoint: its endpoint
         :param conn: the connection
         """
+        if conn not in self._originals:
+            self._originals[conn] = conn.gettimeout()
         state = self._states.get(conn)
         if state is not None:
             state.in_use = True
 
     def on_release(self, endpoint: SslEndpoint, conn: SSLSocket) -> None:
-        """Mark a connection as idle, and keep its session: by now TLS 1.3 has read its tickets.
+        """Mark a connection as idle, keep its session, and restore its time-out and blocking mode.
 
         :param endpoint: its endpoint
+        :param conn: the connection
+        """
+        self.mark_idle(conn)
+        restore_timeout(conn, self._originals.get(conn, socket.getdefaulttimeout()))
+
+    def mark_idle(self, conn: SSLSocket) -> None:
+        """Mark a connection as idle, and keep its session: by now TLS 1.3 has read its tickets.
+
         :param conn: the connection
         """
         state = self._states.get(conn)

@@ -36,6 +36,7 @@ from gcp.contrib._wire import (
     is_alive,
     is_quiet,
     is_writable,
+    restore_timeout,
     run_in_thread,
     shut_down,
 )
@@ -91,6 +92,20 @@ class PlainSocketManager(
     BaseConnectionManager[EndpointT, socket.socket],
 ):
     """What the managers of TCP and of unix sockets share."""
+
+    async def on_release(self, endpoint: EndpointT, conn: socket.socket) -> None:
+        """Restore the non-blocking mode, if the user changed it, and remove the user's `loop.add_reader` and
+        `loop.add_writer`.
+
+        :param endpoint: its endpoint
+        :param conn: the socket
+        """
+        restore_timeout(conn, 0.0)
+        loop, fd = asyncio.get_running_loop(), conn.fileno()
+        with contextlib.suppress(RuntimeError):  # a transport owns it
+            if fd >= 0:
+                loop.remove_reader(fd)
+                loop.remove_writer(fd)
 
     async def dispose(self, endpoint: EndpointT, conn: socket.socket) -> None:
         """Close a connection. Tasks that wait on it are woken up.
@@ -164,7 +179,7 @@ class StreamAlivenessCheckingMixin(Generic[EndpointT]):
             quiet = is_quiet(fd)
         if self.unsolicited_data == 'allowed':
             return is_alive(fd, 'allowed')
-        return quiet and not _internals(reader)._buffer
+        return quiet and not _internals(reader)._buffer and _internals(reader)._waiter is None
 
 
 class StreamManager(
@@ -173,6 +188,26 @@ class StreamManager(
     BaseConnectionManager[EndpointT, Stream],
 ):
     """What the managers of streams over TCP and over unix sockets share."""
+
+    async def on_acquire(self, endpoint: EndpointT, conn: Stream) -> None:
+        """Remember the write limits of a new connection.
+
+        :param endpoint: its endpoint
+        :param conn: the stream
+        """
+        writer = conn[1]
+        if writer not in self._originals and not writer.is_closing():
+            self._originals[writer] = writer.transport.get_write_buffer_limits()
+
+    async def on_release(self, endpoint: EndpointT, conn: Stream) -> None:
+        """Restore the write limits, the reading and the protocol of the transport, if the user changed them.
+
+        :param endpoint: its endpoint
+        :param conn: the stream
+        """
+        reader, writer = conn
+        if not writer.is_closing():
+            _restore_transport(reader, writer, self._originals.get(writer))
 
     async def dispose(self, endpoint: EndpointT, conn: Stream) -> None:
         """Flush and close a connection within two seconds. Does nothing in a process forked since its creation.
@@ -291,6 +326,29 @@ async def open_stream(sock: socket.socket, open_connection: Callable[..., Awaita
         elif not _is_owned_by_transport(sock, loop):
             sock.close()
         raise
+
+
+def _restore_transport(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    limits: tuple[int, int] | None,
+) -> None:
+    """Restore the write limits, the reading and the protocol of a stream's transport, if its user changed them.
+
+    :param reader: the stream's reader
+    :param writer: the stream's writer
+    :param limits: the write limits, low and high; ``None``: not known
+    """
+    transport: Any = writer.transport
+    if limits is not None and transport.get_write_buffer_limits() != limits:
+        low, high = limits
+        transport.set_write_buffer_limits(high, low)
+    protocol = _internals(writer)._protocol
+    if transport.get_protocol() is not protocol:
+        transport.set_protocol(protocol)
+    # uvloop's TLS transports do not tell that they are paused; a reader that has too much to read resumes by itself
+    if not _internals(reader)._paused and (_is_tls(writer) or not transport.is_reading()):
+        transport.resume_reading()
 
 
 async def close_stream(writer: asyncio.StreamWriter) -> None:
@@ -418,6 +476,6 @@ def _extra(writer: asyncio.StreamWriter, name: str) -> Any:
         return None
 
 
-def _internals(reader: asyncio.StreamReader) -> Any:
-    """Return the reader untyped: there is no public way to ask whether it holds data."""
-    return reader
+def _internals(end: asyncio.StreamReader | asyncio.StreamWriter) -> Any:
+    """Return a reader or a writer untyped: there is no public way to ask for its data, its waiter or its protocol."""
+    return end
