@@ -17,6 +17,7 @@ from typing import Any, Generic, Literal, TypeVar, overload
 
 __all__ = [
     'CLOSE_TIMEOUT',
+    'LONGEST_TIMEOUT',
     'ForkGuard',
     'SocketManager',
     'UnsolicitedData',

@@ -104,6 +104,12 @@ class PlainSocketManager(
         """
         restore_timeout(conn, self._originals.get(conn, socket.getdefaulttimeout()))
 
+    def mark_in_use(self, conn: socket.socket) -> None:
+        """Do nothing: only TLS must know whether a connection is in use.
+
+        :param conn: the socket
+        """
+
     def mark_idle(self, conn: socket.socket) -> None:
         """Do nothing: only TLS must know whether a connection is in use.
 
@@ -131,6 +137,8 @@ class TcpSocketConnectionManager(TcpManager[socket.socket], PlainSocketManager[T
     :param source_address: an IP address of this host and a port (0: any) to connect from; ``None``: the kernel chooses
     :param unsolicited_data: what data means that arrives while a connection is idle: ``'dead'`` or ``'allowed'``;
         ``None``: the class attribute of the same name decides
+    :param user_timeout: how long sent data may stay unacknowledged before the kernel breaks the connection, seconds
+        (``TCP_USER_TIMEOUT``, on Linux); ``None``: the kernel's default, about 15 minutes
     :raises TypeError: for an argument of a wrong type
     :raises ValueError: for an argument with an impossible value
     """
@@ -196,6 +204,8 @@ class SslSocketConnectionManager(
     :param source_address: an IP address of this host and a port (0: any) to connect from; ``None``: the kernel chooses
     :param unsolicited_data: what data means that arrives while a connection is idle: ``'dead'`` or ``'allowed'``;
         ``None``: the class attribute of the same name decides
+    :param user_timeout: how long sent data may stay unacknowledged before the kernel breaks the connection, seconds
+        (``TCP_USER_TIMEOUT``, on Linux); ``None``: the kernel's default, about 15 minutes
     :raises TypeError: for an argument of a wrong type
     :raises ValueError: for an argument with an impossible value
     """
@@ -211,12 +221,17 @@ class SslSocketConnectionManager(
         nodelay: bool = True,
         source_address: tuple[str, Port] | None = None,
         unsolicited_data: UnsolicitedData | None = None,
+        user_timeout: float | None = None,
     ) -> None:
         self._context = _tls.check_context(ssl, alpn_protocols)
         self._server_hostname = _tls.check_server_hostname(server_hostname)
         self._sessions = _tls.Sessions() if session_reuse else None
         super().__init__(
-            keepalive=keepalive, nodelay=nodelay, source_address=source_address, unsolicited_data=unsolicited_data
+            keepalive=keepalive,
+            nodelay=nodelay,
+            source_address=source_address,
+            unsolicited_data=unsolicited_data,
+            user_timeout=user_timeout,
         )
         self._states: weakref.WeakKeyDictionary[SSLSocket, _tls.ConnectionState] = weakref.WeakKeyDictionary()
 
@@ -295,9 +310,7 @@ class SslSocketConnectionManager(
         """
         if conn not in self._originals:
             self._originals[conn] = conn.gettimeout()
-        state = self._states.get(conn)
-        if state is not None:
-            state.in_use = True
+        self.mark_in_use(conn)
 
     def on_release(self, endpoint: SslEndpoint, conn: SSLSocket) -> None:
         """Mark a connection as idle, keep its session, and restore its time-out and blocking mode.
@@ -307,6 +320,15 @@ class SslSocketConnectionManager(
         """
         self.mark_idle(conn)
         restore_timeout(conn, self._originals.get(conn, socket.getdefaulttimeout()))
+
+    def mark_in_use(self, conn: SSLSocket) -> None:
+        """Mark a connection as in use.
+
+        :param conn: the connection
+        """
+        state = self._states.get(conn)
+        if state is not None:
+            state.in_use = True
 
     def mark_idle(self, conn: SSLSocket) -> None:
         """Mark a connection as idle, and keep its session: by now TLS 1.3 has read its tickets.

@@ -128,6 +128,8 @@ class TcpSocketConnectionManager(TcpManager[socket.socket], PlainSocketManager[T
     :param source_address: an IP address of this host and a port (0: any) to connect from; ``None``: the kernel chooses
     :param unsolicited_data: what data means that arrives while a connection is idle: ``'dead'`` or ``'allowed'``;
         ``None``: the class attribute of the same name decides
+    :param user_timeout: how long sent data may stay unacknowledged before the kernel breaks the connection, seconds
+        (``TCP_USER_TIMEOUT``, on Linux); ``None``: the kernel's default, about 15 minutes
     :raises TypeError: for an argument of a wrong type
     :raises ValueError: for an argument with an impossible value
     """
@@ -234,6 +236,8 @@ class TcpStreamConnectionManager(TcpManager[asyncio.StreamWriter], StreamManager
     :param source_address: an IP address of this host and a port (0: any) to connect from; ``None``: the kernel chooses
     :param unsolicited_data: what data means that arrives while a connection is idle: ``'dead'`` or ``'allowed'``;
         ``None``: the class attribute of the same name decides
+    :param user_timeout: how long sent data may stay unacknowledged before the kernel breaks the connection, seconds
+        (``TCP_USER_TIMEOUT``, on Linux); ``None``: the kernel's default, about 15 minutes
     :raises TypeError: for an argument of a wrong type
     :raises ValueError: for an argument with an impossible value
     """
@@ -248,6 +252,7 @@ class TcpStreamConnectionManager(TcpManager[asyncio.StreamWriter], StreamManager
         nodelay: bool = True,
         source_address: tuple[str, Port] | None = None,
         unsolicited_data: UnsolicitedData | None = None,
+        user_timeout: float | None = None,
     ) -> None:
         if ssl is not None and not isinstance(ssl, (bool, SSLContext)):
             raise TypeError(f'ssl: an ssl.SSLContext, True for one that verifies, or None was expected, not {ssl!r}')
@@ -257,7 +262,11 @@ class TcpStreamConnectionManager(TcpManager[asyncio.StreamWriter], StreamManager
         self._context = _tls.check_context(None if ssl is True else ssl, alpn_protocols) if ssl else None
         self._server_hostname = _tls.check_server_hostname(server_hostname)
         super().__init__(
-            keepalive=keepalive, nodelay=nodelay, source_address=source_address, unsolicited_data=unsolicited_data
+            keepalive=keepalive,
+            nodelay=nodelay,
+            source_address=source_address,
+            unsolicited_data=unsolicited_data,
+            user_timeout=user_timeout,
         )
 
     async def create(self, endpoint: TcpStreamEndpoint) -> Stream:

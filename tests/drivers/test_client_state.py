@@ -34,7 +34,9 @@ def service_of(transport: str, directory: Path) -> tuple[Service, Any]:
 def sync_manager(transport: str) -> Any:
     if transport == 'unix':
         return unix.UnixSocketConnectionManager()
-    return sync.SslSocketConnectionManager(client_context()) if transport == 'tls' else sync.TcpSocketConnectionManager()
+    return (
+        sync.SslSocketConnectionManager(client_context()) if transport == 'tls' else sync.TcpSocketConnectionManager()
+    )
 
 
 CHANGES: list[Callable[[socket.socket], None]] = [

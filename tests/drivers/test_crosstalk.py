@@ -68,7 +68,9 @@ ASK = Callable[[Any], bytes]
 def sync_manager(transport: str) -> Any:
     if transport == 'unix':
         return unix.UnixSocketConnectionManager()
-    return sync.SslSocketConnectionManager(client_context()) if transport == 'tls' else sync.TcpSocketConnectionManager()
+    return (
+        sync.SslSocketConnectionManager(client_context()) if transport == 'tls' else sync.TcpSocketConnectionManager()
+    )
 
 
 def abandon(conn: Any) -> None:
