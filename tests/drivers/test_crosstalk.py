@@ -1,5 +1,5 @@
-"""No one reads an answer that was meant for another: a body that ends with an error costs a raw connection, however the
-body ends, over TCP, TLS and unix sockets, with threads and asyncio. Needs the core's `clean_after_error`."""
+"""Guarantee 17: no user reads another user's answer. A block that ends with an error costs a raw connection, however the
+block ends, over TCP, TLS and unix sockets, with threads and asyncio."""
 
 from __future__ import annotations
 
