@@ -354,7 +354,7 @@ def _check_source(source: object) -> tuple[str, Port]:
         raise TypeError(f'{expected}, not {source!r}')
     if not is_address(str(host)) or not 0 <= port < 65536:
         raise ValueError(f'{expected}, not {source!r}')
-    return str(host), port
+    return decode_scope(str(host)), port
 
 
 def _interleaved(addresses: Sequence[Address]) -> list[Address]:

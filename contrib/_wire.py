@@ -215,7 +215,7 @@ class SocketManager(Generic[ConnectionT]):
         #: What a connection was like when it was first acquired, so after the `create` of a subclass.
         self._originals: weakref.WeakKeyDictionary[ConnectionT, Any] = weakref.WeakKeyDictionary()
 
-    def clean_after_error(self, endpoint: Any, conn: ConnectionT, error: BaseException) -> bool:
+    def clean_after_error(self, endpoint: Any, conn: Any, error: BaseException) -> bool:
         """Tell whether a connection can be reused although an error left the block that used it: never. Nothing shows
         where the last response ends, so the next user could read the rest of it.
 

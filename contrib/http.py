@@ -20,7 +20,7 @@ import math
 import re
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from ssl import SSLContext, create_default_context
 from types import MappingProxyType
 from typing import Any
@@ -366,7 +366,7 @@ class HttpConnectionManager(BaseConnectionManager[Origin, HttpConnection]):
             'user_timeout': user_timeout,
         }
         self._plain = TcpSocketConnectionManager(**options)
-        self._make_secure = functools.partial(
+        self._make_secure: Callable[..., SslSocketConnectionManager] = functools.partial(
             SslSocketConnectionManager,
             server_hostname=server_hostname,
             alpn_protocols=['http/1.1'],

@@ -686,6 +686,8 @@ class _SingleConnection:
 
     A mixin for redis-py's pools, sync and async."""
 
+    connection_kwargs: dict[str, Any]
+
     def __init__(self, conn: Any) -> None:
         super().__init__(  # type: ignore[call-arg]
             type(conn), 1, protocol=conn.protocol, db=conn.db, decode_responses=conn.encoder.decode_responses

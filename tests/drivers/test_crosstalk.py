@@ -1,5 +1,5 @@
-"""Guarantee 17: no user reads another user's answer. A block that ends with an error costs a raw connection, however the
-block ends, over TCP, TLS and unix sockets, with threads and asyncio."""
+"""Guarantee 17 (docs/guarantees.md): a block that ends with an error costs a raw connection, however it ends, over TCP,
+TLS and unix sockets, with threads and asyncio."""
 
 from __future__ import annotations
 

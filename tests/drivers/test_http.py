@@ -709,6 +709,29 @@ def test_after_an_error_only_a_connection_between_two_requests_is_clean(
     assert not manager.clean_after_error('', conn, error)
 
 
+def test_the_pool_keeps_what_is_clean_after_an_error_and_closes_the_rest(
+    manager: HttpConnectionManager,
+    origin: str,
+) -> None:
+    pool: ConnectionPool[str, HttpConnection] = ConnectionPool(manager, max_size=1)
+    with pytest.raises(KeyError), pool.connection(origin, timeout=LIMIT) as first:
+        ask(first)
+        raise KeyError
+    with pytest.raises(KeyError), pool.connection(origin, timeout=LIMIT) as again:
+        assert again is first
+        again.request('GET', '/large')
+        raise KeyError
+    with pytest.raises(KeyError), pool.connection(origin, timeout=LIMIT) as other:
+        assert other is not first
+        other.request('GET', '/large')
+        other.getresponse().read(10)
+        raise KeyError
+    with pool.connection(origin, timeout=LIMIT) as last:
+        assert last is not other and ask(last)
+    assert pool.stats().created == 3
+    pool.close()
+
+
 def test_a_response_that_timed_out_is_not_clean(manager: HttpConnectionManager) -> None:
     with silent_server() as port:
         conn = manager.create(f'http://127.0.0.1:{port}', LIMIT)
