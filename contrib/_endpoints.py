@@ -4,16 +4,56 @@ Parameters hold passwords, so nothing here puts them, or a part of them, into an
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
-__all__ = ['Directory', 'Parameters', 'UnknownEndpointError']
+from gcp.contrib._wire import run_in_thread, time_left, within
+
+__all__ = ['Directory', 'Parameters', 'UnknownEndpointError', 'call_user', 'call_user_async']
 
 Parameters = Mapping[str, Any]
+ResultT = TypeVar('ResultT')
 ParametersT = TypeVar('ParametersT')
 
 #: How many known names the error about an unknown one lists.
 NAMES_SHOWN = 50
+
+
+def call_user(function: Callable[..., ResultT], *args: object, deadline: float = math.inf, what: str) -> ResultT:
+    """Call a function of the user's within a time limit: in a thread, which is left to itself after the limit.
+
+    :param function: the function
+    :param args: its arguments
+    :param deadline: when to give up, on the monotonic clock; without one, it is called in this thread
+    :param what: what it returns, for the error
+    :raises TimeoutError: when it takes longer
+    """
+    if deadline == math.inf:
+        return function(*args)
+    return within(time_left(deadline, what), functools.partial(function, *args), what=what)
+
+
+async def call_user_async(function: Callable[..., Any], *args: object) -> Any:
+    """Call a function of the user's, which may be async, and which a cancellation ends.
+
+    A function that is not async is called in a thread of its own: it may block, which would stop the event loop, and
+    then no time-out would end it.
+
+    :param function: the function
+    :param args: its arguments
+    """
+    if _is_async(function):
+        return await function(*args)
+    found = await asyncio.wrap_future(run_in_thread(functools.partial(function, *args)))
+    return await found if inspect.isawaitable(found) else found
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
 class UnknownEndpointError(KeyError):
@@ -53,21 +93,41 @@ class Directory(Generic[ParametersT]):
     def __str__(self) -> str:
         return ', '.join(map(str, self._source)) if isinstance(self._source, Mapping) else 'named by a function'
 
-    def find(self, endpoint: str) -> Parameters | ParametersT:
+    def find(self, endpoint: str, deadline: float = math.inf) -> Parameters | ParametersT:
         """Return the parameters of an endpoint as the user gave them.
+
+        :param endpoint: its name
+        :param deadline: when a function must have returned them, on the monotonic clock
+        :raises UnknownEndpointError: when the mapping does not have it
+        :raises TimeoutError: when the function takes longer
+        :raises TypeError: when it is not a string
+        """
+        self._check(endpoint)
+        if not isinstance(self._source, Mapping):
+            return call_user(self._source, endpoint, deadline=deadline, what='connect parameters')
+        return self._look_up(self._source, endpoint)
+
+    async def find_async(self, endpoint: str) -> Any:
+        """Return the parameters of an endpoint as the user gave them, by a function that may be async.
 
         :param endpoint: its name
         :raises UnknownEndpointError: when the mapping does not have it
         :raises TypeError: when it is not a string
         """
+        self._check(endpoint)
+        if not isinstance(self._source, Mapping):
+            return await call_user_async(self._source, endpoint)
+        return self._look_up(self._source, endpoint)
+
+    def _check(self, endpoint: object) -> None:
         if not isinstance(endpoint, str):
             raise TypeError(
                 f'endpoint: the name of a database was expected, not an instance of {type(endpoint).__name__}'
             )
-        if not isinstance(self._source, Mapping):
-            return self._source(endpoint)
+
+    def _look_up(self, source: Mapping[str, Any], endpoint: str) -> Parameters:
         try:
-            parameters: Parameters = self._source[endpoint]
+            parameters: Parameters = source[endpoint]
         except KeyError:
-            raise UnknownEndpointError(endpoint, self._source) from None
+            raise UnknownEndpointError(endpoint, source) from None
         return parameters

@@ -6,20 +6,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import inspect
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from ssl import SSLContext
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 import redis
 from redis.credentials import CredentialProvider
 
-from gcp.contrib._endpoints import Directory, Parameters
-from gcp.contrib._tcp import TcpEndpoint, check_endpoint
-from gcp.contrib._wire import within
+from gcp.contrib._endpoints import Directory, Parameters, call_user, call_user_async
+from gcp.contrib._tcp import TcpEndpoint, check_endpoint, decode_scope
 
 __all__ = [
     'IRREVERSIBLE',
@@ -33,6 +32,7 @@ __all__ = [
     'ServerDirectory',
     'ServerSettings',
     'Session',
+    'client_state',
 ]
 
 RedisEndpoint = TcpEndpoint | str | Path
@@ -96,6 +96,32 @@ WITHOUT_EFFECT = {
 }
 
 
+#: What a user can change of a connection of redis-py's on the client's side.
+CHANGEABLE = (
+    'client_name',
+    'credential_provider',
+    'db',
+    'encoder',
+    'health_check_interval',
+    'driver_info',
+    'password',
+    'protocol',
+    'redis_connect_func',
+    'retry',
+    'retry_on_error',
+    'retry_on_timeout',
+    'socket_connect_timeout',
+    'socket_timeout',
+    'username',
+    '_parser',
+)
+
+ENCODING = ('encoding', 'encoding_errors', 'decode_responses')
+
+#: Attributes of a client that change with its use.
+CLIENT_CACHES = {'connection', 'initialized', '_usage_counter'}
+
+
 class ClosedError(redis.ConnectionError):
     """A connection was used after it was closed. redis-py would reconnect without the pool's knowledge."""
 
@@ -119,6 +145,7 @@ class Session:
 
     :ivar created_in: the process that connected it
     :ivar client: redis-py's client for it, once `client` has made it
+    :ivar where: host and port, or path
     :ivar pending_replies: how many replies are unread; negative when there were more replies than commands
     :ivar lasting_commands: names of the commands whose effect lasts
     """
@@ -131,9 +158,15 @@ class Session:
         def disconnect(self, *args: Any, **kwargs: Any) -> Any: ...
         def on_connect(self) -> Any: ...
 
+        encoder: Any
+        _parser: Any
+
     socket_manager: Any
     created_in: int | None = None
     client: Any = None
+    client_state: Any = None
+    _original: Sequence[tuple[Any, str, Any]] = ()
+    where: Mapping[str, Any]
 
     def configure(
         self,
@@ -157,6 +190,26 @@ class Session:
         """Take the session's state for that of a new one."""
         self.pending_replies = 0
         self.lasting_commands = set()
+
+    def remember_attributes(self) -> None:
+        """Remember what a user can change on the client's side."""
+        handlers = [name for name in vars(self._parser) if name.endswith('_handler_func')]
+        parts = ((self, CHANGEABLE), (self.encoder, ENCODING), (self._parser, ['encoder', *handlers]))
+        self._original = [
+            (part, name, getattr(part, name)) for part, names in parts for name in names if hasattr(part, name)
+        ]
+
+    def restore_attributes(self) -> None:
+        """Restore what the user changed on the client's side; drop a client whose attributes were changed."""
+        for part, name, value in self._original:
+            if getattr(part, name) != value:
+                setattr(part, name, value)
+        if self.client is not None and self.client_state != client_state(self.client):
+            self.client = None
+
+    def is_clean(self) -> bool:
+        """Tell whether a session is as a new one: no reply is unread, and no command has a lasting effect."""
+        return self.is_open() and not self.pending_replies and not self.lasting_commands
 
     def is_open(self) -> bool:
         """Tell whether it was connected, and not closed on this side since."""
@@ -196,6 +249,15 @@ class Session:
             self.lasting_commands.difference_update(REVERTS[name])
         elif name in WITH_EFFECT or (name[:6] == 'CLIENT' and name not in WITHOUT_EFFECT):
             self.lasting_commands.add(name)
+
+
+def client_state(client: Any) -> tuple[dict[str, Any], dict[Any, Any], dict[str, Any]]:
+    """Return what a user can change of redis-py's client: its attributes, response callbacks and settings.
+
+    :param client: the client
+    """
+    attributes = {name: value for name, value in vars(client).items() if name not in CLIENT_CACHES}
+    return attributes, dict(client.response_callbacks), dict(client.connection_pool.connection_kwargs)
 
 
 def command_name(command: Command) -> str:
@@ -295,20 +357,38 @@ class ServerDirectory:
     def __str__(self) -> str:
         return str(self._directory)
 
-    def find(self, endpoint: RedisEndpoint) -> Any:
-        """Return the parameters of an endpoint, or an awaitable of them.
+    def find(self, endpoint: RedisEndpoint, deadline: float) -> Any:
+        """Return the parameters of an endpoint.
+
+        :param endpoint: the endpoint
+        :param deadline: when the user's function must have returned them, on the monotonic clock
+        :raises UnknownEndpointError: when it is a name that the mapping does not have
+        :raises TimeoutError: when the function takes longer
+        :raises TypeError: when it is not an endpoint
+        :raises ValueError: when it is a URL
+        """
+        found = self._address(endpoint)
+        return self._directory.find(str(endpoint), deadline) if found is None else found
+
+    async def find_async(self, endpoint: RedisEndpoint) -> Any:
+        """Return the parameters of an endpoint.
 
         :param endpoint: the endpoint
         :raises UnknownEndpointError: when it is a name that the mapping does not have
         :raises TypeError: when it is not an endpoint
         :raises ValueError: when it is a URL
         """
+        found = self._address(endpoint)
+        return await self._directory.find_async(str(endpoint)) if found is None else found
+
+    def _address(self, endpoint: RedisEndpoint) -> Parameters | None:
+        """Return the parameters of an endpoint that is an address; ``None`` for a name."""
         if isinstance(endpoint, Path) or (isinstance(endpoint, str) and endpoint[:1] in ('/', '\0')):
             return {'path': endpoint}
         if isinstance(endpoint, str) and '://' in endpoint:
             raise ValueError('endpoint: a name was expected; a URL, which may hold a password, belongs in servers')
         if isinstance(endpoint, str):
-            return self._directory.find(endpoint)
+            return None
         if isinstance(endpoint, tuple):
             host, port = check_endpoint(endpoint)
             return {'host': host, 'port': port}
@@ -356,7 +436,9 @@ def _parse_url(endpoint: RedisEndpoint, url: str) -> Parameters:
     if kind is redis.SSLConnection:
         parameters['ssl'] = True
     if 'path' not in parameters:
-        parameters.setdefault('host', 'localhost')
+        # redis-py decodes the whole host, and so takes '%eb0' for a byte
+        host = urlsplit(url).hostname or 'localhost'
+        parameters['host'] = decode_scope(host) if ':' in host else unquote(host)
     return parameters
 
 
@@ -398,20 +480,17 @@ class Credentials(CredentialProvider):
 
         :raises TimeoutError: when that takes longer than the deadline allows
         """
-        left = self._deadline.left()
-        source = self._password if self._provider is None else self._provider.get_credentials
-        if callable(source):
-            self._store(source() if left is None else within(left, source, what='credentials'))
-        else:
-            self._store(source)
+        source: Any = self._password if self._provider is None else self._provider.get_credentials
+        self._store(call_user(source, deadline=self._deadline.at, what='credentials') if callable(source) else source)
 
     async def fetch_async(self) -> None:
         """Fetch them from the settings, the user's function or the provider."""
         source: Any = self._password
         if self._provider is not None:
-            source = getattr(self._provider, 'get_credentials_async', self._provider.get_credentials)
-        found = source() if callable(source) else source
-        self._store(await found if inspect.isawaitable(found) else found)
+            # that of the base class calls the other one, in the event loop
+            inherits = type(self._provider).get_credentials_async is CredentialProvider.get_credentials_async
+            source = self._provider.get_credentials if inherits else self._provider.get_credentials_async
+        self._store(await call_user_async(source) if callable(source) else source)
 
     def get_credentials(self) -> Any:
         return self._fetched

@@ -15,8 +15,9 @@ from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from types import TracebackType
 from typing import Any, Generic, TypeVar
+from urllib.parse import unquote
 
-from gcp.contrib._wire import SocketManager, UnsolicitedData, is_writable
+from gcp.contrib._wire import LONGEST_TIMEOUT, SocketManager, UnsolicitedData, is_writable
 
 __all__ = [
     'ATTEMPT_DELAY',
@@ -31,6 +32,7 @@ __all__ = [
     'TcpManager',
     'TcpOptions',
     'check_endpoint',
+    'decode_scope',
     'is_address',
     'look_up',
 ]
@@ -98,17 +100,26 @@ class TcpOptions:
     :param keepalive: probes of idle connections; ``None``: none
     :param nodelay: send small packets at once (``TCP_NODELAY``)
     :param source_address: an IP address of this host and a port (0: any) to connect from; ``None``: the kernel chooses
+    :param user_timeout: how long sent data may stay unacknowledged before the kernel breaks the connection, seconds;
+        ``None``: the kernel's default
     :raises TypeError: for an argument of a wrong type
-    :raises ValueError: for a source address that is not an address
+    :raises ValueError: for a source address that is not an address, or a time-out that is not more than 0
     """
 
-    def __init__(self, keepalive: KeepAlive | None, nodelay: bool, source_address: tuple[str, Port] | None) -> None:
+    def __init__(
+        self,
+        keepalive: KeepAlive | None,
+        nodelay: bool,
+        source_address: tuple[str, Port] | None,
+        user_timeout: float | None = None,
+    ) -> None:
         if keepalive is not None and not isinstance(keepalive, KeepAlive):
             raise TypeError(f'keepalive: a KeepAlive or None was expected, not {keepalive!r}')
         if not isinstance(nodelay, bool):
             raise TypeError(f'nodelay: a bool was expected, not {nodelay!r}')
         self._keepalive = keepalive
         self._nodelay = nodelay
+        self._user_timeout = _check_user_timeout(user_timeout)
         self._source = None if source_address is None else _check_source(source_address)
 
     def open(self, address: Address) -> socket.socket:
@@ -124,6 +135,8 @@ class TcpOptions:
             self.set_delay(sock)
             if self._keepalive is not None:
                 self._keepalive.apply(sock)
+            if self._user_timeout is not None and hasattr(socket, 'TCP_USER_TIMEOUT'):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._user_timeout)
             if self._source is not None:
                 sock.bind(self._local(family))
         except BaseException:
@@ -154,6 +167,7 @@ class TcpManager(SocketManager[ConnectionT]):
     :param nodelay: send small packets at once (``TCP_NODELAY``)
     :param source_address: an IP address of this host and a port (0: any) to connect from; ``None``: the kernel chooses
     :param unsolicited_data: see `SocketManager`
+    :param user_timeout: see `TcpOptions`
     :raises TypeError: for an argument of a wrong type
     :raises ValueError: for an argument with an impossible value
     """
@@ -165,9 +179,10 @@ class TcpManager(SocketManager[ConnectionT]):
         nodelay: bool = True,
         source_address: tuple[str, Port] | None = None,
         unsolicited_data: UnsolicitedData | None = None,
+        user_timeout: float | None = None,
     ) -> None:
         super().__init__(unsolicited_data=unsolicited_data)
-        self._options = TcpOptions(keepalive, nodelay, source_address)
+        self._options = TcpOptions(keepalive, nodelay, source_address, user_timeout)
 
 
 class HappyEyeballs(Generic[SocketT]):
@@ -279,7 +294,7 @@ def check_endpoint(endpoint: TcpEndpoint) -> tuple[str, Port]:
         raise TypeError(f'endpoint: a port number was expected, not {port!r}')
     if not 0 < port < 65536:
         raise ValueError(f'endpoint: a port number from 1 to 65535 was expected, not {port!r}')
-    return str(host), port
+    return decode_scope(str(host)), port
 
 
 def is_address(host: str) -> bool:
@@ -289,6 +304,18 @@ def is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def decode_scope(host: str) -> str:
+    """Return a host of a URL with the scope of an IPv6 address as the system takes it, ``'fe80::1%eth0'``, whether the
+    URL writes ``%25eth0`` (RFC 6874) or ``%eth0``.
+
+    :param host: a name or an address
+    """
+    address, mark, scope = host.partition('%')
+    if not mark or not is_address(address):
+        return host
+    return f'{address}%{unquote(scope[2:])}' if scope[:2] == '25' and scope != '25' else host
 
 
 def look_up(host: str, port: Port) -> list[Address]:
@@ -307,6 +334,17 @@ def look_up(host: str, port: Port) -> list[Address]:
         raise ValueError(f'endpoint: a host name was expected, not {host!r}') from None
 
 
+def _check_user_timeout(timeout: object) -> int | None:
+    """Check the argument `user_timeout` and return it as the kernel takes it, in milliseconds."""
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise TypeError(f'user_timeout: seconds were expected, not {timeout!r}')
+    if not timeout > 0:
+        raise ValueError(f'user_timeout: more than 0 seconds were expected, not {timeout!r}')
+    return math.ceil(min(timeout, LONGEST_TIMEOUT) * 1000)
+
+
 def _check_source(source: object) -> tuple[str, Port]:
     expected = 'source_address: an (IP address, port) pair of this host, port 0 for any, was expected'
     if not isinstance(source, tuple) or len(source) != 2:
@@ -316,7 +354,7 @@ def _check_source(source: object) -> tuple[str, Port]:
         raise TypeError(f'{expected}, not {source!r}')
     if not is_address(str(host)) or not 0 <= port < 65536:
         raise ValueError(f'{expected}, not {source!r}')
-    return str(host), port
+    return decode_scope(str(host)), port
 
 
 def _interleaved(addresses: Sequence[Address]) -> list[Address]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import contextvars
 import math
 import os
 import select
@@ -12,20 +13,23 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar, overload
 
 __all__ = [
     'CLOSE_TIMEOUT',
+    'LONGEST_TIMEOUT',
     'ForkGuard',
     'SocketManager',
     'UnsolicitedData',
     'check_unsolicited_data',
+    'clamp',
     'deadline_in',
     'has_ended',
     'is_alive',
     'is_quiet',
     'is_writable',
     'peek',
+    'restore_timeout',
     'run_in_thread',
     'shut_down',
     'socket_of',
@@ -49,6 +53,9 @@ CLOSE_TIMEOUT = 2.0
 
 #: The longest single wait, seconds: poll(2) takes milliseconds in an int.
 LONGEST_WAIT = 86400.0
+
+#: The longest time-out that a socket takes, seconds: poll(2) again, 24 days. Longer ones count as no limit.
+LONGEST_TIMEOUT = 2147483.0
 
 
 def is_quiet(fd: int) -> bool:
@@ -161,6 +168,17 @@ def socket_of(fd: int) -> socket.socket:
         raise
 
 
+def restore_timeout(sock: socket.socket, timeout: float | None) -> None:
+    """Restore the time-out and the blocking mode of a socket, if its user changed them, even by its descriptor.
+
+    :param sock: the socket; nothing happens when it is closed
+    :param timeout: its original time-out, seconds; ``None``: blocking; 0: non-blocking
+    """
+    with contextlib.suppress(OSError):
+        if sock.gettimeout() != timeout or os.get_blocking(sock.fileno()) is not (timeout is None):
+            sock.settimeout(timeout)
+
+
 class ForkGuard(Generic[ConnectionT]):
     """Remembers in which process each connection was created.
 
@@ -194,6 +212,18 @@ class SocketManager(Generic[ConnectionT]):
         if unsolicited_data is not None:
             self.unsolicited_data = check_unsolicited_data(unsolicited_data)
         self._fork_guard = ForkGuard[ConnectionT]()
+        #: What a connection was like when it was first acquired, so after the `create` of a subclass.
+        self._originals: weakref.WeakKeyDictionary[ConnectionT, Any] = weakref.WeakKeyDictionary()
+
+    def clean_after_error(self, endpoint: Any, conn: Any, error: BaseException) -> bool:
+        """Tell whether a connection can be reused although an error left the block that used it: never. Nothing shows
+        where the last response ends, so the next user could read the rest of it.
+
+        :param endpoint: its endpoint
+        :param conn: the connection
+        :param error: the error
+        """
+        return False
 
 
 def check_unsolicited_data(value: object) -> UnsolicitedData:
@@ -212,9 +242,25 @@ def check_unsolicited_data(value: object) -> UnsolicitedData:
 def deadline_in(timeout: float | None) -> float:
     """Return when a time-out that starts now expires, on the monotonic clock.
 
-    :param timeout: seconds; ``None``: never
+    :param timeout: seconds; ``None``, or more than `LONGEST_TIMEOUT`: never
     """
-    return math.inf if timeout is None else time.monotonic() + timeout
+    return math.inf if timeout is None or timeout > LONGEST_TIMEOUT else time.monotonic() + timeout
+
+
+@overload
+def clamp(timeout: float) -> float: ...
+
+
+@overload
+def clamp(timeout: None) -> None: ...
+
+
+def clamp(timeout: float | None) -> float | None:
+    """Return a time-out as a socket takes it.
+
+    :param timeout: seconds; ``None``: no limit
+    """
+    return None if timeout is None else min(timeout, LONGEST_TIMEOUT)
 
 
 def time_left(deadline: float, what: str) -> float:
@@ -234,7 +280,7 @@ def run_in_thread(
     work: Callable[[], ResultT],
     discard: Callable[[ResultT], object] = lambda result: None,
 ) -> concurrent.futures.Future[ResultT]:
-    """Run a function in a daemon thread of its own, and return its future.
+    """Run a function in a daemon thread of its own, in a copy of the caller's context, and return its future.
 
     Not in an executor: the function may hang, which would use up the executor's threads and delay interpreter exit.
 
@@ -242,7 +288,8 @@ def run_in_thread(
     :param discard: called with the result when the future was cancelled; must not raise
     """
     outcome: concurrent.futures.Future[ResultT] = concurrent.futures.Future()
-    threading.Thread(target=_work, args=(outcome, work, discard), name='gcp-deadline', daemon=True).start()
+    run = contextvars.copy_context().run  # the function may read context variables
+    threading.Thread(target=run, args=(_work, outcome, work, discard), name='gcp-deadline', daemon=True).start()
     return outcome
 
 

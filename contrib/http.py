@@ -20,10 +20,14 @@ import math
 import re
 import socket
 import time
+from collections.abc import Callable, Mapping
 from ssl import SSLContext, create_default_context
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
+from gcp.contrib._tcp import decode_scope
+from gcp.contrib._wire import clamp, restore_timeout
 from gcp.contrib.socket import KeepAlive, SslSocketConnectionManager, TcpEndpoint, TcpSocketConnectionManager
 from gcp.threading import BaseConnectionManager
 
@@ -34,6 +38,22 @@ Origin = str
 #: How long before the end of a server's keep-alive time-out a connection is no longer reused, seconds, at most: the
 #: server could close it while a request is on its way.
 MARGIN = 1.0
+
+#: The attributes of a connection of `http.client` that change how it talks to the server.
+CHANGEABLE = (
+    'auto_open',
+    'blocksize',
+    'debuglevel',
+    'default_port',
+    'host',
+    'max_response_headers',
+    'port',
+    'response_class',
+    'source_address',
+    'timeout',
+    '_http_vsn',
+    '_http_vsn_str',
+)
 
 LAST_CHUNK = b'0\r\n\r\n'
 
@@ -171,6 +191,7 @@ class HttpConnection(http.client.HTTPConnection):
     transport: Any
     expires = math.inf
 
+    _original: Mapping[str, Any] = MappingProxyType({})
     _is_answered = True
     _is_out_of_sync = False
     _method = ''
@@ -199,8 +220,8 @@ class HttpConnection(http.client.HTTPConnection):
         if self.sock is None:
             self.connect()
         self._is_out_of_sync = self._is_out_of_sync or not self.is_reusable()
+        self._is_answered, self._response, self._method = False, None, method  # also if it refuses the request
         super().putrequest(method, *args, **kwargs)
-        self._is_answered, self._response, self._method = False, None, method
         self._announced, self._sent, self._tail, self._is_in_body = None, 0, b'', False
 
     def putheader(self, header: Any, *values: Any) -> None:
@@ -249,6 +270,16 @@ class HttpConnection(http.client.HTTPConnection):
         if response is None:
             return True
         return self._is_sent() and response.is_complete() and not response.ends_connection(self._method)
+
+    def remember_attributes(self) -> None:
+        """Remember the attributes that a user can change."""
+        self._original = {name: getattr(self, name) for name in CHANGEABLE if hasattr(self, name)}
+
+    def restore_attributes(self) -> None:
+        """Restore the attributes that the user changed."""
+        for name, value in self._original.items():
+            if getattr(self, name) is not value:
+                setattr(self, name, value)
 
     def close_completed_response(self) -> None:
         """Close a completed response, which `http.client` leaves to the user."""
@@ -302,6 +333,8 @@ class HttpConnectionManager(BaseConnectionManager[Origin, HttpConnection]):
     :param keepalive: how the kernel detects that an idle peer has vanished; ``None``: no keepalive
     :param nodelay: send small packets at once (``TCP_NODELAY``)
     :param source_address: an IP address of this host and a port (0: any) to connect from; ``None``: the kernel chooses
+    :param user_timeout: how long sent data may stay unacknowledged before the kernel breaks the connection, seconds
+        (``TCP_USER_TIMEOUT``, on Linux); ``None``: the kernel's default, about 15 minutes
     :raises TypeError: for an argument of a wrong type
     :raises ValueError: for an argument with an impossible value
     """
@@ -316,24 +349,29 @@ class HttpConnectionManager(BaseConnectionManager[Origin, HttpConnection]):
         keepalive: KeepAlive | None = KeepAlive(),  # noqa: B008  # it is frozen
         nodelay: bool = True,
         source_address: tuple[str, int] | None = None,
+        user_timeout: float | None = None,
     ) -> None:
         if ssl is not None and not isinstance(ssl, SSLContext):
             raise TypeError(f'ssl: an SSLContext or None was expected, not {ssl!r}')
         if request_timeout is not None:
             if isinstance(request_timeout, bool) or not isinstance(request_timeout, (int, float)):
                 raise TypeError(f'request_timeout: seconds were expected, not {request_timeout!r}')
-            if not 0 < request_timeout < math.inf:
+            if not request_timeout > 0:
                 raise ValueError(f'request_timeout: more than 0 seconds were expected, not {request_timeout!r}')
-        self._request_timeout = request_timeout
-        self._plain = TcpSocketConnectionManager(keepalive=keepalive, nodelay=nodelay, source_address=source_address)
-        self._make_secure = functools.partial(
+        self._request_timeout = clamp(request_timeout)
+        options: dict[str, Any] = {
+            'keepalive': keepalive,
+            'nodelay': nodelay,
+            'source_address': source_address,
+            'user_timeout': user_timeout,
+        }
+        self._plain = TcpSocketConnectionManager(**options)
+        self._make_secure: Callable[..., SslSocketConnectionManager] = functools.partial(
             SslSocketConnectionManager,
             server_hostname=server_hostname,
             alpn_protocols=['http/1.1'],
             session_reuse=session_reuse,
-            keepalive=keepalive,
-            nodelay=nodelay,
-            source_address=source_address,
+            **options,
         )
         self._context = ssl
         self._secure: SslSocketConnectionManager | None = None
@@ -365,6 +403,7 @@ class HttpConnectionManager(BaseConnectionManager[Origin, HttpConnection]):
         conn.address = (host, port)
         conn.transport = conn.sock = conn.socket_manager.create(conn.address, timeout)
         conn.sock.settimeout(self._request_timeout)
+        conn.remember_attributes()
         return conn
 
     def dispose(self, endpoint: Origin, conn: HttpConnection, timeout: float | None = None) -> None:
@@ -397,18 +436,30 @@ class HttpConnectionManager(BaseConnectionManager[Origin, HttpConnection]):
         :param endpoint: its endpoint
         :param conn: the connection
         """
-        conn.socket_manager.on_acquire(conn.address, conn.transport)
+        conn.socket_manager.mark_in_use(conn.transport)
+
+    def clean_after_error(self, endpoint: Origin, conn: HttpConnection, error: BaseException) -> bool:
+        """Tell whether a connection can be reused although an error left the block that used it: if no request is in
+        progress, and the last response was read to its end.
+
+        :param endpoint: its endpoint
+        :param conn: the connection
+        :param error: the error
+        """
+        return conn.is_reusable()
 
     def on_release(self, endpoint: Origin, conn: HttpConnection) -> None:
-        """Close a connection that cannot be reused; otherwise restore its time-out.
+        """Close a connection that cannot be reused; otherwise restore its time-out and the attributes that its user
+        changed, such as `debuglevel`.
 
         :param endpoint: its endpoint
         :param conn: the connection
         """
-        conn.socket_manager.on_release(conn.address, conn.transport)
+        conn.socket_manager.mark_idle(conn.transport)
         conn.close_completed_response()
         if conn.is_reusable():
-            conn.sock.settimeout(self._request_timeout)
+            restore_timeout(conn.sock, self._request_timeout)
+            conn.restore_attributes()
         else:
             self.dispose(endpoint, conn, 0)
 
@@ -438,4 +489,4 @@ def _split_origin(endpoint: Origin) -> tuple[str, str, int]:
         raise ValueError(f'{expected}, not {place!r}')
     if parts.path or place != endpoint:
         raise ValueError(f'{expected}, without path and query, unlike that for {host!r}')
-    return scheme, host, (80 if scheme == 'http' else 443) if port is None else port
+    return scheme, decode_scope(host), (80 if scheme == 'http' else 443) if port is None else port

@@ -44,9 +44,17 @@ from gcp.contrib._redis import (
     ServerDirectory,
     ServerSettings,
     Session,
+    client_state,
 )
 from gcp.contrib._tcp import KeepAlive
-from gcp.contrib._wire import UnsolicitedData, check_unsolicited_data, deadline_in
+from gcp.contrib._wire import (
+    UnsolicitedData,
+    check_unsolicited_data,
+    clamp,
+    deadline_in,
+    restore_timeout,
+    time_left,
+)
 from gcp.managers import AsyncConnectionManager, SyncConnectionManager
 
 __all__ = [
@@ -63,6 +71,11 @@ __all__ = [
 
 Servers = Mapping[str, Parameters | str]
 NO_SERVERS: Servers = MappingProxyType({})
+
+#: redis-py's own limit of a single read or write, seconds.
+SOCKET_TIMEOUT: float | None = (
+    inspect.signature(redis.connection.AbstractConnection.__init__).parameters['socket_timeout'].default
+)
 
 #: How long the reset of a released connection may take, seconds.
 RESET_TIMEOUT = 2.0
@@ -104,7 +117,8 @@ class DeadlineSocket:
         left = self._deadline.left()
         if left == 0:  # settimeout(0) would mean non-blocking mode
             raise TimeoutError('no time left')
-        self.sock.settimeout(left)
+        limits = [seconds for seconds in (left, self._timeout) if seconds]
+        self.sock.settimeout(clamp(min(limits, default=None)))
         return operation(*args)
 
 
@@ -185,7 +199,9 @@ class RedisConnection(Session, redis.connection.AbstractConnection):
         # implements redis-py's abstract method: there is no public way to pass a socket
         self.check_not_closed()
         self.created_in = os.getpid()
-        self.transport = DeadlineSocket(self.socket_manager.create(self.address, self.deadline.left()), self.deadline)
+        limits = [seconds for seconds in (self.deadline.left(), self.socket_connect_timeout) if seconds is not None]
+        sock = self.socket_manager.create(self.address, min(limits, default=None))
+        self.transport = DeadlineSocket(sock, self.deadline)
         self.transport.settimeout(self.socket_timeout)
         self.transport.apply_deadline()
         return self.transport
@@ -315,7 +331,8 @@ class _Manager(abc.ABC):
         keepalive: KeepAlive | None = KeepAlive(),  # noqa: B008  # it is frozen
         nodelay: bool = True,
         source_address: tuple[str, int] | None = None,
-        socket_timeout: float | None = None,
+        user_timeout: float | None = None,
+        socket_timeout: float | None = SOCKET_TIMEOUT,
         decode_responses: bool = False,
         aliveness: Literal['socket', 'ping'] = 'socket',
         reset: Literal['discard', 'reset'] | Callable[[Any], Any] = 'discard',
@@ -348,12 +365,12 @@ class _Manager(abc.ABC):
             'keepalive': keepalive,
             'nodelay': nodelay,
             'source_address': source_address,
+            'user_timeout': user_timeout,
         }
         self._redis_options: dict[str, Any] = {
             'protocol': protocol,
             'decode_responses': decode_responses,
-            'socket_timeout': socket_timeout,
-            'socket_connect_timeout': None,
+            'socket_timeout': clamp(socket_timeout),
         }
         # cached: they keep TLS sessions; bounded: a user's function may return a new context each time
         self._socket_manager = functools.lru_cache(maxsize=128)(self._make_socket_manager)
@@ -382,7 +399,18 @@ class _Manager(abc.ABC):
             credential_provider=credentials if credentials.are_needed else None,
         )
         conn.configure(self._socket_manager(over_unix, settings.ssl or None), settings.address, credentials, deadline)
+        conn.where = where
         return conn
+
+    def clean_after_error(self, endpoint: RedisEndpoint, conn: Session, error: BaseException) -> bool:
+        """Tell whether a connection can be reused although an error left the block that used it: if all replies were
+        read, and no transaction, subscription or the like goes on.
+
+        :param endpoint: its endpoint
+        :param conn: the connection
+        :param error: the error
+        """
+        return conn.is_clean()
 
     def _is_reusable(self, conn: Session) -> bool:
         """Tell whether a connection can be used again, perhaps after a reset."""
@@ -413,7 +441,10 @@ class RedisConnectionManager(_Manager, SyncConnectionManager[RedisEndpoint, Redi
     :param keepalive: how the kernel detects that an idle peer has vanished; ``None``: no keepalive
     :param nodelay: send small packets at once (``TCP_NODELAY``)
     :param source_address: an IP address of this host and a port (0: any) to connect from; ``None``: the kernel chooses
-    :param socket_timeout: how long a single read or write of the user's may take, seconds; ``None``: no limit
+    :param user_timeout: how long sent data may stay unacknowledged before the kernel breaks the connection, seconds
+        (``TCP_USER_TIMEOUT``, on Linux); ``None``: the kernel's default, about 15 minutes
+    :param socket_timeout: how long a single read or write of the user's may take, seconds; ``None``: no limit; by
+        default redis-py's own limit
     :param decode_responses: return replies as `str`
     :param aliveness: ``'socket'``: look at the socket, which sends nothing; ``'ping'``: also make a round trip, which
         detects a server that has vanished
@@ -439,13 +470,16 @@ class RedisConnectionManager(_Manager, SyncConnectionManager[RedisEndpoint, Redi
         :raises redis.AuthenticationError: when user name or password are wrong
         :raises redis.RedisError: when the server is unreachable or refuses
         """
-        conn: RedisConnection = self._prepare(endpoint, self._directory.find(endpoint))
+        deadline = deadline_in(timeout)
+        conn: RedisConnection = self._prepare(endpoint, self._directory.find(endpoint, deadline))
         try:
-            conn.run_redacted(conn.authenticate, timeout)
+            left = None if deadline == math.inf else time_left(deadline, f'connection to {endpoint!r}')
+            conn.run_redacted(conn.authenticate, left)
         except BaseException:
             conn.disconnect()
             raise
         conn.mark_clean()
+        conn.remember_attributes()
         return conn
 
     def dispose(self, endpoint: RedisEndpoint, conn: RedisConnection, timeout: float | None = None) -> None:
@@ -481,7 +515,7 @@ class RedisConnectionManager(_Manager, SyncConnectionManager[RedisEndpoint, Redi
         :param conn: the connection
         """
         if conn.transport is not None:
-            conn.socket_manager.on_acquire(conn.address, conn.transport.sock)
+            conn.socket_manager.mark_in_use(conn.transport.sock)
 
     def on_release(self, endpoint: RedisEndpoint, conn: RedisConnection) -> None:
         """Reset a connection for its next user, or close it if that is impossible.
@@ -492,6 +526,8 @@ class RedisConnectionManager(_Manager, SyncConnectionManager[RedisEndpoint, Redi
         """
         if conn.transport is None or not conn.is_open():
             return  # closed by its user or during its use: no error of the release, and the next check fails
+        conn.restore_attributes()
+        restore_timeout(conn.transport.sock, conn.socket_timeout)
         try:
             reusable = self._is_reusable(conn) and (self._allows_data or not conn.can_read(0))
             if reusable and (conn.lasting_commands or callable(self._reset)):
@@ -500,7 +536,7 @@ class RedisConnectionManager(_Manager, SyncConnectionManager[RedisEndpoint, Redi
             reusable = False
         if reusable and not conn.pending_replies:
             conn.mark_clean()
-            conn.socket_manager.on_release(conn.address, conn.transport.sock)
+            conn.socket_manager.mark_idle(conn.transport.sock)
         else:
             conn.disconnect()
 
@@ -552,14 +588,15 @@ class AsyncRedisConnectionManager(_Manager, AsyncConnectionManager[RedisEndpoint
         :raises redis.AuthenticationError: when user name or password are wrong
         :raises redis.RedisError: when the server is unreachable or refuses
         """
-        found = self._directory.find(endpoint)
-        conn: AsyncRedisConnection = self._prepare(endpoint, await found if inspect.isawaitable(found) else found)
+        conn: AsyncRedisConnection = self._prepare(endpoint, await self._directory.find_async(endpoint))
         try:
             await conn.run_redacted(conn.authenticate())
+            await conn.socket_manager.on_acquire(conn.address, conn.streams)
         except BaseException:
             await conn.abort()
             raise
         conn.mark_clean()
+        conn.remember_attributes()
         return conn
 
     async def dispose(self, endpoint: RedisEndpoint, conn: AsyncRedisConnection) -> None:
@@ -596,6 +633,8 @@ class AsyncRedisConnectionManager(_Manager, AsyncConnectionManager[RedisEndpoint
         """
         if not conn.is_open():
             return  # closed by its user or during its use: no error of the release, and the next check fails
+        conn.restore_attributes()
+        await conn.socket_manager.on_release(conn.address, conn.streams)
         try:
             reusable = self._is_reusable(conn) and (self._allows_data or not await conn.has_unread_data())
             if reusable and (conn.lasting_commands or callable(self._reset)):
@@ -647,10 +686,13 @@ class _SingleConnection:
 
     A mixin for redis-py's pools, sync and async."""
 
+    connection_kwargs: dict[str, Any]
+
     def __init__(self, conn: Any) -> None:
         super().__init__(  # type: ignore[call-arg]
             type(conn), 1, protocol=conn.protocol, db=conn.db, decode_responses=conn.encoder.decode_responses
         )
+        self.connection_kwargs.update(conn.where)  # tracing of redis-py takes the server's address from here
         self._conn_ref = weakref.ref(conn)  # weak: the connection refers to the client
 
     def _get(self) -> Any:
@@ -698,8 +740,11 @@ def client(conn: RedisConnection | AsyncRedisConnection) -> Any:
 
     :param conn: a connection of one of these managers
     """
-    if conn.client is None and isinstance(conn, AsyncRedisConnection):
-        conn.client = redis.asyncio.Redis(connection_pool=_AsyncPool(conn))
-    elif conn.client is None:
-        conn.client = redis.Redis(connection_pool=_SyncPool(conn))
+    if conn.client is None:
+        conn.client = (
+            redis.asyncio.Redis(connection_pool=_AsyncPool(conn))
+            if isinstance(conn, AsyncRedisConnection)
+            else redis.Redis(connection_pool=_SyncPool(conn))
+        )
+        conn.client_state = client_state(conn.client)
     return conn.client

@@ -35,6 +35,7 @@ from gcp.contrib._wire import (
     deadline_in,
     is_alive,
     is_quiet,
+    restore_timeout,
     time_left,
     wait_writable,
     within,
@@ -86,6 +87,35 @@ class PlainSocketManager(
 ):
     """What the managers of TCP and of unix sockets share."""
 
+    def on_acquire(self, endpoint: EndpointT, conn: socket.socket) -> None:
+        """Remember the time-out and the blocking mode of a new connection.
+
+        :param endpoint: its endpoint
+        :param conn: the socket
+        """
+        if conn not in self._originals:
+            self._originals[conn] = conn.gettimeout()
+
+    def on_release(self, endpoint: EndpointT, conn: socket.socket) -> None:
+        """Restore the time-out and the blocking mode, if the user changed them.
+
+        :param endpoint: its endpoint
+        :param conn: the socket
+        """
+        restore_timeout(conn, self._originals.get(conn, socket.getdefaulttimeout()))
+
+    def mark_in_use(self, conn: socket.socket) -> None:
+        """Do nothing: only TLS must know whether a connection is in use.
+
+        :param conn: the socket
+        """
+
+    def mark_idle(self, conn: socket.socket) -> None:
+        """Do nothing: only TLS must know whether a connection is in use.
+
+        :param conn: the socket
+        """
+
     def dispose(self, endpoint: EndpointT, conn: socket.socket, timeout: float | None = None) -> None:
         """Close a connection. A thread that waits on it returns at once.
 
@@ -107,6 +137,8 @@ class TcpSocketConnectionManager(TcpManager[socket.socket], PlainSocketManager[T
     :param source_address: an IP address of this host and a port (0: any) to connect from; ``None``: the kernel chooses
     :param unsolicited_data: what data means that arrives while a connection is idle: ``'dead'`` or ``'allowed'``;
         ``None``: the class attribute of the same name decides
+    :param user_timeout: how long sent data may stay unacknowledged before the kernel breaks the connection, seconds
+        (``TCP_USER_TIMEOUT``, on Linux); ``None``: the kernel's default, about 15 minutes
     :raises TypeError: for an argument of a wrong type
     :raises ValueError: for an argument with an impossible value
     """
@@ -172,6 +204,8 @@ class SslSocketConnectionManager(
     :param source_address: an IP address of this host and a port (0: any) to connect from; ``None``: the kernel chooses
     :param unsolicited_data: what data means that arrives while a connection is idle: ``'dead'`` or ``'allowed'``;
         ``None``: the class attribute of the same name decides
+    :param user_timeout: how long sent data may stay unacknowledged before the kernel breaks the connection, seconds
+        (``TCP_USER_TIMEOUT``, on Linux); ``None``: the kernel's default, about 15 minutes
     :raises TypeError: for an argument of a wrong type
     :raises ValueError: for an argument with an impossible value
     """
@@ -187,12 +221,17 @@ class SslSocketConnectionManager(
         nodelay: bool = True,
         source_address: tuple[str, Port] | None = None,
         unsolicited_data: UnsolicitedData | None = None,
+        user_timeout: float | None = None,
     ) -> None:
         self._context = _tls.check_context(ssl, alpn_protocols)
         self._server_hostname = _tls.check_server_hostname(server_hostname)
         self._sessions = _tls.Sessions() if session_reuse else None
         super().__init__(
-            keepalive=keepalive, nodelay=nodelay, source_address=source_address, unsolicited_data=unsolicited_data
+            keepalive=keepalive,
+            nodelay=nodelay,
+            source_address=source_address,
+            unsolicited_data=unsolicited_data,
+            user_timeout=user_timeout,
         )
         self._states: weakref.WeakKeyDictionary[SSLSocket, _tls.ConnectionState] = weakref.WeakKeyDictionary()
 
@@ -264,19 +303,36 @@ class SslSocketConnectionManager(
         return alive
 
     def on_acquire(self, endpoint: SslEndpoint, conn: SSLSocket) -> None:
-        """Mark a connection as in use.
+        """Mark a connection as in use. Remember the time-out and the blocking mode of a new one.
 
         :param endpoint: its endpoint
+        :param conn: the connection
+        """
+        if conn not in self._originals:
+            self._originals[conn] = conn.gettimeout()
+        self.mark_in_use(conn)
+
+    def on_release(self, endpoint: SslEndpoint, conn: SSLSocket) -> None:
+        """Mark a connection as idle, keep its session, and restore its time-out and blocking mode.
+
+        :param endpoint: its endpoint
+        :param conn: the connection
+        """
+        self.mark_idle(conn)
+        restore_timeout(conn, self._originals.get(conn, socket.getdefaulttimeout()))
+
+    def mark_in_use(self, conn: SSLSocket) -> None:
+        """Mark a connection as in use.
+
         :param conn: the connection
         """
         state = self._states.get(conn)
         if state is not None:
             state.in_use = True
 
-    def on_release(self, endpoint: SslEndpoint, conn: SSLSocket) -> None:
+    def mark_idle(self, conn: SSLSocket) -> None:
         """Mark a connection as idle, and keep its session: by now TLS 1.3 has read its tickets.
 
-        :param endpoint: its endpoint
         :param conn: the connection
         """
         state = self._states.get(conn)

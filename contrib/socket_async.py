@@ -36,6 +36,7 @@ from gcp.contrib._wire import (
     is_alive,
     is_quiet,
     is_writable,
+    restore_timeout,
     run_in_thread,
     shut_down,
 )
@@ -92,6 +93,20 @@ class PlainSocketManager(
 ):
     """What the managers of TCP and of unix sockets share."""
 
+    async def on_release(self, endpoint: EndpointT, conn: socket.socket) -> None:
+        """Restore the non-blocking mode, if the user changed it, and remove the user's `loop.add_reader` and
+        `loop.add_writer`.
+
+        :param endpoint: its endpoint
+        :param conn: the socket
+        """
+        restore_timeout(conn, 0.0)
+        loop, fd = asyncio.get_running_loop(), conn.fileno()
+        with contextlib.suppress(RuntimeError):  # a transport owns it
+            if fd >= 0:
+                loop.remove_reader(fd)
+                loop.remove_writer(fd)
+
     async def dispose(self, endpoint: EndpointT, conn: socket.socket) -> None:
         """Close a connection. Tasks that wait on it are woken up.
 
@@ -113,6 +128,8 @@ class TcpSocketConnectionManager(TcpManager[socket.socket], PlainSocketManager[T
     :param source_address: an IP address of this host and a port (0: any) to connect from; ``None``: the kernel chooses
     :param unsolicited_data: what data means that arrives while a connection is idle: ``'dead'`` or ``'allowed'``;
         ``None``: the class attribute of the same name decides
+    :param user_timeout: how long sent data may stay unacknowledged before the kernel breaks the connection, seconds
+        (``TCP_USER_TIMEOUT``, on Linux); ``None``: the kernel's default, about 15 minutes
     :raises TypeError: for an argument of a wrong type
     :raises ValueError: for an argument with an impossible value
     """
@@ -164,7 +181,7 @@ class StreamAlivenessCheckingMixin(Generic[EndpointT]):
             quiet = is_quiet(fd)
         if self.unsolicited_data == 'allowed':
             return is_alive(fd, 'allowed')
-        return quiet and not _internals(reader)._buffer
+        return quiet and not _internals(reader)._buffer and _internals(reader)._waiter is None
 
 
 class StreamManager(
@@ -173,6 +190,26 @@ class StreamManager(
     BaseConnectionManager[EndpointT, Stream],
 ):
     """What the managers of streams over TCP and over unix sockets share."""
+
+    async def on_acquire(self, endpoint: EndpointT, conn: Stream) -> None:
+        """Remember the write limits of a new connection.
+
+        :param endpoint: its endpoint
+        :param conn: the stream
+        """
+        writer = conn[1]
+        if writer not in self._originals and not writer.is_closing():
+            self._originals[writer] = writer.transport.get_write_buffer_limits()
+
+    async def on_release(self, endpoint: EndpointT, conn: Stream) -> None:
+        """Restore the write limits, the reading and the protocol of the transport, if the user changed them.
+
+        :param endpoint: its endpoint
+        :param conn: the stream
+        """
+        reader, writer = conn
+        if not writer.is_closing():
+            _restore_transport(reader, writer, self._originals.get(writer))
 
     async def dispose(self, endpoint: EndpointT, conn: Stream) -> None:
         """Flush and close a connection within two seconds. Does nothing in a process forked since its creation.
@@ -199,6 +236,8 @@ class TcpStreamConnectionManager(TcpManager[asyncio.StreamWriter], StreamManager
     :param source_address: an IP address of this host and a port (0: any) to connect from; ``None``: the kernel chooses
     :param unsolicited_data: what data means that arrives while a connection is idle: ``'dead'`` or ``'allowed'``;
         ``None``: the class attribute of the same name decides
+    :param user_timeout: how long sent data may stay unacknowledged before the kernel breaks the connection, seconds
+        (``TCP_USER_TIMEOUT``, on Linux); ``None``: the kernel's default, about 15 minutes
     :raises TypeError: for an argument of a wrong type
     :raises ValueError: for an argument with an impossible value
     """
@@ -213,6 +252,7 @@ class TcpStreamConnectionManager(TcpManager[asyncio.StreamWriter], StreamManager
         nodelay: bool = True,
         source_address: tuple[str, Port] | None = None,
         unsolicited_data: UnsolicitedData | None = None,
+        user_timeout: float | None = None,
     ) -> None:
         if ssl is not None and not isinstance(ssl, (bool, SSLContext)):
             raise TypeError(f'ssl: an ssl.SSLContext, True for one that verifies, or None was expected, not {ssl!r}')
@@ -222,7 +262,11 @@ class TcpStreamConnectionManager(TcpManager[asyncio.StreamWriter], StreamManager
         self._context = _tls.check_context(None if ssl is True else ssl, alpn_protocols) if ssl else None
         self._server_hostname = _tls.check_server_hostname(server_hostname)
         super().__init__(
-            keepalive=keepalive, nodelay=nodelay, source_address=source_address, unsolicited_data=unsolicited_data
+            keepalive=keepalive,
+            nodelay=nodelay,
+            source_address=source_address,
+            unsolicited_data=unsolicited_data,
+            user_timeout=user_timeout,
         )
 
     async def create(self, endpoint: TcpStreamEndpoint) -> Stream:
@@ -291,6 +335,29 @@ async def open_stream(sock: socket.socket, open_connection: Callable[..., Awaita
         elif not _is_owned_by_transport(sock, loop):
             sock.close()
         raise
+
+
+def _restore_transport(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    limits: tuple[int, int] | None,
+) -> None:
+    """Restore the write limits, the reading and the protocol of a stream's transport, if its user changed them.
+
+    :param reader: the stream's reader
+    :param writer: the stream's writer
+    :param limits: the write limits, low and high; ``None``: not known
+    """
+    transport: Any = writer.transport
+    if limits is not None and transport.get_write_buffer_limits() != limits:
+        low, high = limits
+        transport.set_write_buffer_limits(high, low)
+    protocol = _internals(writer)._protocol
+    if transport.get_protocol() is not protocol:
+        transport.set_protocol(protocol)
+    # uvloop's TLS transports do not tell that they are paused; a reader that has too much to read resumes by itself
+    if not _internals(reader)._paused and (_is_tls(writer) or not transport.is_reading()):
+        transport.resume_reading()
 
 
 async def close_stream(writer: asyncio.StreamWriter) -> None:
@@ -418,6 +485,6 @@ def _extra(writer: asyncio.StreamWriter, name: str) -> Any:
         return None
 
 
-def _internals(reader: asyncio.StreamReader) -> Any:
-    """Return the reader untyped: there is no public way to ask whether it holds data."""
-    return reader
+def _internals(end: asyncio.StreamReader | asyncio.StreamWriter) -> Any:
+    """Return a reader or a writer untyped: there is no public way to ask for its data, its waiter or its protocol."""
+    return end

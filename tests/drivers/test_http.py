@@ -7,6 +7,7 @@ import io
 import os
 import socket
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +15,14 @@ from typing import Any
 
 import pytest
 from http_peers import Scripted, contexts, http_server
-from peers import await_input, await_left_behind, deaf_server, open_descriptors, silent_server
+from peers import (
+    await_input,
+    await_left_behind,
+    deaf_server,
+    link_local_address,
+    open_descriptors,
+    silent_server,
+)
 from redis_peers import settled_descriptors
 
 from gcp.contrib.http import HttpConnection, HttpConnectionManager, KeepAlive
@@ -664,3 +672,129 @@ def test_impossible_options_are_told(options: dict[str, Any], error: type[Except
     with pytest.raises(error) as caught:
         HttpConnectionManager(**options)
     assert chunk in str(caught.value)
+
+
+# ---- errors, and what a user changes
+
+
+def test_a_connection_that_refused_a_request_is_not_reused(
+    manager: HttpConnectionManager, conn: HttpConnection
+) -> None:
+    with pytest.raises(http.client.InvalidURL):
+        conn.request('GET', '/a path')
+    assert not manager.clean_after_error('', conn, ValueError())
+    assert not released(manager, conn)
+
+
+def test_after_an_error_only_a_connection_between_two_requests_is_clean(
+    manager: HttpConnectionManager,
+    conn: HttpConnection,
+) -> None:
+    error = ValueError()
+    assert manager.clean_after_error('', conn, error)  # unused
+    assert ask(conn)
+    assert manager.clean_after_error('', conn, error)
+    conn.putrequest('GET', '/peer')
+    assert not manager.clean_after_error('', conn, error)  # not sent
+    conn.endheaders()
+    assert not manager.clean_after_error('', conn, error)  # not answered
+    response = conn.getresponse()
+    assert not manager.clean_after_error('', conn, error)  # not read
+    response.read()
+    assert manager.clean_after_error('', conn, error)
+    conn.request('GET', '/large')
+    conn.getresponse().read(10)
+    assert not manager.clean_after_error('', conn, error)  # half read
+    conn.close()
+    assert not manager.clean_after_error('', conn, error)
+
+
+def test_the_pool_keeps_what_is_clean_after_an_error_and_closes_the_rest(
+    manager: HttpConnectionManager,
+    origin: str,
+) -> None:
+    pool: ConnectionPool[str, HttpConnection] = ConnectionPool(manager, max_size=1)
+    with pytest.raises(KeyError), pool.connection(origin, timeout=LIMIT) as first:
+        ask(first)
+        raise KeyError
+    with pytest.raises(KeyError), pool.connection(origin, timeout=LIMIT) as again:
+        assert again is first
+        again.request('GET', '/large')
+        raise KeyError
+    with pytest.raises(KeyError), pool.connection(origin, timeout=LIMIT) as other:
+        assert other is not first
+        other.request('GET', '/large')
+        other.getresponse().read(10)
+        raise KeyError
+    with pool.connection(origin, timeout=LIMIT) as last:
+        assert last is not other and ask(last)
+    assert pool.stats().created == 3
+    pool.close()
+
+
+def test_a_response_that_timed_out_is_not_clean(manager: HttpConnectionManager) -> None:
+    with silent_server() as port:
+        conn = manager.create(f'http://127.0.0.1:{port}', LIMIT)
+        conn.sock.settimeout(0.01)
+        conn.request('GET', '/')
+        with pytest.raises(TimeoutError) as caught:
+            conn.getresponse()
+        assert not manager.clean_after_error('', conn, caught.value)
+        manager.dispose('', conn)
+
+
+CHANGES = {
+    'debuglevel': 1,
+    'timeout': 0.1,
+    'blocksize': 1,
+    'host': 'elsewhere',
+    'port': 1,
+    'auto_open': 1,
+    'response_class': http.client.HTTPResponse,
+    '_http_vsn': 10,
+    '_http_vsn_str': 'HTTP/1.0',
+}
+
+
+def test_what_a_user_changed_is_restored(manager: HttpConnectionManager, conn: HttpConnection) -> None:
+    before = {name: getattr(conn, name) for name in CHANGES}
+    for name, value in CHANGES.items():
+        setattr(conn, name, value)
+    conn.sock.settimeout(0.1)
+    assert released(manager, conn)
+    assert {name: getattr(conn, name) for name in CHANGES} == before
+    assert conn.sock.gettimeout() == LIMIT
+
+
+@pytest.mark.parametrize('seconds', [1e10, sys.maxsize, 10**400])
+def test_a_huge_limit_of_a_request_is_one(plain_origin: str, seconds: float) -> None:
+    manager = HttpConnectionManager(request_timeout=seconds)
+    conn = manager.create(plain_origin, seconds)
+    assert ask(conn)
+    assert released(manager, conn)
+    manager.dispose('', conn, seconds)
+
+
+@pytest.mark.parametrize('written', ['%25', '%'])
+def test_the_scope_of_an_address_is_understood_in_both_forms(written: str) -> None:
+    address, _, scope = link_local_address().partition('%')
+    with socket.create_server(('::', 0), family=socket.AF_INET6) as listener:
+        origin = f'http://[{address}{written}{scope}]:{listener.getsockname()[1]}'
+        conn = HttpConnectionManager().create(origin, LIMIT)
+        peer, _ = listener.accept()
+        with peer:
+            conn.request('GET', '/')
+            assert f'\r\nHost: [{address}]:'.encode() in peer.recv(1000)
+        conn.close()
+
+
+@pytest.mark.parametrize('origin', ['plain_origin', 'tls_origin'])
+def test_the_limit_of_unacknowledged_data_reaches_the_kernel(
+    request: pytest.FixtureRequest,
+    tls: tuple[ssl.SSLContext, ssl.SSLContext],
+    origin: str,
+) -> None:
+    manager = HttpConnectionManager(tls[1], user_timeout=1.5)
+    conn = manager.create(request.getfixturevalue(origin), LIMIT)
+    assert conn.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1500
+    manager.dispose('', conn)

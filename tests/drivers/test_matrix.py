@@ -6,15 +6,17 @@ docs/managers.md; `GCP_WRITE_MATRIX=1` writes that one anew."""
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fronts import Front, Pool
+from fronts import Front, Pool, ThreadsFront
 from matrix_kinds import GARBAGE, KINDS, SECRET, Kind
 from matrix_peers import Address, Identities, Proxy, TcpServer, deaf_path, echo, http
 from matrix_table import BEGIN, BROKEN, END, KEPT, TABLE
@@ -432,6 +434,32 @@ def test_each_manager_in_each_case(world: World, kind: type[Kind], name: str) ->
     TABLE.cells[kind.title(), name] = BROKEN
     world.front.run(CASES[name](world))
     TABLE.cells[kind.title(), name] = KEPT
+
+
+# ---- limits beyond what the system counts
+
+
+async def _works_with(world: World, seconds: float) -> None:
+    manager, endpoint = world.kind.target(world.proxy.address, asks=True)
+    pool = world.front.pool(manager, dispose_timeout=seconds)
+    for _ in range(2):
+        conn = await pool.acquire(endpoint, seconds)
+        await world.kind.ask(conn)
+        await pool.release(conn, endpoint)
+    assert pool.stats().created == 1
+    await pool.close(timeout=seconds)
+    if world.kind.front is ThreadsFront:  # the pool may clamp what it passes on
+        conn = manager.create(endpoint, seconds)
+        await world.kind.ask(conn)
+        manager.on_release(endpoint, conn)
+        assert manager.check_aliveness(endpoint, conn, seconds)
+        manager.dispose(endpoint, conn, seconds)
+
+
+@pytest.mark.parametrize('seconds', [3e6, 1e10, sys.maxsize, 1e300, math.inf], ids='{:g} s'.format)
+@pytest.mark.parametrize('kind', KINDS, ids=lambda kind: kind.title())
+def test_a_huge_time_out_is_as_good_as_none(world: World, kind: type[Kind], seconds: float) -> None:
+    world.front.run(_works_with(world, seconds))
 
 
 def test_the_guide_shows_the_matrix_as_it_is() -> None:

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import inspect
 import os
 import socket
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -950,3 +952,249 @@ def test_wrong_endpoints_are_told(frontend: Frontend, endpoint: Any, error: type
         frontend.create(manager, endpoint)
     assert words in str(caught.value)
     assert PASSWORD not in str(caught.value) + repr(manager) + repr(vars(manager))
+
+
+# ---- errors in a block
+
+
+def test_after_an_error_only_a_session_as_a_new_one_is_clean(connect: Callable[..., Connected]) -> None:
+    def clean(*commands: str) -> bool:
+        made = connect()
+        for command in commands:
+            made.ask(*command.split())
+        is_clean: bool = made.manager.clean_after_error(made.endpoint, made.conn, ValueError())
+        return is_clean
+
+    assert clean()
+    assert clean('SET key value', 'GET key')
+    assert clean('MULTI', 'SET key value', 'EXEC')
+    assert not clean('MULTI')
+    assert not clean('MULTI', 'SET key value')
+    assert not clean('WATCH key')
+    assert not clean('SELECT 1')
+    assert not clean('SUBSCRIBE news')
+    assert not clean('CLIENT TRACKING ON')
+
+
+def test_after_an_error_a_session_with_an_unread_reply_is_not_clean(connect: Callable[..., Connected]) -> None:
+    made = connect()
+    made.send('GET', 'key')
+    assert not made.manager.clean_after_error(made.endpoint, made.conn, ValueError())
+    made.frontend.run(made.conn.read_response())
+    with pytest.raises(redis.ResponseError):
+        made.ask('NO SUCH COMMAND')
+    assert made.manager.clean_after_error(made.endpoint, made.conn, redis.ResponseError())
+    made.frontend.run(made.conn.disconnect())
+    assert not made.manager.clean_after_error(made.endpoint, made.conn, ValueError())
+
+
+def test_no_thread_reads_the_reply_to_another(endpoint: Any, server: RedisServer) -> None:
+    pool: Any = gcp.threading.ConnectionPool(RedisConnectionManager(password=PASSWORD, socket_timeout=0.05), max_size=1)
+    with pytest.raises(redis.TimeoutError), pool.connection(endpoint, timeout=LIMIT) as conn:
+        client(conn).blpop('nothing here', 0.2)
+    with pytest.raises(KeyError), pool.connection(endpoint, timeout=LIMIT) as conn:
+        conn.send_command('ECHO', 'alice')
+        raise KeyError
+    with pytest.raises(KeyError), pool.connection(endpoint, timeout=LIMIT) as kept:
+        client(kept).execute_command('MULTI')
+        raise KeyError
+    with pytest.raises(KeyError), pool.connection(endpoint, timeout=LIMIT) as kept:
+        assert client(kept).echo('bob') == b'bob'
+        raise KeyError
+    with pool.connection(endpoint, timeout=LIMIT) as conn:
+        assert conn is kept
+    assert pool.stats().created == 4
+    pool.close()
+
+
+def test_no_task_reads_the_reply_to_another(endpoint: Any) -> None:
+    async def body() -> None:
+        pool: Any = gcp.asyncio.ConnectionPool(AsyncRedisConnectionManager(password=PASSWORD), max_size=1)
+
+        async def wait_for_news() -> None:
+            async with pool.connection(endpoint, timeout=LIMIT) as conn:
+                await client(conn).blpop('nothing here', 0)
+
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(wait_for_news(), 0.1)
+        async with pool.connection(endpoint, timeout=LIMIT) as kept:
+            assert await client(kept).echo('bob') == b'bob'
+        with pytest.raises(KeyError):
+            async with pool.connection(endpoint, timeout=LIMIT) as conn:
+                raise KeyError
+        assert conn is kept and pool.stats().created == 2
+        await pool.close()
+
+    asyncio.run(body())
+
+
+# ---- the client's side
+
+
+def handler(message: Any) -> None:
+    """A user's function for push messages."""
+
+
+def test_what_a_user_changed_on_the_clients_side_is_restored(connect: Callable[..., Connected]) -> None:
+    made = connect(protocol=3, db=1)
+    conn, ours = made.conn, client(made.conn)
+    parser = conn._parser
+    before = {name: value for name, value in vars(parser).items() if name.endswith('handler_func')}
+    assert before
+    for name in before:
+        setattr(parser, name, handler)
+    limit = conn.socket_timeout
+    conn.socket_timeout, conn.db, conn.client_name, conn.health_check_interval = 0.1, 3, 'mine', 1
+    conn.encoder.decode_responses = True
+    ours.set_response_callback('ECHO', lambda response: 'changed')
+    made.commands(lambda commands: commands.select(2))
+    made.release()
+    assert {name: getattr(parser, name) for name in before} == before
+    assert (conn.socket_timeout, conn.db, conn.client_name, conn.health_check_interval) == (limit, 1, None, 0)
+    assert made.commands(lambda commands: commands.echo('hello')) == b'hello'
+    assert 'db=1' in made.ask('CLIENT', 'INFO').decode()
+    same = client(conn)
+    made.release()
+    assert client(conn) is same  # unchanged, so not made anew
+
+
+def test_the_time_out_of_the_socket_is_restored(endpoint: Any) -> None:
+    manager = RedisConnectionManager(password=PASSWORD, socket_timeout=7)
+    conn = manager.create(endpoint, LIMIT)
+    assert conn.transport is not None
+    for change in (lambda sock: sock.settimeout(0.1), lambda sock: sock.setblocking(True)):
+        change(conn.transport.sock)
+        manager.on_release(endpoint, conn)
+        assert conn.transport.gettimeout() == 7
+    manager.dispose(endpoint, conn)
+
+
+def test_the_limits_of_the_stream_are_restored(endpoint: Any) -> None:
+    async def body() -> None:
+        manager = AsyncRedisConnectionManager(password=PASSWORD)
+        conn = await manager.create(endpoint)
+        assert conn.streams is not None
+        transport = conn.streams[1].transport
+        limits = transport.get_write_buffer_limits()
+        transport.set_write_buffer_limits(0)
+        transport.pause_reading()
+        await manager.on_release(endpoint, conn)
+        assert transport.get_write_buffer_limits() == limits
+        assert await client(conn).ping()
+        await manager.dispose(endpoint, conn)
+
+    asyncio.run(asyncio.wait_for(body(), LIMIT))
+
+
+# ---- the user's functions, and other limits
+
+
+class BlockingProvider(redis.CredentialProvider):  # type: ignore[misc]
+    """Provides nothing before it is told to."""
+
+    def __init__(self, gate: threading.Event) -> None:
+        self._gate = gate
+
+    def get_credentials(self) -> tuple[str, str]:
+        self._gate.wait(LIMIT)
+        return 'default', PASSWORD
+
+
+@pytest.mark.parametrize('which', ['servers', 'password', 'credential_provider'])
+def test_each_function_of_the_user_is_limited(frontend: Frontend, endpoint: Any, which: str) -> None:
+    gate = threading.Event()
+    host, port = endpoint
+    server: dict[str, Any] = {'host': host, 'port': port}
+    options: dict[str, Any] = {
+        'servers': {'servers': lambda name: gate.wait(LIMIT) and server},
+        'password': {'servers': {'orders': {**server, 'password': lambda: gate.wait(LIMIT) and PASSWORD}}},
+        'credential_provider': {'servers': {'orders': {**server, 'credential_provider': BlockingProvider(gate)}}},
+    }[which]
+    started = time.monotonic()
+    with pytest.raises(TimeoutError):
+        frontend.create(frontend.manager(**options), 'orders', 0.1)
+    assert time.monotonic() - started < 5
+    gate.set()
+    await_left_behind()
+
+
+def test_the_functions_of_the_user_share_one_limit(endpoint: Any) -> None:
+    host, port = endpoint
+    gate = threading.Event()
+
+    def slow(name: str) -> dict[str, Any]:
+        gate.wait(0.3)
+        return {'host': host, 'port': port, 'password': lambda: gate.wait(LIMIT) and PASSWORD}
+
+    started = time.monotonic()
+    with pytest.raises(TimeoutError):
+        RedisConnectionManager(slow).create('orders', 0.6)
+    assert time.monotonic() - started < 5
+    gate.set()
+    await_left_behind()
+
+
+def test_a_function_of_the_user_sees_the_context_of_its_caller(frontend: Frontend, endpoint: Any) -> None:
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar('password')
+    variable.set(PASSWORD)
+    conn = frontend.create(manager := frontend.manager(password=variable.get), endpoint)
+    frontend.run(manager.dispose(endpoint, conn))
+
+
+@pytest.mark.parametrize('seconds', [1e10, sys.maxsize])
+def test_a_huge_socket_timeout_is_one(connect: Callable[..., Connected], seconds: float) -> None:
+    made = connect(socket_timeout=seconds, user_timeout=seconds)
+    assert made.commands(lambda commands: commands.echo('hello')) == b'hello'
+    made.release()
+    assert made.alive()
+
+
+def test_redis_pys_own_limit_is_kept_unless_the_user_sets_another(frontend: Frontend, endpoint: Any) -> None:
+    limits = inspect.signature(redis.connection.AbstractConnection.__init__).parameters
+    for options in ({}, {'socket_timeout': None}, {'socket_timeout': 3.0}):
+        manager = frontend.manager(password=PASSWORD, **options)
+        conn = frontend.create(manager, endpoint)
+        assert conn.socket_timeout == options.get('socket_timeout', limits['socket_timeout'].default)
+        frontend.run(manager.dispose(endpoint, conn))
+
+
+def test_redis_pys_own_limit_holds_without_a_time_out() -> None:
+    manager = RedisConnectionManager(socket_timeout=0.1, protocol=3)
+    with silent_server() as port, pytest.raises(TimeoutError):
+        manager.create(('127.0.0.1', port), None)
+
+
+def test_the_limit_of_unacknowledged_data_reaches_the_kernel(connect: Callable[..., Connected]) -> None:
+    made = connect(user_timeout=1.5)
+    with socket.socket(fileno=os.dup(made.frontend.fd(made.conn))) as sock:
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1500
+
+
+# ---- addresses
+
+
+def test_tracing_finds_the_address_of_the_server(connect: Callable[..., Connected], server: RedisServer) -> None:
+    kwargs = client(connect(db=1).conn).connection_pool.connection_kwargs
+    assert (kwargs['host'], kwargs['port'], kwargs['db']) == ('127.0.0.1', server.port, 1)
+    local = client(connect(server.path).conn).connection_pool
+    assert local.connection_kwargs['path'] == str(server.path)
+    assert PASSWORD not in repr(kwargs) + repr(local) + repr(local.connection_kwargs)
+    assert not {'password', 'username', 'credential_provider'} & {*kwargs, *local.connection_kwargs}
+
+
+@pytest.mark.parametrize(
+    ('url', 'host'),
+    [
+        ('redis://[fe80::1%25eth0]:6380/1', 'fe80::1%eth0'),
+        ('redis://[fe80::1%eth0]:6380/1', 'fe80::1%eth0'),
+        ('redis://[fe80::1%25eb0]', 'fe80::1%eb0'),
+        ('redis://[fe80::1%eb0]', 'fe80::1%eb0'),
+        ('rediss://[::1]:6380', '::1'),
+        ('redis://cache.example.org', 'cache.example.org'),
+        ('redis://', 'localhost'),
+    ],
+)
+def test_scopes_of_addresses_in_urls(frontend: Frontend, url: str, host: str) -> None:
+    manager = frontend.manager({'orders': url})
+    conn = manager._prepare('orders', url)
+    assert conn.host == host and conn.address[0] == host

@@ -6,6 +6,7 @@ import os
 import select
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -444,3 +445,34 @@ def test_a_wrong_part_of_keepalive_is_told(arguments: Any, error: type[Exception
 def test_the_limits_of_keepalive_are_those_of_the_kernel(listener: socket.socket) -> None:
     for keepalive in (KeepAlive(idle=0.1, interval=0.1, count=1), KeepAlive(idle=32767, interval=32767, count=127)):
         TcpSocketConnectionManager(keepalive=keepalive).create(listener.getsockname()).close()
+
+
+@pytest.mark.parametrize('seconds', [1.5, 1e10, sys.maxsize])
+def test_the_limit_of_unacknowledged_data_reaches_the_kernel(listener: socket.socket, seconds: float) -> None:
+    manager = TcpSocketConnectionManager(user_timeout=seconds)
+    with manager.create(('127.0.0.1', port_of(listener)), 5) as conn:
+        set_to = conn.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+        assert set_to == (1500 if seconds == 1.5 else 2147483000)
+
+
+@pytest.mark.parametrize(('seconds', 'error'), [(0, ValueError), (-1, ValueError), ('1', TypeError), (True, TypeError)])
+def test_an_impossible_limit_of_unacknowledged_data_is_refused(seconds: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match='user_timeout: .*expected'):
+        TcpSocketConnectionManager(user_timeout=seconds)
+
+
+@pytest.mark.parametrize(
+    ('host', 'decoded'),
+    [
+        ('fe80::1%25eth0', 'fe80::1%eth0'),
+        ('fe80::1%eth0', 'fe80::1%eth0'),
+        ('fe80::1%25', 'fe80::1%25'),
+        ('fe80::1%25eb0', 'fe80::1%eb0'),
+        ('fe80::1%eb0', 'fe80::1%eb0'),
+        ('fe80::1%25a%2Db', 'fe80::1%a-b'),
+        ('name%25eth0', 'name%25eth0'),
+        ('example.org', 'example.org'),
+    ],
+)
+def test_a_scope_is_understood_in_both_forms(host: str, decoded: str) -> None:
+    assert _tcp.check_endpoint((host, 80)) == (decoded, 80)

@@ -634,3 +634,13 @@ def test_a_wrong_argument_is_told(arguments: Any, error: type[Exception], words:
 async def test_a_wrong_endpoint_is_told(kind: str, endpoint: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match='^endpoint: a'):
         await manager_of(kind).create(endpoint)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@on_both_loops
+async def test_the_limit_of_unacknowledged_data_reaches_the_kernel(kind: str) -> None:
+    with service_of(kind) as service:
+        manager = manager_of(kind, user_timeout=1.5)
+        conn = await manager.create(('localhost', service.port))
+        assert option(conn, socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1500
+        await manager.dispose(('localhost', service.port), conn)
