@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Literal, TypeVar
 
 try:
     import psycopg
-    from psycopg import AsyncConnection, AsyncCursor, Connection, Cursor
+    from psycopg import AsyncConnection, AsyncCursor, BaseConnection, Connection, Cursor
+    from psycopg.adapt import AdaptersMap
     from psycopg.conninfo import conninfo_to_dict
     from psycopg.errors import Diagnostic
     from psycopg.pq import PipelineStatus, TransactionStatus
@@ -57,15 +59,55 @@ LOCK_TIMEOUT = 0.2
 #: Settings on the client's side, in the order in which to restore them: on asyncio connections by methods, ...
 BY_METHOD = ('autocommit', 'isolation_level', 'read_only', 'deferrable')
 #: ... and by plain attributes.
-BY_ATTRIBUTE = ('row_factory', 'cursor_factory', 'server_cursor_factory', 'prepare_threshold')
+BY_ATTRIBUTE = ('row_factory', 'cursor_factory', 'server_cursor_factory', 'prepare_threshold', 'prepared_max')
+
+#: What users register on a connection: handlers, notifications that nothing has read yet (since psycopg 3.2.4), ...
+REGISTERED = ('_notice_handlers', '_notify_handlers') + (
+    ('_notifies_backlog',) if '_notifies_backlog' in BaseConnection.__init__.__code__.co_names else ()
+)
+#: ... and adapters. Maps of adapters are copied on write, so unchanged ones are equal by identity of their parts.
+ADAPTERS = ('adapters._dumpers', 'adapters._dumpers_by_oid', 'adapters._loaders', 'adapters.types._registry')
 
 IDLE, ACTIVE = TransactionStatus.IDLE, TransactionStatus.ACTIVE
+#: In these, no command is in progress.
+BETWEEN_COMMANDS = (IDLE, TransactionStatus.INTRANS, TransactionStatus.INERROR)
 
 
 class _Psycopg(Manager[AnyConnectionT]):
     """What the managers of psycopg's sync and async connections share."""
 
     _errors = (psycopg.Error, OSError)
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        names = (*BY_METHOD, *BY_ATTRIBUTE, *REGISTERED, *ADAPTERS)
+        self._settings: ClientSettings[AnyConnectionT] = ClientSettings(*names, reported=_encoding)
+        self._adapters: weakref.WeakKeyDictionary[AnyConnectionT, AdaptersMap] = weakref.WeakKeyDictionary()
+
+    def _record(self, conn: AnyConnectionT) -> None:
+        self._adapters[conn] = AdaptersMap(conn.adapters)  # from now on, the connection's map is copied on write
+        self._settings.record(conn)
+
+    def _encoding_to_restore(self, conn: AnyConnectionT) -> str | None:
+        """Return a statement that sets the client's encoding as it was, if it has changed."""
+        reported = self._settings.original(conn)[-1]
+        return None if _encoding(conn) == reported else f"SET client_encoding TO '{reported.decode()}'"
+
+    def _restore(self, conn: AnyConnectionT, name: str, value: Any) -> None:
+        if name not in ADAPTERS:
+            setattr(conn, name, value)
+        elif conn in self._adapters:
+            conn._adapters = AdaptersMap(self._adapters[conn])
+
+    def _is_between_commands(self, conn: AnyConnectionT) -> bool:
+        pgconn = conn.pgconn
+        return (
+            pgconn.transaction_status in BETWEEN_COMMANDS
+            and pgconn.pipeline_status == PipelineStatus.OFF
+            and not conn.lock.locked()  # by another thread or task, or by a COPY or a wait for notifications
+            and not conn._num_transactions  # blocks that were not left refuse a rollback, and so does ...
+            and not conn._tpc  # ... a two-phase transaction
+        )
 
     def _has_ended(self, conn: AnyConnectionT) -> bool:
         return conn.closed
@@ -111,8 +153,7 @@ class DbConnectionManager(
         reset: Literal['rollback', 'discard all'] | Callable[[Connection[Any]], object] = 'rollback',
         check_timeout: float = CHECK_TIMEOUT,
     ) -> None:
-        super().__init__(dsn_params, aliveness, reset, _discard_all, check_timeout)
-        self._settings = ClientSettings['Connection[Any]'](*BY_METHOD, *BY_ATTRIBUTE)
+        super().__init__(dsn_params, aliveness, reset, {'rollback': None, 'discard all': _discard_all}, check_timeout)
 
     def create(self, endpoint: DbEndpoint, timeout: float | None = None) -> Connection[Any]:
         """Connect to a database.
@@ -127,7 +168,7 @@ class DbConnectionManager(
         found = check_parameters(endpoint, self._directory.find(endpoint))
         parameters = expand_conninfo(endpoint, found, 'conninfo', conninfo_to_dict)
         conn = connect_with_deadline(deadline, endpoint, parameters, _connect, Connection.close)
-        self._settings.record(conn)
+        self._record(conn)
         self._register(endpoint, conn)
         return conn
 
@@ -182,8 +223,10 @@ class DbConnectionManager(
     def _clean(self, conn: Connection[Any]) -> None:
         """End any transaction, and restore the client's settings."""
         conn.rollback()
+        if statement := self._encoding_to_restore(conn):
+            _execute(conn, statement)
         for name, value in self._settings.to_restore(conn):
-            setattr(conn, name, value)
+            self._restore(conn, name, value)
 
 
 class AsyncDbConnectionManager(
@@ -212,8 +255,8 @@ class AsyncDbConnectionManager(
         reset: Literal['rollback', 'discard all'] | Callable[[AsyncConnection[Any]], object] = 'rollback',
         check_timeout: float = CHECK_TIMEOUT,
     ) -> None:
-        super().__init__(dsn_params, aliveness, reset, _discard_all_async, check_timeout)
-        self._settings = ClientSettings['AsyncConnection[Any]'](*BY_METHOD, *BY_ATTRIBUTE)
+        resets = {'rollback': None, 'discard all': _discard_all_async}
+        super().__init__(dsn_params, aliveness, reset, resets, check_timeout)
 
     async def create(self, endpoint: DbEndpoint) -> AsyncConnection[Any]:
         """Connect to a database.
@@ -231,7 +274,7 @@ class AsyncDbConnectionManager(
         except BaseException as error:
             # psycopg leaves an incomplete connection to the garbage collector, and the traceback's frames keep it alive
             raise error.with_traceback(None)  # noqa: B904
-        self._settings.record(conn)
+        self._record(conn)
         self._register(endpoint, conn)
         return conn
 
@@ -279,11 +322,17 @@ class AsyncDbConnectionManager(
     async def _clean(self, conn: AsyncConnection[Any]) -> None:
         """End any transaction, and restore the client's settings."""
         await conn.rollback()
+        if statement := self._encoding_to_restore(conn):
+            await _execute_async(conn, statement)
         for name, value in self._settings.to_restore(conn):
             if name in BY_METHOD:
                 await getattr(conn, f'set_{name}')(value)
             else:
-                setattr(conn, name, value)
+                self._restore(conn, name, value)
+
+
+def _encoding(conn: AnyConnection) -> bytes | None:
+    return conn.pgconn.parameter_status(b'client_encoding')
 
 
 def _connect(parameters: Parameters) -> Connection[Any]:

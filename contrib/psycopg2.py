@@ -12,9 +12,12 @@ from typing import Literal
 try:
     import psycopg2
     from psycopg2.extensions import (
+        STATUS_PREPARED,
         STATUS_READY,
         TRANSACTION_STATUS_ACTIVE,
         TRANSACTION_STATUS_IDLE,
+        TRANSACTION_STATUS_INERROR,
+        TRANSACTION_STATUS_INTRANS,
         TRANSACTION_STATUS_UNKNOWN,
         cursor,
         parse_dsn,
@@ -43,6 +46,28 @@ DsnParameters = Mapping[DbEndpoint, Parameters]
 
 #: How often to read from an idle connection until there is nothing more to read.
 MAX_READS = 8
+
+#: Settings on the client's side, in the order in which to restore them. `autocommit` first: setting it reverts what it
+#: told the server of the next three. A user may replace or change `notices` and `notifies`, register typecasters in
+#: `string_types` and `binary_types`, and set `encoding` by `set_client_encoding`.
+SETTINGS = (
+    'autocommit',
+    'isolation_level',
+    'readonly',
+    'deferrable',
+    'cursor_factory',
+    'notices',
+    'notifies',
+    'string_types',
+    'binary_types',
+    'encoding',
+)
+
+#: How the notices of a working session begin, if the server speaks English.
+HARMLESS = ('NOTICE', 'WARNING', 'INFO', 'LOG', 'DEBUG')
+
+#: In these, no command is in progress.
+BETWEEN_COMMANDS = (TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INTRANS, TRANSACTION_STATUS_INERROR)
 
 #: `connection.closed` after `connection.close()`; after an error it is 2.
 CLOSED = 1
@@ -78,11 +103,9 @@ class DbConnectionManager(SyncManager[Connection], BaseConnectionManager[DbEndpo
         reset: Literal['rollback', 'discard all'] | Callable[[Connection], object] = 'rollback',
         check_timeout: float = CHECK_TIMEOUT,
     ) -> None:
-        super().__init__(dsn_params, aliveness, reset, _discard_all, check_timeout)
+        super().__init__(dsn_params, aliveness, reset, {'rollback': None, 'discard all': _discard_all}, check_timeout)
         # autocommit first: setting it reverts what it told the server of the others
-        self._settings = ClientSettings[Connection](
-            'autocommit', 'isolation_level', 'readonly', 'deferrable', 'cursor_factory'
-        )
+        self._settings = ClientSettings[Connection](*SETTINGS, reported=_server_encoding)
 
     def create(self, endpoint: DbEndpoint, timeout: float | None = None) -> Connection:
         """Connect to a database.
@@ -97,7 +120,7 @@ class DbConnectionManager(SyncManager[Connection], BaseConnectionManager[DbEndpo
         found = check_parameters(endpoint, self._directory.find(endpoint))
         parameters = expand_conninfo(endpoint, found, 'dsn', parse_dsn)
         conn = connect_with_deadline(deadline, endpoint, parameters, _connect, Connection.close)
-        self._settings.record(conn)
+        self._record(conn)
         self._register(endpoint, conn)
         return conn
 
@@ -145,8 +168,18 @@ class DbConnectionManager(SyncManager[Connection], BaseConnectionManager[DbEndpo
             return
         self._clean_up(endpoint, conn)
 
+    def _record(self, conn: Connection) -> None:
+        self._settings.record(conn)
+
+    def _is_between_commands(self, conn: Connection) -> bool:
+        status = conn.get_transaction_status()
+        return status in BETWEEN_COMMANDS and conn.status != STATUS_PREPARED and not conn.isexecuting()
+
     def _has_ended(self, conn: Connection) -> bool:
         return bool(conn.closed) or conn.get_transaction_status() == TRANSACTION_STATUS_UNKNOWN
+
+    def _last_words(self, conn: Connection) -> str | None:
+        return next((str(notice) for notice in reversed(conn.notices) if not str(notice).startswith(HARMLESS)), None)
 
     def _is_closed_by_user(self, conn: Connection) -> bool:
         return conn.closed == CLOSED
@@ -160,11 +193,32 @@ class DbConnectionManager(SyncManager[Connection], BaseConnectionManager[DbEndpo
 
     def _clean(self, conn: Connection) -> None:
         """End any transaction, and restore the client's settings."""
+        if not is_quiet(conn.fileno()):
+            with contextlib.suppress(psycopg2.Error):  # the rollback raises it, too
+                conn.poll()  # of a session that has ended, libpq would pass on the EOF, not the server's message
         conn.rollback()
         if conn.get_transaction_status() != TRANSACTION_STATUS_IDLE:
             _execute(conn, 'ROLLBACK')  # the user executed BEGIN, which psycopg2 does not track
+        self._restore_encoding(conn)
         for name, value in self._settings.to_restore(conn):
-            setattr(conn, name, value)
+            if name in ('string_types', 'binary_types'):
+                casters = getattr(conn, name)  # read-only attributes
+                casters.clear()
+                casters.update(value)
+            else:
+                setattr(conn, name, value)
+
+    def _restore_encoding(self, conn: Connection) -> None:
+        """Set the client's encoding as it was. Takes a round trip if it has changed, in psycopg2 or by ``SET``."""
+        encoding, reported = self._settings.original(conn)[-2:]
+        if conn.encoding != encoding:
+            conn.set_client_encoding(encoding)
+        if _server_encoding(conn) != reported:  # psycopg2 does not notice a SET
+            _execute(conn, f"SET client_encoding TO '{reported}'")
+
+
+def _server_encoding(conn: Connection) -> str | None:
+    return conn.get_parameter_status('client_encoding')
 
 
 def _connect(parameters: Parameters) -> Connection:
@@ -213,4 +267,3 @@ def _discard_all(conn: Connection) -> None:
     encoding = conn.info.parameter_status('client_encoding')
     if encoding and encoding.replace('_', '') != conn.encoding:
         conn.set_client_encoding(encoding)
-    del conn.notifies[:], conn.notices[:]
