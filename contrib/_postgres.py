@@ -56,10 +56,10 @@ class ClientSettings(Generic[ConnectionT]):
     """Settings on the client's side, such as `autocommit`, as they were when each connection was created.
 
     :param names: the attributes' names, in the order in which to restore them
-    :param reported: reads what the server reports of a setting, such as the encoding; compared, but not restored
+    :param reported: reads what is no attribute, such as the encoding that the server reports; compared, not restored
     """
 
-    def __init__(self, *names: str, reported: Callable[[ConnectionT], Any] | None = None) -> None:
+    def __init__(self, *names: str, reported: Callable[[ConnectionT], tuple[Any, ...]]) -> None:
         self._names = names
         self._attributes: Callable[[ConnectionT], tuple[Any, ...]] = attrgetter(*names)
         self._reported = reported
@@ -68,10 +68,8 @@ class ClientSettings(Generic[ConnectionT]):
         self._all_are_common = True  # faster than to ask the weak dictionary whether it is empty
 
     def read(self, conn: ConnectionT) -> tuple[Any, ...]:
-        """Return a connection's settings, and what the server reports as the last of them."""
-        if self._reported is None:
-            return self._attributes(conn)
-        return (*self._attributes(conn), self._reported(conn))
+        """Return a connection's settings: the attributes, then what is reported."""
+        return self._attributes(conn) + self._reported(conn)
 
     def record(self, conn: ConnectionT) -> None:
         """Remember a new connection's settings. Those of the first are kept once, for all that have the same."""
@@ -91,7 +89,7 @@ class ClientSettings(Generic[ConnectionT]):
         return self.read(conn) == (self._common if self._all_are_common else self._different.get(conn, self._common))
 
     def to_restore(self, conn: ConnectionT) -> list[tuple[str, Any]]:
-        """Return names and original values of the settings that have changed; not of what the server reports."""
+        """Return names and original values of the settings that have changed; not of what is reported."""
         both = zip(self._names, self.original(conn), self.read(conn), strict=False)
         return [(name, _copied(value)) for name, value, now in both if value != now]
 

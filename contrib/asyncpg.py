@@ -80,7 +80,7 @@ class DbConnectionManager(
     ) -> None:
         resets = {'reset': _reset, 'rollback': None, 'discard all': _discard_all}
         super().__init__(dsn_params, aliveness, reset, resets, check_timeout)
-        self._settings = ClientSettings['Connection[RecordT]'](*SETTINGS, reported=_custom_codecs)
+        self._settings = ClientSettings['Connection[RecordT]'](*SETTINGS, reported=_reported)
         self._monitors: weakref.WeakKeyDictionary[Connection[RecordT], _ProtocolMonitor] = weakref.WeakKeyDictionary()
 
     async def create(self, endpoint: DbEndpoint) -> Connection[RecordT]:
@@ -194,9 +194,11 @@ class DbConnectionManager(
             now.update(value)
             if deaf:  # channels of `create` that the server no longer sends: one round trip
                 await conn.execute(';'.join(f'LISTEN {_quoted(channel)}' for channel in deaf))
-        codecs = self._settings.original(conn)[-1]
-        if _custom_codecs(conn) != codecs:
+        codecs, encoding = self._settings.original(conn)[-2:]
+        if _reported(conn)[0] != codecs:
             await _internals(conn)._restore_codecs(codecs)
+        if encoding and _reported(conn)[1] != encoding:
+            await conn.execute(f"SET client_encoding TO '{encoding}'")
 
     def _monitor(self, conn: Connection[RecordT]) -> _ProtocolMonitor:
         """Return a connection's monitor. One that another manager created gets a second one here."""
@@ -278,8 +280,8 @@ def _tracking(connection_class: type[Connection[Any]]) -> type[Connection[Any]]:
     return tracking
 
 
-def _custom_codecs(conn: Connection[Any]) -> dict[int, _Codec]:
-    return getattr(conn, '_codecs', {})
+def _reported(conn: Connection[Any]) -> tuple[dict[int, _Codec], str | None]:
+    return getattr(conn, '_codecs', {}), getattr(_internals(conn)._protocol.get_settings(), 'client_encoding', None)
 
 
 class _ProtocolMonitor(asyncio.Protocol):

@@ -81,7 +81,7 @@ class _Psycopg(Manager[AnyConnectionT]):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         names = (*BY_METHOD, *BY_ATTRIBUTE, *REGISTERED, *ADAPTERS)
-        self._settings: ClientSettings[AnyConnectionT] = ClientSettings(*names, reported=_encoding)
+        self._settings: ClientSettings[AnyConnectionT] = ClientSettings(*names, reported=_reported)
         self._adapters: weakref.WeakKeyDictionary[AnyConnectionT, AdaptersMap] = weakref.WeakKeyDictionary()
 
     def _record(self, conn: AnyConnectionT) -> None:
@@ -90,8 +90,10 @@ class _Psycopg(Manager[AnyConnectionT]):
 
     def _encoding_to_restore(self, conn: AnyConnectionT) -> str | None:
         """Return a statement that sets the client's encoding as it was, if it has changed."""
-        reported = self._settings.original(conn)[-1]
-        return None if _encoding(conn) == reported else f"SET client_encoding TO '{reported.decode()}'"
+        (encoding,) = self._settings.original(conn)[-1:]
+        return (
+            None if _reported(conn) == (encoding,) or not encoding else f"SET client_encoding TO '{encoding.decode()}'"
+        )
 
     def _restore(self, conn: AnyConnectionT, name: str, value: Any) -> None:
         if name not in ADAPTERS:
@@ -331,8 +333,8 @@ class AsyncDbConnectionManager(
                 self._restore(conn, name, value)
 
 
-def _encoding(conn: AnyConnection) -> bytes | None:
-    return conn.pgconn.parameter_status(b'client_encoding')
+def _reported(conn: AnyConnection) -> tuple[bytes | None]:
+    return (conn.pgconn.parameter_status(b'client_encoding'),)
 
 
 def _connect(parameters: Parameters) -> Connection[Any]:

@@ -105,7 +105,7 @@ class DbConnectionManager(SyncManager[Connection], BaseConnectionManager[DbEndpo
     ) -> None:
         super().__init__(dsn_params, aliveness, reset, {'rollback': None, 'discard all': _discard_all}, check_timeout)
         # autocommit first: setting it reverts what it told the server of the others
-        self._settings = ClientSettings[Connection](*SETTINGS, reported=_server_encoding)
+        self._settings = ClientSettings[Connection](*SETTINGS, reported=_reported)
 
     def create(self, endpoint: DbEndpoint, timeout: float | None = None) -> Connection:
         """Connect to a database.
@@ -213,12 +213,12 @@ class DbConnectionManager(SyncManager[Connection], BaseConnectionManager[DbEndpo
         encoding, reported = self._settings.original(conn)[-2:]
         if conn.encoding != encoding:
             conn.set_client_encoding(encoding)
-        if _server_encoding(conn) != reported:  # psycopg2 does not notice a SET
+        if reported and conn.get_parameter_status('client_encoding') != reported:  # psycopg2 does not notice a SET
             _execute(conn, f"SET client_encoding TO '{reported}'")
 
 
-def _server_encoding(conn: Connection) -> str | None:
-    return conn.get_parameter_status('client_encoding')
+def _reported(conn: Connection) -> tuple[str | None]:
+    return (conn.get_parameter_status('client_encoding'),)
 
 
 def _connect(parameters: Parameters) -> Connection:
