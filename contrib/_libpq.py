@@ -27,6 +27,9 @@ ConnectionT = TypeVar('ConnectionT')
 MARKS = range(1 << 30, (1 << 31) - 1)
 OPTION: int | None = getattr(socket, 'TCP_USER_TIMEOUT', None)
 
+#: The longest time-outs that are passed on to libpq: seconds and milliseconds (eleven days).
+LONGEST = {'connect_timeout': 10**6, 'tcp_user_timeout': 10**9}
+
 #: How long to wait for a connecting thread to end once its socket is shut down, in all and at a time, seconds.
 ABORT_WAIT = 0.1
 ABORT_POLL = 0.005
@@ -52,14 +55,23 @@ def expand_conninfo(
     """
     conninfo = parameters.get(key)
     if conninfo is None:
-        return {name: value for name, value in parameters.items() if name != key}
+        return _clamp({name: value for name, value in parameters.items() if name != key})
     try:
         pieces = parse(conninfo)
     except Exception:
         pieces = None
     if pieces is None:  # raised outside the except block, or its context would be the driver's error, with the quote
         raise ValueError(f'dsn_params of endpoint {endpoint!r}: {key!r} is no connection string that libpq understands')
-    return {**pieces, **{name: value for name, value in parameters.items() if name != key}}
+    return _clamp({**pieces, **{name: value for name, value in parameters.items() if name != key}})
+
+
+def _clamp(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Replace time-outs that are too long for libpq's integers. Changes the dictionary, and returns it."""
+    for name, longest in LONGEST.items():
+        with contextlib.suppress(TypeError, ValueError, OverflowError):  # libpq says what is wrong
+            if float(parameters.get(name) or 0) > longest:
+                parameters[name] = longest
+    return parameters
 
 
 def connect_with_deadline(
@@ -85,7 +97,7 @@ def connect_with_deadline(
     if deadline == math.inf:
         return connect(parameters)
     timeout = max(0, math.ceil(1000 * (deadline - time.monotonic()))) / 1000  # in whole milliseconds, for the error
-    limit = math.floor(min(timeout, 1e6)) + 1
+    limit = math.floor(min(timeout, LONGEST['connect_timeout'])) + 1
     given = _number(endpoint, parameters, 'connect_timeout')
     user_timeout = _number(endpoint, parameters, 'tcp_user_timeout')
     mark = next(_marks)
@@ -112,8 +124,8 @@ def connect_with_deadline(
 def _number(endpoint: DbEndpoint, parameters: Parameters, name: str) -> int:
     value = parameters.get(name) or 0
     try:
-        return int(float(value))
-    except (TypeError, ValueError):
+        return int(min(float(value), LONGEST[name]))
+    except (TypeError, ValueError, OverflowError):
         problem = f'dsn_params of endpoint {endpoint!r}: {name}: a number was expected, not {value!r}'
     raise ValueError(problem)
 

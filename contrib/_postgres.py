@@ -4,9 +4,12 @@ reset, and what the client's side of it was set to. Knows no driver."""
 from __future__ import annotations
 
 import abc
+import asyncio
+import contextvars
 import enum
 import functools
 import inspect
+import math
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -16,7 +19,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from gcp.contrib._endpoints import Directory, Parameters, UnknownEndpointError
 from gcp.contrib._failure_detector import FailureDetector
 from gcp.contrib._watchdog import Watchdog, run_with_watchdog
-from gcp.contrib._wire import ForkGuard
+from gcp.contrib._wire import ForkGuard, run_in_thread, time_left, within
 from gcp.exceptions import DiscardConnection
 
 __all__ = [
@@ -30,8 +33,11 @@ __all__ = [
     'Parameters',
     'SyncManager',
     'UnknownEndpointError',
+    'call_user',
     'check_parameters',
+    'clamped',
     'error_message',
+    'is_coroutine_function',
 ]
 
 DbEndpoint = str
@@ -39,6 +45,9 @@ ConnectionT = TypeVar('ConnectionT')
 
 #: How long an answer to a check may take by default, seconds.
 CHECK_TIMEOUT = 1.0
+
+#: The longest time-out, seconds (31 years); a longer one is as good as none, and overflows what system calls take.
+LONGEST = 1e9
 
 #: How long the reset of a released connection may take, seconds, including the end of a cancelled command.
 RESET_TIMEOUT = 5.0
@@ -179,6 +188,8 @@ class Manager(abc.ABC, Generic[ConnectionT]):
         check_timeout: float,
     ) -> None:
         self._directory: Directory[Any] = Directory(dsn_params, 'dsn_params')
+        self._calls_user = type(dsn_params) is not dict  # else there is no user's code to wait for
+        self._is_coroutine_function = is_coroutine_function(dsn_params)
         if isinstance(dsn_params, Mapping):
             for endpoint, parameters in dsn_params.items():
                 check_parameters(endpoint, parameters)
@@ -307,6 +318,19 @@ class Manager(abc.ABC, Generic[ConnectionT]):
 class SyncManager(Manager[DescribedT]):
     """The slow paths of the hooks for threads; `AsyncManager` has the same, awaiting."""
 
+    def _find(self, endpoint: DbEndpoint, deadline: float) -> Parameters:
+        """Return an endpoint's parameters. A user's function runs in a thread, and is abandoned at the deadline.
+
+        :param endpoint: the endpoint
+        :param deadline: on `time.monotonic`; ``inf``: never
+        :raises TimeoutError: when it took longer
+        """
+        if not self._calls_user or deadline == math.inf:
+            return check_parameters(endpoint, self._directory.find(endpoint))
+        find = functools.partial(contextvars.copy_context().run, self._directory.find, endpoint)
+        what = f'dsn_params of endpoint {endpoint!r}'
+        return check_parameters(endpoint, within(time_left(deadline, what), find, what=what))
+
     def _is_usable(self, endpoint: DbEndpoint, conn: DescribedT, looks_alive: bool, timeout: float | None) -> bool:
         verdict = self._verdict(endpoint, conn, looks_alive)
         return verdict is Verdict.ALIVE or (verdict is Verdict.ASK and self._answers(endpoint, conn, timeout))
@@ -342,6 +366,17 @@ class AsyncManager(Manager[ConnectionT]):
     def _aborter(self, conn: ConnectionT) -> Callable[[], object]:
         """Return a function that aborts the connection."""
 
+    async def _find(self, endpoint: DbEndpoint) -> Parameters:
+        """Return an endpoint's parameters. A user's plain function runs in a thread, so that a cancellation ends the
+        wait for it."""
+        if self._calls_user and not self._is_coroutine_function:
+            found = await call_user(self._directory.find, endpoint)
+        else:
+            found = self._directory.find(endpoint)
+            if inspect.isawaitable(found):
+                found = await found
+        return check_parameters(endpoint, found)
+
     async def _is_usable(self, endpoint: DbEndpoint, conn: ConnectionT, looks_alive: bool) -> bool:
         verdict = self._verdict(endpoint, conn, looks_alive)
         return verdict is Verdict.ALIVE or (verdict is Verdict.ASK and await self._answers(endpoint, conn))
@@ -373,6 +408,34 @@ class AsyncManager(Manager[ConnectionT]):
             result = action(conn)
             if inspect.isawaitable(result):
                 await result
+
+
+def clamped(timeout: float) -> float:
+    """Return a time-out, seconds, or the longest one when it is longer."""
+    return min(timeout, LONGEST)
+
+
+def is_coroutine_function(function: object) -> bool:
+    """Tell whether a function, or an object with `__call__`, is a coroutine function."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, '__call__', None))  # noqa: B004
+
+
+async def call_user(function: Callable[..., Any], *args: Any) -> Any:
+    """Call a user's plain function in a thread, in the caller's context, and return its result; await an awaitable.
+
+    The event loop goes on meanwhile. When the caller is cancelled, the thread goes on by itself.
+
+    :param function: the function. One that needs a running event loop is called again, within it
+    :param args: its arguments
+    """
+    work = functools.partial(contextvars.copy_context().run, function, *args)
+    try:
+        result = await asyncio.wrap_future(run_in_thread(work))
+    except RuntimeError as error:
+        if 'event loop' not in str(error):
+            raise
+        result = function(*args)
+    return await result if inspect.isawaitable(result) else result
 
 
 def check_parameters(endpoint: DbEndpoint, parameters: object) -> Parameters:
@@ -436,7 +499,7 @@ def _checked_limit(seconds: object) -> float:
         raise TypeError(f'check_timeout: a number of seconds was expected, not {seconds!r}')
     if not seconds > 0:
         raise ValueError(f'check_timeout: more than 0 seconds was expected, not {seconds!r}')
-    return seconds
+    return clamped(seconds)
 
 
 def asks_server(aliveness: object) -> bool:

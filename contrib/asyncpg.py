@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import inspect
 import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
@@ -25,8 +24,9 @@ from gcp.contrib._postgres import (
     MessageReader,
     Parameters,
     UnknownEndpointError,
-    check_parameters,
+    call_user,
     error_message,
+    is_coroutine_function,
 )
 
 __all__ = ['Connection', 'DbConnectionManager', 'DbEndpoint', 'DsnParameters', 'UnknownEndpointError']
@@ -91,10 +91,7 @@ class DbConnectionManager(
         :raises OSError: when the server is unreachable
         :raises asyncpg.PostgresError: when it refuses
         """
-        found = self._directory.find(endpoint)
-        if inspect.isawaitable(found):
-            found = await found
-        conn = await _connect(endpoint, check_parameters(endpoint, found))
+        conn = await _connect(endpoint, await self._find(endpoint))
         self._monitor(conn)
         self._record(conn)
         self._register(endpoint, conn)
@@ -360,6 +357,9 @@ async def _connect(endpoint: DbEndpoint, parameters: Parameters) -> Connection[A
     connection_class = parameters.get('connection_class', Connection)
     if isinstance(connection_class, type) and issubclass(connection_class, Connection):
         parameters = {**parameters, 'connection_class': _tracking(connection_class)}
+    password = parameters.get('password')
+    if callable(password) and not is_coroutine_function(password):
+        parameters = {**parameters, 'password': functools.partial(call_user, password)}
     try:
         return await asyncpg.connect(**parameters)
     except ValueError:

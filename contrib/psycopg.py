@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
@@ -31,7 +30,7 @@ from gcp.contrib._postgres import (
     Parameters,
     SyncManager,
     UnknownEndpointError,
-    check_parameters,
+    clamped,
 )
 from gcp.contrib._wire import deadline_in, is_quiet, is_writable, peek, shut_down
 from gcp.managers import AsyncConnectionManager, SyncConnectionManager
@@ -166,9 +165,8 @@ class DbConnectionManager(
         :raises TimeoutError: when it took longer
         :raises psycopg.Error: when the server is unreachable or refuses
         """
-        deadline = deadline_in(timeout)
-        found = check_parameters(endpoint, self._directory.find(endpoint))
-        parameters = expand_conninfo(endpoint, found, 'conninfo', conninfo_to_dict)
+        deadline = deadline_in(None if timeout is None else clamped(timeout))
+        parameters = expand_conninfo(endpoint, self._find(endpoint, deadline), 'conninfo', conninfo_to_dict)
         conn = connect_with_deadline(deadline, endpoint, parameters, _connect, Connection.close)
         self._record(conn)
         self._register(endpoint, conn)
@@ -267,10 +265,7 @@ class AsyncDbConnectionManager(
         :raises UnknownEndpointError: when there are no parameters for it
         :raises psycopg.Error: when the server is unreachable or refuses
         """
-        found = self._directory.find(endpoint)
-        if inspect.isawaitable(found):
-            found = await found
-        parameters = expand_conninfo(endpoint, check_parameters(endpoint, found), 'conninfo', conninfo_to_dict)
+        parameters = expand_conninfo(endpoint, await self._find(endpoint), 'conninfo', conninfo_to_dict)
         try:
             conn: AsyncConnection[Any] = await AsyncConnection.connect(**parameters)
         except BaseException as error:

@@ -35,7 +35,7 @@ from gcp.contrib._postgres import (
     Parameters,
     SyncManager,
     UnknownEndpointError,
-    check_parameters,
+    clamped,
 )
 from gcp.contrib._wire import deadline_in, is_quiet, is_writable, peek, shut_down
 from gcp.threading import BaseConnectionManager
@@ -116,9 +116,8 @@ class DbConnectionManager(SyncManager[Connection], BaseConnectionManager[DbEndpo
         :raises TimeoutError: when it took longer
         :raises psycopg2.Error: when the server is unreachable or refuses
         """
-        deadline = deadline_in(timeout)
-        found = check_parameters(endpoint, self._directory.find(endpoint))
-        parameters = expand_conninfo(endpoint, found, 'dsn', parse_dsn)
+        deadline = deadline_in(None if timeout is None else clamped(timeout))
+        parameters = expand_conninfo(endpoint, self._find(endpoint, deadline), 'dsn', parse_dsn)
         conn = connect_with_deadline(deadline, endpoint, parameters, _connect, Connection.close)
         self._record(conn)
         self._register(endpoint, conn)
