@@ -12,7 +12,7 @@ import inspect
 import math
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from operator import attrgetter
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -33,11 +33,13 @@ __all__ = [
     'Parameters',
     'SyncManager',
     'UnknownEndpointError',
+    'Verdict',
     'call_user',
     'check_parameters',
     'clamped',
     'error_message',
     'is_coroutine_function',
+    'judge_notices',
 ]
 
 DbEndpoint = str
@@ -55,6 +57,11 @@ RESET_TIMEOUT = 5.0
 #: Beginnings of the SQLSTATEs of a session that ends: connection exceptions, and operator intervention such as
 #: admin_shutdown and idle_session_timeout. 57014, query_canceled, is none of them.
 SESSION_ENDS = ('08', '57P', '25P03', '25P04')
+
+#: Severities of the messages of a session that goes on, and of one that does not. Servers translate them, save in a
+#: field of their own that psycopg2 does not show, and that servers and poolers before PostgreSQL 9.6 do not send.
+HARMLESS = ('NOTICE', 'WARNING', 'INFO', 'LOG', 'DEBUG')
+FATAL = ('FATAL', 'ERROR', 'PANIC')
 
 #: First bytes of the messages that a server may send to an idle connection: NoticeResponse, NotificationResponse,
 #: ParameterStatus. See "Asynchronous Operations" and "Message Formats" in the PostgreSQL documentation.
@@ -161,6 +168,20 @@ class Verdict(enum.Enum):
     ALIVE = enum.auto()
     DEAD = enum.auto()
     ASK = enum.auto()
+
+
+def judge_notices(severities: Iterable[str]) -> Verdict:
+    """Tell from the severities of what an idle connection was told whether it is alive: ask, when one is translated.
+
+    :param severities: the severities, or texts that begin with them
+    """
+    verdict = Verdict.ALIVE
+    for severity in severities:
+        if severity.startswith(FATAL):
+            return Verdict.DEAD
+        if not severity.startswith(HARMLESS):
+            verdict = Verdict.ASK
+    return verdict
 
 
 class Manager(abc.ABC, Generic[ConnectionT]):
@@ -293,19 +314,19 @@ class Manager(abc.ABC, Generic[ConnectionT]):
             words = self._last_words(conn) or str(error) or type(error).__name__
             raise DiscardConnection(f'the connection broke before its reset: {" ".join(words.split())}') from error
 
-    def _verdict(self, endpoint: DbEndpoint, conn: ConnectionT, looks_alive: bool) -> Verdict:
+    def _verdict(self, endpoint: DbEndpoint, conn: ConnectionT, look: Verdict) -> Verdict:
         """Decide about an idle connection, for all drivers.
 
         :param endpoint: its endpoint
         :param conn: the connection
-        :param looks_alive: whether driver and socket show no sign of its end
+        :param look: what driver and socket show
         """
-        if not looks_alive:
+        if look is Verdict.DEAD:
             self._report_end(endpoint, conn)
             return Verdict.DEAD
         if self._fork_guard.is_inherited(conn) or self._failure_detector.is_invalid(endpoint, conn):
             return Verdict.DEAD
-        if self._asks_server or self._failure_detector.must_verify(endpoint, conn):
+        if look is Verdict.ASK or self._asks_server or self._failure_detector.must_verify(endpoint, conn):
             return Verdict.ASK
         return Verdict.ALIVE
 
@@ -331,8 +352,8 @@ class SyncManager(Manager[DescribedT]):
         what = f'dsn_params of endpoint {endpoint!r}'
         return check_parameters(endpoint, within(time_left(deadline, what), find, what=what))
 
-    def _is_usable(self, endpoint: DbEndpoint, conn: DescribedT, looks_alive: bool, timeout: float | None) -> bool:
-        verdict = self._verdict(endpoint, conn, looks_alive)
+    def _is_usable(self, endpoint: DbEndpoint, conn: DescribedT, look: Verdict, timeout: float | None) -> bool:
+        verdict = self._verdict(endpoint, conn, look)
         return verdict is Verdict.ALIVE or (verdict is Verdict.ASK and self._answers(endpoint, conn, timeout))
 
     def _answers(self, endpoint: DbEndpoint, conn: DescribedT, timeout: float | None) -> bool:
@@ -377,8 +398,8 @@ class AsyncManager(Manager[ConnectionT]):
                 found = await found
         return check_parameters(endpoint, found)
 
-    async def _is_usable(self, endpoint: DbEndpoint, conn: ConnectionT, looks_alive: bool) -> bool:
-        verdict = self._verdict(endpoint, conn, looks_alive)
+    async def _is_usable(self, endpoint: DbEndpoint, conn: ConnectionT, look: Verdict) -> bool:
+        verdict = self._verdict(endpoint, conn, look)
         return verdict is Verdict.ALIVE or (verdict is Verdict.ASK and await self._answers(endpoint, conn))
 
     async def _answers(self, endpoint: DbEndpoint, conn: ConnectionT) -> bool:

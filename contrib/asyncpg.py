@@ -24,6 +24,7 @@ from gcp.contrib._postgres import (
     MessageReader,
     Parameters,
     UnknownEndpointError,
+    Verdict,
     call_user,
     error_message,
     is_coroutine_function,
@@ -132,7 +133,7 @@ class DbConnectionManager(
         alive = not conn.is_closed() and not transport.is_closing() and self._monitor(conn).begin_use()
         if alive and not self._asks_server and endpoint not in self._unverified:
             return True
-        return await self._is_usable(endpoint, conn, alive)
+        return await self._is_usable(endpoint, conn, Verdict.ALIVE if alive else Verdict.DEAD)
 
     async def on_release(self, endpoint: DbEndpoint, conn: Connection[RecordT]) -> None:
         """Reset the connection for its next user.

@@ -30,7 +30,9 @@ from gcp.contrib._postgres import (
     Parameters,
     SyncManager,
     UnknownEndpointError,
+    Verdict,
     clamped,
+    judge_notices,
 )
 from gcp.contrib._wire import deadline_in, is_quiet, is_writable, peek, shut_down
 from gcp.managers import AsyncConnectionManager, SyncConnectionManager
@@ -200,10 +202,10 @@ class DbConnectionManager(
         :param conn: the connection
         :param timeout: the limit of a query besides `check_timeout`, seconds
         """
-        alive = _looks_alive(conn)
-        if alive and not self._asks_server and endpoint not in self._unverified:
+        look = _look(conn)
+        if look is Verdict.ALIVE and not self._asks_server and endpoint not in self._unverified:
             return True
-        return self._is_usable(endpoint, conn, alive, timeout)
+        return self._is_usable(endpoint, conn, look, timeout)
 
     def on_release(self, endpoint: DbEndpoint, conn: Connection[Any]) -> None:
         """Reset the connection for its next user.
@@ -222,6 +224,7 @@ class DbConnectionManager(
 
     def _clean(self, conn: Connection[Any]) -> None:
         """End any transaction, and restore the client's settings."""
+        _abort_if_ended(conn)
         conn.rollback()
         if statement := self._encoding_to_restore(conn):
             _execute(conn, statement)
@@ -293,10 +296,10 @@ class AsyncDbConnectionManager(
         :param endpoint: its endpoint
         :param conn: the connection
         """
-        alive = _looks_alive(conn)
-        if alive and not self._asks_server and endpoint not in self._unverified:
+        look = _look(conn)
+        if look is Verdict.ALIVE and not self._asks_server and endpoint not in self._unverified:
             return True
-        return await self._is_usable(endpoint, conn, alive)
+        return await self._is_usable(endpoint, conn, look)
 
     async def on_release(self, endpoint: DbEndpoint, conn: AsyncConnection[Any]) -> None:
         """Reset the connection for its next user.
@@ -318,6 +321,7 @@ class AsyncDbConnectionManager(
 
     async def _clean(self, conn: AsyncConnection[Any]) -> None:
         """End any transaction, and restore the client's settings."""
+        _abort_if_ended(conn)
         await conn.rollback()
         if statement := self._encoding_to_restore(conn):
             await _execute_async(conn, statement)
@@ -349,41 +353,50 @@ def _abort_if_busy(conn: AnyConnection) -> None:
             shut_down(conn.fileno())
 
 
-def _looks_alive(conn: AnyConnection) -> bool:
+def _abort_if_ended(conn: AnyConnection) -> None:
+    """Shut a connection down whose server has sent its last message; else a rollback would wait for the EOF."""
+    pgconn = conn.pgconn
+    with contextlib.suppress(OSError):  # the rollback raises it, too
+        if not pgconn.ssl_in_use and not is_quiet(pgconn.socket) and peek(pgconn.socket) == b'E':
+            shut_down(pgconn.socket)  # what has arrived can still be read
+
+
+def _look(conn: AnyConnection) -> Verdict:
     try:
-        return is_quiet(conn.pgconn.socket) or _only_async_messages(conn)
+        return Verdict.ALIVE if is_quiet(conn.pgconn.socket) else _read_idle(conn)
     except (psycopg.Error, OSError, ValueError):
-        return False
+        return Verdict.DEAD
 
 
-def _only_async_messages(conn: AnyConnection) -> bool:
-    """Read what an idle connection has received; tell whether that is nothing but asynchronous messages.
+def _read_idle(conn: AnyConnection) -> Verdict:
+    """Read what an idle connection has received, and decide.
 
-    Parameter changes, notices and notifications are such: libpq reads them, and keeps notifications for the user.
+    Parameter changes, notices and notifications keep it alive: libpq reads them, and keeps notifications for the user.
     An error is the server's last message, which libpq treats as a notice until it reads the EOF after it; anything else
     is a protocol error, which libpq would skip. So look at the first byte before libpq does, and, because TLS encrypts
-    that, at the notices."""
+    that, at the notices. A severity in another language, if the server sends no other, puts the connection in doubt."""
     pgconn = conn.pgconn
     if not pgconn.ssl_in_use and peek(pgconn.socket) not in ASYNC_MESSAGES:
-        return False
-    severities: set[str | None] = set()
+        return Verdict.DEAD
+    severities: set[str] = set()
 
     def listen(notice: Diagnostic) -> None:
-        severities.add(notice.severity_nonlocalized or notice.severity)
+        severities.add(notice.severity_nonlocalized or notice.severity or '')
 
     conn.add_notice_handler(listen)
     try:
         for _ in range(MAX_READS):
             pgconn.consume_input()  # reads what is there, never waits; raises at EOF
             pgconn.is_busy()  # makes libpq look at it
-            if severities & {'ERROR', 'FATAL', 'PANIC'}:
+            look = judge_notices(severities)
+            if look is Verdict.DEAD:
                 shut_down(pgconn.socket)  # libpq would treat the connection as open
-                return False
+                return look
             if is_quiet(pgconn.socket):
-                return True
+                return look
     finally:
         conn.remove_notice_handler(listen)
-    return False  # the server keeps sending: this is not an idle connection
+    return Verdict.DEAD  # the server keeps sending: this is not an idle connection
 
 
 def _is_clean(conn: AnyConnection) -> bool:

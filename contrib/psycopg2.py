@@ -6,7 +6,8 @@ unresponsive server can take."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
 
 try:
@@ -30,12 +31,15 @@ from gcp.contrib._libpq import connect_with_deadline, expand_conninfo
 from gcp.contrib._postgres import (
     ASYNC_MESSAGES,
     CHECK_TIMEOUT,
+    HARMLESS,
     ClientSettings,
     DbEndpoint,
     Parameters,
     SyncManager,
     UnknownEndpointError,
+    Verdict,
     clamped,
+    judge_notices,
 )
 from gcp.contrib._wire import deadline_in, is_quiet, is_writable, peek, shut_down
 from gcp.threading import BaseConnectionManager
@@ -62,9 +66,6 @@ SETTINGS = (
     'binary_types',
     'encoding',
 )
-
-#: How the notices of a working session begin, if the server speaks English.
-HARMLESS = ('NOTICE', 'WARNING', 'INFO', 'LOG', 'DEBUG')
 
 #: In these, no command is in progress.
 BETWEEN_COMMANDS = (TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INTRANS, TRANSACTION_STATUS_INERROR)
@@ -105,6 +106,7 @@ class DbConnectionManager(SyncManager[Connection], BaseConnectionManager[DbEndpo
     ) -> None:
         super().__init__(dsn_params, aliveness, reset, {'rollback': None, 'discard all': _discard_all}, check_timeout)
         # autocommit first: setting it reverts what it told the server of the others
+        self._said: weakref.WeakKeyDictionary[Connection, list[str]] = weakref.WeakKeyDictionary()
         self._settings = ClientSettings[Connection](*SETTINGS, reported=_reported)
 
     def create(self, endpoint: DbEndpoint, timeout: float | None = None) -> Connection:
@@ -147,12 +149,12 @@ class DbConnectionManager(SyncManager[Connection], BaseConnectionManager[DbEndpo
         :param timeout: the limit of a query besides `check_timeout`, seconds
         """
         try:
-            alive = is_quiet(conn.fileno()) or _only_async_messages(conn)
+            look = Verdict.ALIVE if is_quiet(conn.fileno()) else _read_idle(conn)
         except (psycopg2.Error, OSError, ValueError):  # ValueError: libpq has closed its socket
-            alive = False
-        if alive and not self._asks_server and endpoint not in self._unverified:
+            look = Verdict.DEAD
+        if look is Verdict.ALIVE and not self._asks_server and endpoint not in self._unverified:
             return True
-        return self._is_usable(endpoint, conn, alive, timeout)
+        return self._is_usable(endpoint, conn, look, timeout)
 
     def on_release(self, endpoint: DbEndpoint, conn: Connection) -> None:
         """Reset the connection for its next user.
@@ -178,7 +180,8 @@ class DbConnectionManager(SyncManager[Connection], BaseConnectionManager[DbEndpo
         return bool(conn.closed) or conn.get_transaction_status() == TRANSACTION_STATUS_UNKNOWN
 
     def _last_words(self, conn: Connection) -> str | None:
-        return next((str(notice) for notice in reversed(conn.notices) if not str(notice).startswith(HARMLESS)), None)
+        said = [notice for notice in self._said.pop(conn, []) if not notice.startswith(HARMLESS)]
+        return said[-1] if said else None
 
     def _is_closed_by_user(self, conn: Connection) -> bool:
         return conn.closed == CLOSED
@@ -193,8 +196,12 @@ class DbConnectionManager(SyncManager[Connection], BaseConnectionManager[DbEndpo
     def _clean(self, conn: Connection) -> None:
         """End any transaction, and restore the client's settings."""
         if not is_quiet(conn.fileno()):
-            with contextlib.suppress(psycopg2.Error):  # the rollback raises it, too
-                conn.poll()  # of a session that has ended, libpq would pass on the EOF, not the server's message
+            # of a session that has ended, libpq would pass on the EOF, not the server's message
+            with contextlib.suppress(psycopg2.Error), _collected_notices(conn) as said:  # the rollback raises it, too
+                self._said[conn] = said
+                conn.poll()
+                if judge_notices(said) is Verdict.DEAD:
+                    shut_down(conn.fileno())  # else the rollback would wait for the EOF
         conn.rollback()
         if conn.get_transaction_status() != TRANSACTION_STATUS_IDLE:
             _execute(conn, 'ROLLBACK')  # the user executed BEGIN, which psycopg2 does not track
@@ -230,25 +237,40 @@ def _close_would_block(conn: Connection) -> bool:
     return conn.get_transaction_status() == TRANSACTION_STATUS_ACTIVE or not is_writable(conn.fileno())
 
 
-def _only_async_messages(conn: Connection) -> bool:
-    """Read what an idle connection has received; tell whether that is nothing but asynchronous messages.
+def _read_idle(conn: Connection) -> Verdict:
+    """Read what an idle connection has received, and decide.
 
-    Parameter changes, notices and notifications are such: libpq reads them, and keeps notifications for the user.
+    Parameter changes, notices and notifications keep it alive: libpq reads them, and keeps notifications for the user.
     An error is the server's last message, which libpq would treat as a notice until it reads the EOF after it; anything
     else is a protocol error, which libpq would skip. So look at the first byte before libpq does, and, because TLS
-    encrypts that, at the notices."""
+    encrypts that, at the notices. Those of a server that speaks another language put the connection in doubt."""
     if not conn.info.ssl_in_use and peek(conn.fileno()) not in ASYNC_MESSAGES:
-        return False
-    for _ in range(MAX_READS):
-        conn.poll()  # reads what is there, never waits; raises at EOF
-        if conn.closed:
-            return False
-        if any(str(notice).startswith('FATAL') for notice in conn.notices):
-            shut_down(conn.fileno())  # libpq would treat the connection as open
-            return False
-        if is_quiet(conn.fileno()):
-            return True
-    return False  # the server keeps sending: this is not an idle connection
+        return Verdict.DEAD
+    with _collected_notices(conn) as said:
+        for _ in range(MAX_READS):
+            conn.poll()  # reads what is there, never waits; raises at EOF
+            if conn.closed:
+                return Verdict.DEAD
+            look = judge_notices(said)
+            if look is Verdict.DEAD:
+                shut_down(conn.fileno())  # libpq would treat the connection as open
+                return look
+            if is_quiet(conn.fileno()):
+                return look
+    return Verdict.DEAD  # the server keeps sending: this is not an idle connection
+
+
+@contextlib.contextmanager
+def _collected_notices(conn: Connection) -> Iterator[list[str]]:
+    """Collect the notices that are read in this block, besides adding them to `conn.notices`."""
+    said: list[str] = []
+    before, conn.notices = conn.notices, said
+    try:
+        yield said
+    finally:
+        conn.notices = before
+        for notice in said:
+            before.append(notice)
 
 
 def _execute(conn: Connection, statement: str) -> None:
