@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
@@ -12,9 +13,9 @@ try:
     import psycopg
     from psycopg import AsyncConnection, AsyncCursor, BaseConnection, Connection, Cursor
     from psycopg.adapt import AdaptersMap
-    from psycopg.conninfo import conninfo_to_dict
+    from psycopg.conninfo import conninfo_to_dict, make_conninfo
     from psycopg.errors import Diagnostic
-    from psycopg.pq import PipelineStatus, TransactionStatus
+    from psycopg.pq import PGconn, PipelineStatus, TransactionStatus
     from psycopg.rows import tuple_row
 except ImportError as exc:
     raise ImportError('gcp.contrib.psycopg needs psycopg: pip install gcpool[psycopg]', name='psycopg') from exc
@@ -169,7 +170,7 @@ class DbConnectionManager(
         """
         deadline = deadline_in(None if timeout is None else clamped(timeout))
         parameters = expand_conninfo(endpoint, self._find(endpoint, deadline), 'conninfo', conninfo_to_dict)
-        conn = connect_with_deadline(deadline, endpoint, parameters, _connect, Connection.close)
+        conn = connect_with_deadline(deadline, endpoint, parameters, _connect, Connection.close, _resolve)
         self._record(conn)
         self._register(endpoint, conn)
         return conn
@@ -344,6 +345,17 @@ def _connect(parameters: Parameters) -> Connection[Any]:
         # after psycopg's own time-out, so does a reference cycle of the error and its context.
         error.__context__ = None
         raise error.with_traceback(None)  # noqa: B904
+
+
+def _resolve(parameters: Parameters) -> dict[str, str]:
+    """Return all parameters that libpq uses. It resolves them before it fails to connect to a directory without a
+    socket."""
+    nowhere = make_conninfo(**parameters, host=os.path.join(os.sep, 'dev', 'null'), hostaddr='', port='')
+    pgconn = PGconn.connect_start(nowhere.encode())
+    try:
+        return {option.keyword.decode(): option.val.decode() for option in pgconn.info if option.val is not None}
+    finally:
+        pgconn.finish()
 
 
 def _abort_if_busy(conn: AnyConnection) -> None:

@@ -6,6 +6,7 @@ unresponsive server can take."""
 from __future__ import annotations
 
 import contextlib
+import socket
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
@@ -120,7 +121,7 @@ class DbConnectionManager(SyncManager[Connection], BaseConnectionManager[DbEndpo
         """
         deadline = deadline_in(None if timeout is None else clamped(timeout))
         parameters = expand_conninfo(endpoint, self._find(endpoint, deadline), 'dsn', parse_dsn)
-        conn = connect_with_deadline(deadline, endpoint, parameters, _connect, Connection.close)
+        conn = connect_with_deadline(deadline, endpoint, parameters, _connect, Connection.close, _resolve)
         self._record(conn)
         self._register(endpoint, conn)
         return conn
@@ -230,6 +231,20 @@ def _reported(conn: Connection) -> tuple[str | None]:
 def _connect(parameters: Parameters) -> Connection:
     conn: Connection = psycopg2.connect(**(parameters or {'dsn': ''}))
     return conn
+
+
+def _resolve(parameters: Parameters) -> dict[str, str]:
+    """Return all parameters that libpq uses.
+
+    psycopg2 shows them of a connection only, one that is being opened included. So open one to a listener of our own,
+    without a round trip: the system accepts it."""
+    with socket.create_server(('127.0.0.1', 0)) as listener:
+        ours = {'host': '127.0.0.1', 'hostaddr': '127.0.0.1', 'port': listener.getsockname()[1]}
+        conn = psycopg2.connect(**parameters, **ours, async_=True)
+        try:
+            return dict(conn.info.dsn_parameters)
+        finally:
+            conn.close()
 
 
 def _close_would_block(conn: Connection) -> bool:

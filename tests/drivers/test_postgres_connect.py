@@ -13,6 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -238,6 +239,77 @@ def test_a_socket_is_as_its_user_wants_it(make: type[Driver], proxy: Proxy, post
         async with pg.connected(parameters) as (manager, conn):
             with socket.socket(fileno=os.dup(conn.fileno())) as sock:
                 assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == wanted
+
+    run(body())
+
+
+@pytest.fixture
+def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a service with limits of its own."""
+    (tmp_path / 'services').write_text(
+        '[shop]\nhost=db.example.com\nport=1,2\ntcp_user_timeout=4321\nconnect_timeout=7\n'
+    )
+    monkeypatch.setenv('PGSERVICEFILE', str(tmp_path / 'services'))
+    return 'shop'
+
+
+@pytest.mark.parametrize('make', [Psycopg2, Psycopg])
+@pytest.mark.parametrize('source', ['service', 'service in a DSN', 'PGSERVICE', 'DSN', 'parameter before service'])
+def test_a_socket_is_as_libpq_resolved_it(
+    make: type[Driver],
+    proxy: Proxy,
+    postgres: Server,
+    service: str,
+    source: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def body() -> None:
+        pg = make()
+        key = 'dsn' if pg.name == 'psycopg2' else 'conninfo'
+        parameters = {**postgres.parameters, 'host': '127.0.0.1', 'port': proxy.port}
+        wanted = 4321
+        if source == 'service':
+            parameters['service'] = service
+        elif source == 'service in a DSN':
+            parameters[key] = f'service={service}'
+        elif source == 'PGSERVICE':
+            monkeypatch.setenv('PGSERVICE', service)
+        elif source == 'DSN':
+            parameters[key] = 'tcp_user_timeout=4321'
+        else:
+            parameters |= {'service': service, 'tcp_user_timeout': 1234}
+            wanted = 1234
+        async with pg.connected(parameters) as (manager, conn):
+            with socket.socket(fileno=os.dup(conn.fileno())) as sock:
+                assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == wanted
+
+    run(body())
+
+
+@pytest.mark.parametrize('make', [Psycopg2, Psycopg])
+@pytest.mark.parametrize('source', ['environment', 'service'])
+def test_a_shorter_time_out_of_libpqs_own_holds(
+    make: type[Driver], source: str, service: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body() -> None:
+        pg = make()
+        if source == 'environment':
+            monkeypatch.setenv('PGCONNECT_TIMEOUT', '1')
+        else:
+            (tmp_path / 'services').write_text('[shop]\nconnect_timeout=1\n')
+            monkeypatch.setenv('PGSERVICE', service)
+        with silent_server() as port, pytest.raises(pg.module.OperationalError, match='timeout expired'):
+            await pg.create(pg.manager(at(port)), 30)
+
+    run(body())
+
+
+@pytest.mark.parametrize('make', [Psycopg2, Psycopg])
+def test_an_unknown_service_is_told_by_libpq(make: type[Driver], service: str) -> None:
+    async def body() -> None:
+        pg = make()
+        with pytest.raises(pg.module.Error, match='no_such'):
+            await pg.create(pg.manager({'service': 'no_such', 'host': '/nowhere'}), 30)
 
     run(body())
 
