@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import socket
 import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
@@ -29,6 +30,7 @@ from gcp.contrib._postgres import (
     error_message,
     is_coroutine_function,
 )
+from gcp.contrib._wire import socket_of
 
 __all__ = ['Connection', 'DbConnectionManager', 'DbEndpoint', 'DsnParameters', 'UnknownEndpointError']
 
@@ -38,6 +40,15 @@ RecordT = TypeVar('RecordT', bound=asyncpg.Record)
 
 #: What users register on a connection: callbacks on notifications, messages, its end and queries.
 SETTINGS = ('_listeners', '_log_listeners', '_termination_listeners', '_query_loggers')
+
+#: libpq's parameters of the socket, and the highest value of each: asyncpg does not know them, so they are set here.
+SOCKET_OPTIONS = {
+    'keepalives': 1,
+    'keepalives_idle': 32767,
+    'keepalives_interval': 32767,
+    'keepalives_count': 127,
+    'tcp_user_timeout': 2**31 - 1,
+}
 
 #: How long an orderly close may take, including the cancellation of a command, before the connection is aborted.
 CLOSE_TIMEOUT = 2.0
@@ -55,7 +66,9 @@ class DbConnectionManager(
     the connection is disposed of. If the server has ended the session, it is disposed of without an error.
 
     :param dsn_params: keyword arguments of `asyncpg.connect` by endpoint name, or a function, plain or async, that
-        returns them for an endpoint, called for each new connection (for rotating credentials)
+        returns them for an endpoint, called for each new connection (for rotating credentials); besides, libpq's
+        ``keepalives``, ``keepalives_idle`` and ``keepalives_interval`` (seconds), ``keepalives_count`` and
+        ``tcp_user_timeout`` (milliseconds)
     :param aliveness: ``'socket'``: judge by what the event loop has read from the socket, which sends nothing;
         ``'query'``: also make a round trip, which detects a server that has vanished
     :param reset: what to do on release: ``'reset'``: a rollback and `Connection.reset`, one round trip, which leaves
@@ -361,13 +374,59 @@ async def _connect(endpoint: DbEndpoint, parameters: Parameters) -> Connection[A
     password = parameters.get('password')
     if callable(password) and not is_coroutine_function(password):
         parameters = {**parameters, 'password': functools.partial(call_user, password)}
+    parameters, options = _split(endpoint, parameters)
     try:
-        return await asyncpg.connect(**parameters)
+        conn: Connection[Any] = await asyncpg.connect(**parameters)
     except ValueError:
         if 'dsn' not in parameters:
             raise
+    else:
+        try:
+            _set_options(_internals(conn)._transport, options)
+        except BaseException:
+            conn.terminate()
+            raise
+        return conn
     # raised outside the except block, or its context would be asyncpg's error, which quotes the DSN
     raise ValueError(f"dsn_params of endpoint {endpoint!r}: 'dsn' is no connection string that asyncpg understands")
+
+
+def _split(endpoint: DbEndpoint, parameters: Parameters) -> tuple[dict[str, Any], dict[str, int]]:
+    """Return asyncpg's parameters and, of the parameters and the DSN, libpq's options of the socket."""
+    ours = {name: value for name, value in parameters.items() if name in SOCKET_OPTIONS}
+    rest = {name: value for name, value in parameters.items() if name not in SOCKET_OPTIONS}
+    if isinstance(dsn := rest.get('dsn'), str) and '?' in dsn:
+        base, _, query = dsn.partition('?')
+        pairs = [pair.partition('=') for pair in query.split('&')]
+        ours = {name: value for name, _, value in pairs if name in SOCKET_OPTIONS} | ours
+        kept = '&'.join(map(''.join, (pair for pair in pairs if pair[0] not in SOCKET_OPTIONS)))
+        rest['dsn'] = f'{base}?{kept}' if kept else base
+    return rest, {name: _whole_number(endpoint, name, value) for name, value in ours.items()}
+
+
+def _whole_number(endpoint: DbEndpoint, name: str, value: object) -> int:
+    try:
+        return max(0, min(int(float(value)), SOCKET_OPTIONS[name]))  # type: ignore[arg-type]
+    except OverflowError:  # infinity
+        return SOCKET_OPTIONS[name]
+    except (TypeError, ValueError):
+        problem = f'dsn_params of endpoint {endpoint!r}: {name}: a number was expected, not {value!r}'
+    raise ValueError(problem)
+
+
+def _set_options(transport: asyncio.BaseTransport, options: Mapping[str, int]) -> None:
+    """Set TCP's options of a connection as libpq does; 0: leave the system's. A unix socket has none."""
+    sock = transport.get_extra_info('socket')
+    if not options or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    names = {'keepalives_interval': 'TCP_KEEPINTVL', 'keepalives_count': 'TCP_KEEPCNT'}
+    names |= {'tcp_user_timeout': 'TCP_USER_TIMEOUT', 'keepalives_idle': 'TCP_KEEPIDLE'}
+    with socket_of(sock.fileno()) as copy:
+        copy.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, options.get('keepalives', 1))
+        for name, value in options.items():
+            number = getattr(socket, names.get(name, ''), None)  # not every system has all of them
+            if value and number is not None:
+                copy.setsockopt(socket.IPPROTO_TCP, number, value)
 
 
 def _is_occupied(conn: Connection[Any]) -> bool:

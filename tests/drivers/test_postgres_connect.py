@@ -408,3 +408,43 @@ def test_a_time_out_that_is_no_number_is_told(make: type[Driver], name: str) -> 
             await pg.create(pg.make({'orders': {name: 'soon'}}))
 
     run(body())
+
+
+@each_driver
+@pytest.mark.parametrize('source', ['parameters', 'DSN'])
+def test_a_network_that_swallows_packets_is_noticed_as_the_parameters_say(
+    make: type[Driver], proxy: Proxy, postgres: Server, source: str
+) -> None:
+    async def body() -> None:
+        pg = make()
+        options: dict[str, Any] = {
+            'keepalives_idle': 11,
+            'keepalives_interval': 7,
+            'keepalives_count': 3,
+            'tcp_user_timeout': 4321,
+        }
+        at_proxy = {**postgres.parameters, 'host': '127.0.0.1', 'port': proxy.port}
+        if source == 'DSN':
+            query = '&'.join(f'{name}={value}' for name, value in options.items())
+            key = 'conninfo' if pg.name == 'psycopg' else 'dsn'
+            parameters = {key: f'postgresql://postgres@127.0.0.1:{proxy.port}/postgres?application_name=mine&{query}'}
+        else:
+            parameters = {**at_proxy, **options}
+        async with pg.connected(parameters) as (manager, conn):
+            with socket.socket(fileno=os.dup(pg.descriptor(conn))) as sock:
+                assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+                assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 11
+                assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == 7
+                assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT) == 3
+                assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 4321
+
+    run(body())
+
+
+def test_options_of_the_socket_that_make_no_sense_are_told() -> None:
+    async def body() -> None:
+        pg = Asyncpg()
+        with pytest.raises(ValueError, match="'orders': tcp_user_timeout: a number was expected, not 'soon'"):
+            await pg.create(pg.make({'orders': {'host': '127.0.0.1', 'tcp_user_timeout': 'soon'}}))
+
+    run(body())
