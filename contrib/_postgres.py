@@ -14,7 +14,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from operator import attrgetter
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from gcp.contrib._endpoints import Directory, Parameters, UnknownEndpointError
 from gcp.contrib._failure_detector import FailureDetector
@@ -35,7 +35,6 @@ __all__ = [
     'UnknownEndpointError',
     'Verdict',
     'call_user',
-    'check_parameters',
     'clamped',
     'error_message',
     'is_coroutine_function',
@@ -44,6 +43,24 @@ __all__ = [
 
 DbEndpoint = str
 ConnectionT = TypeVar('ConnectionT')
+
+#: Names of parameters by which to see that those of one endpoint were given instead of a mapping of endpoints.
+PARAMETER_NAMES = frozenset(
+    [
+        'conninfo',
+        'database',
+        'dbname',
+        'dsn',
+        'host',
+        'hostaddr',
+        'password',
+        'port',
+        'service',
+        'ssl',
+        'sslmode',
+        'user',
+    ]
+)
 
 #: How long an answer to a check may take by default, seconds.
 CHECK_TIMEOUT = 1.0
@@ -197,6 +214,10 @@ class Manager(abc.ABC, Generic[ConnectionT]):
     :param check_timeout: how long the answer to a check may take, seconds
     """
 
+    #: The driver's keyword for a connection string.
+    _dsn_key = 'dsn'
+    #: Keywords of other drivers, and what this one calls them.
+    _misnomers: ClassVar[Mapping[str, str]] = {}
     #: The errors of a statement that mean that the connection does not work.
     _errors: tuple[type[Exception], ...]
 
@@ -208,12 +229,13 @@ class Manager(abc.ABC, Generic[ConnectionT]):
         resets: Mapping[str, Callable[[ConnectionT], Any] | None],
         check_timeout: float,
     ) -> None:
+        _check_shape(dsn_params, self._dsn_key)
         self._directory: Directory[Any] = Directory(dsn_params, 'dsn_params')
         self._calls_user = type(dsn_params) is not dict  # else there is no user's code to wait for
         self._is_coroutine_function = is_coroutine_function(dsn_params)
         if isinstance(dsn_params, Mapping):
             for endpoint, parameters in dsn_params.items():
-                check_parameters(endpoint, parameters)
+                self._checked(endpoint, parameters)
         self._asks_server = asks_server(aliveness)
         self._reset = _checked_reset(reset, resets)
         self._check_timeout = _checked_limit(check_timeout)
@@ -249,6 +271,22 @@ class Manager(abc.ABC, Generic[ConnectionT]):
             return not _ends_session(error) and self._is_between_commands(conn)
         except self._errors:
             return False
+
+    def _checked(self, endpoint: DbEndpoint, parameters: object) -> Parameters:
+        """Return an endpoint's parameters after a check of their type and names, which quotes no value.
+
+        :raises TypeError: says what to write instead
+        """
+        if not isinstance(parameters, Mapping):
+            hint = f'; write {{{self._dsn_key!r}: ...}} for it' if isinstance(parameters, (str, bytes)) else ''
+            raise TypeError(
+                f'dsn_params of endpoint {endpoint!r}: a mapping of connect parameters was expected, '
+                f'not an instance of {type(parameters).__name__}{hint}'
+            )
+        for name, better in self._misnomers.items():
+            if name in parameters:
+                raise TypeError(f'dsn_params of endpoint {endpoint!r}: this driver knows no {name!r}; write {better!r}')
+        return parameters
 
     @abc.abstractmethod
     def _record(self, conn: ConnectionT) -> None:
@@ -347,10 +385,10 @@ class SyncManager(Manager[DescribedT]):
         :raises TimeoutError: when it took longer
         """
         if not self._calls_user or deadline == math.inf:
-            return check_parameters(endpoint, self._directory.find(endpoint))
+            return self._checked(endpoint, self._directory.find(endpoint))
         find = functools.partial(contextvars.copy_context().run, self._directory.find, endpoint)
         what = f'dsn_params of endpoint {endpoint!r}'
-        return check_parameters(endpoint, within(time_left(deadline, what), find, what=what))
+        return self._checked(endpoint, within(time_left(deadline, what), find, what=what))
 
     def _is_usable(self, endpoint: DbEndpoint, conn: DescribedT, look: Verdict, timeout: float | None) -> bool:
         verdict = self._verdict(endpoint, conn, look)
@@ -396,7 +434,7 @@ class AsyncManager(Manager[ConnectionT]):
             found = self._directory.find(endpoint)
             if inspect.isawaitable(found):
                 found = await found
-        return check_parameters(endpoint, found)
+        return self._checked(endpoint, found)
 
     async def _is_usable(self, endpoint: DbEndpoint, conn: ConnectionT, look: Verdict) -> bool:
         verdict = self._verdict(endpoint, conn, look)
@@ -459,19 +497,24 @@ async def call_user(function: Callable[..., Any], *args: Any) -> Any:
     return await result if inspect.isawaitable(result) else result
 
 
-def check_parameters(endpoint: DbEndpoint, parameters: object) -> Parameters:
-    """Return an endpoint's parameters after a check that they are a mapping.
+def _check_shape(dsn_params: object, key: str) -> None:
+    """Check that the parameters are by endpoint. Quotes no value.
 
-    :param endpoint: the endpoint, for the error
-    :param parameters: what the user gave for it
-    :raises TypeError: when they are not a mapping; names their type, never their value
+    :raises TypeError: says what to write instead
     """
-    if not isinstance(parameters, Mapping):
+    if isinstance(dsn_params, (str, bytes)):
         raise TypeError(
-            f'dsn_params of endpoint {endpoint!r}: a mapping of connect parameters was expected, '
-            f'not an instance of {type(parameters).__name__}',
+            f'dsn_params: a mapping of endpoint names to connect parameters was expected, not an instance of '
+            f"{type(dsn_params).__name__}; write {{'orders': {{{key!r}: ...}}}} for an endpoint 'orders'"
         )
-    return parameters
+    if isinstance(dsn_params, Mapping):
+        flat = [name for name in PARAMETER_NAMES & set(dsn_params) if not isinstance(dsn_params[name], Mapping)]
+        if flat:
+            shown = ', '.join(f'{name!r}: ...' for name in sorted(flat))
+            raise TypeError(
+                'dsn_params: a mapping of endpoint names to connect parameters was expected, not the parameters of one '
+                f"endpoint; write {{'orders': {{{shown}}}}} for an endpoint 'orders'"
+            )
 
 
 def _recording(create: Callable[..., Any]) -> Callable[..., Any]:

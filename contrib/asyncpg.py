@@ -8,7 +8,7 @@ import functools
 import socket
 import weakref
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 try:
     import asyncpg
@@ -82,6 +82,7 @@ class DbConnectionManager(
     :raises ValueError: when `aliveness`, `reset` or `check_timeout` has another value
     """
 
+    _misnomers: ClassVar[Mapping[str, str]] = {'conninfo': 'dsn', 'dbname': 'database', 'sslmode': 'ssl'}
     _errors = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 
     def __init__(

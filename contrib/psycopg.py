@@ -7,7 +7,7 @@ import os
 import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 try:
     import psycopg
@@ -78,6 +78,8 @@ BETWEEN_COMMANDS = (IDLE, TransactionStatus.INTRANS, TransactionStatus.INERROR)
 class _Psycopg(Manager[AnyConnectionT]):
     """What the managers of psycopg's sync and async connections share."""
 
+    _dsn_key = 'conninfo'
+    _misnomers: ClassVar[Mapping[str, str]] = {'dsn': 'conninfo', 'database': 'dbname'}
     _errors = (psycopg.Error, OSError)
 
     def __init__(self, *args: Any) -> None:

@@ -9,7 +9,7 @@ import contextlib
 import socket
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 try:
     import psycopg2
@@ -95,6 +95,7 @@ class DbConnectionManager(SyncManager[Connection], BaseConnectionManager[DbEndpo
     :raises ValueError: when `aliveness`, `reset` or `check_timeout` has another value
     """
 
+    _misnomers: ClassVar[Mapping[str, str]] = {'conninfo': 'dsn'}
     _errors = (psycopg2.Error, OSError)
 
     def __init__(

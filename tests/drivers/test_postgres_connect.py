@@ -448,3 +448,56 @@ def test_options_of_the_socket_that_make_no_sense_are_told() -> None:
             await pg.create(pg.make({'orders': {'host': '127.0.0.1', 'tcp_user_timeout': 'soon'}}))
 
     run(body())
+
+
+# ---- what to write instead
+
+
+@each_driver
+@pytest.mark.parametrize('kind', [str, str.encode])
+def test_a_dsn_in_the_place_of_a_mapping_is_told_with_what_to_write(make: type[Driver], kind: Any) -> None:
+    async def body() -> None:
+        pg = make()
+        key = 'conninfo' if pg.name == 'psycopg' else 'dsn'
+        dsn = kind(f'postgresql://me:{SECRET}@db.example.com/shop')
+        with pytest.raises(TypeError, match=f"^dsn_params of endpoint 'orders': .* write {{'{key}': ...}}") as caught:
+            pg.make({'orders': dsn})
+        assert SECRET not in everything(caught.value)
+        with pytest.raises(TypeError, match=f"^dsn_params of endpoint 'orders': .* write {{'{key}': ...}}") as caught:
+            await pg.create(pg.make(lambda endpoint: dsn))
+        assert SECRET not in everything(caught.value)
+        with pytest.raises(TypeError, match=f"^dsn_params: .* write {{'orders': {{'{key}': ...}}}}") as caught:
+            pg.make(dsn)
+        assert SECRET not in everything(caught.value)
+
+    run(body())
+
+
+@each_driver
+@pytest.mark.parametrize('flat', [{'host': 'db', 'port': 5432}, {'dsn': 'x'}, {'user': 'me', 'password': SECRET}])
+def test_the_parameters_of_one_endpoint_are_told_with_what_to_write(make: type[Driver], flat: dict[str, Any]) -> None:
+    shown = ', '.join(f"'{name}': ..." for name in sorted(flat))
+    with pytest.raises(TypeError, match=f"write {{'orders': {{{shown}}}}} for an endpoint 'orders'") as caught:
+        make().make(flat)
+    assert SECRET not in everything(caught.value)
+
+
+@each_driver
+def test_an_endpoint_may_have_the_name_of_a_parameter(make: type[Driver]) -> None:
+    make().make({'host': {}, 'user': {}})
+
+
+@pytest.mark.parametrize(
+    ('make', 'name', 'better'),
+    [
+        (Psycopg2, 'conninfo', 'dsn'),
+        (Psycopg, 'dsn', 'conninfo'),
+        (AsyncPsycopg, 'database', 'dbname'),
+        (Asyncpg, 'conninfo', 'dsn'),
+        (Asyncpg, 'dbname', 'database'),
+        (Asyncpg, 'sslmode', 'ssl'),
+    ],
+)
+def test_another_drivers_word_is_told_with_what_to_write(make: type[Driver], name: str, better: str) -> None:
+    with pytest.raises(TypeError, match=f"endpoint 'orders': this driver knows no '{name}'; write '{better}'"):
+        make().make({'orders': {name: 'x'}})
