@@ -12,7 +12,7 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from gcp.contrib._endpoints import Parameters
@@ -26,6 +26,9 @@ ConnectionT = TypeVar('ConnectionT')
 #: Values of TCP_USER_TIMEOUT, milliseconds (twelve days and more), that mark the socket of one connect of libpq.
 MARKS = range(1 << 30, (1 << 31) - 1)
 OPTION: int | None = getattr(socket, 'TCP_USER_TIMEOUT', None)
+
+#: The longest time-outs that are passed on to libpq: seconds and milliseconds (eleven days).
+LONGEST = {'connect_timeout': 10**6, 'tcp_user_timeout': 10**9}
 
 #: How long to wait for a connecting thread to end once its socket is shut down, in all and at a time, seconds.
 ABORT_WAIT = 0.1
@@ -52,14 +55,23 @@ def expand_conninfo(
     """
     conninfo = parameters.get(key)
     if conninfo is None:
-        return {name: value for name, value in parameters.items() if name != key}
+        return _clamp({name: value for name, value in parameters.items() if name != key})
     try:
         pieces = parse(conninfo)
     except Exception:
         pieces = None
     if pieces is None:  # raised outside the except block, or its context would be the driver's error, with the quote
         raise ValueError(f'dsn_params of endpoint {endpoint!r}: {key!r} is no connection string that libpq understands')
-    return {**pieces, **{name: value for name, value in parameters.items() if name != key}}
+    return _clamp({**pieces, **{name: value for name, value in parameters.items() if name != key}})
+
+
+def _clamp(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Replace time-outs that are too long for libpq's integers. Changes the dictionary, and returns it."""
+    for name, longest in LONGEST.items():
+        with contextlib.suppress(TypeError, ValueError, OverflowError):  # libpq says what is wrong
+            if float(parameters.get(name) or 0) > longest:
+                parameters[name] = longest
+    return parameters
 
 
 def connect_with_deadline(
@@ -68,6 +80,7 @@ def connect_with_deadline(
     parameters: dict[str, Any],
     connect: Callable[[dict[str, Any]], ConnectionT],
     close: Callable[[ConnectionT], object],
+    resolve: Callable[[dict[str, Any]], Mapping[str, Any]],
 ) -> ConnectionT:
     """Connect within a deadline, in a thread: libpq's own limit is in whole seconds, starts anew for each address, and
     does not include the name's look-up.
@@ -80,23 +93,25 @@ def connect_with_deadline(
     :param parameters: keywords
     :param connect: connects with keywords
     :param close: closes a connection; must not raise
+    :param resolve: returns all parameters that libpq uses, those of a service included, without connecting to a server
     :raises TimeoutError: when it took longer
     """
     if deadline == math.inf:
         return connect(parameters)
     timeout = max(0, math.ceil(1000 * (deadline - time.monotonic()))) / 1000  # in whole milliseconds, for the error
-    limit = math.floor(min(timeout, 1e6)) + 1
-    given = _number(endpoint, parameters, 'connect_timeout')
-    user_timeout = _number(endpoint, parameters, 'tcp_user_timeout')
+    limit = math.floor(min(timeout, LONGEST['connect_timeout'])) + 1
     mark = next(_marks)
-    marked = {**parameters, 'connect_timeout': min(given, limit) if given > 0 else limit, 'tcp_user_timeout': mark}
     ended = threading.Event()
 
     def work() -> ConnectionT:
         try:
             if time.monotonic() > deadline:  # a busy machine: the caller has given up
                 raise TimeoutError
-            conn = connect(marked)
+            resolved = {**_resolved(parameters, resolve), **parameters}
+            given = _number(endpoint, resolved, 'connect_timeout')
+            user_timeout = _number(endpoint, resolved, 'tcp_user_timeout')
+            shorter = min(given, limit) if given > 0 else limit
+            conn = connect({**parameters, 'connect_timeout': shorter, 'tcp_user_timeout': mark})
             _restore_user_timeout(conn.fileno(), user_timeout)  # type: ignore[attr-defined]
             return conn
         finally:
@@ -109,11 +124,22 @@ def connect_with_deadline(
         raise
 
 
+def _resolved(parameters: Parameters, resolve: Callable[[dict[str, Any]], Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return what libpq takes from elsewhere for the parameters that a time-out replaces. ``PGCONNECT_TIMEOUT`` is the
+    only variable of the environment for them; only libpq knows where the file of services is."""
+    if parameters.get('service') or os.environ.get('PGSERVICE'):
+        try:
+            return resolve({name: parameters[name] for name in ('service', 'servicefile') if parameters.get(name)})
+        except Exception:  # the connect raises it, too
+            return {}
+    return {'connect_timeout': os.environ.get('PGCONNECT_TIMEOUT')}
+
+
 def _number(endpoint: DbEndpoint, parameters: Parameters, name: str) -> int:
     value = parameters.get(name) or 0
     try:
-        return int(float(value))
-    except (TypeError, ValueError):
+        return int(min(float(value), LONGEST[name]))
+    except (TypeError, ValueError, OverflowError):
         problem = f'dsn_params of endpoint {endpoint!r}: {name}: a number was expected, not {value!r}'
     raise ValueError(problem)
 

@@ -4,17 +4,23 @@ reset, and what the client's side of it was set to. Knows no driver."""
 from __future__ import annotations
 
 import abc
+import asyncio
+import contextvars
 import enum
+import functools
 import inspect
+import math
 import weakref
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from operator import attrgetter
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from gcp.contrib._endpoints import Directory, Parameters, UnknownEndpointError
 from gcp.contrib._failure_detector import FailureDetector
 from gcp.contrib._watchdog import Watchdog, run_with_watchdog
-from gcp.contrib._wire import ForkGuard
+from gcp.contrib._wire import ForkGuard, run_in_thread, time_left, within
+from gcp.exceptions import DiscardConnection
 
 __all__ = [
     'ASYNC_MESSAGES',
@@ -23,20 +29,56 @@ __all__ = [
     'ClientSettings',
     'DbEndpoint',
     'Manager',
+    'MessageReader',
     'Parameters',
     'SyncManager',
     'UnknownEndpointError',
-    'check_parameters',
+    'Verdict',
+    'call_user',
+    'clamped',
+    'error_message',
+    'is_coroutine_function',
+    'judge_notices',
 ]
 
 DbEndpoint = str
 ConnectionT = TypeVar('ConnectionT')
 
+#: Names of parameters by which to see that those of one endpoint were given instead of a mapping of endpoints.
+PARAMETER_NAMES = frozenset(
+    [
+        'conninfo',
+        'database',
+        'dbname',
+        'dsn',
+        'host',
+        'hostaddr',
+        'password',
+        'port',
+        'service',
+        'ssl',
+        'sslmode',
+        'user',
+    ]
+)
+
 #: How long an answer to a check may take by default, seconds.
 CHECK_TIMEOUT = 1.0
 
+#: The longest time-out, seconds (31 years); a longer one is as good as none, and overflows what system calls take.
+LONGEST = 1e9
+
 #: How long the reset of a released connection may take, seconds, including the end of a cancelled command.
 RESET_TIMEOUT = 5.0
+
+#: Beginnings of the SQLSTATEs of a session that ends: connection exceptions, and operator intervention such as
+#: admin_shutdown and idle_session_timeout. 57014, query_canceled, is none of them.
+SESSION_ENDS = ('08', '57P', '25P03', '25P04')
+
+#: Severities of the messages of a session that goes on, and of one that does not. Servers translate them, save in a
+#: field of their own that psycopg2 does not show, and that servers and poolers before PostgreSQL 9.6 do not send.
+HARMLESS = ('NOTICE', 'WARNING', 'INFO', 'LOG', 'DEBUG')
+FATAL = ('FATAL', 'ERROR', 'PANIC')
 
 #: First bytes of the messages that a server may send to an idle connection: NoticeResponse, NotificationResponse,
 #: ParameterStatus. See "Asynchronous Operations" and "Message Formats" in the PostgreSQL documentation.
@@ -47,33 +89,85 @@ class ClientSettings(Generic[ConnectionT]):
     """Settings on the client's side, such as `autocommit`, as they were when each connection was created.
 
     :param names: the attributes' names, in the order in which to restore them
+    :param reported: reads what is no attribute, such as the encoding that the server reports; compared, not restored
     """
 
-    def __init__(self, *names: str) -> None:
+    def __init__(self, *names: str, reported: Callable[[ConnectionT], tuple[Any, ...]]) -> None:
         self._names = names
-        self.read: Callable[[ConnectionT], tuple[Any, ...]] = attrgetter(*names)
+        self._attributes: Callable[[ConnectionT], tuple[Any, ...]] = attrgetter(*names)
+        self._reported = reported
         self._common: tuple[Any, ...] | None = None
         self._different: weakref.WeakKeyDictionary[ConnectionT, tuple[Any, ...]] = weakref.WeakKeyDictionary()
         self._all_are_common = True  # faster than to ask the weak dictionary whether it is empty
 
+    def read(self, conn: ConnectionT) -> tuple[Any, ...]:
+        """Return a connection's settings: the attributes, then what is reported."""
+        return self._attributes(conn) + self._reported(conn)
+
     def record(self, conn: ConnectionT) -> None:
         """Remember a new connection's settings. Those of the first are kept once, for all that have the same."""
-        settings = self.read(conn)
+        settings = tuple(map(_copied, self.read(conn)))
         if self._common is None:
             self._common = settings
-        elif settings != self._common:
+        elif settings != self._common or not self._all_are_common:
             self._different[conn] = settings
             self._all_are_common = False
+
+    def original(self, conn: ConnectionT) -> tuple[Any, ...]:
+        """Return a connection's settings as they were when it was created; as they are for an unknown connection."""
+        return self._different.get(conn, self._common) or self.read(conn)
 
     def are_unchanged(self, conn: ConnectionT) -> bool:
         """Tell whether a connection's settings are still the same."""
         return self.read(conn) == (self._common if self._all_are_common else self._different.get(conn, self._common))
 
     def to_restore(self, conn: ConnectionT) -> list[tuple[str, Any]]:
-        """Return names and original values of the settings that have changed."""
-        then = self._different.get(conn, self._common) or self.read(conn)
-        both = zip(self._names, then, self.read(conn), strict=True)
-        return [(name, value) for name, value, now in both if value != now]
+        """Return names and original values of the settings that have changed; not of what is reported."""
+        both = zip(self._names, self.original(conn), self.read(conn), strict=False)
+        return [(name, _copied(value)) for name, value, now in both if value != now]
+
+
+def _copied(value: Any) -> Any:
+    """Copy a list, set or dictionary, since users change it in place."""
+    if type(value) is dict:
+        return {key: set(each) if type(each) is set else each for key, each in value.items()}
+    return value.copy() if type(value) in (list, set, deque) else value
+
+
+class MessageReader:
+    """Reads the types of the messages that an idle connection receives, in pieces of any length."""
+
+    def __init__(self) -> None:
+        self._header = b''
+        self._body_left = 0
+
+    def are_async(self, data: bytes) -> bool:
+        """Tell whether the messages that begin in the data are all asynchronous ones."""
+        while data:
+            skipped = min(self._body_left, len(data))
+            self._body_left -= skipped
+            self._header, data = self._header + data[skipped : skipped + 5], data[skipped + 5 :]
+            if self._header and self._header[:1] not in ASYNC_MESSAGES:
+                return False
+            if len(self._header) >= 5:
+                self._header, data = self._header[:5], self._header[5:] + data
+                self._body_left = int.from_bytes(self._header[1:], 'big') - 4  # the length includes itself
+                self._header = b''
+        return True
+
+
+def error_message(data: bytes) -> str | None:
+    """Return the text of the first ErrorResponse among complete messages, if there is one."""
+    while len(data) >= 5:
+        end = 1 + int.from_bytes(data[1:5], 'big')
+        if data[:1] == b'E':
+            for field in data[5:end].split(b'\0'):
+                if field[:1] == b'M':
+                    return field[1:].decode(errors='replace')
+        if end < 5:
+            break
+        data = data[end:]
+    return None
 
 
 class HasDescriptor(Protocol):
@@ -86,11 +180,25 @@ DescribedT = TypeVar('DescribedT', bound=HasDescriptor)
 
 
 class Verdict(enum.Enum):
-    """What to do with an idle connection: use it, dispose of it, or ask the server first."""
+    """What to do with an idle connection: use it, dispose of it, or make a round trip to the server first."""
 
     ALIVE = enum.auto()
     DEAD = enum.auto()
     ASK = enum.auto()
+
+
+def judge_notices(severities: Iterable[str]) -> Verdict:
+    """Tell from the severities of what an idle connection was told whether it is alive: ask, when one is translated.
+
+    :param severities: the severities, or texts that begin with them
+    """
+    verdict = Verdict.ALIVE
+    for severity in severities:
+        if severity.startswith(FATAL):
+            return Verdict.DEAD
+        if not severity.startswith(HARMLESS):
+            verdict = Verdict.ASK
+    return verdict
 
 
 class Manager(abc.ABC, Generic[ConnectionT]):
@@ -101,11 +209,15 @@ class Manager(abc.ABC, Generic[ConnectionT]):
 
     :param dsn_params: connect parameters by endpoint name, or a function
     :param aliveness: see `asks_server`
-    :param reset: ``'rollback'``, ``'discard all'`` or a callable
-    :param discard_all: what ``'discard all'`` stands for
+    :param reset: the name of one of `resets`, or a callable
+    :param resets: what to call after the rollback, by name; ``None``: nothing
     :param check_timeout: how long the answer to a check may take, seconds
     """
 
+    #: The driver's keyword for a connection string.
+    _dsn_key = 'dsn'
+    #: Keywords of other drivers, and what this one calls them.
+    _misnomers: ClassVar[Mapping[str, str]] = {}
     #: The errors of a statement that mean that the connection does not work.
     _errors: tuple[type[Exception], ...]
 
@@ -114,22 +226,75 @@ class Manager(abc.ABC, Generic[ConnectionT]):
         dsn_params: Mapping[DbEndpoint, Parameters] | Callable[[DbEndpoint], Any],
         aliveness: object,
         reset: object,
-        discard_all: Callable[[ConnectionT], Any],
+        resets: Mapping[str, Callable[[ConnectionT], Any] | None],
         check_timeout: float,
     ) -> None:
+        _check_shape(dsn_params, self._dsn_key)
         self._directory: Directory[Any] = Directory(dsn_params, 'dsn_params')
+        self._calls_user = type(dsn_params) is not dict  # else there is no user's code to wait for
+        self._is_coroutine_function = is_coroutine_function(dsn_params)
         if isinstance(dsn_params, Mapping):
             for endpoint, parameters in dsn_params.items():
-                check_parameters(endpoint, parameters)
+                self._checked(endpoint, parameters)
         self._asks_server = asks_server(aliveness)
-        self._reset = _checked_reset(reset, discard_all)
+        self._reset = _checked_reset(reset, resets)
         self._check_timeout = _checked_limit(check_timeout)
         self._fork_guard = ForkGuard[ConnectionT]()
         self._failure_detector = FailureDetector[ConnectionT]()
         self._unverified = self._failure_detector.unverified  # looked at in every check
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if 'create' in vars(cls) and not cls.__module__.startswith('gcp.contrib.'):
+            # what a subclass sets in its create belongs to the connection, too
+            cls.create = _recording(vars(cls)['create'])  # type: ignore[attr-defined]
+
     def __repr__(self) -> str:
         return f'<{type(self).__name__}: {self._directory}>'
+
+    def clean_after_error(self, endpoint: DbEndpoint, conn: ConnectionT, error: BaseException) -> bool:
+        """Tell whether a connection can be reused after an error left the body that used it. Only looks.
+
+        It can when it is not broken, no command is in progress (also not one that is being cancelled, a ``COPY`` or a
+        pipeline), and its transaction, if there is one, is such that the rollback at release ends it.
+
+        :param endpoint: its endpoint
+        :param conn: the connection
+        :param error: the error
+        """
+        if self._fork_guard.is_inherited(conn):
+            return False
+        if self._has_ended(conn):
+            self._report_end(endpoint, conn)
+            return False
+        try:
+            return not _ends_session(error) and self._is_between_commands(conn)
+        except self._errors:
+            return False
+
+    def _checked(self, endpoint: DbEndpoint, parameters: object) -> Parameters:
+        """Return an endpoint's parameters after a check of their type and names, which quotes no value.
+
+        :raises TypeError: says what to write instead
+        """
+        if not isinstance(parameters, Mapping):
+            hint = f'; write {{{self._dsn_key!r}: ...}} for it' if isinstance(parameters, (str, bytes)) else ''
+            raise TypeError(
+                f'dsn_params of endpoint {endpoint!r}: a mapping of connect parameters was expected, '
+                f'not an instance of {type(parameters).__name__}{hint}'
+            )
+        for name, better in self._misnomers.items():
+            if name in parameters:
+                raise TypeError(f'dsn_params of endpoint {endpoint!r}: this driver knows no {name!r}; write {better!r}')
+        return parameters
+
+    @abc.abstractmethod
+    def _record(self, conn: ConnectionT) -> None:
+        """Remember a new connection's settings on the client's side."""
+
+    @abc.abstractmethod
+    def _is_between_commands(self, conn: ConnectionT) -> bool:
+        """Tell whether no command is in progress, and a rollback would end the transaction. Sends nothing."""
 
     @abc.abstractmethod
     def _has_ended(self, conn: ConnectionT) -> bool:
@@ -147,6 +312,14 @@ class Manager(abc.ABC, Generic[ConnectionT]):
     def _ping(self, conn: ConnectionT) -> Any:
         """Make one round trip to the server."""
 
+    def _last_words(self, conn: ConnectionT) -> str | None:
+        """Return what the server said when it ended the session, where the driver does not raise it."""
+        return None
+
+    def _is_cut_off(self, conn: ConnectionT) -> bool:
+        """Tell whether a connection that has ended was in a transaction, without an error for its user."""
+        return False
+
     def _check_not_busy(self, conn: ConnectionT) -> None:
         """Raise when a command is in progress. Not needed where `_clean` does."""
 
@@ -159,19 +332,39 @@ class Manager(abc.ABC, Generic[ConnectionT]):
         if not self._is_closed_by_user(conn):
             self._failure_detector.report_dead(endpoint, conn)
 
-    def _verdict(self, endpoint: DbEndpoint, conn: ConnectionT, looks_alive: bool) -> Verdict:
+    def _end_before_reset(self, endpoint: DbEndpoint, conn: ConnectionT) -> None:
+        """Report a connection that ended during its use.
+
+        :raises DiscardConnection: when it was in a transaction; else the release is no error, and the next check fails
+        """
+        self._report_end(endpoint, conn)
+        if self._is_cut_off(conn):
+            raise DiscardConnection(f'the connection broke in a transaction: {self._last_words(conn) or "EOF"}')
+
+    def _end_in_reset(self, endpoint: DbEndpoint, conn: ConnectionT, error: BaseException) -> None:
+        """Report a connection that ended during its reset.
+
+        :raises DiscardConnection: when the driver's error says so; the caller raises any other error itself
+        """
+        self._report_end(endpoint, conn)
+        is_ours = isinstance(error, TimeoutError) and error.errno is None  # of the watchdog, not ETIMEDOUT
+        if isinstance(error, self._errors) and not is_ours:
+            words = self._last_words(conn) or str(error) or type(error).__name__
+            raise DiscardConnection(f'the connection broke before its reset: {" ".join(words.split())}') from error
+
+    def _verdict(self, endpoint: DbEndpoint, conn: ConnectionT, look: Verdict) -> Verdict:
         """Decide about an idle connection, for all drivers.
 
         :param endpoint: its endpoint
         :param conn: the connection
-        :param looks_alive: whether driver and socket show no sign of its end
+        :param look: what driver and socket show
         """
-        if not looks_alive:
+        if look is Verdict.DEAD:
             self._report_end(endpoint, conn)
             return Verdict.DEAD
         if self._fork_guard.is_inherited(conn) or self._failure_detector.is_invalid(endpoint, conn):
             return Verdict.DEAD
-        if self._asks_server or self._failure_detector.must_verify(endpoint, conn):
+        if look is Verdict.ASK or self._asks_server or self._failure_detector.must_verify(endpoint, conn):
             return Verdict.ASK
         return Verdict.ALIVE
 
@@ -184,8 +377,21 @@ class Manager(abc.ABC, Generic[ConnectionT]):
 class SyncManager(Manager[DescribedT]):
     """The slow paths of the hooks for threads; `AsyncManager` has the same, awaiting."""
 
-    def _is_usable(self, endpoint: DbEndpoint, conn: DescribedT, looks_alive: bool, timeout: float | None) -> bool:
-        verdict = self._verdict(endpoint, conn, looks_alive)
+    def _find(self, endpoint: DbEndpoint, deadline: float) -> Parameters:
+        """Return an endpoint's parameters. A user's function runs in a thread, and is abandoned at the deadline.
+
+        :param endpoint: the endpoint
+        :param deadline: on `time.monotonic`; ``inf``: never
+        :raises TimeoutError: when it took longer
+        """
+        if not self._calls_user or deadline == math.inf:
+            return self._checked(endpoint, self._directory.find(endpoint))
+        find = functools.partial(contextvars.copy_context().run, self._directory.find, endpoint)
+        what = f'dsn_params of endpoint {endpoint!r}'
+        return self._checked(endpoint, within(time_left(deadline, what), find, what=what))
+
+    def _is_usable(self, endpoint: DbEndpoint, conn: DescribedT, look: Verdict, timeout: float | None) -> bool:
+        verdict = self._verdict(endpoint, conn, look)
         return verdict is Verdict.ALIVE or (verdict is Verdict.ASK and self._answers(endpoint, conn, timeout))
 
     def _answers(self, endpoint: DbEndpoint, conn: DescribedT, timeout: float | None) -> bool:
@@ -198,17 +404,17 @@ class SyncManager(Manager[DescribedT]):
         return True
 
     def _clean_up(self, endpoint: DbEndpoint, conn: DescribedT) -> None:
-        if self._has_ended(conn):  # by its user or during its use: no error of the release, and the next check fails
-            self._report_end(endpoint, conn)
+        if self._has_ended(conn):  # closed by its user, or broken during its use
+            self._end_before_reset(endpoint, conn)
             return
         self._check_not_busy(conn)
         try:
             with Watchdog(conn.fileno(), RESET_TIMEOUT, what='reset'):
                 for action in self._reset_plan():
                     action(conn)
-        except BaseException:
+        except BaseException as error:
             if self._has_ended(conn):
-                self._report_end(endpoint, conn)
+                self._end_in_reset(endpoint, conn, error)
             raise
 
 
@@ -219,8 +425,19 @@ class AsyncManager(Manager[ConnectionT]):
     def _aborter(self, conn: ConnectionT) -> Callable[[], object]:
         """Return a function that aborts the connection."""
 
-    async def _is_usable(self, endpoint: DbEndpoint, conn: ConnectionT, looks_alive: bool) -> bool:
-        verdict = self._verdict(endpoint, conn, looks_alive)
+    async def _find(self, endpoint: DbEndpoint) -> Parameters:
+        """Return an endpoint's parameters. A user's plain function runs in a thread, so that a cancellation ends the
+        wait for it."""
+        if self._calls_user and not self._is_coroutine_function:
+            found = await call_user(self._directory.find, endpoint)
+        else:
+            found = self._directory.find(endpoint)
+            if inspect.isawaitable(found):
+                found = await found
+        return self._checked(endpoint, found)
+
+    async def _is_usable(self, endpoint: DbEndpoint, conn: ConnectionT, look: Verdict) -> bool:
+        verdict = self._verdict(endpoint, conn, look)
         return verdict is Verdict.ALIVE or (verdict is Verdict.ASK and await self._answers(endpoint, conn))
 
     async def _answers(self, endpoint: DbEndpoint, conn: ConnectionT) -> bool:
@@ -233,16 +450,16 @@ class AsyncManager(Manager[ConnectionT]):
         return True
 
     async def _clean_up(self, endpoint: DbEndpoint, conn: ConnectionT) -> None:
-        if self._has_ended(conn):  # by its user or during its use: no error of the release, and the next check fails
-            self._report_end(endpoint, conn)
+        if self._has_ended(conn):  # closed by its user, or broken during its use
+            self._end_before_reset(endpoint, conn)
             return
         self._check_not_busy(conn)
         try:
             abort = self._aborter(conn)
             await run_with_watchdog(self._follow_plan(conn), abort, RESET_TIMEOUT, what='reset')
-        except BaseException:
+        except BaseException as error:
             if self._has_ended(conn):
-                self._report_end(endpoint, conn)
+                self._end_in_reset(endpoint, conn, error)
             raise
 
     async def _follow_plan(self, conn: ConnectionT) -> None:
@@ -252,30 +469,91 @@ class AsyncManager(Manager[ConnectionT]):
                 await result
 
 
-def check_parameters(endpoint: DbEndpoint, parameters: object) -> Parameters:
-    """Return an endpoint's parameters after a check that they are a mapping.
+def clamped(timeout: float) -> float:
+    """Return a time-out, seconds, or the longest one when it is longer."""
+    return min(timeout, LONGEST)
 
-    :param endpoint: the endpoint, for the error
-    :param parameters: what the user gave for it
-    :raises TypeError: when they are not a mapping; names their type, never their value
+
+def is_coroutine_function(function: object) -> bool:
+    """Tell whether a function, or an object with `__call__`, is a coroutine function."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, '__call__', None))  # noqa: B004
+
+
+async def call_user(function: Callable[..., Any], *args: Any) -> Any:
+    """Call a user's plain function in a thread, in the caller's context, and return its result; await an awaitable.
+
+    The event loop goes on meanwhile. When the caller is cancelled, the thread goes on by itself.
+
+    :param function: the function. One that needs a running event loop is called again, within it
+    :param args: its arguments
     """
-    if not isinstance(parameters, Mapping):
+    work = functools.partial(contextvars.copy_context().run, function, *args)
+    try:
+        result = await asyncio.wrap_future(run_in_thread(work))
+    except RuntimeError as error:
+        if 'event loop' not in str(error):
+            raise
+        result = function(*args)
+    return await result if inspect.isawaitable(result) else result
+
+
+def _check_shape(dsn_params: object, key: str) -> None:
+    """Check that the parameters are by endpoint. Quotes no value.
+
+    :raises TypeError: says what to write instead
+    """
+    if isinstance(dsn_params, (str, bytes)):
         raise TypeError(
-            f'dsn_params of endpoint {endpoint!r}: a mapping of connect parameters was expected, '
-            f'not an instance of {type(parameters).__name__}',
+            f'dsn_params: a mapping of endpoint names to connect parameters was expected, not an instance of '
+            f"{type(dsn_params).__name__}; write {{'orders': {{{key!r}: ...}}}} for an endpoint 'orders'"
         )
-    return parameters
+    if isinstance(dsn_params, Mapping):
+        flat = [name for name in PARAMETER_NAMES & set(dsn_params) if not isinstance(dsn_params[name], Mapping)]
+        if flat:
+            shown = ', '.join(f'{name!r}: ...' for name in sorted(flat))
+            raise TypeError(
+                'dsn_params: a mapping of endpoint names to connect parameters was expected, not the parameters of one '
+                f"endpoint; write {{'orders': {{{shown}}}}} for an endpoint 'orders'"
+            )
 
 
-def _checked_reset(reset: object, discard_all: Callable[..., Any]) -> Callable[..., Any] | None:
+def _recording(create: Callable[..., Any]) -> Callable[..., Any]:
+    """Have a subclass's `create` remember the settings of the connection that it returns."""
+    if inspect.iscoroutinefunction(create):
+
+        @functools.wraps(create)
+        async def create_async(self: Any, *args: Any, **keywords: Any) -> Any:
+            conn = await create(self, *args, **keywords)
+            if conn is not None:
+                self._record(conn)
+            return conn
+
+        return create_async
+
+    @functools.wraps(create)
+    def create_sync(self: Any, *args: Any, **keywords: Any) -> Any:
+        conn = create(self, *args, **keywords)
+        if conn is not None and not inspect.isawaitable(conn):
+            self._record(conn)
+        return conn
+
+    return create_sync
+
+
+def _ends_session(error: BaseException) -> bool:
+    """Tell whether an error of the server is one after which it ends the session: by its SQLSTATE."""
+    state = getattr(error, 'sqlstate', None) or getattr(error, 'pgcode', None)
+    return isinstance(state, str) and state.startswith(SESSION_ENDS)
+
+
+def _checked_reset(reset: object, resets: Mapping[str, Callable[..., Any] | None]) -> Callable[..., Any] | None:
     """Return the function to call after the rollback, if any."""
-    if reset == 'rollback':
-        return None
-    if reset == 'discard all':
-        return discard_all
+    if isinstance(reset, str) and reset in resets:
+        return resets[reset]
     if not callable(reset):
-        raise ValueError(f"reset: 'rollback', 'discard all' or a function was expected, not {reset!r}")
-    if inspect.iscoroutinefunction(reset) and not inspect.iscoroutinefunction(discard_all):
+        default = "; the default is 'reset'" if 'reset' in resets else ''
+        raise ValueError(f"reset: 'rollback', 'discard all' or a function was expected, not {reset!r}{default}")
+    if inspect.iscoroutinefunction(reset) and not inspect.iscoroutinefunction(resets['discard all']):
         raise TypeError('reset: a plain function was expected, not a coroutine function: this manager is for threads')
     return reset
 
@@ -285,7 +563,7 @@ def _checked_limit(seconds: object) -> float:
         raise TypeError(f'check_timeout: a number of seconds was expected, not {seconds!r}')
     if not seconds > 0:
         raise ValueError(f'check_timeout: more than 0 seconds was expected, not {seconds!r}')
-    return seconds
+    return clamped(seconds)
 
 
 def asks_server(aliveness: object) -> bool:

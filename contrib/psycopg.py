@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
+import os
+import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 try:
     import psycopg
-    from psycopg import AsyncConnection, AsyncCursor, Connection, Cursor
-    from psycopg.conninfo import conninfo_to_dict
+    from psycopg import AsyncConnection, AsyncCursor, BaseConnection, Connection, Cursor
+    from psycopg.adapt import AdaptersMap
+    from psycopg.conninfo import conninfo_to_dict, make_conninfo
     from psycopg.errors import Diagnostic
-    from psycopg.pq import PipelineStatus, TransactionStatus
+    from psycopg.pq import PGconn, PipelineStatus, TransactionStatus
     from psycopg.rows import tuple_row
 except ImportError as exc:
     raise ImportError('gcp.contrib.psycopg needs psycopg: pip install gcpool[psycopg]', name='psycopg') from exc
@@ -29,7 +31,9 @@ from gcp.contrib._postgres import (
     Parameters,
     SyncManager,
     UnknownEndpointError,
-    check_parameters,
+    Verdict,
+    clamped,
+    judge_notices,
 )
 from gcp.contrib._wire import deadline_in, is_quiet, is_writable, peek, shut_down
 from gcp.managers import AsyncConnectionManager, SyncConnectionManager
@@ -57,15 +61,59 @@ LOCK_TIMEOUT = 0.2
 #: Settings on the client's side, in the order in which to restore them: on asyncio connections by methods, ...
 BY_METHOD = ('autocommit', 'isolation_level', 'read_only', 'deferrable')
 #: ... and by plain attributes.
-BY_ATTRIBUTE = ('row_factory', 'cursor_factory', 'server_cursor_factory', 'prepare_threshold')
+BY_ATTRIBUTE = ('row_factory', 'cursor_factory', 'server_cursor_factory', 'prepare_threshold', 'prepared_max')
+
+#: What users register on a connection: handlers, notifications that nothing has read yet (since psycopg 3.2.4), ...
+REGISTERED = ('_notice_handlers', '_notify_handlers') + (
+    ('_notifies_backlog',) if '_notifies_backlog' in BaseConnection.__init__.__code__.co_names else ()
+)
+#: ... and adapters. Maps of adapters are copied on write, so unchanged ones are equal by identity of their parts.
+ADAPTERS = ('adapters._dumpers', 'adapters._dumpers_by_oid', 'adapters._loaders', 'adapters.types._registry')
 
 IDLE, ACTIVE = TransactionStatus.IDLE, TransactionStatus.ACTIVE
+#: In these, no command is in progress.
+BETWEEN_COMMANDS = (IDLE, TransactionStatus.INTRANS, TransactionStatus.INERROR)
 
 
 class _Psycopg(Manager[AnyConnectionT]):
     """What the managers of psycopg's sync and async connections share."""
 
+    _dsn_key = 'conninfo'
+    _misnomers: ClassVar[Mapping[str, str]] = {'dsn': 'conninfo', 'database': 'dbname'}
     _errors = (psycopg.Error, OSError)
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        names = (*BY_METHOD, *BY_ATTRIBUTE, *REGISTERED, *ADAPTERS)
+        self._settings: ClientSettings[AnyConnectionT] = ClientSettings(*names, reported=_reported)
+        self._adapters: weakref.WeakKeyDictionary[AnyConnectionT, AdaptersMap] = weakref.WeakKeyDictionary()
+
+    def _record(self, conn: AnyConnectionT) -> None:
+        self._adapters[conn] = AdaptersMap(conn.adapters)  # from now on, the connection's map is copied on write
+        self._settings.record(conn)
+
+    def _encoding_to_restore(self, conn: AnyConnectionT) -> str | None:
+        """Return a statement that sets the client's encoding as it was, if it has changed."""
+        (encoding,) = self._settings.original(conn)[-1:]
+        return (
+            None if _reported(conn) == (encoding,) or not encoding else f"SET client_encoding TO '{encoding.decode()}'"
+        )
+
+    def _restore(self, conn: AnyConnectionT, name: str, value: Any) -> None:
+        if name not in ADAPTERS:
+            setattr(conn, name, value)
+        elif conn in self._adapters:
+            conn._adapters = AdaptersMap(self._adapters[conn])
+
+    def _is_between_commands(self, conn: AnyConnectionT) -> bool:
+        pgconn = conn.pgconn
+        return (
+            pgconn.transaction_status in BETWEEN_COMMANDS
+            and pgconn.pipeline_status == PipelineStatus.OFF
+            and not conn.lock.locked()  # by another thread or task, or by a COPY or a wait for notifications
+            and not conn._num_transactions  # blocks that were not left refuse a rollback, and so does ...
+            and not conn._tpc  # ... a two-phase transaction
+        )
 
     def _has_ended(self, conn: AnyConnectionT) -> bool:
         return conn.closed
@@ -111,8 +159,7 @@ class DbConnectionManager(
         reset: Literal['rollback', 'discard all'] | Callable[[Connection[Any]], object] = 'rollback',
         check_timeout: float = CHECK_TIMEOUT,
     ) -> None:
-        super().__init__(dsn_params, aliveness, reset, _discard_all, check_timeout)
-        self._settings = ClientSettings['Connection[Any]'](*BY_METHOD, *BY_ATTRIBUTE)
+        super().__init__(dsn_params, aliveness, reset, {'rollback': None, 'discard all': _discard_all}, check_timeout)
 
     def create(self, endpoint: DbEndpoint, timeout: float | None = None) -> Connection[Any]:
         """Connect to a database.
@@ -123,11 +170,10 @@ class DbConnectionManager(
         :raises TimeoutError: when it took longer
         :raises psycopg.Error: when the server is unreachable or refuses
         """
-        deadline = deadline_in(timeout)
-        found = check_parameters(endpoint, self._directory.find(endpoint))
-        parameters = expand_conninfo(endpoint, found, 'conninfo', conninfo_to_dict)
-        conn = connect_with_deadline(deadline, endpoint, parameters, _connect, Connection.close)
-        self._settings.record(conn)
+        deadline = deadline_in(None if timeout is None else clamped(timeout))
+        parameters = expand_conninfo(endpoint, self._find(endpoint, deadline), 'conninfo', conninfo_to_dict)
+        conn = connect_with_deadline(deadline, endpoint, parameters, _connect, Connection.close, _resolve)
+        self._record(conn)
         self._register(endpoint, conn)
         return conn
 
@@ -159,10 +205,10 @@ class DbConnectionManager(
         :param conn: the connection
         :param timeout: the limit of a query besides `check_timeout`, seconds
         """
-        alive = _looks_alive(conn)
-        if alive and not self._asks_server and endpoint not in self._unverified:
+        look = _look(conn)
+        if look is Verdict.ALIVE and not self._asks_server and endpoint not in self._unverified:
             return True
-        return self._is_usable(endpoint, conn, alive, timeout)
+        return self._is_usable(endpoint, conn, look, timeout)
 
     def on_release(self, endpoint: DbEndpoint, conn: Connection[Any]) -> None:
         """Reset the connection for its next user.
@@ -181,9 +227,12 @@ class DbConnectionManager(
 
     def _clean(self, conn: Connection[Any]) -> None:
         """End any transaction, and restore the client's settings."""
+        _abort_if_ended(conn)
         conn.rollback()
+        if statement := self._encoding_to_restore(conn):
+            _execute(conn, statement)
         for name, value in self._settings.to_restore(conn):
-            setattr(conn, name, value)
+            self._restore(conn, name, value)
 
 
 class AsyncDbConnectionManager(
@@ -212,8 +261,8 @@ class AsyncDbConnectionManager(
         reset: Literal['rollback', 'discard all'] | Callable[[AsyncConnection[Any]], object] = 'rollback',
         check_timeout: float = CHECK_TIMEOUT,
     ) -> None:
-        super().__init__(dsn_params, aliveness, reset, _discard_all_async, check_timeout)
-        self._settings = ClientSettings['AsyncConnection[Any]'](*BY_METHOD, *BY_ATTRIBUTE)
+        resets = {'rollback': None, 'discard all': _discard_all_async}
+        super().__init__(dsn_params, aliveness, reset, resets, check_timeout)
 
     async def create(self, endpoint: DbEndpoint) -> AsyncConnection[Any]:
         """Connect to a database.
@@ -222,16 +271,13 @@ class AsyncDbConnectionManager(
         :raises UnknownEndpointError: when there are no parameters for it
         :raises psycopg.Error: when the server is unreachable or refuses
         """
-        found = self._directory.find(endpoint)
-        if inspect.isawaitable(found):
-            found = await found
-        parameters = expand_conninfo(endpoint, check_parameters(endpoint, found), 'conninfo', conninfo_to_dict)
+        parameters = expand_conninfo(endpoint, await self._find(endpoint), 'conninfo', conninfo_to_dict)
         try:
             conn: AsyncConnection[Any] = await AsyncConnection.connect(**parameters)
         except BaseException as error:
             # psycopg leaves an incomplete connection to the garbage collector, and the traceback's frames keep it alive
             raise error.with_traceback(None)  # noqa: B904
-        self._settings.record(conn)
+        self._record(conn)
         self._register(endpoint, conn)
         return conn
 
@@ -253,10 +299,10 @@ class AsyncDbConnectionManager(
         :param endpoint: its endpoint
         :param conn: the connection
         """
-        alive = _looks_alive(conn)
-        if alive and not self._asks_server and endpoint not in self._unverified:
+        look = _look(conn)
+        if look is Verdict.ALIVE and not self._asks_server and endpoint not in self._unverified:
             return True
-        return await self._is_usable(endpoint, conn, alive)
+        return await self._is_usable(endpoint, conn, look)
 
     async def on_release(self, endpoint: DbEndpoint, conn: AsyncConnection[Any]) -> None:
         """Reset the connection for its next user.
@@ -278,12 +324,19 @@ class AsyncDbConnectionManager(
 
     async def _clean(self, conn: AsyncConnection[Any]) -> None:
         """End any transaction, and restore the client's settings."""
+        _abort_if_ended(conn)
         await conn.rollback()
+        if statement := self._encoding_to_restore(conn):
+            await _execute_async(conn, statement)
         for name, value in self._settings.to_restore(conn):
             if name in BY_METHOD:
                 await getattr(conn, f'set_{name}')(value)
             else:
-                setattr(conn, name, value)
+                self._restore(conn, name, value)
+
+
+def _reported(conn: AnyConnection) -> tuple[bytes | None]:
+    return (conn.pgconn.parameter_status(b'client_encoding'),)
 
 
 def _connect(parameters: Parameters) -> Connection[Any]:
@@ -296,6 +349,17 @@ def _connect(parameters: Parameters) -> Connection[Any]:
         raise error.with_traceback(None)  # noqa: B904
 
 
+def _resolve(parameters: Parameters) -> dict[str, str]:
+    """Return all parameters that libpq uses. It resolves them before it fails to connect to a directory without a
+    socket."""
+    nowhere = make_conninfo(**parameters, host=os.path.join(os.sep, 'dev', 'null'), hostaddr='', port='')
+    pgconn = PGconn.connect_start(nowhere.encode())
+    try:
+        return {option.keyword.decode(): option.val.decode() for option in pgconn.info if option.val is not None}
+    finally:
+        pgconn.finish()
+
+
 def _abort_if_busy(conn: AnyConnection) -> None:
     """Shut a connection down where closing in order might block: on a command, or on a full send buffer."""
     with contextlib.suppress(psycopg.Error):  # libpq has closed its socket
@@ -303,41 +367,50 @@ def _abort_if_busy(conn: AnyConnection) -> None:
             shut_down(conn.fileno())
 
 
-def _looks_alive(conn: AnyConnection) -> bool:
+def _abort_if_ended(conn: AnyConnection) -> None:
+    """Shut a connection down whose server has sent its last message; else a rollback would wait for the EOF."""
+    pgconn = conn.pgconn
+    with contextlib.suppress(OSError):  # the rollback raises it, too
+        if not pgconn.ssl_in_use and not is_quiet(pgconn.socket) and peek(pgconn.socket) == b'E':
+            shut_down(pgconn.socket)  # what has arrived can still be read
+
+
+def _look(conn: AnyConnection) -> Verdict:
     try:
-        return is_quiet(conn.pgconn.socket) or _only_async_messages(conn)
+        return Verdict.ALIVE if is_quiet(conn.pgconn.socket) else _read_idle(conn)
     except (psycopg.Error, OSError, ValueError):
-        return False
+        return Verdict.DEAD
 
 
-def _only_async_messages(conn: AnyConnection) -> bool:
-    """Read what an idle connection has received; tell whether that is nothing but asynchronous messages.
+def _read_idle(conn: AnyConnection) -> Verdict:
+    """Read what an idle connection has received, and decide.
 
-    Parameter changes, notices and notifications are such: libpq reads them, and keeps notifications for the user.
+    Parameter changes, notices and notifications keep it alive: libpq reads them, and keeps notifications for the user.
     An error is the server's last message, which libpq treats as a notice until it reads the EOF after it; anything else
     is a protocol error, which libpq would skip. So look at the first byte before libpq does, and, because TLS encrypts
-    that, at the notices."""
+    that, at the notices. A severity in another language, if the server sends no other, puts the connection in doubt."""
     pgconn = conn.pgconn
     if not pgconn.ssl_in_use and peek(pgconn.socket) not in ASYNC_MESSAGES:
-        return False
-    severities: set[str | None] = set()
+        return Verdict.DEAD
+    severities: set[str] = set()
 
     def listen(notice: Diagnostic) -> None:
-        severities.add(notice.severity_nonlocalized or notice.severity)
+        severities.add(notice.severity_nonlocalized or notice.severity or '')
 
     conn.add_notice_handler(listen)
     try:
         for _ in range(MAX_READS):
             pgconn.consume_input()  # reads what is there, never waits; raises at EOF
             pgconn.is_busy()  # makes libpq look at it
-            if severities & {'ERROR', 'FATAL', 'PANIC'}:
+            look = judge_notices(severities)
+            if look is Verdict.DEAD:
                 shut_down(pgconn.socket)  # libpq would treat the connection as open
-                return False
+                return look
             if is_quiet(pgconn.socket):
-                return True
+                return look
     finally:
         conn.remove_notice_handler(listen)
-    return False  # the server keeps sending: this is not an idle connection
+    return Verdict.DEAD  # the server keeps sending: this is not an idle connection
 
 
 def _is_clean(conn: AnyConnection) -> bool:

@@ -6,15 +6,20 @@ unresponsive server can take."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
-from typing import Literal
+import socket
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from typing import ClassVar, Literal
 
 try:
     import psycopg2
     from psycopg2.extensions import (
+        STATUS_PREPARED,
         STATUS_READY,
         TRANSACTION_STATUS_ACTIVE,
         TRANSACTION_STATUS_IDLE,
+        TRANSACTION_STATUS_INERROR,
+        TRANSACTION_STATUS_INTRANS,
         TRANSACTION_STATUS_UNKNOWN,
         cursor,
         parse_dsn,
@@ -27,12 +32,15 @@ from gcp.contrib._libpq import connect_with_deadline, expand_conninfo
 from gcp.contrib._postgres import (
     ASYNC_MESSAGES,
     CHECK_TIMEOUT,
+    HARMLESS,
     ClientSettings,
     DbEndpoint,
     Parameters,
     SyncManager,
     UnknownEndpointError,
-    check_parameters,
+    Verdict,
+    clamped,
+    judge_notices,
 )
 from gcp.contrib._wire import deadline_in, is_quiet, is_writable, peek, shut_down
 from gcp.threading import BaseConnectionManager
@@ -43,6 +51,25 @@ DsnParameters = Mapping[DbEndpoint, Parameters]
 
 #: How often to read from an idle connection until there is nothing more to read.
 MAX_READS = 8
+
+#: Settings on the client's side, in the order in which to restore them. `autocommit` first: setting it reverts what it
+#: told the server of the next three. A user may replace or change `notices` and `notifies`, register typecasters in
+#: `string_types` and `binary_types`, and set `encoding` by `set_client_encoding`.
+SETTINGS = (
+    'autocommit',
+    'isolation_level',
+    'readonly',
+    'deferrable',
+    'cursor_factory',
+    'notices',
+    'notifies',
+    'string_types',
+    'binary_types',
+    'encoding',
+)
+
+#: In these, no command is in progress.
+BETWEEN_COMMANDS = (TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INTRANS, TRANSACTION_STATUS_INERROR)
 
 #: `connection.closed` after `connection.close()`; after an error it is 2.
 CLOSED = 1
@@ -68,6 +95,7 @@ class DbConnectionManager(SyncManager[Connection], BaseConnectionManager[DbEndpo
     :raises ValueError: when `aliveness`, `reset` or `check_timeout` has another value
     """
 
+    _misnomers: ClassVar[Mapping[str, str]] = {'conninfo': 'dsn'}
     _errors = (psycopg2.Error, OSError)
 
     def __init__(
@@ -78,11 +106,10 @@ class DbConnectionManager(SyncManager[Connection], BaseConnectionManager[DbEndpo
         reset: Literal['rollback', 'discard all'] | Callable[[Connection], object] = 'rollback',
         check_timeout: float = CHECK_TIMEOUT,
     ) -> None:
-        super().__init__(dsn_params, aliveness, reset, _discard_all, check_timeout)
+        super().__init__(dsn_params, aliveness, reset, {'rollback': None, 'discard all': _discard_all}, check_timeout)
         # autocommit first: setting it reverts what it told the server of the others
-        self._settings = ClientSettings[Connection](
-            'autocommit', 'isolation_level', 'readonly', 'deferrable', 'cursor_factory'
-        )
+        self._said: weakref.WeakKeyDictionary[Connection, list[str]] = weakref.WeakKeyDictionary()
+        self._settings = ClientSettings[Connection](*SETTINGS, reported=_reported)
 
     def create(self, endpoint: DbEndpoint, timeout: float | None = None) -> Connection:
         """Connect to a database.
@@ -93,11 +120,10 @@ class DbConnectionManager(SyncManager[Connection], BaseConnectionManager[DbEndpo
         :raises TimeoutError: when it took longer
         :raises psycopg2.Error: when the server is unreachable or refuses
         """
-        deadline = deadline_in(timeout)
-        found = check_parameters(endpoint, self._directory.find(endpoint))
-        parameters = expand_conninfo(endpoint, found, 'dsn', parse_dsn)
-        conn = connect_with_deadline(deadline, endpoint, parameters, _connect, Connection.close)
-        self._settings.record(conn)
+        deadline = deadline_in(None if timeout is None else clamped(timeout))
+        parameters = expand_conninfo(endpoint, self._find(endpoint, deadline), 'dsn', parse_dsn)
+        conn = connect_with_deadline(deadline, endpoint, parameters, _connect, Connection.close, _resolve)
+        self._record(conn)
         self._register(endpoint, conn)
         return conn
 
@@ -125,12 +151,12 @@ class DbConnectionManager(SyncManager[Connection], BaseConnectionManager[DbEndpo
         :param timeout: the limit of a query besides `check_timeout`, seconds
         """
         try:
-            alive = is_quiet(conn.fileno()) or _only_async_messages(conn)
+            look = Verdict.ALIVE if is_quiet(conn.fileno()) else _read_idle(conn)
         except (psycopg2.Error, OSError, ValueError):  # ValueError: libpq has closed its socket
-            alive = False
-        if alive and not self._asks_server and endpoint not in self._unverified:
+            look = Verdict.DEAD
+        if look is Verdict.ALIVE and not self._asks_server and endpoint not in self._unverified:
             return True
-        return self._is_usable(endpoint, conn, alive, timeout)
+        return self._is_usable(endpoint, conn, look, timeout)
 
     def on_release(self, endpoint: DbEndpoint, conn: Connection) -> None:
         """Reset the connection for its next user.
@@ -145,8 +171,19 @@ class DbConnectionManager(SyncManager[Connection], BaseConnectionManager[DbEndpo
             return
         self._clean_up(endpoint, conn)
 
+    def _record(self, conn: Connection) -> None:
+        self._settings.record(conn)
+
+    def _is_between_commands(self, conn: Connection) -> bool:
+        status = conn.get_transaction_status()
+        return status in BETWEEN_COMMANDS and conn.status != STATUS_PREPARED and not conn.isexecuting()
+
     def _has_ended(self, conn: Connection) -> bool:
         return bool(conn.closed) or conn.get_transaction_status() == TRANSACTION_STATUS_UNKNOWN
+
+    def _last_words(self, conn: Connection) -> str | None:
+        said = [notice for notice in self._said.pop(conn, []) if not notice.startswith(HARMLESS)]
+        return said[-1] if said else None
 
     def _is_closed_by_user(self, conn: Connection) -> bool:
         return conn.closed == CLOSED
@@ -160,11 +197,36 @@ class DbConnectionManager(SyncManager[Connection], BaseConnectionManager[DbEndpo
 
     def _clean(self, conn: Connection) -> None:
         """End any transaction, and restore the client's settings."""
+        if not is_quiet(conn.fileno()):
+            # of a session that has ended, libpq would pass on the EOF, not the server's message
+            with contextlib.suppress(psycopg2.Error), _collected_notices(conn) as said:  # the rollback raises it, too
+                self._said[conn] = said
+                conn.poll()
+                if judge_notices(said) is Verdict.DEAD:
+                    shut_down(conn.fileno())  # else the rollback would wait for the EOF
         conn.rollback()
         if conn.get_transaction_status() != TRANSACTION_STATUS_IDLE:
             _execute(conn, 'ROLLBACK')  # the user executed BEGIN, which psycopg2 does not track
+        self._restore_encoding(conn)
         for name, value in self._settings.to_restore(conn):
-            setattr(conn, name, value)
+            if name in ('string_types', 'binary_types'):
+                casters = getattr(conn, name)  # read-only attributes
+                casters.clear()
+                casters.update(value)
+            else:
+                setattr(conn, name, value)
+
+    def _restore_encoding(self, conn: Connection) -> None:
+        """Set the client's encoding as it was. Takes a round trip if it has changed, in psycopg2 or by ``SET``."""
+        encoding, reported = self._settings.original(conn)[-2:]
+        if conn.encoding != encoding:
+            conn.set_client_encoding(encoding)
+        if reported and conn.get_parameter_status('client_encoding') != reported:  # psycopg2 does not notice a SET
+            _execute(conn, f"SET client_encoding TO '{reported}'")
+
+
+def _reported(conn: Connection) -> tuple[str | None]:
+    return (conn.get_parameter_status('client_encoding'),)
 
 
 def _connect(parameters: Parameters) -> Connection:
@@ -172,30 +234,59 @@ def _connect(parameters: Parameters) -> Connection:
     return conn
 
 
+def _resolve(parameters: Parameters) -> dict[str, str]:
+    """Return all parameters that libpq uses.
+
+    psycopg2 shows them of a connection only, one that is being opened included. So open one to a listener of our own,
+    without a round trip: the system accepts it."""
+    with socket.create_server(('127.0.0.1', 0)) as listener:
+        ours = {'host': '127.0.0.1', 'hostaddr': '127.0.0.1', 'port': listener.getsockname()[1]}
+        conn = psycopg2.connect(**parameters, **ours, async_=True)
+        try:
+            return dict(conn.info.dsn_parameters)
+        finally:
+            conn.close()
+
+
 def _close_would_block(conn: Connection) -> bool:
     """Tell whether closing in order might block: on a command in another thread, or on a full send buffer."""
     return conn.get_transaction_status() == TRANSACTION_STATUS_ACTIVE or not is_writable(conn.fileno())
 
 
-def _only_async_messages(conn: Connection) -> bool:
-    """Read what an idle connection has received; tell whether that is nothing but asynchronous messages.
+def _read_idle(conn: Connection) -> Verdict:
+    """Read what an idle connection has received, and decide.
 
-    Parameter changes, notices and notifications are such: libpq reads them, and keeps notifications for the user.
+    Parameter changes, notices and notifications keep it alive: libpq reads them, and keeps notifications for the user.
     An error is the server's last message, which libpq would treat as a notice until it reads the EOF after it; anything
     else is a protocol error, which libpq would skip. So look at the first byte before libpq does, and, because TLS
-    encrypts that, at the notices."""
+    encrypts that, at the notices. Those of a server that speaks another language put the connection in doubt."""
     if not conn.info.ssl_in_use and peek(conn.fileno()) not in ASYNC_MESSAGES:
-        return False
-    for _ in range(MAX_READS):
-        conn.poll()  # reads what is there, never waits; raises at EOF
-        if conn.closed:
-            return False
-        if any(str(notice).startswith('FATAL') for notice in conn.notices):
-            shut_down(conn.fileno())  # libpq would treat the connection as open
-            return False
-        if is_quiet(conn.fileno()):
-            return True
-    return False  # the server keeps sending: this is not an idle connection
+        return Verdict.DEAD
+    with _collected_notices(conn) as said:
+        for _ in range(MAX_READS):
+            conn.poll()  # reads what is there, never waits; raises at EOF
+            if conn.closed:
+                return Verdict.DEAD
+            look = judge_notices(said)
+            if look is Verdict.DEAD:
+                shut_down(conn.fileno())  # libpq would treat the connection as open
+                return look
+            if is_quiet(conn.fileno()):
+                return look
+    return Verdict.DEAD  # the server keeps sending: this is not an idle connection
+
+
+@contextlib.contextmanager
+def _collected_notices(conn: Connection) -> Iterator[list[str]]:
+    """Collect the notices that are read in this block, besides adding them to `conn.notices`."""
+    said: list[str] = []
+    before, conn.notices = conn.notices, said
+    try:
+        yield said
+    finally:
+        conn.notices = before
+        for notice in said:
+            before.append(notice)
 
 
 def _execute(conn: Connection, statement: str) -> None:
@@ -213,4 +304,3 @@ def _discard_all(conn: Connection) -> None:
     encoding = conn.info.parameter_status('client_encoding')
     if encoding and encoding.replace('_', '') != conn.encoding:
         conn.set_client_encoding(encoding)
-    del conn.notifies[:], conn.notices[:]

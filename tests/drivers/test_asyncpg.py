@@ -321,8 +321,9 @@ def test_a_look_at_the_transport_sends_nothing_and_a_query_takes_one_round_trip(
     proxied: dict[str, Any],
 ) -> None:
     async def body() -> None:
-        async with connected(proxied) as (looks, conn):
-            asks: Manager = DbConnectionManager({'orders': proxied}, aliveness='query')
+        looks: Manager = DbConnectionManager({'orders': proxied}, reset='rollback')
+        asks: Manager = DbConnectionManager({'orders': proxied}, aliveness='query')
+        async with connected(proxied) as (_, conn):
             before = proxy.questions
             for _ in range(100):
                 assert await looks.check_aliveness('orders', conn)
@@ -421,8 +422,7 @@ def test_what_cannot_be_rolled_back_is_disposed_of(proxy: Proxy, proxied: dict[s
             conn = await pool.acquire('orders')
             await conn.execute('BEGIN')
             proxy.cut()
-            with pytest.raises((asyncpg.PostgresError, OSError)):
-                await pool.release(conn, 'orders')
+            await pool.release(conn, 'orders')
             assert conn.is_closed()
             assert pool.get_size() == 0
         finally:

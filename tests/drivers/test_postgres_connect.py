@@ -13,6 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -242,6 +243,77 @@ def test_a_socket_is_as_its_user_wants_it(make: type[Driver], proxy: Proxy, post
     run(body())
 
 
+@pytest.fixture
+def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a service with limits of its own."""
+    (tmp_path / 'services').write_text(
+        '[shop]\nhost=db.example.com\nport=1,2\ntcp_user_timeout=4321\nconnect_timeout=7\n'
+    )
+    monkeypatch.setenv('PGSERVICEFILE', str(tmp_path / 'services'))
+    return 'shop'
+
+
+@pytest.mark.parametrize('make', [Psycopg2, Psycopg])
+@pytest.mark.parametrize('source', ['service', 'service in a DSN', 'PGSERVICE', 'DSN', 'parameter before service'])
+def test_a_socket_is_as_libpq_resolved_it(
+    make: type[Driver],
+    proxy: Proxy,
+    postgres: Server,
+    service: str,
+    source: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def body() -> None:
+        pg = make()
+        key = 'dsn' if pg.name == 'psycopg2' else 'conninfo'
+        parameters = {**postgres.parameters, 'host': '127.0.0.1', 'port': proxy.port}
+        wanted = 4321
+        if source == 'service':
+            parameters['service'] = service
+        elif source == 'service in a DSN':
+            parameters[key] = f'service={service}'
+        elif source == 'PGSERVICE':
+            monkeypatch.setenv('PGSERVICE', service)
+        elif source == 'DSN':
+            parameters[key] = 'tcp_user_timeout=4321'
+        else:
+            parameters |= {'service': service, 'tcp_user_timeout': 1234}
+            wanted = 1234
+        async with pg.connected(parameters) as (manager, conn):
+            with socket.socket(fileno=os.dup(conn.fileno())) as sock:
+                assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == wanted
+
+    run(body())
+
+
+@pytest.mark.parametrize('make', [Psycopg2, Psycopg])
+@pytest.mark.parametrize('source', ['environment', 'service'])
+def test_a_shorter_time_out_of_libpqs_own_holds(
+    make: type[Driver], source: str, service: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body() -> None:
+        pg = make()
+        if source == 'environment':
+            monkeypatch.setenv('PGCONNECT_TIMEOUT', '1')
+        else:
+            (tmp_path / 'services').write_text('[shop]\nconnect_timeout=1\n')
+            monkeypatch.setenv('PGSERVICE', service)
+        with silent_server() as port, pytest.raises(pg.module.OperationalError, match='timeout expired'):
+            await pg.create(pg.manager(at(port)), 30)
+
+    run(body())
+
+
+@pytest.mark.parametrize('make', [Psycopg2, Psycopg])
+def test_an_unknown_service_is_told_by_libpq(make: type[Driver], service: str) -> None:
+    async def body() -> None:
+        pg = make()
+        with pytest.raises(pg.module.Error, match='no_such'):
+            await pg.create(pg.manager({'service': 'no_such', 'host': '/nowhere'}), 30)
+
+    run(body())
+
+
 @each_driver
 def test_a_refusal_tells_no_secret(make: type[Driver]) -> None:
     async def body() -> None:
@@ -336,3 +408,96 @@ def test_a_time_out_that_is_no_number_is_told(make: type[Driver], name: str) -> 
             await pg.create(pg.make({'orders': {name: 'soon'}}))
 
     run(body())
+
+
+@each_driver
+@pytest.mark.parametrize('source', ['parameters', 'DSN'])
+def test_a_network_that_swallows_packets_is_noticed_as_the_parameters_say(
+    make: type[Driver], proxy: Proxy, postgres: Server, source: str
+) -> None:
+    async def body() -> None:
+        pg = make()
+        options: dict[str, Any] = {
+            'keepalives_idle': 11,
+            'keepalives_interval': 7,
+            'keepalives_count': 3,
+            'tcp_user_timeout': 4321,
+        }
+        at_proxy = {**postgres.parameters, 'host': '127.0.0.1', 'port': proxy.port}
+        if source == 'DSN':
+            query = '&'.join(f'{name}={value}' for name, value in options.items())
+            key = 'conninfo' if pg.name == 'psycopg' else 'dsn'
+            parameters = {key: f'postgresql://postgres@127.0.0.1:{proxy.port}/postgres?application_name=mine&{query}'}
+        else:
+            parameters = {**at_proxy, **options}
+        async with pg.connected(parameters) as (manager, conn):
+            with socket.socket(fileno=os.dup(pg.descriptor(conn))) as sock:
+                assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+                assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 11
+                assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == 7
+                assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT) == 3
+                assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 4321
+
+    run(body())
+
+
+def test_options_of_the_socket_that_make_no_sense_are_told() -> None:
+    async def body() -> None:
+        pg = Asyncpg()
+        with pytest.raises(ValueError, match="'orders': tcp_user_timeout: a number was expected, not 'soon'"):
+            await pg.create(pg.make({'orders': {'host': '127.0.0.1', 'tcp_user_timeout': 'soon'}}))
+
+    run(body())
+
+
+# ---- what to write instead
+
+
+@each_driver
+@pytest.mark.parametrize('kind', [str, str.encode])
+def test_a_dsn_in_the_place_of_a_mapping_is_told_with_what_to_write(make: type[Driver], kind: Any) -> None:
+    async def body() -> None:
+        pg = make()
+        key = 'conninfo' if pg.name == 'psycopg' else 'dsn'
+        dsn = kind(f'postgresql://me:{SECRET}@db.example.com/shop')
+        with pytest.raises(TypeError, match=f"^dsn_params of endpoint 'orders': .* write {{'{key}': ...}}") as caught:
+            pg.make({'orders': dsn})
+        assert SECRET not in everything(caught.value)
+        with pytest.raises(TypeError, match=f"^dsn_params of endpoint 'orders': .* write {{'{key}': ...}}") as caught:
+            await pg.create(pg.make(lambda endpoint: dsn))
+        assert SECRET not in everything(caught.value)
+        with pytest.raises(TypeError, match=f"^dsn_params: .* write {{'orders': {{'{key}': ...}}}}") as caught:
+            pg.make(dsn)
+        assert SECRET not in everything(caught.value)
+
+    run(body())
+
+
+@each_driver
+@pytest.mark.parametrize('flat', [{'host': 'db', 'port': 5432}, {'dsn': 'x'}, {'user': 'me', 'password': SECRET}])
+def test_the_parameters_of_one_endpoint_are_told_with_what_to_write(make: type[Driver], flat: dict[str, Any]) -> None:
+    shown = ', '.join(f"'{name}': ..." for name in sorted(flat))
+    with pytest.raises(TypeError, match=f"write {{'orders': {{{shown}}}}} for an endpoint 'orders'") as caught:
+        make().make(flat)
+    assert SECRET not in everything(caught.value)
+
+
+@each_driver
+def test_an_endpoint_may_have_the_name_of_a_parameter(make: type[Driver]) -> None:
+    make().make({'host': {}, 'user': {}})
+
+
+@pytest.mark.parametrize(
+    ('make', 'name', 'better'),
+    [
+        (Psycopg2, 'conninfo', 'dsn'),
+        (Psycopg, 'dsn', 'conninfo'),
+        (AsyncPsycopg, 'database', 'dbname'),
+        (Asyncpg, 'conninfo', 'dsn'),
+        (Asyncpg, 'dbname', 'database'),
+        (Asyncpg, 'sslmode', 'ssl'),
+    ],
+)
+def test_another_drivers_word_is_told_with_what_to_write(make: type[Driver], name: str, better: str) -> None:
+    with pytest.raises(TypeError, match=f"endpoint 'orders': this driver knows no '{name}'; write '{better}'"):
+        make().make({'orders': {name: 'x'}})

@@ -67,7 +67,7 @@ def test_a_rollback_leaves_what_a_session_holds(make: type[Driver], postgres: Se
 
     async def body() -> None:
         pg = make()
-        async with pg.connected(postgres.parameters) as (manager, conn):
+        async with pg.connected(postgres.parameters, reset='rollback') as (manager, conn):
             await pg.ask(conn, "SET work_mem = '77MB'")
             await commit(pg, conn)
             await pg.pass_on(manager, conn)
@@ -201,7 +201,7 @@ def test_a_clean_release_sends_nothing_and_discard_all_takes_one_round_trip(
 ) -> None:
     async def body() -> None:
         pg = make()
-        async with pg.connected(proxied) as (manager, conn):
+        async with pg.connected(proxied, reset='rollback') as (manager, conn):
             await pg.ask(conn, 'SELECT 1')
             await commit(pg, conn)
             before = proxy.questions

@@ -393,8 +393,7 @@ def test_what_cannot_be_rolled_back_is_disposed_of(manager: DbConnectionManager,
         conn = pool.acquire('orders')
         query(conn, 'SELECT 1')
         kill(admin, conn)
-        with pytest.raises(psycopg2.OperationalError):
-            pool.release(conn, 'orders')
+        pool.release(conn, 'orders')
         assert conn.closed
         assert pool.get_size() == 0
     finally:
