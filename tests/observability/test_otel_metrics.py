@@ -219,7 +219,11 @@ async def test_global_provider_that_is_set_later(front: Front) -> None:
     await use(pool_of(front, name='after'), 3)
     await use(pool_of(front, meters, name='given'), 4)
     shown = meters.collect()
-    assert [values_of(shown, 'gcpool.connection.acquires', name)['hit'] for name in ('before', 'after', 'given')] == [1, 2, 3]
+    assert [values_of(shown, 'gcpool.connection.acquires', name)['hit'] for name in ('before', 'after', 'given')] == [
+        1,
+        2,
+        3,
+    ]
 
 
 async def test_provider_that_becomes_the_global_one_after_it_was_given(front: Front) -> None:
