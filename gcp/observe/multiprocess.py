@@ -4,15 +4,17 @@ If `PROMETHEUS_MULTIPROC_DIR` names a directory, each process writes its pools' 
 the client's code and in the client's format. The client's `MultiProcessCollector` adds up the files of all processes.
 The counts of a killed process stay. There are no endpoint labels in this mode.
 
-A thread writes the files twice a second while figures change. It ends when nothing has changed, and the next call of a
-pool starts another. A forked child creates its files at its first call of a pool."""
+A thread writes the files twice a second while figures change. It ends when nothing has changed; the next call of a
+pool, a new pool or a fork starts another. Only the first pool of a process is written by its constructor.
+
+A process that forks others before it uses its pools, as gunicorn does with `--preload`, writes 0 for their limits: it
+will open no connections. A forked child writes them at once, whether it uses its pools or not."""
 
 from __future__ import annotations
 
 import _thread
 import atexit
 import os
-import re
 import sys
 import threading
 import weakref
@@ -24,23 +26,23 @@ from prometheus_client import mmap_dict
 
 from gcp.observe.aggregation import Aggregation, Reading
 from gcp.observe.names import BY_NAME, METRICS, Metric
+from gcp.observe.process_files import File, mark_process_dead, process_start, prune
 from gcp.observe.prometheus import HISTOGRAMS, SeriesLabels, histogram_of, samples_of
 from gcp.observe.telemetry import Telemetry
 
-__all__ = ['Writer', 'attach', 'mark_process_dead']
+__all__ = ['File', 'Writer', 'attach', 'mark_process_dead']
 
 #: interval of the writing thread, seconds
 PERIOD: Final = 0.5
-#: a file is rewritten when it has this many stale series more than current ones
-STALE_SERIES: Final = 2000
+#: for how long the thread of a new pool, or of a forked child, waits before it writes, seconds: for further pools, and
+#: for a child that soon executes another program
+START_DELAY: Final = 0.05
 #: how long to wait at exit for a thread that is starting, seconds
 START_TIMEOUT: Final = 1.0
 #: interval between searches for files of dead processes, seconds
 PRUNE_INTERVAL: Final = 5.0
 
-#: a memory-mapped file as a dictionary, from the client
-MappedFile: Final[Any] = mmap_dict.MmapedDict
-GAUGE_FILES: Final = re.compile(r'gauge_live(?:sum|max)_gcpool_(\d+)\.db')
+#: the gauges that a process which only forks others writes as 0
 LIMITS: Final = ('gcpool_max_connections', 'gcpool_max_connections_per_endpoint', 'gcpool_min_idle_connections')
 
 
@@ -56,56 +58,6 @@ def attach(telemetry: Telemetry) -> None:
         writers.of(path).add(telemetry)
 
 
-def mark_process_dead(pid: int, path: str | None = None) -> None:
-    """Remove the gauges of a dead process; its counters stay.
-
-    Other processes of the service do the same within seconds. Call it in gunicorn's `child_exit`, along with the
-    function of this name in `prometheus_client`.
-
-    :param pid: the process id
-    :param path: the directory; by default the one that the environment names
-    """
-    path = path or directory()
-    for name in files_in(path) if path else ():
-        found = GAUGE_FILES.fullmatch(name)
-        if found and int(found[1]) == pid:
-            remove(os.path.join(str(path), name))
-
-
-def prune(path: str) -> None:
-    """Remove the gauges of all dead processes."""
-    for name in files_in(path):
-        found = GAUGE_FILES.fullmatch(name)
-        if found and not is_running(int(found[1])):
-            remove(os.path.join(path, name))
-
-
-def files_in(path: str) -> list[str]:
-    try:
-        return os.listdir(path)
-    except FileNotFoundError:
-        return []
-
-
-def remove(path: str) -> None:
-    try:
-        os.remove(path)
-    except FileNotFoundError:
-        pass
-
-
-def is_running(pid: int) -> bool:
-    if os.name != 'posix':
-        return True  # on Windows, os.kill(pid, 0) ends the process
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
 # --- the contents of the files ---
 
 
@@ -118,10 +70,12 @@ def entries_of(
     metric: Metric,
     reading: Reading,
     series_labels: SeriesLabels,
+    only_forks: bool,
 ) -> Iterator[tuple[str, dict[str, str], float]]:
     """Yield one pool's samples of a metric. In the files, buckets are not cumulative, and there is no ``_count``.
 
-    A process that never used its pool, such as one that only forks workers, writes 0 for the pool's limits."""
+    :param only_forks: whether this process has forked others: the limits of a pool that it has not used are 0
+    """
     if metric.kind == 'histogram':
         for labels, buckets in series_labels.histograms[metric.name]:
             counts, total = histogram_of(reading, HISTOGRAMS[metric.name], labels.get('hook'))
@@ -129,80 +83,20 @@ def entries_of(
                 yield f'{metric.name}_bucket', bucket, value
             yield f'{metric.name}_sum', labels, total
     else:
-        is_used = metric.name not in LIMITS or reading.total['created'] or any(reading.total['acquires'].values())
+        is_shown = not only_forks or metric.name not in LIMITS or is_used(reading)
         for sample in samples_of(metric, reading, series_labels):
-            yield sample.name, sample.labels, sample.value if is_used else 0
+            yield sample.name, sample.labels, sample.value if is_shown else 0
+
+
+def is_used(reading: Reading) -> bool:
+    """Tell whether any of a pool's acquires has ended, or has created a connection."""
+    return bool(reading.total['created'] or any(reading.total['acquires'].values()))
 
 
 def key_of(metric: Metric, name: str, labels: dict[str, str]) -> str:
     """Return the key of a series in a file."""
     family = metric.name if metric.kind == 'info' else metric.family  # in the files it is a gauge
     return str(mmap_dict.mmap_key(family, name, list(labels), list(labels.values()), metric.help))
-
-
-def opened(path: str) -> Any:
-    """Open a file. A new one is created under another name and renamed: the client creates files empty, and its
-    collector fails at an empty file."""
-    if os.path.exists(path):
-        return MappedFile(path)
-    new = f'{path}.new'
-    remove(new)
-    file = MappedFile(new)
-    os.replace(new, path)
-    return file
-
-
-class File:
-    """One file of this process.
-
-    :param path: its path
-    :param lasting: whether to keep, and add to, the values that a dead process with the same id left there
-    """
-
-    def __init__(self, path: str, *, lasting: bool) -> None:
-        self._path = path
-        self._lasting = lasting
-        if not lasting:
-            remove(path)
-        self._values = opened(path)
-        self._written: dict[str, float] = {}
-        self._base = {key: value for key, value, *_ in self._values.read_all_values()} if lasting else {}
-
-    def write(self, values: dict[str, float]) -> bool:
-        """Write the values that have changed. Series that are gone become 0: gauges of closed pools, and names of pools
-        whose totals the aggregation has merged under another name.
-
-        :return: whether anything has changed
-        """
-        now = {**dict.fromkeys(self._written, 0.0), **values}
-        changed = [(key, value) for key, value in now.items() if self._written.get(key) != value]
-        for key, value in changed:
-            self.put(key, value + self._base.get(key, 0.0))
-        self._written.update(changed)
-        if len(self._written) > 2 * len(values) + STALE_SERIES:
-            self._rewrite(values)
-        return bool(changed)
-
-    def put(self, key: str, value: float) -> None:
-        """Write one value."""
-        self._values.write_value(key, value, 0.0)
-
-    def _rewrite(self, values: dict[str, float]) -> None:
-        """Replace the file by one without stale series. Readers find either the old file or the new one."""
-        new = f'{self._path}.new'
-        remove(new)
-        self._values.close()
-        self._values = MappedFile(new)
-        self._written = {}
-        self.write(dict.fromkeys(self._base, 0.0) | values)
-        os.replace(new, self._path)
-
-    def close(self) -> None:
-        self._values.close()
-
-    def remove(self) -> None:
-        self.close()
-        remove(self._path)
 
 
 # --- the writer ---
@@ -224,10 +118,12 @@ class Writer:
         self._start()
         atexit.register(self.finish)
         if hasattr(os, 'register_at_fork'):
-            os.register_at_fork(after_in_child=self._reset_after_fork)
+            os.register_at_fork(after_in_parent=self._after_fork, after_in_child=self._start_anew)
 
     def _start(self) -> None:
         self._pid = os.getpid()
+        self._begun = False  # whether a pool was added
+        self._forks = False  # whether this process has forked others
         self._lock = threading.RLock()
         self._busy = False
         self._running = threading.Lock()  # held by the thread
@@ -238,10 +134,15 @@ class Writer:
         self._pruned = -PRUNE_INTERVAL
 
     def add(self, telemetry: Telemetry) -> None:
-        """Add a pool."""
+        """Add a pool. The first one is written at once, so that the process is seen from its start. The thread writes
+        the others: to write each at once would take longer with each."""
         self.aggregation.add(telemetry)
-        self.flush()
-        self._arm()
+        if self._begun:
+            self._start_thread(START_DELAY)
+        else:
+            self._begun = True
+            self.flush()
+            self._arm()
 
     def flush(self) -> bool:
         """Write the values that have changed.
@@ -290,7 +191,7 @@ class Writer:
             series_labels[reading.pool].update(reading.rows)
             for metric in METRICS:
                 values = found.setdefault(file_of(metric), {})
-                for name, labels, value in entries_of(metric, reading, series_labels[reading.pool]):
+                for name, labels, value in entries_of(metric, reading, series_labels[reading.pool], self._forks):
                     series = name, *labels.values()
                     key = self._keys[series] = known.get(series) or key_of(metric, name, labels)
                     values[key] = value
@@ -299,8 +200,11 @@ class Writer:
     def _file(self, name: str) -> File:
         file = self._files.get(name)
         if file is None:
-            path = os.path.join(self._path, f'{name}_gcpool_{self._pid}.db')
-            file = self._files[name] = File(path, lasting=not name.startswith('gauge'))
+            is_gauge = name.startswith('gauge')
+            start = process_start(self._pid) if is_gauge else None
+            process = f'{self._pid}' if start is None else f'{start}_{self._pid}'
+            path = os.path.join(self._path, f'{name}_gcpool_{process}.db')
+            file = self._files[name] = File(path, lasting=not is_gauge)
         return file
 
     # --- the thread ---
@@ -320,20 +224,28 @@ class Writer:
             pool = self._armed.pop()()
             if pool is not None and pool._core.on_transition is self._alarm:
                 pool._core.on_transition = None
+        self._start_thread(PERIOD)
+
+    def _start_thread(self, delay: float) -> None:
+        """Start the thread, unless it runs.
+
+        :param delay: how long it waits before it writes, seconds
+        """
         if not self._is_over and self._running.acquire(blocking=False):
             self._starting = True
             try:
-                _thread.start_new_thread(self._run, ())
+                _thread.start_new_thread(self._run, (delay,))
             except RuntimeError:
                 self._starting = False
                 self._running.release()  # the interpreter is exiting: `finish` writes the last values
 
-    def _run(self) -> None:
+    def _run(self, delay: float) -> None:
         """Write until nothing changes any more."""
         running = self._running
         self._starting = False
         while True:
-            sleep(PERIOD)
+            sleep(delay)
+            delay = PERIOD
             if self.flush():
                 continue
             self._arm()
@@ -352,12 +264,27 @@ class Writer:
         deadline = monotonic() + START_TIMEOUT
         while self._starting and monotonic() < deadline:
             sleep(0.001)
-        if self._pid == os.getpid() and (self._files or self._called):
-            self.flush()
+        if self._pid == os.getpid():
+            if self._files or self._called:
+                self.flush()
             with self._lock:
                 for name in [name for name in self._files if name.startswith('gauge')]:
                     self._files.pop(name).remove()
                 self._busy = True  # no further writes
+
+    def _after_fork(self) -> None:
+        """Write the limits of unused pools as 0, now that this process forks others."""
+        if self._forks or self._pid != os.getpid():
+            return
+        self._forks = True
+        if self._files:
+            self.flush()
+
+    def _start_anew(self) -> None:
+        """Continue in a forked child, and have its limits written even if it uses no pool."""
+        self._reset_after_fork()
+        if self.aggregation.telemetries():
+            self._start_thread(START_DELAY)
 
     def _reset_after_fork(self) -> None:
         """Continue in a forked child with other files, and without the thread."""

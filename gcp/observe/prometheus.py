@@ -15,7 +15,7 @@ from time import perf_counter, sleep
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-from prometheus_client import REGISTRY
+import prometheus_client
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.samples import Exemplar, Sample
 from prometheus_client.utils import floatToGoString
@@ -246,18 +246,34 @@ if hasattr(os, 'register_at_fork'):
 
 
 def attach(telemetry: Telemetry, registry: Any) -> None:
-    """Export a pool to a registry. If no collector can be registered there, the next pool tries again."""
+    """Export a pool to a registry. If no collector can be registered there, or the registry has lost it, the next pool
+    tries again."""
     with registries.lock:
-        owner = REGISTRY if registry is DEFAULT else registry
+        owner = prometheus_client.REGISTRY if registry is DEFAULT else registry
         binding = registries.bindings.setdefault(owner, RegistryBinding())
         binding.aggregation.add(telemetry)
-        if binding.collector is None:
+        if binding.collector is None or not is_registered(owner, binding.collector):
             try:
                 record_error = partial(telemetry.errors.record, 'registry', logged=binding.logged)
                 binding.collector = register(owner, binding.aggregation, record_error)
             except Exception as error:
                 telemetry.errors.record('registry', error, logged=binding.logged)
                 binding.logged = True
+
+
+def is_registered(registry: Any, collector: Collector) -> bool:
+    """Tell whether a registry still has a collector: it may have been unregistered, or the registry emptied.
+
+    The client has no function for this. A registry without its attribute is asked to register the collector again,
+    which it refuses if it has it."""
+    collectors = getattr(registry, '_collector_to_names', None)
+    if collectors is not None:
+        return collector in collectors
+    try:
+        registry.register(collector)
+    except ValueError:
+        pass
+    return True
 
 
 def register(registry: Any, aggregation: Aggregation, record_error: Callable[[Exception], None]) -> Collector:

@@ -203,7 +203,7 @@ async def test_same_figures_as_the_counters_of_the_same_collection(front: Front,
         point.value
         for scope in resource.scope_metrics
         for metric in scope.metrics
-        if metric.name == 'gcpool.acquires'
+        if metric.name == 'gcpool.connection.acquires'
         for point in metric.data.data_points
     )
     assert sum(counts_of(shown['wait_time'])) == acquires == 4

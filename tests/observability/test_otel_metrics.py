@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import math
+import re
 import sys
 import weakref
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ import gcp
 from gcp._core import HOOKS, OUTCOMES, REASONS, RESULTS
 from gcp.exceptions import AcquireTimeoutError
 from gcp.observe import opentelemetry as ours
-from gcp.observe.names import INSTRUMENTS, SCHEMA_URL
+from gcp.observe.names import INSTRUMENTS, METRICS, SCHEMA_URL, Instrument
 from gcp.observe.opentelemetry import record_histograms, since, spread
 from gcp.testing import BareFakeManager
 from gcp.threading import ConnectionPool
@@ -36,10 +37,10 @@ PROMISED = {
     'db.client.connection.idle.min': (False, '{connection}', set()),
     'db.client.connection.pending_requests': (False, '{request}', set()),
     'db.client.connection.timeouts': (True, '{timeout}', set()),
-    'gcpool.acquires': (True, '{acquire}', {'gcpool.result'}),
-    'gcpool.releases': (True, '{release}', {'gcpool.outcome'}),
-    'gcpool.connections.closed': (True, '{connection}', {'gcpool.reason'}),
-    'gcpool.hook_calls': (True, '{call}', {'gcpool.hook', 'gcpool.outcome'}),
+    'gcpool.connection.acquires': (True, '{acquire}', {'gcpool.result'}),
+    'gcpool.connection.releases': (True, '{release}', {'gcpool.outcome'}),
+    'gcpool.connection.closes': (True, '{connection}', {'gcpool.reason'}),
+    'gcpool.connection.hook_calls': (True, '{call}', {'gcpool.hook', 'gcpool.outcome'}),
 }
 
 
@@ -140,10 +141,10 @@ async def test_values_are_the_pools_own(front: Front) -> None:
     assert values_of(shown, 'db.client.connection.idle.min') == {(): 1}
     assert values_of(shown, 'db.client.connection.pending_requests') == {(): 1}
     assert values_of(shown, 'db.client.connection.timeouts') == {(): 1}
-    assert values_of(shown, 'gcpool.acquires') == dict(stats.acquires)
-    assert values_of(shown, 'gcpool.releases') == dict(stats.releases)
-    assert values_of(shown, 'gcpool.connections.closed') == dict(stats.closed)
-    assert values_of(shown, 'gcpool.hook_calls') == {
+    assert values_of(shown, 'gcpool.connection.acquires') == dict(stats.acquires)
+    assert values_of(shown, 'gcpool.connection.releases') == dict(stats.releases)
+    assert values_of(shown, 'gcpool.connection.closes') == dict(stats.closed)
+    assert values_of(shown, 'gcpool.connection.hook_calls') == {
         (hook, outcome): count for hook, outcomes in stats.hook_calls.items() for outcome, count in outcomes.items()
     }
     await pool.release(one, 'db')
@@ -155,10 +156,10 @@ async def test_all_series_are_there_from_the_start(front: Front) -> None:
     meters = Meters()
     pool_of(front, meters)
     shown = meters.collect()
-    assert set(values_of(shown, 'gcpool.acquires')) == set(RESULTS)
-    assert set(values_of(shown, 'gcpool.releases')) == set(OUTCOMES)
-    assert set(values_of(shown, 'gcpool.connections.closed')) == set(REASONS)
-    assert {hook for hook, _ in values_of(shown, 'gcpool.hook_calls')} == set(HOOKS)
+    assert set(values_of(shown, 'gcpool.connection.acquires')) == set(RESULTS)
+    assert set(values_of(shown, 'gcpool.connection.releases')) == set(OUTCOMES)
+    assert set(values_of(shown, 'gcpool.connection.closes')) == set(REASONS)
+    assert {hook for hook, _ in values_of(shown, 'gcpool.connection.hook_calls')} == set(HOOKS)
     assert all(value == 0 for name in PROMISED if PROMISED[name][0] for value in values_of(shown, name).values())
 
 
@@ -184,15 +185,15 @@ async def test_two_pools_of_one_provider(front: Front) -> None:
     await use(pool_of(front, meters, 'one'), 2)
     await use(pool_of(front, meters, 'two'), 3)
     shown = meters.collect()
-    assert values_of(shown, 'gcpool.acquires', 'one')['hit'] == 1
-    assert values_of(shown, 'gcpool.acquires', 'two')['hit'] == 2
+    assert values_of(shown, 'gcpool.connection.acquires', 'one')['hit'] == 1
+    assert values_of(shown, 'gcpool.connection.acquires', 'two')['hit'] == 2
 
 
 async def test_two_pools_of_one_name_are_summed_up(front: Front) -> None:
     meters = Meters()
     await use(pool_of(front, meters), 2)
     await use(pool_of(front, meters), 3)
-    assert meters.values('gcpool.acquires')['hit'] == 3
+    assert meters.values('gcpool.connection.acquires')['hit'] == 3
     assert meters.values('db.client.connection.max') == {(): 20}
 
 
@@ -203,7 +204,7 @@ async def test_three_providers(front: Front) -> None:
         await use(pool_of(front, meters, f'pool {times}'), times)
     for times, meters in enumerate((one, two, everybodys), 2):
         collected = meters.collect()
-        assert values_of(collected, 'gcpool.acquires', f'pool {times}')['hit'] == times - 1
+        assert values_of(collected, 'gcpool.connection.acquires', f'pool {times}')['hit'] == times - 1
         shown = [dict(point.attributes or {}) for point in collected['db.client.connection.max'].data.data_points]
         ours = [attributes for attributes in shown if attributes[POOL].startswith('pool ')]
         assert ours == [{POOL: f'pool {times}'}]
@@ -213,12 +214,16 @@ async def test_global_provider_that_is_set_later(front: Front) -> None:
     await use(pool_of(front, name='before'), 2)
     meters = Meters()
     metrics.set_meter_provider(meters.provider)
-    assert meters.values('gcpool.acquires', 'before')['hit'] == 1  # without an acquire in between
+    assert meters.values('gcpool.connection.acquires', 'before')['hit'] == 1  # without an acquire in between
 
     await use(pool_of(front, name='after'), 3)
     await use(pool_of(front, meters, name='given'), 4)
     shown = meters.collect()
-    assert [values_of(shown, 'gcpool.acquires', name)['hit'] for name in ('before', 'after', 'given')] == [1, 2, 3]
+    assert [values_of(shown, 'gcpool.connection.acquires', name)['hit'] for name in ('before', 'after', 'given')] == [
+        1,
+        2,
+        3,
+    ]
 
 
 async def test_provider_that_becomes_the_global_one_after_it_was_given(front: Front) -> None:
@@ -228,7 +233,7 @@ async def test_provider_that_becomes_the_global_one_after_it_was_given(front: Fr
     metrics.set_meter_provider(meters.provider)
     meters.collect()  # notices
     shown = meters.collect()
-    assert [values_of(shown, 'gcpool.acquires', name)['hit'] for name in ('everybodys', 'given')] == [1, 2]
+    assert [values_of(shown, 'gcpool.connection.acquires', name)['hit'] for name in ('everybodys', 'given')] == [1, 2]
 
 
 async def test_sdk_that_is_loaded_anew(front: Front) -> None:
@@ -237,7 +242,7 @@ async def test_sdk_that_is_loaded_anew(front: Front) -> None:
         meters = Meters()
         metrics.set_meter_provider(meters.provider)
         await use(pool, endpoint=f'db{number}')
-        assert meters.values('gcpool.acquires', 'orders')['created'] == number
+        assert meters.values('gcpool.connection.acquires', 'orders')['created'] == number
         meters.provider.shutdown()
         forget_meter_provider()
 
@@ -247,7 +252,7 @@ async def test_stand_in_given_as_a_provider_is_the_global_one(front: Front) -> N
     await use(pool, 2)
     meters = Meters()
     metrics.set_meter_provider(meters.provider)
-    assert meters.values('gcpool.acquires')['hit'] == 1
+    assert meters.values('gcpool.connection.acquires')['hit'] == 1
 
 
 async def test_a_pool_without_a_provider_is_not_exported(front: Front) -> None:
@@ -306,7 +311,7 @@ def test_nothing_is_imported_before_the_program_does(script: Callable[..., Any])
             pass
         assert [span.name for span in exporter.get_finished_spans()] == ['create orders', 'wait_for_connection orders']
         (scope,) = reader.get_metrics_data().resource_metrics[0].scope_metrics
-        (metric,) = (each for each in scope.metrics if each.name == 'gcpool.acquires')
+        (metric,) = (each for each in scope.metrics if each.name == 'gcpool.connection.acquires')
         assert sum(point.value for point in metric.data.data_points) == 3
         pool.close()
     """).quietly()
@@ -355,7 +360,7 @@ async def test_closed_pool(front: Front) -> None:
     await use(pool, 2)
     await pool.close()
     shown = meters.collect()
-    assert values_of(shown, 'gcpool.acquires')['hit'] == 1
+    assert values_of(shown, 'gcpool.connection.acquires')['hit'] == 1
     assert values_of(shown, 'db.client.connection.count') == {'idle': 0, 'used': 0, 'creating': 0}
 
 
@@ -367,14 +372,14 @@ def test_pool_that_was_dropped() -> None:
             pass
         with pool.connection('db'):
             pass
-        assert meters.values('gcpool.acquires')['hit'] == number
+        assert meters.values('gcpool.connection.acquires')['hit'] == number
         died = weakref.ref(pool)
         del pool
         gc.collect()
         assert died() is None
         shown = meters.collect()
-        assert values_of(shown, 'gcpool.acquires')['hit'] == number
-        assert sum(values_of(shown, 'gcpool.connections.closed').values()) == number
+        assert values_of(shown, 'gcpool.connection.acquires')['hit'] == number
+        assert sum(values_of(shown, 'gcpool.connection.closes').values()) == number
         assert values_of(shown, 'db.client.connection.count') == {'idle': 0, 'used': 0, 'creating': 0}
 
 
@@ -387,7 +392,7 @@ def test_pools_that_come_and_go_leave_little_behind() -> None:
         del pool
     gc.collect()
     shown = meters.collect()
-    assert values_of(shown, 'gcpool.acquires')['created'] == 300
+    assert values_of(shown, 'gcpool.connection.acquires')['created'] == 300
     assert len(shown['db.client.connection.timeouts'].data.data_points) <= 30
 
 
@@ -422,7 +427,7 @@ def test_forked_child_begins_at_zero(script: Callable[..., Any]) -> None:
 
         def acquired():
             (scope,) = reader.get_metrics_data().resource_metrics[0].scope_metrics
-            (metric,) = (each for each in scope.metrics if each.name == 'gcpool.acquires')
+            (metric,) = (each for each in scope.metrics if each.name == 'gcpool.connection.acquires')
             return sum(point.value for point in metric.data.data_points)
 
         with pool.connection('db'):
@@ -530,3 +535,60 @@ def test_since() -> None:
     assert since(None, (1, 2), 3.0) == ((1, 2), 3.0)
     assert since(((1, 1), 1.0), (1, 2), 3.0) == ((0, 1), 2.0)
     assert since(((5, 5), 9.0), (1, 2), 3.0) == ((1, 2), 3.0)  # a forked child begins anew
+
+
+# --- beside the Prometheus collector ---
+
+
+def translations(instrument: Instrument) -> set[str]:
+    """What exporters make of an instrument's name: with and without the suffixes of its unit and its type."""
+    stem = re.sub('[^a-zA-Z0-9:]+', '_', instrument.name)
+    names = {stem, f'{stem}_seconds'} if instrument.unit == 's' else {stem}
+    names |= {f'{name}_{instrument.unit.strip("{}")}s' for name in names if instrument.unit.startswith('{')}
+    suffixes = ('_bucket', '_sum', '_count', '_total', '_ratio', '_created')
+    return names | {name + suffix for name in names for suffix in suffixes}
+
+
+def test_no_instrument_is_translated_into_a_name_of_the_collector() -> None:
+    own = {name for metric in METRICS for name in (metric.name, metric.family, *metric.samples)}
+    assert not own & {name for instrument in INSTRUMENTS for name in translations(instrument)}
+
+
+PROMETHEUS_READER = """
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.metrics import set_meter_provider
+from opentelemetry.sdk.metrics import MeterProvider
+from prometheus_client import REGISTRY, generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as openmetrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from gcp import top
+from gcp.observe.opentelemetry import record_histograms
+from gcp.testing import FakeManager
+from gcp.threading import ConnectionPool
+
+set_meter_provider(MeterProvider([PrometheusMetricReader()]))
+record_histograms()
+pool = ConnectionPool(FakeManager(), name='orders')
+for _ in range(5):
+    with pool.connection('db-1'):
+        pass
+page = generate_latest(REGISTRY).decode()
+types = [line.split()[2] for line in page.splitlines() if line.startswith('# TYPE')]
+assert len(types) == len(set(types)), sorted(name for name in types if types.count(name) > 1)
+assert 'db_client_connection_count' in types
+series = {}
+for family in text_string_to_metric_families(openmetrics(REGISTRY).decode()):
+    for sample in family.samples:
+        series.setdefault(sample.name, []).append(sample)
+assert sum(sample.value for sample in series['gcpool_acquires_total']) == 5
+assert sum(sample.value for sample in series['gcpool_connection_acquires_total']) == 5
+with open('page.txt', 'w') as file:
+    file.write(page)
+assert top.main(['page.txt'], True, 1.0) == 0
+"""
+
+
+def test_one_registry_with_the_reader_of_opentelemetry(script: Callable[..., Any]) -> None:
+    pytest.importorskip('opentelemetry.exporter.prometheus')
+    assert 'hit 80.0%   created 20.0%' in script(PROMETHEUS_READER).quietly()

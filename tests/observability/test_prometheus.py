@@ -342,6 +342,77 @@ def test_a_registry_that_is_broken(caplog: pytest.LogCaptureFixture) -> None:
     ]
 
 
+def unregister_ours(registry: Any) -> None:
+    for collector in list(registry._collector_to_names):
+        if type(collector).__module__ == 'gcp.observe.prometheus':
+            registry.unregister(collector)
+
+
+def unregister_all(registry: Any) -> None:
+    for collector in list(registry._collector_to_names):
+        registry.unregister(collector)
+
+
+def empty(registry: Any) -> None:
+    registry._collector_to_names.clear()
+    registry._names_to_collectors.clear()
+
+
+@pytest.mark.parametrize('lose', [unregister_ours, unregister_all, empty])
+@pytest.mark.parametrize('others', [0, 1])
+def test_a_registry_that_has_lost_the_collector(
+    lose: Callable[[Any], None], others: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The next pool registers it again, with the figures of all pools."""
+    own = registry()
+    for number in range(others):
+        Counter(f'theirs_{number}', 'Theirs.', registry=own)
+    first = ConnectionPool(FakeManager(), name='first', registry=own)
+    with first.connection('db'):
+        pass
+    lose(own)
+    assert not list(scrape(own).find('gcpool_max_connections'))
+    second = ConnectionPool(FakeManager(), name='second', registry=own)
+    page = scrape(own)
+    assert page.labels('pool') == {'first', 'second'}
+    assert page.by('pool', 'gcpool_acquires_total') == {'first': 1}
+    ConnectionPool(FakeManager(), name='third', registry=own)
+    assert scrape(own).labels('pool') == {'first', 'second', 'third'}
+    assert not caplog.records and second.stats().size == 0
+
+
+class Wrapped:
+    """A registry of another make: it has the methods of the client's, and nothing else."""
+
+    def __init__(self) -> None:
+        self.own = registry()
+
+    def register(self, collector: Any) -> None:
+        self.own.register(collector)
+
+    def unregister(self, collector: Any) -> None:
+        self.own.unregister(collector)
+
+    def collect(self) -> Any:
+        return self.own.collect()
+
+
+def test_a_registry_of_another_make_that_has_lost_the_collector() -> None:
+    wrapped: Any = Wrapped()
+    pools = [ConnectionPool(FakeManager(), name=f'{number}', registry=wrapped) for number in range(2)]
+    assert scrape(wrapped).labels('pool') == {'0', '1'}
+    unregister_all(wrapped.own)
+    pools.append(ConnectionPool(FakeManager(), name='2', registry=wrapped))
+    assert scrape(wrapped).labels('pool') == {'0', '1', '2'}
+
+
+def test_a_default_registry_that_was_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = registry()
+    monkeypatch.setattr('prometheus_client.REGISTRY', own)
+    pool = ConnectionPool(FakeManager(), name='orders')
+    assert scrape(own).labels('pool') == {'orders'} and pool.name == 'orders'
+
+
 def test_a_registry_that_has_our_names(caplog: pytest.LogCaptureFixture) -> None:
     own = CollectorRegistry()
     theirs = Gauge('gcpool_waiters', 'Theirs.', registry=own)
