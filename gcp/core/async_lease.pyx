@@ -69,7 +69,8 @@ cdef class AsyncLease(Holder):
             result = self.conclude(stop.value)
         except BaseException as trouble:
             self.fail(trouble)
-            raise
+            trim(trouble)
+            raise trouble
         raise StopIteration(result)
 
     def close(self):
@@ -180,7 +181,8 @@ cdef class AsyncLease(Holder):
                 Py_INCREF(outcome)
         except BaseException as error:
             self.fail(error)
-            raise
+            trim(error)
+            raise error
         return status
 
     cdef object conclude(self, outcome):
@@ -245,7 +247,8 @@ cdef class AsyncLease(Holder):
                 return NULL
         except BaseException as trouble:
             self.fail(trouble)
-            raise
+            trim(trouble)
+            raise trouble
         self.acquire = None
         return slot_of(acquire)
 

@@ -248,6 +248,8 @@ cpdef begin_disposal(Victim victim, hook, iterate, begun, origin=None):
         rest = hook(victim.slot.endpoint, victim.slot.conn)
         check_awaitable(getattr(hook, '__self__', None), HOOK_DISPOSE, rest)
         rest = run_until_it_suspends(rest, iterate, begun, &suspended)
+        if rest is not None and not suspended:
+            check_result(getattr(hook, '__self__', None), HOOK_DISPOSE, rest, False)
     except BaseException as e:
         error = e
     if suspended:

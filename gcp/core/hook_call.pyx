@@ -106,17 +106,25 @@ cdef int explain(BaseConnectionPool pool, int hook, endpoint, error) except -1:
 
 
 cdef int trim(error) except -1:
-    """Remove the frames of gcp from the outer end of a traceback."""
+    """Remove from a traceback the frames of gcp that tell nothing: those of the pools, and those of a manager of
+    gcp.contrib but the innermost."""
+    cdef list kept = []
+    cdef Py_ssize_t i, last = -1
     traceback = error.__traceback__
-    while traceback is not None and is_our_frame(traceback.tb_frame):
+    while traceback is not None:
+        module = str(traceback.tb_frame.f_globals.get('__name__'))
+        if module.startswith('gcp.contrib.'):
+            if last >= 0:
+                del kept[last]
+            last = len(kept)
+            kept.append(traceback)
+        elif module not in OUR_MODULES and not module.startswith('gcp.disposal.'):
+            kept.append(traceback)
         traceback = traceback.tb_next
-    error.__traceback__ = traceback
+    for i in range(len(kept)):
+        kept[i].tb_next = kept[i + 1] if i + 1 < len(kept) else None
+    error.__traceback__ = kept[0] if kept else None
     return 0
-
-
-cdef bint is_our_frame(frame) except -1:
-    module = frame.f_globals.get('__name__')
-    return module in OUR_MODULES or (isinstance(module, str) and module.startswith('gcp.disposal.'))
 
 
 @cython.final

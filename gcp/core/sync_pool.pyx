@@ -108,7 +108,8 @@ cdef class SyncPool(BaseConnectionPool):
                 self._drive(acquire)
         except BaseException as trouble:
             acquire.abandon(trouble)
-            raise
+            trim(trouble)
+            raise trouble
         return slot_of(acquire)
 
     cdef bint waits_plainly(self, Acquire acquire) noexcept:
