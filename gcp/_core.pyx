@@ -24,7 +24,7 @@ async_pool, async_lease  ... of the asyncio pool, and the awaitable that it retu
 
 import os
 from collections import deque
-from types import CoroutineType, GenericAlias
+from types import AsyncGeneratorType, CoroutineType, GenericAlias
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals, PyErr_Clear, PyErr_ExceptionMatches, PyErr_Occurred
@@ -34,6 +34,37 @@ from libc.math cimport INFINITY
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
+
+cdef extern from *:
+    """
+    /* Cython adds a frame to a traceback for each function that an error leaves. Here it adds none where the outermost
+       one is of the pool already: an error shows where it happened, and not the way through the core. */
+    static int gcp_is_ours(PyObject *traceback) {
+        PyFrameObject *frame = ((PyTracebackObject *)traceback)->tb_frame;
+    #if PY_VERSION_HEX >= 0x030B0000
+        PyObject *names = PyFrame_GetGlobals(frame);
+    #else
+        PyObject *names = Py_NewRef(frame->f_globals);
+    #endif
+        PyObject *module = PyDict_GetItemString(names, "__name__");     /* borrowed */
+        const char *name = module != NULL && PyUnicode_Check(module) ? PyUnicode_AsUTF8(module) : NULL;
+        int ours = name != NULL && (
+            !strcmp(name, "gcp._core") || !strcmp(name, "gcp.threading") || !strcmp(name, "gcp.asyncio")
+            || !strncmp(name, "gcp.disposal", 12));
+        PyErr_Clear();
+        Py_DECREF(names);
+        return ours;
+    }
+    static int gcp_add_frame(PyFrameObject *frame) {
+        PyObject *kind, *error, *traceback;
+        int ours;
+        PyErr_Fetch(&kind, &error, &traceback);
+        ours = traceback != NULL && PyTraceBack_Check(traceback) && gcp_is_ours(traceback);
+        PyErr_Restore(kind, error, traceback);
+        return ours ? 0 : PyTraceBack_Here(frame);
+    }
+    #define PyTraceBack_Here(frame) gcp_add_frame(frame)
+    """
 
 from gcp.core.clock cimport gcp_clock_init
 from gcp.core.state cimport HOOK_DISPOSE

@@ -76,7 +76,7 @@ class ConnectionPool(AsyncPool[EndpointT, ConnectionT]):
         idle_timeout: float | None = options.IDLE_TIMEOUT,
         max_lifetime: float | None = options.MAX_LIFETIME,
         total_max_size: int = options.TOTAL_MAX_SIZE,
-        lifetime_jitter: float = 0.0,
+        lifetime_jitter: float = options.LIFETIME_JITTER,
         name: str | None = None,
         leak_threshold: float | None = None,
         registry: Any = options.DEFAULT,

@@ -31,6 +31,7 @@ MAX_SIZE = DefaultInt(10)
 TOTAL_MAX_SIZE = DefaultInt(100)
 IDLE_TIMEOUT = DefaultFloat(60.0)
 MAX_LIFETIME = DefaultFloat(3600.0)
+LIFETIME_JITTER: Final = 0.05
 DEFAULT: Final = Default()
 TRACING = ('off', 'lifecycle', 'all')
 
@@ -294,11 +295,19 @@ def check_manager(manager: Any, *, base: type, other: type, wrong: str, right: s
             f'connection_manager must have the hooks {" and ".join(REQUIRED)}; '
             f'{type(manager).__name__} has no {" and no ".join(missing)}'
         )
-    is_async = inspect.iscoroutinefunction(manager.create) or inspect.isasyncgenfunction(manager.create)
-    if isinstance(manager, other) and not isinstance(manager, base) or (is_async and right == 'threading'):
+    hooks = {name: getattr(manager, name, None) for name in (*REQUIRED, *OPTIONAL)}
+    is_async = [
+        name for name, hook in hooks.items() if inspect.iscoroutinefunction(hook) or inspect.isasyncgenfunction(hook)
+    ]
+    if isinstance(manager, other) and not isinstance(manager, base) or ('create' in is_async and right == 'threading'):
         raise TypeError(
             f'connection_manager is for the {wrong} pool: {type(manager).__name__} cannot serve the {right} pool; '
             f'use gcp.{wrong}.ConnectionPool'
+        )
+    if is_async and right == 'threading':
+        raise TypeError(
+            f'connection_manager has the hook {type(manager).__name__}.{is_async[0]}, which is async def: the '
+            f'threading pool calls plain functions'
         )
 
 

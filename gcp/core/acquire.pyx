@@ -7,7 +7,7 @@
 
 from gcp.core.ring cimport ring_empty
 from gcp.core.state cimport (
-    CALL_DEAD, CALL_OK, CREATE, HOOK_CHECK, HOOK_CREATE, HOOK_DISPOSE, HOOK_ON_ACQUIRE, HOOK_ON_DEAD, N_HOOKS,
+    CALL_DEAD, CALL_OK, CREATE, HOOK_CHECK, HOOK_CREATE, HOOK_DISPOSE, HOOK_ON_ACQUIRE, HOOK_ON_DEAD, N_HOOKS, NEW,
     TURNED_AWAY, USE, WAIT, pool_t, waiter_t,
 )
 
@@ -23,6 +23,7 @@ cdef enum todo:
 
 TODOS = (*HOOKS, 'wait', 'done')
 
+CAPS = {'endpoint cap': 'max_size', 'total cap': 'total_max_size'}      # the arguments that set them
 NO_ENDPOINT = object()      # of a caller that has no victims of its own
 
 # How long a caller waits for disposals that are not its own business, seconds: enough for those that take no time.
@@ -104,9 +105,12 @@ cdef class Acquire(Holder):
     cdef bint disposed               # victims were disposed of: that is done once, before the hooks
     cdef bint made                   # it has created its connection
     cdef bint ended
+    cdef bint blocking               # its hooks are plain functions
     cdef int result
     cdef double took                 # from the call to the end, seconds
     cdef HookCall call
+    cdef Slot fresh                  # allocated before create is called: the record of what it will return
+    cdef object newborn              # what an asynchronous create has returned; nobody else refers to it yet
     cdef object started              # what is to be awaited of a hook that was begun already
     cdef readonly object released_by  # the span in which its connection was, where spans are recorded
     cdef readonly object caller      # what `Tracer.caller` returned when it turned out to be no idle hit
@@ -134,12 +138,15 @@ cdef class Acquire(Holder):
             finish(self)
         return self.a.todo
 
-    def completed(self, result=None):
+    cpdef int completed(self, result=None) except -1:
         """Say that what `next` asked for has ended well.
 
         :param result: what the hook returned; of a wait: whether the event was set in time
         """
-        cdef int todo = self.a.todo
+        cdef int todo = self.a.todo     # nothing is allocated from here until a connection is booked
+        if todo < N_HOOKS and not makes_sense(todo, result):
+            self.newborn = None
+            return self.failed(nonsense(self.pool._manager, todo, result, self.blocking))
         if todo == DO_WAIT:
             self.wait_ended(result)
         elif todo == HOOK_DISPOSE:
@@ -147,7 +154,7 @@ cdef class Acquire(Holder):
             self.decide(poll(self))
         elif todo == HOOK_CREATE:
             self.created(result)
-        elif todo == HOOK_CHECK and not result:
+        elif todo == HOOK_CHECK and result is False:
             self.end_call(CALL_DEAD, None)
             after_death(self.pool, &self.a)
         else:
@@ -156,18 +163,22 @@ cdef class Acquire(Holder):
                 self.a.todo = DO_ASK_AGAIN
             else:
                 hook_went_well(self.pool, &self.a, self.core.now())
+        return 0
 
-    def failed(self, error):
+    cpdef int failed(self, error) except -1:
         """Say that the hook which `next` asked for has raised. Raises what ends the acquire: the error itself, or that
         time ran out. Errors of `on_connection_dead` are reported, and the acquire goes on."""
         cdef int todo = self.a.todo
-        if todo == HOOK_CREATE:
+        if todo == HOOK_CREATE and not keep_newborn(self):
             return_permit(self, error)
+        if todo < N_HOOKS:
+            explain(self.pool, todo, self.key, error)
         self.end_call(outcome_of(error), error)
         if isinstance(error, Exception) and todo < N_HOOKS:
             if todo == HOOK_ON_DEAD:
                 self.a.todo = DO_ASK_AGAIN
-                return self.pool._report('on_connection_dead failed for', self.key, error)
+                self.pool._report('on_connection_dead failed for', self.key, error)
+                return 0
             self.check_deadline('creation' if todo == HOOK_CREATE else HOOKS[todo], error)
         raise error
 
@@ -186,11 +197,17 @@ cdef class Acquire(Holder):
             started, self.started = self.started, None
             return started
         self.open_call()
-        return self.call_hook(False)
+        started = self.call_hook(False)
+        if isinstance(self.pool, AsyncPool):
+            check_awaitable(self.pool._manager, self.a.todo, started)
+            if self.a.todo == HOOK_CREATE:
+                return keep_created(self, started)
+        return started
 
     def make_call(self):
         """Call the blocking hook that `next` asked for, and say how it ended. All in one compiled piece: no signal
         handler can run between a connection's birth and its booking, and lose it."""
+        self.blocking = True
         try:
             self.open_call()
             result = self.call_hook(True)
@@ -274,6 +291,9 @@ cdef class Acquire(Holder):
     cdef int created(self, conn) except -1:
         """Book a new connection. One that comes too late is kept for others."""
         cdef int verdict = book(self, conn)
+        self.newborn = None
+        if verdict == NEW:
+            return self.failed(repeated(self.pool._manager, conn))
         self.end_call(CALL_OK, None)
         if verdict == TURNED_AWAY:
             raise ConnectionPoolClosedError(f'{self.pool.name} was closed while a connection was being created')
@@ -291,8 +311,10 @@ cdef class Acquire(Holder):
             raise RuntimeError(f'this acquire has no hook to call now: {self.todo}')
         if uses:
             self.a.hook = hook
-        elif hook == HOOK_CREATE and self.pool._collector is not None:
-            self.pool._collector.ensure()
+        elif hook == HOOK_CREATE:
+            if self.pool._collector is not None:
+                self.pool._collector.ensure()
+            prepare_booking(self)
         self.call = new_hook_call(self.core, hook, self.key, None, uses and not self.made and not self.w.queued)
         return self.call.begin()
 
@@ -309,7 +331,9 @@ cdef class Acquire(Holder):
     cdef object call_hook(self, bint blocking):
         cdef int hook = self.a.todo
         if hook == HOOK_CREATE:
-            return create_blocking(self) if blocking else self.pool._manager.create(self.key)
+            if blocking:
+                return self.pool._manager.create(self.key, timeout=self.remaining())
+            return self.pool._manager.create(self.key)
         if hook == HOOK_ON_ACQUIRE:
             return self.pool._on_acquire(self.key, self.slot.conn)
         if hook == HOOK_ON_DEAD:
@@ -346,12 +370,12 @@ cdef class Acquire(Holder):
             pool.idle, pool.used, pool.creating, pool.waiting, pool.max_size, NEVER)
         blocked_by = self.blocked_by if waited else 'creation' if phase == 'creation' else None
         age = max(0.0, core.now() - oldest) if oldest < INFINITY else 0.0
-        allowed = 'its time' if self.timeout is None else f'{max(self.timeout, 0.0):g} s'
+        allowed = 'at once' if self.nowait else 'in time' if self.timeout is None else f'within {self.timeout:g} s'
         blocked = '' if not waited else ', blocked by creation' if blocked_by == 'creation' else (
-            f', blocked by the {blocked_by} of {limit}')
+            f', blocked by {CAPS[blocked_by]}={limit} ({blocked_by})')
         held_for = f', the longest held for {age:.3g} s' if used and waited else ''
         return self.pool._timeout_error(
-            f'{self.pool.name}: no connection to {describe(self.key)} within {allowed}: time ran out in {phase}'
+            f'{self.pool.name}: no connection to {describe(self.key)} {allowed}: time ran out in {phase}'
             f'{blocked}; {idle} idle, {used} used{held_for}, {creating} creating, {waiting} waiting',
             pool=self.pool.name, phase=phase, blocked_by=blocked_by, timeout=self.timeout, idle=idle, used=used,
             creating=creating, waiting=waiting, limit=limit, oldest_checkout=age,

@@ -69,7 +69,8 @@ cdef class AsyncLease(Holder):
             result = self.conclude(stop.value)
         except BaseException as trouble:
             self.fail(trouble)
-            raise
+            trim(trouble)
+            raise trouble
         raise StopIteration(result)
 
     def close(self):
@@ -180,7 +181,8 @@ cdef class AsyncLease(Holder):
                 Py_INCREF(outcome)
         except BaseException as error:
             self.fail(error)
-            raise
+            trim(error)
+            raise error
         return status
 
     cdef object conclude(self, outcome):
@@ -245,7 +247,8 @@ cdef class AsyncLease(Holder):
                 return NULL
         except BaseException as trouble:
             self.fail(trouble)
-            raise
+            trim(trouble)
+            raise trouble
         self.acquire = None
         return slot_of(acquire)
 
@@ -285,11 +288,14 @@ cdef class AsyncLease(Holder):
             error = trouble
         return begin_from_hit(self, slot, a, error)
 
-    cdef object call(self, hook, endpoint, conn):
-        """Call a hook and let it run until it suspends: then `coro` is what is to be awaited of it. Returns its result,
-        and something true if it has suspended."""
+    cdef object call(self, hook, int number, endpoint, conn):
+        """Call a hook and let it run until it suspends: then `coro` is what is to be awaited of it. Returns its result
+        if it has not."""
         cdef bint suspended = False
-        outcome = run_until_it_suspends(hook(endpoint, conn), self.pool.iterate, self.pool.begun, &suspended)
+        awaitable = hook(endpoint, conn)
+        if type(awaitable) is not CoroutineType:
+            check_awaitable(self.pool._manager, number, awaitable)
+        outcome = run_until_it_suspends(awaitable, self.pool.iterate, self.pool.begun, &suspended)
         if suspended:
             self.coro = outcome
         return outcome
@@ -337,7 +343,9 @@ cdef class AsyncLease(Holder):
             release = new_release(pool, slot, r.epoch, r.lease, body)
         elif pool._on_release is not None:
             try:
-                self.call(pool._on_release, slot.endpoint, slot.conn)
+                result = self.call(pool._on_release, HOOK_ON_RELEASE, slot.endpoint, slot.conn)
+                if result is not None and self.coro is None:
+                    check_result(pool._manager, HOOK_ON_RELEASE, result, False)
             except BaseException as trouble:
                 error = trouble
             if error is not None or self.coro is not None:
@@ -403,12 +411,16 @@ cdef int run_hooks(AsyncLease lease, Slot slot, acquire_t* a) except -1:
     while a.todo == HOOK_CHECK or a.todo == HOOK_ON_ACQUIRE:
         begin_hook(a)
         if a.todo == HOOK_ON_ACQUIRE:
-            lease.call(pool._on_acquire, lease.key, slot.conn)
-        elif not lease.call(pool._check_aliveness, lease.key, slot.conn):
+            result = lease.call(pool._on_acquire, a.todo, lease.key, slot.conn)
+        else:
+            result = lease.call(pool._check_aliveness, a.todo, lease.key, slot.conn)
+        if lease.coro is not None:
+            return 0
+        if result is not True and result is not None or a.todo == HOOK_CHECK and result is None:
+            check_result(pool._manager, a.todo, result, False)
+        if result is False and a.todo == HOOK_CHECK:
             core.hook_ended(HOOK_CHECK, a.hook_began, CALL_DEAD, lease.key, None)
             after_death(pool, a)
-            return 0
-        if lease.coro is not None:
             return 0
         hook_went_well(pool, a, core.hook_succeeded(a.hook, a.hook_began))
     return 0

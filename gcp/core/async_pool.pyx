@@ -2,7 +2,7 @@
 # in async_lease.
 
 from gcp.core.platform cimport PYGEN_NEXT, PyIter_Send, PySendResult, PyThreadState_Get, PyThreadState_GetID
-from gcp.core.state cimport slot_t
+from gcp.core.state cimport HOOK_DISPOSE, slot_t
 
 
 cdef class AsyncLease
@@ -245,7 +245,11 @@ cpdef begin_disposal(Victim victim, hook, iterate, begun, origin=None):
     rest = error = None
     victim.begin(origin)
     try:
-        rest = run_until_it_suspends(hook(victim.slot.endpoint, victim.slot.conn), iterate, begun, &suspended)
+        rest = hook(victim.slot.endpoint, victim.slot.conn)
+        check_awaitable(getattr(hook, '__self__', None), HOOK_DISPOSE, rest)
+        rest = run_until_it_suspends(rest, iterate, begun, &suspended)
+        if rest is not None and not suspended:
+            check_result(getattr(hook, '__self__', None), HOOK_DISPOSE, rest, False)
     except BaseException as e:
         error = e
     if suspended:

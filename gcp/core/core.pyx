@@ -1,6 +1,8 @@
 # The core: the state of one pool behind its lock, and the order of things around a transition. It decides; it never
 # waits, never calls a manager, never logs.
 
+from cpython.mem cimport PyMem_RawFree
+
 from gcp.core.clock cimport gcp_monotonic
 from gcp.core.platform cimport PyTypeObject, gcp_lock, gcp_mutex, gcp_mutex_init, gcp_unlock
 from gcp.core.ring cimport ring_empty, ring_init, ring_insert, ring_remove
@@ -41,7 +43,7 @@ cdef class Core:
 
     def __cinit__(
         self, *, Py_ssize_t max_size=10, Py_ssize_t total_max_size=100, Py_ssize_t min_idle=1,
-        double idle_timeout=60.0, double max_lifetime=3600.0, double lifetime_jitter=0.0,
+        double idle_timeout=60.0, double max_lifetime=3600.0, double lifetime_jitter=0.05,
         double leak_threshold=INFINITY, clock=None,
     ):
         cdef pool_t* pool = &self.pool
@@ -79,11 +81,12 @@ cdef class Core:
             close_final_counts(self)
             drop_slots(&self.pool, False)
             drop_abandoned(&self.pool)
-        free(self.pool.due.items)
-        free(self.pool.blocked.items)
-        free(self.pool.known.items)
-        free(self.pool.held.items)
-        free(self.pool.inherited.items)
+        PyMem_RawFree(self.pool.due.items)
+        PyMem_RawFree(self.pool.blocked.items)
+        PyMem_RawFree(self.pool.known.items)
+        PyMem_RawFree(self.pool.held.items)
+        PyMem_RawFree(self.pool.inherited.items)
+        PyMem_RawFree(self.pool.members.items)
 
     # --- around a transition ---
 

@@ -191,7 +191,9 @@ cpdef dispose_of(Victim victim, hook, timeout=None, origin=None):
     error = None
     victim.begin(origin)
     try:
-        hook(victim.slot.endpoint, victim.slot.conn, timeout=timeout)
+        result = hook(victim.slot.endpoint, victim.slot.conn, timeout=timeout)
+        if result is not None:
+            check_result(getattr(hook, '__self__', None), HOOK_DISPOSE, result, True)
     except BaseException as e:
         error = e
     victim.end(error)

@@ -1,6 +1,8 @@
 # fork(): a child starts with empty, working pools. The parent's connections are neither used nor finalized there: many
 # drivers' finalizers would send a closing message over a socket that the parent is still using.
 
+from cpython.mem cimport PyMem_RawFree
+
 from gcp.core.platform cimport gcp_mutex_init, gcp_take
 from gcp.core.ring cimport ring_empty, ring_init, ring_remove, ring_t
 from gcp.core.state cimport (
@@ -52,7 +54,7 @@ cdef int reset_after_fork(Core core) except -1:
 cdef void keep_inherited(pool_t* pool) noexcept:
     """Remember what the parent holds. In a child of a child, its parent's take the place of its grandparent's."""
     if pool.inherited.items == NULL or pool.held.items != NULL:
-        free(pool.inherited.items)
+        PyMem_RawFree(pool.inherited.items)
         pool.inherited = pool.held
         pool.held.items = NULL
     pool.held.mask = 0
@@ -82,8 +84,10 @@ cdef void drop_slots(pool_t* pool, bint inherited):
         if not inherited:
             Py_DECREF(<object>endpoint_object(e))
     pool.n_endpoints = 0
-    free(pool.known.items)
+    PyMem_RawFree(pool.known.items)
+    PyMem_RawFree(pool.members.items)
     memset(&pool.known, 0, sizeof(table_t))
+    memset(&pool.members, 0, sizeof(table_t))
 
 
 cdef void drop_slot(slot_t* s, bint inherited):

@@ -4,7 +4,7 @@
 # The order is passed to each call as a function. It is known where the call is compiled, so that the compiler makes a
 # copy of the loop for each order and calls nothing through a pointer.
 
-from libc.stdlib cimport realloc
+from cpython.mem cimport PyMem_RawRealloc
 
 ctypedef Py_ssize_t place_t     # an item's index in the array of its heap; -1: the item is in no heap
 
@@ -22,7 +22,7 @@ cdef inline bint heap_has_room(heap_t* heap, Py_ssize_t wanted) noexcept nogil:
     cdef void* items
     if wanted <= heap.capacity:
         return True
-    items = realloc(heap.items, <size_t>capacity * sizeof(place_t*))
+    items = PyMem_RawRealloc(heap.items, <size_t>capacity * sizeof(place_t*))
     if items == NULL:
         return False
     heap.items = <place_t**>items

@@ -1,8 +1,13 @@
 # One call of a manager's hook: timed, counted when it ends, and traced where a span is wanted.
 
-from gcp.core.state cimport CALL_CANCELLED, CALL_ERROR, CALL_OK, CALL_TIMEOUT, HOOK_CREATE
+from gcp.core.platform cimport gcp_is_awaitable, gcp_is_coroutine
+from gcp.core.state cimport CALL_CANCELLED, CALL_ERROR, CALL_OK, CALL_TIMEOUT, HOOK_CHECK, HOOK_CREATE
 
 HOOKS = ('create', 'dispose', 'check_aliveness', 'on_acquire', 'on_release', 'on_connection_dead')
+OUR_MODULES = frozenset({'gcp._core', 'gcp.threading', 'gcp.asyncio', 'gcp.connection', 'gcp.waiting'})
+
+# What each hook is to return.
+RESULTS_OF_HOOKS = ('a connection', 'None', 'True or False', 'None', 'None', 'None')
 HOOK_OUTCOMES = ('ok', 'error', 'timeout', 'cancelled', 'dead')
 
 
@@ -16,6 +21,110 @@ cdef int outcome_of(error):
         if ancestor.__name__ == 'TimeoutError':
             return CALL_TIMEOUT
     return CALL_ERROR
+
+
+# --- what a hook returns ---
+
+cdef inline bint makes_sense(int hook, result) noexcept:
+    """Whether a hook may have returned this. A creation is judged without allocating anything: a connection that was
+    created must not be lost."""
+    if hook == HOOK_CHECK:
+        return result is True or result is False
+    if hook == HOOK_CREATE and result is None:
+        return False
+    return result is None or not (gcp_is_coroutine(result) or type(result) is AsyncGeneratorType)
+
+
+cdef str hook_name(manager, int hook):
+    return HOOKS[hook] if manager is None else f'{type(manager).__name__}.{HOOKS[hook]}'
+
+
+cdef object nonsense(manager, int hook, result, bint blocking):
+    """Return the error about a result that makes no sense. A coroutine is closed: it will never be awaited."""
+    cdef str name = hook_name(manager, hook)
+    cdef str wanted = RESULTS_OF_HOOKS[hook]
+    if gcp_is_coroutine(result):
+        dismiss(result)
+        if blocking:
+            return TypeError(
+                f'{name} returned an awaitable ({type(result).__name__}); it must return {wanted}: is this a manager '
+                f'for gcp.asyncio.ConnectionPool?')
+        return TypeError(f'{name} returned an awaitable ({type(result).__name__}) that it did not await; it must '
+                         f'return {wanted}')
+    if result is None or result is NotImplemented:
+        return TypeError(f'{name} returned {result}; it must return {wanted}')
+    return TypeError(f'{name} returned an object of type {type(result).__name__}; it must return {wanted}')
+
+
+cdef int check_result(manager, int hook, result, bint blocking) except -1:
+    """Raise the error about a result that makes no sense."""
+    if not makes_sense(hook, result):
+        raise nonsense(manager, hook, result, blocking)
+    return 0
+
+
+cdef int check_awaitable(manager, int hook, awaitable) except -1:
+    """Check that an asynchronous hook returned something that can be awaited."""
+    if gcp_is_awaitable(awaitable):
+        return 0
+    raise TypeError(
+        f'{hook_name(manager, hook)} returned {type(awaitable).__name__}, not an awaitable; it must be '
+        f'async def: is this a manager for gcp.threading.ConnectionPool?')
+
+
+cdef object repeated(manager, conn):
+    """Return the error about a connection that the pool has already."""
+    return RuntimeError(
+        f'{hook_name(manager, HOOK_CREATE)} returned an object of type {type(conn).__name__} that is in the pool already, '
+        f'held or idle; it must return a new connection each time')
+
+
+cdef int dismiss(awaitable) except -1:
+    """Close an awaitable that will never be awaited."""
+    try:
+        awaitable.close()
+    except Exception:
+        pass        # a future or a task has no close; what a coroutine raises is of no use here
+    return 0
+
+
+# --- the errors of hooks ---
+
+cdef int explain(BaseConnectionPool pool, int hook, endpoint, error) except -1:
+    """Prepare an error of a hook for the caller: a note says of which pool and endpoint it is (Python 3.11), and its
+    traceback begins with the hook, without the frames that called it."""
+    trim(error)
+    if not isinstance(error, Exception) or not hasattr(error, 'add_note'):
+        return 0
+    try:
+        note = f'gcp: {HOOKS[hook]} failed in pool {pool.name!r}, endpoint {describe(endpoint)}'
+        if note not in (getattr(error, '__notes__', None) or ()):
+            error.add_note(note)
+    except Exception:
+        pass        # an error that accepts no attributes, or a key whose type cannot be shown
+    return 0
+
+
+cdef int trim(error) except -1:
+    """Remove from a traceback the frames of gcp that tell nothing: those of the pools, and those of a manager of
+    gcp.contrib but the innermost."""
+    cdef list kept = []
+    cdef Py_ssize_t i, last = -1
+    traceback = error.__traceback__
+    while traceback is not None:
+        module = str(traceback.tb_frame.f_globals.get('__name__'))
+        if module.startswith('gcp.contrib.'):
+            if last >= 0:
+                del kept[last]
+            last = len(kept)
+            kept.append(traceback)
+        elif module not in OUR_MODULES and not module.startswith('gcp.disposal.'):
+            kept.append(traceback)
+        traceback = traceback.tb_next
+    for i in range(len(kept)):
+        kept[i].tb_next = kept[i + 1] if i + 1 < len(kept) else None
+    error.__traceback__ = kept[0] if kept else None
+    return 0
 
 
 @cython.final

@@ -57,6 +57,12 @@ cdef extern from *:
     #else
     #define gcp_prefetch(p) ((void)0)
     #endif
+
+    /* What a hook returned, told apart by the slots of its type, so that nothing is allocated. Coroutines of any
+       compiler, futures and tasks have am_send (3.10); a class of Python code has only am_await. */
+    #define gcp_async(o) (Py_TYPE(o)->tp_as_async)
+    static inline int gcp_is_awaitable(PyObject *o) { return gcp_async(o) != NULL && gcp_async(o)->am_await != NULL; }
+    static inline int gcp_is_coroutine(PyObject *o) { return gcp_is_awaitable(o) && gcp_async(o)->am_send != NULL; }
     """
     ctypedef int (*gcp_condition_t)(PyObject*) noexcept
     int gcp_delete_if(object, object, gcp_condition_t) except -1
@@ -66,6 +72,8 @@ cdef extern from *:
     void gcp_lock(gcp_mutex*) noexcept nogil
     void gcp_unlock(gcp_mutex*) noexcept nogil
     void gcp_prefetch(void*) noexcept nogil
+    bint gcp_is_awaitable(object) noexcept
+    bint gcp_is_coroutine(object) noexcept
     void gcp_push(void* head, void* node, void* next) noexcept nogil
     void* gcp_take(void* head) noexcept nogil
 

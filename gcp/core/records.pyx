@@ -18,6 +18,7 @@ cdef class Batch
 cdef class HookCall
 cdef class FinalCounts
 cdef class BaseConnectionPool
+cdef class AsyncPool(BaseConnectionPool)
 
 
 @cython.final

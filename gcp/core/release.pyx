@@ -24,6 +24,7 @@ cdef struct release_t:
 cdef class Release(Holder):
     """A release in progress. Driven like an `Acquire`: `next`, then `completed` or `failed`, until `TODO_DONE`."""
     cdef int todo
+    cdef bint blocking               # its hooks are plain functions
     cdef BaseConnectionPool pool
     cdef readonly object own         # the endpoint, whose victims the caller waits for
     cdef object body                 # the error that leaves the block
@@ -49,6 +50,9 @@ cdef class Release(Holder):
     def completed(self, result=None):
         """Say that what `next` asked for has ended well."""
         if self.todo == HOOK_ON_RELEASE:
+            if result is not None and not makes_sense(HOOK_ON_RELEASE, result):
+                self.failed(nonsense(self.pool._manager, HOOK_ON_RELEASE, result, self.blocking))
+                return
             self.end_call(CALL_OK, None)
             self.put_back()
             self.clean_up()
@@ -57,6 +61,7 @@ cdef class Release(Holder):
 
     def failed(self, error):
         """Say that `on_release` has raised: that costs the connection."""
+        explain(self.pool, HOOK_ON_RELEASE, self.own, error)
         try:
             self.end_call(outcome_of(error), error)
         finally:
@@ -77,17 +82,21 @@ cdef class Release(Holder):
             started, self.started = self.started, None
             return started
         self.open_call()
-        return self.pool._on_release(self.own, self.slot.conn)
+        started = self.pool._on_release(self.own, self.slot.conn)
+        if isinstance(self.pool, AsyncPool):
+            check_awaitable(self.pool._manager, HOOK_ON_RELEASE, started)
+        return started
 
     def make_call(self):
         """Call the blocking `on_release`, and say how it ended."""
         try:
             self.open_call()
-            self.pool._on_release(self.own, self.slot.conn)
+            result = self.pool._on_release(self.own, self.slot.conn)
         except BaseException as error:
             self.failed(error)
         else:
-            self.completed()
+            self.blocking = True
+            self.completed(result)
 
     cdef int resume(self, started, double hook_began) except -1:
         """Go on with a hook that was called without this machine, and has suspended."""

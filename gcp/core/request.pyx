@@ -9,6 +9,7 @@ from gcp.core.state cimport (
     TURNED_AWAY, USE, WAIT, WAITED, count_hook_call, counters_t, endpoint_link, endpoint_object, endpoint_t, pool_t,
     slot_in_endpoint, slot_object, slot_t, taken,
 )
+from gcp.core.table cimport table_find
 from gcp.core.transitions cimport book_connection, discard_slot, end_release, make_room, request_slot, withdraw
 
 
@@ -213,46 +214,75 @@ cdef void note_block(Acquire acquire):
 
 # --- creation ---
 
-cdef object create_blocking(Acquire acquire):
-    conn = acquire.pool._manager.create(acquire.key, timeout=acquire.remaining())
-    if isinstance(conn, CoroutineType):
-        conn.close()
-        raise TypeError('create() returned an awaitable: is this a manager for gcp.asyncio.ConnectionPool?')
-    return conn
+cdef int prepare_booking(Acquire acquire) except -1:
+    """Allocate all that a connection needs, before `create` is called: one that was created must not be lost."""
+    cdef Core core = acquire.core
+    cdef bint room
+    acquire.fresh = Slot.__new__(Slot)
+    gcp_lock(&core.mutex)
+    room = make_room(&core.pool)
+    gcp_unlock(&core.mutex)
+    if not room:
+        raise MemoryError
+    return 0
+
+
+async def keep_created(Acquire acquire, created):
+    """Await a creation, and keep what it returns where no failure between here and its booking loses it."""
+    acquire.newborn = await created
+    return acquire.newborn
 
 
 cdef int book(Acquire acquire, conn) except -1:
     """Turn the permit into a connection. Returns USE, or TURNED_AWAY if the pool was closed meanwhile: the connection
-    is a victim then."""
+    is a victim then. Returns NEW, and changes nothing, if the pool has the connection already."""
     cdef Core core = acquire.core
-    cdef Slot slot = Slot.__new__(Slot)
+    cdef Slot slot
+    cdef bint known
     cdef double now
+    if acquire.fresh is None:       # a test that calls no hook
+        prepare_booking(acquire)
+    slot = acquire.fresh
     cdef bint room
     core.before('created')
     slot.conn = conn
     slot.endpoint = acquire.ep.key
     slot.s.conn = <PyObject*>conn
-    acquire.made = True
     now = core.now()
-    acquire.ep.last_error = None
     if not acquire.ep.e.listed:
         acquire.ep = register_endpoint(core, acquire.key)   # a forked child: its parent's records are gone
     gcp_lock(&core.mutex)
     restore_permit(acquire)
-    room = make_room(&core.pool)
-    if room:
+    room = make_room(&core.pool)                # it has succeeded before, but not in a forked child
+    known = table_find(&core.pool.members, <PyObject*>conn) != NULL
+    if room and not known:
         Py_INCREF(slot)                         # the endpoint's
         book_connection(&core.pool, &acquire.w, &slot.s, now, now - acquire.create_began)
         receive(acquire)
     gcp_unlock(&core.mutex)
+    if known:
+        return NEW
     if not room:
         return_permit(acquire, None)
         raise MemoryError
+    acquire.fresh = None
+    acquire.made = True
+    acquire.ep.last_error = None
     core.after()
     tracer = core.tracer
     if tracer is not None:
         slot.created_by = tracer.current()      # now that it is booked: a signal handler may raise in there
     return acquire.w.state
+
+
+cdef bint keep_newborn(Acquire acquire) except -1:
+    """Book what an asynchronous `create` returned although something went wrong since: the acquire discards it when it
+    is abandoned. Returns whether there is such a connection."""
+    conn, acquire.newborn = acquire.newborn, None
+    if conn is None or not makes_sense(HOOK_CREATE, conn) or book(acquire, conn) == NEW:
+        return False
+    acquire.a.hook = HOOK_CREATE
+    return True
 
 
 cdef int return_permit(Acquire acquire, error) except -1:

@@ -225,6 +225,7 @@ cdef inline void make_victim(pool_t* pool, slot_t* s, int reason) noexcept nogil
     pool.leases += 1
     s.lease = pool.leases
     heap_remove(&pool.due, &s.due, dies_before)
+    table_remove(&pool.members, s)
     observe(&pool.metrics.age, gcp_ages, N_AGE_BOUNDS, pool.now - s.born)
     ring_insert(&ep.disposals, &s.in_endpoint)
     ring_insert(&pool.victims, &s.in_pool)

@@ -153,6 +153,7 @@ cdef struct pool_t:
     heap_t blocked           # endpoints whose waiters only the total cap holds back: see `neediest`
     table_t known            # endpoints by their key
     table_t held             # used slots by their connection
+    table_t members          # idle and used slots by their connection
     table_t inherited        # in a forked child: slots that its parent uses
     double now               # the time of the transition in progress
     double next_expiry       # no idle connection expires before

@@ -72,14 +72,18 @@ cdef class SyncPool(BaseConnectionPool):
         try:
             if a.todo == HOOK_CHECK:
                 begin_hook(a)
-                if self._check_aliveness(endpoint, slot.conn, seconds_left(a)):
+                result = self._check_aliveness(endpoint, slot.conn, seconds_left(a))
+                if result is True:
                     hook_went_well(self, a, core.hook_succeeded(HOOK_CHECK, a.hook_began))
                 else:
+                    check_result(self._manager, HOOK_CHECK, result, True)
                     core.hook_ended(HOOK_CHECK, a.hook_began, CALL_DEAD, endpoint, None)
                     after_death(self, a)
             if a.todo == HOOK_ON_ACQUIRE:
                 begin_hook(a)
-                self._on_acquire(endpoint, slot.conn)
+                result = self._on_acquire(endpoint, slot.conn)
+                if result is not None:
+                    check_result(self._manager, HOOK_ON_ACQUIRE, result, True)
                 hook_went_well(self, a, core.hook_succeeded(HOOK_ON_ACQUIRE, a.hook_began))
             if a.todo == DO_DONE and self.finish_hit(s, a):
                 return s
@@ -104,7 +108,8 @@ cdef class SyncPool(BaseConnectionPool):
                 self._drive(acquire)
         except BaseException as trouble:
             acquire.abandon(trouble)
-            raise
+            trim(trouble)
+            raise trouble
         return slot_of(acquire)
 
     cdef bint waits_plainly(self, Acquire acquire) noexcept:
@@ -147,7 +152,9 @@ cdef class SyncPool(BaseConnectionPool):
         r.hook_began = core.now()
         try:
             if self._on_release is not None:
-                self._on_release(slot.endpoint, slot.conn)
+                result = self._on_release(slot.endpoint, slot.conn)
+                if result is not None:
+                    check_result(self._manager, HOOK_ON_RELEASE, result, True)
         except BaseException as error:
             release = new_release(self, slot, r.epoch, lease, body)
             release.hook_began = r.hook_began

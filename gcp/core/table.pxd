@@ -6,7 +6,7 @@
 
 from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
-from libc.stdlib cimport calloc, free
+from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree
 
 ctypedef PyObject** record_t
 
@@ -29,7 +29,7 @@ cdef inline bint table_resize(table_t* table, size_t wanted) noexcept nogil:
     cdef record_t* items
     while capacity < 2 * wanted:
         capacity *= 2
-    items = <record_t*>calloc(capacity, sizeof(record_t))
+    items = <record_t*>PyMem_RawCalloc(capacity, sizeof(record_t))
     if items == NULL:
         return False
     if table.items != NULL:
@@ -39,7 +39,7 @@ cdef inline bint table_resize(table_t* table, size_t wanted) noexcept nogil:
                 while items[j] != NULL:
                     j = (j + 1) & (capacity - 1)
                 items[j] = table.items[i]
-        free(table.items)
+        PyMem_RawFree(table.items)
     table.items = items
     table.mask = capacity - 1
     return True
@@ -48,6 +48,11 @@ cdef inline bint table_resize(table_t* table, size_t wanted) noexcept nogil:
 cdef inline bint table_has_room(table_t* table) noexcept nogil:
     """Make room for one more record; return False if there is no memory."""
     return 2 * (table.n + 1) <= table.mask or table_resize(table, 2 * table.n + 1)
+
+
+cdef inline bint table_reserve(table_t* table, size_t wanted) noexcept nogil:
+    """Make room for `wanted` records in all; return False if there is no memory."""
+    return (table.items != NULL and 2 * wanted <= table.mask) or table_resize(table, 2 * wanted)
 
 
 cdef inline void table_shrink(table_t* table) noexcept nogil:

@@ -22,7 +22,7 @@ from gcp.core.state cimport (
     TO_DISPOSAL, TO_IDLE, TURNED_AWAY, USE, USED, WAIT, count_hook_call, endpoint_link, endpoint_t, first_due,
     first_waiter, pool_t, slot_in_endpoint, slot_in_pool, slot_t, taken, waiter_t,
 )
-from gcp.core.table cimport table_has_room, table_remove
+from gcp.core.table cimport table_add, table_has_room, table_remove, table_reserve
 
 
 # --- acquire ---
@@ -124,8 +124,10 @@ cdef inline int withdraw(pool_t* pool, waiter_t* w) noexcept nogil:
 
 
 cdef inline bint make_room(pool_t* pool) noexcept nogil:
-    """Allocate what one more connection needs, so that no later transition needs memory; return False on failure."""
-    return table_has_room(&pool.held) and heap_has_room(&pool.due, pool.due.n + 1)
+    """Allocate what all connections need that have a place, those that are being created included, so that no later
+    transition needs memory; return False on failure."""
+    cdef size_t size = <size_t>pool.size
+    return table_reserve(&pool.held, size) and table_reserve(&pool.members, size) and heap_has_room(&pool.due, pool.size)
 
 
 cdef inline void smooth(double* mean, double value) noexcept nogil:
@@ -150,6 +152,7 @@ cdef inline void book_connection(pool_t* pool, waiter_t* w, slot_t* s, double no
     s.born = now
     s.expires = now + life
     begin_use(pool, s, now)
+    table_add(&pool.members, s)
     if s.expires < INFINITY:
         heap_push(&pool.due, &s.due, dies_before)
         note_expiry(pool, s.expires)

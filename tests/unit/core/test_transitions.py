@@ -947,22 +947,23 @@ def test_connections_are_found_among_many_whatever_was_released_before() -> None
     assert bench.of('a').used == 0
 
 
-def test_one_connection_that_was_created_twice_is_held_twice() -> None:
-    """A manager may return one object for two endpoints, or even twice for one."""
+def test_a_connection_that_the_pool_has_already_is_refused() -> None:
+    """A manager may not return one object for two holders, of one endpoint or of two, nor one that is idle."""
     bench = Bench()
     conn = object()
-    held = []
-    for endpoint in 'aba':
-        held.append(bench.ask(endpoint))
-        bench.created(held[-1], conn)
-        bench.finish(held[-1])
-    for endpoint in 'baa':
-        release = bench.begin_release(conn, endpoint)
-        assert release is not None and release.endpoint == endpoint
-        bench.end_release(release)
-    with pytest.raises(ConnectionNotAcquiredError):
-        bench.begin_release(conn, 'a')
-    assert bench.shape == Shape(idle=3)
+    for endpoint in 'ab':
+        held = bench.hold(endpoint)
+        bench.created(again := bench.ask(endpoint), conn)
+        bench.finish(again)
+        for other in 'ab':
+            refused = bench.ask(other)
+            with pytest.raises(RuntimeError, match=r'create returned an object of type object that is in the pool'):
+                bench.created(refused, conn)
+        bench.put(again)
+        with pytest.raises(RuntimeError, match='held or idle'):
+            bench.created(bench.ask('c'), conn)
+        assert bench.core.counts() == (1, 1, 0, 0, 0)
+        bench = Bench()
 
 
 def test_misuse_is_told_and_changes_nothing() -> None:
