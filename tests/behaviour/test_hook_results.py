@@ -176,7 +176,11 @@ class TestCreate:
 
 
 class TestCheck:
-    @pytest.mark.parametrize('result', [None, 1, 0, 'yes', NotImplemented, coroutine], ids=repr)
+    @pytest.mark.parametrize(
+        'result',
+        [None, 1, 0, 'yes', NotImplemented, coroutine],
+        ids=lambda result: getattr(result, '__name__', repr(result)),
+    )
     async def test_no_bool(self, front: Front, result: Any) -> None:
         manager = plain(front, check_aliveness=[coroutine if result is coroutine else lambda: result])
         pool = front.pool(manager, max_size=1)
