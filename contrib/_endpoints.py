@@ -8,19 +8,17 @@ import asyncio
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 from gcp.contrib._wire import run_in_thread, time_left, within
+from gcp.exceptions import UnknownEndpointError
 
 __all__ = ['Directory', 'Parameters', 'UnknownEndpointError', 'call_user', 'call_user_async']
 
 Parameters = Mapping[str, Any]
 ResultT = TypeVar('ResultT')
 ParametersT = TypeVar('ParametersT')
-
-#: How many known names the error about an unknown one lists.
-NAMES_SHOWN = 50
 
 
 def call_user(function: Callable[..., ResultT], *args: object, deadline: float = math.inf, what: str) -> ResultT:
@@ -54,24 +52,6 @@ async def call_user_async(function: Callable[..., Any], *args: object) -> Any:
 
 def _is_async(function: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
-
-
-class UnknownEndpointError(KeyError):
-    """There are no connect parameters for an endpoint.
-
-    :ivar endpoint: the endpoint
-    :ivar known: the names for which there are parameters
-    """
-
-    def __init__(self, endpoint: object, known: Iterable[str]) -> None:
-        self.endpoint = endpoint
-        self.known = tuple(known)
-        super().__init__(endpoint, self.known)
-
-    def __str__(self) -> str:
-        shown = ', '.join(map(repr, self.known[:NAMES_SHOWN])) or 'none'
-        more = len(self.known) - NAMES_SHOWN
-        return f'unknown endpoint {self.endpoint!r}; known: {shown}' + (f' and {more} more' if more > 0 else '')
 
 
 class Directory(Generic[ParametersT]):

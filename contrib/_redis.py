@@ -126,6 +126,9 @@ class ClosedError(redis.ConnectionError):
     """A connection was used after it was closed. redis-py would reconnect without the pool's knowledge."""
 
 
+ClosedError.__module__ = 'gcp.contrib.redis'  # where it is public
+
+
 # ---- a session's state
 
 

@@ -8,7 +8,7 @@ import functools
 import socket
 import weakref
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 try:
     import asyncpg
@@ -36,7 +36,12 @@ __all__ = ['Connection', 'DbConnectionManager', 'DbEndpoint', 'DsnParameters', '
 
 Connection = asyncpg.Connection
 DsnParameters = Mapping[DbEndpoint, Parameters]
-RecordT = TypeVar('RecordT', bound=asyncpg.Record)
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as TypeVarWithDefault
+
+    RecordT = TypeVarWithDefault('RecordT', bound=asyncpg.Record, default=asyncpg.Record)
+else:
+    RecordT = TypeVar('RecordT', bound=asyncpg.Record)
 
 #: What users register on a connection: callbacks on notifications, messages, its end and queries.
 SETTINGS = ('_listeners', '_log_listeners', '_termination_listeners', '_query_loggers')

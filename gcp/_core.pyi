@@ -325,9 +325,30 @@ class BaseConnectionPool(Generic[_EndpointT, _ConnectionT]):
 @disjoint_base
 class SyncPool(BaseConnectionPool[_EndpointT, _ConnectionT]):
     _wait: Any
-    def acquire(self, endpoint: _EndpointT, timeout: float | None = None) -> _ConnectionT: ...
-    def release(self, conn: _ConnectionT, endpoint: _EndpointT, error: BaseException | None = None) -> None: ...
-    def connection(self, endpoint: _EndpointT, timeout: float | None = None) -> Lease[_ConnectionT]: ...
+    def acquire(self, endpoint: _EndpointT, timeout: float | None = None) -> _ConnectionT:
+        """Acquire a connection. The caller must release it; for a with statement use `connection`.
+
+        :param endpoint: what to connect to; any hashable
+        :param timeout: seconds for everything: waiting, creating, checking; zero or less: do not wait; ``inf``: no
+                        limit; ``None``: the pool's ``acquire_timeout``
+        :raises AcquireTimeoutError: if it took longer
+        :raises ConnectionPoolClosedError: if the pool is closed
+        """
+    def release(self, conn: _ConnectionT, endpoint: _EndpointT, error: BaseException | None = None) -> None:
+        """Release a connection.
+
+        :param conn: what `acquire` returned, or something equal to it
+        :param endpoint: what it was acquired for
+        :param error: what went wrong while it was held: the manager's `clean_after_error` decides whether the
+                      connection is used again
+        :raises ConnectionNotAcquiredError: if it is not held; nothing has changed then
+        """
+    def connection(self, endpoint: _EndpointT, timeout: float | None = None) -> Lease[_ConnectionT]:
+        """Return a context manager that acquires a connection and releases it at the end.
+
+        :param endpoint: what to connect to; any hashable
+        :param timeout: as for `acquire`
+        """
 
 @final
 class Lease(Holder, Generic[_ConnectionT]):
@@ -348,11 +369,35 @@ class AsyncPool(BaseConnectionPool[_EndpointT, _ConnectionT]):
         drain_request: Callable[[AsyncPool[Any, Any]], Callable[[], object]],
     ) -> None: ...
     def _attach_loop(self, loop: Any) -> None: ...
-    def acquire(self, endpoint: _EndpointT, timeout: float | None = None) -> AsyncLease[_ConnectionT]: ...
+    def acquire(self, endpoint: _EndpointT, timeout: float | None = None) -> AsyncLease[_ConnectionT]:
+        """Acquire a connection. The caller must release it.
+
+        Returns an awaitable that is also an asynchronous context manager. It takes a connection when it is first
+        awaited, not before, and gives it back if it is cancelled, closed or dropped on the way.
+
+        :param endpoint: what to connect to; any hashable
+        :param timeout: seconds for everything: waiting, creating, checking; zero or less: do not wait; ``inf``: no
+                        limit; ``None``: the pool's ``acquire_timeout``
+        :raises AcquireTimeoutError: if it took longer
+        :raises ConnectionPoolClosedError: if the pool is closed
+        """
     def release(
         self, conn: _ConnectionT, endpoint: _EndpointT, error: BaseException | None = None
-    ) -> Coroutine[Any, Any, None]: ...
-    def connection(self, endpoint: _EndpointT, timeout: float | None = None) -> AsyncLease[_ConnectionT]: ...
+    ) -> Coroutine[Any, Any, None]:
+        """Release a connection. To be awaited; without hooks to run, it is done before.
+
+        :param conn: what `acquire` returned, or something equal to it
+        :param endpoint: what it was acquired for
+        :param error: what went wrong while it was held: the manager's `clean_after_error` decides whether the
+                      connection is used again
+        :raises ConnectionNotAcquiredError: if it is not held; nothing has changed then
+        """
+    def connection(self, endpoint: _EndpointT, timeout: float | None = None) -> AsyncLease[_ConnectionT]:
+        """Return an asynchronous context manager that acquires a connection and releases it at the end.
+
+        :param endpoint: what to connect to; any hashable
+        :param timeout: as for `acquire`
+        """
 
 @final
 class AsyncLease(Holder, Coroutine[Any, Any, _ConnectionT]):

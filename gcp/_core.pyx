@@ -24,6 +24,7 @@ async_pool, async_lease  ... of the asyncio pool, and the awaitable that it retu
 
 import os
 from collections import deque
+from _socket import socket     # the base of socket.socket, which takes long to import
 from types import AsyncGeneratorType, CoroutineType, GenericAlias
 
 cimport cython

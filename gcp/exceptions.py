@@ -3,6 +3,8 @@ error of a connection manager reaches the caller unchanged."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 __all__ = [
     'AcquireTimeoutError',
     'BaseError',
@@ -89,3 +91,25 @@ class DiscardConnection(BaseError):
 
 class HookTimeoutError(TimeoutError):
     """An asynchronous hook took longer than it was allowed to."""
+
+
+#: How many known names the error about an unknown one lists.
+NAMES_SHOWN = 50
+
+
+class UnknownEndpointError(KeyError):
+    """There are no connect parameters for an endpoint.
+
+    :ivar endpoint: the endpoint
+    :ivar known: the names for which there are parameters
+    """
+
+    def __init__(self, endpoint: object, known: Iterable[str]) -> None:
+        self.endpoint = endpoint
+        self.known = tuple(known)
+        super().__init__(endpoint, self.known)
+
+    def __str__(self) -> str:
+        shown = ', '.join(map(repr, self.known[:NAMES_SHOWN])) or 'none'
+        more = len(self.known) - NAMES_SHOWN
+        return f'unknown endpoint {self.endpoint!r}; known: {shown}' + (f' and {more} more' if more > 0 else '')

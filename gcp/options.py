@@ -304,11 +304,12 @@ def check_manager(manager: Any, *, base: type, other: type, wrong: str, right: s
             f'connection_manager is for the {wrong} pool: {type(manager).__name__} cannot serve the {right} pool; '
             f'use gcp.{wrong}.ConnectionPool'
         )
-    if is_async and right == 'threading':
-        raise TypeError(
-            f'connection_manager has the hook {type(manager).__name__}.{is_async[0]}, which is async def: the '
-            f'threading pool calls plain functions'
-        )
+    for name in is_async:
+        if right == 'threading' or name == 'clean_after_error':
+            raise TypeError(
+                f'connection_manager has the hook {type(manager).__name__}.{name}, which is async def: the '
+                f'{right} pool calls a plain function'
+            )
 
 
 def hooks(manager: Any, base: type) -> dict[str, Any]:

@@ -374,6 +374,8 @@ cdef class Acquire(Holder):
         blocked = '' if not waited else ', blocked by creation' if blocked_by == 'creation' else (
             f', blocked by {CAPS[blocked_by]}={limit} ({blocked_by})')
         held_for = f', the longest held for {age:.3g} s' if used and waited else ''
+        if waited and used:
+            blocked += closed_without_release(self)
         return self.pool._timeout_error(
             f'{self.pool.name}: no connection to {describe(self.key)} {allowed}: time ran out in {phase}'
             f'{blocked}; {idle} idle, {used} used{held_for}, {creating} creating, {waiting} waiting',

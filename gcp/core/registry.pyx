@@ -99,6 +99,15 @@ cdef inline slot_t* find_held(Core core, conn, endpoint) except? NULL:
     return NULL if ep is None else table_find_of(&core.pool.held, <PyObject*>conn, &ep.e)
 
 
+cdef int check_order(Core core, conn, endpoint) except -1:
+    """Refuse a release whose arguments are swapped."""
+    if table_find(&core.pool.held, <PyObject*>endpoint) == NULL or table_find(&core.pool.held, <PyObject*>conn) != NULL:
+        return 0
+    raise ConnectionNotAcquiredError(
+        f'the arguments of release are swapped: the connection comes first; write release(conn, endpoint), not '
+        f'release(endpoint, conn) (endpoint {describe(conn)}, connection of type {type(endpoint).__name__})')
+
+
 cdef Slot find_holder(Core core, conn, endpoint):
     """Find the slot of a held connection: by identity, else by equality. None where a release has nothing to do: in a
     forked child, and after a close.

@@ -1,7 +1,7 @@
 # The machine of a release, once for both fronts: `on_release`, then the connection goes back, then what that left is
 # disposed of. A release without `on_release` that leaves nothing to dispose of needs no machine.
 
-from gcp.core.platform cimport gcp_lock, gcp_unlock
+from gcp.core.platform cimport gcp_is_coroutine, gcp_lock, gcp_unlock
 from gcp.core.ring cimport ring_empty
 from gcp.core.state cimport CALL_OK, HOOK_DISPOSE, HOOK_ON_RELEASE, slot_object, slot_t
 from gcp.core.table cimport table_find
@@ -206,7 +206,10 @@ cpdef bint is_clean(BaseConnectionPool pool, endpoint, conn, error) except -1:
         clean = pool._clean_after_error(endpoint, conn, error)
         if clean is True or clean is False:
             return clean
-        raise TypeError(f'it must return a bool, not {type(clean).__name__}: {clean!r}')
+        if gcp_is_coroutine(clean):
+            dismiss(clean)
+        raise TypeError(
+            f'{type(pool._manager).__name__}.clean_after_error must return a bool, not {type(clean).__name__}: {clean!r}')
     except Exception as trouble:
         pool._report('clean_after_error failed for', endpoint, trouble)
     return False
@@ -258,6 +261,7 @@ cdef Slot claim(Core core, conn, endpoint):
     if s != NULL and s.ep.key == <PyObject*>endpoint:
         slot = <Slot>slot_object(s)
     else:
+        check_order(core, conn, endpoint)
         check_hashable(endpoint)
         slot = find_holder(core, conn, endpoint)
     if slot is not None:

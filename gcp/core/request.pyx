@@ -13,6 +13,9 @@ from gcp.core.table cimport table_find
 from gcp.core.transitions cimport book_connection, discard_slot, end_release, make_room, request_slot, withdraw
 
 
+CLOSED_AT_MOST = 20     # connections are asked whether they are closed
+
+
 cdef Acquire new_acquire(BaseConnectionPool pool, endpoint, timeout):
     """Make an acquire. It is in no queue yet and holds nothing.
 
@@ -210,6 +213,44 @@ cdef void note_block(Acquire acquire):
             oldest = slot_in_endpoint(e.used.next).since
         node = node.next
     acquire.block = (pool.idle, pool.used, pool.creating, pool.waiting, pool.total_max_size, oldest)
+
+
+cdef str closed_without_release(Acquire acquire):
+    """Return a hint if connections that stand in the way were closed by their holders, which did not release them."""
+    cdef pool_t* pool = &acquire.core.pool
+    cdef endpoint_t* own = NULL if acquire.blocked_by == 'total cap' else &acquire.ep.e
+    cdef endpoint_t* e
+    cdef ring_t* node
+    cdef ring_t* used
+    cdef list held = []
+    gcp_lock(&acquire.core.mutex)
+    node = pool.endpoints.next
+    while node != &pool.endpoints:
+        e = endpoint_link(node)
+        node = node.next
+        used = e.used.next
+        while used != &e.used and (own == NULL or e == own):
+            if slot_in_endpoint(used).acquired and len(held) < CLOSED_AT_MOST:
+                held.append(<Slot>slot_object(slot_in_endpoint(used)))
+            used = used.next
+    gcp_unlock(&acquire.core.mutex)
+    n = sum([is_closed((<Slot>slot).conn) for slot in held])
+    if not n:
+        return ''
+    return (
+        f', {n} of whose connections are closed but were never released: neither close() nor `with pool.acquire()` gives '
+        f'a connection back; use `with pool.connection(endpoint)`, or release(conn, endpoint)')
+
+
+cdef bint is_closed(conn):
+    """Whether a connection says that it is closed, as those of psycopg and psycopg2, files and sockets do."""
+    try:
+        closed = getattr(conn, 'closed', None)
+        if isinstance(closed, int):
+            return closed != 0
+        return isinstance(conn, socket) and conn.fileno() == -1
+    except Exception:
+        return False
 
 
 # --- creation ---

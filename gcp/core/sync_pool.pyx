@@ -12,7 +12,7 @@ cdef class SyncPool(BaseConnectionPool):
     cdef public object _wait        # waits for an event without a time limit, and not beyond the end of the interpreter
 
     def acquire(self, endpoint, timeout=None):
-        """Acquire a connection. The caller must release it.
+        """Acquire a connection. The caller must release it; for a with statement use `connection`.
 
         :param endpoint: what to connect to; any hashable
         :param timeout: seconds for everything: waiting, creating, checking; zero or less: do not wait; ``inf``: no

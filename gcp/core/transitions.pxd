@@ -127,7 +127,9 @@ cdef inline bint make_room(pool_t* pool) noexcept nogil:
     """Allocate what all connections need that have a place, those that are being created included, so that no later
     transition needs memory; return False on failure."""
     cdef size_t size = <size_t>pool.size
-    return table_reserve(&pool.held, size) and table_reserve(&pool.members, size) and heap_has_room(&pool.due, pool.size)
+    if not table_reserve(&pool.held, size) or not table_reserve(&pool.members, size):
+        return False
+    return heap_has_room(&pool.due, pool.size)
 
 
 cdef inline void smooth(double* mean, double value) noexcept nogil:

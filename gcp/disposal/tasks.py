@@ -24,6 +24,7 @@ if sys.version_info < (3, 11):
         """An `AcquireTimeoutError` that is an `asyncio.TimeoutError`, too: before 3.11 that is a class of its own."""
 
     TimedOut.__name__ = TimedOut.__qualname__ = AcquireTimeoutError.__name__
+    TimedOut.__module__ = AcquireTimeoutError.__module__
 else:
     TimedOut = AcquireTimeoutError
 

@@ -1,4 +1,4 @@
-"""Guarantee 9: what a manager returns that makes no sense is told at once, by name, and its errors say where they belong.
+"""Guarantee 9: what a manager returns that makes no sense is told at once, and errors of hooks say where they belong.
 
 A hook that returns nonsense costs its connection, as one that raises does."""
 
@@ -233,7 +233,7 @@ class TestOthers:
         for _ in range(2):
             async with pool.connection('db', timeout=5):
                 pass
-        assert 'dispose returned an awaitable' in caplog.text
+        await front.until(lambda: 'dispose returned an awaitable' in caplog.text)
 
 
 class AsToldAsync(gcp.asyncio.BaseConnectionManager[str, object]):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ftplib
+import importlib.metadata
 import os
 import re
 import socketserver
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -51,6 +54,24 @@ def test_the_database_examples_run_on_a_real_server(code: str, orders: str, scri
     assert replaced == 2
     shown = script(local, env={'PGUSER': 'postgres'}).quietly()
     assert shown.strip() in ('(42,)', '42')
+
+
+def test_the_asyncio_example_passes_mypy(tmp_path: Path) -> None:
+    pytest.importorskip('mypy')
+    pytest.importorskip('asyncpg')
+    try:
+        importlib.metadata.version('asyncpg-stubs')
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip('asyncpg-stubs is not installed')
+    example = tmp_path / 'example.py'
+    example.write_text(next(code for code in DATABASE_EXAMPLES if 'asyncpg' in code))
+    checked = subprocess.run(
+        [sys.executable, '-m', 'mypy', '--strict', '--config-file', ROOT / 'pyproject.toml', example],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert checked.returncode == 0, checked.stdout
 
 
 class FtpServer(socketserver.StreamRequestHandler):

@@ -952,7 +952,7 @@ def test_a_connection_that_the_pool_has_already_is_refused() -> None:
     bench = Bench()
     conn = object()
     for endpoint in 'ab':
-        held = bench.hold(endpoint)
+        bench.hold(endpoint)
         bench.created(again := bench.ask(endpoint), conn)
         bench.finish(again)
         for other in 'ab':
