@@ -23,7 +23,7 @@ cdef enum todo:
 
 TODOS = (*HOOKS, 'wait', 'done')
 
-CAPS = {'endpoint cap': 'max_size', 'total cap': 'total_max_size'}      # the arguments that set them
+cdef dict CAPS = {'endpoint cap': 'max_size', 'total cap': 'total_max_size'}      # the arguments that set them
 NO_ENDPOINT = object()      # of a caller that has no victims of its own
 
 # How long a caller waits for disposals that are not its own business, seconds: enough for those that take no time.
@@ -201,7 +201,7 @@ cdef class Acquire(Holder):
         if isinstance(self.pool, AsyncPool):
             check_awaitable(self.pool._manager, self.a.todo, started)
             if self.a.todo == HOOK_CREATE:
-                return keep_created(self, started)
+                return _keep_created(self, started)
         return started
 
     def make_call(self):

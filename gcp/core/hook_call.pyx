@@ -4,10 +4,10 @@ from gcp.core.platform cimport gcp_is_awaitable, gcp_is_coroutine
 from gcp.core.state cimport CALL_CANCELLED, CALL_ERROR, CALL_OK, CALL_TIMEOUT, HOOK_CHECK, HOOK_CREATE
 
 HOOKS = ('create', 'dispose', 'check_aliveness', 'on_acquire', 'on_release', 'on_connection_dead')
-OUR_MODULES = frozenset({'gcp._core', 'gcp.threading', 'gcp.asyncio', 'gcp.connection', 'gcp.waiting'})
+cdef object OUR_MODULES = frozenset({'gcp._core', 'gcp.threading', 'gcp.asyncio', 'gcp.connection', 'gcp.waiting'})
 
 # What each hook is to return.
-RESULTS_OF_HOOKS = ('a connection', 'None', 'True or False', 'None', 'None', 'None')
+cdef tuple EXPECTED = ('a connection', 'None', 'True or False', 'None', 'None', 'None')
 HOOK_OUTCOMES = ('ok', 'error', 'timeout', 'cancelled', 'dead')
 
 
@@ -42,7 +42,7 @@ cdef str hook_name(manager, int hook):
 cdef object nonsense(manager, int hook, result, bint blocking):
     """Return the error about a result that makes no sense. A coroutine is closed: it will never be awaited."""
     cdef str name = hook_name(manager, hook)
-    cdef str wanted = RESULTS_OF_HOOKS[hook]
+    cdef str wanted = EXPECTED[hook]
     if gcp_is_coroutine(result):
         dismiss(result)
         if blocking:
@@ -75,8 +75,8 @@ cdef int check_awaitable(manager, int hook, awaitable) except -1:
 cdef object repeated(manager, conn):
     """Return the error about a connection that the pool has already."""
     return RuntimeError(
-        f'{hook_name(manager, HOOK_CREATE)} returned an object of type {type(conn).__name__} that is in the pool already, '
-        f'held or idle; it must return a new connection each time')
+        f'{hook_name(manager, HOOK_CREATE)} returned an object of type {type(conn).__name__} that is in the pool '
+        f'already, held or idle; it must return a new connection each time')
 
 
 cdef int dismiss(awaitable) except -1:

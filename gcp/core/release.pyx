@@ -209,7 +209,8 @@ cpdef bint is_clean(BaseConnectionPool pool, endpoint, conn, error) except -1:
         if gcp_is_coroutine(clean):
             dismiss(clean)
         raise TypeError(
-            f'{type(pool._manager).__name__}.clean_after_error must return a bool, not {type(clean).__name__}: {clean!r}')
+            f'{type(pool._manager).__name__}.clean_after_error must return a bool, not {type(clean).__name__}: '
+            f'{clean!r}')
     except Exception as trouble:
         pool._report('clean_after_error failed for', endpoint, trouble)
     return False

@@ -13,7 +13,7 @@ from gcp.core.table cimport table_find
 from gcp.core.transitions cimport book_connection, discard_slot, end_release, make_room, request_slot, withdraw
 
 
-CLOSED_AT_MOST = 20     # connections are asked whether they are closed
+cdef int CLOSED_AT_MOST = 20     # connections are asked whether they are closed
 
 
 cdef Acquire new_acquire(BaseConnectionPool pool, endpoint, timeout):
@@ -238,8 +238,8 @@ cdef str closed_without_release(Acquire acquire):
     if not n:
         return ''
     return (
-        f', {n} of whose connections are closed but were never released: neither close() nor `with pool.acquire()` gives '
-        f'a connection back; use `with pool.connection(endpoint)`, or release(conn, endpoint)')
+        f', {n} of whose connections are closed but were never released: neither close() nor `with pool.acquire()` '
+        f'gives a connection back; use `with pool.connection(endpoint)`, or release(conn, endpoint)')
 
 
 cdef bint is_closed(conn):
@@ -268,7 +268,7 @@ cdef int prepare_booking(Acquire acquire) except -1:
     return 0
 
 
-async def keep_created(Acquire acquire, created):
+async def _keep_created(Acquire acquire, created):
     """Await a creation, and keep what it returns where no failure between here and its booking loses it."""
     acquire.newborn = await created
     return acquire.newborn
