@@ -212,8 +212,18 @@ class SocketManager(Generic[ConnectionT]):
         if unsolicited_data is not None:
             self.unsolicited_data = check_unsolicited_data(unsolicited_data)
         self._fork_guard = ForkGuard[ConnectionT]()
-        #: What a connection was like when it was first acquired, so after the `create` of a subclass.
-        self._originals: weakref.WeakKeyDictionary[ConnectionT, Any] = weakref.WeakKeyDictionary()
+        #: Time-out or write limits of each connection when it was first acquired, so after the `create` of a subclass.
+        self._originals: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+    def _remember_timeout(self, conn: Any) -> None:
+        """Remember the time-out of a new socket. (A subclass may return something else from `create`.)"""
+        if isinstance(conn, socket.socket) and conn not in self._originals:
+            self._originals[conn] = conn.gettimeout()
+
+    def _restore_timeout(self, conn: Any) -> None:
+        """Restore the time-out and the blocking mode of a socket."""
+        if isinstance(conn, socket.socket):
+            restore_timeout(conn, self._originals.get(conn, socket.getdefaulttimeout()))
 
     def clean_after_error(self, endpoint: Any, conn: Any, error: BaseException) -> bool:
         """Tell whether a connection can be reused although an error left the block that used it: never. Nothing shows
