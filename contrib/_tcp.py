@@ -294,7 +294,7 @@ def check_endpoint(endpoint: TcpEndpoint) -> tuple[str, Port]:
         raise TypeError(f'endpoint: a port number was expected, not {port!r}')
     if not 0 < port < 65536:
         raise ValueError(f'endpoint: a port number from 1 to 65535 was expected, not {port!r}')
-    return decode_scope(str(host)), port
+    return _decode_scope_of_address(str(host)), port
 
 
 def is_address(host: str) -> bool:
@@ -316,6 +316,11 @@ def decode_scope(host: str) -> str:
     if not mark or not is_address(address):
         return host
     return f'{address}%{unquote(scope[2:])}' if scope[:2] == '25' and scope != '25' else host
+
+
+def _decode_scope_of_address(host: str) -> str:
+    """Return a host that was not given in a URL with its scope decoded, unless that is the number of an interface."""
+    return host if host.partition('%')[2].isdigit() else decode_scope(host)
 
 
 def look_up(host: str, port: Port) -> list[Address]:
@@ -354,7 +359,7 @@ def _check_source(source: object) -> tuple[str, Port]:
         raise TypeError(f'{expected}, not {source!r}')
     if not is_address(str(host)) or not 0 <= port < 65536:
         raise ValueError(f'{expected}, not {source!r}')
-    return decode_scope(str(host)), port
+    return _decode_scope_of_address(str(host)), port
 
 
 def _interleaved(addresses: Sequence[Address]) -> list[Address]:

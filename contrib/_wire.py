@@ -174,9 +174,11 @@ def restore_timeout(sock: socket.socket, timeout: float | None) -> None:
     :param sock: the socket; nothing happens when it is closed
     :param timeout: its original time-out, seconds; ``None``: blocking; 0: non-blocking
     """
-    with contextlib.suppress(OSError):
+    try:
         if sock.gettimeout() != timeout or os.get_blocking(sock.fileno()) is not (timeout is None):
             sock.settimeout(timeout)
+    except OSError:  # closed. (`suppress` costs as much as all the rest)
+        pass
 
 
 class ForkGuard(Generic[ConnectionT]):
@@ -207,13 +209,30 @@ class SocketManager(Generic[ConnectionT]):
     """
 
     unsolicited_data: UnsolicitedData
+    _has_originals = False
 
     def __init__(self, *, unsolicited_data: UnsolicitedData | None = None) -> None:
         if unsolicited_data is not None:
             self.unsolicited_data = check_unsolicited_data(unsolicited_data)
         self._fork_guard = ForkGuard[ConnectionT]()
-        #: What a connection was like when it was first acquired, so after the `create` of a subclass.
-        self._originals: weakref.WeakKeyDictionary[ConnectionT, Any] = weakref.WeakKeyDictionary()
+        #: Time-out or write limits of each connection when it was first acquired, so after the `create` of a subclass.
+        self._originals: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+    def _remember_timeout(self, conn: Any) -> None:
+        """Remember the time-out of a new socket, if it is not the usual one: an entry costs 1 microsecond a look.
+
+        A subclass may return something else than a socket from `create`."""
+        if not isinstance(conn, socket.socket):
+            return
+        if conn.gettimeout() != socket.getdefaulttimeout() and conn not in self._originals:
+            self._originals[conn] = conn.gettimeout()
+            self._has_originals = True
+
+    def _restore_timeout(self, conn: Any) -> None:
+        """Restore the time-out and the blocking mode of a socket."""
+        if isinstance(conn, socket.socket):
+            usual = socket.getdefaulttimeout()
+            restore_timeout(conn, self._originals.get(conn, usual) if self._has_originals else usual)
 
     def clean_after_error(self, endpoint: Any, conn: Any, error: BaseException) -> bool:
         """Tell whether a connection can be reused although an error left the block that used it: never. Nothing shows

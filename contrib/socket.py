@@ -35,7 +35,6 @@ from gcp.contrib._wire import (
     deadline_in,
     is_alive,
     is_quiet,
-    restore_timeout,
     time_left,
     wait_writable,
     within,
@@ -93,8 +92,7 @@ class PlainSocketManager(
         :param endpoint: its endpoint
         :param conn: the socket
         """
-        if conn not in self._originals:
-            self._originals[conn] = conn.gettimeout()
+        self._remember_timeout(conn)
 
     def on_release(self, endpoint: EndpointT, conn: socket.socket) -> None:
         """Restore the time-out and the blocking mode, if the user changed them.
@@ -102,7 +100,7 @@ class PlainSocketManager(
         :param endpoint: its endpoint
         :param conn: the socket
         """
-        restore_timeout(conn, self._originals.get(conn, socket.getdefaulttimeout()))
+        self._restore_timeout(conn)
 
     def mark_in_use(self, conn: socket.socket) -> None:
         """Do nothing: only TLS must know whether a connection is in use.
@@ -308,8 +306,7 @@ class SslSocketConnectionManager(
         :param endpoint: its endpoint
         :param conn: the connection
         """
-        if conn not in self._originals:
-            self._originals[conn] = conn.gettimeout()
+        self._remember_timeout(conn)
         self.mark_in_use(conn)
 
     def on_release(self, endpoint: SslEndpoint, conn: SSLSocket) -> None:
@@ -319,7 +316,7 @@ class SslSocketConnectionManager(
         :param conn: the connection
         """
         self.mark_idle(conn)
-        restore_timeout(conn, self._originals.get(conn, socket.getdefaulttimeout()))
+        self._restore_timeout(conn)
 
     def mark_in_use(self, conn: SSLSocket) -> None:
         """Mark a connection as in use.

@@ -100,6 +100,8 @@ class PlainSocketManager(
         :param endpoint: its endpoint
         :param conn: the socket
         """
+        if not isinstance(conn, socket.socket):  # by the `create` of a subclass
+            return
         restore_timeout(conn, 0.0)
         loop, fd = asyncio.get_running_loop(), conn.fileno()
         with contextlib.suppress(RuntimeError):  # a transport owns it
@@ -197,6 +199,8 @@ class StreamManager(
         :param endpoint: its endpoint
         :param conn: the stream
         """
+        if not _is_stream(conn):
+            return
         writer = conn[1]
         if writer not in self._originals and not writer.is_closing():
             self._originals[writer] = writer.transport.get_write_buffer_limits()
@@ -207,7 +211,9 @@ class StreamManager(
         :param endpoint: its endpoint
         :param conn: the stream
         """
-        reader, writer = conn
+        if not _is_stream(conn):
+            return
+        reader, writer = conn[:2]
         if not writer.is_closing():
             _restore_transport(reader, writer, self._originals.get(writer))
 
@@ -456,6 +462,11 @@ def _identity(sock: socket.socket) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def _is_stream(conn: object) -> bool:
+    """Tell whether a connection is a stream; `create` of a subclass may return something else."""
+    return isinstance(conn, tuple) and len(conn) > 1 and isinstance(conn[1], asyncio.StreamWriter)
 
 
 def _has_ended(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:

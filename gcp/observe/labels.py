@@ -224,7 +224,8 @@ def label_of_text(text: str) -> str:
         try:
             url = urlsplit(text)
             is_cut = '@' in url.path + url.query + url.fragment  # a password with a slash: the host comes later
-            return hidden if is_cut else label_of_pair(url.hostname, url.port) or hidden
+            host = url.hostname and re.sub('%25(?=.)', '%', url.hostname)  # a URL may write %25 before a scope
+            return hidden if is_cut else label_of_pair(host, url.port) or hidden
         except ValueError:
             return hidden
     if KEYWORDS.fullmatch(text):

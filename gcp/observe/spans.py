@@ -369,7 +369,7 @@ def address_of_text(text: str) -> tuple[str | None, int | None]:
     found = ORIGIN_RE.fullmatch(text)
     if found is None:
         return (text, None) if ':' in text and is_ip(text) else (None, None)
-    host = found['host'] or found['v6']
+    host = found['host'] or re.sub('%25(?=.)', '%', found['v6'])  # a URL may write %25 before a scope
     port = int(found['port']) if found['port'] else DEFAULT_PORTS.get(found['scheme'])
     if port is None and not ('.' in host or found['v6'] or host == 'localhost'):
         return None, None

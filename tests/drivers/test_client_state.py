@@ -155,3 +155,54 @@ async def test_a_stream_on_which_a_task_still_reads_is_replaced() -> None:
         await pool.close()
         await asyncio.wait([task])
         task.cancelled() or task.exception()
+
+
+class Wrapped:
+    """What a subclass makes of a connection."""
+
+    def __init__(self, conn: Any) -> None:
+        self.conn = conn
+
+
+@pytest.mark.parametrize('transport', ['tcp', 'tls', 'unix'])
+def test_a_subclass_may_wrap_its_sockets(transport: str, tmp_path: Path) -> None:
+    class Manager(type(sync_manager(transport))):  # type: ignore[misc]
+        def create(self, endpoint: Any, timeout: float | None = None) -> Any:
+            return Wrapped(super().create(endpoint, timeout))
+
+        def check_aliveness(self, endpoint: Any, conn: Any, timeout: float | None = None) -> bool:
+            return True
+
+        def dispose(self, endpoint: Any, conn: Any, timeout: float | None = None) -> None:
+            conn.conn.close()
+
+    service, endpoint = service_of(transport, tmp_path)
+    with service:
+        pool: Any = gcp.threading.ConnectionPool(Manager(client_context()) if transport == 'tls' else Manager())
+        for _ in range(2):
+            with pool.connection(endpoint, timeout=LIMIT) as conn:
+                assert isinstance(conn, Wrapped)
+        assert pool.stats().created == 1
+        pool.close()
+
+
+@pytest.mark.parametrize('base', [socket_async.TcpSocketConnectionManager, socket_async.TcpStreamConnectionManager])
+@on_both_loops
+async def test_an_asyncio_subclass_may_wrap_its_connections(base: Any) -> None:
+    class Manager(base):  # type: ignore[misc]
+        async def create(self, endpoint: Any) -> Any:
+            return Wrapped(await super().create(endpoint))
+
+        async def check_aliveness(self, endpoint: Any, conn: Any) -> bool:
+            return True
+
+        async def dispose(self, endpoint: Any, conn: Any) -> None:
+            await super().dispose(endpoint, conn.conn)
+
+    with Service() as service:
+        pool: Any = gcp.asyncio.ConnectionPool(Manager())
+        for _ in range(2):
+            async with pool.connection(service.endpoint, timeout=LIMIT) as conn:
+                assert isinstance(conn, Wrapped)
+        assert pool.stats().created == 1
+        await pool.close()

@@ -680,6 +680,7 @@ def test_impossible_options_are_told(options: dict[str, Any], error: type[Except
 def test_a_connection_that_refused_a_request_is_not_reused(
     manager: HttpConnectionManager, conn: HttpConnection
 ) -> None:
+    assert ask(conn)  # the server has accepted it, and will not reuse the number of its descriptor
     with pytest.raises(http.client.InvalidURL):
         conn.request('GET', '/a path')
     assert not manager.clean_after_error('', conn, ValueError())

@@ -467,6 +467,7 @@ def test_an_impossible_limit_of_unacknowledged_data_is_refused(seconds: Any, err
         ('fe80::1%25eth0', 'fe80::1%eth0'),
         ('fe80::1%eth0', 'fe80::1%eth0'),
         ('fe80::1%25', 'fe80::1%25'),
+        ('fe80::1%251', 'fe80::1%251'),  # the number of an interface
         ('fe80::1%25eb0', 'fe80::1%eb0'),
         ('fe80::1%eb0', 'fe80::1%eb0'),
         ('fe80::1%25a%2Db', 'fe80::1%a-b'),

@@ -744,6 +744,8 @@ class LabelEntry:
         ('db.example.org', ('db.example.org', None)),
         ('https://example.org', ('example.org', 443)),
         ('http://example.org:8080/', ('example.org', 8080)),
+        ('http://[fe80::1%25eth0]', ('fe80::1%eth0', 80)),
+        ('http://[fe80::1%eth0]', ('fe80::1%eth0', 80)),
         ('/run/db.sock', ('/run/db.sock', None)),
         (LabelEntry(), ('db', 5432)),
         ('orders', (None, None)),

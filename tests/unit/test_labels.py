@@ -76,6 +76,8 @@ class Colour(Enum):
         ('AccountKey=secret;x', '<a string>'),
         ('/run/x?password=secret', '<a string>'),
         ('x' * 81, '<a string>'),
+        ('http://[fe80::1%25eth0]:80', '[fe80::1%eth0]:80'),
+        ('http://[fe80::1%eth0]:80', '[fe80::1%eth0]:80'),
         ('', '<a string>'),
         (('me', 'secret'), '<tuple>'),
         (('me:secret', 1), '<tuple>'),
