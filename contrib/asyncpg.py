@@ -231,9 +231,9 @@ class _CodecTracker:
 
     def __init__(self, *args: Any, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
-        self._codecs: dict[int, _Codec] = {}
-        self._type_found: Any = None
-        self._type_given: Any = None
+        self._gcp_codecs: dict[int, _Codec] = {}
+        self._gcp_type_found: Any = None
+        self._gcp_type_given: Any = None
 
     async def set_type_codec(self, typename: str, *, schema: str = 'public', **options: Any) -> None:
         await self._change_codec(_Codec('set_type_codec', typename, schema, options))
@@ -245,35 +245,35 @@ class _CodecTracker:
         await self._change_codec(_Codec('reset_type_codec', typename, schema, {}))
 
     async def _change_codec(self, codec: _Codec) -> None:
-        self._type_found = None
+        self._gcp_type_found = None
         is_known = False
         try:
             await getattr(super(), codec.method)(codec.typename, schema=codec.schema, **codec.options)
             is_known = True
         finally:  # one that could not be set may have removed the one before
-            if self._type_found is not None:
-                oid = self._type_found['oid']
-                self._codecs[oid] = codec._replace(type_found=self._type_found, is_known=is_known)
+            if self._gcp_type_found is not None:
+                oid = self._gcp_type_found['oid']
+                self._gcp_codecs[oid] = codec._replace(type_found=self._gcp_type_found, is_known=is_known)
                 if is_known and codec.method == 'reset_type_codec':
-                    del self._codecs[oid]
+                    del self._gcp_codecs[oid]
 
     async def _introspect_type(self, typename: str, schema: str) -> Any:
-        self._type_found = self._type_given or await super()._introspect_type(typename, schema)  # type: ignore[misc]
-        return self._type_found
+        self._gcp_type_found = self._gcp_type_given or await super()._introspect_type(typename, schema)  # type: ignore[misc]
+        return self._gcp_type_found
 
     async def _restore_codecs(self, original: Mapping[int, _Codec]) -> None:
         """Set custom type codecs as they were; without a round trip, save for one of a composite type in `original`."""
-        now = self._codecs
+        now = self._gcp_codecs
         settings = _internals(self)._protocol.get_settings()
         for oid in [oid for oid in {*now, *original} if now.get(oid) != original.get(oid)]:
             codec = now.pop(oid, None) or original[oid]
             settings.remove_python_codec(oid, codec.typename, codec.schema)
             if oid in original:
-                self._type_given = original[oid].type_found
+                self._gcp_type_given = original[oid].type_found
                 try:
                     await self._change_codec(original[oid])
                 finally:
-                    self._type_given = None
+                    self._gcp_type_given = None
         _internals(self)._drop_local_statement_cache()
 
 
@@ -298,7 +298,7 @@ def _tracking(connection_class: type[Connection[Any]]) -> type[Connection[Any]]:
 
 
 def _reported(conn: Connection[Any]) -> tuple[dict[int, _Codec], str | None]:
-    return getattr(conn, '_codecs', {}), getattr(_internals(conn)._protocol.get_settings(), 'client_encoding', None)
+    return getattr(conn, '_gcp_codecs', {}), getattr(_internals(conn)._protocol.get_settings(), 'client_encoding', None)
 
 
 class _ProtocolMonitor(asyncio.Protocol):

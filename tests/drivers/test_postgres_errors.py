@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -292,3 +292,66 @@ def test_a_pool_discards_it_and_logs_the_servers_words(
     run(body())
     warnings = [record.getMessage() for record in caplog.records if record.levelname == 'WARNING']
     assert any('terminating connection due to administrator command' in warning for warning in warnings)
+
+
+# ---- what the pool does
+
+
+@each_driver
+def test_a_pool_keeps_what_is_clean_after_an_error(make: type[Driver], postgres: Server) -> None:
+    async def body() -> None:
+        pg = make()
+        pool = pg.pools.ConnectionPool(pg.manager(postgres.parameters), max_size=1)
+
+        async def fail() -> None:
+            async with held(pool, pg) as conn:
+                await failed_transaction(pg, conn)
+                conns.append(conn)
+                raise ArithmeticError
+
+        conns: list[Any] = []
+        for _ in range(2):
+            with pytest.raises(ArithmeticError):
+                await fail()
+        assert conns[0] is conns[1]
+        async with held(pool, pg) as conn:
+            assert await pg.ask(conn, 'SELECT 42') == 42
+        await done(pool.close())
+
+    run(body())
+
+
+@pytest.mark.parametrize('make', [AsyncPsycopg, Asyncpg])
+def test_a_cancelled_user_leaves_no_answer_to_the_next(make: type[Driver], postgres: Server) -> None:
+    async def body() -> None:
+        pg = make()
+        pool = pg.pools.ConnectionPool(pg.manager(postgres.parameters), max_size=1)
+
+        async def alice() -> None:
+            async with pool.connection('orders', timeout=5) as conn:
+                started.set()
+                await pg.ask(conn, "SELECT 'secret' FROM pg_sleep(0.2)")
+
+        for _ in range(3):
+            started = asyncio.Event()
+            task = asyncio.ensure_future(alice())
+            await started.wait()
+            await asyncio.sleep(0.02)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            async with pool.connection('orders', timeout=5) as conn:
+                assert await pg.ask(conn, "SELECT 'mine'") == 'mine'
+        await done(pool.close())
+
+    run(body())
+
+
+@contextlib.asynccontextmanager
+async def held(pool: Any, pg: Driver) -> AsyncIterator[Any]:
+    if pg.is_async:
+        async with pool.connection('orders') as conn:
+            yield conn
+    else:
+        with pool.connection('orders') as conn:
+            yield conn
