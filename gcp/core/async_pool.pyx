@@ -230,16 +230,16 @@ cdef object run_until_it_suspends(awaitable, iterate, begun, bint* suspended):
     return begun(awaitable.__await__() if steps is awaitable else steps, outcome)
 
 
-cpdef begin_disposal(Victim victim, hook, iterate, begun, origin=None):
+cpdef begin_disposal(Victim victim, hook, iterate, begun, origin=None, report=None):
     """Begin to dispose of a victim: call the manager's asynchronous `dispose`. If it does not suspend, it is counted,
-    timed and traced, and the victim reported gone.
+    timed and traced, its error is reported, and the victim reported gone.
 
     :param hook: the manager's `dispose`
     :param iterate: makes an iterator of an awaitable that is no coroutine
     :param begun: makes what is to be awaited of an iterator that has suspended
     :param origin: as for `new_hook_call`
-    :return: None if it ended well, the error that it raised, or what is to be awaited; `Victim.end` is to be called
-             then
+    :param report: as for `Victim.end`
+    :return: None if it has ended; otherwise what is to be awaited, and `Victim.end` is to be called then
     """
     cdef bint suspended = False
     rest = error = None
@@ -254,5 +254,5 @@ cpdef begin_disposal(Victim victim, hook, iterate, begun, origin=None):
         error = e
     if suspended:
         return rest
-    victim.end(error)
-    return error
+    victim.end(error, report)
+    return None

@@ -73,10 +73,15 @@ cdef class Victim:
             core.after()
         return 0
 
-    cpdef int end(self, error) except -1:
-        """Its `dispose` has returned, or raised `error`."""
+    cpdef int end(self, error, report=None) except -1:
+        """Its `dispose` has returned, or raised `error`.
+
+        :param report: called with it and the error, while the span of the call is the current one
+        """
         try:
             self.report_gone(outcome_of(error), error)
+            if error is not None and report is not None:
+                report(self, error)
         finally:
             if self.call is not None:
                 self.call.detach()

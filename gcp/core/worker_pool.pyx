@@ -48,6 +48,19 @@ cdef class WorkerPool:
                 return True
         return False
 
+    def has_unbegun_worker(self, double grace):
+        """Return whether there is a worker that has not begun.
+
+        :param grace: for longer than so many seconds
+        """
+        cdef Worker worker
+        cdef double now = self.now()
+        cdef double begin
+        for worker in list(self.workers):
+            if worker.at_work_on(&begin) is None and now - begin >= grace:
+                return True
+        return False
+
     def offer(self, Batch batch not None):
         """Queue a batch for the next free worker."""
         self.batches.append(batch)
@@ -181,7 +194,8 @@ cdef class Worker:
         self.begin = INFINITY
 
     def join(self):
-        """Enrol in the worker pool."""
+        """Enrol in the worker pool. One that does not begin to work counts as stuck, too."""
+        self.note(None, self.worker_pool.now())
         self.worker_pool.workers.append(self)
 
     def quit(self):
@@ -245,17 +259,18 @@ cdef class Worker:
                     pass        # logged
             victim = self.take()
 
-    def begin_work(self, hook, iterate, started):
-        """Dispose of queued victims, up to the first whose disposal suspends or fails. It is in work then.
+    def begin_work(self, hook, iterate, started, report):
+        """Dispose of queued victims, up to the first whose disposal suspends. It is in work then.
 
         :param hook: the manager's asynchronous `dispose`
         :param iterate: as for `begin_disposal`
         :param started: likewise
+        :param report: as for `Victim.end`; what it raises ends the work
         :return: what `begin_disposal` returned; None when there is nothing left
         """
         cdef Victim victim = self.take()
         while victim is not None:
-            rest = begin_disposal(victim, hook, iterate, started, victim.batch.origin)
+            rest = begin_disposal(victim, hook, iterate, started, victim.batch.origin, report)
             if rest is not None:
                 return rest
             victim = self.take()

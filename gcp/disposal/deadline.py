@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Generator
+from contextvars import Context
 from math import inf
 from typing import Any
 
@@ -33,6 +34,7 @@ class Bounded:
         self._waiting: asyncio.Future[Any] | None = None
         self._expired = False
         self._missed = False  # at the deadline there was nothing to cancel
+        self._cancelled = False  # from outside, although there was nothing to cancel
 
     def __await__(self) -> Generator[Any, Any, Any]:
         if self._timeout is None:
@@ -45,11 +47,12 @@ class Bounded:
         except StopIteration as stop:
             return stop.value
         assert self._timeout is not None
-        timer = asyncio.get_running_loop().call_later(max(0.0, self._timeout), self._expire)
+        before = cancellations()
+        timer = asyncio.get_running_loop().call_later(max(0.0, self._timeout), self._expire, context=Context())
         try:
             return (yield from self._go_on(steps))
         except asyncio.CancelledError:
-            if self._expired and not is_cancelled():
+            if self._expired and not self._cancelled and cancellations() == before:
                 raise HookTimeoutError(f'a hook took longer than {self._timeout:.3g} s') from None
             raise
         finally:
@@ -64,6 +67,7 @@ class Bounded:
                     close(steps)
                     raise
                 except BaseException as error:
+                    self._cancelled = self._missed and isinstance(error, asyncio.CancelledError)
                     self._waiting = throw(steps, self._cancellation() or error)
                 else:
                     cancellation = self._cancellation()
@@ -117,7 +121,9 @@ async def wait_for(event: FutureEvent, seconds: float) -> bool:
     """
     if seconds <= 0:
         return False
-    timer = None if seconds == inf else asyncio.get_running_loop().call_later(seconds, time_out, event.future)
+    timer = None
+    if seconds < inf:
+        timer = asyncio.get_running_loop().call_later(seconds, time_out, event.future, context=Context())
     try:
         return bool(await event.future)
     finally:
@@ -143,7 +149,9 @@ def close(steps: Generator[Any, Any, Any]) -> None:
         steps.close()
 
 
-def is_cancelled() -> bool:
-    """Tell whether the current task is being cancelled from outside (known from Python 3.11 on)."""
+def cancellations() -> int:
+    """Return how many requests to cancel the current task it has not taken back with `uncancel`, 0 before Python 3.11.
+    A task that has swallowed a cancellation keeps its count for good, so only a difference says that it is cancelled.
+    """
     task = asyncio.current_task()
-    return task is not None and getattr(task, 'cancelling', int)() > 0
+    return 0 if task is None else getattr(task, 'cancelling', int)()

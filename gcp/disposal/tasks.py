@@ -8,11 +8,14 @@ import logging
 import sys
 import weakref
 from collections.abc import Callable, Coroutine, Generator
+from contextvars import Context
+from functools import partial
 from math import inf
+from types import CodeType, FrameType
 from typing import Any
 
 from gcp._core import AsyncPool, Batch, Core, FutureEvent, Victim, Worker, WorkerPool, gather, origin_of
-from gcp.disposal import COLLECT_BATCH, DISPOSE_GRACE, SHORTEST_SLEEP, report_disposal
+from gcp.disposal import COLLECT_BATCH, DISPOSE_GRACE, SHORTEST_SLEEP, log, report_disposal
 from gcp.disposal.deadline import Bounded, Started, wait_for, without_limit
 from gcp.exceptions import AcquireTimeoutError, HookTimeoutError
 
@@ -31,47 +34,100 @@ else:
 
 class WorkerCoroutine(Coroutine[Any, Any, None]):
     """What a worker's task runs: a coroutine that begins without a frame of its own, for most disposals do not suspend.
+    A task factory may wrap it: like a coroutine of the compiler it can be awaited, driven, iterated over and inspected.
     It may be dropped before its first step, because its loop may end: that causes no warning.
 
+    Its worker is enrolled from the beginning until this has ended, was closed or is dropped.
+
     :param disposer: whose victims they are
-    :param worker: the worker
     """
 
-    def __init__(self, disposer: Disposer, worker: Worker) -> None:
+    cr_await = None
+    cr_origin = None
+
+    def __init__(self, disposer: Disposer) -> None:
+        self.__name__ = 'work'
+        self.__qualname__ = 'Disposer.work'
+        self.cr_running = False
         self._disposer = disposer
-        self._worker = worker
         self._coro: Coroutine[Any, Any, None] | None = None
+        self._began = False
+        self.closing = False
+        self._worker: Worker | None = disposer.enrol()  # None: it has ended
+
+    @property
+    def cr_code(self) -> CodeType:
+        """The code that goes on when a disposal has suspended."""
+        return Disposer.go_on.__code__
+
+    @property
+    def cr_frame(self) -> FrameType | None:
+        """The frame of that code, if there is one."""
+        return getattr(self._coro, 'cr_frame', None)
+
+    @property
+    def cr_suspended(self) -> bool:
+        """Whether a disposal has suspended."""
+        return getattr(self._coro, 'cr_frame', None) is not None and not self.cr_running
 
     def __await__(self) -> Generator[Any, Any, None]:
-        return self  # type: ignore[return-value]
+        return self
+
+    __iter__ = __await__
+
+    def __next__(self) -> Any:
+        return self.send(None)
 
     def send(self, value: Any) -> Any:
-        try:
-            if self._coro is None:
-                rest = self._disposer.begin_work(self._worker)
-                if rest is None:
-                    raise StopIteration
-                self._coro = self._disposer.go_on(self._worker, rest)
-            return self._coro.send(value)
-        except BaseException:
-            self._disposer.dismiss(self._worker)
-            raise
+        return self._go_on(self._coro.send if self._coro is not None else self._begin, value)
 
     def throw(self, *args: Any) -> Any:
+        return self._go_on(self._coro.throw if self._coro is not None else raise_it, *args)
+
+    def _go_on(self, move: Callable[..., Any], *args: Any) -> Any:
+        if self._worker is None:
+            raise RuntimeError('cannot reuse already awaited coroutine')
+        self.cr_running = True
         try:
-            if self._coro is None:
-                raise args[0]
-            return self._coro.throw(*args)
+            return move(*args)
         except BaseException:
-            self._disposer.dismiss(self._worker)
+            self._end(self._disposer.dismiss)
             raise
+        finally:
+            self.cr_running = False
+
+    def _begin(self, value: None) -> Any:
+        assert self._worker is not None
+        self._began = True
+        rest = self._disposer.begin_work(self._worker)
+        if rest is None:
+            raise StopIteration
+        self._coro = self._disposer.go_on(self._worker, rest, self)
+        return self._coro.send(None)
 
     def close(self) -> None:
-        if self._coro is not None:
-            self._coro.close()
+        self.closing = True
+        try:
+            if self._coro is not None:
+                self._coro.close()
+        finally:
+            self._end(self._disposer.dismiss)
+
+    def _end(self, dismiss: Callable[[Worker, bool], None]) -> None:
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            dismiss(worker, self._began)
 
     def __del__(self) -> None:
-        self.close()
+        self.closing = True
+        if self._coro is not None:
+            self._coro.close()
+        self._end(self._disposer.dismiss_dropped)
+
+
+def raise_it(error: Any, value: Any = None, traceback: Any = None) -> None:
+    """Raise an error that is thrown into a coroutine: `throw` takes an exception, or its class and value, too."""
+    raise error if value is None else value
 
 
 class Turn:
@@ -101,6 +157,9 @@ class Disposer:
         """Begin without workers: a forked child, or another event loop, has none."""
         self._worker_pool = WorkerPool(self._core)
         self._watching: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()  # the event loop itself keeps only those that are ready
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._by_factory = True
 
     # --- in the caller's task ---
 
@@ -140,7 +199,7 @@ class Disposer:
             self._worker_pool.offer(batch)
             self._ensure_worker()
             if self._watching is None:
-                self._watching = asyncio.get_running_loop().call_later(DISPOSE_GRACE, self._watch)
+                self._watch_later()
         return batch
 
     async def _wait(self, batch: Batch, seconds: float) -> None:
@@ -157,41 +216,61 @@ class Disposer:
     def _ensure_worker(self) -> None:
         """See to it that there is a worker that is not stuck."""
         if not self._worker_pool.has_free_worker(DISPOSE_GRACE):
-            worker = Worker(self._worker_pool)
-            task = asyncio.get_running_loop().create_task(WorkerCoroutine(self, worker), name='gcp-disposer')
+            self._start_worker(WorkerCoroutine(self))
+
+    def _start_worker(self, work: WorkerCoroutine) -> None:
+        self._loop = loop = asyncio.get_running_loop()
+        make = loop.create_task if self._by_factory else partial(asyncio.Task, loop=loop)
+        try:
+            task = Context().run(make, work, name='gcp-disposer')
+        except Exception as error:
+            log(logger, '%s: no task for a disposal by the task factory of the event loop: %r', self._name, error)
+            work.close()  # another one is started, not by the factory
+            return
+        if not task.done():
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard, context=Context())
             # The loop may end first, which is no error.
             task._log_destroy_pending = False  # type: ignore[attr-defined]
-            worker.join()
 
-    def dismiss(self, worker: Worker) -> None:
-        """A worker's task has ended."""
+    def enrol(self) -> Worker:
+        """Make a worker, and enrol it: before its task is made, for an eager one may have ended by then."""
+        worker = Worker(self._worker_pool)
+        worker.join()
+        return worker
+
+    def dismiss(self, worker: Worker, began: bool) -> None:
+        """A worker's task has ended, or it was dropped. If work is left, another one is started by the event loop, not
+        here: an eager one would be nested in this one.
+
+        :param began: whether it has begun; otherwise the task factory is not asked again
+        """
         worker.quit()
-        if self._worker_pool.has_work:  # it was cancelled from outside
-            self._ensure_worker()
+        self._by_factory = self._by_factory and began
+        if self._worker_pool.has_work and self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon(self._ensure_worker, context=Context())
+
+    def dismiss_dropped(self, worker: Worker, began: bool) -> None:
+        """A worker was dropped, perhaps by a garbage collection in another thread."""
+        if self._loop is None or self._loop.is_closed():
+            self.dismiss(worker, began)
+        else:
+            self._loop.call_soon_threadsafe(self.dismiss, worker, began, context=Context())
 
     def begin_work(self, worker: Worker) -> Any:
-        """Dispose of all queued victims, up to one whose disposal suspends or fails: then return that."""
-        return worker.begin_work(self._dispose, without_limit, Started)
+        """Dispose of all queued victims, up to one whose disposal suspends: then return the rest of it."""
+        return worker.begin_work(self._dispose, without_limit, Started, self._report)
 
-    async def go_on(self, worker: Worker, rest: Any) -> None:
-        """Go on from there."""
+    async def go_on(self, worker: Worker, rest: Started | None, work: WorkerCoroutine) -> None:
+        """Go on from there, unless it is closed meanwhile."""
         while rest is not None:
-            victim = worker.victim
-            if isinstance(rest, Started):
-                rest = await self._await_disposal(victim, rest)
-            if rest is not None:
-                self._report(victim, rest)
-            rest = self.begin_work(worker)
-
-    async def _await_disposal(self, victim: Victim, rest: Started) -> BaseException | None:
-        """Await a disposal that has suspended. Returns the error that it raised."""
-        error: BaseException | None = None
-        try:
-            await Bounded(rest, self._timeout)
-        except BaseException as e:
-            error = e
-        victim.end(error)
-        return error
+            error: BaseException | None = None
+            try:
+                await Bounded(rest, self._timeout)
+            except BaseException as e:
+                error = e
+            worker.victim.end(error, None if work.closing else self._report)
+            rest = None if work.closing else self.begin_work(worker)
 
     def _report(self, victim: Victim, error: BaseException) -> None:
         """Log a disposal's error; raise what ends the worker."""
@@ -206,9 +285,14 @@ class Disposer:
             victim.mark_overdue()
             self._submit()  # another victim was chosen instead
         if self._worker_pool.has_work:
+            self._by_factory = self._by_factory and not self._worker_pool.has_unbegun_worker(DISPOSE_GRACE)
             self._ensure_worker()
         if self._watching is None and self._worker_pool.needs_watching(False):
-            self._watching = asyncio.get_running_loop().call_later(DISPOSE_GRACE, self._watch)
+            self._watch_later()
+
+    def _watch_later(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._watching = loop.call_later(DISPOSE_GRACE, self._watch, context=Context())
 
 
 class Collector:
@@ -245,7 +329,7 @@ class Collector:
             pool._disposer.dispose_soon()
         wait = max(core.next_expiry() - core.time(), SHORTEST_SLEEP)
         if wait < inf:
-            self._timer = pool._loop.call_later(wait, self.look)
+            self._timer = pool._loop.call_later(wait, self.look, context=Context())
 
 
 class DrainRequest:
@@ -257,7 +341,7 @@ class DrainRequest:
 
     def __call__(self) -> None:
         # Not a method: the garbage collector may clear this object before the loop gets to it.
-        self._loop.call_soon_threadsafe(drain, self._pool)
+        self._loop.call_soon_threadsafe(drain, self._pool, context=Context())
 
 
 def drain(ref: weakref.ref[AsyncPool[Any, Any]]) -> None:

@@ -7,9 +7,11 @@ import time
 from typing import Any
 
 import pytest
+from fronts import Front
 
 from gcp.asyncio import ConnectionPool
-from gcp.testing import AsyncFakeManager, calling
+from gcp.exceptions import AcquireTimeoutError
+from gcp.testing import AsyncFakeManager, calling, never
 
 
 @pytest.mark.parametrize('answer', ['a result', 'an error', 'nothing'])
@@ -43,3 +45,26 @@ def test_a_deadline_that_comes_with_what_the_hook_waits_for_is_not_lost(answer: 
         await pool.close()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize('hook', ['create', 'check_aliveness', 'on_acquire'])
+async def test_a_time_out_in_a_task_that_has_swallowed_a_cancellation(asyncio_front: Front, hook: str) -> None:
+    manager = asyncio_front.manager()
+    pool: Any = asyncio_front.pool(manager, max_size=1)
+    if hook != 'create':
+        await pool.release(await pool.acquire('a'), 'a')
+    getattr(manager, hook).does(never())
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            with pytest.raises(AcquireTimeoutError):
+                await pool.acquire('a', timeout=0.02)
+
+    task = asyncio.get_running_loop().create_task(work())
+    await asyncio.sleep(0)
+    task.cancel()
+    await task
+    assert pool.stats().acquires['timeout'] == 1
+    assert pool.stats().hook_calls[hook]['timeout'] == 1

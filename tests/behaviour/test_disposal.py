@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import sys
 import time
+import types
+import weakref
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from fronts import Front, elapsed
+from task_factories import begins_at_once, wrapping_task_factory
 
 import gcp.threading
+from gcp.asyncio import BaseConnectionManager, ConnectionPool
 from gcp.exceptions import AcquireTimeoutError
 from gcp.testing import error, never, ok, slow
 
@@ -219,6 +226,7 @@ async def test_a_worker_that_is_cancelled_leaves_its_batch_to_another(asyncio_fr
     assert len(manager.dispose.calls) == pool.stats().closed['idle_timeout']
 
 
+@pytest.mark.skipif(begins_at_once, reason='it begins at once')
 async def test_a_worker_that_is_cancelled_before_it_begins_leaves_its_batch_to_another(asyncio_front: Front) -> None:
     manager = asyncio_front.manager()
     pool = asyncio_front.pool(manager, min_idle=0, max_size=8, idle_timeout=0.01, dispose_batch_size=10)
@@ -286,3 +294,105 @@ def test_a_release_disposes_of_more_at_once_where_the_pool_is_large_and_that_tak
         expire(4)
     assert expire(980) in expected
     pool.close()
+
+
+def failing(loop: asyncio.AbstractEventLoop, coro: Any, **given: Any) -> Any:
+    raise OSError('no tasks today')
+
+
+def dropping(loop: asyncio.AbstractEventLoop, coro: Any, **given: Any) -> Any:
+    """Make a task that never begins, and never ends."""
+    return DetachedTask(loop=loop)
+
+
+class DetachedTask(asyncio.Future[Any]):
+    def set_name(self, name: str) -> None:
+        pass
+
+
+def idle(loop: asyncio.AbstractEventLoop, coro: Any, **given: Any) -> Any:
+    """The same, but it keeps its coroutine."""
+    task = DetachedTask(loop=loop)
+    task.coro = coro  # type: ignore[attr-defined]
+    kept.append(task)
+    return task
+
+
+def stepping(loop: asyncio.AbstractEventLoop, coro: Any, **given: Any) -> Any:
+    """Have a generator iterate over the coroutine."""
+
+    @types.coroutine
+    def steps() -> Any:
+        return (yield from coro)
+
+    async def around() -> Any:
+        return await steps()
+
+    return asyncio.Task(around(), loop=loop)
+
+
+kept: list[Any] = []
+HOSTILE = [wrapping_task_factory, stepping, failing, dropping, idle]
+
+
+@pytest.mark.parametrize(
+    'factory',
+    [getattr(asyncio, 'eager_task_factory', None), *HOSTILE],
+    ids=['eager', *(each.__name__ for each in HOSTILE)],
+)
+@pytest.mark.parametrize('waits', [False, True])
+async def test_disposals_end_under_any_task_factory(asyncio_front: Front, factory: Any, waits: bool) -> None:
+    if factory is None:
+        pytest.skip('tasks are eager from Python 3.12 on')
+    manager = asyncio_front.manager()
+    manager.dispose.does(*[slow(0.001) if waits else ok(), error(OSError)] * 4)
+    pool = asyncio_front.pool(manager, min_idle=0, max_size=2, idle_timeout=0.01)
+    loop = asyncio.get_running_loop()
+    before = loop.get_task_factory()
+    loop.set_task_factory(factory)
+    try:
+        for _ in range(2):
+            await asyncio_front.give_back(pool, await asyncio_front.fill(pool, 'a', 2))
+            await asyncio.sleep(0.02)
+        await pool.close()
+        assert pool.get_size() == 0
+        assert len(manager.dispose.calls) == pool.stats().created == 4
+    finally:
+        loop.set_task_factory(before)
+        kept.clear()
+
+
+async def test_tasks_that_dispose_are_kept_alive_by_the_pool(asyncio_front: Front) -> None:
+    class Forgetful(BaseConnectionManager[str, object]):
+        """Its disposal waits for something that only its own task refers to."""
+
+        async def create(self, endpoint: str) -> object:
+            return object()
+
+        async def dispose(self, endpoint: str, conn: object) -> None:
+            future = asyncio.get_running_loop().create_future()
+            futures.append(weakref.ref(future))
+            await future
+
+    futures: list[weakref.ref[asyncio.Future[None]]] = []
+    pool: Any = ConnectionPool(Forgetful(), min_idle=0)
+    await pool.release(await pool.acquire('a'), 'a')
+    await pool.close(timeout=0)
+    await asyncio_front.until(lambda: futures)
+    gc.collect()
+    future = futures[0]()
+    assert future is not None
+    future.set_result(None)
+    await asyncio_front.until(lambda: pool.get_size() == 0)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason='tasks are eager from Python 3.12 on')
+async def test_many_disposals_that_raise_a_cancellation_under_an_eager_task_factory(asyncio_front: Front) -> None:
+    """Each one ends its worker: if the next worker began within the end of the one before, the stack would overflow."""
+    manager = asyncio_front.manager()
+    manager.dispose.does(*[error(asyncio.CancelledError)] * 500)
+    pool = asyncio_front.pool(manager, min_idle=0, max_size=500, total_max_size=500)
+    asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined, unused-ignore]
+    await asyncio_front.give_back(pool, await asyncio_front.fill(pool, 'a', 500))
+    await pool.close()
+    assert len(manager.dispose.calls) == 500
