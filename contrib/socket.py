@@ -373,4 +373,4 @@ def _resolve(host: str, port: Port, deadline: float) -> list[Address]:
         return look_up(host, port)
     # getaddrinfo takes no time-out
     what = f'look-up of {host}'
-    return within(time_left(deadline, what), partial(look_up, host, port), what=what)
+    return within(time_left(deadline, what), partial(look_up, host, port), what=what, key=(look_up, host, port))
