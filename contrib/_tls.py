@@ -12,6 +12,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from ssl import (
     PROTOCOL_TLS_SERVER,
+    SSLCertVerificationError,
     SSLContext,
     SSLError,
     SSLSession,
@@ -32,6 +33,7 @@ __all__ = [
     'check_server_hostname',
     'close_notify',
     'handshake',
+    'may_be_refusal',
     'only_tls_messages',
 ]
 
@@ -161,6 +163,14 @@ def handshake(conn: SSLSocket, deadline: float, what: str) -> None:
             wait_ready(conn.fileno(), select.POLLIN, deadline, what)
         except SSLWantWriteError:
             wait_ready(conn.fileno(), select.POLLOUT, deadline, what)
+
+
+def may_be_refusal(error: BaseException) -> bool:
+    """Tell whether a handshake that offered a session may have failed because of the session.
+
+    :param error: the handshake's error
+    """
+    return isinstance(error, OSError) and not isinstance(error, (TimeoutError, SSLCertVerificationError))
 
 
 def only_tls_messages(conn: SSLSocket) -> bool:
