@@ -12,12 +12,14 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from operator import itemgetter
+from typing import Any, Generic, TypeVar
 
+from gcp._core import get_option, set_option
 from gcp.contrib._endpoints import Parameters
 from gcp.contrib._postgres import DbEndpoint
-from gcp.contrib._wire import shut_down, socket_of, within
+from gcp.contrib._wire import shut_down, start_call, wait_for_outcome
 
 __all__ = ['connect_with_deadline', 'expand_conninfo']
 
@@ -33,8 +35,9 @@ LONGEST = {'connect_timeout': 10**6, 'tcp_user_timeout': 10**9}
 #: How long to wait for a connecting thread to end once its socket is shut down, in all and at a time, seconds.
 ABORT_WAIT = 0.1
 ABORT_POLL = 0.005
-#: The interval at which a background thread goes on shutting sockets down, seconds.
+#: The intervals at which a background thread goes on shutting sockets down, seconds: the shortest and the longest.
 BACKGROUND_POLL = 0.05
+LONGEST_POLL = 1.0
 
 _marks = itertools.cycle(MARKS)
 
@@ -86,7 +89,9 @@ def connect_with_deadline(
     does not include the name's look-up.
 
     At the deadline the thread's socket is shut down; if it connects nevertheless, it closes the connection. A unix
-    socket cannot be found and shut down: libpq's own limit ends that attempt, a second or two later.
+    socket cannot be found and shut down: libpq's own limit ends that attempt, a second or two later. An attempt that
+    cannot be ended, since it looks up a name, is taken over by the next connect with the same parameters: the threads
+    of a resolver that does not answer do not add up. Where no thread can be started, libpq's own limit is the only one.
 
     :param deadline: when to give up, on `time.monotonic`; ``inf``: never
     :param endpoint: the endpoint, for the error
@@ -98,30 +103,63 @@ def connect_with_deadline(
     """
     if deadline == math.inf:
         return connect(parameters)
-    timeout = max(0, math.ceil(1000 * (deadline - time.monotonic()))) / 1000  # in whole milliseconds, for the error
-    limit = math.floor(min(timeout, LONGEST['connect_timeout'])) + 1
-    mark = next(_marks)
-    ended = threading.Event()
-
-    def work() -> ConnectionT:
+    key = (connect, endpoint, *sorted(parameters.items(), key=itemgetter(0)))
+    while True:
+        timeout = max(0, math.ceil(1000 * (deadline - time.monotonic()))) / 1000  # in whole milliseconds, for the error
+        attempt = _Attempt(deadline, endpoint, parameters, timeout, connect, resolve)
+        outcome, running = start_call(attempt, close, key)
+        _aborter.remove(running)
         try:
-            if time.monotonic() > deadline:  # a busy machine: the caller has given up
+            conn: ConnectionT = wait_for_outcome(outcome, timeout, what=f'connection to {endpoint!r}', discard=close)
+            return conn
+        except BaseException as error:
+            if outcome.cancelled():
+                _aborter.abort(running, ABORT_WAIT if isinstance(error, TimeoutError) else 0)
+            elif running is not attempt and isinstance(error, Exception) and time.monotonic() < deadline:
+                continue  # it was another caller's, whose time was shorter
+            raise
+        finally:
+            del outcome  # else the error, its traceback and this frame form a reference cycle
+
+
+class _Attempt(Generic[ConnectionT]):
+    """One attempt to connect, called in a thread.
+
+    :ivar mark: the value of TCP_USER_TIMEOUT that its sockets have until it has ended
+    :ivar ended: set when it has ended
+    """
+
+    def __init__(
+        self,
+        deadline: float,
+        endpoint: DbEndpoint,
+        parameters: dict[str, Any],
+        timeout: float,
+        connect: Callable[[dict[str, Any]], ConnectionT],
+        resolve: Callable[[dict[str, Any]], Mapping[str, Any]],
+    ) -> None:
+        self._deadline = deadline
+        self._endpoint = endpoint
+        self._parameters = parameters
+        self._limit = math.floor(min(timeout, LONGEST['connect_timeout'])) + 1
+        self._connect = connect
+        self._resolve = resolve
+        self.mark = next(_marks)
+        self.ended = threading.Event()
+
+    def __call__(self) -> ConnectionT:
+        try:
+            if time.monotonic() > self._deadline:  # a busy machine: the caller has given up
                 raise TimeoutError
-            resolved = {**_resolved(parameters, resolve), **parameters}
-            given = _number(endpoint, resolved, 'connect_timeout')
-            user_timeout = _number(endpoint, resolved, 'tcp_user_timeout')
-            shorter = min(given, limit) if given > 0 else limit
-            conn = connect({**parameters, 'connect_timeout': shorter, 'tcp_user_timeout': mark})
+            resolved = {**_resolved(self._parameters, self._resolve), **self._parameters}
+            given = _number(self._endpoint, resolved, 'connect_timeout')
+            user_timeout = _number(self._endpoint, resolved, 'tcp_user_timeout')
+            shorter = min(given, self._limit) if given > 0 else self._limit
+            conn = self._connect({**self._parameters, 'connect_timeout': shorter, 'tcp_user_timeout': self.mark})
             _restore_user_timeout(conn.fileno(), user_timeout)  # type: ignore[attr-defined]
             return conn
         finally:
-            ended.set()
-
-    try:
-        return within(timeout, work, what=f'connection to {endpoint!r}', discard=close)
-    except TimeoutError:
-        _abort(mark, ended)
-        raise
+            self.ended.set()
 
 
 def _resolved(parameters: Parameters, resolve: Callable[[dict[str, Any]], Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -144,29 +182,75 @@ def _number(endpoint: DbEndpoint, parameters: Parameters, name: str) -> int:
     raise ValueError(problem)
 
 
-def _abort(mark: int, ended: threading.Event) -> None:
-    """Shut down the sockets with a mark: libpq's first, then those for the next addresses. What takes longer, or has
-    no socket yet, is left to a background thread.
+class _Aborter:
+    """Shuts down the sockets of attempts that were given up: libpq's first, then those for the next addresses.
 
     libpq does not tell the descriptor before it is connected. But it sets TCP_USER_TIMEOUT on the socket before that,
-    which can be read from any descriptor of the process."""
-    for _ in range(round(ABORT_WAIT / ABORT_POLL)):
-        found = _shut_down_marked(mark)
-        if ended.wait(ABORT_POLL if found else 0):
-            return
-        if not found:
-            break
-    with contextlib.suppress(RuntimeError):  # the interpreter is shutting down and starts no threads
-        threading.Thread(target=_keep_aborting, args=(mark, ended), name='gcp-deadline', daemon=True).start()
+    which can be read from any descriptor of the process. One thread looks for the sockets of all attempts, while there
+    are any: every 50 ms when it has found one, up to every second while there is none, because names are looked up."""
+
+    def __init__(self) -> None:
+        self.reset_after_fork()
+
+    def reset_after_fork(self) -> None:
+        """Start empty: a forked child has no threads, and inherits a lock that may be held."""
+        self._lock = threading.RLock()
+        self._attempts: dict[int, _Attempt[Any]] = {}
+        self._changed = threading.Event()
+        self._runs = False
+
+    def abort(self, attempt: _Attempt[Any], seconds: float) -> None:
+        """End an attempt. What takes longer, or has no socket yet, is left to the thread.
+
+        :param attempt: the attempt
+        :param seconds: how long to wait for the end of one that has a socket
+        """
+        for _ in range(round(seconds / ABORT_POLL)):
+            found = _shut_down_marked({attempt.mark})
+            if attempt.ended.wait(ABORT_POLL if found else 0):
+                return
+            if not found:
+                break
+        with self._lock:
+            self._attempts[attempt.mark] = attempt
+            self._changed.set()
+            if not self._runs:
+                self._changed = threading.Event()  # made here: gevent may have patched it meanwhile
+                with contextlib.suppress(RuntimeError):  # there are too many, or the interpreter is exiting
+                    threading.Thread(target=self._run, name='gcp-deadline', daemon=True).start()
+                    self._runs = True
+
+    def remove(self, attempt: _Attempt[Any]) -> None:
+        """Leave an attempt alone: a caller has taken it over."""
+        with self._lock:
+            self._attempts.pop(attempt.mark, None)
+
+    def _run(self) -> None:
+        pause = BACKGROUND_POLL
+        while self._has_work():
+            if self._changed.wait(pause):
+                self._changed.clear()
+                pause = BACKGROUND_POLL
+            with self._lock:
+                found = _shut_down_marked(self._attempts.keys())
+            pause = BACKGROUND_POLL if found else min(2 * pause, LONGEST_POLL)
+
+    def _has_work(self) -> bool:
+        with self._lock:
+            for attempt in [attempt for attempt in self._attempts.values() if attempt.ended.is_set()]:
+                del self._attempts[attempt.mark]
+            self._runs = bool(self._attempts)
+            return self._runs
 
 
-def _keep_aborting(mark: int, ended: threading.Event) -> None:
-    while not ended.wait(BACKGROUND_POLL):
-        _shut_down_marked(mark)
+_aborter = _Aborter()
+
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=_aborter.reset_after_fork)
 
 
-def _shut_down_marked(mark: int) -> bool:
-    descriptors = [fd for fd in _sockets() if _is_marked(mark, fd)]
+def _shut_down_marked(marks: Collection[int]) -> bool:
+    descriptors = [fd for fd in _sockets() if _mark(fd) in marks]
     for fd in descriptors:
         shut_down(fd)
     return bool(descriptors)
@@ -175,21 +259,31 @@ def _shut_down_marked(mark: int) -> bool:
 def _sockets() -> Iterator[int]:
     """Return the process's descriptors that are sockets; none where they cannot be listed or marked."""
     if OPTION is not None and os.path.isdir('/proc/self/fd'):
-        for fd in map(int, os.listdir('/proc/self/fd')):
+        for fd in _descriptors():
             with contextlib.suppress(OSError):  # closed meanwhile
                 if stat.S_ISSOCK(os.fstat(fd).st_mode):
                     yield fd
 
 
-def _is_marked(mark: int, fd: int) -> bool:
+def _descriptors() -> Iterable[int]:
+    """Return the process's descriptors. To list them takes one more: if there is none left, return all numbers."""
+    try:
+        return map(int, os.listdir('/proc/self/fd'))
+    except OSError:
+        return range(os.sysconf('SC_OPEN_MAX'))
+
+
+def _mark(fd: int) -> int | None:
+    """Return the value of a socket's TCP_USER_TIMEOUT; ``None``: it has none."""
     assert OPTION is not None
-    with contextlib.suppress(OSError), socket_of(fd) as sock:  # OSError: one that has no such option
-        return sock.getsockopt(socket.IPPROTO_TCP, OPTION) == mark
-    return False
+    try:
+        return get_option(fd, socket.IPPROTO_TCP, OPTION)
+    except OSError:
+        return None
 
 
 def _restore_user_timeout(fd: int, user_timeout: int) -> None:
     """Set TCP_USER_TIMEOUT to the user's value."""
     if OPTION is not None:
-        with contextlib.suppress(OSError), socket_of(fd) as sock:  # OSError: a unix socket has none
-            sock.setsockopt(socket.IPPROTO_TCP, OPTION, user_timeout)
+        with contextlib.suppress(OSError):  # a unix socket has none
+            set_option(fd, socket.IPPROTO_TCP, OPTION, user_timeout)

@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import select
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
 from ssl import (
     PROTOCOL_TLS_SERVER,
+    SSLCertVerificationError,
     SSLContext,
     SSLError,
     SSLSession,
@@ -21,7 +23,7 @@ from ssl import (
 )
 
 from gcp.contrib._tcp import Port, is_address
-from gcp.contrib._wire import peek, wait_ready
+from gcp.contrib._wire import has_ended, peek, wait_ready
 
 __all__ = [
     'ConnectionState',
@@ -31,6 +33,7 @@ __all__ = [
     'check_server_hostname',
     'close_notify',
     'handshake',
+    'may_be_refusal',
     'only_tls_messages',
 ]
 
@@ -153,12 +156,21 @@ def handshake(conn: SSLSocket, deadline: float, what: str) -> None:
     """
     while True:
         try:
-            conn.do_handshake()
+            with _sigpipe_blocked():
+                conn.do_handshake()
             return
         except SSLWantReadError:
             wait_ready(conn.fileno(), select.POLLIN, deadline, what)
         except SSLWantWriteError:
             wait_ready(conn.fileno(), select.POLLOUT, deadline, what)
+
+
+def may_be_refusal(error: BaseException) -> bool:
+    """Tell whether a handshake that offered a session may have failed because of the session.
+
+    :param error: the handshake's error
+    """
+    return isinstance(error, OSError) and not isinstance(error, (TimeoutError, SSLCertVerificationError))
 
 
 def only_tls_messages(conn: SSLSocket) -> bool:
@@ -172,7 +184,8 @@ def only_tls_messages(conn: SSLSocket) -> bool:
     try:
         if not _are_whole_records(peek(conn.fileno(), MAX_PENDING)):
             return False
-        conn.recv(1)
+        with _sigpipe_blocked():  # at an EOF, OpenSSL sends an alert
+            conn.recv(1)
     except SSLWantReadError:
         return True
     else:
@@ -182,21 +195,43 @@ def only_tls_messages(conn: SSLSocket) -> bool:
 
 
 def close_notify(conn: SSLSocket, deadline: float) -> None:
-    """Send a close_notify, without waiting for the peer's.
+    """Send a close_notify, without waiting for the peer's. Where the connection has failed or the peer has closed it,
+    send nothing: no one would read it.
 
     :param conn: the connection
     :param deadline: when to give up, on the monotonic clock
     :raises OSError: when it cannot be sent by then, or at all
+    :raises ValueError: when the connection is closed
     """
+    if has_ended(conn.fileno()):
+        return
     conn.settimeout(0)
     while True:
         try:
-            conn.unwrap()
+            with _sigpipe_blocked():  # the connection may fail at this moment
+                conn.unwrap()
             return
         except SSLWantReadError:
             return  # ours is sent
         except SSLWantWriteError:
             wait_ready(conn.fileno(), select.POLLOUT, deadline, 'TLS close_notify')
+
+
+@contextlib.contextmanager
+def _sigpipe_blocked() -> Iterator[None]:
+    """Keep this thread's writes to a peer that has reset the connection from ending the process, where a program has
+    set SIGPIPE to its default, as command-line tools do. (Python ignores the signal unless told otherwise; `ssl` cannot
+    send with MSG_NOSIGNAL.) The block must not switch greenlets: the mask is the thread's."""
+    if signal.getsignal(signal.SIGPIPE) is not signal.SIG_DFL:
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPIPE])
+    try:
+        yield
+    finally:
+        if signal.SIGPIPE not in before and signal.SIGPIPE in signal.sigpending():
+            signal.sigwait([signal.SIGPIPE])
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _are_whole_records(records: bytes) -> bool:

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from gcp.contrib._wire import shut_down
+from gcp.waiting import is_patched
 
 __all__ = ['Watchdog', 'run_with_watchdog']
 
@@ -124,11 +125,14 @@ class _WatchdogThread:
     def reset_after_fork(self) -> None:
         """Start empty: a forked child inherits a lock that may be held, but not the thread."""
         self._changed = threading.Condition()  # on an RLock: a signal handler may need it, too
+        self._is_patched = is_patched()
         self._watchdogs: set[Watchdog] = set()
         self._is_awake = False
         self._wakes_at = math.inf
 
     def add(self, watchdog: Watchdog) -> None:
+        if self._is_patched is not is_patched():  # gevent was loaded later: the condition would stop all greenlets
+            self.reset_after_fork()
         with self._changed:
             self._watchdogs.add(watchdog)
             if not self._is_awake:

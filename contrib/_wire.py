@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import contextvars
+import functools
 import math
 import os
 import select
@@ -12,8 +13,10 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any, Generic, Literal, TypeVar, overload
+
+from gcp._core import peek, poll_now, shut_down
 
 __all__ = [
     'CLOSE_TIMEOUT',
@@ -32,8 +35,9 @@ __all__ = [
     'restore_timeout',
     'run_in_thread',
     'shut_down',
-    'socket_of',
+    'start_call',
     'time_left',
+    'wait_for_outcome',
     'wait_ready',
     'wait_writable',
     'within',
@@ -41,6 +45,7 @@ __all__ = [
 
 ConnectionT = TypeVar('ConnectionT')
 ResultT = TypeVar('ResultT')
+WorkT = TypeVar('WorkT', bound=Callable[[], Any])
 UnsolicitedData = Literal['dead', 'allowed']
 
 READABLE = select.POLLIN | select.POLLPRI
@@ -62,14 +67,13 @@ def is_quiet(fd: int) -> bool:
     """Tell whether there is nothing to read: no data, no EOF, no error. Sends nothing and does not wait.
 
     poll, not recv: it works on a bare descriptor of any number, in any blocking mode, and reports "nothing" as a value,
-    where `recv` would raise for every healthy connection (1 microsecond instead of 2).
+    where `recv` would raise for every healthy connection. The kernel's poll, not that of `select`: gevent replaces it
+    by one that switches to other greenlets, and eventlet removes it.
 
     :param fd: the descriptor
     :raises ValueError: when it is negative, as that of a closed socket
     """
-    poller = select.poll()
-    poller.register(fd, READABLE)
-    return not poller.poll(0)
+    return not poll_now(fd, READABLE)
 
 
 def has_ended(fd: int) -> bool:
@@ -78,9 +82,7 @@ def has_ended(fd: int) -> bool:
     :param fd: the descriptor
     :raises ValueError: when it is negative
     """
-    poller = select.poll()
-    poller.register(fd, HALF_CLOSED)
-    return bool(poller.poll(0)) or (not HALF_CLOSED and not is_quiet(fd) and peek(fd) == b'')
+    return bool(poll_now(fd, HALF_CLOSED)) or (not HALF_CLOSED and not is_quiet(fd) and peek(fd) == b'')
 
 
 def is_alive(fd: int, unsolicited_data: UnsolicitedData) -> bool:
@@ -101,9 +103,7 @@ def is_writable(fd: int) -> bool:
     :param fd: the descriptor
     :raises ValueError: when it is negative
     """
-    poller = select.poll()
-    poller.register(fd, select.POLLOUT)
-    return bool(poller.poll(0))
+    return bool(poll_now(fd, select.POLLOUT))
 
 
 def wait_writable(socks: Iterable[socket.socket], timeout: float) -> None:
@@ -112,10 +112,7 @@ def wait_writable(socks: Iterable[socket.socket], timeout: float) -> None:
     :param socks: the sockets
     :param timeout: how long to wait at most, seconds
     """
-    poller = select.poll()
-    for sock in socks:
-        poller.register(sock, select.POLLOUT)
-    poller.poll(min(timeout, LONGEST_WAIT) * 1000)
+    _wait([sock.fileno() for sock in socks], select.POLLOUT, timeout)
 
 
 def wait_ready(fd: int, events: int, deadline: float, what: str) -> None:
@@ -127,45 +124,25 @@ def wait_ready(fd: int, events: int, deadline: float, what: str) -> None:
     :param what: the operation, for the error
     :raises TimeoutError: when it is not ready by then
     """
-    poller = select.poll()
-    poller.register(fd, events)
-    while not poller.poll(min(time_left(deadline, what), LONGEST_WAIT) * 1000):
+    while not _wait([fd], events, time_left(deadline, what)):
         pass
 
 
-def peek(fd: int, size: int = 1) -> bytes:
-    """Return the next bytes without consuming them; empty at EOF.
+def _wait(fds: list[int], events: int, timeout: float) -> bool:
+    """Wait until one of the descriptors is ready; tell whether one is.
 
-    :param fd: the descriptor
-    :param size: how many bytes at most
-    :raises BlockingIOError: when there is nothing to read
+    :param fds: the descriptors
+    :param events: the events to wait for, as for poll(2)
+    :param timeout: how long to wait at most, seconds
     """
-    with socket_of(fd) as sock:
-        return sock.recv(size, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-
-
-def shut_down(fd: int) -> None:
-    """Shut a connection down in both directions, so that every thread that waits on it returns at once.
-
-    The descriptor stays open; its owner closes it.
-
-    :param fd: the descriptor; ignored when it is not a socket (any more)
-    """
-    with contextlib.suppress(OSError), socket_of(fd) as sock:
-        sock.shutdown(socket.SHUT_RDWR)
-
-
-def socket_of(fd: int) -> socket.socket:
-    """Return a new socket object on a duplicate of a descriptor.
-
-    :raises OSError: when the descriptor is not a socket
-    """
-    copy = os.dup(fd)
-    try:
-        return socket.socket(fileno=copy)
-    except BaseException:  # the socket does not own the copy yet
-        os.close(copy)
-        raise
+    timeout = min(timeout, LONGEST_WAIT)
+    if not hasattr(select, 'poll'):  # eventlet has removed it
+        reading, writing = (fds if events & event else [] for event in (select.POLLIN, select.POLLOUT))
+        return any(select.select(reading, writing, [], timeout))
+    poller = select.poll()
+    for fd in fds:
+        poller.register(fd, events)
+    return bool(poller.poll(timeout * 1000))
 
 
 def restore_timeout(sock: socket.socket, timeout: float | None) -> None:
@@ -298,18 +275,45 @@ def time_left(deadline: float, what: str) -> float:
 def run_in_thread(
     work: Callable[[], ResultT],
     discard: Callable[[ResultT], object] = lambda result: None,
+    key: Hashable = None,
 ) -> concurrent.futures.Future[ResultT]:
     """Run a function in a daemon thread of its own, in a copy of the caller's context, and return its future.
 
     Not in an executor: the function may hang, which would use up the executor's threads and delay interpreter exit.
+    Where no thread can be started, run it in the caller's.
 
     :param work: the function
     :param discard: called with the result when the future was cancelled; must not raise
+    :param key: see `start_call`
     """
-    outcome: concurrent.futures.Future[ResultT] = concurrent.futures.Future()
-    run = contextvars.copy_context().run  # the function may read context variables
-    threading.Thread(target=run, args=(_work, outcome, work, discard), name='gcp-deadline', daemon=True).start()
-    return outcome
+    return start_call(work, discard, key)[0]
+
+
+def start_call(
+    work: WorkT,
+    discard: Callable[[Any], object],
+    key: Hashable = None,
+) -> tuple[concurrent.futures.Future[Any], WorkT]:
+    """As `run_in_thread`, but also return the function that runs: it may be an earlier call's.
+
+    A function that hangs keeps its thread when its caller has given up, and the next caller starts the next one. So
+    calls with the same key stand for each other: while one runs that its caller has given up, a new call takes it over
+    and starts none. There are never more threads with a key than there were callers at a time.
+
+    :param work: the function
+    :param discard: called with the result when the future was cancelled; must not raise
+    :param key: ``None``, or what cannot be hashed: the call stands for itself
+    """
+    outcome: concurrent.futures.Future[Any] = concurrent.futures.Future()
+    call = _calls.take_over(key, outcome) or _Call(work, discard, key, outcome)
+    outcome.add_done_callback(functools.partial(_calls.abandon_if_cancelled, call))
+    if call.work is work:
+        context = contextvars.copy_context()  # the function may read context variables
+        try:
+            threading.Thread(target=context.run, args=(call.run,), name='gcp-deadline', daemon=True).start()
+        except RuntimeError:  # there are too many threads, or the interpreter is exiting
+            call.run()
+    return outcome, call.work
 
 
 def within(
@@ -318,18 +322,38 @@ def within(
     *,
     what: str,
     discard: Callable[[ResultT], object] = lambda result: None,
+    key: Hashable = None,
 ) -> ResultT:
     """Run a function that takes no time-out in a daemon thread, and wait for its result.
 
-    After the time-out the thread goes on by itself, and discards its result.
+    After the time-out the thread goes on by itself, and discards its result, unless a call with the same key takes it
+    over. Where no thread can be started, the function runs in the caller's, without a limit.
 
     :param timeout: how long to wait, seconds
     :param work: the function
     :param what: the operation, for the error
     :param discard: called with a result that came too late; must not raise
+    :param key: see `start_call`
     :raises TimeoutError: when it took longer
     """
-    outcome = run_in_thread(work, discard)
+    return wait_for_outcome(run_in_thread(work, discard, key), timeout, what=what, discard=discard)
+
+
+def wait_for_outcome(
+    outcome: concurrent.futures.Future[ResultT],
+    timeout: float,
+    *,
+    what: str,
+    discard: Callable[[ResultT], object],
+) -> ResultT:
+    """Wait for the result of `run_in_thread`. Cancels it when that takes too long.
+
+    :param outcome: the future
+    :param timeout: how long to wait, seconds
+    :param what: the operation, for the error
+    :param discard: called with a result that came too late; must not raise
+    :raises TimeoutError: when it took longer
+    """
     try:
         concurrent.futures.wait([outcome], min(timeout, threading.TIMEOUT_MAX))
         if outcome.cancel():  # fails once the function has returned, so each result has exactly one owner
@@ -344,18 +368,96 @@ def within(
         del outcome  # else the error, its traceback and this frame form a reference cycle
 
 
-def _work(
-    outcome: concurrent.futures.Future[ResultT],
-    work: Callable[[], ResultT],
-    discard: Callable[[ResultT], object],
-) -> None:
-    try:
-        result = work()
-    except BaseException as error:
-        if outcome.set_running_or_notify_cancel():
-            outcome.set_exception(error)
-    else:
-        if outcome.set_running_or_notify_cancel():
-            outcome.set_result(result)
+class _Call:
+    """A function that runs in a thread of its own.
+
+    :ivar outcome: the future of the caller that waits for it; ``None``: it was given up
+    :ivar is_running: whether it has not returned yet
+    """
+
+    __slots__ = ('_discard', 'is_running', 'key', 'outcome', 'work')
+
+    def __init__(self, work: Callable[[], Any], discard: Callable[[Any], object], key: Hashable, outcome: Any) -> None:
+        self.work: Any = work
+        self._discard = discard
+        self.key = key
+        self.outcome: concurrent.futures.Future[Any] | None = outcome
+        self.is_running = True
+
+    def run(self) -> None:
+        try:
+            result = self.work()
+        except BaseException as error:
+            outcome = _calls.finish(self)
+            if outcome is not None and outcome.set_running_or_notify_cancel():
+                outcome.set_exception(error)
+            outcome = None  # else the error, its traceback and this frame form a reference cycle
         else:
-            discard(result)
+            outcome = _calls.finish(self)
+            if outcome is not None and outcome.set_running_or_notify_cancel():
+                outcome.set_result(result)
+            else:
+                self._discard(result)
+
+
+class _Calls:
+    """The calls that run although their callers have given them up, by key."""
+
+    def __init__(self) -> None:
+        self.reset_after_fork()
+
+    def reset_after_fork(self) -> None:
+        """Start empty: a forked child has no threads, and inherits a lock that may be held."""
+        self._lock = threading.RLock()  # reentrant: a signal handler may use the pool
+        self._abandoned: dict[Hashable, list[_Call]] = {}
+
+    def take_over(self, key: Hashable, outcome: concurrent.futures.Future[Any]) -> _Call | None:
+        """Return a call that was given up, now with a new future; ``None``: there is none."""
+        try:
+            hash(key)
+        except TypeError:
+            return None
+        with self._lock:
+            calls = self._abandoned.get(key)
+            if not calls:
+                return None
+            call = calls.pop()
+            if not calls:
+                del self._abandoned[key]
+            call.outcome = outcome
+            return call
+
+    def abandon_if_cancelled(self, call: _Call, outcome: concurrent.futures.Future[Any]) -> None:
+        """Give up a call whose caller has cancelled its future, or forget one that nothing can take over."""
+        if outcome.cancelled():
+            with self._lock:
+                if call.is_running and call.outcome is outcome:
+                    call.outcome = None
+                    if call.key is not None:
+                        self._keep(call)
+
+    def _keep(self, call: _Call) -> None:
+        with contextlib.suppress(TypeError):  # the key cannot be hashed
+            self._abandoned.setdefault(call.key, []).append(call)
+
+    def finish(self, call: _Call) -> concurrent.futures.Future[Any] | None:
+        """Note that a call has returned. Return the future that waits for it, if any."""
+        with self._lock:
+            call.is_running = False
+            outcome, call.outcome = call.outcome, None
+            if outcome is None and call.key is not None:
+                self._drop(call)
+            return outcome
+
+    def _drop(self, call: _Call) -> None:
+        with contextlib.suppress(TypeError, KeyError, ValueError):
+            calls = self._abandoned[call.key]
+            calls.remove(call)
+            if not calls:
+                del self._abandoned[call.key]
+
+
+_calls = _Calls()
+
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=_calls.reset_after_fork)

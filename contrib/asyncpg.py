@@ -16,6 +16,7 @@ try:
 except ImportError as exc:
     raise ImportError('gcp.contrib.asyncpg needs asyncpg: pip install gcpool[asyncpg]', name='asyncpg') from exc
 
+from gcp._core import set_option
 from gcp.asyncio import BaseConnectionManager
 from gcp.contrib._postgres import (
     CHECK_TIMEOUT,
@@ -30,7 +31,7 @@ from gcp.contrib._postgres import (
     error_message,
     is_coroutine_function,
 )
-from gcp.contrib._wire import socket_of
+from gcp.contrib._wire import has_ended
 
 __all__ = ['Connection', 'DbConnectionManager', 'DbEndpoint', 'DsnParameters', 'UnknownEndpointError']
 
@@ -125,11 +126,16 @@ class DbConnectionManager(
         """
         if self._fork_guard.is_inherited(conn):
             return
-        is_dead = self._monitor(conn).is_lost or self._failure_detector.is_invalid(endpoint, conn)
+        is_dead = (
+            self._monitor(conn).is_lost
+            or self._failure_detector.is_invalid(endpoint, conn)
+            or _is_ended_by_server(_internals(conn)._transport)
+        )
         self._failure_detector.remove(endpoint, conn)
         try:
             if is_dead:
-                conn.terminate()  # the server cannot be told
+                _internals(conn)._transport.abort()  # first: the server cannot be told, though asyncpg would try
+                conn.terminate()
             else:
                 # not close(timeout=...): before 0.32 it does not limit the cancellation of a command
                 await asyncio.wait_for(conn.close(), CLOSE_TIMEOUT)
@@ -368,6 +374,14 @@ class _ProtocolMonitor(asyncio.Protocol):
         self._protocol.resume_writing()
 
 
+def _is_ended_by_server(transport: Any) -> bool:
+    """Tell whether the server has closed or reset a connection, even if the event loop has not read that yet: a message
+    to it may end the process by SIGPIPE."""
+    sock = transport.get_extra_info('socket')
+    fd = -1 if sock is None else sock.fileno()
+    return fd >= 0 and has_ended(fd)
+
+
 def _internals(conn: Connection[Any] | _CodecTracker) -> Any:
     """Return the connection untyped, for attributes that asyncpg's own pool uses and that have no public name."""
     return conn
@@ -427,12 +441,12 @@ def _set_options(transport: asyncio.BaseTransport, options: Mapping[str, int]) -
         return
     names = {'keepalives_interval': 'TCP_KEEPINTVL', 'keepalives_count': 'TCP_KEEPCNT'}
     names |= {'tcp_user_timeout': 'TCP_USER_TIMEOUT', 'keepalives_idle': 'TCP_KEEPIDLE'}
-    with socket_of(sock.fileno()) as copy:
-        copy.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, options.get('keepalives', 1))
-        for name, value in options.items():
-            number = getattr(socket, names.get(name, ''), None)  # not every system has all of them
-            if value and number is not None:
-                copy.setsockopt(socket.IPPROTO_TCP, number, value)
+    fd = sock.fileno()
+    set_option(fd, socket.SOL_SOCKET, socket.SO_KEEPALIVE, options.get('keepalives', 1))
+    for name, value in options.items():
+        number = getattr(socket, names.get(name, ''), None)  # not every system has all of them
+        if value and number is not None:
+            set_option(fd, socket.IPPROTO_TCP, number, value)
 
 
 def _is_occupied(conn: Connection[Any]) -> bool:

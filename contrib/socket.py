@@ -9,7 +9,7 @@ import socket
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
-from ssl import SSLContext, SSLSocket
+from ssl import SSLContext, SSLSession, SSLSocket
 from typing import Generic
 
 from gcp.contrib import _tls
@@ -234,7 +234,8 @@ class SslSocketConnectionManager(
         self._states: weakref.WeakKeyDictionary[SSLSocket, _tls.ConnectionState] = weakref.WeakKeyDictionary()
 
     def create(self, endpoint: SslEndpoint, timeout: float | None = None) -> SSLSocket:
-        """Connect to the first address of a host that accepts, and do the TLS handshake.
+        """Connect to the first address of a host that accepts, and do the TLS handshake. If that fails with the session
+        of an earlier connection, which the server may refuse, connect once more without it.
 
         :param endpoint: host and port
         :param timeout: how long it may take in all, seconds, including the name's look-up, all addresses tried and
@@ -248,27 +249,36 @@ class SslSocketConnectionManager(
         """
         host, port = check_endpoint(endpoint)
         deadline = deadline_in(timeout)
-        wrap = partial(
-            self._context.wrap_socket,
-            do_handshake_on_connect=False,
-            server_hostname=self._server_hostname or _tls.certificate_name(host),
-            session=None if self._sessions is None else self._sessions.find((host, port)),
-        )
-        # wrapped before it is connected: if the peer resets the connection in between, wrapping it leaks the socket
-        conn = _connect(host, port, lambda address: wrap(self._options.open(address)), deadline)
-        try:
-            _tls.handshake(conn, deadline, f'TLS handshake with {host} port {port}')
-            conn.settimeout(socket.getdefaulttimeout())
-        except BaseException:
-            conn.close()
-            if self._sessions is not None:
-                self._sessions.forget((host, port))
-            raise
+        session = None if self._sessions is None else self._sessions.find((host, port))
+        while True:
+            conn = self._open(host, port, session, deadline)
+            try:
+                _tls.handshake(conn, deadline, f'TLS handshake with {host} port {port}')
+                conn.settimeout(socket.getdefaulttimeout())
+                break
+            except BaseException as error:
+                conn.close()
+                if self._sessions is not None:
+                    self._sessions.forget((host, port))
+                if session is None or not _tls.may_be_refusal(error):
+                    raise
+                session = None  # the server may have refused it: try once more without
         if self._sessions is not None:
             self._sessions.keep((host, port), conn)
         self._fork_guard.record(conn)
         self._states[conn] = _tls.ConnectionState((host, port))
         return conn
+
+    def _open(self, host: str, port: Port, session: SSLSession | None, deadline: float) -> SSLSocket:
+        """Connect, without a handshake."""
+        wrap = partial(
+            self._context.wrap_socket,
+            do_handshake_on_connect=False,
+            server_hostname=self._server_hostname or _tls.certificate_name(host),
+            session=session,
+        )
+        # wrapped before it is connected: if the peer resets the connection in between, wrapping it leaks the socket
+        return _connect(host, port, lambda address: wrap(self._options.open(address)), deadline)
 
     def dispose(self, endpoint: SslEndpoint, conn: SSLSocket, timeout: float | None = None) -> None:
         """Close a connection. Sends close_notify, but does not wait for the peer's. One that is still in use in another
@@ -370,4 +380,4 @@ def _resolve(host: str, port: Port, deadline: float) -> list[Address]:
         return look_up(host, port)
     # getaddrinfo takes no time-out
     what = f'look-up of {host}'
-    return within(time_left(deadline, what), partial(look_up, host, port), what=what)
+    return within(time_left(deadline, what), partial(look_up, host, port), what=what, key=(look_up, host, port))

@@ -33,6 +33,7 @@ from gcp.contrib._wire import (
     CLOSE_TIMEOUT,
     SocketManager,
     UnsolicitedData,
+    has_ended,
     is_alive,
     is_quiet,
     is_writable,
@@ -372,10 +373,12 @@ async def close_stream(writer: asyncio.StreamWriter) -> None:
     :param writer: the stream's writer
     """
     try:
-        writer.close()
-        # TLS has sent its close_notify, and would wait for the peer's
-        if not _is_tls(writer) or not await _is_flushed(writer):
-            await _wait_closed(writer)
+        # a close_notify to a peer that has reset the connection may end the process by SIGPIPE
+        if not (_is_tls(writer) and _is_ended_by_peer(writer)):
+            writer.close()
+            # TLS has sent its close_notify, and would wait for the peer's
+            if not _is_tls(writer) or not await _is_flushed(writer):
+                await _wait_closed(writer)
     finally:
         writer.transport.abort()
     await _yield_to_loop()  # the loop closes the descriptor in its next iteration
@@ -385,7 +388,7 @@ async def _resolve(host: str, port: Port) -> list[Address]:
     if is_address(host):
         return look_up(host, port)
     # not in the loop's executor: look-ups that hang would soon occupy all of its threads
-    return await asyncio.wrap_future(run_in_thread(partial(look_up, host, port)))
+    return await asyncio.wrap_future(run_in_thread(partial(look_up, host, port), key=(look_up, host, port)))
 
 
 async def _wait_writable(socks: Iterable[socket.socket], timeout: float) -> None:
@@ -471,6 +474,11 @@ def _is_stream(conn: object) -> bool:
 
 def _has_ended(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
     return writer.is_closing() or _descriptor(writer) < 0 or reader.exception() is not None or reader.at_eof()
+
+
+def _is_ended_by_peer(writer: asyncio.StreamWriter) -> bool:
+    fd = _descriptor(writer)
+    return fd >= 0 and has_ended(fd)
 
 
 def _is_write_buffer_full(transport: asyncio.WriteTransport) -> bool:

@@ -20,6 +20,7 @@ base_pool              what both pools share: the idle hit
 fastcall               faster ways through the interpreter for leases
 sync_pool              the compiled half of the threading pool
 async_pool, async_lease  ... of the asyncio pool, and the awaitable that it returns
+descriptors            what the managers of gcp.contrib do with descriptors
 """
 
 import os
@@ -28,7 +29,13 @@ from _socket import socket     # the base of socket.socket, which takes long to 
 from types import AsyncGeneratorType, CoroutineType, GenericAlias
 
 cimport cython
-from cpython.exc cimport PyErr_CheckSignals, PyErr_Clear, PyErr_ExceptionMatches, PyErr_Occurred
+from cpython.exc cimport (
+    PyErr_CheckSignals,
+    PyErr_Clear,
+    PyErr_ExceptionMatches,
+    PyErr_Occurred,
+    PyErr_SetFromErrno,
+)
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.math cimport INFINITY
@@ -96,6 +103,7 @@ include "core/fastcall.pyx"
 include "core/sync_pool.pyx"
 include "core/async_pool.pyx"
 include "core/async_lease.pyx"
+include "core/descriptors.pyx"
 
 # What `next` of a machine returns, for the drivers: a hook by its number, or one of these.
 TODO_DISPOSE = <int>HOOK_DISPOSE

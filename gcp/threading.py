@@ -15,13 +15,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from gcp import observe, options
-from gcp._core import TODO_DISPOSE, TODO_DONE, TODO_WAIT, Acquire, Event, Release, SyncPool, check_timeout
+from gcp._core import TODO_DISPOSE, TODO_DONE, TODO_WAIT, Acquire, Release, SyncPool, check_timeout
 from gcp.connection import connection_of
 from gcp.disposal import DISPOSE_GRACE, FORCE_GRACE, report, weakly
 from gcp.disposal.threads import Collector, Disposer
 from gcp.managers import AsyncConnectionManager, ConnectionT, EndpointT
 from gcp.managers import SyncConnectionManager as BaseConnectionManager
-from gcp.waiting import wait_for
+from gcp.waiting import AnyEvent, event_class, is_patched, wait_for
 
 if TYPE_CHECKING:
     from gcp.stats import PoolStats
@@ -95,10 +95,11 @@ class ConnectionPool(SyncPool[EndpointT, ConnectionT]):
         )
         self._set_up(manager, given, options.hooks(manager, BaseConnectionManager))
         self._wait = wait_for
+        self._make_event = event_class() if is_patched() else None
         self._report = partial(report, logger, self.name)
         self._disposer = Disposer(self.name, self._core, manager.dispose, given.dispose_timeout)
         self._dispose = manager.dispose if given.dispose_timeout is None else None
-        self._closers: list[Event] = []
+        self._closers: list[AnyEvent] = []
         self._core.on_drained = weakly(self._wake_closers)
         self._core.on_fork = weakly(self._reset_after_fork)
         self._collector = Collector(self, self._disposer) if given.background_collector else None
@@ -145,7 +146,7 @@ class ConnectionPool(SyncPool[EndpointT, ConnectionT]):
         :param timeout: how long to wait for used connections, seconds; ``None``: until all are released
         """
         deadline = inf if (allowed := check_timeout(timeout)) is None else monotonic() + max(0.0, allowed)
-        drained = Event()
+        drained = event_class()()
         self._closers.append(drained)
         try:
             self._core.close()

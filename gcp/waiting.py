@@ -7,14 +7,80 @@ a time limit, those threads are ended by `SystemExit`, which is silent in a thre
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from math import inf
 
 from gcp._core import Event
 
 PAUSE = 0.05
 """How long to wait, once the main thread has ended, before looking again, seconds."""
 
+LONGEST_WAIT = 1e6
+"""The longest single wait on a patched lock, seconds."""
+
 waiting: dict[int, Wait] = {}
 exiting = False
+
+
+def is_patched() -> bool:
+    """Return whether `threading` makes something other than threads at this moment: greenlets of gevent or eventlet.
+
+    Then the compiled `Event` must not be waited on: it would stop all greenlets of the thread."""
+    return type(threading.Lock()).__module__ != '_thread'
+
+
+class PatchedEvent:
+    """As `Event`, on a lock of a patched `threading`: a wait stops only its greenlet.
+
+    Setting it does not switch to another greenlet, so the core may set it anywhere."""
+
+    __slots__ = ('_has_waiter', '_is_set', '_lock')
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+        self._is_set = self._has_waiter = False
+
+    def set(self) -> None:
+        """Wake the waiter, or the next one."""
+        if not self._is_set:
+            self._is_set = True
+            self._lock.release()
+
+    __call__ = set
+
+    def wait(self, seconds: float = inf) -> bool:
+        """Wait until the event is set, and clear it.
+
+        :param seconds: how long to wait at most; ``inf``: without a limit
+        :return: whether it was set
+        """
+        self._has_waiter = True
+        try:
+            if seconds == inf:
+                acquired = self._lock.acquire()
+            elif seconds > 0:
+                acquired = self._lock.acquire(True, min(seconds, LONGEST_WAIT))
+            else:
+                acquired = self._lock.acquire(False)
+            if acquired:
+                self._is_set = False
+            return acquired
+        finally:
+            self._has_waiter = False
+
+    @property
+    def awaited(self) -> bool:
+        """Whether a greenlet waits for it at this moment, and has not been woken."""
+        return self._has_waiter and not self._is_set
+
+
+AnyEvent = Event | PatchedEvent
+
+
+def event_class() -> Callable[[], AnyEvent]:
+    """Return the class of events that a pool made now waits on."""
+    return PatchedEvent if is_patched() else Event
 
 
 class Wait:
@@ -24,12 +90,12 @@ class Wait:
 
     __slots__ = ('ended', 'event')
 
-    def __init__(self, event: Event) -> None:
+    def __init__(self, event: AnyEvent) -> None:
         self.event = event
         self.ended = False
 
 
-def wait_for(event: Event, seconds: float) -> bool:
+def wait_for(event: AnyEvent, seconds: float) -> bool:
     """Wait for an event that another thread will set.
 
     :param seconds: how long to wait at most; ``inf``: without a limit

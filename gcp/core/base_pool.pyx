@@ -52,7 +52,7 @@ cdef class BaseConnectionPool:
     cdef public object _disposer        # disposes of victims
     cdef public object _collector       # looks for expired connections in the background; None: releases do
     cdef public object _report          # logs an error of a hook that is not raised: (message, endpoint, error)
-    cdef public object _make_event      # for tests: makes what a thread waits on; None: an `Event`
+    cdef public object _make_event      # makes what a waiter waits on; None: an `Event`
     cdef public object _timeout_error   # the class of the error of an acquire that ran out of time
     # The manager's hooks; None where it has none. Looked up once, so that a hook that is not there costs nothing.
     cdef readonly object _check_aliveness

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from math import inf
 from typing import Any
 
-from gcp._core import NO_ENDPOINT, Core, Event, SyncPool, Victim, Worker, WorkerPool, dispose_here, gather
+from gcp._core import NO_ENDPOINT, Core, SyncPool, Victim, Worker, WorkerPool, dispose_here, gather
 from gcp.disposal import COLLECT_BATCH, DISPOSE_GRACE, SHORTEST_SLEEP, WORKER_IDLE_TIME, report_disposal
-from gcp.waiting import wait_for
+from gcp.waiting import AnyEvent, event_class, wait_for
 
 logger = logging.getLogger('gcp.threading')
 
@@ -75,7 +75,8 @@ class Disposer:
 
     def reset_after_fork(self) -> None:
         """Begin without workers: a forked child has none."""
-        self._worker_pool = WorkerPool(self._core, clock, Event)
+        self._make_event = event_class()
+        self._worker_pool = WorkerPool(self._core, clock, self._make_event)
         self._watching = False
 
     # --- in the caller's thread ---
@@ -115,7 +116,7 @@ class Disposer:
 
     dispose_soon = dispose_in_background
 
-    def wait_for(self, event: Event, seconds: float) -> bool:
+    def wait_for(self, event: AnyEvent, seconds: float) -> bool:
         """Wait in the queue. If that may be for a disposal that takes long, the watchdog looks after it.
 
         :param seconds: how long to wait at most; ``inf``: without a limit
@@ -143,7 +144,7 @@ class Disposer:
 
     def _work(self, idle_time: float = WORKER_IDLE_TIME) -> None:
         pool = self._worker_pool
-        worker = Worker(pool, Event())
+        worker = Worker(pool, self._make_event())
         worker.join()
         try:
             while True:
@@ -177,7 +178,7 @@ class Disposer:
     def _run_watchdog(self) -> None:
         """While disposals are in progress: give the work behind one that is stuck to another worker, and give up on
         those past their time."""
-        pause = Event()
+        pause = self._make_event()
         while self._needs_watching():
             pause.wait(DISPOSE_GRACE)
             for victim, seconds in self._worker_pool.stuck(DISPOSE_GRACE):
@@ -216,7 +217,7 @@ class Collector:
 
     def reset_after_fork(self) -> None:
         """Begin without a thread: a forked child has none."""
-        self._event = Event()
+        self._event = event_class()()
         self._runs = False
 
     def ensure(self) -> None:

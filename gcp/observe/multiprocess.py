@@ -17,9 +17,10 @@ import atexit
 import os
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Iterator
-from time import monotonic, perf_counter, sleep
+from time import monotonic, perf_counter
 from typing import Any, Final
 
 from prometheus_client import mmap_dict
@@ -244,7 +245,7 @@ class Writer:
         running = self._running
         self._starting = False
         while True:
-            sleep(delay)
+            time.sleep(delay)  # looked up here: gevent may have replaced it meanwhile
             delay = PERIOD
             if self.flush():
                 continue
@@ -263,7 +264,7 @@ class Writer:
         self._is_over = True
         deadline = monotonic() + START_TIMEOUT
         while self._starting and monotonic() < deadline:
-            sleep(0.001)
+            time.sleep(0.001)
         if self._pid == os.getpid():
             if self._files or self._called:
                 self.flush()

@@ -240,6 +240,71 @@ def test_a_session_that_a_handshake_failed_with_is_not_offered_again(manager: Ss
             assert not conn.session_reused
 
 
+def offers_session(hello: bytes) -> bool:
+    """Tell whether a ClientHello offers a session: by a ticket (TLS 1.2) or a pre-shared key (TLS 1.3)."""
+    at = 5 + 4 + 2 + 32
+    at += 1 + hello[at]  # session id
+    at += 2 + int.from_bytes(hello[at : at + 2], 'big')  # cipher suites
+    at += 1 + hello[at] + 2  # compression methods, and the length of the extensions
+    while at < len(hello):
+        kind, size = struct.unpack('!HH', hello[at : at + 4])
+        if kind == 41 or (kind == 35 and size):
+            return True
+        at += 4 + size
+    return False
+
+
+@pytest.mark.parametrize('version', VERSIONS, ids=lambda version: version.name)
+@pytest.mark.parametrize('refuse', [reset, garbage, socket.socket.close], ids=['reset', 'alert', 'EOF'])
+def test_a_server_that_refuses_sessions_is_connected_without(
+    manager: SslSocketConnectionManager,
+    version: ssl.TLSVersion,
+    refuse: Any,
+) -> None:
+    handshake = shaking_hands(server_context(version=version))
+    refused = []
+
+    def prepare(sock: socket.socket) -> socket.socket | None:
+        if offers_session(sock.recv(65536, socket.MSG_PEEK)):
+            refused.append(sock)
+            refuse(sock)
+            return None
+        return handshake(sock)
+
+    with Service(prepare) as service:
+        for number in range(4):
+            conn = manager.create(service.endpoint, 5.0)
+            exchange(conn, service.peer())
+            manager.on_release(service.endpoint, conn)
+            manager.dispose(service.endpoint, conn)
+            assert len(refused) == number
+
+
+def test_the_second_try_is_within_the_same_deadline(manager: SslSocketConnectionManager) -> None:
+    handshake, fails = shaking_hands(server_context()), threading.Event()
+    tries = []
+
+    def prepare(sock: socket.socket) -> socket.socket | None:
+        if not fails.is_set():
+            return handshake(sock)
+        tries.append(sock)
+        if len(tries) > 1:
+            drip(sock)
+        else:
+            sock.recv(65536)
+            reset(sock)
+        return None
+
+    with Service(prepare) as service:
+        conn = manager.create(service.endpoint, 5.0)
+        exchange(conn, service.peer())
+        manager.dispose(service.endpoint, conn)
+        fails.set()
+        with lasting(0.2), pytest.raises(TimeoutError):
+            manager.create(service.endpoint, 0.2)
+        assert len(tries) == 2
+
+
 def test_100_000_endpoints_leave_a_bounded_number_of_sessions(pair: Pair) -> None:
     conn, peer = pair
     exchange(conn, peer)

@@ -64,6 +64,7 @@ ALLOWED = {
         'gcp.managers',
         'gcp.stats',
         'gcp.threading',
+        'gcp.waiting',
     },
 }
 

@@ -367,13 +367,13 @@ def cooperative(scheduler: Scheduler) -> Iterator[None]:
     real_worker = disposal.Worker
     real_init = front.ConnectionPool.__init__
     replacements: list[tuple[Any, str, Any]] = [
-        (front, 'Event', new_closers_event),
+        (front, 'event_class', lambda: new_closers_event),
         (front, 'wait_for', wait_for),
         (front, 'monotonic', now),
         (front.ConnectionPool, '__init__', set_up),
         (disposal, 'threading', SimpleNamespace(Thread=Thread)),
         (disposal, 'Worker', Worker),
-        (disposal, 'Event', new_event),
+        (disposal, 'event_class', lambda: new_event),
         (disposal, 'wait_for', wait_for),
         (disposal, 'clock', now),
         (disposal, 'starting', nullcontext()),  # its holder can be switched where it starts a thread
