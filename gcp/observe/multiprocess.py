@@ -78,7 +78,7 @@ def entries_of(
     """
     if metric.kind == 'histogram':
         for labels, buckets in series_labels.histograms[metric.name]:
-            counts, total = histogram_of(reading, HISTOGRAMS[metric.name], labels.get('hook'))
+            counts, total = histogram_of(reading, HISTOGRAMS[metric.name], labels)
             for bucket, value in zip(buckets, counts, strict=True):
                 yield f'{metric.name}_bucket', bucket, value
             yield f'{metric.name}_sum', labels, total

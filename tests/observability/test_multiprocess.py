@@ -108,7 +108,7 @@ def test_exact_at_exit_and_summed_with_those_before(story: Story, tmp_path: Path
     page = merged(tmp_path)
     assert page.by('result', 'gcpool_acquires_total') == {'created': 3, 'hit': 297}
     assert page.value('gcpool_use_seconds_count') == 300
-    assert page.value('gcpool_hook_seconds_count', hook='on_release') == 300
+    assert page.value('gcpool_hook_seconds_count', hook='on_release', result='ok') == 300
 
 
 def test_a_fork_after_the_pool_was_made(story: Story, tmp_path: Path) -> None:

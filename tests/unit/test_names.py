@@ -42,7 +42,7 @@ PROMISED = {
         'pool hook outcome',
         {'hook': HOOKS, 'outcome': {'ok', 'error', 'timeout', 'cancelled', 'dead'}},
     ),
-    'gcpool_hook_seconds': ('histogram', 'pool hook', {'hook': HOOKS}),
+    'gcpool_hook_seconds': ('histogram', 'pool hook result', {'hook': HOOKS, 'result': {'ok', 'failed'}}),
     'gcpool_acquire_wait_seconds': ('histogram', 'pool', {}),
     'gcpool_use_seconds': ('histogram', 'pool', {}),
     'gcpool_connection_age_seconds': ('histogram', 'pool', {}),
@@ -115,7 +115,7 @@ def test_instruments_show_what_the_table_has() -> None:
         metric = BY_NAME[instrument.metric]
         assert set(instrument.where) <= set(metric.values)
         assert all(value in metric.values[label] for label, value in instrument.where.items())
-        assert set(instrument.attributes.values()) == set(metric.labels) - {'pool_endpoint'} - set(instrument.where)
+        assert set(instrument.attributes.values()) == set(metric.labels) - set(instrument.where)
         assert (instrument.kind == 'histogram') == bool(instrument.buckets)
         assert re.match(r'db\.client\.connection\.|gcpool\.', instrument.name)
 

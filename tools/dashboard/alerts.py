@@ -135,7 +135,10 @@ RECORDS: Final = (
     ),
     Record('pool:gcpool_use_seconds:p95_5m', 'histogram_quantile(0.95, rate(gcpool_use_seconds_bucket[5m]))'),
     Record('pool:gcpool_use_seconds:rate5m', 'rate(gcpool_use_seconds_sum[5m])'),
-    Record('pool_hook:gcpool_hook_seconds:p95_5m', 'histogram_quantile(0.95, rate(gcpool_hook_seconds_bucket[5m]))'),
+    Record(
+        'pool_hook:gcpool_hook_seconds:p95_5m',
+        'histogram_quantile(0.95, sum without (result) (rate(gcpool_hook_seconds_bucket{result="ok"}[5m])))',
+    ),
     Record('pool:gcpool_creates:rate5m', rates('gcpool_hook_calls_total', 'hook="create", outcome="ok"', HOOK)),
     Record(
         'pool:gcpool_create_errors:ratio_rate5m',
