@@ -109,6 +109,12 @@ def test_the_table_is_what_is_promised() -> None:
         assert metric.name.endswith('_seconds') == (metric.unit == 's')
 
 
+def test_no_label_is_one_that_service_discovery_sets() -> None:
+    """Prometheus would rename it, and rules and panels that use it would find nothing."""
+    target = {'cluster', 'container', 'endpoint', 'instance', 'job', 'namespace', 'node', 'pod', 'service'}
+    assert not target & {label for metric in METRICS for label in metric.labels}
+
+
 def test_instruments_show_what_the_table_has() -> None:
     assert len({instrument.name for instrument in INSTRUMENTS}) == len(INSTRUMENTS)
     for instrument in INSTRUMENTS:

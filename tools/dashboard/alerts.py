@@ -176,8 +176,8 @@ ALERTS: Final = (
         '{{ $value | humanizePercentage }} of the acquires time out, and the callers get errors. The message of '
         'AcquireTimeoutError, in the log of the process, says which limit was reached and for how long connections '
         'are held. If time ran out in waiting, reduce the load, or end what holds connections; if it ran out in '
-        'create, the server cannot be reached, see GcpoolCreateErrors. Acquires with timeout=0 that get no connection are '
-        'counted, too.',
+        'create, the server cannot be reached, see GcpoolCreateErrors. Acquires with timeout=0 that get no connection '
+        'are counted, too.',
     ),
     Alert(
         'GcpoolSlowAcquire',
@@ -186,9 +186,9 @@ ALERTS: Final = (
         'warning',
         'serves acquires slowly',
         'One acquire in twenty takes longer than {{ $value | humanizeDuration }}. "Acquires by result" shows why. '
-        'waited: the pool is too small, or connections are held for too long, see GcpoolSaturated. created: connections are '
-        'created on demand, see GcpoolChurn, and "Time to create" for a server that is slow to accept them. An exemplar '
-        'leads to the trace of a slow acquire, and from there to the span that held the connection.',
+        'waited: the pool is too small, or connections are held for too long, see GcpoolSaturated. created: '
+        'connections are created on demand, see GcpoolChurn, and "Time to create" for a server that is slow to accept '
+        'them. An exemplar leads to the trace of a slow acquire, and from there to the span that held the connection.',
     ),
     Alert(
         'GcpoolConnectionLeakSuspected',
