@@ -82,7 +82,16 @@ def _add_files(commands: Any) -> None:
     ):
         printer = commands.add_parser(command, help=f'print {what}', description=f'Print {what}: {then}.')
         printer.add_argument('-o', '--output', metavar='FILE', help='the file to write (default: standard output)')
-        printer.set_defaults(run=_print_file, file=file)
+        printer.set_defaults(run=_print_file, file=file, rules=None)
+        if command == 'rules':
+            printer.add_argument(
+                '--runbook-base',
+                metavar='URL',
+                dest='rules',
+                type=_rules,
+                help='where your runbooks are: the lower-case name of each alert is appended, after a # unless the URL '
+                'ends with /, # or = (default: the documentation)',
+            )
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -100,7 +109,7 @@ def _top(options: argparse.Namespace) -> int:
 def _print_file(options: argparse.Namespace) -> int:
     from gcp.observe import grafana
 
-    text = grafana.read(options.file)
+    text: str = options.rules or grafana.read(options.file)
     if options.output is None:
         sys.stdout.write(text)
         return 0
@@ -111,6 +120,16 @@ def _print_file(options: argparse.Namespace) -> int:
         print(f'{options.output}: {error.strerror}', file=sys.stderr)
         return 1
     return 0
+
+
+def _rules(base: str) -> str:
+    """Return the rules with runbooks below a URL."""
+    from gcp.observe import grafana
+
+    try:
+        return grafana.rules(base)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _positive(text: str) -> float:

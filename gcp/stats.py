@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import nan
 from types import MappingProxyType
@@ -104,7 +104,7 @@ class PoolStats(Counts, Generic[EndpointT]):
     :ivar endpoints: the statistics of each endpoint that has a connection or a waiter now
     :ivar hook_calls: calls of the manager's hooks that have ended, by hook and outcome: ok, error, timeout, cancelled;
         for `check_aliveness` also dead
-    :ivar hook_time: durations of hook calls, seconds, by hook
+    :ivar hook_time: durations of hook calls, whatever their outcome, seconds, by hook
     :ivar wait_time: durations of acquires, whatever their result, seconds; a hit counts as 0
     :ivar use_time: times from acquire to release, seconds
     :ivar age: ages of connections when they were closed, seconds
@@ -136,12 +136,18 @@ def snapshot(
         name=name,
         is_closed=is_closed,
         endpoints=MappingProxyType({key: EndpointStats(endpoint=key, **frozen(counts)) for key, counts in endpoints}),
-        hook_time=MappingProxyType({hook: Histogram(WAIT_BOUNDS, *timed) for hook, timed in hook_time.items()}),
+        hook_time=MappingProxyType({hook: summed(timed.values()) for hook, timed in hook_time.items()}),
         wait_time=Histogram(WAIT_BOUNDS, *wait),
         use_time=Histogram(USE_BOUNDS, *use),
         age=Histogram(AGE_BOUNDS, *age),
         **frozen(total),
     )
+
+
+def summed(parts: Iterable[tuple[tuple[int, ...], float]]) -> Histogram:
+    """Add histograms up."""
+    counts, sums = zip(*parts, strict=True)
+    return Histogram(WAIT_BOUNDS, tuple(map(sum, zip(*counts, strict=True))), sum(sums))
 
 
 def frozen(value: Any) -> Any:

@@ -34,8 +34,8 @@ READ = {
     'it. `error`: a hook raised, or an acquire was cancelled half-way.',
     'gcpool_hook_calls_total': 'Errors of `create`: the server refuses connections, or cannot be reached. Errors of '
     '`on_release`: connections cannot be reset after use.',
-    'gcpool_hook_seconds': 'For `create`, the time to connect. A slow `check_aliveness`, `on_acquire` or `on_release` '
-    'delays every acquire.',
+    'gcpool_hook_seconds': '`failed`: the call raised, timed out or was cancelled. For `create`, the time to connect. '
+    'A slow `check_aliveness`, `on_acquire` or `on_release` delays every acquire.',
     'gcpool_acquire_wait_seconds': 'The delay of callers. p50 in the first bucket is the normal state; watch p99.',
     'gcpool_use_seconds': 'If it grows, the same limits serve fewer callers. The rate of its sum is the average number '
     'of connections in use.',
@@ -74,12 +74,14 @@ def bucket_rows() -> Iterator[str]:
 
 
 def instrument_rows() -> Iterator[str]:
-    yield '| instrument | kind | the same figures as |'
-    yield '|---|---|---|'
+    yield '| instrument | kind | attributes | the same figures as |'
+    yield '|---|---|---|---|'
     for instrument in INSTRUMENTS:
         where = ', '.join(f'{label}="{value}"' for label, value in instrument.where.items())
+        labels = [name for name, label in instrument.attributes.items() if label != 'pool']
+        attributes = ', '.join(f'`{name}`' for name in labels)
         yield (
-            f'| `{instrument.name}` | {instrument.kind.replace("_", " ")} | '
+            f'| `{instrument.name}` | {instrument.kind.replace("_", " ")} | {attributes} | '
             f'`{instrument.metric}{f"{{{where}}}" if where else ""}` |'
         )
 

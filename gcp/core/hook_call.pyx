@@ -139,7 +139,7 @@ cdef class HookCall:
     cdef object tracer      # the one that began the span: the pool's may have been replaced since
     cdef object span
     cdef double began
-    cdef bint quiet         # no span unless it fails
+    cdef bint quiet         # no span unless it fails, or finds a connection dead
     cdef bint ended
 
     cdef int begin(self) except -1:
@@ -186,14 +186,15 @@ cdef HookCall new_hook_call(Core core, int hook, endpoint, origin, bint quiet):
     """Make a hook call that has not begun.
 
     :param origin: for a call in the background: what `Tracer.current` returned on whose behalf it is made
-    :param quiet: whether it gets a span only if it fails: at an idle hit and at a release, unless those are traced
+    :param quiet: whether it gets a span only if it fails: at an idle hit and at a release, unless those are traced. A
+        check is always quiet: under contention, each acquire would have a span of a healthy check
     """
     cdef HookCall call = HookCall.__new__(HookCall)
     call.core = core
     call.hook = hook
     call.endpoint = endpoint
     call.origin = origin
-    call.quiet = quiet and not core.traces_hits
+    call.quiet = (quiet or hook == HOOK_CHECK) and not core.traces_hits
     return call
 
 

@@ -102,7 +102,13 @@ cdef dict metrics_of(metrics_t* metrics):
         'use': histogram_of(&metrics.use, N_USE_BOUNDS),
         'wait': histogram_of(&metrics.wait, N_WAIT_BOUNDS),
         'age': histogram_of(&metrics.age, N_AGE_BOUNDS),
-        'hook_time': {HOOKS[i]: histogram_of(&metrics.hook_time[i], N_WAIT_BOUNDS) for i in range(<int>N_HOOKS)},
+        'hook_time': {
+            HOOKS[i]: {
+                'ok': histogram_of(&metrics.hook_time[i], N_WAIT_BOUNDS),
+                'failed': histogram_of(&metrics.failed_hook_time[i], N_WAIT_BOUNDS),
+            }
+            for i in range(<int>N_HOOKS)
+        },
         'hook_calls': {
             HOOKS[i]: {
                 HOOK_OUTCOMES[j]: metrics.hook_calls[i][j]

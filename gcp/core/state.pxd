@@ -50,12 +50,16 @@ cdef struct metrics_t:       # of a pool
     histogram_t wait         # without hits: these did not wait
     histogram_t age
     histogram_t hook_time[<int>N_HOOKS]
+    histogram_t failed_hook_time[<int>N_HOOKS]
     uint64_t hook_calls[<int>N_HOOKS][<int>N_HOOK_OUTCOMES]
 
 
 cdef inline void count_hook_call(metrics_t* metrics, int hook, int outcome, double seconds) noexcept nogil:
     metrics.hook_calls[hook][outcome] += 1
-    observe(&metrics.hook_time[hook], gcp_seconds, N_WAIT_BOUNDS, seconds)
+    if outcome == CALL_OK or outcome == CALL_DEAD:
+        observe(&metrics.hook_time[hook], gcp_seconds, N_WAIT_BOUNDS, seconds)
+    else:
+        observe(&metrics.failed_hook_time[hook], gcp_seconds, N_WAIT_BOUNDS, seconds)
 
 
 # --- what there is ---

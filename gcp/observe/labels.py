@@ -11,23 +11,36 @@ would look like a burst there."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 from operator import add, gt
 from pathlib import PurePath
+from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from gcp.observe.names import OTHER
 
-__all__ = ['GAUGES', 'Labels', 'clean', 'default_label', 'flat']
+__all__ = ['COLUMNS', 'GAUGES', 'Labels', 'clean', 'default_label', 'flat']
 
 #: how many values of a row are gauges; they come first
 GAUGES: Final = 4
 LONGEST: Final = 120
 
 Row = list[int]
+
+#: metrics by endpoint: the index of their first value in a row
+COLUMNS: Final[Mapping[str, int]] = MappingProxyType(
+    {
+        'gcpool_connections': 0,
+        'gcpool_waiters': 3,
+        'gcpool_acquires_total': 4,
+        'gcpool_releases_total': 10,
+        'gcpool_connections_closed_total': 13,
+        'gcpool_leaks_detected_total': 20,
+    }
+)
 
 
 def flat(counts: dict[str, Any]) -> Row:

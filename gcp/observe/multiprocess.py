@@ -79,7 +79,7 @@ def entries_of(
     """
     if metric.kind == 'histogram':
         for labels, buckets in series_labels.histograms[metric.name]:
-            counts, total = histogram_of(reading, HISTOGRAMS[metric.name], labels.get('hook'))
+            counts, total = histogram_of(reading, HISTOGRAMS[metric.name], labels)
             for bucket, value in zip(buckets, counts, strict=True):
                 yield f'{metric.name}_bucket', bucket, value
             yield f'{metric.name}_sum', labels, total
@@ -100,6 +100,33 @@ def key_of(metric: Metric, name: str, labels: dict[str, str]) -> str:
     return str(mmap_dict.mmap_key(family, name, list(labels), list(labels.values()), metric.help))
 
 
+class PoolValues:
+    """One pool's values by file and key. They are made again only when its figures have changed.
+
+    :param pool: its name
+    """
+
+    def __init__(self, pool: str) -> None:
+        self._series_labels = SeriesLabels(pool)
+        self._keys: dict[tuple[str, ...], str] = {}
+        self._shown: tuple[Reading, bool] | None = None
+        self._values: dict[str, dict[str, float]] = {}
+
+    def update(self, reading: Reading, only_forks: bool) -> dict[str, dict[str, float]]:
+        """Return the values of a reading."""
+        if self._shown != (reading, only_forks):
+            self._series_labels.update(reading.rows)
+            known, self._keys, self._values = self._keys, {}, {}
+            for metric in METRICS:
+                values = self._values.setdefault(file_of(metric), {})
+                for name, labels, value in entries_of(metric, reading, self._series_labels, only_forks):
+                    series = name, *labels.values()
+                    key = self._keys[series] = known.get(series) or key_of(metric, name, labels)
+                    values[key] = value
+            self._shown = reading, only_forks
+        return self._values
+
+
 # --- the writer ---
 
 
@@ -114,7 +141,6 @@ class Writer:
         self._path = path
         self._alarm = self._wake  # one object: a bound method is a new one at each access
         self._armed: list[weakref.ref[Any]] = []
-        self._keys: dict[tuple[str, ...], str] = {}
         self._files: dict[str, File] = {}
         self._start()
         atexit.register(self.finish)
@@ -131,7 +157,7 @@ class Writer:
         self._called = False  # whether a pool was called
         self._starting = False  # whether a thread is starting
         self._is_over = False  # whether no further thread may start
-        self._series_labels: dict[str, SeriesLabels] = {}
+        self._pools: dict[str, PoolValues] = {}
         self._pruned = -PRUNE_INTERVAL
 
     def add(self, telemetry: Telemetry) -> None:
@@ -182,20 +208,12 @@ class Writer:
 
     def _values(self, readings: list[Reading]) -> dict[str, dict[str, float]]:
         """Return all values by file and key."""
-        series_labels = {
-            reading.pool: self._series_labels.get(reading.pool) or SeriesLabels(reading.pool) for reading in readings
-        }
-        self._series_labels = series_labels
-        known, self._keys = self._keys, {}
+        before, self._pools = self._pools, {}
         found: dict[str, dict[str, float]] = {}
         for reading in readings:
-            series_labels[reading.pool].update(reading.rows)
-            for metric in METRICS:
-                values = found.setdefault(file_of(metric), {})
-                for name, labels, value in entries_of(metric, reading, series_labels[reading.pool], self._forks):
-                    series = name, *labels.values()
-                    key = self._keys[series] = known.get(series) or key_of(metric, name, labels)
-                    values[key] = value
+            pool = self._pools[reading.pool] = before.get(reading.pool) or PoolValues(reading.pool)
+            for name, values in pool.update(reading, self._forks).items():
+                found.setdefault(name, {}).update(values)
         return found
 
     def _file(self, name: str) -> File:

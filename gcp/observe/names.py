@@ -16,6 +16,7 @@ from gcp._core import AGE_BOUNDS, HOOK_OUTCOMES, HOOKS, OUTCOMES, REASONS, RESUL
 __all__ = [
     'ATTRIBUTES',
     'BY_NAME',
+    'HOOK_RESULTS',
     'INSTRUMENTS',
     'METRICS',
     'OTHER',
@@ -35,6 +36,8 @@ SCOPE: Final = 'gcpool'
 SCHEMA_URL: Final = 'https://opentelemetry.io/schemas/1.44.0'
 #: the label shared by all endpoints that have none of their own
 OTHER: Final = '_other'
+#: results of hook calls: all outcomes but error, timeout and cancelled are ``ok``
+HOOK_RESULTS: Final = ('ok', 'failed')
 #: states of connections; one that is being disposed of is in none of them, though it keeps its slot until then
 STATES: Final = ('idle', 'used', 'creating')
 
@@ -94,7 +97,7 @@ class Instrument:
     :ivar help: its description
     :ivar metric: the name of the Prometheus metric
     :ivar where: the label values that select its series; these labels are not attributes
-    :ivar attributes: the metric's other labels, by attribute name; the endpoint's is never one
+    :ivar attributes: the metric's other labels, by attribute name
     """
 
     name: str
@@ -115,6 +118,7 @@ class Instrument:
 ATTRIBUTES: Final[Mapping[str, str]] = MappingProxyType(
     {
         'pool': 'db.client.connection.pool.name',
+        'pool_endpoint': 'gcpool.endpoint',
         'state': 'db.client.connection.state',
         'result': 'gcpool.result',
         'outcome': 'gcpool.outcome',
@@ -196,8 +200,8 @@ METRICS: Final[tuple[Metric, ...]] = (
         'histogram',
         'Duration of calls of the hooks of the connection manager',
         's',
-        ('pool', 'hook'),
-        fixed(hook=HOOKS),
+        ('pool', 'hook', 'result'),
+        fixed(hook=HOOKS, result=HOOK_RESULTS),
         WAIT_BOUNDS,
     ),
     Metric(
@@ -250,7 +254,7 @@ def instrument(
 ) -> Instrument:
     """Return an instrument. The labels that `where` does not fix are its attributes."""
     shown = BY_NAME[metric]
-    labels = [label for label in shown.labels if label != 'pool_endpoint' and label not in where]
+    labels = [label for label in shown.labels if label not in where]
     return Instrument(
         name,
         kind,
@@ -303,9 +307,10 @@ INSTRUMENTS: Final[tuple[Instrument, ...]] = (
     instrument(
         'db.client.connection.create_time',
         'histogram',
-        'Duration of creating connections',
+        'Duration of creating connections, without failed attempts',
         'gcpool_hook_seconds',
         hook='create',
+        result='ok',
     ),
     instrument(
         'db.client.connection.wait_time',

@@ -7,8 +7,8 @@ figures of all instruments agree.
 This module imports OpenTelemetry only after the program has done so: until then there can be no provider.
 
 OpenTelemetry has no observable histogram. Histograms are exported in one of two ways, both opt-in:
-`gcp.observe.exporter` is exact and costs nothing between exports; `record_histograms` serves readers without an
-exporter."""
+`gcp.observe.exporter` is exact and costs nothing between exports; `record_histograms`, or in the environment
+`GCPOOL_OTEL_HISTOGRAMS=record`, serves readers without an exporter and programs that are instrumented from outside."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ import os
 import sys
 import threading
 from collections.abc import Iterable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 from time import monotonic, time_ns
 from typing import Any, Final
 from weakref import WeakKeyDictionary, WeakSet, ref
 
+from gcp.observe.addresses import location
 from gcp.observe.aggregation import Aggregation, Reading
-from gcp.observe.names import ATTRIBUTES, INSTRUMENTS, SCHEMA_URL, SCOPE, STATES, Instrument
+from gcp.observe.labels import COLUMNS, GAUGES
+from gcp.observe.names import ATTRIBUTES, BY_NAME, INSTRUMENTS, OTHER, SCHEMA_URL, SCOPE, Instrument
 from gcp.observe.telemetry import Telemetry, version
 from gcp.options import DEFAULT
 
@@ -31,8 +33,12 @@ __all__ = ['attach', 'record_histograms']
 FRESH: Final = 1.0
 """For how long the instruments of one collection share a reading, seconds."""
 
+VARIABLE: Final = 'GCPOOL_OTEL_HISTOGRAMS'
+"""The environment's switch for histograms: ``record``, or ``off`` (the default)."""
+
 POOL: Final = ATTRIBUTES['pool']
 OBSERVED: Final = tuple(instrument for instrument in INSTRUMENTS if instrument.kind != 'histogram')
+SERIES: Final = {metric: BY_NAME[metric].combinations() for metric in COLUMNS}
 HISTOGRAMS: Final = tuple(instrument for instrument in INSTRUMENTS if instrument.kind == 'histogram')
 
 collected: Final = threading.local()
@@ -43,20 +49,15 @@ collected: Final = threading.local()
 
 
 def counted(reading: Reading, metric: str) -> Iterator[tuple[dict[str, str], int]]:
-    """Yield a metric's values with their labels other than the pool's and the endpoint's."""
-    total = reading.total
-    if metric == 'gcpool_connections':
-        yield from (({'state': state}, total[state]) for state in STATES)
-    elif metric == 'gcpool_waiters':
-        yield {}, total['waiting']
-    elif metric == 'gcpool_acquires_total':
-        yield from (({'result': result}, count) for result, count in total['acquires'].items())
-    elif metric == 'gcpool_releases_total':
-        yield from (({'outcome': outcome}, count) for outcome, count in total['releases'].items())
-    elif metric == 'gcpool_connections_closed_total':
-        yield from (({'reason': reason}, count) for reason, count in total['closed'].items())
+    """Yield a metric's values with their labels other than the pool's."""
+    if metric in COLUMNS:
+        begin = COLUMNS[metric]
+        for label, row in reading.rows.items():
+            if begin >= GAUGES or row[0] >= 0:  # a label without endpoints keeps its counters only
+                own = {'pool_endpoint': str(label)}
+                yield from (({**own, **each}, value) for each, value in zip(SERIES[metric], row[begin:], strict=False))
     elif metric == 'gcpool_hook_calls_total':
-        for hook, outcomes in total['hook_calls'].items():
+        for hook, outcomes in reading.total['hook_calls'].items():
             yield from (({'hook': hook, 'outcome': outcome}, count) for outcome, count in outcomes.items())
     elif metric == 'gcpool_capacity' and reading.capacity is not None:  # closed pools have no limits
         yield {}, reading.capacity
@@ -64,12 +65,19 @@ def counted(reading: Reading, metric: str) -> Iterator[tuple[dict[str, str], int
         yield {}, reading.limits[2]
 
 
-def figures(reading: Reading, instrument: Instrument) -> Iterator[tuple[dict[str, str], int]]:
+@lru_cache(maxsize=256)
+def place(label: str) -> tuple[tuple[str, Any], ...]:
+    """Return the address that a label shows. It follows from the label alone: one that groups endpoints or hides their
+    addresses has none, and each label has the same attributes for good."""
+    return tuple(location(label))
+
+
+def figures(reading: Reading, instrument: Instrument) -> Iterator[tuple[dict[str, Any], int]]:
     """Yield an instrument's values with their attributes."""
     for labels, value in counted(reading, instrument.metric):
         if all(labels[label] == only for label, only in instrument.where.items()):
             shown = {name: labels[label] for name, label in instrument.attributes.items() if label != 'pool'}
-            yield {POOL: reading.pool, **shown}, value
+            yield {POOL: reading.pool, **shown, **dict(place(labels.get('pool_endpoint', OTHER)))}, value
 
 
 def histograms(reading: Reading) -> Iterator[tuple[Instrument, tuple[str, str | None], tuple[int, ...], float]]:
@@ -77,7 +85,7 @@ def histograms(reading: Reading) -> Iterator[tuple[Instrument, tuple[str, str | 
     for instrument in HISTOGRAMS:
         hook = instrument.where.get('hook')
         key = {'gcpool_acquire_wait_seconds': 'wait', 'gcpool_use_seconds': 'use'}.get(instrument.metric, 'hook')
-        counts, total = reading.total['hook_time'][hook] if key == 'hook' else reading.total[key]
+        counts, total = reading.total['hook_time'][hook]['ok'] if key == 'hook' else reading.total[key]
         yield instrument, (key, hook), counts, total
 
 
@@ -92,7 +100,7 @@ class ProviderBinding:
     """
 
     def __init__(self) -> None:
-        self.aggregation = Aggregation(labelled=False)
+        self.aggregation = Aggregation(labelled=True)
         self.born = time_ns()
         self.superseded = False
         self._readings: list[Reading] = []
@@ -112,6 +120,15 @@ class ProviderBinding:
         """Record histograms at each collection from now on."""
         if self._recorder is None:
             self._recorder = Recorder(meter_of(provider))
+
+    def record_if_asked(self, provider: Any) -> None:
+        """Record histograms if the environment says so. A value that is not understood is logged once."""
+        try:
+            if records_histograms():
+                self.record(provider)
+        except Exception as error:
+            self.aggregation.errors.record(VARIABLE, error, logged=GlobalProvider.is_variable_logged)
+            GlobalProvider.is_variable_logged = True
 
     def observe(self, instrument: Instrument, options: object) -> Iterable[Any]:
         """Return an instrument's observations. The provider calls this when it collects."""
@@ -213,11 +230,13 @@ class GlobalProvider:
 
     :cvar provider: the API's proxy while none is set; None before OpenTelemetry is imported
     :cvar is_real: whether one is set
+    :cvar is_variable_logged: whether it was logged that the environment's switch is not understood
     :cvar lock: guards the bindings
     """
 
     provider: Any = None
     is_real = False
+    is_variable_logged = False
     lock = threading.RLock()
 
 
@@ -234,6 +253,17 @@ def meter_of(provider: Any) -> Any:
     return provider.get_meter(SCOPE, version(), SCHEMA_URL)
 
 
+def records_histograms() -> bool:
+    """Tell whether the environment asks for recorded histograms.
+
+    :raises ValueError: it asks for something else
+    """
+    wanted = os.environ.get(VARIABLE, '').strip().lower()
+    if wanted not in ('', 'off', 'record'):
+        raise ValueError(f"{VARIABLE}={wanted}: 'record' or 'off' was expected")
+    return wanted == 'record'
+
+
 def binding_of(provider: Any) -> ProviderBinding:
     """Return the binding of a provider; create it at the first call."""
     with GlobalProvider.lock:
@@ -241,6 +271,7 @@ def binding_of(provider: Any) -> ProviderBinding:
         if binding is None:
             binding = bindings[provider] = ProviderBinding()
             binding.create(provider)
+            binding.record_if_asked(provider)
         return binding
 
 
@@ -320,7 +351,7 @@ def record_histograms(meter_provider: Any = DEFAULT) -> None:
     For readers without an exporter; with one, `gcp.observe.exporter.HistogramExporter` costs less. At each collection,
     the observations since the last one are recorded, each with a value in its bucket: counts and sums are exact, the
     minimum and the maximum are not. This takes about 10 microseconds for each acquire and each release, in the
-    collecting thread.
+    collecting thread. ``GCPOOL_OTEL_HISTOGRAMS=record`` in the environment does the same for every meter provider.
 
     :param meter_provider: the provider; by default the global one, which must be set before the call
     """

@@ -21,7 +21,7 @@ from prometheus_client.samples import Exemplar, Sample
 from prometheus_client.utils import floatToGoString
 
 from gcp.observe.aggregation import Aggregation, Reading
-from gcp.observe.labels import GAUGES
+from gcp.observe.labels import COLUMNS, GAUGES
 from gcp.observe.names import BY_NAME, METRICS, Metric
 from gcp.observe.telemetry import Telemetry, version
 from gcp.options import DEFAULT
@@ -35,22 +35,6 @@ YIELD_INTERVAL: Final = 0.001
 
 
 # --- the value of each metric in a reading ---
-
-#: metrics by endpoint: the index of their first value in a row
-COLUMNS: Final[Mapping[str, int]] = dict(
-    zip(
-        (
-            'gcpool_connections',
-            'gcpool_waiters',
-            'gcpool_acquires_total',
-            'gcpool_releases_total',
-            'gcpool_connections_closed_total',
-            'gcpool_leaks_detected_total',
-        ),
-        (0, 3, 4, 10, 13, 20),
-        strict=True,
-    )
-)
 
 #: metrics with one value for each pool
 NUMBERS: Final[Mapping[str, Callable[[Reading], float | None]]] = {
@@ -74,9 +58,14 @@ HISTOGRAMS: Final[Mapping[str, str]] = {
 }
 
 
-def histogram_of(reading: Reading, kind: str, hook: str | None) -> tuple[tuple[int, ...], float]:
-    """Return the counts of a histogram's buckets, not cumulative, and its sum."""
-    found: tuple[tuple[int, ...], float] = reading.total[kind] if hook is None else reading.total['hook_time'][hook]
+def histogram_of(reading: Reading, kind: str, labels: Labels) -> tuple[tuple[int, ...], float]:
+    """Return the counts of a histogram's buckets, not cumulative, and its sum.
+
+    :param labels: the labels of its series
+    """
+    hooks = reading.total['hook_time']
+    found: tuple[tuple[int, ...], float]
+    found = hooks[labels['hook']][labels['result']] if kind == 'hook' else reading.total[kind]
     return found
 
 
@@ -204,8 +193,9 @@ def histogram_samples(
     labels: Labels,
     buckets: list[Labels],
 ) -> Iterator[Sample]:
+    counts, total = histogram_of(reading, kind, labels)
     hook = labels.get('hook')
-    counts, total = histogram_of(reading, kind, hook)
+    kind = 'failed_hook' if labels.get('result') == 'failed' else kind
     for index, bucket, below in zip(count(), buckets, accumulate(counts), strict=False):
         exemplar = reading.exemplars.get((kind, hook, index)) if reading.exemplars else None
         yield Sample(f'{name}_bucket', bucket, below, None, None if exemplar is None else Exemplar(*exemplar))

@@ -6,12 +6,10 @@ API, so it is imported only when there is a tracer provider."""
 from __future__ import annotations
 
 import logging
-import re
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar, Token
-from ipaddress import IPv4Address, IPv6Address
-from pathlib import PurePath
+from functools import partial
 from time import time, time_ns
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
@@ -22,7 +20,9 @@ from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode, g
 
 from gcp._core import HOOKS, WAIT_BOUNDS, describe
 from gcp.exceptions import ConnectionPoolClosedError
-from gcp.observe.names import ATTRIBUTES
+from gcp.observe.addresses import address_of, location
+from gcp.observe.labels import clean, default_label
+from gcp.observe.names import ATTRIBUTES, OTHER
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
@@ -36,6 +36,7 @@ PER_USE: Final = frozenset({'on_acquire', 'on_release'})
 LOGGED_ELSEWHERE: Final = frozenset({'dispose', 'on_connection_dead'})
 
 POOL: Final = ATTRIBUTES['pool']
+ENDPOINT: Final = ATTRIBUTES['pool_endpoint']
 RESULT: Final = ATTRIBUTES['result']
 OUTCOME: Final = ATTRIBUTES['outcome']
 AHEAD: Final = 'gcpool.waiters_ahead'
@@ -235,12 +236,15 @@ class PoolTracer:
         )
 
     def _location(self, endpoint: object) -> dict[str, Any]:
-        """Return an endpoint's address as attributes. Properties of the endpoint are user code, and may raise."""
-        try:
-            return dict(location(endpoint))
-        except Exception as error:
-            self._telemetry.errors.record('endpoint_label', error)
-            return {}
+        """Return an endpoint's label and address as attributes. The label function and properties of the endpoint are
+        user code, and may raise."""
+        found: dict[str, Any] = {}
+        for find in (partial(labelled, self._telemetry), location):
+            try:
+                found.update(find(endpoint))
+            except Exception as error:
+                self._telemetry.errors.record('endpoint_label', error)
+        return found
 
     def _conclude(
         self,
@@ -257,7 +261,7 @@ class PoolTracer:
                 span.set_attribute(OUTCOME, outcome)
             elif outcome != 'ok':
                 fail(span, outcome, error)
-            self._exemplify('hook', hook, seconds, span)
+            self._exemplify('hook' if outcome in ('ok', 'dead') else 'failed_hook', hook, seconds, span)
             if outcome != 'ok' and hook not in LOGGED_ELSEWHERE:
                 self._log(span, hook, endpoint, outcome, error)
         finally:
@@ -286,7 +290,17 @@ class PoolTracer:
         self._telemetry.errors.record('spans', error)
 
 
-# --- contexts and errors ---
+# --- endpoints, contexts and errors ---
+
+
+def labelled(telemetry: Any, endpoint: object) -> Iterator[tuple[str, str]]:
+    """Yield an endpoint's label as an attribute. It is that of the metrics, but the number of labels is not limited."""
+    if not telemetry.endpoint_labels:
+        yield ENDPOINT, OTHER
+        return
+    pool = telemetry.pool()
+    function = None if pool is None else pool._options.endpoint_label
+    yield ENDPOINT, clean((function or default_label)(endpoint))
 
 
 def is_suppressed(context: Any) -> bool:
@@ -314,71 +328,3 @@ def error_type(outcome: str, error: BaseException | None) -> str:
         return '_OTHER'  # the conventions' fallback
     kind = type(error)
     return kind.__qualname__ if kind.__module__ == 'builtins' else f'{kind.__module__}.{kind.__qualname__}'
-
-
-# --- addresses ---
-
-NAME = r'(?P<host>[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,252}))'
-ADDRESS = r'\[(?P<v6>[0-9A-Fa-f:.]{2,45}(?:%[A-Za-z0-9_.-]{1,32})?)\]'
-PORT = r'(?P<port>[0-9]{1,5})'
-HOST_RE = re.compile(rf'(?:{NAME}|(?P<v6>[0-9A-Fa-f:.]{{2,45}}(?:%[A-Za-z0-9_.-]{{1,32}})?))')
-ORIGIN_RE = re.compile(rf'(?:(?P<scheme>https?)://)?(?:{NAME}|{ADDRESS})(?::{PORT})?/?')
-PATH_RE = re.compile(r'/[^@=?&]{0,107}')  # as long as a socket's path can be
-DEFAULT_PORTS = {'http': 80, 'https': 443}
-
-
-def location(endpoint: object) -> Iterator[tuple[str, Any]]:
-    """Yield an endpoint's address as attributes."""
-    address, port = address_of(endpoint)
-    if address is not None:
-        yield 'server.address', address
-        if port is not None:
-            yield 'server.port', port
-
-
-def address_of(endpoint: object) -> tuple[str | None, int | None]:
-    """Return an endpoint's address and port, or None for each that is not known.
-
-    Recognised are ``(host, port)``, ``'host:port'``, an origin such as ``'https://host'``, the path of a socket, an IP
-    address, a host name with a dot, and an object with `host` and `port`. Anything that may contain credentials is
-    rejected, and so is a name without a dot, which need not be a host."""
-    if isinstance(endpoint, str):
-        return address_of_text(endpoint)
-    if isinstance(endpoint, PurePath):
-        return address_of_text(str(endpoint))
-    if isinstance(endpoint, (IPv4Address, IPv6Address)):
-        return str(endpoint), None
-    if isinstance(endpoint, (tuple, list)):
-        return pair(*endpoint[:2]) if len(endpoint) >= 2 else (None, None)
-    return pair(getattr(endpoint, 'host', None), getattr(endpoint, 'port', None))
-
-
-def pair(host: object, port: object) -> tuple[str | None, int | None]:
-    """Return a host and a port if they are valid."""
-    if isinstance(host, (IPv4Address, IPv6Address)):
-        host = str(host)
-    if not isinstance(host, str) or not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65536:
-        return None, None
-    return (str(host), int(port)) if HOST_RE.fullmatch(host) else (None, None)
-
-
-def address_of_text(text: str) -> tuple[str | None, int | None]:
-    """Return the address and port in a string."""
-    if PATH_RE.fullmatch(text):
-        return text, None
-    found = ORIGIN_RE.fullmatch(text)
-    if found is None:
-        return (text, None) if ':' in text and is_ip(text) else (None, None)
-    host = found['host'] or re.sub('%25(?=.)', '%', found['v6'])  # a URL may write %25 before a scope
-    port = int(found['port']) if found['port'] else DEFAULT_PORTS.get(found['scheme'])
-    if port is None and not ('.' in host or found['v6'] or host == 'localhost'):
-        return None, None
-    return (host, port) if port is None or 0 < port < 65536 else (None, None)
-
-
-def is_ip(text: str) -> bool:
-    try:
-        IPv6Address(text)
-    except ValueError:
-        return False
-    return True

@@ -70,8 +70,8 @@ class Telemetry:
     :ivar endpoint_labels: how many endpoints may have labels of their own
     :ivar errors: the errors of its telemetry
     :ivar exemplars: the latest observation with a sampled span, as ``(labels, value, timestamp)``, by histogram
-        (``'wait'``, ``'use'``, ``'age'``, ``'hook'``), hook (or None) and bucket index. The thread that ends a span
-        writes it; exporters read it in other threads
+        (``'wait'``, ``'use'``, ``'age'``, ``'hook'``, ``'failed_hook'``), hook (or None) and bucket index. The thread
+        that ends a span writes it; exporters read it in other threads
     """
 
     def __init__(self, pool: Any, core: Any, options: Any, frontend: str) -> None:

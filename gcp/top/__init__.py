@@ -33,7 +33,7 @@ def main(targets: Sequence[str], once: bool, interval: float) -> int:
         128 + signal number: stopped by SIGTERM
     """
     if importlib.util.find_spec('rich') is None:
-        print('gcp top needs rich: pip install "gcpool[demo]"', file=sys.stderr)
+        print('gcp top needs rich: pip install "gcpool[top]"', file=sys.stderr)
         return UNUSABLE
     from gcp.top.watch import Watch
 

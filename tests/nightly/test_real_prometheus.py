@@ -105,7 +105,7 @@ def test_alert_asks_for_nothing_in_peace(alert: str, played: stage.Play) -> None
 
 
 def test_a_leak_is_also_seen_without_a_threshold(played: stage.Play) -> None:
-    held = boards.alerts()['ConnectionLeakSuspected']['expr'].splitlines()[-1]
+    held = boards.alerts()['GcpoolConnectionLeakSuspected']['expr'].splitlines()[-1]
     assert held == 'gcpool_oldest_checkout_seconds > 3600'
     found = played.series(held.replace('3600', '10'), 1)
     assert [series.labels['pool'] for series in found] == ['mail']

@@ -301,6 +301,42 @@ def test_command_prints_or_writes(
     assert out == '' and 'No such file' in err
 
 
+@pytest.mark.parametrize(
+    'base, first',
+    [
+        ('https://wiki.example.org/gcp', 'https://wiki.example.org/gcp#gcpoolsaturated'),
+        ('https://wiki.example.org/runbooks/', 'https://wiki.example.org/runbooks/gcpoolsaturated'),
+        ('http://wiki:8080/?page=', 'http://wiki:8080/?page=gcpoolsaturated'),
+    ],
+)
+def test_runbooks_may_be_elsewhere(base: str, first: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(['rules', '--runbook-base', base]) == 0
+    text = capsys.readouterr().out
+    urls = [
+        rule['annotations']['runbook_url']
+        for group in yaml.safe_load(text)['groups']
+        for rule in group['rules']
+        if 'alert' in rule
+    ]
+    assert urls[0] == first
+    assert len(urls) == 7 and all(url.startswith(base) for url in urls)
+    assert text.count(grafana.RUNBOOK_BASE) == 0
+    assert len(text.splitlines()) == len(grafana.read(grafana.RULES).splitlines())
+    (tmp_path / 'rules.yml').write_text(text)
+    boards.promtool('check', 'rules', 'rules.yml', cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    'base', ['docs/runbooks', '', '/runbooks', 'https://', 'https://a b', 'ftp://a', "https://a'b"]
+)
+def test_runbooks_need_an_absolute_url(base: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(['rules', '--runbook-base', base])
+    out, err = capsys.readouterr()
+    assert caught.value.code == 2 and not out
+    assert 'argument --runbook-base: an absolute URL such as https://example.org/runbooks was expected' in err
+
+
 def test_command_needs_no_generator() -> None:
     code = (
         'import sys; sys.modules["grafana_foundation_sdk"] = None; '

@@ -23,8 +23,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from gcp.observe.multiprocess import File, mark_process_dead
+from gcp.observe.aggregation import Aggregation
+from gcp.observe.multiprocess import File, PoolValues, mark_process_dead
 from gcp.observe.process_files import process_start, prune
+from gcp.testing import FakeManager
+from gcp.threading import ConnectionPool
 
 pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
 
@@ -108,7 +111,7 @@ def test_exact_at_exit_and_summed_with_those_before(story: Story, tmp_path: Path
     page = merged(tmp_path)
     assert page.by('result', 'gcpool_acquires_total') == {'created': 3, 'hit': 297}
     assert page.value('gcpool_use_seconds_count') == 300
-    assert page.value('gcpool_hook_seconds_count', hook='on_release') == 300
+    assert page.value('gcpool_hook_seconds_count', hook='on_release', result='ok') == 300
 
 
 def test_a_fork_after_the_pool_was_made(story: Story, tmp_path: Path) -> None:
@@ -306,6 +309,22 @@ def test_many_pools_are_not_written_by_their_constructors(story: Story) -> None:
         assert merged(path).sum('gcpool_max_connections') == 15_000
         assert threads.count(threading.get_ident()) == 1, threads
     """)
+
+
+def test_values_are_made_again_only_when_figures_have_changed() -> None:
+    pool = ConnectionPool(FakeManager(), name='orders', registry=None)
+    aggregation, values = Aggregation(labelled=False), PoolValues('orders')
+    aggregation.add(pool._telemetry.telemetry)
+
+    def shown(only_forks: bool = False) -> dict[str, dict[str, float]]:
+        (reading,) = aggregation.read()
+        return values.update(reading, only_forks)
+
+    first = shown()
+    assert shown() is first
+    assert shown(True) is not first and shown() == first
+    with pool.connection('a'):
+        assert shown() != first
 
 
 def test_limits_of_workers_that_have_not_used_their_pool(story: Story, tmp_path: Path) -> None:

@@ -74,8 +74,8 @@ def test_each_question_has_panels_that_there_are() -> None:
 @pytest.mark.parametrize('alert', ALERTS, ids=lambda alert: alert['alert'])
 def test_each_alert_leads_to_its_section(alert: dict[str, Any]) -> None:
     name = alert['alert']
-    page, _, anchor = alert['annotations']['runbook'].rpartition('#')
-    assert page.endswith('docs/observability.md') and anchor == name.lower()
+    page, _, anchor = alert['annotations']['runbook_url'].rpartition('#')
+    assert page.startswith('https://') and page.endswith('/observability.html') and anchor == name.lower()
     assert re.findall(rf'^### {name}$', TEXT, flags=re.MULTILINE) == [f'### {name}']
     assert len(section(f'### {name}').split()) > 40
 

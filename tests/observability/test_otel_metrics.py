@@ -24,22 +24,22 @@ from gcp.exceptions import AcquireTimeoutError
 from gcp.observe import opentelemetry as ours
 from gcp.observe.names import INSTRUMENTS, METRICS, SCHEMA_URL, Instrument
 from gcp.observe.opentelemetry import record_histograms, since, spread
-from gcp.testing import BareFakeManager
+from gcp.testing import BareFakeManager, error
 from gcp.threading import ConnectionPool
 
 POOL = 'db.client.connection.pool.name'
 
 #: what TELEMETRY promises; a mapping of names to kinds, units and further attributes
 PROMISED = {
-    'db.client.connection.count': (False, '{connection}', {'db.client.connection.state'}),
+    'db.client.connection.count': (False, '{connection}', {'db.client.connection.state', 'gcpool.endpoint'}),
     'db.client.connection.max': (False, '{connection}', set()),
     'db.client.connection.idle.max': (False, '{connection}', set()),
     'db.client.connection.idle.min': (False, '{connection}', set()),
-    'db.client.connection.pending_requests': (False, '{request}', set()),
-    'db.client.connection.timeouts': (True, '{timeout}', set()),
-    'gcpool.connection.acquires': (True, '{acquire}', {'gcpool.result'}),
-    'gcpool.connection.releases': (True, '{release}', {'gcpool.outcome'}),
-    'gcpool.connection.closes': (True, '{connection}', {'gcpool.reason'}),
+    'db.client.connection.pending_requests': (False, '{request}', {'gcpool.endpoint'}),
+    'db.client.connection.timeouts': (True, '{timeout}', {'gcpool.endpoint'}),
+    'gcpool.connection.acquires': (True, '{acquire}', {'gcpool.result', 'gcpool.endpoint'}),
+    'gcpool.connection.releases': (True, '{release}', {'gcpool.outcome', 'gcpool.endpoint'}),
+    'gcpool.connection.closes': (True, '{connection}', {'gcpool.reason', 'gcpool.endpoint'}),
     'gcpool.connection.hook_calls': (True, '{call}', {'gcpool.hook', 'gcpool.outcome'}),
 }
 
@@ -90,6 +90,8 @@ def values_of(collected: dict[str, Metric], name: str, pool: str | None = None) 
     found: dict[Any, Any] = {}
     for point in collected[name].data.data_points if name in collected else []:
         attributes = dict(point.attributes or {})
+        for attribute in ('gcpool.endpoint', 'server.address', 'server.port'):
+            attributes.pop(attribute, None)
         if pool in (None, attributes.pop(POOL)):
             key: Any = tuple(attributes.values())
             key = key[0] if len(key) == 1 else key
@@ -102,7 +104,7 @@ def pool_of(front: Front, meters: Meters | None = None, name: str = 'orders', **
     return front.pool(front.manager(), name=name, registry=None, **given | arguments)
 
 
-async def use(pool: Any, times: int = 1, endpoint: str = 'db') -> None:
+async def use(pool: Any, times: int = 1, endpoint: Any = 'db') -> None:
     for _ in range(times):
         async with pool.connection(endpoint):
             pass
@@ -150,6 +152,95 @@ async def test_values_are_the_pools_own(front: Front) -> None:
     await pool.release(one, 'db')
     await pool.release(await waiter, 'db')
     await pool.release(two, 'db')
+
+
+async def test_endpoints_have_labels_and_addresses(front: Front) -> None:
+    meters = Meters()
+    pool = pool_of(front, meters, endpoint_labels=2)
+    endpoints = [('db-1', 5432), 'db-2.example.org', 'third', 'fourth']
+    held = [(await pool.acquire(endpoint), endpoint) for endpoint in endpoints]
+    for connection, endpoint in held:
+        await pool.release(connection, endpoint)
+    await use(pool, 2, ('db-1', 5432))
+    found = {}
+    for point in meters.collect()['gcpool.connection.acquires'].data.data_points:
+        attributes: Any = point.attributes
+        if attributes['gcpool.result'] == 'hit':
+            where = attributes.get('server.address'), attributes.get('server.port')
+            found[attributes['gcpool.endpoint'], where] = getattr(point, 'value', None)
+    assert found == {
+        ('db-1:5432', ('db-1', 5432)): 2,
+        ('db-2.example.org', ('db-2.example.org', None)): 0,
+        ('_other', (None, None)): 0,
+    }
+    used = meters.collect()['db.client.connection.count'].data.data_points
+    assert {point.attributes['gcpool.endpoint'] for point in used if point.attributes} == {key for key, _ in found}
+
+
+async def test_label_function_of_the_pool_holds_for_metrics(front: Front) -> None:
+    """An address that the label hides, or that differs within a group, is not shown."""
+    meters = Meters()
+    pool = pool_of(front, meters, endpoint_label=lambda endpoint: f'shard {endpoint[1] % 2}')
+    for port in (1, 2, 3):
+        await use(pool, 1, ('db', port))
+    points = meters.collect()['gcpool.connection.acquires'].data.data_points
+    assert {point.attributes['gcpool.endpoint'] for point in points if point.attributes} == {
+        'shard 0',
+        'shard 1',
+        '_other',
+    }
+    assert not any('server.address' in (point.attributes or {}) for point in points)
+
+
+@pytest.mark.parametrize('later', [False, True])
+async def test_histograms_that_the_environment_asks_for(
+    front: Front, monkeypatch: pytest.MonkeyPatch, later: bool
+) -> None:
+    monkeypatch.setenv('GCPOOL_OTEL_HISTOGRAMS', 'record')
+    with globals_of_our_own():
+        meters = Meters()
+        if later:
+            pool = pool_of(front)
+            metrics.set_meter_provider(meters.provider)
+        else:
+            metrics.set_meter_provider(meters.provider)
+            pool = pool_of(front)
+        await use(pool, 3)
+        for _ in range(2):
+            shown = meters.collect()
+            for name, count in (('create_time', 1), ('wait_time', 3), ('use_time', 3)):
+                (point,) = shown[f'db.client.connection.{name}'].data.data_points
+                assert getattr(point, 'count', None) == count, name
+        record_histograms()  # changes nothing
+        (point,) = meters.collect()['db.client.connection.use_time'].data.data_points
+        assert getattr(point, 'count', None) == 3
+
+
+async def test_environment_that_asks_for_something_else(
+    front: Front, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv('GCPOOL_OTEL_HISTOGRAMS', 'yes')
+    monkeypatch.setattr(ours.GlobalProvider, 'is_variable_logged', False)
+    meters = Meters()
+    for _ in range(2):
+        await use(pool_of(front, meters))
+    assert 'db.client.connection.use_time' not in meters.collect()
+    (record,) = caplog.records
+    assert "GCPOOL_OTEL_HISTOGRAMS=yes: 'record' or 'off' was expected" in record.getMessage()
+
+
+async def test_failed_creations_have_no_create_time(front: Front) -> None:
+    meters, manager = Meters(), front.manager()
+    record_histograms(meters.provider)
+    pool = front.pool(manager, name='orders', registry=None, meter_provider=meters.provider)
+    await use(pool)
+    for outcome in (error(OSError('refused')), error(TimeoutError())):
+        manager.create.does(outcome)
+        with pytest.raises(OSError):
+            await use(pool, 1, 'other')
+    (point,) = meters.collect()['db.client.connection.create_time'].data.data_points
+    assert getattr(point, 'count', None) == 1
+    assert pool.stats().hook_time['create'].count == 3
 
 
 async def test_all_series_are_there_from_the_start(front: Front) -> None:

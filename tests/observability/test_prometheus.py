@@ -156,9 +156,10 @@ async def test_steps_that_take_long_or_time_out(front: Front) -> None:
             pass
     page = scrape(own)
     assert page.by('outcome', 'gcpool_hook_calls_total', hook='on_release') == {'ok': 1, 'timeout': 1}
-    assert page.value('gcpool_hook_seconds_bucket', hook='create', le='0.01') == 0
-    assert page.value('gcpool_hook_seconds_bucket', hook='create', le='+Inf') == 1
-    assert page.value('gcpool_hook_seconds_sum', hook='create') >= 0.02
+    assert page.value('gcpool_hook_seconds_bucket', hook='create', result='ok', le='0.01') == 0
+    assert page.value('gcpool_hook_seconds_bucket', hook='create', result='ok', le='+Inf') == 1
+    assert page.value('gcpool_hook_seconds_sum', hook='create', result='ok') >= 0.02
+    assert page.value('gcpool_hook_seconds_count', hook='on_release', result='failed') == 1
     check(page)
 
 

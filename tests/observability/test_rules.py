@@ -15,13 +15,13 @@ from gcp.observe import grafana, names
 ROOT = Path(__file__).resolve().parents[2]
 
 ALERTS = {
-    'Saturated',
-    'AcquireTimeouts',
-    'SlowAcquire',
-    'ConnectionLeakSuspected',
-    'Churn',
-    'CreateErrors',
-    'DeadConnections',
+    'GcpoolSaturated',
+    'GcpoolAcquireTimeouts',
+    'GcpoolSlowAcquire',
+    'GcpoolConnectionLeakSuspected',
+    'GcpoolChurn',
+    'GcpoolCreateErrors',
+    'GcpoolDeadConnections',
 }
 
 QUERIES = [
@@ -88,8 +88,8 @@ def test_alert_has_a_firing_and_a_silent_case(name: str) -> None:
 def test_alert_tells_what_to_do(name: str) -> None:
     rule = boards.alerts()[name]
     assert rule['labels']['severity'] in ('critical', 'warning')
-    assert set(rule['annotations']) == {'summary', 'description', 'runbook'}
-    assert rule['annotations']['runbook'] == f'docs/observability.md#{name.lower()}'
+    assert set(rule['annotations']) == {'summary', 'description', 'runbook_url'}
+    assert rule['annotations']['runbook_url'] == f'{grafana.RUNBOOK_BASE}#{name.lower()}'
     for text in (rule['annotations']['summary'], rule['annotations']['description']):
         assert '{{ $labels.pool }}' in text and '{{ $labels.instance }}' in text
     assert len(rule['annotations']['description']) > 300
@@ -105,6 +105,7 @@ def test_alert_names_panels_that_there_are(name: str) -> None:
 
 
 def test_alerts_are_those_of_the_specification() -> None:
+    assert all(name.startswith('Gcpool') for name in ALERTS)
     assert set(boards.alerts()) == ALERTS
 
 

@@ -27,6 +27,7 @@ from gcp.threading import ConnectionPool
 DB = ('db.example.org', 5432)
 WHERE = {
     'db.client.connection.pool.name': 'orders',
+    'gcpool.endpoint': 'db.example.org:5432',
     'server.address': 'db.example.org',
     'server.port': 5432,
 }
@@ -145,7 +146,7 @@ async def test_evicted_is_disposed_of_in_a_trace_of_its_own(front: Front, traces
     assert parent_of(dispose) is None
     assert trace_of(dispose) != trace_of(caller)
     assert links_of(dispose) == {'caller': id_of(caller)}
-    assert attributes_of(dispose) == {**WHERE, 'server.address': 'db1', 'server.port': 1}
+    assert attributes_of(dispose) == {**WHERE, 'gcpool.endpoint': 'db1:1', 'server.address': 'db1', 'server.port': 1}
     assert status_of(dispose) == ('UNSET', None)
 
 
@@ -192,14 +193,69 @@ async def test_dead_connection_is_no_error_of_the_check(front: Front, traces: Tr
     assert attributes_of(traces.one(WAIT))['gcpool.result'] == 'created'
 
 
-async def test_check_after_a_wait_has_a_span(front: Front, traces: Traces) -> None:
-    pool = pool_of(front, front.manager(), traces, max_size=1)
+@pytest.mark.parametrize('tracing', ['lifecycle', 'all'])
+async def test_healthy_check_after_a_wait_has_a_span_with_all_only(front: Front, traces: Traces, tracing: str) -> None:
+    """Under contention each acquire would have two."""
+    pool = pool_of(front, front.manager(), traces, max_size=1, tracing=tracing)
     conn = await pool.acquire(DB)
     waiter = (await front.line_up(pool, DB, 1))[0]
     await pool.release(conn, DB)
     await pool.release(await waiter, DB)
-    assert traces.names == ['create orders', WAIT, 'check_aliveness orders', WAIT]
-    assert status_of(traces.one('check_aliveness orders')) == ('UNSET', None)
+    assert traces.names == ['create orders', WAIT, *['check_aliveness orders'] * (tracing == 'all'), WAIT]
+
+
+async def test_dead_connection_found_after_a_wait(front: Front, traces: Traces) -> None:
+    manager = front.manager()
+    pool = pool_of(front, manager, traces, max_size=1)
+    conn = await pool.acquire(DB)
+    waiter = (await front.line_up(pool, DB, 1))[0]
+    traces.clear()
+    manager.check_aliveness.does(dead())
+    await pool.release(conn, DB)
+    await pool.release(await waiter, DB)
+    check = traces.one('check_aliveness orders')
+    assert attributes_of(check) == {**WHERE, 'gcpool.outcome': 'dead'}
+    assert status_of(check) == ('UNSET', None)
+    assert traces.names.count('check_aliveness orders') == 1
+
+
+@pytest.mark.parametrize(
+    'arguments, label',
+    [
+        ({'endpoint_label': lambda endpoint: f'shard of {endpoint[1]}'}, 'shard of 5432'),
+        ({'endpoint_labels': 0}, '_other'),
+        ({'endpoint_labels': 1}, 'db.example.org:5432'),
+    ],
+    ids=['function', 'no labels', 'default'],
+)
+async def test_label_of_the_endpoint(front: Front, traces: Traces, arguments: dict[str, Any], label: str) -> None:
+    pool = pool_of(front, front.manager(), traces, **arguments)
+    async with pool.connection(('db.example.org', 5432)):
+        pass
+    for span in traces.ended:
+        assert attributes_of(span)['gcpool.endpoint'] == label
+        assert attributes_of(span)['server.address'] == 'db.example.org'
+
+
+async def test_label_function_that_raises(front: Front, traces: Traces, caplog: pytest.LogCaptureFixture) -> None:
+    def label(endpoint: object) -> str:
+        raise Odd(f'secret {endpoint}')
+
+    pool = pool_of(front, front.manager(), traces, endpoint_label=label)
+    async with pool.connection(DB):
+        pass
+    expected = {key: value for key, value in WHERE.items() if key != 'gcpool.endpoint'}
+    assert attributes_of(traces.one('create orders')) == expected
+    (record,) = caplog.records
+    assert 'secret' not in record.getMessage()
+
+
+async def test_endpoint_with_credentials_is_shown_by_its_kind(front: Front, traces: Traces) -> None:
+    pool = pool_of(front, front.manager(), traces)
+    async with pool.connection('password=secret dbname=orders'):
+        pass
+    assert 'secret' not in str([attributes_of(span) for span in traces.ended])
+    assert 'gcpool.endpoint' in attributes_of(traces.one(WAIT))
 
 
 # --- how each can fail ---

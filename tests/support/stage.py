@@ -36,12 +36,12 @@ SHARDS = ('shard1', 'shard2', 'shard3', 'shard4')
 #: which alerts the trouble of each pool is to raise
 EXPECTED: dict[str, set[str]] = {
     'orders': set(),
-    'reports': {'Saturated', 'SlowAcquire'},
-    'search': {'AcquireTimeouts'},
-    'mail': {'ConnectionLeakSuspected'},
-    'sessions': {'Churn'},
-    'billing': {'CreateErrors'},
-    'stock': {'DeadConnections'},
+    'reports': {'GcpoolSaturated', 'GcpoolSlowAcquire'},
+    'search': {'GcpoolAcquireTimeouts'},
+    'mail': {'GcpoolConnectionLeakSuspected'},
+    'sessions': {'GcpoolChurn'},
+    'billing': {'GcpoolCreateErrors'},
+    'stock': {'GcpoolDeadConnections'},
 }
 
 CONFIGURATION = """

@@ -42,7 +42,7 @@ PROMISED = {
         'pool hook outcome',
         {'hook': HOOKS, 'outcome': {'ok', 'error', 'timeout', 'cancelled', 'dead'}},
     ),
-    'gcpool_hook_seconds': ('histogram', 'pool hook', {'hook': HOOKS}),
+    'gcpool_hook_seconds': ('histogram', 'pool hook result', {'hook': HOOKS, 'result': {'ok', 'failed'}}),
     'gcpool_acquire_wait_seconds': ('histogram', 'pool', {}),
     'gcpool_use_seconds': ('histogram', 'pool', {}),
     'gcpool_connection_age_seconds': ('histogram', 'pool', {}),
@@ -109,13 +109,19 @@ def test_the_table_is_what_is_promised() -> None:
         assert metric.name.endswith('_seconds') == (metric.unit == 's')
 
 
+def test_no_label_is_one_that_service_discovery_sets() -> None:
+    """Prometheus would rename it, and rules and panels that use it would find nothing."""
+    target = {'cluster', 'container', 'endpoint', 'instance', 'job', 'namespace', 'node', 'pod', 'service'}
+    assert not target & {label for metric in METRICS for label in metric.labels}
+
+
 def test_instruments_show_what_the_table_has() -> None:
     assert len({instrument.name for instrument in INSTRUMENTS}) == len(INSTRUMENTS)
     for instrument in INSTRUMENTS:
         metric = BY_NAME[instrument.metric]
         assert set(instrument.where) <= set(metric.values)
         assert all(value in metric.values[label] for label, value in instrument.where.items())
-        assert set(instrument.attributes.values()) == set(metric.labels) - {'pool_endpoint'} - set(instrument.where)
+        assert set(instrument.attributes.values()) == set(metric.labels) - set(instrument.where)
         assert (instrument.kind == 'histogram') == bool(instrument.buckets)
         assert re.match(r'db\.client\.connection\.|gcpool\.', instrument.name)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gcp._core import WAIT_BOUNDS
+from gcp.observe.grafana import RUNBOOK_BASE
 
 __all__ = ['ALERTS', 'CASES', 'RECORDS', 'Alert', 'Case', 'Record']
 
@@ -46,8 +47,8 @@ class Alert:
 
     @property
     def runbook(self) -> str:
-        """The section of the documentation."""
-        return f'docs/observability.md#{self.name.lower()}'
+        """The section of the documentation, as an absolute URL."""
+        return f'{RUNBOOK_BASE}#{self.name.lower()}'
 
     @property
     def annotations(self) -> dict[str, str]:
@@ -55,7 +56,7 @@ class Alert:
         return {
             'summary': f'{WHERE} {self.summary}',
             'description': f'{WHERE}. {self.description}',
-            'runbook': self.runbook,
+            'runbook_url': self.runbook,
         }
 
     @property
@@ -135,7 +136,10 @@ RECORDS: Final = (
     ),
     Record('pool:gcpool_use_seconds:p95_5m', 'histogram_quantile(0.95, rate(gcpool_use_seconds_bucket[5m]))'),
     Record('pool:gcpool_use_seconds:rate5m', 'rate(gcpool_use_seconds_sum[5m])'),
-    Record('pool_hook:gcpool_hook_seconds:p95_5m', 'histogram_quantile(0.95, rate(gcpool_hook_seconds_bucket[5m]))'),
+    Record(
+        'pool_hook:gcpool_hook_seconds:p95_5m',
+        'histogram_quantile(0.95, sum without (result) (rate(gcpool_hook_seconds_bucket{result="ok"}[5m])))',
+    ),
     Record('pool:gcpool_creates:rate5m', rates('gcpool_hook_calls_total', 'hook="create", outcome="ok"', HOOK)),
     Record(
         'pool:gcpool_create_errors:ratio_rate5m',
@@ -152,7 +156,7 @@ RECORDS: Final = (
 
 ALERTS: Final = (
     Alert(
-        'Saturated',
+        'GcpoolSaturated',
         'quantile_over_time(0.5, pool:gcpool_waiters:sum[5m]) > 0',
         '2m',
         'warning',
@@ -164,7 +168,7 @@ ALERTS: Final = (
         'connections left.',
     ),
     Alert(
-        'AcquireTimeouts',
+        'GcpoolAcquireTimeouts',
         'pool:gcpool_acquires_timeout:ratio_rate5m > 0.01',
         '2m',
         'critical',
@@ -172,22 +176,22 @@ ALERTS: Final = (
         '{{ $value | humanizePercentage }} of the acquires time out, and the callers get errors. The message of '
         'AcquireTimeoutError, in the log of the process, says which limit was reached and for how long connections '
         'are held. If time ran out in waiting, reduce the load, or end what holds connections; if it ran out in '
-        'create, the server cannot be reached, see CreateErrors. Acquires with timeout=0 that get no connection are '
-        'counted, too.',
+        'create, the server cannot be reached, see GcpoolCreateErrors. Acquires with timeout=0 that get no connection '
+        'are counted, too.',
     ),
     Alert(
-        'SlowAcquire',
+        'GcpoolSlowAcquire',
         'pool:gcpool_acquire_wait_seconds:p95_5m > 0.1',
         '10m',
         'warning',
         'serves acquires slowly',
         'One acquire in twenty takes longer than {{ $value | humanizeDuration }}. "Acquires by result" shows why. '
-        'waited: the pool is too small, or connections are held for too long, see Saturated. created: connections are '
-        'created on demand, see Churn, and "Time to create" for a server that is slow to accept them. An exemplar '
-        'leads to the trace of a slow acquire, and from there to the span that held the connection.',
+        'waited: the pool is too small, or connections are held for too long, see GcpoolSaturated. created: '
+        'connections are created on demand, see GcpoolChurn, and "Time to create" for a server that is slow to accept '
+        'them. An exemplar leads to the trace of a slow acquire, and from there to the span that held the connection.',
     ),
     Alert(
-        'ConnectionLeakSuspected',
+        'GcpoolConnectionLeakSuspected',
         'sum without (pool_endpoint) (increase(gcpool_leaks_detected_total[15m])) > 0\n'
         'or\n'
         'gcpool_oldest_checkout_seconds > 3600',
@@ -201,7 +205,7 @@ ALERTS: Final = (
         'long job), give it a pool of its own with a suitable leak_threshold.',
     ),
     Alert(
-        'Churn',
+        'GcpoolChurn',
         'pool:gcpool_creates:rate5m / pool:gcpool_acquires:rate5m > 0.2\nand\npool:gcpool_creates:rate5m > 0.1',
         '10m',
         'warning',
@@ -209,10 +213,10 @@ ALERTS: Final = (
         '{{ $value | humanizePercentage }} of the acquires create a connection. Callers wait for handshakes, and '
         'the server is busy with them. This is not urgent unless the server is overloaded. "Closed by reason" shows '
         'what to change. evicted: endpoints compete, raise total_max_size. idle_timeout, max_lifetime: raise it. '
-        'dead: see DeadConnections. error, discarded: a hook fails, see the log of the process.',
+        'dead: see GcpoolDeadConnections. error, discarded: a hook fails, see the log of the process.',
     ),
     Alert(
-        'CreateErrors',
+        'GcpoolCreateErrors',
         'pool:gcpool_create_errors:ratio_rate5m > 0.05',
         '2m',
         'critical',
@@ -223,7 +227,7 @@ ALERTS: Final = (
         'overloaded server. Existing connections remain in use, and each acquire that needs a new one tries again.',
     ),
     Alert(
-        'DeadConnections',
+        'GcpoolDeadConnections',
         'pool:gcpool_connections_dead:rate5m / pool:gcpool_acquires:rate5m > 0.01',
         '5m',
         'warning',
@@ -241,16 +245,20 @@ LIMITS = {'gcpool_max_connections': '10x60', 'gcpool_max_connections_per_endpoin
 
 CASES: Final = (
     Case(
-        'Saturated', 'acquires wait all the time', {'gcpool_waiters{pool_endpoint="db:5432"}': '0x5 4x20'}, '15m', '4'
+        'GcpoolSaturated',
+        'acquires wait all the time',
+        {'gcpool_waiters{pool_endpoint="db:5432"}': '0x5 4x20'},
+        '15m',
+        '4',
     ),
     Case(
-        'Saturated',
+        'GcpoolSaturated',
         'bursts, each of which is served before the next one',
         {'gcpool_waiters{pool_endpoint="db:5432"}': '0 9 0 0 9 0 0 9 0 0 9 0 0 9 0'},
         '14m',
     ),
     Case(
-        'AcquireTimeouts',
+        'GcpoolAcquireTimeouts',
         'one acquire in ten times out',
         {
             'gcpool_acquires_total{pool_endpoint="db:5432", result="hit"}': '0+540x20',
@@ -260,7 +268,7 @@ CASES: Final = (
         '10%',
     ),
     Case(
-        'AcquireTimeouts',
+        'GcpoolAcquireTimeouts',
         'one in a thousand does',
         {
             'gcpool_acquires_total{pool_endpoint="db:5432", result="hit"}': '0+5994x20',
@@ -269,7 +277,7 @@ CASES: Final = (
         '15m',
     ),
     Case(
-        'SlowAcquire',
+        'GcpoolSlowAcquire',
         'acquires take from 0.25 to 0.5 s',
         {
             f'gcpool_acquire_wait_seconds_bucket{{le="{le}"}}': f'0+{0 if float(le) < 0.5 else 60}x40'
@@ -279,7 +287,7 @@ CASES: Final = (
         '487.5ms',
     ),
     Case(
-        'SlowAcquire',
+        'GcpoolSlowAcquire',
         'all but a few are hits',
         {
             f'gcpool_acquire_wait_seconds_bucket{{le="{le}"}}': f'0+{58 if float(le) < 0.5 else 60}x40'
@@ -288,7 +296,7 @@ CASES: Final = (
         '30m',
     ),
     Case(
-        'ConnectionLeakSuspected',
+        'GcpoolConnectionLeakSuspected',
         'a connection passes the threshold',
         {
             'gcpool_leaks_detected_total{pool_endpoint="db:5432"}': '0x10 1x20',
@@ -298,14 +306,14 @@ CASES: Final = (
         '',
     ),
     Case(
-        'ConnectionLeakSuspected',
+        'GcpoolConnectionLeakSuspected',
         'no threshold, and a connection that has been held for more than an hour',
         {'gcpool_leaks_detected_total{pool_endpoint="db:5432"}': '0x70', 'gcpool_oldest_checkout_seconds': '0+60x70'},
         '65m',
         '',
     ),
     Case(
-        'ConnectionLeakSuspected',
+        'GcpoolConnectionLeakSuspected',
         'a leak long ago; uses come and go',
         {
             'gcpool_leaks_detected_total{pool_endpoint="db:5432"}': '1x70',
@@ -314,7 +322,7 @@ CASES: Final = (
         '35m',
     ),
     Case(
-        'Churn',
+        'GcpoolChurn',
         'every second acquire creates',
         {
             'gcpool_acquire_wait_seconds_count': '0+120x40',
@@ -324,7 +332,7 @@ CASES: Final = (
         '50%',
     ),
     Case(
-        'Churn',
+        'GcpoolChurn',
         'a pool that is hardly used, and creates each time',
         {
             'gcpool_acquire_wait_seconds_count': '0 0 1 1 1 1 1 2 2 2 2 2 3 3 3 3 3 4x20',
@@ -333,7 +341,7 @@ CASES: Final = (
         '16m',
     ),
     Case(
-        'CreateErrors',
+        'GcpoolCreateErrors',
         'three of four attempts fail',
         {
             'gcpool_hook_calls_total{hook="create", outcome="ok"}': '0+15x20',
@@ -345,7 +353,7 @@ CASES: Final = (
         '75%',
     ),
     Case(
-        'CreateErrors',
+        'GcpoolCreateErrors',
         'callers cancel, and the server accepts all connections',
         {
             'gcpool_hook_calls_total{hook="create", outcome="ok"}': '0+15x20',
@@ -357,7 +365,7 @@ CASES: Final = (
         '15m',
     ),
     Case(
-        'DeadConnections',
+        'GcpoolDeadConnections',
         'one acquire in twenty finds its connection dead',
         {
             'gcpool_acquire_wait_seconds_count': '0+600x30',
@@ -367,7 +375,7 @@ CASES: Final = (
         '5%',
     ),
     Case(
-        'DeadConnections',
+        'GcpoolDeadConnections',
         'the server was restarted once, which ended all ten',
         {
             'gcpool_acquire_wait_seconds_count': '0+600x30',

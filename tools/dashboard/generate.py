@@ -259,8 +259,18 @@ def write_rules_test() -> str:
     return MADE + ''.join(lines({'rule_files': [RULES], 'evaluation_interval': '1m', 'tests': tests}))
 
 
-#: the labels of the series in the test cases: those of a target in Kubernetes, whose `endpoint` is a port's name
-TARGET = {'endpoint': 'web', 'instance': 'app:8000', 'job': 'app', 'namespace': 'shop', 'pool': 'orders'}
+#: the labels of the series in the test cases: those of a target of the Prometheus operator, whose `endpoint` is the
+#: name of a port, and of the pool
+TARGET = {
+    'container': 'app',
+    'endpoint': 'web',
+    'instance': 'app:8000',
+    'job': 'app',
+    'namespace': 'shop',
+    'pod': 'app-0',
+    'service': 'app',
+    'pool': 'orders',
+}
 
 
 def targeted(series: str) -> str:

@@ -439,9 +439,9 @@ HOOKS: Final = Row(
         ),
         Panel(
             'Hook time, p95',
-            'The duration of hook calls. A slow check_aliveness, on_acquire or on_release delays every acquire.',
+            'The duration of hook calls that succeeded. A slow check_aliveness, on_acquire or on_release delays every acquire.',
             's',
-            (Query(quantile(0.95, 'gcpool_hook_seconds', 'hook'), '{{hook}}', exemplars=True),),
+            (Query(quantile(0.95, 'gcpool_hook_seconds', 'hook', 'result="ok"'), '{{hook}}', exemplars=True),),
         ),
         Panel(
             'Failed hook calls',
@@ -459,18 +459,24 @@ HOOKS: Final = Row(
         ),
         Panel(
             'Time to create',
-            'How long connecting takes. If this grows and the load does not, the server is slow to accept connections, or '
+            'How long connecting takes where it succeeds. If this grows and the load does not, the server is slow to accept connections, or '
             'DNS, TLS or a proxy is slow.',
             's',
-            quantiles('gcpool_hook_seconds', 'hook="create"'),
+            quantiles('gcpool_hook_seconds', 'hook="create", result="ok"'),
             width=12,
             colors=BY_QUANTILE,
         ),
         Panel(
             'Time to create, distribution',
-            'How many creations took how long. Bands at 1 s, 3 s and 7 s are retransmissions of lost packets.',
+            'How many creations that succeeded took how long. Bands at 1 s, 3 s and 7 s are retransmissions of lost packets.',
             's',
-            (Query(added('gcpool_hook_seconds_bucket', 'le', 'hook="create"', POOL), '{{le}}', exemplars=True),),
+            (
+                Query(
+                    added('gcpool_hook_seconds_bucket', 'le', 'hook="create", result="ok"', POOL),
+                    '{{le}}',
+                    exemplars=True,
+                ),
+            ),
             'heatmap',
             width=12,
         ),
