@@ -490,8 +490,9 @@ class Credentials(CredentialProvider):
         """Fetch them from the settings, the user's function or the provider."""
         source: Any = self._password
         if self._provider is not None:
-            # that of the base class calls the other one, in the event loop
-            inherits = type(self._provider).get_credentials_async is CredentialProvider.get_credentials_async
+            # that of the base class calls the other one, in the event loop; redis-py 5.1 has none
+            own = getattr(type(self._provider), 'get_credentials_async', None)
+            inherits = own is getattr(CredentialProvider, 'get_credentials_async', None)
             source = self._provider.get_credentials if inherits else self._provider.get_credentials_async
         self._store(await call_user_async(source) if callable(source) else source)
 
