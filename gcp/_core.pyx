@@ -47,6 +47,9 @@ cdef extern from *:
     """
     /* Cython adds a frame to a traceback for each function that an error leaves. Here it adds none where the outermost
        one is of the pool already: an error shows where it happened, and not the way through the core. */
+    #if PY_VERSION_HEX < 0x030B0000
+    #include "frameobject.h"
+    #endif
     static int gcp_is_ours(PyObject *traceback) {
         PyFrameObject *frame = ((PyTracebackObject *)traceback)->tb_frame;
     #if PY_VERSION_HEX >= 0x030B0000
