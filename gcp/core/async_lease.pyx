@@ -292,10 +292,8 @@ cdef class AsyncLease(Holder):
         """Call a hook and let it run until it suspends: then `coro` is what is to be awaited of it. Returns its result
         if it has not."""
         cdef bint suspended = False
-        awaitable = hook(endpoint, conn)
-        if type(awaitable) is not CoroutineType:
-            check_awaitable(self.pool._manager, number, awaitable)
-        outcome = run_until_it_suspends(awaitable, self.pool.iterate, self.pool.begun, &suspended)
+        cdef AsyncPool pool = self.pool
+        outcome = run_until_it_suspends(hook(endpoint, conn), pool.iterate, pool.begun, &suspended, pool, number)
         if suspended:
             self.coro = outcome
         return outcome
@@ -411,17 +409,20 @@ cdef int run_hooks(AsyncLease lease, Slot slot, acquire_t* a) except -1:
     while a.todo == HOOK_CHECK or a.todo == HOOK_ON_ACQUIRE:
         begin_hook(a)
         if a.todo == HOOK_ON_ACQUIRE:
-            result = lease.call(pool._on_acquire, a.todo, lease.key, slot.conn)
+            nothing = lease.call(pool._on_acquire, HOOK_ON_ACQUIRE, lease.key, slot.conn)
+            if lease.coro is not None:
+                return 0
+            if nothing is not None:
+                check_result(pool._manager, HOOK_ON_ACQUIRE, nothing, False)
         else:
-            result = lease.call(pool._check_aliveness, a.todo, lease.key, slot.conn)
-        if lease.coro is not None:
-            return 0
-        if result is not True and result is not None or a.todo == HOOK_CHECK and result is None:
-            check_result(pool._manager, a.todo, result, False)
-        if result is False and a.todo == HOOK_CHECK:
-            core.hook_ended(HOOK_CHECK, a.hook_began, CALL_DEAD, lease.key, None)
-            after_death(pool, a)
-            return 0
+            alive = lease.call(pool._check_aliveness, HOOK_CHECK, lease.key, slot.conn)
+            if lease.coro is not None:
+                return 0
+            if alive is not True:
+                check_result(pool._manager, HOOK_CHECK, alive, False)
+                core.hook_ended(HOOK_CHECK, a.hook_began, CALL_DEAD, lease.key, None)
+                after_death(pool, a)
+                return 0
         hook_went_well(pool, a, core.hook_succeeded(a.hook, a.hook_began))
     return 0
 

@@ -216,11 +216,16 @@ cdef Failed failed_awaitable(error):
 
 # --- hooks that may suspend ---
 
-cdef object run_until_it_suspends(awaitable, iterate, begun, bint* suspended):
+cdef object run_until_it_suspends(awaitable, iterate, begun, bint* suspended, AsyncPool pool, int hook):
     """Run what a hook returned until it suspends. Returns its result, or what is to be awaited of it then."""
     cdef PyObject* result = NULL
     cdef PySendResult status
-    steps = awaitable if type(awaitable) is CoroutineType else iterate(awaitable)
+    if type(awaitable) is CoroutineType:
+        steps = awaitable
+    else:
+        if pool is not None:
+            check_awaitable(pool._manager, hook, awaitable)
+        steps = iterate(awaitable)
     status = PyIter_Send(<PyObject*>steps, <PyObject*>None, &result)
     outcome = <object>result
     Py_DECREF(outcome)
@@ -247,7 +252,7 @@ cpdef begin_disposal(Victim victim, hook, iterate, begun, origin=None, report=No
     try:
         rest = hook(victim.slot.endpoint, victim.slot.conn)
         check_awaitable(getattr(hook, '__self__', None), HOOK_DISPOSE, rest)
-        rest = run_until_it_suspends(rest, iterate, begun, &suspended)
+        rest = run_until_it_suspends(rest, iterate, begun, &suspended, None, HOOK_DISPOSE)
         if rest is not None and not suspended:
             check_result(getattr(hook, '__self__', None), HOOK_DISPOSE, rest, False)
     except BaseException as e:

@@ -63,6 +63,19 @@ cdef int check_result(manager, int hook, result, bint blocking) except -1:
     return 0
 
 
+cdef inline int expect_none(BaseConnectionPool pool, int hook, result, bint blocking) except -1:
+    """Check what a hook returned that is to return None. Other results are ignored if they make sense."""
+    return 0 if result is None else check_result(pool._manager, hook, result, blocking)
+
+
+cdef inline int is_alive(BaseConnectionPool pool, result, bint blocking) except -1:
+    """Return what `check_aliveness` has found, a bool."""
+    if result is True:
+        return 1
+    check_result(pool._manager, HOOK_CHECK, result, blocking)
+    return 0
+
+
 cdef int check_awaitable(manager, int hook, awaitable) except -1:
     """Check that an asynchronous hook returned something that can be awaited."""
     if gcp_is_awaitable(awaitable):

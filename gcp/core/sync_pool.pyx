@@ -72,18 +72,14 @@ cdef class SyncPool(BaseConnectionPool):
         try:
             if a.todo == HOOK_CHECK:
                 begin_hook(a)
-                result = self._check_aliveness(endpoint, slot.conn, seconds_left(a))
-                if result is True:
+                if is_alive(self, self._check_aliveness(endpoint, slot.conn, seconds_left(a)), True):
                     hook_went_well(self, a, core.hook_succeeded(HOOK_CHECK, a.hook_began))
                 else:
-                    check_result(self._manager, HOOK_CHECK, result, True)
                     core.hook_ended(HOOK_CHECK, a.hook_began, CALL_DEAD, endpoint, None)
                     after_death(self, a)
             if a.todo == HOOK_ON_ACQUIRE:
                 begin_hook(a)
-                result = self._on_acquire(endpoint, slot.conn)
-                if result is not None:
-                    check_result(self._manager, HOOK_ON_ACQUIRE, result, True)
+                expect_none(self, HOOK_ON_ACQUIRE, self._on_acquire(endpoint, slot.conn), True)
                 hook_went_well(self, a, core.hook_succeeded(HOOK_ON_ACQUIRE, a.hook_began))
             if a.todo == DO_DONE and self.finish_hit(s, a):
                 return s
@@ -152,9 +148,7 @@ cdef class SyncPool(BaseConnectionPool):
         r.hook_began = core.now()
         try:
             if self._on_release is not None:
-                result = self._on_release(slot.endpoint, slot.conn)
-                if result is not None:
-                    check_result(self._manager, HOOK_ON_RELEASE, result, True)
+                expect_none(self, HOOK_ON_RELEASE, self._on_release(slot.endpoint, slot.conn), True)
         except BaseException as error:
             release = new_release(self, slot, r.epoch, lease, body)
             release.hook_began = r.hook_began
