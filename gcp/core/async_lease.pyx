@@ -123,7 +123,8 @@ cdef class AsyncLease(Holder):
         cdef int outcome = NOT_HELD
         if self.phase != HELD:
             return leave_empty(self)
-        if pool.plain and (error is None or pool._clean_after_error is None) and pool.thread == PyThreadState_GetID(PyThreadState_Get()):
+        if pool.plain and (error is None or pool._clean_after_error is None) \
+                and pool.thread == PyThreadState_GetID(PyThreadState_Get()):
             core.before('release')
             gcp_lock(&core.mutex)
             if self.holds():

@@ -1,7 +1,7 @@
 # Faster ways through the interpreter, for what is called at each idle hit.
 #
-# arguments  `acquire(endpoint)`, `connection(endpoint)` and `release(conn, endpoint)` do not parse their arguments; calls
-#            with more than these, or by keyword, do
+# arguments  `acquire(endpoint)`, `connection(endpoint)` and `release(conn, endpoint)` parse no arguments. Calls with
+#            more than these, or by keyword, do
 # memory     the last 16 leases are kept, and used again
 # calling    `with` binds `__enter__` and `__exit__`: two objects for one call each. A lease is its own bound method
 #            instead: called without arguments it enters, with three it leaves
