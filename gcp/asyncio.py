@@ -136,10 +136,22 @@ class ConnectionPool(AsyncPool[EndpointT, ConnectionT]):
         :param endpoint: what it was acquired for
         :raises ConnectionNotAcquiredError: if it is not held; nothing has changed then
         """
+        self._check_loop()
         release = self.open_release(conn, endpoint)
         if release is not None:
             release.discard('discarded')
             await self._drive(release)
+
+    async def _release_later(self, conn: ConnectionT, endpoint: EndpointT, error: BaseException | None) -> None:
+        """Do what `release` does, when it is driven: it was called where the pool's event loop does not run."""
+        self._check_loop()
+        await super().release(conn, endpoint, error)
+
+    _release_later.__qualname__ = 'ConnectionPool.release'
+
+    def _check_loop(self) -> None:
+        if self._loop is not (loop := asyncio.get_running_loop()):
+            self._attach_loop(loop)
 
     # --- close ---
 
@@ -151,10 +163,8 @@ class ConnectionPool(AsyncPool[EndpointT, ConnectionT]):
         :param timeout: how long to wait for used connections, seconds; ``None``: until all are released
         """
         deadline = inf if (allowed := check_timeout(timeout)) is None else monotonic() + max(0.0, allowed)
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            self._attach_loop(loop)
-        drained = FutureEvent(loop.create_future())
+        self._check_loop()
+        drained = FutureEvent(self._loop.create_future())
         self._closers.append(drained)
         try:
             self._core.close()
