@@ -3,7 +3,7 @@
 
 from cpython.exc cimport PyErr_WarnEx
 
-from gcp.core.platform cimport PYGEN_NEXT, PYGEN_RETURN, PyIter_Send, PySendResult, gcp_running_mark
+from gcp.core.platform cimport PYGEN_NEXT, PYGEN_RETURN, PyIter_Send, PySendResult, PyThreadState_Get, PyThreadState_GetID, gcp_running_mark
 from gcp.core.state cimport HOOK_DISPOSE, slot_t
 
 
@@ -15,6 +15,7 @@ cdef uint64_t NO_MARK = <uint64_t>-1    # of no event loop
 cdef class AsyncPool(BaseConnectionPool):
     """Serves idle hits without a Python frame, with and without hooks that suspend."""
     cdef object loop             # the event loop that the pool belongs to
+    cdef uint64_t thread         # in which it runs, by the id of the thread's state: those are never used twice
     cdef uint64_t mark           # of the time for which it is known to be the one that runs
     cdef bint is_marked          # whether asyncio notes the loop that runs where a mark comes from
     cdef object running_loop
@@ -51,6 +52,7 @@ cdef class AsyncPool(BaseConnectionPool):
     @_loop.setter
     def _loop(self, loop):
         self.loop = loop
+        self.thread = PyThreadState_GetID(PyThreadState_Get())
         self.mark = NO_MARK
 
     cdef inline bint is_at_home(self) noexcept:
@@ -70,6 +72,15 @@ cdef class AsyncPool(BaseConnectionPool):
             self._attach_loop(loop)
         self.mark = (gcp_running_mark() or NO_MARK) if self.is_marked else NO_MARK
         return 0
+
+    cdef bint can_leave_now(self):
+        """Whether a lease can be left here: in the pool's thread, also when its loop has ended, but in no other loop."""
+        if self.thread != PyThreadState_GetID(PyThreadState_Get()):
+            return False
+        try:
+            return self.running_loop() is self.loop
+        except RuntimeError:
+            return True
 
     cdef bint can_release_now(self):
         """Whether the pool's event loop runs here; otherwise a release is done when it is driven."""
