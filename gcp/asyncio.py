@@ -20,7 +20,7 @@ from gcp._core import TODO_DISPOSE, TODO_DONE, TODO_WAIT, Acquire, AsyncPool, Fu
 from gcp.connection import async_connection_of
 from gcp.disposal import FORCE_GRACE, report, weakly
 from gcp.disposal.deadline import Bounded, Started, wait_for, without_limit
-from gcp.disposal.tasks import Collector, Disposer, DrainRequest, TimedOut
+from gcp.disposal.tasks import Collector, Disposer, DrainRequest, TimedOut, release_later
 from gcp.managers import AsyncConnectionManager as BaseConnectionManager
 from gcp.managers import ConnectionT, EndpointT, SyncConnectionManager
 
@@ -97,6 +97,7 @@ class ConnectionPool(AsyncPool[EndpointT, ConnectionT]):
         self._set_up(manager, given, options.hooks(manager, BaseConnectionManager))
         self._bind(asyncio.get_running_loop, without_limit, Started, DrainRequest)
         self._timeout_error = TimedOut
+        self._release_later = release_later
         self._report = partial(report, logger, self.name)
         self._disposer = Disposer(self.name, self._core, manager.dispose, given.dispose_timeout)
         self._closers: list[FutureEvent] = []
@@ -141,13 +142,6 @@ class ConnectionPool(AsyncPool[EndpointT, ConnectionT]):
         if release is not None:
             release.discard('discarded')
             await self._drive(release)
-
-    async def _release_later(self, conn: ConnectionT, endpoint: EndpointT, error: BaseException | None) -> None:
-        """Do what `release` does, when it is driven: it was called where the pool's event loop does not run."""
-        self._check_loop()
-        await super().release(conn, endpoint, error)
-
-    _release_later.__qualname__ = 'ConnectionPool.release'
 
     def _check_loop(self) -> None:
         if self._loop is not (loop := asyncio.get_running_loop()):

@@ -18,6 +18,7 @@ cdef class AsyncPool(BaseConnectionPool):
     cdef uint64_t thread         # in which it runs, by the id of the thread's state: those are never used twice
     cdef uint64_t mark           # of the time for which it is known to be the one that runs
     cdef bint is_marked          # whether asyncio notes the loop that runs where a mark comes from
+    cdef public object _release_later   # a coroutine function: does what `release` does when it is driven
     cdef object running_loop
     cdef object iterate          # makes an iterator of an awaitable that is no coroutine
     cdef object begun            # makes what is to be awaited of an iterator that has suspended already
@@ -150,7 +151,7 @@ cdef inline object release_async(AsyncPool pool, conn, endpoint, error):
     cdef int outcome = NOT_HELD
     try:
         if not pool.is_at_home() and not pool.can_release_now():
-            return pool._release_later(conn, endpoint, error)
+            return pool._release_later(pool, conn, endpoint, error)
         if pool.plain and error is None:
             outcome = pool.put_back_named(conn, endpoint)
         if outcome == PUT_BACK:
