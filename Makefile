@@ -86,6 +86,10 @@ test-unit: $(VENV)/.have-test $(CORE)  ## run those of the core, options, labels
 test-all: $(VENV)/.have-test $(CORE)  ## run all tests, with all their cases, and those of tests/nightly
 	@failed=0; \
 	$(PYTEST) $(SPREAD) --nightly --ignore=tests/nightly $(ARGS) || failed=1; \
+	GCP_TASK_FACTORY=wrapping $(PYTEST) $(SPREAD) tests/behaviour tests/drivers $(ARGS) || failed=1; \
+	if $(PY) -c 'import asyncio; asyncio.eager_task_factory' 2>/dev/null; then \
+		GCP_TASK_FACTORY=eager $(PYTEST) $(SPREAD) tests/behaviour tests/drivers $(ARGS) || failed=1; \
+	fi; \
 	$(PYTEST) --numprocesses=2 --dist=loadfile tests/nightly $(ARGS) || failed=1; \
 	exit $$failed
 

@@ -371,6 +371,7 @@ class Lease(Holder, Generic[_ConnectionT]):
 @disjoint_base
 class AsyncPool(BaseConnectionPool[_EndpointT, _ConnectionT]):
     _loop: Any
+    _release_later: Any
     def _bind(
         self,
         running_loop: Callable[[], object],

@@ -26,7 +26,8 @@ descriptors            what the managers of gcp.contrib do with descriptors
 import os
 from collections import deque
 from _socket import socket     # the base of socket.socket, which takes long to import
-from types import AsyncGeneratorType, CoroutineType, GenericAlias
+from contextvars import Context
+from types import AsyncGeneratorType, BuiltinFunctionType, CoroutineType, GenericAlias
 
 cimport cython
 from cpython.exc cimport (

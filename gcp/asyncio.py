@@ -20,7 +20,7 @@ from gcp._core import TODO_DISPOSE, TODO_DONE, TODO_WAIT, Acquire, AsyncPool, Fu
 from gcp.connection import async_connection_of
 from gcp.disposal import FORCE_GRACE, report, weakly
 from gcp.disposal.deadline import Bounded, Started, wait_for, without_limit
-from gcp.disposal.tasks import Collector, Disposer, DrainRequest, TimedOut
+from gcp.disposal.tasks import Collector, Disposer, DrainRequest, TimedOut, release_later
 from gcp.managers import AsyncConnectionManager as BaseConnectionManager
 from gcp.managers import ConnectionT, EndpointT, SyncConnectionManager
 
@@ -97,6 +97,7 @@ class ConnectionPool(AsyncPool[EndpointT, ConnectionT]):
         self._set_up(manager, given, options.hooks(manager, BaseConnectionManager))
         self._bind(asyncio.get_running_loop, without_limit, Started, DrainRequest)
         self._timeout_error = TimedOut
+        self._release_later = release_later
         self._report = partial(report, logger, self.name)
         self._disposer = Disposer(self.name, self._core, manager.dispose, given.dispose_timeout)
         self._closers: list[FutureEvent] = []
@@ -136,10 +137,15 @@ class ConnectionPool(AsyncPool[EndpointT, ConnectionT]):
         :param endpoint: what it was acquired for
         :raises ConnectionNotAcquiredError: if it is not held; nothing has changed then
         """
+        self._check_loop()
         release = self.open_release(conn, endpoint)
         if release is not None:
             release.discard('discarded')
             await self._drive(release)
+
+    def _check_loop(self) -> None:
+        if self._loop is not (loop := asyncio.get_running_loop()):
+            self._attach_loop(loop)
 
     # --- close ---
 
@@ -151,10 +157,8 @@ class ConnectionPool(AsyncPool[EndpointT, ConnectionT]):
         :param timeout: how long to wait for used connections, seconds; ``None``: until all are released
         """
         deadline = inf if (allowed := check_timeout(timeout)) is None else monotonic() + max(0.0, allowed)
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            self._attach_loop(loop)
-        drained = FutureEvent(loop.create_future())
+        self._check_loop()
+        drained = FutureEvent(self._loop.create_future())
         self._closers.append(drained)
         try:
             self._core.close()

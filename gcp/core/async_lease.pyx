@@ -4,7 +4,7 @@
 
 from gcp.core.clock cimport gcp_monotonic
 from gcp.core.platform cimport (
-    PYGEN_NEXT, PYGEN_RETURN, PyIter_Send, PySendResult, PyThreadState_Get, PyThreadState_GetID, gcp_lock, gcp_unlock,
+    PYGEN_NEXT, PYGEN_RETURN, PyIter_Send, PySendResult, gcp_lock, gcp_unlock,
 )
 from gcp.core.state cimport CALL_DEAD, HOOK_CHECK, HOOK_ON_ACQUIRE, HOOK_ON_RELEASE, slot_object, slot_t
 
@@ -29,6 +29,7 @@ cdef class AsyncLease(Holder):
     cdef object body             # the error that leaves the block
     cdef int phase
     cdef bint entered
+    cdef bint by_name            # made by `acquire` or `release`, and not awaited yet
 
     # --- to be awaited, or driven as a coroutine ---
 
@@ -123,8 +124,9 @@ cdef class AsyncLease(Holder):
         cdef int outcome = NOT_HELD
         if self.phase != HELD:
             return leave_empty(self)
-        if pool.plain and (error is None or pool._clean_after_error is None) \
-                and pool.thread == PyThreadState_GetID(PyThreadState_Get()):
+        if pool.plain and (error is None or pool._clean_after_error is None) and (
+            pool.is_at_home() or pool.can_leave_now()
+        ):
             core.before('release')
             gcp_lock(&core.mutex)
             if self.holds():
@@ -147,6 +149,7 @@ cdef class AsyncLease(Holder):
     cdef int advance(self, value, PyObject** result) except -1:
         """Go on until something suspends (PYGEN_NEXT) or there is a result (PYGEN_RETURN)."""
         cdef slot_t* s
+        self.by_name = False
         if self.phase == FRESH:
             s = self.begin_acquire()
             if s != NULL:
@@ -263,7 +266,7 @@ cdef class AsyncLease(Holder):
         if todo == DO_WAIT and not acquire.nowait and not self.pool._core.pool.disposing:
             future = (<FutureEvent>acquire.event).future
             if acquire.a.deadline < INFINITY:
-                acquire.timer = self.pool.loop.call_later(acquire.patience(INFINITY), time_out, future)
+                acquire.timer = self.pool.loop.call_later(acquire.patience(INFINITY), time_out, future, context=Context())
             self.coro = future.__await__()
             self.phase = WAITING
             return False
@@ -368,6 +371,8 @@ cdef class AsyncLease(Holder):
 
     def __dealloc__(self):
         cdef Acquire acquire = self.acquire
+        if self.by_name and (self.phase == FRESH and not self.entered or self.phase == RELEASING_BY_NAME):
+            warn_of_unawaited(self.pool, 'acquire' if self.phase == FRESH else 'release')
         if acquire is not None and not acquire.ended and acquire.epoch == acquire.core.pool.epoch:
             abandon_acquire(acquire)
 
@@ -459,6 +464,7 @@ cdef PyObject* call_async_lease(PyObject* self, PyObject** args, size_t n, PyObj
 gcp_advance = advance_lease
 gcp_make_awaitable(AsyncLease, gcp_lease_send, gcp_lease_next)
 gcp_make_awaitable(Finished, gcp_finished_send, gcp_finished_next)
+gcp_make_awaitable(Released, send_released, next_released)
 cdef AsyncLease any_async_lease = AsyncLease.__new__(AsyncLease)
 call_directly(
     AsyncLease, <char*>&any_async_lease.called - <char*><PyObject*>any_async_lease, ('__aenter__', '__aexit__'),
@@ -469,7 +475,11 @@ gcp_keep_async_leases(AsyncLease)
 # --- called with few arguments: see fastcall ---
 
 cdef object async_acquire_one(PyObject** args):
-    return new_async_lease(<AsyncPool>args[0], <object>args[1], None)
+    return new_async_lease(<AsyncPool>args[0], <object>args[1], None, True)
+
+
+cdef object async_connection_one(PyObject** args):
+    return new_async_lease(<AsyncPool>args[0], <object>args[1], None, False)
 
 
 cdef object async_release_two(PyObject** args):
@@ -477,5 +487,5 @@ cdef object async_release_two(PyObject** args):
 
 
 gcp_async_acquire_take_few(AsyncPool, AsyncPool.acquire, async_acquire_one)
-gcp_async_connection_take_few(AsyncPool, AsyncPool.connection, async_acquire_one)
+gcp_async_connection_take_few(AsyncPool, AsyncPool.connection, async_connection_one)
 gcp_async_release_take_few(AsyncPool, AsyncPool.release, async_release_two)

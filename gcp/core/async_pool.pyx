@@ -1,18 +1,24 @@
 # The compiled half of the asyncio pool: makes leases, and releases what no hook wants to see. The awaitable itself is
 # in async_lease.
 
-from gcp.core.platform cimport PYGEN_NEXT, PyIter_Send, PySendResult, PyThreadState_Get, PyThreadState_GetID
+from cpython.exc cimport PyErr_WarnEx
+
+from gcp.core.platform cimport PYGEN_NEXT, PYGEN_RETURN, PyIter_Send, PySendResult, PyThreadState_Get, PyThreadState_GetID, gcp_running_mark
 from gcp.core.state cimport HOOK_DISPOSE, slot_t
 
 
 cdef class AsyncLease
+
+cdef uint64_t NO_MARK = <uint64_t>-1    # of no event loop
 
 
 cdef class AsyncPool(BaseConnectionPool):
     """Serves idle hits without a Python frame, with and without hooks that suspend."""
     cdef object loop             # the event loop that the pool belongs to
     cdef uint64_t thread         # in which it runs, by the id of the thread's state: those are never used twice
-    cdef bint tells              # whether the loop has an attribute that says that it is running
+    cdef uint64_t mark           # of the time for which it is known to be the one that runs
+    cdef bint is_marked          # whether asyncio notes the loop that runs where a mark comes from
+    cdef public object _release_later   # a coroutine function: does what `release` does when it is driven
     cdef object running_loop
     cdef object iterate          # makes an iterator of an awaitable that is no coroutine
     cdef object begun            # makes what is to be awaited of an iterator that has suspended already
@@ -21,6 +27,8 @@ cdef class AsyncPool(BaseConnectionPool):
     def _bind(self, running_loop, iterate, begun, drain_request):
         """Say how to find the running event loop, how to await what was begun, and what finalizers call."""
         self.running_loop = running_loop
+        self.is_marked = isinstance(running_loop, BuiltinFunctionType)
+        self.mark = NO_MARK
         self.iterate = iterate
         self.begun = begun
         self.drain_request = drain_request
@@ -46,17 +54,42 @@ cdef class AsyncPool(BaseConnectionPool):
     def _loop(self, loop):
         self.loop = loop
         self.thread = PyThreadState_GetID(PyThreadState_Get())
-        self.tells = getattr(loop, '_thread_id', None) is not None
+        self.mark = NO_MARK
+
+    cdef inline bint is_at_home(self) noexcept:
+        """Whether the pool's event loop is known to run here. Asking asyncio costs two system calls on some versions of
+        Python, so it is asked once for each time that a loop begins to run."""
+        return gcp_running_mark() == self.mark
 
     cdef inline int check_loop(self) except -1:
-        """Refuse another event loop: connections of one are of no use to another. Asking asyncio costs two system calls
-        on some versions of Python, so a loop that runs in this very thread is believed."""
-        if self.tells and self.thread == PyThreadState_GetID(PyThreadState_Get()) and self.loop._thread_id is not None:
-            return 0
+        """Refuse another event loop: connections of one are of no use to another."""
+        if not self.is_at_home():
+            self.ask_for_loop()
+        return 0
+
+    cdef int ask_for_loop(self) except -1:
         loop = self.running_loop()
         if loop is not self.loop:
             self._attach_loop(loop)
+        self.mark = (gcp_running_mark() or NO_MARK) if self.is_marked else NO_MARK
         return 0
+
+    cdef bint can_leave_now(self):
+        """Whether a lease can be left here: in the pool's thread, also when its loop has ended, but in no other loop."""
+        if self.thread != PyThreadState_GetID(PyThreadState_Get()):
+            return False
+        try:
+            return self.running_loop() is self.loop
+        except RuntimeError:
+            return True
+
+    cdef bint can_release_now(self):
+        """Whether the pool's event loop runs here; otherwise a release is done when it is driven."""
+        try:
+            self.check_loop()
+        except RuntimeError:
+            return False
+        return True
 
     cdef object new_event(self):
         cdef FutureEvent event = FutureEvent.__new__(FutureEvent)
@@ -75,7 +108,7 @@ cdef class AsyncPool(BaseConnectionPool):
         :raises AcquireTimeoutError: if it took longer
         :raises ConnectionPoolClosedError: if the pool is closed
         """
-        return new_async_lease(self, endpoint, timeout)
+        return new_async_lease(self, endpoint, timeout, True)
 
     def connection(self, endpoint, timeout=None):
         """Return an asynchronous context manager that acquires a connection and releases it at the end.
@@ -83,10 +116,10 @@ cdef class AsyncPool(BaseConnectionPool):
         :param endpoint: what to connect to; any hashable
         :param timeout: as for `acquire`
         """
-        return new_async_lease(self, endpoint, timeout)
+        return new_async_lease(self, endpoint, timeout, False)
 
     def release(self, conn, endpoint, error=None):
-        """Release a connection. To be awaited; without hooks to run, it is done before.
+        """Release a connection. To be awaited; without hooks to run, it is done before, where the pool's event loop runs.
 
         :param conn: what `acquire` returned, or something equal to it
         :param endpoint: what it was acquired for
@@ -106,6 +139,7 @@ cdef class AsyncPool(BaseConnectionPool):
         lease.pool = self
         lease.key = slot.endpoint
         lease.hold(self._core, slot, slot.s.lease)
+        lease.by_name = True
         lease.body = error
         lease.phase = RELEASING_BY_NAME
         return lease
@@ -116,23 +150,25 @@ cdef inline object release_async(AsyncPool pool, conn, endpoint, error):
     cdef Slot slot
     cdef int outcome = NOT_HELD
     try:
-        pool.check_loop()
+        if not pool.is_at_home() and not pool.can_release_now():
+            return pool._release_later(pool, conn, endpoint, error)
         if pool.plain and error is None:
             outcome = pool.put_back_named(conn, endpoint)
         if outcome == PUT_BACK:
-            return FINISHED
+            return new_released(pool)
         if outcome == PUT_BACK_AND_MORE:
             pool._core.after()
-            return pool._drive(cleanup_after(pool, endpoint)) if pool.has_garbage() else FINISHED
+            return pool._drive(cleanup_after(pool, endpoint)) if pool.has_garbage() else new_released(pool)
         slot = claim(pool._core, conn, endpoint)
     except Exception as trouble:
-        return failed_awaitable(trouble)
-    return FINISHED if slot is None else pool.release_slot(slot, error)
+        return failed_awaitable(pool, trouble)
+    return new_released(pool) if slot is None else pool.release_slot(slot, error)
 
 
-cdef inline AsyncLease new_async_lease(AsyncPool pool, endpoint, timeout):
+cdef inline AsyncLease new_async_lease(AsyncPool pool, endpoint, timeout, bint by_name):
     cdef AsyncLease lease = AsyncLease.__new__(AsyncLease)
     lease.called = call_async_lease
+    lease.by_name = by_name
     lease.pool = pool
     lease.key = endpoint
     lease.timeout = timeout
@@ -183,30 +219,97 @@ cdef class Finished:
 cdef Finished FINISHED = Finished()
 
 
+cdef int warn_of_unawaited(AsyncPool pool, str method) except -1:
+    """Warn of what was dropped without being awaited, as the interpreter does for coroutines."""
+    message = f"coroutine '{type(pool).__name__}.{method}' was never awaited".encode()
+    return PyErr_WarnEx(RuntimeWarning, message, 1)
+
+
 @cython.final
 @cython.internal
-cdef class Failed:
-    """An awaitable that raises an error."""
-    cdef object error
+@cython.freelist(16)
+@cython.no_gc
+cdef class Released:
+    """A release that has ended, and is still to be awaited."""
+    cdef AsyncPool pool
+    cdef bint awaited
 
     def __await__(self):
         return self
 
     def __next__(self):
-        raise self.error
+        self.awaited = True
+        raise StopIteration
 
     def send(self, value):
-        raise self.error
+        self.awaited = True
+        raise StopIteration
 
     def throw(self, kind, value=None, traceback=None):
+        self.awaited = True
         raise kind if value is None else value
 
     def close(self):
-        pass
+        self.awaited = True
+
+    def __dealloc__(self):
+        if not self.awaited:
+            warn_of_unawaited(self.pool, 'release')
 
 
-cdef Failed failed_awaitable(error):
+cdef inline Released new_released(AsyncPool pool):
+    cdef Released released = Released.__new__(Released)
+    released.pool = pool
+    return released
+
+
+cdef PySendResult send_released(PyObject* released, PyObject* value, PyObject** result) noexcept:
+    (<Released>released).awaited = True
+    result[0] = <PyObject*>None
+    Py_INCREF(None)
+    return PYGEN_RETURN
+
+
+cdef PyObject* next_released(PyObject* released) noexcept:
+    (<Released>released).awaited = True
+    return NULL
+
+
+@cython.final
+@cython.internal
+@cython.no_gc_clear
+cdef class Failed:
+    """A release that has raised an error."""
+    cdef AsyncPool pool
+    cdef object error
+    cdef bint awaited
+
+    def __await__(self):
+        return self
+
+    def __next__(self):
+        self.awaited = True
+        raise self.error
+
+    def send(self, value):
+        self.awaited = True
+        raise self.error
+
+    def throw(self, kind, value=None, traceback=None):
+        self.awaited = True
+        raise kind if value is None else value
+
+    def close(self):
+        self.awaited = True
+
+    def __dealloc__(self):
+        if not self.awaited:
+            warn_of_unawaited(self.pool, 'release')
+
+
+cdef Failed failed_awaitable(AsyncPool pool, error):
     cdef Failed failed = Failed.__new__(Failed)
+    failed.pool = pool
     failed.error = error
     if isinstance(error, StopIteration):    # of a key's __hash__, say: it must not be taken for the end (PEP 479)
         failed.error = RuntimeError('an awaited release raised StopIteration')

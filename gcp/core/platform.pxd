@@ -63,6 +63,25 @@ cdef extern from *:
     #define gcp_async(o) (Py_TYPE(o)->tp_as_async)
     static inline int gcp_is_awaitable(PyObject *o) { return gcp_async(o) != NULL && gcp_async(o)->am_await != NULL; }
     static inline int gcp_is_coroutine(PyObject *o) { return gcp_is_awaitable(o) && gcp_async(o)->am_send != NULL; }
+
+    /* A number for the event loop that runs in this thread: it changes whenever one begins or ends to run, for asyncio
+       notes that in the dict of the thread's state, and no version of a dict is used twice. 0: not known (asyncio keeps
+       it elsewhere from Python 3.14 on). */
+    static inline uint64_t gcp_running_mark(void) {
+    #if PY_VERSION_HEX < 0x030E0000 && !defined(Py_GIL_DISABLED) && !defined(PYPY_VERSION)
+    #if defined(__GNUC__)
+    #pragma GCC diagnostic push
+    #pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+    #endif
+        PyObject *dict = PyThreadState_Get()->dict;
+        return dict == NULL ? 0 : ((PyDictObject *)dict)->ma_version_tag;
+    #if defined(__GNUC__)
+    #pragma GCC diagnostic pop
+    #endif
+    #else
+        return 0;
+    #endif
+    }
     """
     ctypedef int (*gcp_condition_t)(PyObject*) noexcept
     int gcp_delete_if(object, object, gcp_condition_t) except -1
@@ -72,6 +91,7 @@ cdef extern from *:
     void gcp_lock(gcp_mutex*) noexcept nogil
     void gcp_unlock(gcp_mutex*) noexcept nogil
     void gcp_prefetch(void*) noexcept nogil
+    uint64_t gcp_running_mark() noexcept
     bint gcp_is_awaitable(object) noexcept
     bint gcp_is_coroutine(object) noexcept
     void gcp_push(void* head, void* node, void* next) noexcept nogil

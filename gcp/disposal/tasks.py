@@ -350,3 +350,14 @@ def drain(ref: weakref.ref[AsyncPool[Any, Any]]) -> None:
     if pool is not None:
         pool._core.drain()
         pool._disposer.dispose_soon()
+
+
+async def release_later(pool: AsyncPool[Any, Any], conn: Any, endpoint: Any, error: BaseException | None) -> None:
+    """Release where the pool's event loop runs: `release` was called elsewhere."""
+    loop = asyncio.get_running_loop()
+    if pool._loop is not loop:
+        pool._attach_loop(loop)
+    await AsyncPool.release(pool, conn, endpoint, error)
+
+
+release_later.__qualname__ = 'ConnectionPool.release'

@@ -725,7 +725,8 @@ async def test_a_release_that_nobody_awaits(asyncio_front: Front) -> None:
     """Its hook has not seen the connection: it is not lent again."""
     manager = asyncio_front.manager()
     pool: Any = asyncio_front.pool(manager, max_size=1)
-    pool.release(await pool.acquire('db'), 'db')
+    with pytest.warns(RuntimeWarning, match='never awaited'):
+        pool.release(await pool.acquire('db'), 'db')
     gc.collect()
     async with pool.connection('db', timeout=5) as conn:
         assert conn is manager.created[1]

@@ -128,6 +128,7 @@ async def test_a_cancelled_with_block_gives_back(asyncio_front: Front) -> None:
 
 
 @pytest.mark.parametrize('drop', ['never driven', 'closed'])
+@pytest.mark.filterwarnings('ignore:coroutine .* was never awaited:RuntimeWarning')
 async def test_an_acquire_that_is_never_awaited_takes_nothing(asyncio_front: Front, drop: str) -> None:
     pool = asyncio_front.pool(asyncio_front.manager(bare=True), max_size=1)
     awaitable: Any = pool.acquire('db')

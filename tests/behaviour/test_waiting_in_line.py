@@ -422,7 +422,7 @@ async def test_the_deadline_in_the_turn_of_the_hand_over(asyncio_front: Front, l
         conn = await pool.acquire('db')
         waiter = asyncio.create_task(pool.acquire('db', timeout=0.15))
         await asyncio_front.waiting(pool, 1)
-        loop.call_later(0.16 if late == 'the release' else 0.001, lambda: pool.release(conn, 'db'))  # noqa: B023
+        loop.call_later(0.16 if late == 'the release' else 0.001, lambda: pool.release(conn, 'db').close())  # noqa: B023
         time.sleep(0.2)
         assert (await waiter) is conn
         await pool.release(conn, 'db')
