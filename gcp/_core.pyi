@@ -395,7 +395,7 @@ class AsyncPool(BaseConnectionPool[_EndpointT, _ConnectionT]):
     def release(
         self, conn: _ConnectionT, endpoint: _EndpointT, error: BaseException | None = None
     ) -> Coroutine[Any, Any, None]:
-        """Release a connection. To be awaited; without hooks to run, it is done before, where the pool's event loop runs.
+        """Release a connection. To be awaited; without hooks to run, it is done before, where the pool's loop runs.
 
         :param conn: what `acquire` returned, or something equal to it
         :param endpoint: what it was acquired for

@@ -3,7 +3,9 @@
 
 from cpython.exc cimport PyErr_WarnEx
 
-from gcp.core.platform cimport PYGEN_NEXT, PYGEN_RETURN, PyIter_Send, PySendResult, PyThreadState_Get, PyThreadState_GetID, gcp_running_mark
+from gcp.core.platform cimport (
+    PYGEN_NEXT, PYGEN_RETURN, PyIter_Send, PySendResult, PyThreadState_Get, PyThreadState_GetID, gcp_running_mark,
+)
 from gcp.core.state cimport HOOK_DISPOSE, slot_t
 
 
@@ -75,7 +77,7 @@ cdef class AsyncPool(BaseConnectionPool):
         return 0
 
     cdef bint can_leave_now(self):
-        """Whether a lease can be left here: in the pool's thread, also when its loop has ended, but in no other loop."""
+        """Whether a lease can be left here: in the pool's thread, also when its loop has ended; in no other loop."""
         if self.thread != PyThreadState_GetID(PyThreadState_Get()):
             return False
         try:
@@ -119,7 +121,7 @@ cdef class AsyncPool(BaseConnectionPool):
         return new_async_lease(self, endpoint, timeout, False)
 
     def release(self, conn, endpoint, error=None):
-        """Release a connection. To be awaited; without hooks to run, it is done before, where the pool's event loop runs.
+        """Release a connection. To be awaited; without hooks to run, it is done before, where the pool's loop runs.
 
         :param conn: what `acquire` returned, or something equal to it
         :param endpoint: what it was acquired for
