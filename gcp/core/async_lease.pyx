@@ -266,7 +266,8 @@ cdef class AsyncLease(Holder):
         if todo == DO_WAIT and not acquire.nowait and not self.pool._core.pool.disposing:
             future = (<FutureEvent>acquire.event).future
             if acquire.a.deadline < INFINITY:
-                acquire.timer = self.pool.loop.call_later(acquire.patience(INFINITY), time_out, future, context=Context())
+                seconds = acquire.patience(INFINITY)
+                acquire.timer = self.pool.loop.call_later(seconds, time_out, future, context=Context())
             self.coro = future.__await__()
             self.phase = WAITING
             return False
