@@ -110,7 +110,7 @@ cdef class Acquire(Holder):
     cdef double took                 # from the call to the end, seconds
     cdef HookCall call
     cdef Slot fresh                  # allocated before create is called: the record of what it will return
-    cdef object newborn              # what an asynchronous create has returned; nobody else refers to it yet
+    cdef object newborn              # what an asynchronous create has returned, until it is booked
     cdef object started              # what is to be awaited of a hook that was begun already
     cdef readonly object released_by  # the span in which its connection was, where spans are recorded
     cdef readonly object caller      # what `Tracer.caller` returned when it turned out to be no idle hit
