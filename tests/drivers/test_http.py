@@ -785,7 +785,9 @@ def test_the_scope_of_an_address_is_understood_in_both_forms(written: str) -> No
         peer, _ = listener.accept()
         with peer:
             conn.request('GET', '/')
-            assert f'\r\nHost: [{address}]:'.encode() in peer.recv(1000)
+            request = peer.recv(1000)
+            if sys.version_info >= (3, 11):  # http.client of 3.10 sends the scope, too
+                assert f'\r\nHost: [{address}]:'.encode() in request
         conn.close()
 
 
