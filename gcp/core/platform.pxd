@@ -66,9 +66,9 @@ cdef extern from *:
 
     /* A number for the event loop that runs in this thread: it changes whenever one begins or ends to run, for asyncio
        notes that in the dict of the thread's state, and no version of a dict is used twice. 0: not known (asyncio keeps
-       it elsewhere from Python 3.14 on). */
+       it elsewhere from Python 3.14 on, and 3.13 does not count versions). */
     static inline uint64_t gcp_running_mark(void) {
-    #if PY_VERSION_HEX < 0x030E0000 && !defined(Py_GIL_DISABLED) && !defined(PYPY_VERSION)
+    #if PY_VERSION_HEX < 0x030D0000 && !defined(Py_GIL_DISABLED) && !defined(PYPY_VERSION)
     #if defined(__GNUC__)
     #pragma GCC diagnostic push
     #pragma GCC diagnostic ignored "-Wdeprecated-declarations"
