@@ -67,34 +67,6 @@ OVERRIDES = {'_drive'}
 SET_BY_THE_FRONTS = {'_report', '_wait', '_timeout_error', '_dispose', '_make_event'}
 
 STRING_OR_COMMENT = re.compile(r'''("""|\'\'\'|"|')(?:\\.|.)*?\1|\#[^\n]*''', re.DOTALL)
-FUNCTION = 40
-
-#: what says the same in both fronts, from the asyncio front's words to the threading front's
-SUBSTITUTIONS = {
-    'await ': '',
-    'async ': '',
-    '__aenter__': '__enter__',
-    '__aexit__': '__exit__',
-    'AsyncPool': 'SyncPool',
-    'AsyncConnectionManager': 'ConnectionManager',
-    'SyncConnectionManager': 'ConnectionManager',
-    'async_connection_of': 'connection_of',
-    'FutureEvent': 'Event',
-    'AnyEvent': 'Event',
-    'gcp.disposal.tasks': 'gcp.disposal.threads',
-    'gcp.disposal.deadline': 'gcp.waiting',
-    'self._disposer.wait_for': 'wait_for',
-    'asyncio': 'threading',
-    'awaiting': 'waiting',
-}
-
-#: methods that the Python halves override, and that compiled code calls
-OVERRIDES = {'_drive'}
-#: what the Python halves set, and compiled code calls
-SET_BY_THE_FRONTS = {'_report', '_wait', '_timeout_error', '_dispose', '_make_event'}
-
-STRING_OR_COMMENT = re.compile(r'''("""|\'\'\'|"|')(?:\\.|.)*?\1|\#[^\n]*''', re.DOTALL)
-CIMPORT = re.compile(r'^(?:from \S+ )?cimport (?:\([^)]*\)|[^\n]*)\n', re.MULTILINE)
 FUNCTION = re.compile(r'^( *)(?:cdef|cpdef|def) (?!class |enum |struct |extern )[^=(\n]*?(\w+)\(', re.MULTILINE)
 CLASS = re.compile(r'^cdef class (\w+)[^\n]*:\n((?:(?: [^\n]*)?\n)+)', re.MULTILINE)
 
