@@ -201,7 +201,7 @@ cdef class Acquire(Holder):
         if isinstance(self.pool, AsyncPool):
             check_awaitable(self.pool._manager, self.a.todo, started)
             if self.a.todo == HOOK_CREATE:
-                return _keep_created(self, started)
+                return new_creation(self, started)
         return started
 
     def make_call(self):

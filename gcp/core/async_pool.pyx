@@ -340,6 +340,52 @@ cdef object run_until_it_suspends(awaitable, iterate, begun, bint* suspended, As
     return begun(awaitable.__await__() if steps is awaitable else steps, outcome)
 
 
+@cython.final
+@cython.internal
+cdef class Creation:
+    """Awaits a creation, and keeps what it returns where no failure between here and its booking loses it. Not a
+    coroutine: those allocate a StopIteration for what they await before anyone has its result."""
+    cdef Acquire acquire
+    cdef object steps
+
+    def __await__(self):
+        return self
+
+    def __next__(self):
+        return self.send(None)
+
+    def send(self, value):
+        cdef PyObject* result = NULL
+        cdef PySendResult status = PyIter_Send(<PyObject*>self.steps, <PyObject*>value, &result)
+        outcome = <object>result
+        Py_DECREF(outcome)
+        if status == PYGEN_NEXT:
+            return outcome
+        self.acquire.newborn = outcome
+        raise StopIteration(outcome)
+
+    def throw(self, kind, value=None, traceback=None):
+        error = kind if value is None else value
+        if not hasattr(self.steps, 'throw'):
+            raise error
+        try:
+            return self.steps.throw(error)
+        except StopIteration as stop:
+            self.acquire.newborn = stop.value
+            raise
+
+    def close(self):
+        if hasattr(self.steps, 'close'):
+            self.steps.close()
+
+
+cdef Creation new_creation(Acquire acquire, awaitable):
+    cdef Creation creation = Creation.__new__(Creation)
+    creation.acquire = acquire
+    creation.steps = awaitable if type(awaitable) is CoroutineType else awaitable.__await__()
+    return creation
+
+
 cpdef begin_disposal(Victim victim, hook, iterate, begun, origin=None, report=None):
     """Begin to dispose of a victim: call the manager's asynchronous `dispose`. If it does not suspend, it is counted,
     timed and traced, its error is reported, and the victim reported gone.

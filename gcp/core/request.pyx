@@ -268,12 +268,6 @@ cdef int prepare_booking(Acquire acquire) except -1:
     return 0
 
 
-async def _keep_created(Acquire acquire, created):
-    """Await a creation, and keep what it returns where no failure between here and its booking loses it."""
-    acquire.newborn = await created
-    return acquire.newborn
-
-
 cdef int book(Acquire acquire, conn) except -1:
     """Turn the permit into a connection. Returns USE, or TURNED_AWAY if the pool was closed meanwhile: the connection
     is a victim then. Returns NEW, and changes nothing, if the pool has the connection already."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -134,9 +133,6 @@ def test_threads(hook: str, uses: Callable[[Any], None]) -> None:
 @pytest.mark.parametrize('timeout', [None, 30.0])
 @pytest.mark.parametrize('hook', HOOKS)
 def test_tasks(hook: str, timeout: float | None, pause: bool) -> None:
-    if hook == 'create' and sys.version_info >= (3, 12):
-        pytest.skip('known fault: on Python 3.12 and newer, the first allocation after create loses the connection')
-
     async def body(number: int) -> None:
         manager = Async(hook, number)
         manager.pause = pause
