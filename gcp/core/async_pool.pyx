@@ -60,7 +60,7 @@ cdef class AsyncPool(BaseConnectionPool):
 
     cdef inline bint is_at_home(self) noexcept:
         """Whether the pool's event loop is known to run here. Asking asyncio costs two system calls on some versions of
-        Python, so it is asked once for each time that a loop begins to run."""
+        Python, so up to 3.12 it is asked once for each time that a loop begins to run."""
         return gcp_running_mark() == self.mark
 
     cdef inline int check_loop(self) except -1:
