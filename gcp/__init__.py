@@ -16,7 +16,13 @@ from gcp.exceptions import (
     ConnectionPoolClosedError,
     ConnectionPoolIsFull,
     ConnectionPoolNotFound,
+    EndpointRetiredError,
+    EndpointUnavailableError,
+    ErrorClass,
+    PoolNotReadyError,
+    TooManyWaitersError,
 )
+from gcp.limits import EndpointLimits, Retry
 
 if TYPE_CHECKING:
     from gcp.stats import EndpointStats, PoolStats
@@ -38,8 +44,15 @@ __all__ = [
     'ConnectionPoolClosedError',
     'ConnectionPoolIsFull',
     'ConnectionPoolNotFound',
+    'EndpointLimits',
+    'EndpointRetiredError',
     'EndpointStats',
+    'EndpointUnavailableError',
+    'ErrorClass',
+    'PoolNotReadyError',
     'PoolStats',
+    'Retry',
+    'TooManyWaitersError',
     '__version__',
 ]
 

@@ -85,6 +85,18 @@ class Core:
         lifetime_jitter: float = 0.0,
         leak_threshold: float = ...,
         clock: Callable[[], float] | None = None,
+        max_uses: int = 0,
+        keepalive_interval: float = ...,
+        check_interval: float = 0.0,
+        refill: bool = False,
+        connect_workers: int = 0,
+        connect_timeout: float = ...,
+        max_connecting: int = 0,
+        max_connecting_total: int = 0,
+        connect_retry: tuple[float, float, float, float] | None = None,
+        breaker_threshold: int = 0,
+        max_waiting: int = -1,
+        admission: bool = False,
     ) -> Core: ...
     def time(self) -> float: ...
     # expiry and closing
@@ -298,6 +310,10 @@ class BaseConnectionPool(Generic[_EndpointT, _ConnectionT]):
     def _on_connection_dead(self) -> Any: ...
     @property
     def _clean_after_error(self) -> Any: ...
+    @property
+    def _classify(self) -> Any: ...
+    @property
+    def _keepalive(self) -> Any: ...
     _dispose: Any
     _telemetry: Any
     _disposer: Any

@@ -3,7 +3,9 @@ error of a connection manager reaches the caller unchanged."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from enum import Enum
+from typing import Any
 
 __all__ = [
     'AcquireTimeoutError',
@@ -13,6 +15,11 @@ __all__ = [
     'ConnectionPoolIsFull',
     'ConnectionPoolNotFound',
     'DiscardConnection',
+    'EndpointRetiredError',
+    'EndpointUnavailableError',
+    'ErrorClass',
+    'PoolNotReadyError',
+    'TooManyWaitersError',
 ]
 
 
@@ -80,6 +87,80 @@ class AcquireTimeoutError(BaseError, TimeoutError):
         self.waiting = waiting
         self.limit = limit
         self.oldest_checkout = oldest_checkout
+
+
+class EndpointUnavailableError(BaseError):
+    """The latest connects to an endpoint have failed, and it is not yet time to try again (`breaker_threshold`).
+
+    The cause (``__cause__``) is the last error of `create`.
+
+    :ivar endpoint: the endpoint
+    :ivar retry_at: when the next connect is due, by `time.monotonic()`
+    :ivar phase: ``waiting``, or ``admission`` if the acquire was refused when it came
+    """
+
+    def __init__(
+        self,
+        message: str = 'the endpoint is unavailable',
+        *,
+        endpoint: object = None,
+        retry_at: float = 0.0,
+        phase: str = 'admission',
+    ) -> None:
+        super().__init__(message)
+        self.endpoint = endpoint
+        self.retry_at = retry_at
+        self.phase = phase
+
+
+class TooManyWaitersError(BaseError):
+    """As many acquires of an endpoint wait as may wait at a time (`max_waiting`).
+
+    :ivar endpoint: the endpoint
+    :ivar limit: how many may wait
+    """
+
+    def __init__(self, message: str = 'too many acquires wait', *, endpoint: object = None, limit: int = 0) -> None:
+        super().__init__(message)
+        self.endpoint = endpoint
+        self.limit = limit
+
+
+class PoolNotReadyError(BaseError, TimeoutError):
+    """`wait_ready` ran out of time. The cause (``__cause__``) is the last error of `create`.
+
+    :ivar missing: how many connections are missing, by endpoint
+    """
+
+    def __init__(self, message: str = 'the pool is not ready', *, missing: Mapping[Any, int] | None = None) -> None:
+        super().__init__(message)
+        self.missing = dict(missing or {})
+
+
+class EndpointRetiredError(BaseError):
+    """The endpoint is being retired: it takes no new acquires.
+
+    :ivar endpoint: the endpoint
+    """
+
+    def __init__(self, message: str = 'the endpoint is being retired', *, endpoint: object = None) -> None:
+        super().__init__(message)
+        self.endpoint = endpoint
+
+
+class ErrorClass(Enum):
+    """What an error says about a connection and its endpoint; returned by a manager's `classify`."""
+
+    #: It may go away by itself: a connect is tried again, if the pool retries.
+    TRANSIENT = 'transient'
+    #: It stays until an operator changes something, as a wrong password does: a connect is not tried again.
+    PERMANENT = 'permanent'
+    #: This connection is of no use any more.
+    BROKEN = 'broken'
+    #: Nor are all others of its endpoint that were opened before now, as after a failover.
+    STALE = 'stale'
+    #: It says nothing about the connection, which is kept.
+    HARMLESS = 'harmless'
 
 
 class DiscardConnection(BaseError):

@@ -29,7 +29,7 @@ _ADVICE: Final[tuple[tuple[str, str], ...]] = (
     ),
     ('use max_lifetime, in seconds', 'pool_recycle recycle conn_max_age conn_max_lifetime'),
     ('use leak_threshold, in seconds', 'leak_detection_threshold'),
-    (f'{NOT_OFFERED} max_lifetime replaces connections by age', 'max_queries maxusage'),
+    ('use max_uses', 'max_queries maxusage'),
     ('acquire_timeout limits the check, too; ' + CHECK, 'validation_timeout'),
     # sizes
     (
@@ -44,7 +44,7 @@ _ADVICE: Final[tuple[tuple[str, str], ...]] = (
     ('use max_size', 'limit_per_host max_connections_per_host'),
     ('use total_max_size', 'limit'),
     (
-        'use min_idle; none are opened in advance',
+        'use min_idle, and call warm_up to open them in advance',
         'min_size minsize minconn mincached minimum_idle min_pool_size init_size initial_size',
     ),
     (
@@ -52,7 +52,7 @@ _ADVICE: Final[tuple[tuple[str, str], ...]] = (
         'maxcached max_keepalive_connections max_idle_conns',
     ),
     ('one pool serves any number of endpoints; total_max_size limits their connections', 'num_pools'),
-    (f'{NOT_OFFERED} acquire_timeout limits how long an acquire waits, not how many do', 'max_waiting'),
+    ('use max_waiting', 'max_wait_queue_size wait_queue_multiple'),
     (f'{NOT_OFFERED} a connection has one holder at a time; use max_size', 'maxshared'),
     # names and telemetry
     ('use name', 'pool_name logging_name pool_logging_name'),
@@ -64,9 +64,10 @@ _ADVICE: Final[tuple[tuple[str, str], ...]] = (
     # hooks of the manager
     (CHECK, 'check ping pool_pre_ping pre_ping connection_test_query validation_query test_on_borrow'),
     (
-        f'{NOT_OFFERED} idle connections are not checked periodically; {CHECK}',
+        'use keepalive_interval, after which idle connections are checked in the background',
         'health_check_interval keepalive_time test_while_idle',
     ),
+    ('use check_interval', 'alive_bypass_window alive_bypass_window_ms'),
     (
         'check_aliveness of the connection manager decides whether a connection is dead',
         'isfatal failures exception_override_class_name',
@@ -98,13 +99,12 @@ _ADVICE: Final[tuple[tuple[str, str], ...]] = (
         'open initialization_fail_timeout',
     ),
     (
-        f'{NOT_OFFERED} an acquire gets the error of a failed create at once; retry in create of the connection manager',
+        'use connect_retry, within the time-out of the acquire',
         'reconnect_timeout reconnect_failed retry retries retry_on_timeout retry_on_error',
     ),
     ('call acquire with timeout=0 to fail at once instead of waiting', 'block blocking'),
     (
-        f'{NOT_OFFERED} callers of acquire create connections; use background_collector to dispose of expired ones in the '
-        'background',
+        'use connect_workers to create connections in the background, and background_collector to dispose of expired ones',
         'num_workers thread_factory scheduled_executor',
     ),
     (

@@ -11,6 +11,8 @@ import abc
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
+from gcp.exceptions import ErrorClass
+
 __all__ = ['AsyncConnectionManager', 'ConnectionT', 'EndpointT', 'SyncConnectionManager']
 
 EndpointT = TypeVar('EndpointT', bound=Hashable)
@@ -83,6 +85,28 @@ class SyncConnectionManager(abc.ABC, Generic[EndpointT, ConnectionT]):
         """
         return True
 
+    def keepalive(self, endpoint: EndpointT, conn: ConnectionT, timeout: float | None = None) -> bool:
+        """Keep an idle connection alive: exchange something with its server. The pool calls it in the background after
+        `keepalive_interval`; without it, `check_aliveness`.
+
+        :param endpoint: the endpoint of the connection
+        :param conn: the connection
+        :param timeout: how long the call may take, seconds; ``None``: no limit
+        :return: ``False`` if it is dead: the pool disposes of it
+        """
+        return True
+
+    def classify(self, endpoint: EndpointT, error: BaseException) -> ErrorClass:
+        """Say what an error means: of a failed create, or one that leaves the block of a connection's holder. It only
+        looks. An error that it raises is logged, and the other one counts as transient.
+
+        :param endpoint: the endpoint
+        :param error: the error
+        :return: for a create, whether it is worth another try (``TRANSIENT``) or not (``PERMANENT``); for a block, what
+                 becomes of the connection; ``TRANSIENT``: `clean_after_error` decides
+        """
+        return ErrorClass.TRANSIENT
+
 
 class AsyncConnectionManager(abc.ABC, Generic[EndpointT, ConnectionT]):
     """Base class of managers for the asyncio pool; `gcp.asyncio` exports it as ``BaseConnectionManager``.
@@ -147,3 +171,24 @@ class AsyncConnectionManager(abc.ABC, Generic[EndpointT, ConnectionT]):
         :return: ``True``: the connection is released as ever; ``False``: it is disposed of, and `on_release` not called
         """
         return True
+
+    async def keepalive(self, endpoint: EndpointT, conn: ConnectionT) -> bool:
+        """Keep an idle connection alive: exchange something with its server. The pool calls it in the background after
+        `keepalive_interval`; without it, `check_aliveness`.
+
+        :param endpoint: the endpoint of the connection
+        :param conn: the connection
+        :return: ``False`` if it is dead: the pool disposes of it
+        """
+        return True
+
+    def classify(self, endpoint: EndpointT, error: BaseException) -> ErrorClass:
+        """Say what an error means: of a failed create, or one that leaves the block of a connection's holder. It only
+        looks. An error that it raises is logged, and the other one counts as transient.
+
+        :param endpoint: the endpoint
+        :param error: the error
+        :return: for a create, whether it is worth another try (``TRANSIENT``) or not (``PERMANENT``); for a block, what
+                 becomes of the connection; ``TRANSIENT``: `clean_after_error` decides
+        """
+        return ErrorClass.TRANSIENT

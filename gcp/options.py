@@ -6,16 +6,27 @@ total cap is 200, too."""
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, NoReturn
 
+from gcp.checks import (
+    DEFAULT,
+    contradict,
+    count,
+    expiry,
+    flag,
+    fraction,
+    function,
+    having,
+    interval,
+    limit,
+    one_of,
+    text,
+    whole,
+)
+from gcp.limits import EndpointLimits, Retry
 
-class Default:
-    """Stands for the global registry, meter provider or tracer provider of the process."""
-
-    def __repr__(self) -> str:
-        return 'DEFAULT'
+__all__ = ['DEFAULT', 'NAMES', 'Options', 'check_manager', 'hooks', 'resolve']
 
 
 class DefaultInt(int):
@@ -26,13 +37,21 @@ class DefaultFloat(float):
     """A default. It is compared by identity, so an equal number that the caller gives counts as given."""
 
 
+class DefaultFlag(int):
+    """A default that reads as a bool. It is compared by identity, too."""
+
+    def __repr__(self) -> str:
+        return repr(bool(self))
+
+
+BACKGROUND_COLLECTOR: Final[Any] = DefaultFlag(False)
 MIN_IDLE = DefaultInt(1)
 MAX_SIZE = DefaultInt(10)
 TOTAL_MAX_SIZE = DefaultInt(100)
 IDLE_TIMEOUT = DefaultFloat(60.0)
 MAX_LIFETIME = DefaultFloat(3600.0)
 LIFETIME_JITTER: Final = 0.05
-DEFAULT: Final = Default()
+ADMISSION = ('deadline',)
 TRACING = ('off', 'lifecycle', 'all')
 
 NAMES = (
@@ -54,6 +73,19 @@ NAMES = (
     'tracing',
     'endpoint_labels',
     'endpoint_label',
+    'max_uses',
+    'keepalive_interval',
+    'check_interval',
+    'limits',
+    'refill',
+    'connect_workers',
+    'connect_timeout',
+    'max_connecting',
+    'max_connecting_total',
+    'connect_retry',
+    'breaker_threshold',
+    'max_waiting',
+    'admission',
 )
 
 
@@ -78,6 +110,19 @@ class Options(NamedTuple):
     tracing: str
     endpoint_labels: int
     endpoint_label: Callable[[Any], str] | None
+    max_uses: int | None
+    keepalive_interval: float
+    check_interval: float
+    limits: Mapping[Any, EndpointLimits] | Callable[[Any], EndpointLimits | None] | None
+    refill: bool
+    connect_workers: int
+    connect_timeout: float | None
+    max_connecting: int | None
+    max_connecting_total: int | None
+    connect_retry: Retry | None
+    breaker_threshold: int | None
+    max_waiting: int | None
+    admission: str | None
 
 
 def resolve(given: Mapping[str, Any], unknown: Mapping[str, Any]) -> Options:
@@ -92,9 +137,10 @@ def resolve(given: Mapping[str, Any], unknown: Mapping[str, Any]) -> Options:
         reject(next(iter(unknown)))
     min_idle, max_size, total_max_size = resolve_sizes(given['min_idle'], given['max_size'], given['total_max_size'])
     idle_timeout, max_lifetime = resolve_times(given['idle_timeout'], given['max_lifetime'])
+    max_connecting, max_connecting_total = resolve_connecting(given['max_connecting'], given['max_connecting_total'])
     return Options(
         acquire_timeout=limit('acquire_timeout', given['acquire_timeout']),
-        background_collector=flag('background_collector', given['background_collector']),
+        background_collector=resolve_collector(given),
         dispose_batch_size=whole('dispose_batch_size', given['dispose_batch_size'], least=0),
         dispose_timeout=limit('dispose_timeout', given['dispose_timeout']),
         min_idle=min_idle,
@@ -111,7 +157,66 @@ def resolve(given: Mapping[str, Any], unknown: Mapping[str, Any]) -> Options:
         tracing=one_of('tracing', given['tracing'], TRACING),
         endpoint_labels=whole('endpoint_labels', given['endpoint_labels'], least=0),
         endpoint_label=function('endpoint_label', given['endpoint_label']),
+        max_uses=count('max_uses', given['max_uses']),
+        keepalive_interval=interval('keepalive_interval', given['keepalive_interval']),
+        check_interval=0.0 if given['check_interval'] is None else expiry('check_interval', given['check_interval']),
+        limits=resolve_limits(given['limits']),
+        refill=flag('refill', given['refill']),
+        connect_workers=whole('connect_workers', given['connect_workers'], least=0),
+        connect_timeout=resolve_connect_timeout(given['connect_timeout']),
+        max_connecting=max_connecting,
+        max_connecting_total=max_connecting_total,
+        connect_retry=resolve_retry(given['connect_retry']),
+        breaker_threshold=count('breaker_threshold', given['breaker_threshold']),
+        max_waiting=count('max_waiting', given['max_waiting'], least=0),
+        admission=None if given['admission'] is None else one_of('admission', given['admission'], ADMISSION),
     )
+
+
+def resolve_collector(given: Mapping[str, Any]) -> bool:
+    """Whether the pool has a collector. Features that work in the background bring one."""
+    wanted = given['background_collector']
+    if wanted is not BACKGROUND_COLLECTOR:
+        flag('background_collector', wanted)
+    needed = [name for name in ('refill', 'keepalive_interval') if given[name]]
+    if wanted is False and needed:
+        raise ValueError(
+            f'background_collector=False contradicts {needed[0]}={given[needed[0]]!r}, which needs it: leave it out'
+        )
+    return bool(wanted) or bool(needed)
+
+
+def resolve_connecting(one: int | None, total: int | None) -> tuple[int | None, int | None]:
+    """Check the limits of connects in progress."""
+    one, total = count('max_connecting', one), count('max_connecting_total', total)
+    if one is not None and total is not None and one > total:
+        contradict('max_connecting', one, 'max_connecting_total', total)
+    return one, total
+
+
+def resolve_connect_timeout(value: Any) -> float | None:
+    """Check the time limit of one connect; ``None`` or ``inf``: the acquire's is the only one."""
+    seconds = interval('connect_timeout', value)
+    return None if math.isinf(seconds) else seconds
+
+
+def resolve_retry(value: Any) -> Retry | None:
+    """Check how connects are retried; ``None``: they are not."""
+    if value is None or isinstance(value, Retry):
+        return value
+    raise TypeError(f'connect_retry must be a gcp.Retry or None, not {type(value).__name__}: {value!r}')
+
+
+def resolve_limits(value: Any) -> Any:
+    """Check the limits of single endpoints: a mapping, or a function of an endpoint."""
+    if value is None or callable(value):
+        return value
+    if not isinstance(value, Mapping):
+        raise TypeError(
+            f'limits must be a mapping from endpoints to gcp.EndpointLimits, a function of an endpoint, or None, not '
+            f'{type(value).__name__}: {value!r}'
+        )
+    return value
 
 
 def resolve_sizes(min_idle: int, max_size: int, total_max_size: int) -> tuple[int, int, int]:
@@ -151,105 +256,6 @@ def resolve_times(idle_timeout: float | None, max_lifetime: float | None) -> tup
     return idle, life
 
 
-# --- single arguments ---
-
-
-def whole(name: str, value: Any, least: int) -> int:
-    """Check a whole number that has a lower bound."""
-    if isinstance(value, bool):
-        raise TypeError(f'{name} must be a whole number, not a bool: {value!r}')
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f'{name} must be a whole number, not {type(value).__name__}: {value!r}') from None
-    if number < least:
-        raise ValueError(f'{name} must be at least {least}, not {number}')
-    return number
-
-
-def seconds(name: str, value: Any, expected: str) -> float:
-    """Check a number of seconds, 0 or more. What is expected is named in the error."""
-    if isinstance(value, (bool, str, bytes)) or not hasattr(value, '__float__'):
-        raise TypeError(f'{name} must be {expected}, not {type(value).__name__}: {value!r}')
-    number = float(value)
-    if math.isnan(number) or number < 0:
-        raise ValueError(f'{name} must be {expected}, 0 or more, not {value!r}')
-    return number
-
-
-def limit(name: str, value: Any) -> float | None:
-    """Check a time limit in seconds; ``None`` or ``inf``: no limit."""
-    if value is None:
-        return None
-    number = seconds(name, value, 'a number of seconds or None')
-    return None if math.isinf(number) else number
-
-
-def expiry(name: str, value: Any) -> float:
-    """Check an expiry in seconds; ``None`` or ``inf``: never."""
-    return math.inf if value is None else seconds(name, value, 'a number of seconds or None')
-
-
-def fraction(name: str, value: Any) -> float:
-    """Check a fraction from 0 to 1."""
-    number = seconds(name, value, 'a fraction from 0 to 1')
-    if number > 1:
-        raise ValueError(f'{name} must be a fraction from 0 to 1, not {value!r}')
-    return number
-
-
-def flag(name: str, value: Any) -> bool:
-    """Check a bool."""
-    if not isinstance(value, bool):
-        raise TypeError(f'{name} must be True or False, not {type(value).__name__}: {value!r}')
-    return value
-
-
-def text(name: str, value: Any) -> str | None:
-    """Check a string that is not empty, or ``None``."""
-    if value is not None and not isinstance(value, str):
-        raise TypeError(f'{name} must be a string or None, not {type(value).__name__}: {value!r}')
-    if value == '':
-        raise ValueError(f'{name} must be a string that is not empty or None, not {value!r}')
-    return value
-
-
-def having(name: str, value: Any, method: str, expected: str) -> Any:
-    """Check that an object has a method. ``None`` turns the feature off, `DEFAULT` is resolved later."""
-    if (
-        value is not None
-        and value is not DEFAULT
-        and (isinstance(value, type) or not callable(getattr(value, method, None)))
-    ):
-        raise TypeError(
-            f'{name} must be {expected} (with a method {method}) or None, not {type(value).__name__}: {value!r}'
-        )
-    return value
-
-
-def one_of(name: str, value: Any, choices: tuple[str, ...]) -> str:
-    """Check that a value is one of several strings."""
-    if value not in choices:
-        kind = ValueError if isinstance(value, str) else TypeError
-        raise kind(f'{name} must be one of {", ".join(map(repr, choices))}, not {value!r}')
-    return str(value)
-
-
-def function(name: str, value: Any) -> Any:
-    """Check a function, or ``None``."""
-    if value is not None and not callable(value):
-        raise TypeError(f'{name} must be a function of an endpoint or None, not {type(value).__name__}: {value!r}')
-    return value
-
-
-def contradict(name: str, value: float, other: str, bound: float) -> NoReturn:
-    """Raise the error for two options that contradict each other.
-
-    :raises ValueError: always
-    """
-    raise ValueError(f'{name}={value:g} contradicts {other}={bound:g}: {name} must not be greater than {other}')
-
-
 def reject(name: str) -> NoReturn:
     """Raise the error for an unknown argument, with what to use instead. The value may be a password: it is not shown.
 
@@ -272,8 +278,18 @@ def reject(name: str) -> NoReturn:
 
 # --- managers ---
 
+#: plain functions on both fronts
+PLAIN = ('clean_after_error', 'classify')
 REQUIRED = ('create', 'dispose')
-OPTIONAL = ('check_aliveness', 'on_acquire', 'on_release', 'on_connection_dead', 'clean_after_error')
+OPTIONAL = (
+    'check_aliveness',
+    'on_acquire',
+    'on_release',
+    'on_connection_dead',
+    'clean_after_error',
+    'classify',
+    'keepalive',
+)
 
 
 def check_manager(manager: Any, *, base: type, other: type, wrong: str, right: str) -> None:
@@ -305,7 +321,7 @@ def check_manager(manager: Any, *, base: type, other: type, wrong: str, right: s
             f'use gcp.{wrong}.ConnectionPool'
         )
     for name in is_async:
-        if right == 'threading' or name == 'clean_after_error':
+        if right == 'threading' or name in PLAIN:
             raise TypeError(
                 f'connection_manager has the hook {type(manager).__name__}.{name}, which is async def: the '
                 f'{right} pool calls a plain function'

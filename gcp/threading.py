@@ -19,6 +19,7 @@ from gcp._core import TODO_DISPOSE, TODO_DONE, TODO_WAIT, Acquire, Release, Sync
 from gcp.connection import connection_of
 from gcp.disposal import DISPOSE_GRACE, FORCE_GRACE, report, weakly
 from gcp.disposal.threads import Collector, Disposer
+from gcp.limits import Limits, Retry
 from gcp.managers import AsyncConnectionManager, ConnectionT, EndpointT
 from gcp.managers import SyncConnectionManager as BaseConnectionManager
 from gcp.waiting import AnyEvent, event_class, is_patched, wait_for
@@ -58,6 +59,25 @@ class ConnectionPool(SyncPool[EndpointT, ConnectionT]):
                     `on_acquire` and `on_release`; ``'off'``: nothing
     :param endpoint_labels: how many endpoints have their own label in metrics; the others share ``_other``
     :param endpoint_label: makes an endpoint's label; by default it shows nothing that can carry credentials
+    :param max_uses: how often a connection is used before it is disposed of; ``None``: without a limit
+    :param keepalive_interval: seconds after which an idle connection that was neither used nor checked is checked in
+                               the background; ``None``: never
+    :param check_interval: `check_aliveness` is not called for a connection that was used or checked less than so many
+                           seconds ago; ``None``: it is called at each acquire
+    :param limits: the limits of single endpoints: a mapping from endpoints to `EndpointLimits`, or a function of an
+                   endpoint that returns them, or ``None`` for the pool's
+    :param refill: bring endpoints that were given to `warm_up` back to `min_idle` connections in the background
+    :param connect_workers: how many connections are created at a time in the background; 0: callers of `acquire`
+                            create them
+    :param connect_timeout: how long one connect may take, seconds; ``None``: as long as its acquire
+    :param max_connecting: connections of one endpoint that are created at a time, at most; ``None``: no limit
+    :param max_connecting_total: connections of all endpoints that are created at a time, at most; ``None``: no limit
+    :param connect_retry: try a failed connect again, with these delays, within the time-out of its acquire; ``None``:
+                          a failed connect is the error of its acquire
+    :param breaker_threshold: after so many failed connects of an endpoint in a row, acquires of it that find no idle
+                              connection fail at once, until one connect succeeds; ``None``: never
+    :param max_waiting: acquires of one endpoint that may wait at a time; one more fails at once; ``None``: no limit
+    :param admission: ``'deadline'``: an acquire whose wait is expected to outlast its time-out fails at once
     :raises TypeError: for an argument that is unknown or has a wrong type
     :raises ValueError: for an argument out of range, or two that contradict each other
     """
@@ -67,7 +87,7 @@ class ConnectionPool(SyncPool[EndpointT, ConnectionT]):
         connection_manager: BaseConnectionManager[EndpointT, ConnectionT],
         *,
         acquire_timeout: float | None = None,
-        background_collector: bool = False,
+        background_collector: bool = options.BACKGROUND_COLLECTOR,
         dispose_batch_size: int = 0,
         dispose_timeout: float | None = None,
         min_idle: int = options.MIN_IDLE,
@@ -84,6 +104,19 @@ class ConnectionPool(SyncPool[EndpointT, ConnectionT]):
         tracing: Literal['off', 'lifecycle', 'all'] = 'lifecycle',
         endpoint_labels: int = 20,
         endpoint_label: Callable[[EndpointT], str] | None = None,
+        max_uses: int | None = None,
+        keepalive_interval: float | None = None,
+        check_interval: float | None = None,
+        limits: Limits[EndpointT] | None = None,
+        refill: bool = False,
+        connect_workers: int = 0,
+        connect_timeout: float | None = None,
+        max_connecting: int | None = None,
+        max_connecting_total: int | None = None,
+        connect_retry: Retry | None = None,
+        breaker_threshold: int | None = None,
+        max_waiting: int | None = None,
+        admission: Literal['deadline'] | None = None,
         **unknown: NoReturn,
     ) -> None:
         from gcp.stats import snapshot  # its dataclasses take as long to import as all the rest

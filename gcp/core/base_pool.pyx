@@ -60,6 +60,8 @@ cdef class BaseConnectionPool:
     cdef readonly object _on_release
     cdef readonly object _on_connection_dead
     cdef readonly object _clean_after_error
+    cdef readonly object _classify
+    cdef readonly object _keepalive
     cdef public object _dispose         # for what a caller disposes of by itself; None: it does not
     # Whether an idle hit calls no hook when it is acquired, none when it is released, looks for nothing that expired.
     cdef bint direct
@@ -85,6 +87,8 @@ cdef class BaseConnectionPool:
         self._on_release = hooks.get('on_release')
         self._on_connection_dead = hooks.get('on_connection_dead')
         self._clean_after_error = hooks.get('clean_after_error')
+        self._classify = hooks.get('classify')
+        self._keepalive = hooks.get('keepalive')
         self._options = options
         self.acquire_timeout = options.acquire_timeout
         self.name = options.name or next_name(type(manager).__name__)
@@ -101,6 +105,18 @@ cdef class BaseConnectionPool:
             lifetime_jitter=options.lifetime_jitter,
             leak_threshold=options.leak_threshold,
             clock=clock,
+            max_uses=options.max_uses or 0,
+            keepalive_interval=options.keepalive_interval,
+            check_interval=options.check_interval,
+            refill=options.refill,
+            connect_workers=options.connect_workers,
+            connect_timeout=INFINITY if options.connect_timeout is None else options.connect_timeout,
+            max_connecting=options.max_connecting or 0,
+            max_connecting_total=options.max_connecting_total or 0,
+            connect_retry=options.connect_retry,
+            breaker_threshold=options.breaker_threshold or 0,
+            max_waiting=-1 if options.max_waiting is None else options.max_waiting,
+            admission=options.admission == 'deadline',
         )
 
     def _drive(self, operation):

@@ -10,7 +10,11 @@ from gcp.core.state cimport CALL_OK, USE, count_hook_call, first_due, pool_t, sl
 from gcp.core.transitions cimport close_pool, collect_expired, find_leaks, force_close, next_due
 
 
+cdef extern from "Python.h":
+    cdef Py_ssize_t PY_SSIZE_T_MAX
+
 cdef double NEVER = INFINITY
+cdef tuple RETRY = (0.1, 5.0, 2.0, 0.2)      # the delays of a breaker's probes where connects are not retried
 
 
 @cython.final
@@ -25,6 +29,18 @@ cdef class Core:
     :param lifetime_jitter: the largest part of a lifetime that is taken off at random, 0 to 1
     :param leak_threshold: seconds after which a connection that is still held counts as leaked
     :param clock: returns seconds; for tests. ``None``: the monotonic clock
+    :param max_uses: after so many uses a connection is disposed of; 0: no limit
+    :param keepalive_interval: seconds after which an idle connection is checked in the background; ``inf``: never
+    :param check_interval: seconds for which a connection that was used or checked needs no check
+    :param refill: whether kept endpoints are brought back to `min_idle` connections
+    :param connect_workers: how many connections are created at a time in the background; 0: callers create them
+    :param connect_timeout: how long one connect may take, seconds
+    :param max_connecting: connects of one endpoint at a time; 0: no limit
+    :param max_connecting_total: connects of all endpoints at a time; 0: no limit
+    :param connect_retry: ``(initial, maximum, factor, jitter)``, or None: a failed connect ends its acquire
+    :param breaker_threshold: after so many failed connects of an endpoint in a row, others fail at once; 0: never
+    :param max_waiting: acquires of an endpoint that may wait; -1: no limit
+    :param admission: whether an acquire whose wait is expected to outlast its deadline fails at once
     """
     cdef pool_t pool
     cdef gcp_mutex mutex
@@ -44,7 +60,10 @@ cdef class Core:
     def __cinit__(
         self, *, Py_ssize_t max_size=10, Py_ssize_t total_max_size=100, Py_ssize_t min_idle=1,
         double idle_timeout=60.0, double max_lifetime=3600.0, double lifetime_jitter=0.05,
-        double leak_threshold=INFINITY, clock=None,
+        double leak_threshold=INFINITY, clock=None, Py_ssize_t max_uses=0, double keepalive_interval=INFINITY,
+        double check_interval=0.0, bint refill=False, Py_ssize_t connect_workers=0, double connect_timeout=INFINITY,
+        Py_ssize_t max_connecting=0, Py_ssize_t max_connecting_total=0, connect_retry=None,
+        Py_ssize_t breaker_threshold=0, Py_ssize_t max_waiting=-1, bint admission=False,
     ):
         cdef pool_t* pool = &self.pool
         gcp_mutex_init(&self.mutex)
@@ -55,6 +74,19 @@ cdef class Core:
         pool.max_lifetime = max_lifetime
         pool.jitter = lifetime_jitter
         pool.leak_after = leak_threshold
+        pool.max_uses = max_uses
+        pool.keepalive_interval = keepalive_interval
+        pool.check_interval = check_interval
+        pool.refills = refill
+        pool.connect_workers = connect_workers
+        pool.connect_timeout = connect_timeout
+        pool.max_connecting = max_connecting or PY_SSIZE_T_MAX
+        pool.max_connecting_total = max_connecting_total or PY_SSIZE_T_MAX
+        pool.retries = connect_retry is not None
+        pool.retry_initial, pool.retry_maximum, pool.retry_factor, pool.retry_jitter = connect_retry or RETRY
+        pool.breaker_threshold = breaker_threshold
+        pool.max_waiting = PY_SSIZE_T_MAX if max_waiting < 0 else max_waiting
+        pool.admits_by_deadline = admission
         pool.collector_wakes_at = -INFINITY
         pool.next_expiry = INFINITY
         ring_init(&pool.idle_bases)

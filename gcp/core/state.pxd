@@ -140,6 +140,22 @@ cdef struct pool_t:
     double max_lifetime
     double jitter
     double leak_after        # seconds after which a use counts as a leak; inf: none does
+    Py_ssize_t max_uses              # 0: no limit
+    Py_ssize_t max_connecting        # connects of one endpoint at a time
+    Py_ssize_t max_connecting_total
+    Py_ssize_t max_waiting
+    Py_ssize_t breaker_threshold     # failed connects in a row; 0: no breaker, unless an error is permanent
+    Py_ssize_t connect_workers       # 0: callers create connections
+    double keepalive_interval        # inf: never
+    double check_interval            # 0: idle connections are checked at each acquire
+    double connect_timeout           # inf: no limit but the acquire's
+    double retry_initial             # delays between the connects of an endpoint that fail, see gcp.limits.Retry
+    double retry_maximum
+    double retry_factor
+    double retry_jitter
+    flag_t retries                   # a failed connect is tried again for its acquire
+    flag_t admits_by_deadline
+    flag_t refills
     # where connections are
     Py_ssize_t idle
     Py_ssize_t used

@@ -343,7 +343,7 @@ def all_fired(running: Prometheus, since: float) -> bool:
 def play(server: Server, directory: Path, acts: tuple[float, float, float], **options: Any) -> Iterator[Play]:
     """Play it, and let Prometheus run on for questions.
 
-    :param acts: how long peace, trouble and peace last at least, seconds; the trouble until each of its alerts has fired,
+    :param acts: how long peace, trouble and peace last at least, seconds; trouble until each of its alerts has fired,
                  the last one until none does
     :param options: of all pools
     """
