@@ -1,20 +1,36 @@
 """The compiled core and how it is compiled. Everything else about the package is in pyproject.toml.
 
-Two environment variables change the build:
+Environment variables change the build:
 
 ``GCP_SANITIZE=address,undefined``: instrument the core for these sanitizers; the first finding ends the process.
 ``GCP_CYTHON_ANNOTATE=1``: write ``build/cython/gcp/_core.html``, which shows where the core enters the interpreter.
+``GCP_UNSUPPORTED=1``: build for a Python or a platform that is not supported, too.
+
+An unsupported Python must be able to read this file, down to 3.6: it says what is supported before anything else is
+imported.
 """
 
-from __future__ import annotations
-
 import os
+import platform
+import sys
 from glob import glob
 
-from Cython.Build import cythonize
-from setuptools import Extension, setup
+OLDEST, NEWEST = (3, 10), (3, 15)
+PLATFORMS = ('linux', 'darwin')
 
-DIRECTIVES: dict[str, object] = {
+if os.environ.get('GCP_UNSUPPORTED') != '1' and not (
+    sys.implementation.name == 'cpython' and OLDEST <= sys.version_info[:2] <= NEWEST and sys.platform in PLATFORMS
+):
+    this = f'{platform.python_implementation()} {platform.python_version()} on {sys.platform}'
+    sys.exit(
+        f'gcp is built for CPython 3.10 to 3.15 on Linux or macOS; this is {this}.\n'
+        'GCP_UNSUPPORTED=1 in the environment builds it nevertheless; it may not compile, and no test was run.'
+    )
+
+from Cython.Build import cythonize  # noqa: E402
+from setuptools import Extension, setup  # noqa: E402
+
+DIRECTIVES = {
     'language_level': 3,
     'freethreading_compatible': True,
     # the core checks its own indices and divisors
@@ -36,7 +52,8 @@ compile_flags = ['-fwrapv', '-DNDEBUG']
 link_flags = []
 if '-O' not in os.environ.get('CFLAGS', ''):
     compile_flags.append('-O3')
-if sanitizers := os.environ.get('GCP_SANITIZE'):
+sanitizers = os.environ.get('GCP_SANITIZE')
+if sanitizers:
     compile_flags = ['-fwrapv', '-UNDEBUG', '-O1', '-g', '-fno-omit-frame-pointer', '-fno-sanitize-recover=all']
     link_flags = [f'-fsanitize={sanitizers}']
 

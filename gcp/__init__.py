@@ -8,7 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gcp._core import BaseConnectionPool
+try:
+    from gcp._core import BaseConnectionPool
+except ImportError as error:
+    from gcp.core_error import explained
+
+    raise explained(error) from error.__cause__
 from gcp.exceptions import (
     AcquireTimeoutError,
     BaseError,

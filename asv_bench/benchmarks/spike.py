@@ -7,6 +7,7 @@ How late is the last request, how many connections were created, and was one cre
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 import time
 from collections.abc import Iterator
@@ -93,7 +94,7 @@ def noting(manager: Any, spike: Spike) -> Any:
         spike.creations[conn] = begun
         return conn
 
-    manager.create = note_and_await if asyncio.iscoroutinefunction(create) else note_and_create
+    manager.create = note_and_await if inspect.iscoroutinefunction(create) else note_and_create
     return manager
 
 

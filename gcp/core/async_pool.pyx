@@ -4,14 +4,15 @@
 from cpython.exc cimport PyErr_WarnEx
 
 from gcp.core.platform cimport (
-    PYGEN_NEXT, PYGEN_RETURN, PyIter_Send, PySendResult, PyThreadState_Get, PyThreadState_GetID, gcp_running_mark,
+    GCP_NO_MARK, PYGEN_NEXT, PYGEN_RETURN, PyIter_Send, PySendResult, PyThreadState_Get, PyThreadState_GetID,
+    gcp_mark_init, gcp_mark_of, gcp_running_mark,
 )
 from gcp.core.state cimport HOOK_DISPOSE, slot_t
 
 
 cdef class AsyncLease
 
-cdef uint64_t NO_MARK = <uint64_t>-1    # of no event loop
+gcp_mark_init()
 
 
 cdef class AsyncPool(BaseConnectionPool):
@@ -30,7 +31,7 @@ cdef class AsyncPool(BaseConnectionPool):
         """Say how to find the running event loop, how to await what was begun, and what finalizers call."""
         self.running_loop = running_loop
         self.is_marked = isinstance(running_loop, BuiltinFunctionType)
-        self.mark = NO_MARK
+        self.mark = GCP_NO_MARK
         self.iterate = iterate
         self.begun = begun
         self.drain_request = drain_request
@@ -56,11 +57,11 @@ cdef class AsyncPool(BaseConnectionPool):
     def _loop(self, loop):
         self.loop = loop
         self.thread = PyThreadState_GetID(PyThreadState_Get())
-        self.mark = NO_MARK
+        self.mark = GCP_NO_MARK
 
     cdef inline bint is_at_home(self) noexcept:
         """Whether the pool's event loop is known to run here. Asking asyncio costs two system calls on some versions of
-        Python, so up to 3.12 it is asked once for each time that a loop begins to run."""
+        Python, so it is asked once for each time that a loop begins to run, or only once (from 3.13 on)."""
         return gcp_running_mark() == self.mark
 
     cdef inline int check_loop(self) except -1:
@@ -73,7 +74,7 @@ cdef class AsyncPool(BaseConnectionPool):
         loop = self.running_loop()
         if loop is not self.loop:
             self._attach_loop(loop)
-        self.mark = (gcp_running_mark() or NO_MARK) if self.is_marked else NO_MARK
+        self.mark = gcp_mark_of(loop) if self.is_marked else GCP_NO_MARK
         return 0
 
     cdef bint can_leave_now(self):

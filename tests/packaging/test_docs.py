@@ -31,6 +31,7 @@ INNER = {
     'gcp.__main__',
     'gcp._core',
     'gcp.connection',
+    'gcp.core_error',
     'gcp.demo',
     'gcp.disposal',
     'gcp.hints',

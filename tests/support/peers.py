@@ -15,6 +15,7 @@ import select
 import socket
 import ssl
 import struct
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -36,6 +37,24 @@ def driver(name: str) -> Any:
 def missing(reason: str) -> None:
     """Skip without a server, but fail where the environment says that all are installed."""
     pytest.fail(reason) if REQUIRED else pytest.skip(reason)
+
+
+def is_served(address: str | tuple[str, int], process: subprocess.Popen[bytes], timeout: float = 20.0) -> bool:
+    """Wait until a server accepts connections. What it writes when it is ready differs between its versions.
+
+    :param address: the path of a unix socket, or host and port
+    :param process: the server
+    :param timeout: seconds
+    :return: False when it has ended, or was not ready in time
+    """
+    deadline = time.monotonic() + timeout
+    while process.poll() is None and time.monotonic() < deadline:
+        with socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET) as client:
+            client.settimeout(1.0)
+            if client.connect_ex(address) == 0:
+                return True
+        time.sleep(0.01)
+    return False
 
 
 def open_descriptors() -> int:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import trustme
-from peers import missing, open_descriptors
+from peers import is_served, missing, open_descriptors
 
 PASSWORD = 'hunter2-of-the-server'
 USER, USER_PASSWORD = 'ann', 'swordfish-of-ann'
@@ -36,13 +36,16 @@ class RedisServer:
         if program is None:
             missing('no redis-server')
         assert program is not None
-        process = subprocess.Popen([program, self._configured()], stdout=subprocess.PIPE)
+        log = self.directory / 'log'
+        with open(log, 'wb') as said:
+            process = subprocess.Popen([program, self._configured()], stdout=said, stderr=said)
         try:
-            self._await_ready(process)
+            if not is_served(str(self.path), process):
+                missing(f'redis-server does not start: {log.read_text()[-1000:]}')
             yield self
         finally:
             process.kill()
-            process.communicate()
+            process.wait()
 
     def _configured(self) -> Path:
         certificate = self.authority.issue_cert('localhost', '127.0.0.1')
@@ -68,17 +71,6 @@ class RedisServer:
         path = self.directory / 'redis.conf'
         path.write_text('\n'.join(lines) + '\n')
         return path
-
-    def _await_ready(self, process: subprocess.Popen[bytes]) -> None:
-        assert process.stdout is not None
-        heard = []
-        for line in process.stdout:
-            heard.append(line.decode())
-            if b'server is now ready to accept connections at' in line or b'open for connections at' in line:
-                # what else it says must not fill the pipe
-                threading.Thread(target=process.stdout.read, daemon=True).start()
-                return
-        missing('redis-server does not start: ' + ''.join(heard[-5:]))
 
 
 @contextlib.contextmanager

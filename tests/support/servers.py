@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from peers import Proxy, driver, missing
+from peers import Proxy, driver, is_served, missing
 
 from gcp.demo.programs import account
 from gcp.demo.server import Server, ServerError, serve
@@ -137,20 +137,16 @@ def bouncer(postgres: Server) -> Iterator[Bouncer]:
         [program, folder / 'ini'],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
         cwd='/',
         user=other and other.pw_uid,
         group=other and other.pw_gid,
         extra_groups=None if other is None else [],
     )
     try:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if b'process up' in line:
-                break
-        else:
-            missing(f'pgbouncer ended with status {process.wait()}')
+        if not is_served(('127.0.0.1', port), process):
+            missing(f'pgbouncer does not start, its status is {process.poll()}')
         yield Bouncer({'host': '127.0.0.1', 'port': port, 'user': 'postgres', 'dbname': 'postgres'}, size)
     finally:
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=10)
+        process.wait(timeout=10)
