@@ -33,32 +33,6 @@ PYTHON_STAMP := $(VENV)/.python-$(word 1,$(IDENTITY))$(basename $(word 2,$(IDENT
 CORE := gcp/_core$(word 2,$(IDENTITY))
 CORE_SOURCES := gcp/_core.pyx $(wildcard gcp/core/*.pxd gcp/core/*.pyx)
 
-# The lines of pyproject.toml that the package and an extra, or the build itself, ask for. (pip brings a TOML reader where Python has none.)
-define REQUIREMENTS
-import sys
-try:
-    import tomllib
-except ImportError:
-    from pip._vendor import tomli as tomllib
-
-with open('pyproject.toml', 'rb') as file:
-    project = tomllib.load(file)
-extras = project['project']['optional-dependencies'] | {'build': project['build-system']['requires']}
-
-def show(extra):
-    for line in extras[extra]:
-        if line.startswith('gcpool['):
-            for inner in line[len('gcpool['):-1].split(','):
-                show(inner)
-        else:
-            print(line)
-
-show(sys.argv[1])
-if sys.argv[1] != 'build':
-    print(*project['project']['dependencies'], sep='\n')
-endef
-export REQUIREMENTS
-
 .PHONY: help
 help:  ## list the targets (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -193,7 +167,7 @@ $(PYTHON_STAMP):
 	@touch $@
 
 # the stamp comes last: what was interrupted is done again
-$(VENV)/.have-%: pyproject.toml $(PYTHON_STAMP)
+$(VENV)/.have-%: pyproject.toml tools/requirements.py $(PYTHON_STAMP)
 	@echo 'Installing into $(VENV): what `$*` needs'
-	@$(PY) -c "$$REQUIREMENTS" $* | $(PY) -m pip install --quiet --disable-pip-version-check --requirement /dev/stdin
+	@$(PY) tools/requirements.py $* | $(PY) -m pip install --quiet --disable-pip-version-check --requirement /dev/stdin
 	@touch $@

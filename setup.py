@@ -1,4 +1,5 @@
-"""The compiled core and how it is compiled. Everything else about the package is in pyproject.toml.
+"""The compiled core and how it is compiled. Everything else about the package is in pyproject.toml,
+and ``tools/metadata.py`` makes what it says of the project's pages from one address there.
 
 Environment variables change the build:
 
@@ -12,8 +13,10 @@ imported.
 
 import os
 import platform
+import re
 import sys
 from glob import glob
+from pathlib import Path
 
 OLDEST, NEWEST = (3, 10), (3, 15)
 PLATFORMS = ('linux', 'darwin')
@@ -29,6 +32,19 @@ if os.environ.get('GCP_UNSUPPORTED') != '1' and not (
 
 from Cython.Build import cythonize  # noqa: E402
 from setuptools import Extension, setup  # noqa: E402
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parent
+
+sys.path.insert(0, str(ROOT))  # an isolated build does not have it
+try:
+    from tools import metadata
+finally:
+    sys.path.remove(str(ROOT))
 
 DIRECTIVES = {
     'language_level': 3,
@@ -57,7 +73,15 @@ if sanitizers:
     compile_flags = ['-fwrapv', '-UNDEBUG', '-O1', '-g', '-fno-omit-frame-pointer', '-fno-sanitize-recover=all']
     link_flags = [f'-fsanitize={sanitizers}']
 
+repository = metadata.repository(tomllib.loads((ROOT / 'pyproject.toml').read_text(encoding='utf-8')))
+(version,) = re.findall(
+    r"^__version__ = '(.+)'$", (ROOT / 'gcp' / '__init__.py').read_text(encoding='utf-8'), re.MULTILINE
+)
+
 setup(
+    project_urls=metadata.project_urls(repository),
+    long_description=metadata.description(ROOT, repository, version),
+    long_description_content_type='text/markdown',
     ext_modules=cythonize(
         [
             Extension(

@@ -27,7 +27,7 @@ try:
     from comparison.measure import QUICK, Comparison, Effort, compare
     from rich.console import Console
 except ModuleNotFoundError as missing:
-    sys.exit(f'{missing.name} is not installed: use make bench-peers, or install the extra "bench"')
+    sys.exit(f'{missing.name} is not installed: use make bench-peers, or install the dependency group "bench"')
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -32,7 +32,7 @@ try:
     from rich.table import Table
     from rich.text import Text
 except ModuleNotFoundError as missing:
-    sys.exit(f'{missing.name} is not installed: use make must-show, or install the extra "bench"')
+    sys.exit(f'{missing.name} is not installed: use make must-show, or install the dependency group "bench"')
 
 QUICK = 0.2
 WIDTH = 140
