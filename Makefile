@@ -6,6 +6,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+PYTHONS ?=
 WORKERS ?= 6
 BASE ?=
 BENCH ?=
@@ -41,6 +42,7 @@ help:  ## list the targets (the default)
 	@echo '  VENV=$(VENV)      the environment, made when missing'
 	@echo '  ARGS=...          passed to the program that demo, test*, bench*, must-show, instructions and sanitize run'
 	@echo '  WORKERS=$(WORKERS)         how many processes run tests at a time'
+	@echo '  PYTHONS=...       interpreters: for which wheels are built'
 	@echo '  BENCH=...         a regular expression: which benchmarks to run'
 
 .PHONY: demo
@@ -57,7 +59,7 @@ test-unit: $(VENV)/.have-test $(CORE)  ## run those of the core, options, labels
 
 # Those of tests/nightly come last, two files at a time: they build packages and run benchmarks, and share what is dear by file.
 .PHONY: test-all
-test-all: $(VENV)/.have-test $(CORE)  ## run all tests, with all their cases, and those of tests/nightly
+test-all: $(VENV)/.have-test $(VENV)/.have-release $(CORE)  ## run all tests, with all their cases, and those of tests/nightly
 	@failed=0; \
 	$(PYTEST) $(SPREAD) --nightly --ignore=tests/nightly $(ARGS) || failed=1; \
 	GCP_TASK_FACTORY=wrapping $(PYTEST) $(SPREAD) tests/behaviour tests/drivers $(ARGS) || failed=1; \
@@ -82,6 +84,7 @@ lint: $(VENV)/.have-dev  ## check style: Python and Cython
 types: $(VENV)/.have-dev $(CORE)  ## check types: the package, the stub of the core, the examples of use
 	$(PY) -m mypy
 	$(if $(wildcard tools/dashboard),$(PY) -m mypy -p tools.dashboard)
+	$(if $(wildcard tools/wheels),$(PY) -m mypy -p tools.wheels)
 	$(PY) -m mypy.stubtest gcp._core
 	$(if $(wildcard tests/packaging/typing_examples.py),$(PY) -m mypy tests/packaging/typing_examples.py)
 	$(if $(wildcard examples/*.py),$(PY) -m mypy examples)
@@ -120,9 +123,16 @@ preview: $(VENV)/.have-dev $(CORE)  ## draw the Grafana dashboard from a real ru
 changelog: $(VENV)/.have-dev  ## show what the change log will say of the next version
 	@$(PY) -m towncrier build --draft --version next
 
-.PHONY: wheel
-wheel: $(VENV)/.have-dev  ## build dist/*.tar.gz, and dist/*.whl from it
-	CFLAGS=-g0 $(PY) -m build --no-isolation
+.PHONY: sdist
+sdist: $(VENV)/.have-release $(VENV)/.have-build  ## build dist/*.tar.gz
+	$(PY) -m build --sdist --no-isolation
+	$(PY) -m twine check --strict dist/*.tar.gz
+
+# Built from the sdist with the core's optimisation and without debug information, repaired by auditwheel, installed into
+# an empty environment with no compiler on the PATH, and tested there.
+.PHONY: wheels
+wheels: $(VENV)/.have-release $(VENV)/.have-build  ## build and test dist/*.whl for each Python found (PYTHONS=...: for these)
+	@$(PY) -m tools.wheels --pythons='$(PYTHONS)' $(ARGS)
 
 # A tree of its own under build/, with the instrumented core, the tests and the settings. Python itself is not instrumented:
 # the sanitizer's library has to be loaded before it, and memory has to come from malloc to be seen.
