@@ -16,10 +16,20 @@ if not (ROOT / '.github').exists():
 
 yaml = pytest.importorskip('yaml')
 
+WORKFLOWS = ['ci', 'release']
 YAML = sorted([*ROOT.glob('.github/**/*.yml'), ROOT / '.pre-commit-config.yaml'])
 PAGES = sorted([*ROOT.glob('[A-Z]*.md'), *ROOT.glob('.github/*.md')])
 TARGETS = re.findall(r'^([a-z-]+):', (ROOT / 'Makefile').read_text(), flags=re.MULTILINE)
 PYPROJECT = (ROOT / 'pyproject.toml').read_text()
+#: versions such as 3.13, by the classifiers
+SUPPORTED = re.findall(r'Python :: (3\.\d+)"', PYPROJECT)
+
+
+def cibuildwheel(setting: str) -> list[str]:
+    """A list of [tool.cibuildwheel]; Python 3.10 has no reader of TOML."""
+    (section,) = re.findall(r'^\[tool\.cibuildwheel\]\n(.*?)^\[', PYPROJECT, flags=re.MULTILINE | re.DOTALL)
+    (listed,) = re.findall(rf'^{setting} = \[(.*?)^\]', section, flags=re.MULTILINE | re.DOTALL)
+    return re.findall(r'^ *"(.*)",', listed, flags=re.MULTILINE)
 
 
 def load(name: str) -> Any:
@@ -31,21 +41,51 @@ def test_yaml_can_be_read(path: Path) -> None:
     assert isinstance(yaml.safe_load(path.read_text()), dict)
 
 
-@pytest.mark.parametrize('name', ['ci', 'wheels'])
+@pytest.mark.parametrize('name', WORKFLOWS)
 def test_a_workflow_has_jobs_that_end(name: str) -> None:
     workflow = load(f'.github/workflows/{name}.yml')
     assert workflow['permissions'] == {'contents': 'read'}
     assert workflow[True]  # YAML 1.1 reads the key `on` as a boolean
     for job in workflow['jobs'].values():
         assert job['runs-on'] and job['steps']
-        assert 'timeout-minutes' in job or 'environment' in job
+        assert 'timeout-minutes' in job
+        needed = job.get('needs', [])
+        assert set([needed] if isinstance(needed, str) else needed) <= set(workflow['jobs'])
+
+
+@pytest.mark.parametrize('name', WORKFLOWS)
+def test_an_action_is_named_by_its_commit(name: str) -> None:
+    text = (ROOT / '.github' / 'workflows' / f'{name}.yml').read_text()
+    used = re.findall(r'uses: *(.*)', text)
+    assert used
+    assert [line for line in used if not re.fullmatch(r'[\w./-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+', line)] == []
+    assert text.count('actions/checkout@') == text.count('persist-credentials: false')
 
 
 def test_ci_tests_each_python_that_the_package_supports() -> None:
-    supported = re.findall(r'Python :: (3\.\d+)"', PYPROJECT)
-    assert load('.github/workflows/ci.yml')['jobs']['test']['strategy']['matrix']['python'] == supported
-    wheels = load('.github/workflows/wheels.yml')['jobs']['wheels']['steps'][1]['env']['CIBW_BUILD']
-    assert wheels.split() == [f'cp{version.replace(".", "")}-*' for version in supported]
+    assert load('.github/workflows/ci.yml')['jobs']['test']['strategy']['matrix']['python'] == SUPPORTED
+
+
+def test_wheels_are_built_for_each_python_that_the_package_supports() -> None:
+    built = set(cibuildwheel('build'))
+    assert built == {f'cp3{minor}-*' for minor in range(10, 16)} | {'cp313t-*', 'cp314t-*'}
+    assert {f'cp{version.replace(".", "")}-*' for version in SUPPORTED} <= built
+
+
+def test_the_test_of_a_wheel_is_there() -> None:
+    for command in cibuildwheel('test-command'):
+        (script,) = re.findall(r'\{project\}/([\w./-]+)', command)
+        assert (ROOT / script).is_file()
+
+
+def test_wheels_are_published_by_trusted_publishing_alone() -> None:
+    text = (ROOT / '.github' / 'workflows' / 'release.yml').read_text()
+    jobs = load('.github/workflows/release.yml')['jobs']
+    assert {name for name, job in jobs.items() if 'permissions' in job} == {'publish'}
+    assert jobs['publish']['permissions'] == {'id-token': 'write'}
+    assert jobs['publish']['environment'] and 'tag' in jobs['publish']['if']
+    assert 'secrets.' not in text and 'password' not in text
+    assert len(jobs['wheels']['strategy']['matrix']['os']) == 4
 
 
 def test_the_workflows_run_targets_of_make() -> None:
