@@ -202,6 +202,78 @@ def test_editable_install_works(mode: str, project: Path, tmp_path: Path) -> Non
     call(python, '-I', '-c', 'import gcp.contrib.socket; assert gcp.contrib.socket.EDITED', cwd=tmp_path)
 
 
+# --- the release ---
+
+
+@pytest.fixture(scope='module')
+def release(project: Path, archives: tuple[Path, Path]) -> tuple[Path, str]:
+    """Run `make wheels`' program for this Python; return the folder of what it built, and what it said."""
+    for name in ('auditwheel', 'check_wheel_contents', 'twine') if sys.platform == 'linux' else ('twine',):
+        pytest.importorskip(name)
+    out = project.parent / 'release'
+    folders = ('--dist', out, '--work', project.parent / 'work')
+    said = call(
+        *(sys.executable, '-m', 'tools.wheels', '--pythons', sys.executable, *folders), cwd=project, **UNOPTIMISED
+    )
+
+    return out, said
+
+
+def test_a_release_has_a_repaired_wheel_and_an_sdist_that_passed_their_tests(release: tuple[Path, str]) -> None:
+    out, said = release
+    (wheel,) = out.glob('*.whl')
+    (sdist,) = out.glob('*.tar.gz')
+    if sys.platform == 'linux':
+        assert re.search(r'(many|musl)linux_\d+_\d+_\w+\.whl$', wheel.name)
+    rows = [line.split() for line in said.splitlines() if 'gcpool' in line and 'quickstart runs' in line]
+    assert [wheel.name in rows[0], sdist.name in rows[1], len(rows)] == [True, True, 2]
+    assert said.count('10 passed, 0 failed; quickstart runs') == 2
+    installed = float(re.findall(r'([\d.]+) s', next(line for line in said.splitlines() if wheel.name in line))[-1])
+    assert installed < 120.0  # it has to be downloaded with what it needs, but nothing is compiled
+
+
+def test_a_release_says_that_the_address_is_not_set(release: tuple[Path, str], project: Path) -> None:
+    is_set = 'repository = ""' not in (project / 'pyproject.toml').read_text()
+    assert ('[tool.gcpool] repository is not set' in release[1]) is not is_set
+
+
+def test_the_address_reaches_the_metadata(project: Path, tmp_path: Path) -> None:
+    copy = tmp_path / 'project'
+    shutil.copytree(project, copy, symlinks=True)
+    pyproject = copy / 'pyproject.toml'
+    address = 'https://code.example/owner/gcpool'
+    edited, count = re.subn(r'(?m)^repository = ".*"$', f'repository = "{address}"', pyproject.read_text())
+    assert count == 1
+    pyproject.write_text(edited)
+    call(sys.executable, '-m', 'build', '--sdist', '--no-isolation', '--outdir', tmp_path, copy, cwd=tmp_path)
+    (sdist,) = tmp_path.glob('*.tar.gz')
+    with tarfile.open(sdist) as archive:
+        (member,) = [name for name in archive.getnames() if name.count('/') == 1 and name.endswith('/PKG-INFO')]
+        file = archive.extractfile(member)
+        assert file is not None
+        metadata = file.read().decode()
+    assert f'Project-URL: Homepage, {address}\n' in metadata
+    assert f'({address}/blob/v{gcp.__version__}/docs/pool.md)' in metadata
+
+
+@pytest.mark.parametrize('platform', ['linux', 'macos'])
+def test_cibuildwheel_builds_for_each_python_and_platform(platform: str) -> None:
+    pytest.importorskip('cibuildwheel')
+    builds = call(
+        *(sys.executable, '-m', 'cibuildwheel', '--platform', platform, '--print-build-identifiers'),
+        *('--archs', 'x86_64,aarch64' if platform == 'linux' else 'x86_64,arm64', ROOT),
+        cwd=ROOT,
+    ).split()
+    kinds = {build.partition('-')[2] for build in builds}
+    if platform == 'linux':
+        assert kinds == {f'{kind}linux_{arch}' for kind in ('many', 'musl') for arch in ('x86_64', 'aarch64')}
+    else:
+        assert kinds == {'macosx_x86_64', 'macosx_arm64'}
+    # the free-threaded 3.13 is built by an older cibuildwheel
+    expected = {f'cp3{minor}' for minor in range(10, 16)} | {'cp314t'}
+    assert all({build.partition('-')[0] for build in builds if build.endswith(kind)} >= expected for kind in kinds)
+
+
 def test_symlink_is_what_a_clone_has() -> None:
     link = ROOT / 'gcp' / 'contrib'
     assert link.is_symlink()

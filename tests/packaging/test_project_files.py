@@ -66,6 +66,12 @@ def test_ci_tests_each_python_that_the_package_supports() -> None:
     assert load('.github/workflows/ci.yml')['jobs']['test']['strategy']['matrix']['python'] == SUPPORTED
 
 
+@pytest.mark.parametrize('page', ['README.md', 'docs/index.md'])
+def test_the_pages_name_the_pythons_that_the_package_supports(page: str) -> None:
+    named = re.findall(r'CPython (3\.\d+) to (3\.\d+)', (ROOT / page).read_text())
+    assert named == [(SUPPORTED[0], SUPPORTED[-1])]
+
+
 def test_wheels_are_built_for_each_python_that_the_package_supports() -> None:
     built = set(cibuildwheel('build'))
     assert built == {f'cp3{minor}-*' for minor in range(10, 16)} | {'cp313t-*', 'cp314t-*'}

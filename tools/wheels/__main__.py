@@ -109,7 +109,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 def notes(supported: Sequence[str], pythons: Sequence[Python], without: Sequence[Python], seconds: float) -> list[str]:
     """Say below the table what is absent, and what the metadata lacks."""
     said = [f'In all {seconds:.0f} s.']
-    if absent := sorted(set(supported) - {python.minor for python in pythons}, key=supported.index):
+    if absent := sorted(set(supported) - {python.minor for python in [*pythons, *without]}, key=supported.index):
         said.append(f'Not found on this machine: Python {", ".join(absent)}.')
     said += [f'No wheel for Python {python.name}: its headers (Python.h) are not installed.' for python in without]
     if repository(read()) is None:
