@@ -72,6 +72,8 @@ class Core:
     on_drained: Callable[[], object] | None
     on_fork: Callable[[], object] | None
     on_transition: Callable[[str], object] | None
+    limits_of: Callable[[Any], tuple[Any, ...] | None] | None
+    report: Callable[[str, Any, BaseException], object] | None
     tracer: Any
     traces_hits: bool
     def __new__(
@@ -85,18 +87,18 @@ class Core:
         lifetime_jitter: float = 0.0,
         leak_threshold: float = ...,
         clock: Callable[[], float] | None = None,
-        max_uses: int = 0,
+        max_uses: int | None = None,
         keepalive_interval: float = ...,
         check_interval: float = 0.0,
         refill: bool = False,
         connect_workers: int = 0,
-        connect_timeout: float = ...,
-        max_connecting: int = 0,
-        max_connecting_total: int = 0,
+        connect_timeout: float | None = None,
+        max_connecting: int | None = None,
+        max_connecting_total: int | None = None,
         connect_retry: tuple[float, float, float, float] | None = None,
-        breaker_threshold: int = 0,
-        max_waiting: int = -1,
-        admission: bool = False,
+        breaker_threshold: int | None = None,
+        max_waiting: int | None = None,
+        admission: str | None = None,
     ) -> Core: ...
     def time(self) -> float: ...
     # expiry and closing
@@ -110,6 +112,8 @@ class Core:
     def final_counts(self) -> FinalCounts: ...
     @property
     def size(self) -> int: ...
+    @property
+    def limits(self) -> tuple[int, int, int]: ...
     @property
     def disposing(self) -> int: ...
     @property

@@ -10,6 +10,7 @@ arguments              what callers pass in: checked, and shown in messages
 hook_call              one call of a manager's hook: timed, counted, traced
 snapshot               what a pool has counted, as plain values
 fork, finalizers       what a forked child forgets, what finalizers leave behind
+limits                 the pool's limits, and those of single endpoints
 registry               endpoints by their key
 core                   the state of one pool behind its lock
 holder                 what holds a connection
@@ -94,6 +95,7 @@ include "core/hook_call.pyx"
 include "core/snapshot.pyx"
 include "core/fork.pyx"
 include "core/finalizers.pyx"
+include "core/limits.pyx"
 include "core/registry.pyx"
 include "core/core.pyx"
 include "core/holder.pyx"

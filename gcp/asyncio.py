@@ -131,7 +131,7 @@ class ConnectionPool(AsyncPool[EndpointT, ConnectionT]):
         self._bind(asyncio.get_running_loop, without_limit, Started, DrainRequest)
         self._timeout_error = TimedOut
         self._release_later = release_later
-        self._report = partial(report, logger, self.name)
+        self._report = self._core.report = partial(report, logger, self.name)
         self._disposer = Disposer(self.name, self._core, manager.dispose, given.dispose_timeout)
         self._closers: list[FutureEvent] = []
         self._core.on_drained = weakly(self._wake_closers)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple, NoReturn
 
 from gcp.checks import (
@@ -24,7 +25,7 @@ from gcp.checks import (
     text,
     whole,
 )
-from gcp.limits import EndpointLimits, Retry
+from gcp.limits import EndpointLimits, LimitsOf, Retry
 
 __all__ = ['DEFAULT', 'NAMES', 'Options', 'check_manager', 'hooks', 'resolve']
 
@@ -90,7 +91,11 @@ NAMES = (
 
 
 class Options(NamedTuple):
-    """Checked and resolved options. Times are in seconds: ``inf`` for never, ``None`` for no limit."""
+    """Checked and resolved options. Times are in seconds: ``inf`` for never, ``None`` for no limit.
+
+    :ivar given: the options as they were given, or their defaults
+    :ivar limits_of: returns the limits that an endpoint is given; ``None``: no endpoint has its own
+    """
 
     acquire_timeout: float | None
     background_collector: bool
@@ -123,6 +128,8 @@ class Options(NamedTuple):
     breaker_threshold: int | None
     max_waiting: int | None
     admission: str | None
+    given: Mapping[str, Any]
+    limits_of: LimitsOf | None
 
 
 def resolve(given: Mapping[str, Any], unknown: Mapping[str, Any]) -> Options:
@@ -138,6 +145,9 @@ def resolve(given: Mapping[str, Any], unknown: Mapping[str, Any]) -> Options:
     min_idle, max_size, total_max_size = resolve_sizes(given['min_idle'], given['max_size'], given['total_max_size'])
     idle_timeout, max_lifetime = resolve_times(given['idle_timeout'], given['max_lifetime'])
     max_connecting, max_connecting_total = resolve_connecting(given['max_connecting'], given['max_connecting_total'])
+    limits_of = resolve_limits(given)
+    if limits_of is not None and given['total_max_size'] is TOTAL_MAX_SIZE:
+        total_max_size = max(total_max_size, limits_of.largest)
     return Options(
         acquire_timeout=limit('acquire_timeout', given['acquire_timeout']),
         background_collector=resolve_collector(given),
@@ -160,7 +170,7 @@ def resolve(given: Mapping[str, Any], unknown: Mapping[str, Any]) -> Options:
         max_uses=count('max_uses', given['max_uses']),
         keepalive_interval=interval('keepalive_interval', given['keepalive_interval']),
         check_interval=0.0 if given['check_interval'] is None else expiry('check_interval', given['check_interval']),
-        limits=resolve_limits(given['limits']),
+        limits=given['limits'],
         refill=flag('refill', given['refill']),
         connect_workers=whole('connect_workers', given['connect_workers'], least=0),
         connect_timeout=resolve_connect_timeout(given['connect_timeout']),
@@ -170,6 +180,8 @@ def resolve(given: Mapping[str, Any], unknown: Mapping[str, Any]) -> Options:
         breaker_threshold=count('breaker_threshold', given['breaker_threshold']),
         max_waiting=count('max_waiting', given['max_waiting'], least=0),
         admission=None if given['admission'] is None else one_of('admission', given['admission'], ADMISSION),
+        given=MappingProxyType({name: given[name] for name in NAMES}),
+        limits_of=limits_of,
     )
 
 
@@ -207,16 +219,14 @@ def resolve_retry(value: Any) -> Retry | None:
     raise TypeError(f'connect_retry must be a gcp.Retry or None, not {type(value).__name__}: {value!r}')
 
 
-def resolve_limits(value: Any) -> Any:
-    """Check the limits of single endpoints: a mapping, or a function of an endpoint."""
-    if value is None or callable(value):
-        return value
-    if not isinstance(value, Mapping):
-        raise TypeError(
-            f'limits must be a mapping from endpoints to gcp.EndpointLimits, a function of an endpoint, or None, not '
-            f'{type(value).__name__}: {value!r}'
-        )
-    return value
+def resolve_limits(given: Mapping[str, Any]) -> LimitsOf | None:
+    """Check the limits of single endpoints against those of the pool that were given; ``None``: there are none."""
+    if given['limits'] is None:
+        return None
+    defaults = {'max_size': MAX_SIZE, 'total_max_size': TOTAL_MAX_SIZE, 'max_lifetime': MAX_LIFETIME}
+    return LimitsOf(
+        given['limits'], {name: given[name] for name, default in defaults.items() if given[name] is not default}
+    )
 
 
 def resolve_sizes(min_idle: int, max_size: int, total_max_size: int) -> tuple[int, int, int]:

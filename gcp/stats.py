@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 from gcp._core import AGE_BOUNDS, USE_BOUNDS, WAIT_BOUNDS
+from gcp.limits import EndpointLimits
 
 __all__ = ['EndpointStats', 'Histogram', 'PoolStats']
 
@@ -53,9 +54,11 @@ class EndpointStats(Counts, Generic[EndpointT]):
     """The statistics of one endpoint.
 
     :ivar endpoint: the endpoint, as it was first given
+    :ivar limits: the limits that hold for it: its own, else the pool's; `max_waiting` is ``None`` without a limit
     """
 
     endpoint: EndpointT
+    limits: EndpointLimits = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,7 @@ class PoolStats(Counts, Generic[EndpointT]):
     :ivar age: ages of connections when they were closed, seconds
     :ivar oldest_waiter: how long the oldest waiter has been waiting, seconds; 0 without waiters
     :ivar oldest_checkout: how long the connection that was acquired first has been held, seconds; 0 without any
+    :ivar limits_errors: how often the function `limits` has failed, so that the pool's limits hold for an endpoint
     """
 
     name: str
@@ -122,6 +126,7 @@ class PoolStats(Counts, Generic[EndpointT]):
     age: Histogram = field(repr=False)
     oldest_waiter: float = field(repr=False)
     oldest_checkout: float = field(repr=False)
+    limits_errors: int = field(repr=False)
 
 
 def snapshot(
@@ -135,13 +140,19 @@ def snapshot(
     return PoolStats(
         name=name,
         is_closed=is_closed,
-        endpoints=MappingProxyType({key: EndpointStats(endpoint=key, **frozen(counts)) for key, counts in endpoints}),
+        endpoints=MappingProxyType({key: of_endpoint(key, counts) for key, counts in endpoints}),
         hook_time=MappingProxyType({hook: summed(timed.values()) for hook, timed in hook_time.items()}),
         wait_time=Histogram(WAIT_BOUNDS, *wait),
         use_time=Histogram(USE_BOUNDS, *use),
         age=Histogram(AGE_BOUNDS, *age),
         **frozen(total),
     )
+
+
+def of_endpoint(endpoint: EndpointT, counts: dict[str, Any]) -> EndpointStats[EndpointT]:
+    """Make the statistics of an endpoint."""
+    limits = EndpointLimits(*counts.pop('limits'))
+    return EndpointStats(endpoint=endpoint, limits=limits, **frozen(counts))
 
 
 def summed(parts: Iterable[tuple[tuple[int, ...], float]]) -> Histogram:

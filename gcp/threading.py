@@ -129,9 +129,8 @@ class ConnectionPool(SyncPool[EndpointT, ConnectionT]):
         self._set_up(manager, given, options.hooks(manager, BaseConnectionManager))
         self._wait = wait_for
         self._make_event = event_class() if is_patched() else None
-        self._report = partial(report, logger, self.name)
+        self._report = self._core.report = partial(report, logger, self.name)
         self._disposer = Disposer(self.name, self._core, manager.dispose, given.dispose_timeout)
-        self._dispose = manager.dispose if given.dispose_timeout is None else None
         self._closers: list[AnyEvent] = []
         self._core.on_drained = weakly(self._wake_closers)
         self._core.on_fork = weakly(self._reset_after_fork)

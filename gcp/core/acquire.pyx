@@ -8,7 +8,7 @@
 from gcp.core.ring cimport ring_empty
 from gcp.core.state cimport (
     CALL_DEAD, CALL_OK, CREATE, HOOK_CHECK, HOOK_CREATE, HOOK_DISPOSE, HOOK_ON_ACQUIRE, HOOK_ON_DEAD, N_HOOKS, NEW,
-    TURNED_AWAY, USE, WAIT, pool_t, waiter_t,
+    TURNED_AWAY, USE, WAIT, cap, pool_t, waiter_t,
 )
 
 
@@ -23,7 +23,6 @@ cdef enum todo:
 
 TODOS = (*HOOKS, 'wait', 'done')
 
-cdef dict CAPS = {'endpoint cap': 'max_size', 'total cap': 'total_max_size'}      # the arguments that set them
 NO_ENDPOINT = object()      # of a caller that has no victims of its own
 
 # How long a caller waits for disposals that are not its own business, seconds: enough for those that take no time.
@@ -367,12 +366,13 @@ cdef class Acquire(Holder):
         cdef pool_t* pool = &core.pool
         cdef bint waited = phase == 'waiting'
         idle, used, creating, waiting, limit, oldest = self.block or (
-            pool.idle, pool.used, pool.creating, pool.waiting, pool.max_size, NEVER)
+            pool.idle, pool.used, pool.creating, pool.waiting,
+            pool.max_size if self.ep is None else cap(&self.ep.e), NEVER)
         blocked_by = self.blocked_by if waited else 'creation' if phase == 'creation' else None
         age = max(0.0, core.now() - oldest) if oldest < INFINITY else 0.0
         allowed = 'at once' if self.nowait else 'in time' if self.timeout is None else f'within {self.timeout:g} s'
         blocked = '' if not waited else ', blocked by creation' if blocked_by == 'creation' else (
-            f', blocked by {CAPS[blocked_by]}={limit} ({blocked_by})')
+            f', blocked by {name_of_cap(blocked_by, limit, self.key)} ({blocked_by})')
         held_for = f', the longest held for {age:.3g} s' if used and waited else ''
         if waited and used:
             blocked += closed_without_release(self)

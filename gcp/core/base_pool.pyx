@@ -39,6 +39,16 @@ cdef inline slot_t* take_hit(pool_t* pool, endpoint_t* e, double now, acquire_t*
     return s
 
 
+cdef slot_t* take_slot_of(Core core, Endpoint ep, acquire_t* a):
+    """Take an idle connection of an endpoint that was looked up by equality."""
+    cdef slot_t* s = NULL
+    gcp_lock(&core.mutex)
+    if ep.e.listed:
+        s = take_hit(&core.pool, &ep.e, gcp_monotonic(), a)
+    gcp_unlock(&core.mutex)
+    return s
+
+
 cdef class BaseConnectionPool:
     """What the threading and the asyncio pool share. Not to be instantiated.
 
@@ -89,35 +99,13 @@ cdef class BaseConnectionPool:
         self._clean_after_error = hooks.get('clean_after_error')
         self._classify = hooks.get('classify')
         self._keepalive = hooks.get('keepalive')
-        self._options = options
-        self.acquire_timeout = options.acquire_timeout
         self.name = options.name or next_name(type(manager).__name__)
         self.direct = self._check_aliveness is None and self._on_acquire is None
         self.plain = self._on_release is None
         self.collects = not options.background_collector
-        self.dispose_batch_size = options.dispose_batch_size
-        self._core = Core(
-            max_size=options.max_size,
-            total_max_size=options.total_max_size,
-            min_idle=options.min_idle,
-            idle_timeout=options.idle_timeout,
-            max_lifetime=options.max_lifetime,
-            lifetime_jitter=options.lifetime_jitter,
-            leak_threshold=options.leak_threshold,
-            clock=clock,
-            max_uses=options.max_uses or 0,
-            keepalive_interval=options.keepalive_interval,
-            check_interval=options.check_interval,
-            refill=options.refill,
-            connect_workers=options.connect_workers,
-            connect_timeout=INFINITY if options.connect_timeout is None else options.connect_timeout,
-            max_connecting=options.max_connecting or 0,
-            max_connecting_total=options.max_connecting_total or 0,
-            connect_retry=options.connect_retry,
-            breaker_threshold=options.breaker_threshold or 0,
-            max_waiting=-1 if options.max_waiting is None else options.max_waiting,
-            admission=options.admission == 'deadline',
-        )
+        self._core = Core(clock=clock, **limits_among(options))
+        self._core.limits_of = options.limits_of
+        use_options(self, options)
 
     def _drive(self, operation):
         """Do what an acquire or a release asks for, until it is done. To be overridden: this is all that differs
@@ -150,19 +138,9 @@ cdef class BaseConnectionPool:
         if e == NULL:       # unknown, or a key that is equal, but not the same object
             found = look_up_quietly(core.endpoints, endpoint)
             if found != NULL:
-                return self.take_slot_of(<Endpoint>found, a)
+                return take_slot_of(core, <Endpoint>found, a)
             if PyErr_Occurred() != NULL and PyErr_ExceptionMatches(Exception):
                 PyErr_Clear()   # it cannot be hashed, say: the slow path raises the error that says so
-        return s
-
-    cdef slot_t* take_slot_of(self, Endpoint ep, acquire_t* a):
-        """The same for an endpoint that was looked up by equality."""
-        cdef Core core = self._core
-        cdef slot_t* s = NULL
-        gcp_lock(&core.mutex)
-        if ep.e.listed:
-            s = take_hit(&core.pool, &ep.e, gcp_monotonic(), a)
-        gcp_unlock(&core.mutex)
         return s
 
     cdef bint finish_hit(self, slot_t* s, acquire_t* a) except -1:
@@ -239,20 +217,6 @@ cdef class BaseConnectionPool:
         cdef pool_t* pool = &self._core.pool
         return not ring_empty(&pool.victims) or (self.collects and expiry_is_due(pool, pool.now))
 
-    cdef Py_ssize_t batch_size(self) noexcept:
-        """How many expired connections a release disposes of: about log2 of the pool's size; of a large pool, as many
-        as are gone in no time."""
-        cdef Py_ssize_t size = self._core.pool.size
-        cdef Py_ssize_t few = 0
-        cdef double each = self._core.dispose_time
-        if self.dispose_batch_size:
-            return self.dispose_batch_size
-        while (size + 1) >> few:
-            few += 1
-        if each > 0 and size >= few * LARGE:
-            return max(few, <Py_ssize_t>min(<double>(size / LARGE), NO_TIME / each))
-        return few
-
     # --- looking ---
 
     def get_size(self):
@@ -303,3 +267,28 @@ cdef class BaseConnectionPool:
 
     def __reduce_ex__(self, protocol):
         raise TypeError(f'a {type(self).__name__} cannot be pickled or copied: its connections belong to this process')
+
+
+cdef int use_options(BaseConnectionPool pool, options) except -1:
+    """Take those options that the core does not know, and that may change."""
+    pool._options = options
+    pool.acquire_timeout = options.acquire_timeout
+    pool.dispose_batch_size = options.dispose_batch_size
+    if not isinstance(pool, AsyncPool):     # there, disposals may suspend
+        pool._dispose = getattr(pool._manager, 'dispose', None) if options.dispose_timeout is None else None
+    return 0
+
+
+cdef Py_ssize_t batch_size(BaseConnectionPool pool) noexcept:
+    """How many expired connections a release disposes of: about log2 of the pool's size; of a large pool, as many
+    as are gone in no time."""
+    cdef Py_ssize_t size = pool._core.pool.size
+    cdef Py_ssize_t few = 0
+    cdef double each = pool._core.dispose_time
+    if pool.dispose_batch_size:
+        return pool.dispose_batch_size
+    while (size + 1) >> few:
+        few += 1
+    if each > 0 and size >= few * LARGE:
+        return max(few, <Py_ssize_t>min(<double>(size / LARGE), NO_TIME / each))
+    return few

@@ -6,15 +6,8 @@ from cpython.mem cimport PyMem_RawFree
 from gcp.core.clock cimport gcp_monotonic
 from gcp.core.platform cimport PyTypeObject, gcp_lock, gcp_mutex, gcp_mutex_init, gcp_unlock
 from gcp.core.ring cimport ring_empty, ring_init, ring_insert, ring_remove
-from gcp.core.state cimport CALL_OK, USE, count_hook_call, first_due, pool_t, slot_in_pool, taken, waiter_t
+from gcp.core.state cimport CALL_OK, USE, count_hook_call, endpoint_expiring, first_due, pool_t, taken, waiter_t
 from gcp.core.transitions cimport close_pool, collect_expired, find_leaks, force_close, next_due
-
-
-cdef extern from "Python.h":
-    cdef Py_ssize_t PY_SSIZE_T_MAX
-
-cdef double NEVER = INFINITY
-cdef tuple RETRY = (0.1, 5.0, 2.0, 0.2)      # the delays of a breaker's probes where connects are not retried
 
 
 @cython.final
@@ -29,18 +22,18 @@ cdef class Core:
     :param lifetime_jitter: the largest part of a lifetime that is taken off at random, 0 to 1
     :param leak_threshold: seconds after which a connection that is still held counts as leaked
     :param clock: returns seconds; for tests. ``None``: the monotonic clock
-    :param max_uses: after so many uses a connection is disposed of; 0: no limit
+    :param max_uses: after so many uses a connection is disposed of; None: no limit
     :param keepalive_interval: seconds after which an idle connection is checked in the background; ``inf``: never
     :param check_interval: seconds for which a connection that was used or checked needs no check
     :param refill: whether kept endpoints are brought back to `min_idle` connections
     :param connect_workers: how many connections are created at a time in the background; 0: callers create them
-    :param connect_timeout: how long one connect may take, seconds
-    :param max_connecting: connects of one endpoint at a time; 0: no limit
-    :param max_connecting_total: connects of all endpoints at a time; 0: no limit
+    :param connect_timeout: how long one connect may take, seconds; None: no limit
+    :param max_connecting: connects of one endpoint at a time; None: no limit
+    :param max_connecting_total: connects of all endpoints at a time; None: no limit
     :param connect_retry: ``(initial, maximum, factor, jitter)``, or None: a failed connect ends its acquire
-    :param breaker_threshold: after so many failed connects of an endpoint in a row, others fail at once; 0: never
-    :param max_waiting: acquires of an endpoint that may wait; -1: no limit
-    :param admission: whether an acquire whose wait is expected to outlast its deadline fails at once
+    :param breaker_threshold: after so many failed connects of an endpoint in a row, others fail at once; None: never
+    :param max_waiting: acquires of an endpoint that may wait; None: no limit
+    :param admission: ``'deadline'``: an acquire whose wait is expected to outlast its deadline fails at once
     """
     cdef pool_t pool
     cdef gcp_mutex mutex
@@ -48,45 +41,24 @@ cdef class Core:
     cdef dict endpoints
     cdef object clock
     cdef object debugger
+    cdef uint64_t limits_version    # grows when limits change
+    cdef set limits_failed_for      # the hashes of those endpoints
     cdef double dispose_time        # smoothed, seconds; 0 before the first
     cdef readonly FinalCounts final_counts
     cdef public object wake_collector   # called when something expires before the collector's next look
     cdef public object on_abandoned     # called by finalizers, in any thread: there is something to reclaim
     cdef public object on_drained       # called when a closed pool has become empty
     cdef public object on_fork          # called in a forked child
+    cdef public object limits_of        # returns the limits that an endpoint is given; None: no endpoint has its own
+    cdef public object report           # logs an error that is not raised: (message, endpoint, error)
     cdef public object tracer           # records spans; None: nothing does
     cdef public bint traces_hits        # whether the hooks at an idle hit and at a release have spans, too
 
-    def __cinit__(
-        self, *, Py_ssize_t max_size=10, Py_ssize_t total_max_size=100, Py_ssize_t min_idle=1,
-        double idle_timeout=60.0, double max_lifetime=3600.0, double lifetime_jitter=0.05,
-        double leak_threshold=INFINITY, clock=None, Py_ssize_t max_uses=0, double keepalive_interval=INFINITY,
-        double check_interval=0.0, bint refill=False, Py_ssize_t connect_workers=0, double connect_timeout=INFINITY,
-        Py_ssize_t max_connecting=0, Py_ssize_t max_connecting_total=0, connect_retry=None,
-        Py_ssize_t breaker_threshold=0, Py_ssize_t max_waiting=-1, bint admission=False,
-    ):
+    def __cinit__(self, *, clock=None, **limits):
         cdef pool_t* pool = &self.pool
         gcp_mutex_init(&self.mutex)
-        pool.max_size = max_size
-        pool.total_max_size = total_max_size
-        pool.min_idle = min_idle
-        pool.idle_timeout = idle_timeout
-        pool.max_lifetime = max_lifetime
-        pool.jitter = lifetime_jitter
-        pool.leak_after = leak_threshold
-        pool.max_uses = max_uses
-        pool.keepalive_interval = keepalive_interval
-        pool.check_interval = check_interval
-        pool.refills = refill
-        pool.connect_workers = connect_workers
-        pool.connect_timeout = connect_timeout
-        pool.max_connecting = max_connecting or PY_SSIZE_T_MAX
-        pool.max_connecting_total = max_connecting_total or PY_SSIZE_T_MAX
-        pool.retries = connect_retry is not None
-        pool.retry_initial, pool.retry_maximum, pool.retry_factor, pool.retry_jitter = connect_retry or RETRY
-        pool.breaker_threshold = breaker_threshold
-        pool.max_waiting = PY_SSIZE_T_MAX if max_waiting < 0 else max_waiting
-        pool.admits_by_deadline = admission
+        set_pool_limits(pool, {**DEFAULT_LIMITS, **limits})
+        self.limits_failed_for = set()
         pool.collector_wakes_at = -INFINITY
         pool.next_expiry = INFINITY
         ring_init(&pool.idle_bases)
@@ -101,11 +73,7 @@ cdef class Core:
         self.clock = clock
         self.final_counts = FinalCounts.__new__(FinalCounts)
         self.final_counts.owner = <PyObject*>self
-        self.seed()
-
-    cdef int seed(self) except -1:
-        self.pool.random = int.from_bytes(os.urandom(8), 'little') | 1
-        return 0
+        seed(self)
 
     def __dealloc__(self):
         if self.family.ring.next != NULL:
@@ -115,6 +83,7 @@ cdef class Core:
             drop_abandoned(&self.pool)
         PyMem_RawFree(self.pool.due.items)
         PyMem_RawFree(self.pool.blocked.items)
+        PyMem_RawFree(self.pool.expiring.items)
         PyMem_RawFree(self.pool.known.items)
         PyMem_RawFree(self.pool.held.items)
         PyMem_RawFree(self.pool.inherited.items)
@@ -251,6 +220,11 @@ cdef class Core:
     def size(self): return self.pool.size
 
     @property
+    def limits(self):
+        """``(total_max_size, max_size, min_idle)`` of the pool."""
+        return self.pool.total_max_size, self.pool.max_size, self.pool.min_idle
+
+    @property
     def disposing(self): return self.pool.disposing
 
     @property
@@ -288,13 +262,19 @@ core_clear_attributes = (<PyTypeObject*>Core).tp_clear
 (<PyTypeObject*>Core).tp_clear = core_clear
 
 
+cdef int seed(Core core) except -1:
+    """Seed the random numbers of a core."""
+    core.pool.random = int.from_bytes(os.urandom(8), 'little') | 1
+    return 0
+
+
 cdef inline bint expiry_is_due(pool_t* pool, double now) noexcept nogil:
     """Whether something idle may have expired. Keeps the time before which nothing can have."""
     if now < pool.next_expiry:
         return False
     pool.next_expiry = INFINITY
-    if not ring_empty(&pool.idle_extras):
-        pool.next_expiry = slot_in_pool(pool.idle_extras.next).since + pool.idle_timeout
+    if pool.expiring.n:
+        pool.next_expiry = endpoint_expiring(pool.expiring.items[0]).extras_due
     if pool.due.n > 0:
         pool.next_expiry = min(pool.next_expiry, first_due(pool).expires)
     return now >= pool.next_expiry

@@ -34,6 +34,7 @@ cdef int reset_after_fork(Core core) except -1:
     pool.idle = pool.used = pool.creating = pool.disposing = pool.waiting = pool.size = 0
     pool.due.n = 0
     pool.blocked.n = 0
+    pool.expiring.n = 0
     pool.woken = NULL
     pool.empties = NULL
     pool.abandoned_slots = NULL
@@ -45,7 +46,7 @@ cdef int reset_after_fork(Core core) except -1:
     memset(&pool.retired, 0, sizeof(counters_t))
     memset(&pool.metrics, 0, sizeof(metrics_t))
     core.endpoints = {}
-    core.seed()
+    seed(core)
     if core.on_fork is not None:
         core.on_fork()
     return 0

@@ -6,7 +6,7 @@ from cpython.object cimport PyObject
 from gcp.core.platform cimport PyTypeObject, inquiry, traverseproc, visitproc
 from gcp.core.ring cimport ring_init, ring_t
 from gcp.core.state cimport (
-    endpoint_link, endpoint_object, endpoint_t, pool_t, slot_in_endpoint, slot_object, slot_t, waiter_node, waiter_t,
+    endpoint_link, endpoint_object, endpoint_t, limits_t, pool_t, slot_in_endpoint, slot_object, slot_t, waiter_node, waiter_t,
 )
 
 cdef class Core
@@ -50,12 +50,20 @@ cdef class Endpoint:
         self.key = key
         e.key = <PyObject*>key
         e.rank = -1
+        e.expiring = -1
+        forget_limits(&e.own)
         ring_init(&e.base)
         ring_init(&e.extras)
         ring_init(&e.used)
         ring_init(&e.disposals)
         ring_init(&e.queue)
         ring_init(&e.link)
+
+
+cdef void forget_limits(limits_t* own) noexcept nogil:
+    """Forget what an endpoint was given."""
+    own.max_size = own.min_idle = own.max_waiting = own.floor = -1
+    own.idle_timeout = own.max_lifetime = own.weight = -1.0
 
 
 cdef int check_layout() except -1:

@@ -1,10 +1,12 @@
 # The registry: endpoints by their key. A key's `__hash__` and `__eq__` are user code, so they run outside the lock.
 
-from gcp.core.heap cimport heap_has_room
+from gcp.core.heap cimport heap_has_room, heap_remove
 from gcp.core.platform cimport PyDict_GetItemWithError, gcp_delete_if, gcp_lock, gcp_unlock
 from gcp.core.ring cimport ring_insert, ring_remove, ring_t
+from gcp.core.scheduling cimport expires_before
 from gcp.core.state cimport (
-    USED, counters_t, endpoint_object, endpoint_t, pool_t, slot_in_endpoint, slot_object, slot_t, table_find_of, taken,
+    USED, counters_t, endpoint_object, endpoint_t, limits_t, pool_t, set_limits, slot_in_endpoint, slot_object, slot_t,
+    table_find_of, taken,
 )
 from gcp.core.table cimport table_add, table_find, table_has_room, table_remove, table_shrink
 
@@ -18,23 +20,35 @@ cdef inline Endpoint find_endpoint(Core core, key):
 cdef Endpoint register_endpoint(Core core, key):
     """Return the record of an endpoint; make one if there is none."""
     cdef Endpoint ep = find_endpoint(core, key)
-    cdef pool_t* pool = &core.pool
     if ep is None:
         ep = core.endpoints.setdefault(key, Endpoint(key))
-    if ep.e.listed:
-        return ep
+    while not ep.e.listed:
+        list_endpoint(core, ep)
+    return ep
+
+
+cdef int list_endpoint(Core core, Endpoint ep) except -1:
+    """List a record with its limits, unless another thread has listed it, or limits have changed meanwhile."""
+    cdef pool_t* pool = &core.pool
+    cdef uint64_t version = core.limits_version
+    cdef limits_t own = own_limits(core, ep.key)
+    cdef bint room = True
     gcp_lock(&core.mutex)
-    if not ep.e.listed:
-        if heap_has_room(&pool.blocked, pool.n_endpoints + 1) and table_has_room(&pool.known):
+    if not ep.e.listed and core.limits_version == version:
+        room = heap_has_room(&pool.blocked, pool.n_endpoints + 1) and table_has_room(&pool.known) \
+            and heap_has_room(&pool.expiring, pool.n_endpoints + 1)
+        if room:
             table_add(&pool.known, &ep.e)
             ring_insert(&pool.endpoints, &ep.e.link)
             pool.n_endpoints += 1
+            ep.e.own = own
+            set_limits(pool, &ep.e)
             ep.e.listed = True
             Py_INCREF(ep)
     gcp_unlock(&core.mutex)
-    if not ep.e.listed:
+    if not room:
         raise MemoryError
-    return ep
+    return 0
 
 
 cdef bint unregister(pool_t* pool, endpoint_t* e) noexcept nogil:
@@ -42,6 +56,7 @@ cdef bint unregister(pool_t* pool, endpoint_t* e) noexcept nogil:
     if e.waiting or taken(e) or not e.listed:
         return False
     ring_remove(&e.link)
+    heap_remove(&pool.expiring, &e.expiring, expires_before)
     table_remove(&pool.known, e)
     table_shrink(&pool.known)
     pool.n_endpoints -= 1

@@ -164,7 +164,7 @@ cdef class Release(Holder):
         cdef Core core = self.core
         core.after()
         if self.pool.collects:
-            core.collect(self.pool.batch_size())
+            core.collect(batch_size(self.pool))
         self.todo = <int>DO_DONE if ring_empty(&core.pool.victims) else <int>HOOK_DISPOSE
         return 0
 

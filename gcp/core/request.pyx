@@ -6,7 +6,7 @@ from gcp.core.ring cimport ring_init, ring_t
 from gcp.core.scheduling cimport note_if_empty
 from gcp.core.state cimport (
     CALL_ERROR, CANCELLED, CREATE, CREATED, DEAD, DONE, ERROR, HIT, HOOK_CREATE, HOOK_FAILED, NEW, N_HOOKS, TIMED_OUT,
-    TURNED_AWAY, USE, WAIT, WAITED, count_hook_call, counters_t, endpoint_link, endpoint_object, endpoint_t, pool_t,
+    TURNED_AWAY, USE, WAIT, WAITED, cap, count_hook_call, counters_t, endpoint_link, endpoint_object, endpoint_t, pool_t,
     slot_in_endpoint, slot_object, slot_t, taken,
 )
 from gcp.core.table cimport table_find
@@ -199,11 +199,11 @@ cdef void note_block(Acquire acquire):
     cdef endpoint_t* e = &acquire.ep.e
     cdef double oldest = INFINITY
     cdef ring_t* node
-    if taken(e) - e.reserved >= pool.max_size:
+    if taken(e) - e.reserved >= cap(e):
         acquire.blocked_by = 'creation' if e.n_used == 0 and e.creating else 'endpoint cap'
         if e.n_used:
             oldest = slot_in_endpoint(e.used.next).since
-        acquire.block = (e.n_base + e.n_extra, e.n_used, e.creating, e.waiting, pool.max_size, oldest)
+        acquire.block = (e.n_base + e.n_extra, e.n_used, e.creating, e.waiting, cap(e), oldest)
         return
     acquire.blocked_by = 'creation' if pool.used == 0 and pool.creating else 'total cap'
     node = pool.endpoints.next

@@ -9,8 +9,8 @@ from gcp.core.platform cimport gcp_prefetch
 from gcp.core.ring cimport ring_empty, ring_insert, ring_remove, ring_t
 from gcp.core.state cimport (
     CREATE, DISCARDED, DISPOSING, EVICTED, HANDOFF, IDLE, IDLE_TIMEOUT, MAX_LIFETIME, POOL_CLOSED, TO_DISPOSAL, TO_IDLE,
-    USE, USED, WAIT, endpoint_rank, endpoint_t, first_waiter, held, neediest, pool_t, slot_due, slot_in_pool,
-    slot_reservation, slot_t, taken, waiter_node, waiter_t,
+    USE, USED, WAIT, base_size, cap, endpoint_expiring, endpoint_rank, endpoint_t, first_waiter, held, idle_limit, neediest,
+    pool_t, slot_due, slot_in_pool, slot_reservation, slot_t, taken, waiter_node, waiter_t,
 )
 from gcp.core.table cimport home_of, table_add, table_has_room, table_remove
 
@@ -35,6 +35,10 @@ cdef inline bint needier(place_t* a, place_t* b) noexcept nogil:
     cdef Py_ssize_t x = held(p) + p.reserved
     cdef Py_ssize_t y = held(q) + q.reserved
     return x < y or (x == y and first_waiter(p).seq < first_waiter(q).seq)
+
+
+cdef inline bint expires_before(place_t* a, place_t* b) noexcept nogil:
+    return endpoint_expiring(a).extras_due < endpoint_expiring(b).extras_due
 
 
 # --- the wait queue ---
@@ -78,7 +82,7 @@ cdef inline void dequeue(pool_t* pool, waiter_t* w) noexcept nogil:
 
 cdef inline void update_blocked(pool_t* pool, endpoint_t* ep) noexcept nogil:
     """Update the heap of blocked endpoints after an endpoint's wait queue, holdings or reservations have changed."""
-    if ep.waiting > ep.reserved and taken(ep) < pool.max_size:
+    if ep.waiting > ep.reserved and taken(ep) < cap(ep):
         if ep.rank < 0:
             heap_push(&pool.blocked, &ep.rank, needier)
         else:
@@ -143,10 +147,12 @@ cdef inline void add_idle(pool_t* pool, slot_t* s, double now) noexcept nogil:
     cdef endpoint_t* ep = s.ep
     s.state = IDLE
     s.since = now
-    s.extra = ep.n_used >= pool.min_idle - ep.n_base
+    s.extra = ep.n_used >= base_size(ep) - ep.n_base
     if s.extra:
-        if ring_empty(&pool.idle_extras):
-            note_expiry(pool, now + pool.idle_timeout)
+        if ep.expiring < 0:
+            ep.extras_due = now + idle_limit(ep)
+            heap_push(&pool.expiring, &ep.expiring, expires_before)
+            note_expiry(pool, ep.extras_due)
         ring_insert(&ep.extras, &s.in_endpoint)
         ring_insert(&pool.idle_extras, &s.in_pool)
         ep.n_extra += 1
@@ -173,7 +179,7 @@ cdef inline bint has_expired(pool_t* pool, slot_t* s, double now) noexcept nogil
     if now >= s.expires:
         s.reason = MAX_LIFETIME
         return True
-    if s.extra and now >= s.since + pool.idle_timeout:
+    if s.extra and now >= s.since + idle_limit(s.ep):
         s.reason = IDLE_TIMEOUT
         return True
     return False
@@ -286,7 +292,7 @@ cdef inline void serve_reserved(pool_t* pool) noexcept nogil:
     while pool.size < pool.total_max_size and node != &pool.reserving:
         s = slot_reservation(node)
         node = node.next
-        if s.reserved_for.waiting:
+        if s.reserved_for.waiting and taken(s.reserved_for) <= cap(s.reserved_for):
             grant_permit(pool, cancel_reservation(s))
 
 

@@ -4,8 +4,9 @@ from gcp.core.histogram cimport N_AGE_BOUNDS, N_USE_BOUNDS, N_WAIT_BOUNDS, gcp_a
 from gcp.core.platform cimport gcp_lock, gcp_unlock
 from gcp.core.ring cimport ring_t
 from gcp.core.state cimport (
-    CALL_DEAD, HIT, HOOK_CHECK, N_HOOKS, N_HOOK_OUTCOMES, N_OUTCOMES, N_REASONS, N_RESULTS, counters_t, endpoint_link,
-    endpoint_t, first_waiter, metrics_t, pool_t, slot_in_endpoint,
+    CALL_DEAD, HIT, HOOK_CHECK, N_HOOKS, N_HOOK_OUTCOMES, N_OUTCOMES, N_REASONS, N_RESULTS, base_size, cap, counters_t,
+    endpoint_link, endpoint_t, first_waiter, idle_limit, lifetime, limits_t, metrics_t, pool_t, queue_limit,
+    slot_in_endpoint,
 )
 from gcp.core.transitions cimport find_leaks, write_off
 
@@ -31,6 +32,7 @@ cdef struct counts_t:
     Py_ssize_t creating
     Py_ssize_t disposing
     Py_ssize_t waiting
+    limits_t limits
     counters_t counters
 
 
@@ -51,6 +53,19 @@ cdef void add_counters(counters_t* to, counters_t* more) noexcept nogil:
         to.releases[i] += more.releases[i]
 
 
+cdef limits_t limits_of_endpoint(endpoint_t* e) noexcept nogil:
+    """Return the limits that hold for an endpoint."""
+    cdef limits_t limits
+    limits.max_size = cap(e)
+    limits.min_idle = base_size(e)
+    limits.idle_timeout = idle_limit(e)
+    limits.max_lifetime = lifetime(e)
+    limits.max_waiting = queue_limit(e)
+    limits.weight = e.weight
+    limits.floor = e.floor
+    return limits
+
+
 cdef void copy_endpoint(endpoint_t* e, counts_t* copy) noexcept nogil:
     copy.key = e.key
     copy.idle = e.n_base + e.n_extra
@@ -58,6 +73,7 @@ cdef void copy_endpoint(endpoint_t* e, counts_t* copy) noexcept nogil:
     copy.creating = e.creating
     copy.disposing = e.disposing
     copy.waiting = e.waiting
+    copy.limits = limits_of_endpoint(e)
     copy.counters = e.counters
 
 
@@ -102,6 +118,7 @@ cdef dict metrics_of(metrics_t* metrics):
         'use': histogram_of(&metrics.use, N_USE_BOUNDS),
         'wait': histogram_of(&metrics.wait, N_WAIT_BOUNDS),
         'age': histogram_of(&metrics.age, N_AGE_BOUNDS),
+        'limits_errors': metrics.limits_errors,
         'hook_time': {
             HOOKS[i]: {
                 'ok': histogram_of(&metrics.hook_time[i], N_WAIT_BOUNDS),
@@ -132,6 +149,14 @@ cdef dict counts_of(counts_t* copy):
         'acquires': {RESULTS[i]: copy.counters.acquires[i] for i in range(<int>N_RESULTS)},
         'releases': {OUTCOMES[i]: copy.counters.releases[i] for i in range(<int>N_OUTCOMES)},
     }
+
+
+cdef tuple plain_limits(limits_t* limits):
+    """Return limits in the order of `gcp.EndpointLimits`."""
+    return (
+        limits.max_size, limits.min_idle, limits.idle_timeout, limits.max_lifetime,
+        None if limits.max_waiting == PY_SSIZE_T_MAX else limits.max_waiting, limits.weight, limits.floor,
+    )
 
 
 cdef dict total_of(counts_t* total, metrics_t* metrics, double oldest_waiter, double oldest_use):
@@ -189,7 +214,9 @@ cdef tuple take_snapshot(Core core):
     gcp_unlock(&core.mutex)
     try:
         for i in range(n):
-            endpoints.append((<object>copies[i].key, counts_of(&copies[i])))
+            counts = counts_of(&copies[i])
+            counts['limits'] = plain_limits(&copies[i].limits)
+            endpoints.append((<object>copies[i].key, counts))
         return total_of(&total, &metrics, max(0.0, now - oldest.waiter), max(0.0, now - oldest.use)), endpoints
     finally:
         free_copies(copies, n)

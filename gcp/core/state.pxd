@@ -2,6 +2,7 @@
 # a transition changes them without touching a Python object. Each struct lies inside the Python object that owns it.
 
 from cpython.object cimport PyObject
+from libc.math cimport INFINITY
 from libc.stdint cimport uint64_t
 
 from gcp.core.heap cimport heap_t, place_t
@@ -52,6 +53,7 @@ cdef struct metrics_t:       # of a pool
     histogram_t hook_time[<int>N_HOOKS]
     histogram_t failed_hook_time[<int>N_HOOKS]
     uint64_t hook_calls[<int>N_HOOKS][<int>N_HOOK_OUTCOMES]
+    uint64_t limits_errors   # how often the limits of an endpoint could not be determined
 
 
 cdef inline void count_hook_call(metrics_t* metrics, int hook, int outcome, double seconds) noexcept nogil:
@@ -66,6 +68,15 @@ cdef inline void count_hook_call(metrics_t* metrics, int hook, int outcome, doub
 
 cdef struct endpoint_t
 cdef struct waiter_t
+
+cdef struct limits_t:        # what an endpoint was given; negative: nothing
+    Py_ssize_t max_size
+    Py_ssize_t min_idle
+    double idle_timeout
+    double max_lifetime
+    Py_ssize_t max_waiting
+    double weight
+    Py_ssize_t floor
 
 # What an idle hit touches comes first in a slot and in an endpoint, and takes two cache lines of 64 bytes in each. The
 # first line also holds the header of the Python object, 16 bytes.
@@ -100,6 +111,8 @@ cdef struct endpoint_t:
     int n_extra
     int n_used
     int waiting
+    Py_ssize_t min_idle      # its limits: its own, else the pool's; see `set_limits`, and the accessors below
+    double idle_timeout
     counters_t counters
     ring_t extras            # idle; the most recently released is acquired first
     ring_t disposals         # victims until they are gone
@@ -110,6 +123,14 @@ cdef struct endpoint_t:
     int reserved             # permits reserved for this endpoint, to be granted when victims of others are gone
     int abandoned_permits    # permits of acquires that were dropped; part of `creating` until they are reclaimed
     place_t rank             # its place in the heap of blocked endpoints
+    place_t expiring         # its place in the heap of endpoints with extras
+    double extras_due        # no extra expires before
+    Py_ssize_t max_size
+    double max_lifetime
+    Py_ssize_t max_waiting
+    double weight
+    Py_ssize_t floor
+    limits_t own             # what it was given
     double create_time       # smoothed, seconds; 0 before the first
     endpoint_t* next_empty
     flag_t in_empties        # in the pool's list of empty endpoints
@@ -171,6 +192,7 @@ cdef struct pool_t:
     Py_ssize_t n_endpoints
     heap_t due               # connections, the first to expire first: see `first_due`
     heap_t blocked           # endpoints whose waiters only the total cap holds back: see `neediest`
+    heap_t expiring          # endpoints that have or had extras, by a time before which none expires
     table_t known            # endpoints by their key
     table_t held             # used slots by their connection
     table_t members          # idle and used slots by their connection
@@ -198,6 +220,49 @@ cdef struct pool_t:
     counters_t retired       # of endpoints that are gone
     metrics_t metrics
 
+
+# --- the limits of an endpoint ---
+
+cdef inline Py_ssize_t cap(endpoint_t* ep) noexcept nogil:
+    """Return how many places an endpoint may take."""
+    return ep.max_size
+
+
+cdef inline Py_ssize_t base_size(endpoint_t* ep) noexcept nogil:
+    """Return how many idle connections an endpoint keeps for their whole life."""
+    return ep.min_idle
+
+
+cdef inline double idle_limit(endpoint_t* ep) noexcept nogil:
+    """Return for how long an extra of an endpoint may be idle, seconds."""
+    return ep.idle_timeout
+
+
+cdef inline double lifetime(endpoint_t* ep) noexcept nogil:
+    """Return how old a connection of an endpoint may become, seconds."""
+    return ep.max_lifetime
+
+
+cdef inline Py_ssize_t queue_limit(endpoint_t* ep) noexcept nogil:
+    """Return how many acquires of an endpoint may wait."""
+    return ep.max_waiting
+
+
+cdef inline void set_limits(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """Set the limits of an endpoint: what it was given, else the pool's. The pool's adapt to what it was given."""
+    cdef limits_t* own = &ep.own
+    ep.max_size = own.max_size if own.max_size >= 0 else max(pool.max_size, own.min_idle)
+    ep.min_idle = own.min_idle if own.min_idle >= 0 else min(pool.min_idle, ep.max_size)
+    ep.max_lifetime = own.max_lifetime if own.max_lifetime >= 0 else pool.max_lifetime
+    if own.max_lifetime < 0 and own.idle_timeout < INFINITY:
+        ep.max_lifetime = max(ep.max_lifetime, own.idle_timeout)
+    ep.idle_timeout = own.idle_timeout if own.idle_timeout >= 0 else min(pool.idle_timeout, ep.max_lifetime)
+    ep.max_waiting = own.max_waiting if own.max_waiting >= 0 else pool.max_waiting
+    ep.weight = own.weight if own.weight >= 0 else 1.0
+    ep.floor = max(own.floor, 0)
+
+
+# --- how many places are taken ---
 
 cdef inline Py_ssize_t held(endpoint_t* ep) noexcept nogil:
     """Return how many connections an endpoint has or is creating."""
@@ -239,6 +304,11 @@ cdef inline endpoint_t* endpoint_link(ring_t* node) noexcept nogil:
 cdef inline endpoint_t* endpoint_rank(place_t* place) noexcept nogil:
     cdef endpoint_t* any = <endpoint_t*>place
     return <endpoint_t*>(<char*>place - (<char*>&any.rank - <char*>any))
+
+
+cdef inline endpoint_t* endpoint_expiring(place_t* place) noexcept nogil:
+    cdef endpoint_t* any = <endpoint_t*>place
+    return <endpoint_t*>(<char*>place - (<char*>&any.expiring - <char*>any))
 
 
 cdef inline waiter_t* waiter_node(ring_t* node) noexcept nogil:

@@ -168,7 +168,7 @@ cdef class SyncPool(BaseConnectionPool):
         if not self.has_garbage():
             return 0
         if self.collects:
-            core.collect(self.batch_size())
+            core.collect(batch_size(self))
         if self._dispose is not None and victims_belong_to(core, endpoint):
             batch = gather(core)
             if batch is not None:

@@ -8,19 +8,19 @@
 from libc.math cimport INFINITY
 from libc.stdint cimport uint64_t
 
-from gcp.core.heap cimport heap_has_room, heap_push, heap_remove
+from gcp.core.heap cimport heap_has_room, heap_push, heap_remove, heap_sift
 from gcp.core.histogram cimport N_AGE_BOUNDS, N_USE_BOUNDS, gcp_ages, gcp_seconds, observe
 from gcp.core.platform cimport random_fraction
 from gcp.core.ring cimport ring_empty, ring_remove, ring_t
 from gcp.core.scheduling cimport (
-    IN_CACHE, begin_use, cancel_reservation, count_leak, dequeue, dies_before, end_use, enqueue, find_use, grant_permit,
-    has_expired, longest_idle, make_victim, note_expiry, note_if_empty, prefetch_next, remove_idle, serve_blocked,
+    IN_CACHE, begin_use, cancel_reservation, count_leak, dequeue, dies_before, end_use, enqueue, expires_before, find_use,
+    grant_permit, has_expired, longest_idle, make_victim, note_expiry, note_if_empty, prefetch_next, remove_idle, serve_blocked,
     update_blocked, wake,
 )
 from gcp.core.state cimport (
     CALL_OK, CREATE, DISCARDED, DONE, FREE, HOOK_CREATE, IDLE, IDLE_TIMEOUT, MAX_LIFETIME, POOL_CLOSED, RETURNING,
-    TO_DISPOSAL, TO_IDLE, TURNED_AWAY, USE, USED, WAIT, count_hook_call, endpoint_link, endpoint_t, first_due,
-    first_waiter, pool_t, slot_in_endpoint, slot_in_pool, slot_t, taken, waiter_t,
+    TO_DISPOSAL, TO_IDLE, TURNED_AWAY, USE, USED, WAIT, cap, count_hook_call, endpoint_expiring, endpoint_link, endpoint_t,
+    first_due, first_waiter, idle_limit, lifetime, pool_t, slot_in_endpoint, slot_in_pool, slot_t, taken, waiter_t,
 )
 from gcp.core.table cimport table_add, table_has_room, table_remove, table_reserve
 
@@ -41,7 +41,7 @@ cdef inline slot_t* take_idle(pool_t* pool, endpoint_t* ep, double now) noexcept
         ep.n_base -= 1
     elif ep.n_extra:
         s = slot_in_endpoint(ep.extras.prev)
-        if now >= s.expires or now >= s.since + pool.idle_timeout:
+        if now >= s.expires or now >= s.since + idle_limit(ep):
             return NULL
         ep.n_extra -= 1
     else:
@@ -87,7 +87,7 @@ cdef inline int request_slot(pool_t* pool, waiter_t* w, double now) noexcept nog
                 return w.state
             if not expire_idle(pool, ep, now):
                 break
-        if taken(ep) < pool.max_size and pool.size < pool.total_max_size:
+        if taken(ep) < cap(ep) and pool.size < pool.total_max_size:
             ep.creating += 1
             pool.creating += 1
             pool.size += 1
@@ -140,7 +140,7 @@ cdef inline void smooth(double* mean, double value) noexcept nogil:
 cdef inline void book_connection(pool_t* pool, waiter_t* w, slot_t* s, double now, double took) noexcept nogil:
     """Turn a permit into a used connection. `make_room` has succeeded before its creation."""
     cdef endpoint_t* ep = w.ep
-    cdef double life = pool.max_lifetime
+    cdef double life = lifetime(ep)
     pool.now = now
     ep.creating -= 1
     pool.creating -= 1
@@ -271,7 +271,7 @@ cdef inline void end_disposal(pool_t* pool, slot_t* s) noexcept nogil:
     pool.disposing -= 1
     pool.size -= 1
     if needy != NULL:
-        if needy.waiting and taken(needy) < pool.max_size and pool.size < pool.total_max_size:
+        if needy.waiting and taken(needy) < cap(needy) and pool.size < pool.total_max_size:
             grant_permit(pool, needy)
         update_blocked(pool, needy)
         note_if_empty(pool, needy)
@@ -292,6 +292,24 @@ cdef inline void mark_overdue(pool_t* pool, slot_t* s) noexcept nogil:
 
 # --- expiry ---
 
+cdef inline slot_t* first_extra_due(pool_t* pool) noexcept nogil:
+    """Return the extra whose idle time ends first, or NULL. The heap has times that may be too early: the extras that
+    they were noted for may have been acquired since."""
+    cdef endpoint_t* ep
+    cdef slot_t* s
+    while pool.expiring.n:
+        ep = endpoint_expiring(pool.expiring.items[0])
+        if ring_empty(&ep.extras):
+            heap_remove(&pool.expiring, &ep.expiring, expires_before)
+            continue
+        s = slot_in_endpoint(ep.extras.next)
+        if s.since + idle_limit(ep) <= ep.extras_due:
+            return s
+        ep.extras_due = s.since + idle_limit(ep)
+        heap_sift(&pool.expiring, 0, expires_before)
+    return NULL
+
+
 cdef inline slot_t* next_due(pool_t* pool, double* when) noexcept nogil:
     """Return the idle connection that expires first, or NULL, and when the next connection expires.
 
@@ -308,11 +326,10 @@ cdef inline slot_t* next_due(pool_t* pool, double* when) noexcept nogil:
         when[0] = first.expires
         if first.state == IDLE:
             s = first
-    if not ring_empty(&pool.idle_extras):
-        first = slot_in_pool(pool.idle_extras.next)
-        if first.since + pool.idle_timeout < when[0]:
-            s = first
-            when[0] = s.since + pool.idle_timeout
+    first = first_extra_due(pool)
+    if first != NULL and first.since + idle_limit(first.ep) < when[0]:
+        s = first
+        when[0] = s.since + idle_limit(s.ep)
     return s
 
 

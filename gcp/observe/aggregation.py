@@ -41,7 +41,7 @@ class Reading:
     :ivar endpoints: how many endpoints have a connection or a waiter
     :ivar limits: `total_max_size`, `max_size` and `min_idle`, summed over the open pools; None without any
     :ivar capacity: how many connections the open pools could hold for their current endpoints, in each the smaller of
-        `total_max_size` and `max_size` for each endpoint; None without any open pool
+        `total_max_size` and the sum of the endpoints' `max_size`; None without any open pool
     :ivar frontends: the front ends of the open pools
     :ivar overflow: how many endpoints got no label of their own
     :ivar errors: how many errors of telemetry there were
@@ -128,8 +128,8 @@ class NamedPools:
             listed += [(member.number, key, counts) for key, counts in endpoints]
             pool = member.pool()
             if pool is not None and not core.closed:
-                is_open.append(member)
-                capacity += min(member.limits[0], member.limits[1] * len(endpoints))
+                is_open.append((member, core.limits))
+                capacity += min(core.limits[0], sum(counts['limits'][0] for _, counts in endpoints))
             label_of[member.number] = member, default_label if pool is None else pool._options.endpoint_label
             del core, pool, endpoints
         total = total_of(totals)
@@ -138,9 +138,9 @@ class NamedPools:
             total=total,
             rows=self._rows(total, listed, label_of) if labelled else {None: flat(total)},
             endpoints=len(listed),
-            limits=tuple(map(sum, zip(*(member.limits for member in is_open), strict=True))) or None,
+            limits=tuple(map(sum, zip(*(limits for _, limits in is_open), strict=True))) or None,
             capacity=capacity if is_open else None,
-            frontends=tuple(sorted({member.frontend for member in is_open})),
+            frontends=tuple(sorted({member.frontend for member, _ in is_open})),
             overflow=self.labels.overflow,
             errors=self.errors + sum(member.errors.count for member in self.members),
             exemplars=exemplars,

@@ -66,7 +66,6 @@ class Telemetry:
     :ivar name: the pool's name; characters that UTF-8 cannot encode are replaced
     :ivar automatic: whether the name was generated
     :ivar frontend: ``'threading'`` or ``'asyncio'``
-    :ivar limits: `total_max_size`, `max_size` and `min_idle`
     :ivar endpoint_labels: how many endpoints may have labels of their own
     :ivar errors: the errors of its telemetry
     :ivar exemplars: the latest observation with a sampled span, as ``(labels, value, timestamp)``, by histogram
@@ -79,7 +78,6 @@ class Telemetry:
         self.name: Final[str] = pool.name.encode('utf-8', 'replace').decode()
         self.automatic: Final[bool] = options.name is None
         self.frontend: Final = frontend
-        self.limits: Final[tuple[int, int, int]] = (options.total_max_size, options.max_size, options.min_idle)
         self.endpoint_labels: Final[int] = options.endpoint_labels
         self.errors: Final = Errors(self.name)
         self.exemplars: Final[dict[tuple[str, str | None, int], tuple[dict[str, str], float, float]]] = {}

@@ -30,6 +30,7 @@ DECISIONS = sorted(path.stem for path in DOCS.glob('decisions/[0-9]*.md'))
 INNER = {
     'gcp.__main__',
     'gcp._core',
+    'gcp.checks',
     'gcp.connection',
     'gcp.core_error',
     'gcp.demo',

@@ -24,6 +24,8 @@ TIMES = ['acquire_timeout', 'dispose_timeout', 'idle_timeout', 'max_lifetime']
 NO_NUMBERS: list[Any] = ['3', True, False, [], 1 + 2j, b'2']
 NO_FLAGS: list[Any] = ['yes', None, 1, 0, []]
 NO_NAMES: list[Any] = [7, b'orders', ['orders'], True]
+COUNTS = ['max_uses', 'max_connecting', 'max_connecting_total', 'breaker_threshold']
+INTERVALS = ['keepalive_interval', 'check_interval', 'connect_timeout']
 EVERY_TIME_BUT_ACQUIRE = TIMES[1:]  # an acquire_timeout of 0 or less tries once
 
 
@@ -41,6 +43,27 @@ def wrong() -> Iterator[tuple[str, Any, type[Exception]]]:
     yield from (('lifetime_jitter', value, ValueError) for value in (-0.1, 1.1, NAN, math.inf, -math.inf))
     yield from (('background_collector', value, TypeError) for value in NO_FLAGS)
     yield from (('name', value, TypeError) for value in NO_NAMES)
+    yield from wrong_operations()
+
+
+def wrong_operations() -> Iterator[tuple[str, Any, type[Exception]]]:
+    """Yield what is refused of connecting, of limits, and of what is done in the background."""
+    for name in COUNTS:
+        yield from ((name, value, TypeError) for value in [*NO_NUMBERS, 2.0])
+        yield from ((name, value, ValueError) for value in (-1, 0))
+    for name in 'max_waiting', 'connect_workers':
+        yield from ((name, value, TypeError) for value in [*NO_NUMBERS, 2.0])
+        yield (name, -1, ValueError)
+    yield ('connect_workers', None, TypeError)
+    for name in INTERVALS:
+        yield from ((name, value, TypeError) for value in NO_NUMBERS)
+        yield from ((name, value, ValueError) for value in (NAN, -1, -math.inf))
+    yield from ((name, 0, ValueError) for name in ('keepalive_interval', 'connect_timeout'))
+    yield from (('refill', value, TypeError) for value in NO_FLAGS)
+    yield from (('admission', value, TypeError) for value in (5, True, b'deadline', []))
+    yield from (('admission', value, ValueError) for value in ('', 'dead-line', 'always'))
+    yield from (('connect_retry', value, TypeError) for value in (True, 3, 0.5, (0.1, 5.0, 2.0, 0.2), 'always'))
+    yield from (('limits', value, TypeError) for value in (3, 'db', True, [('db', None)]))
 
 
 def shown(value: Any) -> str:
@@ -64,6 +87,9 @@ def test_a_wrong_argument(front: Front, name: str, value: Any, kind: type[Except
         {'max_size': 11, 'total_max_size': 10},
         {'min_idle': 11, 'total_max_size': 10},
         {'idle_timeout': 61, 'max_lifetime': 60},
+        {'max_connecting': 3, 'max_connecting_total': 2},
+        {'background_collector': False, 'refill': True},
+        {'background_collector': False, 'keepalive_interval': 30},
     ],
     ids=str,
 )
@@ -168,7 +194,7 @@ def test_a_hint_names_what_exists(name: str) -> None:
     known = [*NAMES, *hooks, 'connection manager', 'acquire', 'release', 'close()', 'asyncio pool', 'gcp.threading']
     assert any(re.search(rf'(?<!\w){re.escape(word)}(?!\w)', HINTS[name]) for word in known), HINTS[name]
     for word in re.findall(r'\b[a-z]+(?:_[a-z]+)+\b', HINTS[name]):
-        assert word in [*NAMES, *hooks] or word in HINTS, f'{word} does not exist'
+        assert word in [*NAMES, *hooks, 'warm_up'] or word in HINTS, f'{word} does not exist'
 
 
 OTHER_POOLS = {
@@ -209,12 +235,13 @@ def test_every_option_of_another_pool_is_known(library: str) -> None:
     [
         ('timeout', 'use acquire_timeout, in seconds'),
         ('connectionTimeout', 'use acquire_timeout, in seconds'),
-        ('min_size', 'use min_idle; none are opened in advance'),
+        ('min_size', 'use min_idle, and call warm_up to open them in advance'),
         ('max_idle', 'use idle_timeout, in seconds'),
         ('pool_recycle', 'use max_lifetime, in seconds'),
         ('pool_pre_ping', 'check_aliveness of the connection manager is called before each reuse'),
         ('leakDetectionThreshold', 'use leak_threshold, in seconds'),
-        ('max_waiting', 'not offered: acquire_timeout limits how long an acquire waits, not how many do'),
+        ('max_queries', 'use max_uses'),
+        ('maxWaitQueueSize', 'use max_waiting'),
         ('waitQueueTimeoutMS', 'use acquire_timeout, in seconds'),
     ],
 )

@@ -21,9 +21,15 @@ from gcp._core import (
     gather,
 )
 from gcp.exceptions import AcquireTimeoutError, ConnectionPoolClosedError
+from gcp.options import resolve
+from gcp.threading import ConnectionPool
 
 WAIT, CREATE, USE, SHUT = 'wait', 'create', 'use', 'shut'
 """What an acquire is told: to wait, to create, to use a connection, that the pool is closed."""
+
+DEFAULTS: dict[str, Any] = {
+    **resolve(ConnectionPool.__init__.__kwdefaults__ or {}, {})._asdict(), 'name': 'bench', 'background_collector': True,
+}  # fmt: skip
 
 LIMITS: dict[str, Any] = {
     'max_size': 10,
@@ -104,11 +110,8 @@ class BenchPool(BaseConnectionPool[Any, Any]):
 
     def __init__(self, clock: Callable[[], float], **options: Any) -> None:
         self.manager = BenchManager()
-        given: dict[str, Any] = {
-            'acquire_timeout': None, 'name': 'bench', 'background_collector': True, 'dispose_batch_size': 0,
-        }  # fmt: skip
         hooks = {'check_aliveness': self.manager.check_aliveness}
-        self._set_up(self.manager, SimpleNamespace(**given | LIMITS | options), hooks, clock)
+        self._set_up(self.manager, SimpleNamespace(**DEFAULTS | LIMITS | options), hooks, clock)
         self._disposer = NoDisposer()
 
     def use_event(self, wake: Callable[[], object] | None) -> None:

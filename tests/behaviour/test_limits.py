@@ -1,0 +1,181 @@
+"""Guarantees 1 and 12 (docs/guarantees.md): the limits of a single endpoint hold as the pool's do; wrong ones are
+refused, and a function that fails leaves the pool's in force."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from fronts import Front
+
+from gcp import AcquireTimeoutError, EndpointLimits
+
+
+@pytest.fixture(params=['mapping', 'function'])
+def given(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """Give limits as a mapping, or as a function."""
+    return lambda **limits: limits if request.param == 'mapping' else limits.get
+
+
+async def test_each_endpoint_has_its_own_cap(front: Front, given: Callable[..., Any]) -> None:
+    manager = front.manager()
+    pool = front.pool(
+        manager, max_size=2, limits=given(big=EndpointLimits(max_size=4), small=EndpointLimits(max_size=1))
+    )
+    held = [*await front.fill(pool, 'big', 4), *await front.fill(pool, 'small', 1), *await front.fill(pool, 'other', 2)]
+    for endpoint, cap in ('big', 4), ('small', 1), ('other', 2):
+        with pytest.raises(AcquireTimeoutError, match=f"max_size={cap} of endpoint '{endpoint}'") as full:
+            await pool.acquire(endpoint, timeout=0)
+        assert (full.value.limit, full.value.blocked_by) == (cap, 'endpoint cap')
+    assert [manager.peak(endpoint) for endpoint in ('big', 'small', 'other')] == [4, 1, 2]
+    await front.give_back(pool, held)
+
+
+async def test_effective_limits_are_in_the_statistics(front: Front, given: Callable[..., Any]) -> None:
+    limits = given(db=EndpointLimits(max_size=4, min_idle=2, max_waiting=3, weight=2, floor=1))
+    pool = front.pool(front.manager(), max_size=7, idle_timeout=5, max_lifetime=None, limits=limits)
+    async with pool.connection('db'), pool.connection('other'):
+        endpoints = pool.stats().endpoints
+    assert endpoints['db'].limits == EndpointLimits(4, 2, 5.0, math.inf, 3, 2.0, 1)
+    assert endpoints['other'].limits == EndpointLimits(7, 1, 5.0, math.inf, None, 1.0, 0)
+
+
+async def test_each_endpoint_has_its_own_base(front: Front, given: Callable[..., Any]) -> None:
+    pool = front.pool(
+        front.manager(), idle_timeout=0.005, limits=given(a=EndpointLimits(min_idle=3), b=EndpointLimits(min_idle=0))
+    )
+    for endpoint in 'abc':
+        await front.give_back(pool, await front.fill(pool, endpoint, 4))
+    await front.sleep(0.01)
+    while sum(pool.stats().closed.values()) < 8:
+        await pool.release(await pool.acquire('d'), 'd')
+    assert [each.idle for name, each in sorted(pool.stats().endpoints.items()) if name != 'd'] == [3, 1]
+    assert pool.stats().closed['idle_timeout'] == 8
+
+
+async def test_each_endpoint_has_its_own_expiry(front: Front, given: Callable[..., Any]) -> None:
+    short = EndpointLimits(idle_timeout=0.005, min_idle=0)
+    young = EndpointLimits(max_lifetime=0.005)
+    pool = front.pool(front.manager(), background_collector=True, limits=given(short=short, young=young))
+    for endpoint in 'long', 'short', 'young':
+        await front.give_back(pool, await front.fill(pool, endpoint, 2))
+    await front.until(lambda: set(pool.stats().endpoints) == {'long'})
+    assert pool.stats().endpoints['long'].idle == 2
+    assert (pool.stats().closed['idle_timeout'], pool.stats().closed['max_lifetime']) == (2, 2)
+
+
+def test_a_large_entry_raises_the_default_of_the_total_cap(front: Front) -> None:
+    pool = front.pool_class(front.manager(), limits={'db': EndpointLimits(max_size=300)})
+    assert (pool.max_size, pool.total_max_size) == (10, 300)
+
+
+@pytest.mark.parametrize(
+    'own, pool, expected',
+    [
+        (EndpointLimits(min_idle=20), {}, (20, 20, 60.0, 3600.0)),
+        (EndpointLimits(max_size=2), {'min_idle': 5, 'max_size': 9}, (2, 2, 60.0, 3600.0)),
+        (EndpointLimits(max_lifetime=30), {'idle_timeout': 50}, (10, 1, 30.0, 30.0)),
+        (EndpointLimits(idle_timeout=7200), {}, (10, 1, 7200.0, 7200.0)),
+        (EndpointLimits(idle_timeout=math.inf), {'max_lifetime': 50}, (10, 1, math.inf, 50.0)),
+    ],
+    ids=str,
+)
+async def test_what_is_not_an_endpoints_own_adapts(
+    front: Front, own: EndpointLimits, pool: dict[str, Any], expected: tuple[float, ...], given: Callable[..., Any]
+) -> None:
+    made = front.pool(front.manager(), limits=given(db=own), **pool)
+    async with made.connection('db'):
+        assert made.stats().endpoints['db'].limits[:4] == expected
+
+
+WRONG: list[tuple[dict[str, Any], Any, type[Exception], str]] = [
+    ({}, EndpointLimits(max_size=0), ValueError, r"limits.'db'.\.max_size must be at least 1, not 0"),
+    ({}, EndpointLimits(max_size=True), TypeError, r"limits.'db'.\.max_size .* bool: True"),
+    ({}, EndpointLimits(max_size='5'), TypeError, r"limits.'db'.\.max_size .* str: '5'"),  # type: ignore[arg-type]
+    ({}, EndpointLimits(min_idle=-1), ValueError, r"limits.'db'.\.min_idle must be at least 0, not -1"),
+    ({}, EndpointLimits(idle_timeout=-1), ValueError, r"limits.'db'.\.idle_timeout .* -1"),
+    ({}, EndpointLimits(max_lifetime=math.nan), ValueError, r"limits.'db'.\.max_lifetime .* nan"),
+    ({}, EndpointLimits(max_waiting=-1), ValueError, r"limits.'db'.\.max_waiting must be at least 0, not -1"),
+    ({}, EndpointLimits(weight=0), ValueError, r"limits.'db'.\.weight .* 0"),
+    ({}, EndpointLimits(floor=1.5), TypeError, r"limits.'db'.\.floor .* 1\.5"),  # type: ignore[arg-type]
+    ({}, EndpointLimits(max_size=2, min_idle=3), ValueError, r"limits.'db'.\.min_idle=3 contradicts .*max_size=2"),
+    ({}, EndpointLimits(max_size=2, floor=3), ValueError, r"limits.'db'.\.floor=3 contradicts .*max_size=2"),
+    ({}, EndpointLimits(idle_timeout=9, max_lifetime=8), ValueError, r'idle_timeout=9 contradicts .*max_lifetime=8'),
+    ({'max_size': 5}, EndpointLimits(min_idle=6), ValueError, r"limits.'db'.\.min_idle=6 contradicts max_size=5"),
+    ({'total_max_size': 5}, EndpointLimits(max_size=6), ValueError, r'max_size=6 contradicts total_max_size=5'),
+    ({'max_lifetime': 5}, EndpointLimits(idle_timeout=6), ValueError, r'idle_timeout=6 contradicts max_lifetime=5'),
+    ({}, {'max_size': 3}, TypeError, r"limits.'db'. must be a gcp\.EndpointLimits or None, not dict"),
+    ({}, 3, TypeError, r"limits.'db'. must be a gcp\.EndpointLimits or None, not int: 3"),
+]
+
+
+@pytest.mark.parametrize('pool, own, kind, message', WRONG, ids=[f'{pool}-{own}' for pool, own, _, _ in WRONG])
+def test_a_wrong_entry(front: Front, pool: dict[str, Any], own: Any, kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        front.pool_class(front.manager(), limits={'other': None, 'db': own}, **pool)
+
+
+@pytest.mark.parametrize('value', [3, 'db', [EndpointLimits()], EndpointLimits()], ids=repr)
+def test_limits_must_be_a_mapping_or_a_function(front: Front, value: Any) -> None:
+    with pytest.raises(TypeError, match=r'limits must be a mapping .* a function of an endpoint, or None, not'):
+        front.pool_class(front.manager(), limits=value)
+
+
+def test_an_endpoint_with_a_password_is_not_shown(front: Front) -> None:
+    with pytest.raises(ValueError) as wrong:
+        front.pool_class(front.manager(), limits={'http://me:secret@host': EndpointLimits(max_size=0)})
+    assert 'secret' not in str(wrong.value)
+
+
+async def coroutine() -> None:
+    """Serve as the result of a function that should not be async."""
+
+
+@pytest.mark.parametrize(
+    'answer',
+    [lambda: 1 / 0, lambda: 3, coroutine, lambda: EndpointLimits(max_size=1, min_idle=2), lambda: EndpointLimits(0)],
+    ids=['raises', 'a number', 'coroutine', 'contradiction', 'out of range'],
+)
+async def test_where_the_function_fails_the_limits_of_the_pool_hold(
+    front: Front, answer: Callable[[], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR, 'gcp')
+    pool = front.pool(front.manager(), max_size=2, min_idle=0, idle_timeout=0, limits=lambda endpoint: answer())
+    for _ in range(3):
+        for endpoint in 'a', 'b':
+            await front.give_back(pool, await front.fill(pool, endpoint, 2))
+    await front.until(lambda: not pool.stats().disposing)
+    held = await front.fill(pool, 'a', 2)
+    assert pool.stats().endpoints['a'].limits[:2] == (2, 0)
+    with pytest.raises(AcquireTimeoutError):
+        await pool.acquire('a', timeout=0)
+    assert pool.stats().limits_errors >= 6
+    failed = [record for record in caplog.records if 'limits failed for' in record.getMessage()]
+    assert sorted(record.getMessage().split(':')[1] for record in failed) == [
+        " limits failed for 'a'", " limits failed for 'b'",
+    ]  # fmt: skip
+    await front.give_back(pool, held)
+
+
+async def test_the_function_may_use_the_pool(front: Front) -> None:
+    seen: list[Any] = []
+
+    def limits(endpoint: str) -> EndpointLimits:
+        seen.append((endpoint, made[0].stats().size))
+        return EndpointLimits(max_size=3)
+
+    pool = front.pool(front.manager(), limits=limits)
+    made = [pool]
+    await front.give_back(pool, await front.fill(pool, 'db', 3))
+    assert seen == [('db', 0)]
+
+
+async def test_a_mapping_is_copied(front: Front) -> None:
+    limits = {'db': EndpointLimits(max_size=1)}
+    pool = front.pool(front.manager(), limits=limits)
+    limits['db'] = EndpointLimits(max_size=5)
+    async with pool.connection('db'):
+        assert pool.stats().endpoints['db'].limits.max_size == 1
