@@ -29,6 +29,7 @@ class Counts:
     :ivar acquires: acquires that have ended, by result: hit, created, waited, timeout, cancelled, error
     :ivar releases: releases so far, by outcome: idle, handoff, discarded
     :ivar leaks: connections that were held for longer than the pool's ``leak_threshold``
+    :ivar connect_failures: connects that have failed, by the class of their error: transient, permanent
     """
 
     idle: int
@@ -41,6 +42,7 @@ class Counts:
     acquires: Mapping[str, int] = field(repr=False)
     releases: Mapping[str, int] = field(repr=False)
     leaks: int = field(repr=False)
+    connect_failures: Mapping[str, int] = field(repr=False)
 
     @property
     def size(self) -> int:
@@ -53,9 +55,21 @@ class EndpointStats(Counts, Generic[EndpointT]):
     """The statistics of one endpoint.
 
     :ivar endpoint: the endpoint, as it was first given
+    :ivar breaker: ``closed``; ``open``: acquires that find no idle connection fail at once; ``half_open``: so they do,
+        and a connect is in progress that may close it
+    :ivar failures: connects that have failed since the last one that succeeded
+    :ivar retry_delay: how long until the next connect may begin, seconds; 0: it may now
     """
 
     endpoint: EndpointT
+    breaker: str = field(repr=False)
+    failures: int = field(repr=False)
+    retry_delay: float = field(repr=False)
+
+    @property
+    def connecting(self) -> int:
+        """The number of connects in progress: the same as `creating`."""
+        return self.creating
 
 
 @dataclass(frozen=True, slots=True)

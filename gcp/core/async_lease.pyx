@@ -265,8 +265,8 @@ cdef class AsyncLease(Holder):
             return True
         if todo == DO_WAIT and not acquire.nowait and not self.pool._core.pool.disposing:
             future = (<FutureEvent>acquire.event).future
-            if acquire.a.deadline < INFINITY:
-                seconds = acquire.patience(INFINITY)
+            seconds = acquire.patience(INFINITY)
+            if seconds < INFINITY:
                 acquire.timer = self.pool.loop.call_later(seconds, time_out, future, context=Context())
             self.coro = future.__await__()
             self.phase = WAITING

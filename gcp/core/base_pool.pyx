@@ -298,7 +298,7 @@ cdef class BaseConnectionPool:
         cdef pool_t* pool = &self._core.pool
         return (
             f'<{type(self).__name__} {self.name}: {pool.idle} idle, {pool.used} used, {pool.creating} creating, '
-            f'{pool.waiting} waiting; closed={bool(pool.closed)}>'
+            f'{pool.waiting} waiting{describe_blocks(self._core)}; closed={bool(pool.closed)}>'
         )
 
     def __reduce_ex__(self, protocol):

@@ -113,7 +113,7 @@ cdef class SyncPool(BaseConnectionPool):
         return not acquire.nowait and not self._core.pool.disposing
 
     cdef bint wait(self, Acquire acquire) except -1:
-        cdef double seconds = acquire.a.deadline - self._core.now()
+        cdef double seconds = acquire.patience(INFINITY)
         if type(acquire.event) is Event and seconds < INFINITY:
             return (<Event>acquire.event).wait(seconds)
         return self._wait(acquire.event, seconds)
