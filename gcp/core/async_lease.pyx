@@ -124,7 +124,7 @@ cdef class AsyncLease(Holder):
         cdef int outcome = NOT_HELD
         if self.phase != HELD:
             return leave_empty(self)
-        if pool.plain and (error is None or pool._clean_after_error is None) and (
+        if pool.plain and (error is None or not pool.judges) and (
             pool.is_at_home() or pool.can_leave_now()
         ):
             core.before('release')

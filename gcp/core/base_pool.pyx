@@ -62,6 +62,7 @@ cdef class BaseConnectionPool:
     cdef readonly object _clean_after_error
     cdef readonly object _classify
     cdef readonly object _keepalive
+    cdef bint judges                    # whether the manager is asked about the error of a holder
     cdef public object _dispose         # for what a caller disposes of by itself; None: it does not
     # Whether an idle hit calls no hook when it is acquired, none when it is released, looks for nothing that expired.
     cdef bint direct
@@ -89,6 +90,7 @@ cdef class BaseConnectionPool:
         self._clean_after_error = hooks.get('clean_after_error')
         self._classify = hooks.get('classify')
         self._keepalive = hooks.get('keepalive')
+        self.judges = self._clean_after_error is not None or self._classify is not None
         self._options = options
         self.acquire_timeout = options.acquire_timeout
         self.name = options.name or next_name(type(manager).__name__)

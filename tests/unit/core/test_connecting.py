@@ -50,7 +50,7 @@ def refused(bench: Bench, endpoint: str = 'a') -> EndpointUnavailableError:
 
 def told(bench: Bench, acquire: Acquire) -> BaseException:
     """Return the error that a waiter is told."""
-    with pytest.raises(Exception) as caught:  # noqa: PT011  # which one, the test says
+    with pytest.raises(Exception) as caught:  # which one, the test says
         bench.poll(acquire)
     end(bench, acquire, caught.value)
     return caught.value
