@@ -8,12 +8,14 @@ from typing_extensions import disjoint_base
 _EndpointT = TypeVar('_EndpointT', bound=Hashable)
 _ConnectionT = TypeVar('_ConnectionT')
 
-_Reason = Literal['idle_timeout', 'max_lifetime', 'dead', 'discarded', 'evicted', 'pool_closed', 'error']
+_Reason = Literal['idle_timeout', 'max_lifetime', 'dead', 'discarded', 'evicted', 'pool_closed', 'error', 'expired']
 
 HOOKS: Final[tuple[str, ...]]
 HOOK_OUTCOMES: Final[tuple[str, ...]]
 REASONS: Final[tuple[str, ...]]
 RESULTS: Final[tuple[str, ...]]
+CONNECT_FAILURES: Final[tuple[str, ...]]
+BREAKER_STATES: Final[tuple[str, ...]]
 OUTCOMES: Final[tuple[str, ...]]
 WAIT_BOUNDS: Final[tuple[float, ...]]
 USE_BOUNDS: Final[tuple[float, ...]]

@@ -3,7 +3,7 @@
 halves of the two pools. The contents, in the order in which to read them:
 
 layers                 plain C, a module each, which cimports only those before it: platform, clock, ring, heap, table,
-                       histogram, state, scheduling, transitions
+                       histogram, state, scheduling, connects, transitions
 records                the objects that own slots and endpoints
 event                  what a thread waits on
 arguments              what callers pass in: checked, and shown in messages
@@ -15,6 +15,7 @@ registry               endpoints by their key
 core                   the state of one pool behind its lock
 holder                 what holds a connection
 acquire, request       the machine of an acquire, and what it asks of the core
+connecting             what follows from a connect that failed
 release                the machine of a release
 disposal, worker_pool  victims, and the workers that dispose of them
 base_pool              what both pools share: the idle hit
@@ -83,7 +84,8 @@ from gcp.core.clock cimport gcp_clock_init
 from gcp.core.state cimport HOOK_DISPOSE
 
 from gcp.exceptions import (
-    AcquireTimeoutError, ConnectionNotAcquiredError, ConnectionPoolClosedError, DiscardConnection, HookTimeoutError,
+    AcquireTimeoutError, ConnectionNotAcquiredError, ConnectionPoolClosedError, DiscardConnection,
+    EndpointUnavailableError, ErrorClass, HookTimeoutError,
 )
 
 gcp_clock_init()
@@ -101,6 +103,7 @@ include "core/core.pyx"
 include "core/holder.pyx"
 include "core/acquire.pyx"
 include "core/request.pyx"
+include "core/connecting.pyx"
 include "core/release.pyx"
 include "core/disposal.pyx"
 include "core/worker_pool.pyx"

@@ -51,7 +51,8 @@ class AcquireTimeoutError(BaseError, TimeoutError):
 
     :ivar pool: the name of the pool
     :ivar phase: the phase that ran out of time: ``waiting``, ``creation``, ``check_aliveness`` or ``on_acquire``
-    :ivar blocked_by: what blocked the acquire: ``endpoint cap``, ``total cap``, ``creation`` or ``None`` (a slow hook)
+    :ivar blocked_by: what blocked the acquire: ``endpoint cap``, ``total cap``, ``connect limit`` (`max_connecting`),
+                      ``total connect limit``, ``retry delay``, ``creation`` or ``None`` (a slow hook)
     :ivar timeout: the time-out of the acquire, seconds
     :ivar idle: idle connections of the endpoint, or of the pool if the total cap blocked
     :ivar used: acquired connections of the same

@@ -30,6 +30,7 @@ class Counts:
     :ivar acquires: acquires that have ended, by result: hit, created, waited, timeout, cancelled, error
     :ivar releases: releases so far, by outcome: idle, handoff, discarded
     :ivar leaks: connections that were held for longer than the pool's ``leak_threshold``
+    :ivar connect_failures: connects that have failed, by the class of their error: transient, permanent
     """
 
     idle: int
@@ -42,6 +43,7 @@ class Counts:
     acquires: Mapping[str, int] = field(repr=False)
     releases: Mapping[str, int] = field(repr=False)
     leaks: int = field(repr=False)
+    connect_failures: Mapping[str, int] = field(repr=False)
 
     @property
     def size(self) -> int:
@@ -54,11 +56,23 @@ class EndpointStats(Counts, Generic[EndpointT]):
     """The statistics of one endpoint.
 
     :ivar endpoint: the endpoint, as it was first given
+    :ivar breaker: ``closed``; ``open``: acquires that find no idle connection fail at once; ``half_open``: so they do,
+        and a connect is in progress that may close it
+    :ivar failures: connects that have failed since the last one that succeeded
+    :ivar retry_delay: how long until the next connect may begin, seconds; 0: it may now
     :ivar limits: the limits that hold for it: its own, else the pool's; `max_waiting` is ``None`` without a limit
     """
 
     endpoint: EndpointT
+    breaker: str = field(repr=False)
+    failures: int = field(repr=False)
+    retry_delay: float = field(repr=False)
     limits: EndpointLimits = field(repr=False)
+
+    @property
+    def connecting(self) -> int:
+        """The number of connects in progress: the same as `creating`."""
+        return self.creating
 
 
 @dataclass(frozen=True, slots=True)

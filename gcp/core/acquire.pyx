@@ -7,8 +7,8 @@
 
 from gcp.core.ring cimport ring_empty
 from gcp.core.state cimport (
-    CALL_DEAD, CALL_OK, CREATE, HOOK_CHECK, HOOK_CREATE, HOOK_DISPOSE, HOOK_ON_ACQUIRE, HOOK_ON_DEAD, N_HOOKS, NEW,
-    TURNED_AWAY, USE, WAIT, cap, pool_t, waiter_t,
+    CALL_DEAD, CALL_OK, CREATE, DONE, FAILED, HOOK_CHECK, HOOK_CREATE, HOOK_DISPOSE, HOOK_ON_ACQUIRE, HOOK_ON_DEAD,
+    N_HOOKS, NEW, TURNED_AWAY, UNAVAILABLE, USE, WAIT, cap, pool_t, waiter_t,
 )
 
 
@@ -23,6 +23,11 @@ cdef enum todo:
 
 TODOS = (*HOOKS, 'wait', 'done')
 
+# The arguments that set what may block.
+cdef dict CAPS = {
+    'endpoint cap': 'max_size', 'total cap': 'total_max_size', 'connect limit': 'max_connecting',
+    'total connect limit': 'max_connecting_total',
+}
 NO_ENDPOINT = object()      # of a caller that has no victims of its own
 
 # How long a caller waits for disposals that are not its own business, seconds: enough for those that take no time.
@@ -99,10 +104,13 @@ cdef class Acquire(Holder):
     cdef readonly object timeout     # what the caller allowed: seconds, or None
     cdef readonly bint nowait
     cdef double create_began
+    cdef double alarm                # when it looks again whether its endpoint may connect; inf: it does not
     cdef bint waited                 # it has waited for other callers
     cdef bint set_off                # a disposal that will leave it a place
     cdef bint disposed               # victims were disposed of: that is done once, before the hooks
     cdef bint made                   # it has created its connection
+    cdef bint tried                  # a connect of its own has failed
+    cdef bint misused                # its create returned what makes no sense: another try would return the same
     cdef bint ended
     cdef bint blocking               # its hooks are plain functions
     cdef int result
@@ -145,6 +153,7 @@ cdef class Acquire(Holder):
         cdef int todo = self.a.todo     # nothing is allocated from here until a connection is booked
         if todo < N_HOOKS and not makes_sense(todo, result):
             self.newborn = None
+            self.misused = True
             return self.failed(nonsense(self.pool._manager, todo, result, self.blocking))
         if todo == DO_WAIT:
             self.wait_ended(result)
@@ -166,10 +175,12 @@ cdef class Acquire(Holder):
 
     cpdef int failed(self, error) except -1:
         """Say that the hook which `next` asked for has raised. Raises what ends the acquire: the error itself, or that
-        time ran out. Errors of `on_connection_dead` are reported, and the acquire goes on."""
+        time ran out. Errors of `on_connection_dead` are reported, and the acquire goes on; so it does after an error of
+        `create`, if the pool retries."""
         cdef int todo = self.a.todo
+        cdef int verdict = DONE
         if todo == HOOK_CREATE and not keep_newborn(self):
-            return_permit(self, error)
+            verdict = end_connect(self, error)
         if todo < N_HOOKS:
             explain(self.pool, todo, self.key, error)
         self.end_call(outcome_of(error), error)
@@ -179,6 +190,8 @@ cdef class Acquire(Holder):
                 self.pool._report('on_connection_dead failed for', self.key, error)
                 return 0
             self.check_deadline('creation' if todo == HOOK_CREATE else HOOKS[todo], error)
+            if verdict != DONE:
+                return self.decide(verdict)
         raise error
 
     cpdef int abandon(self, error) except -1:
@@ -198,7 +211,9 @@ cdef class Acquire(Holder):
         self.open_call()
         started = self.call_hook(False)
         if isinstance(self.pool, AsyncPool):
+            self.misused = True
             check_awaitable(self.pool._manager, self.a.todo, started)
+            self.misused = False
             if self.a.todo == HOOK_CREATE:
                 return new_creation(self, started)
         return started
@@ -216,11 +231,15 @@ cdef class Acquire(Holder):
             self.completed(result)
 
     def remaining(self):
-        """Return the seconds that are left for hooks; None: there is no limit."""
-        return None if self.a.deadline == INFINITY else max(0.0, self.a.deadline - self.core.now())
+        """Return the seconds that are left for the hook that `next` asked for; None: there is no limit."""
+        cdef double limit = self.core.pool.connect_timeout if self.a.todo == HOOK_CREATE else INFINITY
+        if self.a.deadline < INFINITY:
+            limit = min(limit, max(0.0, self.a.deadline - self.core.now()))
+        return None if limit == INFINITY else limit
 
     def time_to_wait(self):
-        """Return for how long to wait, seconds: in the queue until the deadline; for a disposal a moment, and none if
+        """Return for how long to wait, seconds: in the queue until the deadline, or until it is time to look whether
+        the endpoint may connect again; for a disposal a moment, and none if
         the acquire has to wait in the queue anyway."""
         if self.a.todo == DO_WAIT:
             return self.patience(GRACE if self.nowait else INFINITY)
@@ -231,7 +250,7 @@ cdef class Acquire(Holder):
         to leave it a place."""
         if self.nowait and not (self.set_off and self.ep.e.reserved + self.ep.e.disposing > 0):
             return 0.0
-        return max(0.0, min(most, self.a.deadline - self.core.now()))
+        return max(0.0, min(most, min(self.a.deadline, self.alarm) - self.core.now()))
 
     @property
     def todo(self):
@@ -271,6 +290,11 @@ cdef class Acquire(Holder):
                 self.a.todo = DO_WAIT
                 return 0
             self.disposed = False       # a finalizer left something, which was reclaimed just now
+        if verdict == UNAVAILABLE:
+            error = self.last_error
+            raise unavailable(self, error) from error
+        if verdict == FAILED:
+            raise own_error(self)
         if verdict == TURNED_AWAY:
             raise ConnectionPoolClosedError(f'{self.pool.name} is closed')
         if verdict == CREATE:
@@ -281,9 +305,12 @@ cdef class Acquire(Holder):
         return 0
 
     cdef int wait_ended(self, woken) except -1:
-        cdef int verdict = poll(self) if woken else expire(self)
+        cdef bint looks = woken or self.alarm < INFINITY
+        cdef int verdict
+        self.alarm = INFINITY
+        verdict = poll(self) if looks else expire(self)
         self.disposed = False
-        if verdict == WAIT and not woken:
+        if verdict == WAIT and not looks:
             raise self.timed_out('waiting') from self.last_error
         return self.decide(verdict)
 
@@ -292,6 +319,7 @@ cdef class Acquire(Holder):
         cdef int verdict = book(self, conn)
         self.newborn = None
         if verdict == NEW:
+            self.misused = True
             return self.failed(repeated(self.pool._manager, conn))
         self.end_call(CALL_OK, None)
         if verdict == TURNED_AWAY:
@@ -371,8 +399,7 @@ cdef class Acquire(Holder):
         blocked_by = self.blocked_by if waited else 'creation' if phase == 'creation' else None
         age = max(0.0, core.now() - oldest) if oldest < INFINITY else 0.0
         allowed = 'at once' if self.nowait else 'in time' if self.timeout is None else f'within {self.timeout:g} s'
-        blocked = '' if not waited else ', blocked by creation' if blocked_by == 'creation' else (
-            f', blocked by {name_of_cap(blocked_by, limit, self.key)} ({blocked_by})')
+        blocked = '' if not waited else f', blocked by {describe_block(self, blocked_by, limit)}'
         held_for = f', the longest held for {age:.3g} s' if used and waited else ''
         if waited and used:
             blocked += closed_without_release(self)

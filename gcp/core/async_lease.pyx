@@ -124,7 +124,7 @@ cdef class AsyncLease(Holder):
         cdef int outcome = NOT_HELD
         if self.phase != HELD:
             return leave_empty(self)
-        if pool.plain and (error is None or pool._clean_after_error is None) and (
+        if pool.plain and (error is None or not pool.judges) and (
             pool.is_at_home() or pool.can_leave_now()
         ):
             core.before('release')
@@ -265,8 +265,8 @@ cdef class AsyncLease(Holder):
             return True
         if todo == DO_WAIT and not acquire.nowait and not self.pool._core.pool.disposing:
             future = (<FutureEvent>acquire.event).future
-            if acquire.a.deadline < INFINITY:
-                seconds = acquire.patience(INFINITY)
+            seconds = acquire.patience(INFINITY)
+            if seconds < INFINITY:
                 acquire.timer = self.pool.loop.call_later(seconds, time_out, future, context=Context())
             self.coro = future.__await__()
             self.phase = WAITING

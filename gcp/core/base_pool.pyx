@@ -72,6 +72,7 @@ cdef class BaseConnectionPool:
     cdef readonly object _clean_after_error
     cdef readonly object _classify
     cdef readonly object _keepalive
+    cdef bint judges                    # whether the manager is asked about the error of a holder
     cdef public object _dispose         # for what a caller disposes of by itself; None: it does not
     # Whether an idle hit calls no hook when it is acquired, none when it is released, looks for nothing that expired.
     cdef bint direct
@@ -99,6 +100,7 @@ cdef class BaseConnectionPool:
         self._clean_after_error = hooks.get('clean_after_error')
         self._classify = hooks.get('classify')
         self._keepalive = hooks.get('keepalive')
+        self.judges = self._clean_after_error is not None or self._classify is not None
         self.name = options.name or next_name(type(manager).__name__)
         self.direct = self._check_aliveness is None and self._on_acquire is None
         self.plain = self._on_release is None
@@ -262,7 +264,7 @@ cdef class BaseConnectionPool:
         cdef pool_t* pool = &self._core.pool
         return (
             f'<{type(self).__name__} {self.name}: {pool.idle} idle, {pool.used} used, {pool.creating} creating, '
-            f'{pool.waiting} waiting; closed={bool(pool.closed)}>'
+            f'{pool.waiting} waiting{describe_blocks(self._core)}; closed={bool(pool.closed)}>'
         )
 
     def __reduce_ex__(self, protocol):

@@ -6,7 +6,9 @@ from cpython.mem cimport PyMem_RawFree
 from gcp.core.clock cimport gcp_monotonic
 from gcp.core.platform cimport PyTypeObject, gcp_lock, gcp_mutex, gcp_mutex_init, gcp_unlock
 from gcp.core.ring cimport ring_empty, ring_init, ring_insert, ring_remove
-from gcp.core.state cimport CALL_OK, USE, count_hook_call, endpoint_expiring, first_due, pool_t, taken, waiter_t
+from gcp.core.state cimport (
+    CALL_OK, USE, count_hook_call, endpoint_expiring, endpoint_t, first_due, pool_t, taken, waiter_t,
+)
 from gcp.core.transitions cimport close_pool, collect_expired, find_leaks, force_close, next_due
 
 
@@ -65,6 +67,7 @@ cdef class Core:
         ring_init(&pool.idle_extras)
         ring_init(&pool.victims)
         ring_init(&pool.reserving)
+        ring_init(&pool.failing)
         ring_init(&pool.endpoints)
         self.family.core = <PyObject*>self
         ring_init(&self.family.ring)
@@ -124,6 +127,8 @@ cdef class Core:
         """After a transition: do what it left to do outside the lock."""
         if self.pool.woken != NULL:
             wake_waiters(self)
+        if self.pool.called != NULL:
+            wake_timekeepers(self)
         if self.pool.empties != NULL:
             forget_empty_endpoints(self)
         if self.pool.wake_collector:
@@ -278,6 +283,35 @@ cdef inline bint expiry_is_due(pool_t* pool, double now) noexcept nogil:
     if pool.due.n > 0:
         pool.next_expiry = min(pool.next_expiry, first_due(pool).expires)
     return now >= pool.next_expiry
+
+
+cdef Acquire next_timekeeper(Core core):
+    """Return a waiter that is to look how long it has to wait now; None: there is none, for the next endpoint."""
+    cdef pool_t* pool = &core.pool
+    cdef endpoint_t* ep
+    cdef Acquire acquire = None
+    gcp_lock(&core.mutex)
+    ep = pool.called
+    if ep != NULL:
+        pool.called = ep.next_called
+        ep.in_called = False
+        if ep.timekeeper != NULL:
+            acquire = <Acquire>ep.timekeeper.self
+    gcp_unlock(&core.mutex)
+    return acquire
+
+
+cdef int wake_timekeepers(Core core) except -1:
+    """Wake the waiters that are to look how long they have to wait now."""
+    cdef Acquire acquire
+    while core.pool.called != NULL:
+        acquire = next_timekeeper(core)
+        if acquire is not None and acquire.event is not None:
+            try:
+                set_event(acquire.event)
+            except Exception:
+                pass                # its event loop is closed
+    return 0
 
 
 cdef int wake_waiters(Core core) except -1:

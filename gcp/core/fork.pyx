@@ -3,6 +3,7 @@
 
 from cpython.mem cimport PyMem_RawFree
 
+from gcp.core.connects cimport forget_failures
 from gcp.core.platform cimport gcp_mutex_init, gcp_take
 from gcp.core.ring cimport ring_empty, ring_init, ring_remove, ring_t
 from gcp.core.state cimport (
@@ -31,12 +32,15 @@ cdef int reset_after_fork(Core core) except -1:
     ring_init(&pool.idle_extras)
     ring_init(&pool.victims)
     ring_init(&pool.reserving)
+    ring_init(&pool.failing)
     pool.idle = pool.used = pool.creating = pool.disposing = pool.waiting = pool.size = 0
+    pool.reserved = 0
     pool.due.n = 0
     pool.blocked.n = 0
     pool.expiring.n = 0
     pool.woken = NULL
     pool.empties = NULL
+    pool.called = NULL
     pool.abandoned_slots = NULL
     pool.abandoned_waiters = NULL
     pool.abandoned_permits = False
@@ -72,6 +76,8 @@ cdef void drop_slots(pool_t* pool, bint inherited):
         e = endpoint_link(pool.endpoints.next)
         ring_remove(&e.link)
         e.listed = False
+        forget_failures(pool, e)
+        e.in_called = False
         rings[0], rings[1], rings[2], rings[3] = &e.base, &e.extras, &e.used, &e.disposals
         for i in range(4):
             while not ring_empty(rings[i]):

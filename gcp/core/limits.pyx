@@ -94,8 +94,3 @@ cdef int limits_failed(Core core, key, error) except -1:
         if core.report is not None:
             core.report('limits failed for', key, error)
     return 0
-
-
-cdef str name_of_cap(str cap, limit, endpoint):
-    """Name a cap by the argument that sets it, with its value."""
-    return f'total_max_size={limit}' if cap == 'total cap' else f'max_size={limit} of endpoint {describe(endpoint)}'

@@ -43,7 +43,8 @@ cdef class Endpoint:
     """The record of one endpoint. Owns a reference to each of its slots."""
     cdef endpoint_t e
     cdef object key
-    cdef object last_error   # of create, kept while there are waiters
+    cdef object last_error   # of create, kept while there are waiters, and while it tells when to connect again
+    cdef object last_traceback   # of that error, as it left the hook
 
     def __cinit__(self, key):
         cdef endpoint_t* e = &self.e
@@ -58,6 +59,7 @@ cdef class Endpoint:
         ring_init(&e.disposals)
         ring_init(&e.queue)
         ring_init(&e.link)
+        ring_init(&e.in_failing)
 
 
 cdef void forget_limits(limits_t* own) noexcept nogil:

@@ -2,7 +2,7 @@
 
 from gcp.core.heap cimport heap_has_room, heap_remove
 from gcp.core.platform cimport PyDict_GetItemWithError, gcp_delete_if, gcp_lock, gcp_unlock
-from gcp.core.ring cimport ring_insert, ring_remove, ring_t
+from gcp.core.ring cimport ring_empty, ring_insert, ring_remove, ring_t
 from gcp.core.scheduling cimport expires_before
 from gcp.core.state cimport (
     USED, counters_t, endpoint_object, endpoint_t, limits_t, pool_t, set_limits, slot_in_endpoint, slot_object, slot_t,
@@ -51,10 +51,22 @@ cdef int list_endpoint(Core core, Endpoint ep) except -1:
     return 0
 
 
+cdef void forget_call(pool_t* pool, endpoint_t* e) noexcept nogil:
+    """Take an endpoint without waiters out of the list of those whose timekeeper is to be woken."""
+    cdef endpoint_t** link = &pool.called
+    while link[0] != e:
+        link = &link[0].next_called
+    link[0] = e.next_called
+    e.in_called = False
+
+
 cdef bint unregister(pool_t* pool, endpoint_t* e) noexcept nogil:
     """Drop the record of an endpoint unless it is in use again. Its counts go to the retired totals."""
-    if e.waiting or taken(e) or not e.listed:
+    if e.waiting or taken(e) or not e.listed or not ring_empty(&e.in_failing):
         return False
+    if e.in_called:
+        forget_call(pool, e)
+    e.failures = 0
     ring_remove(&e.link)
     heap_remove(&pool.expiring, &e.expiring, expires_before)
     table_remove(&pool.known, e)

@@ -5,7 +5,7 @@ from gcp.core.platform cimport gcp_is_coroutine, gcp_lock, gcp_unlock
 from gcp.core.ring cimport ring_empty
 from gcp.core.state cimport CALL_OK, HOOK_DISPOSE, HOOK_ON_RELEASE, slot_object, slot_t
 from gcp.core.table cimport table_find
-from gcp.core.transitions cimport begin_release, discard_slot, end_release
+from gcp.core.transitions cimport begin_release, discard_slot, end_release, expire_endpoint
 
 
 # What a release without a machine came to.
@@ -199,8 +199,21 @@ cdef Release discard_now(BaseConnectionPool pool, Slot slot, uint64_t lease, str
 
 
 cpdef bint is_clean(BaseConnectionPool pool, endpoint, conn, error) except -1:
-    """Ask the manager whether a connection may be used again after an error. Without an answer it may not."""
-    if error is None or pool._clean_after_error is None:
+    """Ask the manager whether a connection may be used again after an error of its holder. One that makes all others of
+    its endpoint useless as well expires them."""
+    if error is None:
+        return True
+    kind = classify(pool, endpoint, error)
+    if kind is ErrorClass.STALE:
+        expire_all(pool._core, endpoint)
+    if kind is ErrorClass.TRANSIENT or kind is ErrorClass.PERMANENT:
+        return says_clean(pool, endpoint, conn, error)
+    return kind is ErrorClass.HARMLESS
+
+
+cdef bint says_clean(BaseConnectionPool pool, endpoint, conn, error) except -1:
+    """Ask `clean_after_error`. Without an answer the connection is not clean."""
+    if pool._clean_after_error is None:
         return True
     try:
         clean = pool._clean_after_error(endpoint, conn, error)
@@ -225,6 +238,23 @@ cdef bint keeps(BaseConnectionPool pool, Slot slot, uint64_t lease, error) excep
         if not clean:
             discard_now(pool, slot, lease, 'error')
     return clean
+
+
+cdef int expire_all(Core core, endpoint) except -1:
+    """Expire all connections of an endpoint that were opened before now."""
+    cdef Endpoint ep = find_endpoint(core, endpoint)
+    cdef double now
+    if ep is None:
+        return 0
+    core.before('expire_all')
+    now = core.now()
+    gcp_lock(&core.mutex)
+    core.pool.now = now
+    if ep.e.listed:
+        expire_endpoint(&core.pool, &ep.e)
+    gcp_unlock(&core.mutex)
+    core.after()
+    return 0
 
 
 cdef Release cleanup_after(BaseConnectionPool pool, endpoint):

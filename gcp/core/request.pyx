@@ -1,13 +1,14 @@
 # What an acquire asks of the core, one transition each: for a slot, for its verdict, to book a connection, to end.
 
+from gcp.core.connects cimport keep_time, serve_due
 from gcp.core.histogram cimport N_WAIT_BOUNDS, gcp_seconds, observe
 from gcp.core.platform cimport gcp_lock, gcp_unlock
-from gcp.core.ring cimport ring_init, ring_t
-from gcp.core.scheduling cimport note_if_empty
+from gcp.core.ring cimport ring_empty, ring_init, ring_t
+from gcp.core.scheduling cimport endpoint_may_connect, has_to_delay, note_if_empty, pool_may_connect
 from gcp.core.state cimport (
-    CALL_ERROR, CANCELLED, CREATE, CREATED, DEAD, DONE, ERROR, HIT, HOOK_CREATE, HOOK_FAILED, NEW, N_HOOKS, TIMED_OUT,
-    TURNED_AWAY, USE, WAIT, WAITED, cap, count_hook_call, counters_t, endpoint_link, endpoint_object, endpoint_t, pool_t,
-    slot_in_endpoint, slot_object, slot_t, taken,
+    CALL_ERROR, CANCELLED, CREATE, CREATED, DEAD, DONE, ERROR, HIT, HOOK_CREATE, HOOK_FAILED, NEW, N_HOOKS, REJECTED,
+    TIMED_OUT, TURNED_AWAY, USE, WAIT, WAITED, cap, count_hook_call, counters_t, endpoint_link, endpoint_object,
+    endpoint_t, pool_t, slot_in_endpoint, slot_object, slot_t, taken,
 )
 from gcp.core.table cimport table_find
 from gcp.core.transitions cimport book_connection, discard_slot, end_release, make_room, request_slot, withdraw
@@ -34,6 +35,7 @@ cdef Acquire new_acquire(BaseConnectionPool pool, endpoint, timeout):
     acquire.a.todo = DO_ASK
     acquire.a.hook = N_HOOKS
     acquire.create_began = NEVER
+    acquire.alarm = INFINITY
     acquire.core = core
     ring_init(&acquire.w.node)
     acquire.w.self = <PyObject*>acquire
@@ -146,10 +148,22 @@ cdef int ask(Acquire acquire, bint again) except -1:
 cdef int arm(Acquire acquire, event) except -1:
     """Say which event ends the wait. Returns the verdict: WAIT, or what has come meanwhile."""
     cdef Core core = acquire.core
+    cdef endpoint_t* e = &acquire.ep.e
+    cdef bint delayed
+    cdef double now
     core.before('arm')
+    now = core.now() if e.delayed else 0.0
     gcp_lock(&core.mutex)
     acquire.event = event
+    delayed = e.delayed and now > 0 and acquire.epoch == core.pool.epoch and acquire.w.state == WAIT
+    if delayed:
+        serve_due(&core.pool, e, now)
+        acquire.alarm = keep_time(&core.pool, &acquire.w)
+        if acquire.nowait or acquire.alarm >= acquire.a.deadline:
+            acquire.alarm = INFINITY
     gcp_unlock(&core.mutex)
+    if delayed:
+        core.after()
     return look(acquire)
 
 
@@ -174,10 +188,13 @@ cdef int expire(Acquire acquire) except -1:
     """Leave the wait queue at the deadline. Returns WAIT if nothing had come, else the verdict that had."""
     cdef Core core = acquire.core
     cdef int found
+    cdef double now
     core.before('expire')
     if acquire.epoch != core.pool.epoch:
         return look(acquire)
+    now = core.now()
     gcp_lock(&core.mutex)
+    core.pool.now = now
     found = acquire.w.state
     if found == WAIT:
         withdraw(&core.pool, &acquire.w)
@@ -187,38 +204,61 @@ cdef int expire(Acquire acquire) except -1:
         return look(acquire)
     Py_DECREF(acquire)
     acquire.cause = acquire.ep.last_error
-    if acquire.ep.e.waiting == 0 and acquire.ep.e.creating == 0:
-        acquire.ep.last_error = None
+    if not keeps_error(acquire.ep):
+        acquire.ep.last_error = acquire.ep.last_traceback = None
     core.after()
     return WAIT
+
+
+cdef str what_blocks(pool_t* pool, endpoint_t* e):
+    """Say what an acquire that waits for an endpoint waits for: one of those of `AcquireTimeoutError.blocked_by`."""
+    if taken(e) - e.reserved >= cap(e):
+        return 'creation' if e.n_used == 0 and e.creating else 'endpoint cap'
+    if has_to_delay(pool, e):
+        return 'retry delay'
+    if not endpoint_may_connect(pool, e):
+        return 'connect limit'
+    if not pool_may_connect(pool):
+        return 'total connect limit'
+    return 'creation' if pool.used == 0 and pool.creating else 'total cap'
+
+
+cdef object limit_of(pool_t* pool, endpoint_t* e, str block):
+    """Return the limit that blocks."""
+    if block == 'connect limit':
+        return pool.max_connecting
+    if block == 'total connect limit':
+        return pool.max_connecting_total
+    return cap(e) if taken(e) - e.reserved >= cap(e) or block == 'retry delay' else pool.total_max_size
 
 
 cdef void note_block(Acquire acquire):
     """Remember what stands in the way, for the error's message."""
     cdef pool_t* pool = &acquire.core.pool
     cdef endpoint_t* e = &acquire.ep.e
+    cdef bint own = taken(e) - e.reserved >= cap(e)
     cdef double oldest = INFINITY
     cdef ring_t* node
-    if taken(e) - e.reserved >= cap(e):
-        acquire.blocked_by = 'creation' if e.n_used == 0 and e.creating else 'endpoint cap'
+    acquire.blocked_by = what_blocks(pool, e)
+    limit = limit_of(pool, e, acquire.blocked_by)
+    if own or acquire.blocked_by == 'connect limit' or acquire.blocked_by == 'retry delay':
         if e.n_used:
             oldest = slot_in_endpoint(e.used.next).since
-        acquire.block = (e.n_base + e.n_extra, e.n_used, e.creating, e.waiting, cap(e), oldest)
+        acquire.block = (e.n_base + e.n_extra, e.n_used, e.creating, e.waiting, limit, oldest)
         return
-    acquire.blocked_by = 'creation' if pool.used == 0 and pool.creating else 'total cap'
     node = pool.endpoints.next
     while node != &pool.endpoints:
         e = endpoint_link(node)
         if e.n_used and slot_in_endpoint(e.used.next).since < oldest:
             oldest = slot_in_endpoint(e.used.next).since
         node = node.next
-    acquire.block = (pool.idle, pool.used, pool.creating, pool.waiting, pool.total_max_size, oldest)
+    acquire.block = (pool.idle, pool.used, pool.creating, pool.waiting, limit, oldest)
 
 
 cdef str closed_without_release(Acquire acquire):
     """Return a hint if connections that stand in the way were closed by their holders, which did not release them."""
     cdef pool_t* pool = &acquire.core.pool
-    cdef endpoint_t* own = NULL if acquire.blocked_by == 'total cap' else &acquire.ep.e
+    cdef endpoint_t* own = NULL if acquire.blocked_by.startswith('total ') else &acquire.ep.e
     cdef endpoint_t* e
     cdef ring_t* node
     cdef ring_t* used
@@ -302,7 +342,7 @@ cdef int book(Acquire acquire, conn) except -1:
         raise MemoryError
     acquire.fresh = None
     acquire.made = True
-    acquire.ep.last_error = None
+    acquire.ep.last_error = acquire.ep.last_traceback = None
     core.after()
     tracer = core.tracer
     if tracer is not None:
@@ -334,7 +374,10 @@ cdef int return_permit(Acquire acquire, error) except -1:
     withdraw(&core.pool, &acquire.w)
     count_hook_call(&core.pool.metrics, HOOK_CREATE, outcome, now - acquire.create_began)
     gcp_unlock(&core.mutex)
-    ep.last_error = error if ep.e.waiting or ep.e.creating else None
+    if not keeps_error(ep):
+        ep.last_error = ep.last_traceback = None
+    elif ring_empty(&ep.e.in_failing):
+        ep.last_error = error
     core.after()
     return 0
 
@@ -389,7 +432,8 @@ cdef bint withdraw_acquire(Acquire acquire, error) except -1:
     if acquire.ended:
         return False
     if isinstance(error, Exception):
-        result = TIMED_OUT if isinstance(error, AcquireTimeoutError) else ERROR
+        result = TIMED_OUT if isinstance(error, AcquireTimeoutError) else (
+            REJECTED if isinstance(error, EndpointUnavailableError) else ERROR)
     stop_timer(acquire)
     core.before('abandon')
     now = core.now()

@@ -8,9 +8,9 @@ from gcp.core.histogram cimport N_AGE_BOUNDS, gcp_ages, observe
 from gcp.core.platform cimport gcp_prefetch
 from gcp.core.ring cimport ring_empty, ring_insert, ring_remove, ring_t
 from gcp.core.state cimport (
-    CREATE, DISCARDED, DISPOSING, EVICTED, HANDOFF, IDLE, IDLE_TIMEOUT, MAX_LIFETIME, POOL_CLOSED, TO_DISPOSAL, TO_IDLE,
-    USE, USED, WAIT, base_size, cap, endpoint_expiring, endpoint_rank, endpoint_t, first_waiter, held, idle_limit, neediest,
-    pool_t, slot_due, slot_in_pool, slot_reservation, slot_t, taken, waiter_node, waiter_t,
+    CREATE, DISCARDED, DISPOSING, EVICTED, EXPIRED, HANDOFF, IDLE, IDLE_TIMEOUT, MAX_LIFETIME, POOL_CLOSED,
+    TO_DISPOSAL, TO_IDLE, USE, USED, WAIT, base_size, cap, endpoint_expiring, endpoint_rank, endpoint_t, first_waiter,
+    held, idle_limit, neediest, pool_t, slot_due, slot_in_pool, slot_reservation, slot_t, taken, waiter_node, waiter_t,
 )
 from gcp.core.table cimport home_of, table_add, table_has_room, table_remove
 
@@ -74,26 +74,68 @@ cdef inline void enqueue(pool_t* pool, waiter_t* w) noexcept nogil:
 
 cdef inline void dequeue(pool_t* pool, waiter_t* w) noexcept nogil:
     ring_remove(&w.node)
+    if w.ep.timekeeper == w:
+        w.ep.timekeeper = NULL
     w.ep.waiting -= 1
     pool.waiting -= 1
+
+
+# --- which connects may begin ---
+
+cdef inline bint has_to_delay(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """Whether a failing endpoint may not connect now: it is not yet time for the next attempt, or one is in progress."""
+    return ep.delayed and (ep.creating + ep.reserved > 0 or pool.now < ep.retry_at)
+
+
+cdef inline bint endpoint_may_connect(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """Whether an endpoint may begin one more connect, as far as it is concerned. A reservation counts as a connect."""
+    return ep.creating + ep.reserved < pool.max_connecting and not has_to_delay(pool, ep)
+
+
+cdef inline bint pool_may_connect(pool_t* pool) noexcept nogil:
+    """Whether the limit of all connects leaves room for one more."""
+    return pool.creating + pool.reserved < pool.max_connecting_total
+
+
+cdef inline bint may_connect(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """Whether an endpoint may begin one more connect now. The caps on places are another matter."""
+    return endpoint_may_connect(pool, ep) and pool_may_connect(pool)
+
+
+cdef inline void call_timekeeper(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """See to it that one waiter of a failing endpoint looks again when its next connect is due."""
+    if not ep.waiting or ep.timekeeper != NULL or ep.creating + ep.reserved > 0:
+        return
+    ep.timekeeper = first_waiter(ep)
+    if not ep.in_called:
+        ep.in_called = True
+        ep.next_called = pool.called
+        pool.called = ep
 
 
 # --- what has changed of an endpoint ---
 
 cdef inline void update_blocked(pool_t* pool, endpoint_t* ep) noexcept nogil:
     """Update the heap of blocked endpoints after an endpoint's wait queue, holdings or reservations have changed."""
-    if ep.waiting > ep.reserved and taken(ep) < cap(ep):
+    if ep.waiting > ep.reserved and taken(ep) < cap(ep) and endpoint_may_connect(pool, ep):
         if ep.rank < 0:
             heap_push(&pool.blocked, &ep.rank, needier)
         else:
             heap_sift(&pool.blocked, ep.rank, needier)
     elif ep.rank >= 0:
         heap_remove(&pool.blocked, &ep.rank, needier)
+    if ep.delayed:
+        call_timekeeper(pool, ep)
+
+
+cdef inline bint is_remembered(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """Whether the failures of an endpoint say something about its next connect."""
+    return not ring_empty(&ep.in_failing)
 
 
 cdef inline void note_if_empty(pool_t* pool, endpoint_t* ep) noexcept nogil:
     """Note an endpoint without connections and waiters: its record can be dropped."""
-    if ep.waiting == 0 and taken(ep) == 0 and not ep.in_empties and ep.listed:
+    if ep.waiting == 0 and taken(ep) == 0 and not ep.in_empties and ep.listed and not is_remembered(pool, ep):
         ep.in_empties = True
         ep.next_empty = pool.empties
         pool.empties = ep
@@ -246,24 +288,26 @@ cdef inline void evict_for(pool_t* pool, slot_t* s, endpoint_t* needy) noexcept 
     s.reserved_for = needy
     ring_insert(&pool.reserving, &s.reservation)
     needy.reserved += 1
+    pool.reserved += 1
     update_blocked(pool, needy)
     update_blocked(pool, s.ep)
 
 
-cdef inline endpoint_t* cancel_reservation(slot_t* s) noexcept nogil:
+cdef inline endpoint_t* cancel_reservation(pool_t* pool, slot_t* s) noexcept nogil:
     """Cancel the reservation of a victim's place. Return the endpoint that had it, or NULL."""
     cdef endpoint_t* needy = s.reserved_for
     if needy != NULL:
         s.reserved_for = NULL
         ring_remove(&s.reservation)
         needy.reserved -= 1
+        pool.reserved -= 1
     return needy
 
 
 # --- serving waiters ---
 
 cdef inline void grant_permit(pool_t* pool, endpoint_t* ep) noexcept nogil:
-    """Let the first waiter create a connection. The caller has checked both caps."""
+    """Let the first waiter create a connection. The caller has checked both caps, and `may_connect`."""
     cdef waiter_t* w = first_waiter(ep)
     dequeue(pool, w)
     ep.creating += 1
@@ -285,6 +329,11 @@ cdef inline void hand_off(pool_t* pool, slot_t* s, double now) noexcept nogil:
     update_blocked(pool, ep)
 
 
+cdef inline bint can_use_reservation(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """Whether an endpoint may begin the connect for which it has a reservation: its connects may have failed since."""
+    return not ep.delayed or (ep.creating == 0 and pool.now >= ep.retry_at)
+
+
 cdef inline void serve_reserved(pool_t* pool) noexcept nogil:
     """Grant free places to endpoints with reservations: their waiters need not wait for those victims then."""
     cdef ring_t* node = pool.reserving.next
@@ -292,18 +341,22 @@ cdef inline void serve_reserved(pool_t* pool) noexcept nogil:
     while pool.size < pool.total_max_size and node != &pool.reserving:
         s = slot_reservation(node)
         node = node.next
-        if s.reserved_for.waiting and taken(s.reserved_for) <= cap(s.reserved_for):
-            grant_permit(pool, cancel_reservation(s))
+        if (
+            s.reserved_for.waiting and taken(s.reserved_for) <= cap(s.reserved_for)
+            and can_use_reservation(pool, s.reserved_for)
+        ):
+            grant_permit(pool, cancel_reservation(pool, s))
 
 
 cdef inline void serve_blocked(pool_t* pool) noexcept nogil:
-    """Serve waiters that only the total cap holds back, as far as free places and idle connections go.
+    """Serve waiters that only the total cap holds back, as far as free places and idle connections go, and as far as
+    the limit of all connects allows.
 
     Holds after each transition: no such waiter is left while there is a free place or an idle connection.
     """
     cdef endpoint_t* needy
     cdef slot_t* s
-    while pool.blocked.n:
+    while pool.blocked.n and pool_may_connect(pool):
         needy = neediest(pool)
         if pool.size < pool.total_max_size:
             grant_permit(pool, needy)
@@ -338,10 +391,12 @@ cdef inline int find_use(pool_t* pool, slot_t* s, double now) noexcept nogil:
         make_victim(pool, s, POOL_CLOSED)
         return TO_DISPOSAL
     if now >= s.expires:
-        make_victim(pool, s, MAX_LIFETIME)
+        make_victim(pool, s, EXPIRED if s.stale else MAX_LIFETIME)
         update_blocked(pool, ep)
         return TO_DISPOSAL
     needy = neediest(pool)
+    if needy != NULL and not pool_may_connect(pool):
+        needy = NULL
     if ep.waiting:
         if needy != NULL and needy != ep and yields_to(pool, s, needy, now):
             evict_for(pool, s, needy)

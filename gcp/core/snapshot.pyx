@@ -10,8 +10,10 @@ from gcp.core.state cimport (
 )
 from gcp.core.transitions cimport find_leaks, write_off
 
-REASONS = ('idle_timeout', 'max_lifetime', 'dead', 'discarded', 'evicted', 'pool_closed', 'error')
-RESULTS = ('hit', 'created', 'waited', 'timeout', 'cancelled', 'error')
+REASONS = ('idle_timeout', 'max_lifetime', 'dead', 'discarded', 'evicted', 'pool_closed', 'error', 'expired')
+RESULTS = ('hit', 'created', 'waited', 'timeout', 'cancelled', 'error', 'rejected')
+CONNECT_FAILURES = ('transient', 'permanent')
+BREAKER_STATES = ('closed', 'open', 'half_open')
 OUTCOMES = ('handoff', 'discarded', 'idle')
 
 
@@ -34,6 +36,9 @@ cdef struct counts_t:
     Py_ssize_t waiting
     limits_t limits
     counters_t counters
+    int failures
+    int breaker
+    double retry_at
 
 
 cdef struct oldest_t:
@@ -45,6 +50,8 @@ cdef void add_counters(counters_t* to, counters_t* more) noexcept nogil:
     cdef int i
     to.created += more.created
     to.leaks += more.leaks
+    for i in range(2):
+        to.connect_failures[i] += more.connect_failures[i]
     for i in range(<int>N_REASONS):
         to.closed[i] += more.closed[i]
     for i in range(<int>N_RESULTS):
@@ -75,6 +82,9 @@ cdef void copy_endpoint(endpoint_t* e, counts_t* copy) noexcept nogil:
     copy.waiting = e.waiting
     copy.limits = limits_of_endpoint(e)
     copy.counters = e.counters
+    copy.failures = e.failures
+    copy.breaker = 0 if not e.broken else 2 if e.creating + e.reserved else 1
+    copy.retry_at = e.retry_at if e.delayed else 0.0
 
 
 cdef void copy_total(pool_t* pool, counts_t* copy) noexcept nogil:
@@ -148,6 +158,17 @@ cdef dict counts_of(counts_t* copy):
         'closed': {REASONS[i]: copy.counters.closed[i] for i in range(<int>N_REASONS)},
         'acquires': {RESULTS[i]: copy.counters.acquires[i] for i in range(<int>N_RESULTS)},
         'releases': {OUTCOMES[i]: copy.counters.releases[i] for i in range(<int>N_OUTCOMES)},
+        'connect_failures': {CONNECT_FAILURES[i]: copy.counters.connect_failures[i] for i in range(2)},
+    }
+
+
+cdef dict endpoint_of(counts_t* copy, double now):
+    return {
+        **counts_of(copy),
+        'breaker': BREAKER_STATES[copy.breaker],
+        'failures': copy.failures,
+        'retry_delay': max(0.0, copy.retry_at - now),
+        'limits': plain_limits(&copy.limits),
     }
 
 
@@ -214,9 +235,7 @@ cdef tuple take_snapshot(Core core):
     gcp_unlock(&core.mutex)
     try:
         for i in range(n):
-            counts = counts_of(&copies[i])
-            counts['limits'] = plain_limits(&copies[i].limits)
-            endpoints.append((<object>copies[i].key, counts))
+            endpoints.append((<object>copies[i].key, endpoint_of(&copies[i], now)))
         return total_of(&total, &metrics, max(0.0, now - oldest.waiter), max(0.0, now - oldest.use)), endpoints
     finally:
         free_copies(copies, n)

@@ -14,13 +14,14 @@ cdef enum slot_state:
     FREE, IDLE, USED, RETURNING, DISPOSING
 
 cdef enum waiter_state:
-    NEW, WAIT, CREATE, USE, TURNED_AWAY, DONE     # from WAIT to TURNED_AWAY: the verdicts of an acquire
+    # from WAIT to FAILED: the verdicts of an acquire
+    NEW, WAIT, CREATE, USE, TURNED_AWAY, UNAVAILABLE, FAILED, DONE
 
 cdef enum close_reason:
-    IDLE_TIMEOUT, MAX_LIFETIME, DEAD, DISCARDED, EVICTED, POOL_CLOSED, HOOK_FAILED, N_REASONS
+    IDLE_TIMEOUT, MAX_LIFETIME, DEAD, DISCARDED, EVICTED, POOL_CLOSED, HOOK_FAILED, EXPIRED, N_REASONS
 
 cdef enum acquire_result:
-    HIT, CREATED, WAITED, TIMED_OUT, CANCELLED, ERROR, N_RESULTS
+    HIT, CREATED, WAITED, TIMED_OUT, CANCELLED, ERROR, REJECTED, N_RESULTS
 
 cdef enum release_outcome:
     # TO_IDLE comes last, so that its counter lies beside that of HIT: an idle hit uses both
@@ -44,6 +45,7 @@ cdef struct counters_t:      # of an endpoint
     uint64_t created
     uint64_t closed[<int>N_REASONS]
     uint64_t leaks
+    uint64_t connect_failures[2]     # connects that failed: whose error may go away by itself, and permanent ones
 
 
 cdef struct metrics_t:       # of a pool
@@ -95,6 +97,7 @@ cdef struct slot_t:          # one connection
     flag_t acquired          # its acquire has succeeded, so that its release will be counted
     flag_t leaked            # held for longer than leak_after, and counted as a leak
     flag_t started           # abandoned after its dispose was called
+    flag_t stale             # opened before its endpoint's connections were expired
     double born
     ring_t reservation       # in the pool's ring of victims whose place is reserved
     endpoint_t* reserved_for      # the endpoint that may create a connection when this victim is gone
@@ -132,6 +135,18 @@ cdef struct endpoint_t:
     Py_ssize_t floor
     limits_t own             # what it was given
     double create_time       # smoothed, seconds; 0 before the first
+    # connects that have failed since the last one that succeeded: see `may_connect`
+    int failures
+    flag_t delayed           # its connects are made one at a time, the next one not before `retry_at`
+    flag_t broken            # acquires that find no idle connection fail at once, except one that probes
+    double failed_at
+    double retry_at
+    double retry_delay       # before jitter; 0 before the first failure
+    ring_t in_failing        # in the pool's ring of failing endpoints
+    waiter_t* timekeeper     # the waiter that looks again at `retry_at`
+    endpoint_t* next_called
+    flag_t in_called         # in the pool's list of endpoints whose timekeeper is to be woken
+    double stale_before      # connections whose connect began before count as expired
     endpoint_t* next_empty
     flag_t in_empties        # in the pool's list of empty endpoints
     flag_t listed            # in the pool's ring of endpoints, which owns a reference then
@@ -188,6 +203,8 @@ cdef struct pool_t:
     ring_t idle_extras
     ring_t victims           # to be disposed of, not yet taken for it
     ring_t reserving         # victims whose place is reserved, the oldest first
+    Py_ssize_t reserved      # how many those are
+    ring_t failing           # endpoints whose failures are remembered, the longest failing first
     ring_t endpoints
     Py_ssize_t n_endpoints
     heap_t due               # connections, the first to expire first: see `first_due`
@@ -203,6 +220,7 @@ cdef struct pool_t:
     waiter_t* woken          # in the order in which they were woken
     waiter_t* last_woken
     endpoint_t* empties
+    endpoint_t* called       # their timekeepers are to look how long they have to wait now
     bint wake_collector      # something expires before the collector wakes
     # left by finalizers, reclaimed by the next call
     bint pending             # there may be something
@@ -309,6 +327,11 @@ cdef inline endpoint_t* endpoint_rank(place_t* place) noexcept nogil:
 cdef inline endpoint_t* endpoint_expiring(place_t* place) noexcept nogil:
     cdef endpoint_t* any = <endpoint_t*>place
     return <endpoint_t*>(<char*>place - (<char*>&any.expiring - <char*>any))
+
+
+cdef inline endpoint_t* endpoint_failing(ring_t* node) noexcept nogil:
+    cdef endpoint_t* any = <endpoint_t*>node
+    return <endpoint_t*>(<char*>node - (<char*>&any.in_failing - <char*>any))
 
 
 cdef inline waiter_t* waiter_node(ring_t* node) noexcept nogil:

@@ -113,7 +113,7 @@ cdef class SyncPool(BaseConnectionPool):
         return not acquire.nowait and not self._core.pool.disposing
 
     cdef bint wait(self, Acquire acquire) except -1:
-        cdef double seconds = acquire.a.deadline - self._core.now()
+        cdef double seconds = acquire.patience(INFINITY)
         if type(acquire.event) is Event and seconds < INFINITY:
             return (<Event>acquire.event).wait(seconds)
         return self._wait(acquire.event, seconds)
@@ -131,7 +131,7 @@ cdef class SyncPool(BaseConnectionPool):
         :param error: what went wrong meanwhile, or None
         :param body: the same if it is about to be raised: an error of the release is chained to it
         """
-        if error is None or self._clean_after_error is None or keeps(self, slot, lease, error):
+        if error is None or not self.judges or keeps(self, slot, lease, error):
             return self.release_slot(slot, lease, body)
         return self.clean_up(slot.endpoint)
 
@@ -251,7 +251,7 @@ cdef class Lease(Holder):
         core.before('release')
         gcp_lock(&core.mutex)
         ours = self.holds()
-        if ours and pool.plain and (error is None or pool._clean_after_error is None):
+        if ours and pool.plain and (error is None or not pool.judges):
             outcome = pool.put_back(&self.slot.s, gcp_monotonic())
         gcp_unlock(&core.mutex)
         if not ours:

@@ -8,19 +8,21 @@
 from libc.math cimport INFINITY
 from libc.stdint cimport uint64_t
 
+from gcp.core.connects cimport connect_succeeded, forget_old_failures, is_probe
 from gcp.core.heap cimport heap_has_room, heap_push, heap_remove, heap_sift
 from gcp.core.histogram cimport N_AGE_BOUNDS, N_USE_BOUNDS, gcp_ages, gcp_seconds, observe
 from gcp.core.platform cimport random_fraction
 from gcp.core.ring cimport ring_empty, ring_remove, ring_t
 from gcp.core.scheduling cimport (
-    IN_CACHE, begin_use, cancel_reservation, count_leak, dequeue, dies_before, end_use, enqueue, expires_before, find_use,
-    grant_permit, has_expired, longest_idle, make_victim, note_expiry, note_if_empty, prefetch_next, remove_idle, serve_blocked,
-    update_blocked, wake,
+    IN_CACHE, begin_use, cancel_reservation, count_leak, dequeue, dies_before, end_use, enqueue, expires_before,
+    find_use, grant_permit, has_expired, longest_idle, make_victim, may_connect, note_expiry, note_if_empty,
+    prefetch_next, remove_idle, serve_blocked, update_blocked, wake,
 )
 from gcp.core.state cimport (
-    CALL_OK, CREATE, DISCARDED, DONE, FREE, HOOK_CREATE, IDLE, IDLE_TIMEOUT, MAX_LIFETIME, POOL_CLOSED, RETURNING,
-    TO_DISPOSAL, TO_IDLE, TURNED_AWAY, USE, USED, WAIT, cap, count_hook_call, endpoint_expiring, endpoint_link, endpoint_t,
-    first_due, first_waiter, idle_limit, lifetime, pool_t, slot_in_endpoint, slot_in_pool, slot_t, taken, waiter_t,
+    CALL_OK, CREATE, DISCARDED, DONE, EXPIRED, FREE, HOOK_CREATE, IDLE, IDLE_TIMEOUT, MAX_LIFETIME, POOL_CLOSED,
+    RETURNING, TO_DISPOSAL, TO_IDLE, TURNED_AWAY, UNAVAILABLE, USE, USED, WAIT, cap, count_hook_call,
+    endpoint_expiring, endpoint_link, endpoint_t, first_due, first_waiter, idle_limit, lifetime, pool_t,
+    slot_in_endpoint, slot_in_pool, slot_t, taken, waiter_t,
 )
 from gcp.core.table cimport table_add, table_has_room, table_remove, table_reserve
 
@@ -87,13 +89,19 @@ cdef inline int request_slot(pool_t* pool, waiter_t* w, double now) noexcept nog
                 return w.state
             if not expire_idle(pool, ep, now):
                 break
-        if taken(ep) < cap(ep) and pool.size < pool.total_max_size:
+        if ep.broken and not is_probe(pool, ep):
+            w.state = UNAVAILABLE
+            return w.state
+        if taken(ep) < cap(ep) and pool.size < pool.total_max_size and may_connect(pool, ep):
             ep.creating += 1
             pool.creating += 1
             pool.size += 1
             w.state = CREATE
             update_blocked(pool, ep)
             return w.state
+    elif ep.broken:
+        w.state = UNAVAILABLE
+        return w.state
     enqueue(pool, w)
     update_blocked(pool, ep)
     serve_blocked(pool)
@@ -155,9 +163,13 @@ cdef inline void book_connection(pool_t* pool, waiter_t* w, slot_t* s, double no
     s.expires = now + life
     begin_use(pool, s, now)
     table_add(&pool.members, s)
-    if s.expires < INFINITY:
+    if now - took < ep.stale_before:
+        s.expires = -INFINITY
+        s.stale = True
+    elif s.expires < INFINITY:
         heap_push(&pool.due, &s.due, dies_before)
         note_expiry(pool, s.expires)
+    connect_succeeded(pool, ep)
     w.slot = s
     w.lease = s.lease
     w.state = USE
@@ -263,7 +275,7 @@ cdef inline slot_t* take_victim(pool_t* pool) noexcept nogil:
 cdef inline void end_disposal(pool_t* pool, slot_t* s) noexcept nogil:
     """Free the place of a victim. It serves the endpoint for which it was reserved, or else the neediest."""
     cdef endpoint_t* ep = s.ep
-    cdef endpoint_t* needy = cancel_reservation(s)
+    cdef endpoint_t* needy = cancel_reservation(pool, s)
     ring_remove(&s.in_endpoint)
     ring_remove(&s.in_pool)
     s.state = FREE
@@ -271,7 +283,10 @@ cdef inline void end_disposal(pool_t* pool, slot_t* s) noexcept nogil:
     pool.disposing -= 1
     pool.size -= 1
     if needy != NULL:
-        if needy.waiting and taken(needy) < cap(needy) and pool.size < pool.total_max_size:
+        if (
+            needy.waiting and taken(needy) < cap(needy) and pool.size < pool.total_max_size
+            and may_connect(pool, needy)
+        ):
             grant_permit(pool, needy)
         update_blocked(pool, needy)
         note_if_empty(pool, needy)
@@ -282,7 +297,7 @@ cdef inline void end_disposal(pool_t* pool, slot_t* s) noexcept nogil:
 
 cdef inline void mark_overdue(pool_t* pool, slot_t* s) noexcept nogil:
     """Cancel the reservation of a victim whose disposal takes too long: its endpoint may be served another way."""
-    cdef endpoint_t* needy = cancel_reservation(s)
+    cdef endpoint_t* needy = cancel_reservation(pool, s)
     if needy == NULL:
         return
     update_blocked(pool, needy)
@@ -339,6 +354,7 @@ cdef inline Py_ssize_t collect_expired(pool_t* pool, double now, Py_ssize_t limi
     cdef double when
     cdef slot_t* s
     pool.now = now
+    forget_old_failures(pool)
     while n < limit:
         when = now
         s = next_due(pool, &when)
@@ -350,6 +366,25 @@ cdef inline Py_ssize_t collect_expired(pool_t* pool, double now, Py_ssize_t limi
         update_blocked(pool, s.ep)
         n += 1
     return n
+
+
+cdef inline void expire_endpoint(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """Expire all connections of an endpoint whose connect began before now: idle ones become victims, used ones will
+    when they are released."""
+    cdef ring_t* node = ep.used.next
+    cdef slot_t* s
+    ep.stale_before = pool.now
+    while node != &ep.used:
+        s = slot_in_endpoint(node)
+        node = node.next
+        heap_remove(&pool.due, &s.due, dies_before)
+        s.expires = -INFINITY
+        s.stale = True
+    while ep.n_base + ep.n_extra:
+        s = slot_in_endpoint(ep.base.next if ep.n_base else ep.extras.next)
+        remove_idle(pool, s)
+        make_victim(pool, s, EXPIRED)
+    update_blocked(pool, ep)
 
 
 # --- closing ---

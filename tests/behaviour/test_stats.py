@@ -50,7 +50,15 @@ async def test_every_acquire_ends_in_one_result(front: Front) -> None:
     with pytest.raises(OSError):
         await pool.acquire('db')
     stats = pool.stats()
-    assert stats.acquires == {'hit': 1, 'created': 1, 'waited': 1, 'timeout': 1, 'cancelled': 0, 'error': 1}
+    assert stats.acquires == {
+        'hit': 1,
+        'created': 1,
+        'waited': 1,
+        'timeout': 1,
+        'cancelled': 0,
+        'error': 1,
+        'rejected': 0,
+    }
     assert stats.releases == {'idle': 2, 'handoff': 1, 'discarded': 0}
     assert stats.closed == {
         'idle_timeout': 0,
@@ -60,6 +68,7 @@ async def test_every_acquire_ends_in_one_result(front: Front) -> None:
         'evicted': 0,
         'pool_closed': 0,
         'error': 1,
+        'expired': 0,
     }
 
 

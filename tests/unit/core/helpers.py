@@ -39,6 +39,19 @@ LIMITS: dict[str, Any] = {
     'max_lifetime': 3600.0,
     'lifetime_jitter': 0.0,
     'leak_threshold': inf,
+    'max_uses': None,
+    'keepalive_interval': inf,
+    'check_interval': 0.0,
+    'limits': None,
+    'refill': False,
+    'connect_workers': 0,
+    'connect_timeout': None,
+    'max_connecting': None,
+    'max_connecting_total': None,
+    'connect_retry': None,
+    'breaker_threshold': None,
+    'max_waiting': None,
+    'admission': None,
 }
 
 
@@ -105,12 +118,15 @@ class BenchPool(BaseConnectionPool[Any, Any]):
     verdict of an acquire and its end.
 
     :param clock: returns seconds
+    :param classify: the manager's
     :param options: the core's limits, and ``acquire_timeout``
     """
 
-    def __init__(self, clock: Callable[[], float], **options: Any) -> None:
+    def __init__(self, clock: Callable[[], float], classify: Callable[..., Any] | None = None, **options: Any) -> None:
         self.manager = BenchManager()
-        hooks = {'check_aliveness': self.manager.check_aliveness}
+        hooks = {'check_aliveness': self.manager.check_aliveness} | ({} if classify is None else {'classify': classify})
+        self.reported: list[tuple[str, Any, BaseException]] = []
+        self._report = lambda *args: self.reported.append(args)
         self._set_up(self.manager, SimpleNamespace(**DEFAULTS | LIMITS | options), hooks, clock)
         self._disposer = NoDisposer()
 

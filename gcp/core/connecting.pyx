@@ -1,0 +1,184 @@
+# What follows from a connect that failed: what its manager says about the error, what becomes of its acquire and of
+# those that wait for the same endpoint, and what they are told.
+
+from gcp.core.connects cimport end_failed_connect
+from gcp.core.platform cimport gcp_is_coroutine, gcp_lock, gcp_unlock
+from gcp.core.ring cimport ring_empty, ring_t
+from gcp.core.state cimport (
+    DONE, FAILED, HOOK_CREATE, UNAVAILABLE, count_hook_call, endpoint_link, endpoint_object, endpoint_t, pool_t,
+    waiter_t,
+)
+from gcp.core.transitions cimport expire_endpoint
+
+
+cdef object classify(BaseConnectionPool pool, endpoint, error):
+    """Ask the manager what an error means. Without an answer it counts as transient."""
+    if pool._classify is None:
+        return ErrorClass.TRANSIENT
+    try:
+        kind = pool._classify(endpoint, error)
+        if isinstance(kind, ErrorClass):
+            return kind
+        if gcp_is_coroutine(kind):
+            dismiss(kind)
+        raise TypeError(
+            f'{type(pool._manager).__name__}.classify must return an ErrorClass, not {type(kind).__name__}: {kind!r}')
+    except Exception as trouble:
+        pool._report('classify failed for', endpoint, trouble)
+    return ErrorClass.TRANSIENT
+
+
+cdef inline bint keeps_error(Endpoint ep) noexcept:
+    """Whether the last error of an endpoint's connects may still be the reason why an acquire fails."""
+    return ep.e.waiting > 0 or ep.e.creating > 0 or not ring_empty(&ep.e.in_failing)
+
+
+cdef int end_connect(Acquire acquire, error) except -1:
+    """End the connect of an acquire that has failed. Returns DONE if the error is that of the acquire, else a verdict:
+    it tries again, or its endpoint is unavailable."""
+    cdef Core core = acquire.core
+    cdef bint again = core.pool.retries and not acquire.nowait
+    if acquire.misused or not isinstance(error, Exception):
+        return_permit(acquire, error)
+        return DONE
+    kind = classify(acquire.pool, acquire.key, error)
+    core.before('failed')
+    if acquire.epoch != core.pool.epoch:    # a forked child starts without its parent's failures
+        return_permit(acquire, error)
+        return ask(acquire, False) if again and kind is not ErrorClass.PERMANENT else DONE
+    told = error
+    if isinstance(error, HookTimeoutError) and acquire.last_error is not None:
+        told = acquire.last_error           # it says more
+    acquire.cause = None
+    acquire.ep.last_error = told
+    acquire.ep.last_traceback = told.__traceback__
+    report_failed(acquire, error, told, kind is ErrorClass.PERMANENT, kind is ErrorClass.STALE, again)
+    if not keeps_error(acquire.ep):
+        acquire.ep.last_error = acquire.ep.last_traceback = None
+    if acquire.w.state == DONE:
+        acquire.cause = told
+    acquire.waited = True
+    acquire.tried = True
+    core.after()
+    return look(acquire)
+
+
+cdef int report_failed(Acquire acquire, error, told, bint permanent, bint stale, bint again) except -1:
+    """Report a failed connect to the core, with what its manager says about it."""
+    cdef Core core = acquire.core
+    cdef pool_t* pool = &core.pool
+    cdef int outcome = outcome_of(error)
+    cdef double now = core.now()
+    Py_INCREF(acquire)                      # for the wait queue
+    gcp_lock(&core.mutex)
+    pool.now = now
+    count_hook_call(&pool.metrics, HOOK_CREATE, outcome, now - acquire.create_began)
+    acquire.w.queued = False
+    acquire.create_began = NEVER
+    if stale:
+        expire_endpoint(pool, acquire.w.ep)
+    end_failed_connect(pool, &acquire.w, permanent, again and now < acquire.a.deadline)
+    tell_woken(pool, told)
+    gcp_unlock(&core.mutex)
+    if not acquire.w.queued:
+        Py_DECREF(acquire)
+    return 0
+
+
+cdef void tell_woken(pool_t* pool, error):
+    """Give its error to acquires that a connect that failed has ended, before they or others run."""
+    cdef waiter_t* w = pool.woken
+    cdef Acquire acquire
+    while w != NULL:
+        acquire = <Acquire>w.self
+        if (w.state == FAILED or w.state == UNAVAILABLE) and acquire.cause is None:
+            acquire.cause = error
+        w = w.next_woken
+
+
+# --- what an acquire is told ---
+
+cdef str describe_error(error):
+    """Describe an error in a line of a message."""
+    try:
+        text = str(error).strip().partition('\n')[0]
+    except Exception:
+        text = ''
+    return f'{type(error).__name__}: {text[:200]}' if text else type(error).__name__
+
+
+cdef str describe_failures(Core core, Endpoint ep, error):
+    """Say how many connects have failed, with what, and when the next one is due."""
+    cdef double wait = ep.e.retry_at - core.now()
+    cdef str reason = '' if error is None else f' ({describe_error(error)})'
+    cdef str when = 'the next one is in progress' if ep.e.creating else (
+        f'the next one is due in {wait:.3g} s' if wait > 0 else 'the next one is due now')
+    if ep.e.failures <= 1:
+        return f'the last connect has failed{reason}, {when}'
+    return f'the last {ep.e.failures} connects have failed{reason}, {when}'
+
+
+cdef object unavailable(Acquire acquire, error):
+    """Make the error of an acquire whose endpoint is unavailable."""
+    cdef Core core = acquire.core
+    cdef endpoint_t* e = &acquire.ep.e
+    return EndpointUnavailableError(
+        f'{acquire.pool.name}: endpoint {describe(acquire.key)} is unavailable: '
+        f'{describe_failures(core, acquire.ep, error)}',
+        endpoint=acquire.key, retry_at=e.retry_at if e.broken else core.now(),
+        phase='waiting' if acquire.tried or acquire.w.queued else 'admission',
+    )
+
+
+cdef object own_error(Acquire acquire):
+    """Return the error of another acquire's connect that ends this one, too. Each caller sees the traceback from the
+    hook to itself, not through the others."""
+    error = acquire.cause
+    if error is acquire.ep.last_error and acquire.ep.last_traceback is not None:
+        return error.with_traceback(acquire.ep.last_traceback)
+    return error
+
+
+cdef str describe_block(Acquire acquire, str block, limit):
+    """Say what an acquire that ran out of time has waited for."""
+    if block == 'creation':
+        return block
+    if block == 'retry delay':
+        failures = describe_failures(acquire.core, acquire.ep, acquire.last_error)
+        return f'the retry delay of endpoint {describe(acquire.key)}: {failures}'
+    owner = f' of endpoint {describe(acquire.key)}' if block in ('connect limit', 'endpoint cap') else ''
+    return f'{CAPS[block]}={limit}{owner} ({block})'
+
+
+# --- what a pool shows of that ---
+
+cdef int SHOWN = 3      # endpoints
+
+
+cdef str describe_blocks(Core core):
+    """Say of the first endpoints that have waiters, or are unavailable, what holds their acquires up."""
+    cdef pool_t* pool = &core.pool
+    cdef ring_t* node
+    cdef Endpoint ep
+    cdef list found = []
+    gcp_lock(&core.mutex)
+    node = pool.endpoints.next
+    while node != &pool.endpoints and len(found) < SHOWN:
+        if endpoint_link(node).waiting or endpoint_link(node).broken:
+            found.append(<Endpoint>endpoint_object(endpoint_link(node)))
+        node = node.next
+    gcp_unlock(&core.mutex)
+    return ''.join([f'; {describe(ep.key)}: {describe_endpoint(core, ep)}' for ep in found])
+
+
+cdef str describe_endpoint(Core core, Endpoint ep):
+    cdef endpoint_t* e = &ep.e
+    cdef str block
+    if e.broken:
+        return f"breaker {'half open' if e.creating else 'open'}: {describe_failures(core, ep, ep.last_error)}"
+    block = what_blocks(&core.pool, e)
+    if block == 'retry delay':
+        return f'{e.waiting} waiting, retry delay: {describe_failures(core, ep, ep.last_error)}'
+    if block == 'creation':
+        return f'{e.waiting} waiting, creation'
+    return f'{e.waiting} waiting, {CAPS[block]}={limit_of(&core.pool, e, block)}'

@@ -1,0 +1,137 @@
+# Connects: what follows from one that has ended, for its endpoint and for those that wait. An endpoint whose connects
+# fail is delayed (one attempt at a time, the next one at `retry_at`), or broken (acquires without an idle connection
+# fail at once, but for one that probes at `retry_at`), until a connect succeeds.
+
+from libc.math cimport INFINITY
+
+from gcp.core.platform cimport random_fraction
+from gcp.core.ring cimport ring_empty, ring_insert, ring_remove
+from gcp.core.scheduling cimport dequeue, enqueue, note_if_empty, serve_blocked, update_blocked, wake
+from gcp.core.state cimport (
+    DONE, FAILED, TURNED_AWAY, UNAVAILABLE, WAIT, endpoint_failing, endpoint_t, first_waiter, pool_t, taken, waiter_t,
+)
+
+cdef enum:
+    REMEMBERED = 60     # seconds for which the failures of an endpoint are remembered, at least
+
+
+cdef inline bint is_probe(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """Whether an acquire that asks now is to find out whether an unavailable endpoint is back."""
+    return pool.now >= ep.retry_at and ep.waiting == 0 and ep.creating + ep.reserved == 0
+
+
+cdef inline void forget_failures(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """Let an endpoint connect as one whose connects have never failed."""
+    ep.failures = 0
+    ep.delayed = False
+    ep.broken = False
+    ep.retry_at = 0.0
+    ep.retry_delay = 0.0
+    ep.timekeeper = NULL
+    ring_remove(&ep.in_failing)
+
+
+cdef inline void forget_old_failures(pool_t* pool) noexcept nogil:
+    """Forget the failures of endpoints that have not been asked for since: their records can be dropped."""
+    cdef endpoint_t* ep
+    while not ring_empty(&pool.failing):
+        ep = endpoint_failing(pool.failing.next)
+        if pool.now < ep.failed_at + max(<double>REMEMBERED, pool.retry_maximum):
+            break
+        if ep.waiting or taken(ep):
+            ring_remove(&ep.in_failing)         # ask again later
+            ring_insert(&pool.failing, &ep.in_failing)
+            break
+        forget_failures(pool, ep)
+        note_if_empty(pool, ep)
+
+
+cdef inline void connect_succeeded(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """A connect has ended well. Its permit is given back already: the next waiters may connect."""
+    if ep.failures:
+        forget_failures(pool, ep)
+    if pool.waiting:
+        update_blocked(pool, ep)
+        serve_blocked(pool)
+
+
+cdef inline void schedule_retry(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """Say when a failing endpoint connects next. Connects that were begun before the first one failed change nothing."""
+    ep.delayed = True
+    if ep.retry_delay > 0 and pool.now < ep.retry_at:
+        return
+    ep.retry_delay = min(ep.retry_delay * pool.retry_factor if ep.retry_delay > 0 else pool.retry_initial,
+                         pool.retry_maximum)
+    ep.retry_at = pool.now + ep.retry_delay * (1.0 - pool.retry_jitter * random_fraction(&pool.random))
+
+
+cdef inline void turn_away_waiters(pool_t* pool, endpoint_t* ep, int verdict) noexcept nogil:
+    cdef waiter_t* w
+    while ep.waiting:
+        w = first_waiter(ep)
+        dequeue(pool, w)
+        wake(pool, w, verdict)
+
+
+cdef inline void connect_failed(pool_t* pool, endpoint_t* ep, bint permanent) noexcept nogil:
+    """A connect has failed, whose permit is given back already: schedule the next one, or make the endpoint unavailable.
+
+    :param permanent: it is not worth another try: all waiters get its error
+    """
+    ep.failures += 1
+    ep.failed_at = pool.now
+    ep.counters.connect_failures[permanent] += 1
+    if permanent or (pool.breaker_threshold and ep.failures >= pool.breaker_threshold):
+        ep.broken = True
+    if ep.broken or pool.retries:
+        schedule_retry(pool, ep)
+    if (ep.broken or pool.retries or pool.breaker_threshold) and ep.listed:
+        ring_remove(&ep.in_failing)
+        ring_insert(&pool.failing, &ep.in_failing)
+    if ep.broken:
+        turn_away_waiters(pool, ep, FAILED if permanent else UNAVAILABLE)
+    forget_old_failures(pool)
+
+
+cdef inline int end_failed_connect(pool_t* pool, waiter_t* w, bint permanent, bint again) noexcept nogil:
+    """End the connect of an acquire that has failed. Return what becomes of the acquire.
+
+    :param again: whether it may try again: it goes back to the wait queue then, at its own age
+    :return: DONE: its error is that of the connect; else a verdict
+    """
+    cdef endpoint_t* ep = w.ep
+    ep.creating -= 1
+    pool.creating -= 1
+    pool.size -= 1
+    w.state = DONE
+    if again and not permanent:
+        if pool.closed:
+            w.state = TURNED_AWAY
+        else:
+            enqueue(pool, w)
+    connect_failed(pool, ep, permanent)
+    update_blocked(pool, ep)
+    serve_blocked(pool)
+    note_if_empty(pool, ep)
+    return w.state
+
+
+cdef inline void serve_due(pool_t* pool, endpoint_t* ep, double now) noexcept nogil:
+    """Let the first waiter of a failing endpoint connect, if that is due."""
+    pool.now = now
+    if ep.delayed and now >= ep.retry_at:
+        ep.timekeeper = NULL
+        update_blocked(pool, ep)
+        serve_blocked(pool)
+
+
+cdef inline double keep_time(pool_t* pool, waiter_t* w) noexcept nogil:
+    """Return when a waiter that is about to wait is to look again: `retry_at` if it does that for its endpoint."""
+    cdef endpoint_t* ep = w.ep
+    if w.state != WAIT or not ep.delayed or ep.creating + ep.reserved > 0 or pool.now >= ep.retry_at:
+        if ep.timekeeper == w:
+            ep.timekeeper = NULL
+        return INFINITY
+    if ep.timekeeper == NULL:
+        ep.timekeeper = w
+    return ep.retry_at if ep.timekeeper == w else INFINITY
