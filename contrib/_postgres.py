@@ -17,10 +17,12 @@ from operator import attrgetter
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from gcp.contrib._endpoints import Directory, Parameters, UnknownEndpointError
+from gcp.contrib._errors import classify_error
 from gcp.contrib._failure_detector import FailureDetector
+from gcp.contrib._postgres_errors import look_at_postgres
 from gcp.contrib._watchdog import Watchdog, run_with_watchdog
 from gcp.contrib._wire import ForkGuard, run_in_thread, time_left, within
-from gcp.exceptions import DiscardConnection
+from gcp.exceptions import DiscardConnection, ErrorClass
 
 __all__ = [
     'ASYNC_MESSAGES',
@@ -272,6 +274,17 @@ class Manager(abc.ABC, Generic[ConnectionT]):
         except self._errors:
             return False
 
+    def classify(self, endpoint: DbEndpoint, error: BaseException) -> ErrorClass:
+        """Say what an error means, by its SQLSTATE or text and those that caused it. It only looks.
+
+        :param endpoint: the endpoint
+        :param error: the error of a create, or one that leaves the block of a connection's holder
+        """
+        return classify_error(error, self._look_at_error)
+
+    def _look_at_error(self, error: BaseException) -> ErrorClass | None:
+        return look_at_postgres(error, self._errors)
+
     def _checked(self, endpoint: DbEndpoint, parameters: object) -> Parameters:
         """Return an endpoint's parameters after a check of their type and names, which quotes no value.
 
@@ -394,6 +407,10 @@ class SyncManager(Manager[DescribedT]):
         verdict = self._verdict(endpoint, conn, look)
         return verdict is Verdict.ALIVE or (verdict is Verdict.ASK and self._answers(endpoint, conn, timeout))
 
+    def _keep_alive(self, endpoint: DbEndpoint, conn: DescribedT, look: Verdict, timeout: float | None) -> bool:
+        verdict = self._verdict(endpoint, conn, look)
+        return verdict is not Verdict.DEAD and self._answers(endpoint, conn, timeout)
+
     def _answers(self, endpoint: DbEndpoint, conn: DescribedT, timeout: float | None) -> bool:
         limit = self._check_timeout if timeout is None else min(timeout, self._check_timeout)
         try:
@@ -439,6 +456,10 @@ class AsyncManager(Manager[ConnectionT]):
     async def _is_usable(self, endpoint: DbEndpoint, conn: ConnectionT, look: Verdict) -> bool:
         verdict = self._verdict(endpoint, conn, look)
         return verdict is Verdict.ALIVE or (verdict is Verdict.ASK and await self._answers(endpoint, conn))
+
+    async def _keep_alive(self, endpoint: DbEndpoint, conn: ConnectionT, look: Verdict) -> bool:
+        verdict = self._verdict(endpoint, conn, look)
+        return verdict is not Verdict.DEAD and await self._answers(endpoint, conn)
 
     async def _answers(self, endpoint: DbEndpoint, conn: ConnectionT) -> bool:
         try:

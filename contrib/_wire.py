@@ -17,6 +17,8 @@ from collections.abc import Callable, Hashable, Iterable
 from typing import Any, Generic, Literal, TypeVar, overload
 
 from gcp._core import peek, poll_now, shut_down
+from gcp.contrib._errors import classify_error, look_at_socket
+from gcp.exceptions import ErrorClass
 
 __all__ = [
     'CLOSE_TIMEOUT',
@@ -220,6 +222,17 @@ class SocketManager(Generic[ConnectionT]):
         :param error: the error
         """
         return False
+
+    def classify(self, endpoint: Any, error: BaseException) -> ErrorClass:
+        """Say what an error means, by the error of the system or of TLS in it. It only looks.
+
+        :param endpoint: the endpoint
+        :param error: the error of a create, or one that leaves the block of a connection's holder
+        """
+        return classify_error(error, self._look_at_error)
+
+    def _look_at_error(self, error: BaseException) -> ErrorClass | None:
+        return look_at_socket(error)
 
 
 def check_unsolicited_data(value: object) -> UnsolicitedData:

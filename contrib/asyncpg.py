@@ -154,11 +154,22 @@ class DbConnectionManager(
         :param endpoint: its endpoint
         :param conn: the connection
         """
-        transport = _internals(conn)._transport
-        alive = not conn.is_closed() and not transport.is_closing() and self._monitor(conn).begin_use()
+        alive = self._begin_use(conn)
         if alive and not self._asks_server and endpoint not in self._unverified:
             return True
         return await self._is_usable(endpoint, conn, Verdict.ALIVE if alive else Verdict.DEAD)
+
+    async def keepalive(self, endpoint: DbEndpoint, conn: Connection[RecordT]) -> bool:
+        """Make one round trip, which keeps what is between here and the server from forgetting an idle connection.
+
+        :param endpoint: its endpoint
+        :param conn: the connection
+        :return: whether the server answered within `check_timeout`
+        """
+        look = Verdict.ALIVE if self._begin_use(conn) else Verdict.DEAD
+        answers = await self._keep_alive(endpoint, conn, look)
+        self._monitor(conn).end_use()
+        return answers
 
     async def on_release(self, endpoint: DbEndpoint, conn: Connection[RecordT]) -> None:
         """Reset the connection for its next user.
@@ -180,6 +191,11 @@ class DbConnectionManager(
             # of a `conn.transaction()` that was never ended; else the next user's would be a savepoint within it
             _internals(conn)._top_xact = None
             monitor.end_use()
+
+    def _begin_use(self, conn: Connection[RecordT]) -> bool:
+        """Tell whether an idle connection is intact, and begin a use of it."""
+        is_closed = conn.is_closed() or _internals(conn)._transport.is_closing()
+        return not is_closed and self._monitor(conn).begin_use()
 
     def _record(self, conn: Connection[RecordT]) -> None:
         self._settings.record(conn)

@@ -26,9 +26,11 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
+from gcp.contrib._errors import BROKEN, classify_error, look_at_socket
 from gcp.contrib._tcp import decode_scope
 from gcp.contrib._wire import clamp, restore_timeout
 from gcp.contrib.socket import KeepAlive, SslSocketConnectionManager, TcpEndpoint, TcpSocketConnectionManager
+from gcp.exceptions import ErrorClass
 from gcp.threading import BaseConnectionManager
 
 __all__ = ['HttpConnection', 'HttpConnectionManager', 'HttpResponse', 'HttpsConnection', 'KeepAlive', 'Origin']
@@ -53,6 +55,17 @@ CHANGEABLE = (
     'timeout',
     '_http_vsn',
     '_http_vsn_str',
+)
+
+#: Errors of `http.client` after which the position in the stream of responses is not known, or the connection closed.
+LOST = (
+    http.client.RemoteDisconnected,
+    http.client.BadStatusLine,
+    http.client.IncompleteRead,
+    http.client.LineTooLong,
+    http.client.NotConnected,
+    http.client.UnknownProtocol,
+    http.client.UnknownTransferEncoding,
 )
 
 LAST_CHUNK = b'0\r\n\r\n'
@@ -448,6 +461,14 @@ class HttpConnectionManager(BaseConnectionManager[Origin, HttpConnection]):
         """
         return conn.is_reusable()
 
+    def classify(self, endpoint: Origin, error: BaseException) -> ErrorClass:
+        """Say what an error means, by the error of the system, of TLS or of `http.client` in it. It only looks.
+
+        :param endpoint: the endpoint
+        :param error: the error of a create, or one that leaves the block of a connection's holder
+        """
+        return classify_error(error, _look_at_error)
+
     def on_release(self, endpoint: Origin, conn: HttpConnection) -> None:
         """Close a connection that cannot be reused; otherwise restore its time-out and the attributes that its user
         changed, such as `debuglevel`.
@@ -470,6 +491,10 @@ class HttpConnectionManager(BaseConnectionManager[Origin, HttpConnection]):
         if self._secure is None:
             self._secure = self._make_secure(self._context)
         return self._context, self._secure
+
+
+def _look_at_error(error: BaseException) -> ErrorClass | None:
+    return BROKEN if isinstance(error, LOST) else look_at_socket(error)
 
 
 def _split_origin(endpoint: Origin) -> tuple[str, str, int]:

@@ -210,6 +210,16 @@ class DbConnectionManager(
             return True
         return self._is_usable(endpoint, conn, look, timeout)
 
+    def keepalive(self, endpoint: DbEndpoint, conn: Connection[Any], timeout: float | None = None) -> bool:
+        """Make one round trip, which keeps what is between here and the server from forgetting an idle connection.
+
+        :param endpoint: its endpoint
+        :param conn: the connection
+        :param timeout: the limit of the query besides `check_timeout`, seconds
+        :return: whether the server answered in time
+        """
+        return self._keep_alive(endpoint, conn, _look(conn), timeout)
+
     def on_release(self, endpoint: DbEndpoint, conn: Connection[Any]) -> None:
         """Reset the connection for its next user.
 
@@ -303,6 +313,15 @@ class AsyncDbConnectionManager(
         if look is Verdict.ALIVE and not self._asks_server and endpoint not in self._unverified:
             return True
         return await self._is_usable(endpoint, conn, look)
+
+    async def keepalive(self, endpoint: DbEndpoint, conn: AsyncConnection[Any]) -> bool:
+        """Make one round trip, which keeps what is between here and the server from forgetting an idle connection.
+
+        :param endpoint: its endpoint
+        :param conn: the connection
+        :return: whether the server answered within `check_timeout`
+        """
+        return await self._keep_alive(endpoint, conn, _look(conn))
 
     async def on_release(self, endpoint: DbEndpoint, conn: AsyncConnection[Any]) -> None:
         """Reset the connection for its next user.

@@ -150,13 +150,20 @@ class DbConnectionManager(SyncManager[Connection], BaseConnectionManager[DbEndpo
         :param conn: the connection
         :param timeout: the limit of a query besides `check_timeout`, seconds
         """
-        try:
-            look = Verdict.ALIVE if is_quiet(conn.fileno()) else _read_idle(conn)
-        except (psycopg2.Error, OSError, ValueError):  # ValueError: libpq has closed its socket
-            look = Verdict.DEAD
+        look = _look(conn)
         if look is Verdict.ALIVE and not self._asks_server and endpoint not in self._unverified:
             return True
         return self._is_usable(endpoint, conn, look, timeout)
+
+    def keepalive(self, endpoint: DbEndpoint, conn: Connection, timeout: float | None = None) -> bool:
+        """Make one round trip, which keeps what is between here and the server from forgetting an idle connection.
+
+        :param endpoint: its endpoint
+        :param conn: the connection
+        :param timeout: the limit of the query besides `check_timeout`, seconds
+        :return: whether the server answered in time
+        """
+        return self._keep_alive(endpoint, conn, _look(conn), timeout)
 
     def on_release(self, endpoint: DbEndpoint, conn: Connection) -> None:
         """Reset the connection for its next user.
@@ -251,6 +258,13 @@ def _resolve(parameters: Parameters) -> dict[str, str]:
 def _close_would_block(conn: Connection) -> bool:
     """Tell whether closing in order might block: on a command in another thread, or on a full send buffer."""
     return conn.get_transaction_status() == TRANSACTION_STATUS_ACTIVE or not is_writable(conn.fileno())
+
+
+def _look(conn: Connection) -> Verdict:
+    try:
+        return Verdict.ALIVE if is_quiet(conn.fileno()) else _read_idle(conn)
+    except (psycopg2.Error, OSError, ValueError):  # ValueError: libpq has closed its socket
+        return Verdict.DEAD
 
 
 def _read_idle(conn: Connection) -> Verdict:

@@ -32,6 +32,7 @@ from redis.credentials import CredentialProvider
 from redis.utils import str_if_bytes
 
 from gcp.contrib._endpoints import Parameters, UnknownEndpointError
+from gcp.contrib._errors import classify_error
 from gcp.contrib._redis import (
     IRREVERSIBLE,
     RESETTABLE,
@@ -46,6 +47,7 @@ from gcp.contrib._redis import (
     Session,
     client_state,
 )
+from gcp.contrib._redis_errors import look_at_redis
 from gcp.contrib._tcp import KeepAlive
 from gcp.contrib._wire import (
     UnsolicitedData,
@@ -55,6 +57,7 @@ from gcp.contrib._wire import (
     restore_timeout,
     time_left,
 )
+from gcp.exceptions import ErrorClass
 from gcp.managers import AsyncConnectionManager, SyncConnectionManager
 
 __all__ = [
@@ -79,6 +82,9 @@ SOCKET_TIMEOUT: float | None = (
 
 #: How long the reset of a released connection may take, seconds.
 RESET_TIMEOUT = 2.0
+
+#: How long the server may take to answer a keepalive, seconds.
+KEEPALIVE_TIMEOUT = 2.0
 
 
 # ---- connections
@@ -412,6 +418,14 @@ class _Manager(abc.ABC):
         """
         return conn.is_clean()
 
+    def classify(self, endpoint: RedisEndpoint, error: BaseException) -> ErrorClass:
+        """Say what an error means, by the server's reply or the error of the system in it. It only looks.
+
+        :param endpoint: the endpoint
+        :param error: the error of a create, or one that leaves the block of a connection's holder
+        """
+        return classify_error(error, look_at_redis)
+
     def _is_reusable(self, conn: Session) -> bool:
         """Tell whether a connection can be used again, perhaps after a reset."""
         if callable(self._reset):
@@ -507,6 +521,19 @@ class RedisConnectionManager(_Manager, SyncConnectionManager[RedisEndpoint, Redi
         if not conn.socket_manager.check_aliveness(conn.address, conn.transport.sock):
             return False
         return not self._pings or (conn.created_in == os.getpid() and _ping(conn, timeout))
+
+    def keepalive(self, endpoint: RedisEndpoint, conn: RedisConnection, timeout: float | None = None) -> bool:
+        """Send a ``PING``, which keeps what is between here and the server from forgetting an idle connection.
+
+        :param endpoint: its endpoint
+        :param conn: the connection
+        :param timeout: how long the server may take to answer besides two seconds
+        :return: whether it answered in time
+        """
+        limit = KEEPALIVE_TIMEOUT if timeout is None else min(timeout, KEEPALIVE_TIMEOUT)
+        if not self.check_aliveness(endpoint, conn, limit):
+            return False
+        return self._pings or (conn.created_in == os.getpid() and _ping(conn, limit))
 
     def on_acquire(self, endpoint: RedisEndpoint, conn: RedisConnection) -> None:
         """Mark a connection as in use.
@@ -623,6 +650,25 @@ class AsyncRedisConnectionManager(_Manager, AsyncConnectionManager[RedisEndpoint
         if not conn.is_open() or not await conn.socket_manager.check_aliveness(conn.address, conn.streams):
             return False
         return not self._pings or (conn.created_in == os.getpid() and await _ping_async(conn))
+
+    async def keepalive(self, endpoint: RedisEndpoint, conn: AsyncRedisConnection) -> bool:
+        """Send a ``PING``, which keeps what is between here and the server from forgetting an idle connection.
+
+        :param endpoint: its endpoint
+        :param conn: the connection
+        :return: whether the server answered within two seconds
+        """
+        if conn.created_in != os.getpid() or not conn.is_open():
+            return False
+        try:
+            return await asyncio.wait_for(self._answers(conn), KEEPALIVE_TIMEOUT)
+        except (asyncio.TimeoutError, TimeoutError):
+            await conn.abort()
+            return False
+
+    async def _answers(self, conn: AsyncRedisConnection) -> bool:
+        alive = await conn.socket_manager.check_aliveness(conn.address, conn.streams)
+        return bool(alive) and await _ping_async(conn)
 
     async def on_release(self, endpoint: RedisEndpoint, conn: AsyncRedisConnection) -> None:
         """Reset a connection for its next user, or close it if that is impossible.

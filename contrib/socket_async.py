@@ -41,6 +41,7 @@ from gcp.contrib._wire import (
     run_in_thread,
     shut_down,
 )
+from gcp.exceptions import ErrorClass
 
 __all__ = [
     'Hostname',
@@ -193,6 +194,9 @@ class StreamManager(
     BaseConnectionManager[EndpointT, Stream],
 ):
     """What the managers of streams over TCP and over unix sockets share."""
+
+    def _look_at_error(self, error: BaseException) -> ErrorClass | None:
+        return ErrorClass.BROKEN if isinstance(error, asyncio.IncompleteReadError) else super()._look_at_error(error)
 
     async def on_acquire(self, endpoint: EndpointT, conn: Stream) -> None:
         """Remember the write limits of a new connection.
