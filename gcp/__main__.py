@@ -45,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.set_defaults(run=_demo)
     _add_top(commands)
+    _add_advise(commands)
     _add_files(commands)
     return parser
 
@@ -67,6 +68,40 @@ def _add_top(commands: Any) -> None:
         '--interval', type=_positive, default=2.0, metavar='SECONDS', help='how often to refresh (default: %(default)g)'
     )
     top.set_defaults(run=_top)
+
+
+def _add_advise(commands: Any) -> None:
+    advise = commands.add_parser(
+        'advise',
+        help='say how big the pools on a page of metrics should be',
+        description='Say how big each pool on a page of metrics should be, and why: too small, too large, too many '
+        'creations, waits that no size cures, or fine. One page counts since its process started; two files, or a URL '
+        'with --interval, count what happened between them.',
+    )
+    advise.add_argument(
+        'targets',
+        nargs='+',
+        action=_OneOrTwo,
+        metavar='URL|FILE',
+        help='a metrics page: http://HOST:PORT/metrics, HOST:PORT, a file, or - for standard input; the address of a '
+        'Prometheus server; or two files, the earlier page first',
+    )
+    advise.add_argument(
+        '--interval',
+        type=_positive,
+        metavar='SECONDS',
+        help='read the page twice, so far apart; with two files: the time between them (default: by the times of the '
+        'files); with Prometheus: how far to look back (default: 3600)',
+    )
+    advise.add_argument('--json', action='store_true', help='print JSON')
+    advise.set_defaults(run=_advise)
+
+
+class _OneOrTwo(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, options: Any, values: Any, option: str | None = None) -> None:
+        if len(values) > 2:
+            raise argparse.ArgumentError(self, 'one page, or two of the same process, were expected')
+        options.targets = values
 
 
 def _add_files(commands: Any) -> None:
@@ -104,6 +139,12 @@ def _top(options: argparse.Namespace) -> int:
     from gcp import top
 
     return top.main(options.targets, options.once, options.interval)
+
+
+def _advise(options: argparse.Namespace) -> int:
+    from gcp import advise
+
+    return advise.main(options.targets, options.interval, options.json)
 
 
 def _print_file(options: argparse.Namespace) -> int:

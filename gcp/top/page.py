@@ -22,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families as read_text
 
 from gcp.observe.names import METRICS, Metric
 
-__all__ = ['Figures', 'Page', 'PageError', 'Pool', 'parse', 'read']
+__all__ = ['Figures', 'Page', 'PageError', 'Pool', 'gather', 'is_file', 'load', 'parse', 'read']
 
 TIMEOUT: Final = 5.0
 LARGEST: Final = 64 << 20
@@ -77,18 +77,23 @@ def parse(text: str, written: float) -> Page:
     """
     lines = [line for line in text.splitlines() if OURS.match(line)]
     is_openmetrics = '# EOF' in lines[-1:]
-    pools: dict[Pool, Figures] = defaultdict(lambda: defaultdict(dict))
-    started: dict[Labels, float] = {}
     read = read_openmetrics if is_openmetrics else read_text
     try:
-        for name, labels, value in samples(read('\n'.join([*lines, '']))):
-            if name == START_TIME:
-                started[tuple(sorted(labels.items()))] = value
-            elif name in SERIES and 'pool' in labels and isfinite(value):
-                pool, own = owner(labels, SERIES[name])
-                pools[pool][name][own] = value
+        return gather(samples(read('\n'.join([*lines, '']))), written)
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise PageError(f'not a page of metrics: {printable(str(error)) or type(error).__name__}') from error
+
+
+def gather(found: Iterable[tuple[str, dict[str, str], float]], written: float) -> Page:
+    """Return a page of samples: the name of each, its labels and its value. Those of others are left out."""
+    pools: dict[Pool, Figures] = defaultdict(lambda: defaultdict(dict))
+    started: dict[Labels, float] = {}
+    for name, labels, value in found:
+        if name == START_TIME:
+            started[tuple(sorted(labels.items()))] = value
+        elif name in SERIES and 'pool' in labels and isfinite(value):
+            pool, own = owner(labels, SERIES[name])
+            pools[pool][name][own] = value
     return Page(pools, started, written)
 
 
@@ -119,12 +124,26 @@ def read(target: str) -> Page:
     :param target: a URL, ``host:port``, the name of a file, or ``-``
     :raises PageError: when it cannot be read
     """
+    return parse(*load(target))
+
+
+def is_file(target: str) -> bool:
+    """Tell whether a target is the name of a file, and not standard input or an address."""
+    if target == '-' or '://' in target:
+        return False
+    return os.path.exists(target) or not re.fullmatch(r'[\w.-]+:\d+(/.*)?', target)
+
+
+def load(target: str) -> tuple[str, float]:
+    """Return the text of a page, and when it was written, seconds since the epoch.
+
+    :param target: a URL, ``host:port``, the name of a file, or ``-``
+    :raises PageError: when it cannot be read
+    """
     try:
         if target == '-':
-            return parse(sys.stdin.read(), time.time())
-        if '://' not in target and (os.path.exists(target) or not re.fullmatch(r'[\w.-]+:\d+(/.*)?', target)):
-            return read_file(target)
-        return parse(fetch(target), time.time())
+            return sys.stdin.read(), time.time()
+        return read_file(target) if is_file(target) else (fetch(target), time.time())
     except urllib.error.HTTPError as error:
         error.close()
         raise PageError(f'{error.code} {printable(str(error.reason))}') from None
@@ -139,9 +158,9 @@ def read(target: str) -> Page:
         raise PageError(f'{type(error).__name__}: {printable(str(error))}') from None
 
 
-def read_file(name: str) -> Page:
+def read_file(name: str) -> tuple[str, float]:
     with open(name, encoding='utf-8') as file:
-        return parse(file.read(LARGEST), os.fstat(file.fileno()).st_mtime)
+        return file.read(LARGEST), os.fstat(file.fileno()).st_mtime
 
 
 def fetch(target: str) -> str:

@@ -29,6 +29,7 @@ DECISIONS = sorted(path.stem for path in DOCS.glob('decisions/[0-9]*.md'))
 #: Modules that users never import, or that are documented under the name of another.
 INNER = {
     'gcp.__main__',
+    'gcp.advise',
     'gcp._core',
     'gcp.checks',
     'gcp.connection',

@@ -73,7 +73,7 @@ ALLOWED = {
 }
 
 #: programs that use the library like anybody else; nothing imports them
-PROGRAMS = ('gcp.__main__', 'gcp.demo', 'gcp.top')
+PROGRAMS = ('gcp.__main__', 'gcp.advise', 'gcp.demo', 'gcp.top')
 
 #: what the core must not know
 OUTSIDE_THE_CORE = {'asyncio', 'concurrent', 'logging', 'opentelemetry', 'prometheus_client', 'threading'}
