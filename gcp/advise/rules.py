@@ -99,9 +99,14 @@ class Load:
         return self.results.get('timeout', 0.0)
 
     @property
+    def refused(self) -> float:
+        """Acquires that timed out, or were refused because too many waited."""
+        return self.timeouts + self.results.get('rejected', 0.0)
+
+    @property
     def acquires(self) -> float:
-        """Acquires that got a connection, or timed out."""
-        return sum(self.results.get(result, 0.0) for result in ('hit', 'created', 'waited', 'timeout'))
+        """Acquires that got a connection, or were refused one."""
+        return sum(self.results.get(result, 0.0) for result in ('hit', 'created', 'waited')) + self.refused
 
     @property
     def hit_ratio(self) -> float:
@@ -110,7 +115,7 @@ class Load:
     @property
     def waited(self) -> float:
         """The share of acquires that waited for a connection, or in vain."""
-        return (self.results.get('waited', 0.0) + self.timeouts) / self.acquires if self.acquires else 0.0
+        return (self.results.get('waited', 0.0) + self.refused) / self.acquires if self.acquires else 0.0
 
     @cached_property
     def waits(self) -> Histogram:
@@ -140,12 +145,17 @@ class Load:
     @property
     def offered(self) -> float:
         """What would be in use if all who asked had got a connection."""
-        served = self.acquires - self.timeouts
+        served = self.acquires - self.refused
         return self.in_use * (self.acquires / served if served else 1.0)
 
     @cached_property
     def creates(self) -> Histogram:
         return self.figures.histogram('gcpool_hook_seconds', hook='create', result='ok')
+
+    @property
+    def failed_creates(self) -> float:
+        outcomes = self.figures.by('gcpool_hook_calls_total', 'outcome', hook='create')
+        return outcomes.get('error', 0.0) + outcomes.get('timeout', 0.0)
 
     @property
     def creations(self) -> float:
@@ -242,7 +252,7 @@ def connections_for(in_use: float) -> int:
 def advise(observed: Observed) -> Advice:
     """Say how big a pool should be, and why."""
     load = Load(observed)
-    if load.acquires < ENOUGH and not load.timeouts:
+    if load.acquires < ENOUGH and not load.refused:
         return Advice(load, UNUSED)
     options: dict[str, int] = {}
     findings = sorted(_findings(load, options), key=lambda finding: ORDER.index(finding.verdict))
@@ -250,7 +260,7 @@ def advise(observed: Observed) -> Advice:
 
 
 def _findings(load: Load, options: dict[str, int]) -> Iterator[Finding]:
-    waits = load.timeouts > 0 or (load.waited >= TARGET and load.wait(0.99) >= SHORT_WAIT)
+    waits = load.refused > 0 or (load.waited >= TARGET and load.wait(0.99) >= SHORT_WAIT)
     yield from _creations(load, options)
     if waits:
         yield from _waits(load, options)
@@ -261,12 +271,22 @@ def _findings(load: Load, options: dict[str, int]) -> Iterator[Finding]:
 
 def _waits(load: Load, options: dict[str, int]) -> Iterator[Finding]:
     """Say why acquires wait: the first cause that holds, and slow hooks."""
-    for rule in (_leaks, _busy, _slow_hooks, _full):
+    for rule in (_failing, _leaks, _busy, _slow_hooks, _full):
         found = list(rule(load, options))
         yield from found
         if found:
             return
     yield _herd(load)
+
+
+def _failing(load: Load, options: dict[str, int]) -> Iterator[Finding]:
+    if load.failed_creates and load.failed_creates >= load.creates.count:
+        yield Finding(
+            NO_SIZE,
+            f'{load.failed_creates:.0f} connects failed and {load.creates.count} succeeded, and {_waiting(load)}: the '
+            'server is away, or refuses.',
+            'See the errors of create. breaker_threshold tells callers at once while the server is away.',
+        )
 
 
 def _leaks(load: Load, options: dict[str, int]) -> Iterator[Finding]:

@@ -59,6 +59,7 @@ def page(
     used: int = 0,
     oldest: float = 0.0,
     leaks: int = 0,
+    failed_creates: int = 0,
     pool: str = 'orders',
     started: float | None = START,
 ) -> str:
@@ -76,6 +77,7 @@ def page(
         f'gcpool_oldest_checkout_seconds{{{own}}} {oldest}',
         f'gcpool_leaks_detected_total{{{own},pool_endpoint="db"}} {leaks}',
     ]
+    lines.append(f'gcpool_hook_calls_total{{{own},hook="create",outcome="error"}} {failed_creates}')
     for endpoint, results in by_endpoint.items():
         for result, count in results.items():
             lines.append(f'gcpool_acquires_total{{{own},pool_endpoint="{endpoint}",result="{result}"}} {count}')
@@ -257,6 +259,21 @@ def test_bursts_are_not_cured_by_a_size(advised: Callable[..., Any]) -> None:
     assert found['verdict'] == 'waits that no size cures'
     assert 'bursts' in found['findings'][0]['reason'] and '0.1 connections' in found['findings'][0]['reason']
     assert '60 connections' in found['findings'][0]['action']
+
+
+def test_connects_that_fail_are_not_cured_by_a_size(advised: Callable[..., Any]) -> None:
+    found = between(
+        advised, acquires={'hit': 100, 'timeout': 50}, waits={0.0: 100, 5.0: 50}, uses={0.01: 100}, failed_creates=80
+    )
+    assert found['verdict'] == 'waits that no size cures'
+    assert '80 connects failed and 0 succeeded' in found['findings'][0]['reason']
+
+
+def test_acquires_that_were_refused_count_as_those_that_wait(advised: Callable[..., Any]) -> None:
+    acquires = {'hit': 100, 'waited': 40_000, 'rejected': 10_000}
+    found = between(advised, acquires=acquires, waits={0.0: 100, 0.3: 40_000}, uses={0.25: 40_000})
+    assert found['verdict'] == 'too small'
+    assert found['recommended']['max_size'] == connections_for(10 * 50_100 / 40_100)
 
 
 @pytest.mark.parametrize('acquires', [{}, {'hit': 5}])
