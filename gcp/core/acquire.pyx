@@ -290,6 +290,10 @@ cdef class Acquire(Holder):
                 self.a.todo = DO_WAIT
                 return 0
             self.disposed = False       # a finalizer left something, which was reclaimed just now
+        if verdict == UNAVAILABLE and self.last_error is None:
+            verdict = ask(self, False)      # a connect has succeeded meanwhile
+            if verdict != UNAVAILABLE:
+                return self.decide(verdict)
         if verdict == UNAVAILABLE:
             error = self.last_error
             raise unavailable(self, error) from error

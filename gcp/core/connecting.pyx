@@ -41,6 +41,7 @@ cdef int end_connect(Acquire acquire, error) except -1:
     if acquire.misused or not isinstance(error, Exception):
         return_permit(acquire, error)
         return DONE
+    limit_passed(acquire, error)
     kind = classify(acquire.pool, acquire.key, error)
     core.before('failed')
     if acquire.epoch != core.pool.epoch:    # a forked child starts without its parent's failures
@@ -61,6 +62,14 @@ cdef int end_connect(Acquire acquire, error) except -1:
     acquire.tried = True
     core.after()
     return look(acquire)
+
+
+cdef int limit_passed(Acquire acquire, error) except -1:
+    """Let the error of a connect that was ended by `connect_timeout` say so."""
+    cdef double limit = acquire.core.pool.connect_timeout
+    if type(error) is HookTimeoutError and limit < INFINITY and acquire.core.now() < acquire.a.deadline:
+        error.args = (f'create took longer than connect_timeout={limit:g} s',)
+    return 0
 
 
 cdef int report_failed(Acquire acquire, error, told, bint permanent, bint stale, bint again) except -1:

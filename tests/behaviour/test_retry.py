@@ -3,6 +3,8 @@ connects are made at once than may be."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import random
 import time
 from typing import Any
@@ -10,9 +12,10 @@ from typing import Any
 import pytest
 from fronts import Front
 
-from gcp.exceptions import AcquireTimeoutError
+import gcp.asyncio
+from gcp.exceptions import AcquireTimeoutError, EndpointUnavailableError
 from gcp.limits import Retry
-from gcp.testing import calling, never, ok, slow
+from gcp.testing import AsyncBareFakeManager, calling, never, ok, slow
 from gcp.testing import error as raises
 
 
@@ -146,6 +149,8 @@ async def test_a_connect_takes_no_longer_than_its_own_limit(front: Front) -> Non
         await pool.acquire('db')
     assert time.monotonic() - began < 5
     assert not isinstance(caught.value, AcquireTimeoutError)
+    if front.name == 'asyncio':
+        assert str(caught.value) == 'create took longer than connect_timeout=0.05 s'
 
 
 async def test_a_connect_that_takes_too_long_is_tried_again(front: Front) -> None:
@@ -190,3 +195,48 @@ async def test_random_failures_leave_nothing_behind(front: Front, seed: int) -> 
         await actor
     assert sum(pool.stats().acquires.values()) == 12 * 15
     assert pool.stats().creating == pool.stats().waiting == 0
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_cancelled_at_any_moment_nothing_is_left_behind(seed: int) -> None:
+    asyncio.run(cancel_at_random(seed))
+
+
+async def cancel_at_random(seed: int) -> None:
+    rng = random.Random(seed)
+    manager = AsyncBareFakeManager()
+    pool = gcp.asyncio.ConnectionPool(
+        manager,
+        max_size=4,
+        total_max_size=6,
+        max_connecting=rng.randint(1, 3),
+        connect_retry=Retry(0.001, 0.004),
+        breaker_threshold=rng.choice([None, 3]),
+        registry=None,
+    )
+
+    async def connect(endpoint: Any, connection: Any) -> None:
+        await asyncio.sleep(0.002)
+        if rng.random() < 0.5:
+            raise down()
+
+    manager.create.does(calling(connect))
+
+    async def client(endpoint: str) -> None:
+        async with pool.connection(endpoint, timeout=20):
+            await asyncio.sleep(0.001)
+
+    for _ in range(20):
+        tasks = [asyncio.create_task(client(rng.choice('abc'))) for _ in range(10)]
+        for task in tasks:
+            await asyncio.sleep(rng.choice([0, 0.0005, 0.002]))
+            if rng.random() < 0.5:
+                task.cancel()
+        for task in tasks:
+            with contextlib.suppress(asyncio.CancelledError, EndpointUnavailableError):
+                await asyncio.wait_for(task, 20)
+    stats = pool.stats()
+    assert (stats.used, stats.creating, stats.waiting) == (0, 0, 0)
+    assert sum(stats.acquires.values()) == 200
+    await pool.close()
+    assert pool.stats().size == 0

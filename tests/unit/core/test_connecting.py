@@ -3,11 +3,14 @@ a time, with an injected clock, without threads and sleeps."""
 
 from __future__ import annotations
 
+import gc
+import os
+import weakref
 from typing import Any
 
 import pytest
 
-from core.helpers import CREATE, USE, WAIT, Bench, Conn, Shape
+from core.helpers import CREATE, SHUT, USE, WAIT, Bench, Conn, Shape
 from gcp import Retry
 from gcp._core import Acquire
 from gcp.exceptions import AcquireTimeoutError, EndpointUnavailableError, ErrorClass
@@ -650,3 +653,57 @@ def test_a_created_connection_is_used() -> None:
     bench = Bench(connect_retry=RETRY)
     acquire = bench.ask('a')
     assert bench.created(acquire, Conn('a', 1)) == USE
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='no fork')
+def test_a_forked_child_starts_without_failures() -> None:
+    bench = Bench(breaker_threshold=1, connect_retry=RETRY, max_connecting=1)
+    waiting = Bench(connect_retry=RETRY, max_connecting=1)
+    with pytest.raises(EndpointUnavailableError):
+        bench.ask('a').failed(Refused())
+    acquires = [waiting.ask('a') for _ in range(3)]
+    assert fail(waiting, acquires[0], Refused()) == WAIT
+    child = os.fork()
+    if child == 0:
+        good = bench.ask('a').todo == CREATE
+        good = good and waiting.poll(acquires[1]) == CREATE and waiting.of('a') == Shape(creating=1)
+        waiting.take(acquires[1])
+        good = good and waiting.poll(acquires[0]) == CREATE
+        os._exit(0 if good else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    refused(bench)
+    assert waiting.of('a') == Shape(waiting=3)
+
+
+def test_a_connect_that_fails_in_a_forked_child_is_tried_again_there() -> None:
+    bench = Bench(connect_retry=RETRY)
+    acquire = bench.ask('a')
+    child = os.fork()
+    if child == 0:
+        good = fail(bench, acquire, Refused()) == CREATE
+        bench.take(acquire)
+        os._exit(0 if good and bench.shape == Shape(used=1) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_pool_that_is_dropped_while_its_endpoint_fails_is_freed() -> None:
+    bench = Bench(breaker_threshold=2, connect_retry=RETRY)
+    acquire = bench.ask('a')
+    fail(bench, acquire, Refused())
+    pool = weakref.ref(bench.pool)
+    del acquire, bench
+    gc.collect()
+    assert pool() is None
+
+
+def test_closing_ends_those_that_wait_for_the_next_connect() -> None:
+    bench = Bench(connect_retry=RETRY)
+    acquire = bench.ask('a')
+    fail(bench, acquire, Refused())
+    bench.core.close()
+    assert bench.poll(acquire) == SHUT
+    end(bench, acquire, Refused())
+    connecting = Bench(connect_retry=RETRY)
+    acquire = connecting.ask('a')
+    connecting.core.close()
+    assert fail(connecting, acquire, Refused()) == SHUT
