@@ -225,11 +225,11 @@ def test_a_release_has_a_repaired_wheel_and_an_sdist_that_passed_their_tests(rel
     (sdist,) = out.glob('*.tar.gz')
     if sys.platform == 'linux':
         assert re.search(r'(many|musl)linux_\d+_\d+_\w+\.whl$', wheel.name)
-    rows = [line.split() for line in said.splitlines() if 'gcpool' in line and 'quickstart runs' in line]
-    assert [wheel.name in rows[0], sdist.name in rows[1], len(rows)] == [True, True, 2]
-    assert said.count('10 passed, 0 failed; quickstart runs') == 2
-    installed = float(re.findall(r'([\d.]+) s', next(line for line in said.splitlines() if wheel.name in line))[-1])
-    assert installed < 120.0  # it has to be downloaded with what it needs, but nothing is compiled
+    rows = [re.split('  +', line) for line in said.splitlines() if line.endswith('quickstart runs')]
+    assert [row[1] for row in rows] == [wheel.name, sdist.name]
+    assert {row[-1] for row in rows} == {'10 passed, 0 failed; quickstart runs'}
+    # it is downloaded with the two packages that it needs, and nothing is compiled: seconds, on a busy machine, too
+    assert float(rows[0][5].removesuffix(' s')) < 60.0
 
 
 def test_a_release_says_that_the_address_is_not_set(release: tuple[Path, str], project: Path) -> None:
