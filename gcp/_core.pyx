@@ -85,7 +85,7 @@ from gcp.core.state cimport HOOK_DISPOSE
 
 from gcp.exceptions import (
     AcquireTimeoutError, ConnectionNotAcquiredError, ConnectionPoolClosedError, DiscardConnection,
-    EndpointUnavailableError, ErrorClass, HookTimeoutError,
+    EndpointUnavailableError, ErrorClass, HookTimeoutError, TooManyWaitersError,
 )
 
 gcp_clock_init()

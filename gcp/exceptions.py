@@ -50,7 +50,8 @@ class AcquireTimeoutError(BaseError, TimeoutError):
     of both.
 
     :ivar pool: the name of the pool
-    :ivar phase: the phase that ran out of time: ``waiting``, ``creation``, ``check_aliveness`` or ``on_acquire``
+    :ivar phase: the phase that ran out of time: ``waiting``, ``creation``, ``check_aliveness`` or ``on_acquire``; or
+        ``admission``, if its wait was expected to outlast its time-out, so that it was refused when it came
     :ivar blocked_by: what blocked the acquire: ``endpoint cap``, ``total cap``, ``connect limit`` (`max_connecting`),
                       ``total connect limit``, ``retry delay``, ``creation`` or ``None`` (a slow hook)
     :ivar timeout: the time-out of the acquire, seconds

@@ -27,7 +27,7 @@ class Counts:
     :ivar waiting: acquires in the wait queue
     :ivar created: connections created so far
     :ivar closed: connections closed so far, by reason
-    :ivar acquires: acquires that have ended, by result: hit, created, waited, timeout, cancelled, error
+    :ivar acquires: acquires that have ended, by result: hit, created, waited, timeout, rejected, cancelled, error
     :ivar releases: releases so far, by outcome: idle, handoff, discarded
     :ivar leaks: connections that were held for longer than the pool's ``leak_threshold``
     :ivar connect_failures: connects that have failed, by the class of their error: transient, permanent

@@ -7,8 +7,8 @@
 
 from gcp.core.ring cimport ring_empty
 from gcp.core.state cimport (
-    CALL_DEAD, CALL_OK, CREATE, DONE, FAILED, HOOK_CHECK, HOOK_CREATE, HOOK_DISPOSE, HOOK_ON_ACQUIRE, HOOK_ON_DEAD,
-    N_HOOKS, NEW, TURNED_AWAY, UNAVAILABLE, USE, WAIT, cap, pool_t, waiter_t,
+    CALL_DEAD, CALL_OK, CREATE, CROWDED_OUT, DONE, FAILED, HOOK_CHECK, HOOK_CREATE, HOOK_DISPOSE, HOOK_ON_ACQUIRE,
+    HOOK_ON_DEAD, HOPELESS, N_HOOKS, NEW, TURNED_AWAY, UNAVAILABLE, USE, WAIT, cap, pool_t, waiter_t,
 )
 
 
@@ -36,6 +36,8 @@ cdef double GRACE = 0.05
 
 cdef struct acquire_t:
     int todo
+    bint fresh           # its connection needs no check
+    bint checks_only     # there is no hook to call but the check
     int hook             # that has the connection: while there is one, an error costs the connection; N_HOOKS: none
     uint64_t arrival     # its age: should it have to wait, no younger acquire is served before it
     uint64_t epoch
@@ -63,7 +65,7 @@ cdef inline void after_check(BaseConnectionPool pool, acquire_t* a) noexcept:
 
 cdef inline void after_slot(BaseConnectionPool pool, acquire_t* a) noexcept:
     a.todo = HOOK_CHECK
-    if pool._check_aliveness is None:
+    if pool._check_aliveness is None or a.fresh:
         after_check(pool, a)
 
 
@@ -301,10 +303,15 @@ cdef class Acquire(Holder):
             raise own_error(self)
         if verdict == TURNED_AWAY:
             raise ConnectionPoolClosedError(f'{self.pool.name} is closed')
+        if verdict == CROWDED_OUT:
+            raise too_many_waiters(self)
+        if verdict == HOPELESS:
+            raise self.timed_out('admission') from self.last_error
         if verdict == CREATE:
             self.a.todo = HOOK_CREATE
             self.check_deadline('creation', None)
         else:
+            self.a.fresh = self.w.fresh
             after_slot(self.pool, &self.a)
         return 0
 
@@ -396,7 +403,7 @@ cdef class Acquire(Holder):
         """Make the error that says what was waited for, and what stood in the way."""
         cdef Core core = self.core
         cdef pool_t* pool = &core.pool
-        cdef bint waited = phase == 'waiting'
+        cdef bint waited = phase == 'waiting' or phase == 'admission'
         idle, used, creating, waiting, limit, oldest = self.block or (
             pool.idle, pool.used, pool.creating, pool.waiting,
             pool.max_size if self.ep is None else cap(&self.ep.e), NEVER)
@@ -408,7 +415,7 @@ cdef class Acquire(Holder):
         if waited and used:
             blocked += closed_without_release(self)
         return self.pool._timeout_error(
-            f'{self.pool.name}: no connection to {describe(self.key)} {allowed}: time ran out in {phase}'
+            f'{self.pool.name}: no connection to {describe(self.key)} {allowed}: {what_ended(self, phase)}'
             f'{blocked}; {idle} idle, {used} used{held_for}, {creating} creating, {waiting} waiting',
             pool=self.pool.name, phase=phase, blocked_by=blocked_by, timeout=self.timeout, idle=idle, used=used,
             creating=creating, waiting=waiting, limit=limit, oldest_checkout=age,

@@ -232,8 +232,9 @@ cdef class AsyncLease(Holder):
         if pool.direct:
             s = pool.take_slot(self.key, self.timeout, NULL)
         elif not pool._core.traces_hits:
+            a.checks_only = pool.checks_only
             s = pool.take_slot(self.key, self.timeout, &a)
-            if s != NULL:
+            if s != NULL and a.todo != DO_DONE:
                 self.phase = ACQUIRING      # a hook that awaits this same lease gets an error
                 return self.call_hooks(s, &a)
         return s if s != NULL else pool.begin_for(self)

@@ -5,7 +5,7 @@ from gcp.core.platform cimport gcp_lock, gcp_unlock, look_up_quietly
 from gcp.core.ring cimport ring_empty
 from gcp.core.state cimport HIT, N_HOOKS, RETURNING, TO_IDLE, USED, endpoint_t, pool_t, slot_t
 from gcp.core.table cimport table_find
-from gcp.core.transitions cimport end_release, take_idle
+from gcp.core.transitions cimport end_release, needs_no_check, take_idle
 
 
 cdef enum:
@@ -22,11 +22,15 @@ cdef str next_name(str stem):
 
 
 cdef inline slot_t* take_hit(pool_t* pool, endpoint_t* e, double now, acquire_t* a) noexcept nogil:
-    """Take an idle connection, or return NULL. Without hooks to call, the acquire has ended well."""
+    """Take an idle connection, or return NULL. Without hooks to call, the acquire has ended well; with a connection that
+    needs no check, and no other hook to call, too: `todo` says so."""
+    cdef bint fresh = a != NULL and needs_no_check(pool, e, now)
     cdef slot_t* s = take_idle(pool, e, now)
     if s == NULL:
         return NULL
-    if a == NULL:
+    if a == NULL or (fresh and a.checks_only):
+        if a != NULL:
+            a.todo = DO_DONE
         s.acquired = True
         e.counters.acquires[<int>HIT] += 1
     else:
@@ -36,6 +40,8 @@ cdef inline slot_t* take_hit(pool_t* pool, endpoint_t* e, double now, acquire_t*
         a.lease = s.lease
         a.began = now
         a.hook = N_HOOKS
+        a.fresh = fresh
+        a.todo = DO_BEGIN
     return s
 
 
@@ -76,6 +82,7 @@ cdef class BaseConnectionPool:
     cdef public object _dispose         # for what a caller disposes of by itself; None: it does not
     # Whether an idle hit calls no hook when it is acquired, none when it is released, looks for nothing that expired.
     cdef bint direct
+    cdef bint checks_only       # an idle hit calls no hook but the check
     cdef bint plain
     cdef bint collects
     cdef Py_ssize_t dispose_batch_size
@@ -103,6 +110,7 @@ cdef class BaseConnectionPool:
         self.judges = self._clean_after_error is not None or self._classify is not None
         self.name = options.name or next_name(type(manager).__name__)
         self.direct = self._check_aliveness is None and self._on_acquire is None
+        self.checks_only = self._on_acquire is None
         self.plain = self._on_release is None
         self.collects = not options.background_collector
         self._core = Core(clock=clock, **limits_among(options))

@@ -6,6 +6,7 @@ from cpython.mem cimport PyMem_RawFree
 from gcp.core.clock cimport gcp_monotonic
 from gcp.core.platform cimport PyTypeObject, gcp_lock, gcp_mutex, gcp_mutex_init, gcp_unlock
 from gcp.core.ring cimport ring_empty, ring_init, ring_insert, ring_remove
+from gcp.core.scheduling cimport update_screening
 from gcp.core.state cimport (
     CALL_OK, USE, count_hook_call, endpoint_expiring, endpoint_t, first_due, pool_t, taken, waiter_t,
 )
@@ -61,6 +62,7 @@ cdef class Core:
         gcp_mutex_init(&self.mutex)
         set_pool_limits(pool, {**DEFAULT_LIMITS, **limits})
         self.limits_failed_for = set()
+        update_screening(pool)
         pool.collector_wakes_at = -INFINITY
         pool.next_expiry = INFINITY
         ring_init(&pool.idle_bases)

@@ -6,6 +6,7 @@ from cpython.mem cimport PyMem_RawFree
 from gcp.core.connects cimport forget_failures
 from gcp.core.platform cimport gcp_mutex_init, gcp_take
 from gcp.core.ring cimport ring_empty, ring_init, ring_remove, ring_t
+from gcp.core.scheduling cimport update_screening
 from gcp.core.state cimport (
     DONE, FREE, counters_t, endpoint_link, endpoint_object, endpoint_t, first_waiter, metrics_t, pool_t,
     slot_in_endpoint, slot_object, slot_t, waiter_t,
@@ -38,6 +39,9 @@ cdef int reset_after_fork(Core core) except -1:
     pool.due.n = 0
     pool.blocked.n = 0
     pool.expiring.n = 0
+    pool.over = False
+    pool.n_over = 0
+    update_screening(pool)
     pool.woken = NULL
     pool.empties = NULL
     pool.called = NULL

@@ -6,9 +6,9 @@ from gcp.core.platform cimport gcp_lock, gcp_unlock
 from gcp.core.ring cimport ring_empty, ring_init, ring_t
 from gcp.core.scheduling cimport endpoint_may_connect, has_to_delay, note_if_empty, pool_may_connect
 from gcp.core.state cimport (
-    CALL_ERROR, CANCELLED, CREATE, CREATED, DEAD, DONE, ERROR, HIT, HOOK_CREATE, HOOK_FAILED, NEW, N_HOOKS, REJECTED,
-    TIMED_OUT, TURNED_AWAY, USE, WAIT, WAITED, cap, count_hook_call, counters_t, endpoint_link, endpoint_object,
-    endpoint_t, pool_t, slot_in_endpoint, slot_object, slot_t, taken,
+    CALL_ERROR, CANCELLED, CREATE, CREATED, CROWDED_OUT, DEAD, DONE, ERROR, HIT, HOOK_CREATE, HOOK_FAILED, HOPELESS, NEW,
+    N_HOOKS, REJECTED, TIMED_OUT, TURNED_AWAY, USE, WAIT, WAITED, cap, count_hook_call, counters_t, endpoint_link,
+    endpoint_object, endpoint_t, pool_t, slot_in_endpoint, slot_object, slot_t, taken,
 )
 from gcp.core.table cimport table_find
 from gcp.core.transitions cimport book_connection, discard_slot, end_release, make_room, request_slot, withdraw
@@ -94,6 +94,8 @@ cdef inline int submit(Acquire acquire, bint again, double now) noexcept:
         arrive(acquire)
     acquire.w.ep = &acquire.ep.e
     acquire.w.queued = False
+    acquire.w.admitted = again or acquire.nowait
+    acquire.w.deadline = acquire.a.deadline
     acquire.create_began = NEVER
     Py_INCREF(acquire)
     verdict = request_slot(pool, &acquire.w, now)
@@ -103,6 +105,8 @@ cdef inline int submit(Acquire acquire, bint again, double now) noexcept:
         acquire.waited = acquire.waited or not acquire.set_off
     if verdict == CREATE:
         acquire.create_began = now
+    elif verdict == CROWDED_OUT or verdict == HOPELESS:
+        note_block(acquire)
     return verdict
 
 
@@ -422,6 +426,13 @@ cdef int finish(Acquire acquire) except -1:
     return 0
 
 
+cdef int result_of(error):
+    """Return how an acquire that has raised an error is counted."""
+    if isinstance(error, AcquireTimeoutError):
+        return TIMED_OUT
+    return REJECTED if isinstance(error, (TooManyWaitersError, EndpointUnavailableError)) else ERROR
+
+
 cdef bint withdraw_acquire(Acquire acquire, error) except -1:
     """End an acquire badly: leave the wait queue, return the permit or the connection, count the result. A connection
     that a hook had is discarded. Returns whether it had not ended before."""
@@ -432,8 +443,7 @@ cdef bint withdraw_acquire(Acquire acquire, error) except -1:
     if acquire.ended:
         return False
     if isinstance(error, Exception):
-        result = TIMED_OUT if isinstance(error, AcquireTimeoutError) else (
-            REJECTED if isinstance(error, EndpointUnavailableError) else ERROR)
+        result = result_of(error)
     stop_timer(acquire)
     core.before('abandon')
     now = core.now()

@@ -3,14 +3,17 @@
 # A slot is always in one state and in the rings that belong to it. The functions that remove it (end_use, remove_idle)
 # leave it in no ring; those that insert it (begin_use, add_idle, make_victim) expect it so.
 
+from libc.stdint cimport uint64_t
+
 from gcp.core.heap cimport heap_push, heap_remove, heap_sift, place_t
 from gcp.core.histogram cimport N_AGE_BOUNDS, gcp_ages, observe
 from gcp.core.platform cimport gcp_prefetch
 from gcp.core.ring cimport ring_empty, ring_insert, ring_remove, ring_t
 from gcp.core.state cimport (
-    CREATE, DISCARDED, DISPOSING, EVICTED, EXPIRED, HANDOFF, IDLE, IDLE_TIMEOUT, MAX_LIFETIME, POOL_CLOSED,
-    TO_DISPOSAL, TO_IDLE, USE, USED, WAIT, base_size, cap, endpoint_expiring, endpoint_rank, endpoint_t, first_waiter,
-    held, idle_limit, neediest, pool_t, slot_due, slot_in_pool, slot_reservation, slot_t, taken, waiter_node, waiter_t,
+    CREATE, DISCARDED, DISPOSING, EVICTED, EXPIRED, HANDOFF, IDLE, IDLE_TIMEOUT, MAX_LIFETIME, MAX_USES, N_REASONS,
+    POOL_CLOSED, TO_DISPOSAL, TO_IDLE, USE, USED, WAIT, base_size, cap, endpoint_expiring, endpoint_rank, endpoint_t,
+    first_waiter, held, idle_limit, neediest, pool_t, slot_due, slot_in_pool, slot_reservation, slot_t, taken,
+    waiter_node, waiter_t,
 )
 from gcp.core.table cimport home_of, table_add, table_has_room, table_remove
 
@@ -325,6 +328,7 @@ cdef inline void hand_off(pool_t* pool, slot_t* s, double now) noexcept nogil:
     begin_use(pool, s, now)
     w.slot = s
     w.lease = s.lease
+    w.fresh = pool.check_interval > 0
     wake(pool, w, USE)
     update_blocked(pool, ep)
 
@@ -383,13 +387,66 @@ cdef inline bint yields_to(pool_t* pool, slot_t* s, endpoint_t* needy, double no
     return now - s.born >= LIVES * price
 
 
-cdef inline int find_use(pool_t* pool, slot_t* s, double now) noexcept nogil:
-    """Find the next use of a healthy slot that was released and is in no ring. Return the outcome of the release."""
+# --- what a release has to look at only now and then ---
+
+cdef inline void smooth(double* mean, double value) noexcept nogil:
+    """Update an exponential moving average; the first value is taken as it is."""
+    mean[0] += (value - mean[0]) * (0.2 if mean[0] > 0 else 1.0)
+
+
+cdef inline void update_screening(pool_t* pool) noexcept nogil:
+    """Note whether released connections are to be screened."""
+    pool.screening = pool.closed or pool.over or pool.n_over or pool.max_uses or pool.admits_by_deadline
+
+
+cdef inline void forget_over(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """Note that an endpoint holds no more than its cap."""
+    if ep.over:
+        ep.over = False
+        pool.n_over -= 1
+        update_screening(pool)
+
+
+cdef inline bint exceeds_a_cap(pool_t* pool, slot_t* s) noexcept nogil:
+    """Whether more connections than allowed live, with this slot, which is in no ring: a cap was lowered. Places of
+    connections that are being disposed of become free anyway."""
+    if s.ep.over:
+        if held(s.ep) + 1 > cap(s.ep):
+            return True
+        forget_over(pool, s.ep)
+    if pool.over:
+        if pool.size - pool.disposing > pool.total_max_size:
+            return True
+        pool.over = False
+        update_screening(pool)
+    return False
+
+
+cdef inline int screen(pool_t* pool, slot_t* s, double now, bint acquired) noexcept nogil:
+    """Return why a slot that was released and is in no ring is not used again, or N_REASONS. Measure its use."""
+    if pool.closed:
+        return POOL_CLOSED
+    if acquired and pool.admits_by_deadline:
+        smooth(&s.ep.use_time, now - s.since)
+    if pool.max_uses and s.uses >= <uint64_t>pool.max_uses:
+        return MAX_USES
+    return EVICTED if exceeds_a_cap(pool, s) else N_REASONS
+
+
+cdef inline int find_use(pool_t* pool, slot_t* s, double now, bint acquired) noexcept nogil:
+    """Find the next use of a healthy slot that was released and is in no ring. Return the outcome of the release.
+
+    :param acquired: whether it was in use, not only given to an acquire that has ended badly
+    """
     cdef endpoint_t* ep = s.ep
     cdef endpoint_t* needy
-    if pool.closed:
-        make_victim(pool, s, POOL_CLOSED)
-        return TO_DISPOSAL
+    cdef int reason
+    if pool.screening:
+        reason = screen(pool, s, now, acquired)
+        if reason != N_REASONS:
+            make_victim(pool, s, reason)
+            update_blocked(pool, ep)
+            return TO_DISPOSAL
     if now >= s.expires:
         make_victim(pool, s, EXPIRED if s.stale else MAX_LIFETIME)
         update_blocked(pool, ep)

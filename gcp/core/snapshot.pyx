@@ -10,7 +10,7 @@ from gcp.core.state cimport (
 )
 from gcp.core.transitions cimport find_leaks, write_off
 
-REASONS = ('idle_timeout', 'max_lifetime', 'dead', 'discarded', 'evicted', 'pool_closed', 'error', 'expired')
+REASONS = ('idle_timeout', 'max_lifetime', 'dead', 'discarded', 'evicted', 'pool_closed', 'error', 'expired', 'max_uses')
 RESULTS = ('hit', 'created', 'waited', 'timeout', 'cancelled', 'error', 'rejected')
 CONNECT_FAILURES = ('transient', 'permanent')
 BREAKER_STATES = ('closed', 'open', 'half_open')

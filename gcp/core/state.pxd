@@ -14,11 +14,11 @@ cdef enum slot_state:
     FREE, IDLE, USED, RETURNING, DISPOSING
 
 cdef enum waiter_state:
-    # from WAIT to FAILED: the verdicts of an acquire
-    NEW, WAIT, CREATE, USE, TURNED_AWAY, UNAVAILABLE, FAILED, DONE
+    # from WAIT to HOPELESS: the verdicts of an acquire. CROWDED_OUT: too many wait; HOPELESS: its time would run out
+    NEW, WAIT, CREATE, USE, TURNED_AWAY, UNAVAILABLE, FAILED, CROWDED_OUT, HOPELESS, DONE
 
 cdef enum close_reason:
-    IDLE_TIMEOUT, MAX_LIFETIME, DEAD, DISCARDED, EVICTED, POOL_CLOSED, HOOK_FAILED, EXPIRED, N_REASONS
+    IDLE_TIMEOUT, MAX_LIFETIME, DEAD, DISCARDED, EVICTED, POOL_CLOSED, HOOK_FAILED, EXPIRED, MAX_USES, N_REASONS
 
 cdef enum acquire_result:
     HIT, CREATED, WAITED, TIMED_OUT, CANCELLED, ERROR, REJECTED, N_RESULTS
@@ -98,7 +98,10 @@ cdef struct slot_t:          # one connection
     flag_t leaked            # held for longer than leak_after, and counted as a leak
     flag_t started           # abandoned after its dispose was called
     flag_t stale             # opened before its endpoint's connections were expired
+    uint64_t uses            # how often it was released after a use
     double born
+    double luck              # which part of `jitter` its lifetime is shortened by
+    double checked           # when it was found alive in the background
     ring_t reservation       # in the pool's ring of victims whose place is reserved
     endpoint_t* reserved_for      # the endpoint that may create a connection when this victim is gone
     place_t due              # its place in the heap of lifetimes
@@ -135,6 +138,7 @@ cdef struct endpoint_t:
     Py_ssize_t floor
     limits_t own             # what it was given
     double create_time       # smoothed, seconds; 0 before the first
+    double use_time          # smoothed, seconds; 0 before the first. Only known where admission is by deadline
     # connects that have failed since the last one that succeeded: see `may_connect`
     int failures
     flag_t delayed           # its connects are made one at a time, the next one not before `retry_at`
@@ -148,6 +152,7 @@ cdef struct endpoint_t:
     flag_t in_called         # in the pool's list of endpoints whose timekeeper is to be woken
     double stale_before      # connections whose connect began before count as expired
     endpoint_t* next_empty
+    flag_t over              # it has held more than its cap since that was lowered
     flag_t in_empties        # in the pool's list of empty endpoints
     flag_t listed            # in the pool's ring of endpoints, which owns a reference then
 
@@ -161,10 +166,14 @@ cdef struct waiter_t:
     waiter_t* next_abandoned
     slot_t* slot
     double began             # when its acquire was called
+    double deadline          # when it gives up; inf: never
+    double expected          # how long its wait was expected to take, if that is too long
     int ahead                # how many were in the wait queue before it
     uint64_t lease
     int state
     bint queued              # it has been in the wait queue
+    bint admitted            # it may wait, however many do: it does not wait for others, or was served before
+    bint fresh               # its connection was used or checked lately, and needs no check
 
 
 cdef struct pool_t:
@@ -235,6 +244,9 @@ cdef struct pool_t:
     double create_time
     double collector_wakes_at     # -inf without a collector
     bint closed
+    bint screening           # a connection that is released may be of no use any more: see `screen`
+    bint over                # it has held more than the total cap since that was lowered
+    Py_ssize_t n_over        # endpoints that have held more than their cap since that was lowered
     counters_t retired       # of endpoints that are gone
     metrics_t metrics
 

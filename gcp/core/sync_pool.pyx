@@ -49,12 +49,16 @@ cdef class SyncPool(BaseConnectionPool):
     cdef inline slot_t* take(self, endpoint, timeout) except NULL:
         """Acquire a slot: an idle one, else whatever the machine comes to."""
         cdef acquire_t a
+        cdef acquire_t* hooks = NULL
         cdef slot_t* s = NULL
-        if self.direct or not self._core.traces_hits:
-            s = self.take_slot(endpoint, timeout, NULL if self.direct else &a)
+        if not self.direct:
+            hooks = &a
+            a.checks_only = self.checks_only
+        if hooks == NULL or not self._core.traces_hits:
+            s = self.take_slot(endpoint, timeout, hooks)
         if s == NULL:
             return self.serve_anew(endpoint, timeout)
-        if not self.direct:
+        if hooks != NULL and a.todo != DO_DONE:
             return self.call_hooks(s, &a, endpoint, timeout)
         return s
 

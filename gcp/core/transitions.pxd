@@ -16,13 +16,13 @@ from gcp.core.ring cimport ring_empty, ring_remove, ring_t
 from gcp.core.scheduling cimport (
     IN_CACHE, begin_use, cancel_reservation, count_leak, dequeue, dies_before, end_use, enqueue, expires_before,
     find_use, grant_permit, has_expired, longest_idle, make_victim, may_connect, note_expiry, note_if_empty,
-    prefetch_next, remove_idle, serve_blocked, update_blocked, wake,
+    prefetch_next, remove_idle, serve_blocked, smooth, update_blocked, wake,
 )
 from gcp.core.state cimport (
-    CALL_OK, CREATE, DISCARDED, DONE, EXPIRED, FREE, HOOK_CREATE, IDLE, IDLE_TIMEOUT, MAX_LIFETIME, POOL_CLOSED,
-    RETURNING, TO_DISPOSAL, TO_IDLE, TURNED_AWAY, UNAVAILABLE, USE, USED, WAIT, cap, count_hook_call,
-    endpoint_expiring, endpoint_link, endpoint_t, first_due, first_waiter, idle_limit, lifetime, pool_t,
-    slot_in_endpoint, slot_in_pool, slot_t, taken, waiter_t,
+    CALL_OK, CREATE, CROWDED_OUT, DISCARDED, DONE, EXPIRED, FREE, HOOK_CREATE, HOPELESS, IDLE, IDLE_TIMEOUT,
+    MAX_LIFETIME, POOL_CLOSED, RETURNING, TO_DISPOSAL, TO_IDLE, TURNED_AWAY, UNAVAILABLE, USE, USED, WAIT, cap,
+    count_hook_call, endpoint_expiring, endpoint_link, endpoint_t, first_due, first_waiter, idle_limit, lifetime, pool_t,
+    queue_limit, slot_in_endpoint, slot_in_pool, slot_t, taken, waiter_t,
 )
 from gcp.core.table cimport table_add, table_has_room, table_remove, table_reserve
 
@@ -71,6 +71,40 @@ cdef inline bint expire_idle(pool_t* pool, endpoint_t* ep, double now) noexcept 
     return True
 
 
+cdef inline bint needs_no_check(pool_t* pool, endpoint_t* ep, double now) noexcept nogil:
+    """Whether the idle connection that would be acquired next was used, or found alive, so lately that it needs no
+    check. Those that are no longer idle are never asked about: so they need not remember when they were."""
+    cdef slot_t* s
+    if pool.check_interval <= 0:
+        return False
+    if ep.n_base:
+        s = slot_in_endpoint(ep.base.next)
+    elif ep.n_extra:
+        s = slot_in_endpoint(ep.extras.prev)
+    else:
+        return False
+    return now - max(s.since, s.checked) < pool.check_interval
+
+
+cdef inline void refuse(pool_t* pool, waiter_t* w, double now) noexcept nogil:
+    """Refuse a waiter that has just come, if too many wait, or its wait is expected to outlast its deadline. One that
+    waits for a disposal, not for others, is not refused."""
+    cdef endpoint_t* ep = w.ep
+    cdef int size = ep.n_base + ep.n_extra + ep.n_used
+    if ep.reserved + ep.disposing >= ep.waiting:
+        return
+    if ep.waiting > queue_limit(ep):
+        w.state = CROWDED_OUT
+    elif pool.admits_by_deadline and ep.use_time > 0 and size > 0:
+        w.expected = ep.waiting * ep.use_time / size
+        if w.expected > w.deadline - now:
+            w.state = HOPELESS
+    if w.state != WAIT:
+        dequeue(pool, w)
+        w.queued = False
+        update_blocked(pool, ep)
+
+
 cdef inline int request_slot(pool_t* pool, waiter_t* w, double now) noexcept nogil:
     """Serve an acquire at once, or enqueue it. Idle connections found expired become victims."""
     cdef endpoint_t* ep = w.ep
@@ -81,6 +115,7 @@ cdef inline int request_slot(pool_t* pool, waiter_t* w, double now) noexcept nog
         return w.state
     if ep.waiting == 0 or w.seq < first_waiter(ep).seq:
         while True:
+            w.fresh = needs_no_check(pool, ep, now)
             s = take_idle(pool, ep, now)
             if s != NULL:
                 w.slot = s
@@ -105,6 +140,8 @@ cdef inline int request_slot(pool_t* pool, waiter_t* w, double now) noexcept nog
     enqueue(pool, w)
     update_blocked(pool, ep)
     serve_blocked(pool)
+    if w.state == WAIT and not w.admitted:
+        refuse(pool, w, now)
     return w.state
 
 
@@ -140,11 +177,6 @@ cdef inline bint make_room(pool_t* pool) noexcept nogil:
     return heap_has_room(&pool.due, pool.size)
 
 
-cdef inline void smooth(double* mean, double value) noexcept nogil:
-    """Update an exponential moving average; the first value is taken as it is."""
-    mean[0] += (value - mean[0]) * (0.2 if mean[0] > 0 else 1.0)
-
-
 cdef inline void book_connection(pool_t* pool, waiter_t* w, slot_t* s, double now, double took) noexcept nogil:
     """Turn a permit into a used connection. `make_room` has succeeded before its creation."""
     cdef endpoint_t* ep = w.ep
@@ -156,11 +188,10 @@ cdef inline void book_connection(pool_t* pool, waiter_t* w, slot_t* s, double no
     smooth(&pool.create_time, took)
     ep.counters.created += 1
     count_hook_call(&pool.metrics, HOOK_CREATE, CALL_OK, took)
-    if pool.jitter > 0:
-        life *= 1.0 - pool.jitter * random_fraction(&pool.random)
     s.ep = ep
     s.born = now
-    s.expires = now + life
+    s.luck = random_fraction(&pool.random)
+    s.expires = now + life * (1.0 - pool.jitter * s.luck)
     begin_use(pool, s, now)
     table_add(&pool.members, s)
     if now - took < ep.stale_before:
@@ -218,8 +249,9 @@ cdef inline int end_release(pool_t* pool, slot_t* s, double now) noexcept nogil:
     pool.now = now
     if used > pool.leak_after and acquired:
         count_leak(s)
+    s.uses += acquired
     end_use(pool, s)
-    outcome = find_use(pool, s, now)
+    outcome = find_use(pool, s, now, acquired)
     if acquired:
         ep.counters.releases[outcome] += 1
         observe(&pool.metrics.use, gcp_seconds, N_USE_BOUNDS, used)
@@ -395,7 +427,7 @@ cdef inline void close_pool(pool_t* pool) noexcept nogil:
     cdef endpoint_t* ep
     cdef waiter_t* w
     cdef slot_t* s
-    pool.closed = True
+    pool.closed = pool.screening = True
     while node != &pool.endpoints:
         ep = endpoint_link(node)
         node = node.next

@@ -193,7 +193,7 @@ class PoolTracer:
                 attributes={RESULT: result, AHEAD: acquire.ahead},
             )
             try:
-                if result in ('timeout', 'cancelled', 'error'):
+                if result in ('timeout', 'rejected', 'cancelled', 'error'):
                     fail(span, result, error)
                 self._exemplify('wait', None, seconds, span)
             finally:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from fronts import Front
 
-from gcp import AcquireTimeoutError, EndpointLimits
+from gcp import AcquireTimeoutError, EndpointLimits, TooManyWaitersError
+from gcp.testing import dead
 
 
 @pytest.fixture(params=['mapping', 'function'])
@@ -179,3 +180,85 @@ async def test_a_mapping_is_copied(front: Front) -> None:
     limits['db'] = EndpointLimits(max_size=5)
     async with pool.connection('db'):
         assert pool.stats().endpoints['db'].limits.max_size == 1
+
+
+# --- max_uses, max_waiting, admission, check_interval ---
+
+
+@pytest.mark.parametrize('bare', [False, True])
+async def test_a_connection_is_used_so_many_times(front: Front, bare: bool) -> None:
+    manager = front.manager(bare=bare)
+    pool = front.pool(manager, max_uses=3)
+    for _ in range(7):
+        async with pool.connection('db'):
+            pass
+    await front.until(lambda: not pool.stats().disposing)
+    stats = pool.stats()
+    assert (stats.created, stats.closed['max_uses'], stats.idle) == (3, 2, 1)
+
+
+async def test_one_waiter_too_many_gets_an_error_at_once(front: Front) -> None:
+    pool = front.pool(front.manager(), max_size=1, max_waiting=2, limits={'b': EndpointLimits(max_waiting=0)})
+    held = [await pool.acquire('a'), await pool.acquire('b')]
+    waiters = await front.line_up(pool, 'a', 2)
+    for endpoint, most in ('a', 2), ('b', 0):
+        with pytest.raises(TooManyWaitersError, match=f"max_waiting={most} of endpoint '{endpoint}'") as refused:
+            await pool.acquire(endpoint, timeout=10)
+        assert (refused.value.endpoint, refused.value.limit) == (endpoint, most)
+    assert pool.stats().acquires['rejected'] == 2 and pool.stats().acquires['error'] == 0
+    with pytest.raises(AcquireTimeoutError):
+        await pool.acquire('b', timeout=0)
+    await front.give_back(pool, held)
+    for waiter in waiters:
+        await pool.release(await waiter, 'a')
+    await pool.release(await pool.acquire('a'), 'a')
+
+
+async def test_a_wait_that_cannot_end_in_time_is_refused_at_once(front: Front) -> None:
+    pool = front.pool(front.manager(), max_size=1, admission='deadline')
+    async with pool.connection('db'):
+        await front.sleep(0.05)
+    async with pool.connection('db'):
+        with pytest.raises(AcquireTimeoutError, match='refused on arrival') as refused:
+            await pool.acquire('db', timeout=0.01)
+        assert (refused.value.phase, refused.value.blocked_by) == ('admission', 'endpoint cap')
+        [waiter] = await front.line_up(pool, 'db', 1)
+    await pool.release(await waiter, 'db')
+    assert pool.stats().acquires['timeout'] == 1
+
+
+@pytest.mark.parametrize('tracing', ['lifecycle', 'all'])
+async def test_a_connection_that_was_used_lately_is_not_checked(front: Front, tracing: str) -> None:
+    manager = front.manager()
+    pool = front.pool(manager, check_interval=60, tracing=tracing)
+    for _ in range(5):
+        async with pool.connection('db'):
+            pass
+        await pool.release(await pool.acquire('db'), 'db')
+    assert not manager.check_aliveness.calls
+    assert len(manager.on_acquire.calls) == 10
+    assert pool.stats().acquires['hit'] == 9
+
+
+class CheckOnly:
+    """A manager with a check, and no other optional hook."""
+
+    def __init__(self, manager: Any) -> None:
+        self.create, self.dispose = manager.create, manager.dispose
+        self.check_aliveness = manager.check_aliveness
+
+
+async def test_a_check_that_is_the_only_hook_is_skipped(front: Front) -> None:
+    manager = front.manager()
+    pool = front.pool(CheckOnly(manager), check_interval=0.02)
+    await pool.release(await pool.acquire('db'), 'db')
+    async with pool.connection('db'):
+        pass
+    assert not manager.check_aliveness.calls
+    await front.sleep(0.03)
+    await pool.release(await pool.acquire('db'), 'db')
+    assert len(manager.check_aliveness.calls) == 1
+    manager.check_aliveness.does(dead())
+    await front.sleep(0.03)
+    await pool.release(await pool.acquire('db'), 'db')
+    assert pool.stats().closed['dead'] == 1 and pool.stats().acquires['hit'] == 2

@@ -692,7 +692,15 @@ async def test_tracer_that_raises_changes_nothing(
         with pytest.raises(ValueError):
             await pool.acquire(DB)
     assert otel.get_current() is before
-    assert pool.stats().acquires == {'hit': 2, 'created': 2, 'waited': 1, 'timeout': 0, 'cancelled': 0, 'error': 1}
+    assert pool.stats().acquires == {
+        'hit': 2,
+        'created': 2,
+        'waited': 1,
+        'timeout': 0,
+        'rejected': 0,
+        'cancelled': 0,
+        'error': 1,
+    }
     assert errors_of(pool.raw if isinstance(front, ThreadsFront) else pool).count >= 3
     told = [record.getMessage() for record in caplog.records if record.name == 'gcp.observe']
     assert len(told) == 1 and told[0].startswith('orders: spans failed: Odd')
