@@ -3,7 +3,7 @@
 halves of the two pools. The contents, in the order in which to read them:
 
 layers                 plain C, a module each, which cimports only those before it: platform, clock, ring, heap, table,
-                       histogram, state, scheduling, connects, transitions
+                       histogram, state, scheduling, connects, transitions, resizing
 records                the objects that own slots and endpoints
 event                  what a thread waits on
 arguments              what callers pass in: checked, and shown in messages
@@ -19,6 +19,7 @@ connecting             what follows from a connect that failed
 release                the machine of a release
 disposal, worker_pool  victims, and the workers that dispose of them
 base_pool              what both pools share: the idle hit
+reconfigure            changing limits while a pool is in use
 fastcall               faster ways through the interpreter for leases
 sync_pool              the compiled half of the threading pool
 async_pool, async_lease  ... of the asyncio pool, and the awaitable that it returns
@@ -108,6 +109,7 @@ include "core/release.pyx"
 include "core/disposal.pyx"
 include "core/worker_pool.pyx"
 include "core/base_pool.pyx"
+include "core/reconfigure.pyx"
 include "core/fastcall.pyx"
 include "core/sync_pool.pyx"
 include "core/async_pool.pyx"

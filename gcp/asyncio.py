@@ -136,6 +136,7 @@ class ConnectionPool(AsyncPool[EndpointT, ConnectionT]):
         self._closers: list[FutureEvent] = []
         self._core.on_drained = weakly(self._wake_closers)
         self._core.on_fork = weakly(self._reset_after_fork)
+        self._make_collector = Collector
         self._collector = Collector(self, self._disposer) if given.background_collector else None
         self._snapshot = snapshot
         self._telemetry = observe.attach(self, self._core, given, 'asyncio')

@@ -89,6 +89,18 @@ NAMES = (
     'admission',
 )
 
+#: what a pool keeps for its whole life
+FIXED = (
+    'background_collector',
+    'name',
+    'registry',
+    'meter_provider',
+    'tracer_provider',
+    'tracing',
+    'endpoint_labels',
+    'endpoint_label',
+)
+
 
 class Options(NamedTuple):
     """Checked and resolved options. Times are in seconds: ``inf`` for never, ``None`` for no limit.
@@ -130,6 +142,22 @@ class Options(NamedTuple):
     admission: str | None
     given: Mapping[str, Any]
     limits_of: LimitsOf | None
+
+    def changed(self, changes: Mapping[str, Any]) -> Options:
+        """Check options that are to be changed, together with those that stay.
+
+        :raises TypeError: for an unknown argument, one that cannot change, or one of a wrong type
+        :raises ValueError: for a value that is out of range, or two that contradict each other
+        """
+        for name in changes:
+            if name in FIXED:
+                raise TypeError(
+                    f'{name} cannot be changed: a pool keeps the {name} that it was built with; what can be changed is '
+                    f'{", ".join(known for known in NAMES if known not in FIXED)}'
+                )
+            if name not in NAMES:
+                reject(name, 'reconfigure')
+        return resolve({**self.given, **changes}, {})
 
 
 def resolve(given: Mapping[str, Any], unknown: Mapping[str, Any]) -> Options:
@@ -266,7 +294,7 @@ def resolve_times(idle_timeout: float | None, max_lifetime: float | None) -> tup
     return idle, life
 
 
-def reject(name: str) -> NoReturn:
+def reject(name: str, where: str = 'ConnectionPool') -> NoReturn:
     """Raise the error for an unknown argument, with what to use instead. The value may be a password: it is not shown.
 
     :raises TypeError: always
@@ -283,7 +311,7 @@ def reject(name: str) -> NoReturn:
         advice = f'; did you mean {close[0]!r}?'
     else:
         advice = f'; valid ones are {", ".join(NAMES)}'
-    raise TypeError(f'ConnectionPool got an unexpected argument {name!r}{advice}')
+    raise TypeError(f'{where} got an unexpected argument {name!r}{advice}')
 
 
 # --- managers ---

@@ -134,6 +134,7 @@ class ConnectionPool(SyncPool[EndpointT, ConnectionT]):
         self._closers: list[AnyEvent] = []
         self._core.on_drained = weakly(self._wake_closers)
         self._core.on_fork = weakly(self._reset_after_fork)
+        self._make_collector = Collector
         self._collector = Collector(self, self._disposer) if given.background_collector else None
         self._snapshot = snapshot
         self._telemetry = observe.attach(self, self._core, given, 'threading')

@@ -68,6 +68,7 @@ cdef class BaseConnectionPool:
     cdef public object _disposer        # disposes of victims
     cdef public object _collector       # looks for expired connections in the background; None: releases do
     cdef public object _report          # logs an error of a hook that is not raised: (message, endpoint, error)
+    cdef public object _make_collector  # makes a collector, should one be needed later: (pool, disposer)
     cdef public object _make_event      # makes what a waiter waits on; None: an `Event`
     cdef public object _timeout_error   # the class of the error of an acquire that ran out of time
     # The manager's hooks; None where it has none. Looked up once, so that a hook that is not there costs nothing.
@@ -226,6 +227,19 @@ cdef class BaseConnectionPool:
         """Whether there is something to dispose of after a release."""
         cdef pool_t* pool = &self._core.pool
         return not ring_empty(&pool.victims) or (self.collects and expiry_is_due(pool, pool.now))
+
+    # --- changing limits ---
+
+    def reconfigure(self, **changes):
+        """Change limits while the pool is in use. They are checked as a whole, as when the pool is built: defaults adapt,
+        and nothing has changed if an error is raised. They hold from now on. Where a cap has grown, waiters are served
+        at once. Where it has shrunk, idle connections beyond it are disposed of now, used ones when they are released.
+
+        :param changes: any arguments of the constructor, except `name`, `background_collector` and those of telemetry
+        :raises TypeError: for an argument that is unknown, that cannot change, or that has a wrong type
+        :raises ValueError: for an argument out of range, or two that contradict each other
+        """
+        reconfigure(self, changes)
 
     # --- looking ---
 

@@ -45,6 +45,7 @@ cdef class Core:
     cdef object clock
     cdef object debugger
     cdef uint64_t limits_version    # grows when limits change
+    cdef uint64_t limits_asked      # how often the limits of all endpoints were asked for
     cdef set limits_failed_for      # the hashes of those endpoints
     cdef double dispose_time        # smoothed, seconds; 0 before the first
     cdef readonly FinalCounts final_counts

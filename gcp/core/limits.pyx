@@ -62,16 +62,16 @@ cdef int set_pool_limits(pool_t* pool, dict limits) except -1:
 
 # --- of single endpoints ---
 
-cdef limits_t own_limits(Core core, key) except *:
+cdef limits_t own_limits(Core core, key, limits_of) except *:
     """Return the limits that an endpoint is given. Runs user code. If that fails, the pool's limits hold: it is counted,
     and logged once for each endpoint."""
     cdef limits_t own
     cdef object given = None
     forget_limits(&own)
-    if core.limits_of is None:
+    if limits_of is None:
         return own
     try:
-        given = core.limits_of(key)
+        given = limits_of(key)
     except Exception as error:
         limits_failed(core, key, error)
     if given is not None:

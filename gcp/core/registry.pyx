@@ -31,7 +31,7 @@ cdef int list_endpoint(Core core, Endpoint ep) except -1:
     """List a record with its limits, unless another thread has listed it, or limits have changed meanwhile."""
     cdef pool_t* pool = &core.pool
     cdef uint64_t version = core.limits_version
-    cdef limits_t own = own_limits(core, ep.key)
+    cdef limits_t own = own_limits(core, ep.key, core.limits_of)
     cdef bint room = True
     gcp_lock(&core.mutex)
     if not ep.e.listed and core.limits_version == version:

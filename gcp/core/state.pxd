@@ -137,6 +137,9 @@ cdef struct endpoint_t:
     double weight
     Py_ssize_t floor
     limits_t own             # what it was given
+    limits_t next_own        # what it is given by limits that are not in force yet
+    uint64_t asked           # the number under which it was asked for them
+    Py_ssize_t changing      # how many idle connections become base, or extras: see `sort_idle`
     double create_time       # smoothed, seconds; 0 before the first
     double use_time          # smoothed, seconds; 0 before the first. Only known where admission is by deadline
     # connects that have failed since the last one that succeeded: see `may_connect`

@@ -153,6 +153,10 @@ class Disposer:
         self._timeout = timeout
         self.reset_after_fork()
 
+    def set_timeout(self, timeout: float | None) -> None:
+        """Change the time that a disposal may take from now on, seconds; ``None``: no limit."""
+        self._timeout = timeout
+
     def reset_after_fork(self) -> None:
         """Begin without workers: a forked child, or another event loop, has none."""
         self._worker_pool = WorkerPool(self._core)

@@ -35,6 +35,19 @@ async def test_each_endpoint_has_its_own_cap(front: Front, given: Callable[..., 
     await front.give_back(pool, held)
 
 
+async def test_the_repr_names_the_caps_that_acquires_wait_for(front: Front) -> None:
+    pool: Any = front.pool(front.manager(), max_size=2, total_max_size=3, limits={'a': EndpointLimits(max_size=1)})
+    raw = front.pools[0]
+    held = [*await front.fill(pool, 'a', 1), *await front.fill(pool, 'b', 2)]
+    assert 'max_size' not in repr(raw)
+    waiters = await front.line_up(pool, 'a', 1)
+    assert "; 'a': 1 waiting, max_size=1; closed=False>" in repr(raw)
+    waiters += await front.line_up(pool, 'c', 1)
+    assert "; 'a': 1 waiting, max_size=1; 'c': 1 waiting, total_max_size=3; closed=False>" in repr(raw)
+    await front.give_back(pool, held)
+    await front.give_back(pool, [await waiter for waiter in waiters])
+
+
 async def test_effective_limits_are_in_the_statistics(front: Front, given: Callable[..., Any]) -> None:
     limits = given(db=EndpointLimits(max_size=4, min_idle=2, max_waiting=3, weight=2, floor=1))
     pool = front.pool(front.manager(), max_size=7, idle_timeout=5, max_lifetime=None, limits=limits)

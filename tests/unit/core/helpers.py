@@ -21,6 +21,7 @@ from gcp._core import (
     gather,
 )
 from gcp.exceptions import AcquireTimeoutError, ConnectionPoolClosedError
+from gcp.limits import LimitsOf
 from gcp.options import resolve
 from gcp.threading import ConnectionPool
 
@@ -28,8 +29,10 @@ WAIT, CREATE, USE, SHUT = 'wait', 'create', 'use', 'shut'
 """What an acquire is told: to wait, to create, to use a connection, that the pool is closed."""
 
 DEFAULTS: dict[str, Any] = {
-    **resolve(ConnectionPool.__init__.__kwdefaults__ or {}, {})._asdict(), 'name': 'bench', 'background_collector': True,
-}  # fmt: skip
+    **resolve(ConnectionPool.__init__.__kwdefaults__ or {}, {})._asdict(),
+    'name': 'bench',
+    'background_collector': True,
+}
 
 LIMITS: dict[str, Any] = {
     'max_size': 10,
@@ -102,6 +105,20 @@ class NoDisposer:
     def dispose_soon(self, seconds: float) -> None:
         pass
 
+    def set_timeout(self, timeout: float | None) -> None:
+        pass
+
+
+class BenchOptions(SimpleNamespace):
+    """A pool's options. Only the limits of single endpoints are checked."""
+
+    def __init__(self, **options: Any) -> None:
+        limits = options['limits']
+        super().__init__(**options | {'limits_of': None if limits is None else LimitsOf(limits, {})})
+
+    def changed(self, changes: dict[str, Any]) -> BenchOptions:
+        return BenchOptions(**vars(self) | changes)
+
 
 class BenchManager:
     """A manager whose `create` is replaced by a test that calls it."""
@@ -127,7 +144,7 @@ class BenchPool(BaseConnectionPool[Any, Any]):
         hooks = {'check_aliveness': self.manager.check_aliveness} | ({} if classify is None else {'classify': classify})
         self.reported: list[tuple[str, Any, BaseException]] = []
         self._report = lambda *args: self.reported.append(args)
-        self._set_up(self.manager, SimpleNamespace(**DEFAULTS | LIMITS | options), hooks, clock)
+        self._set_up(self.manager, BenchOptions(**DEFAULTS | LIMITS | options), hooks, clock)
         self._disposer = NoDisposer()
 
     def use_event(self, wake: Callable[[], object] | None) -> None:

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
+from core.helpers import CREATE, USE, WAIT, Bench, Shape
 from gcp import AcquireTimeoutError, EndpointLimits, TooManyWaitersError
-from gcp.limits import LimitsOf
-
-from .helpers import CREATE, USE, WAIT, Bench, Shape
-
-
-def bench(**options: Any) -> Bench:
-    """Make a bench whose endpoints have limits of their own."""
-    limits = options.pop('limits', {})
-    return Bench(limits_of=LimitsOf(limits, {}), **options)
-
 
 # --- of single endpoints ---
 
 
 def test_an_endpoint_with_a_cap_of_its_own_is_blocked_by_it_alone() -> None:
-    made = bench(total_max_size=6, limits={'a': EndpointLimits(max_size=1), 'b': EndpointLimits(max_size=3)})
+    made = Bench(total_max_size=6, limits={'a': EndpointLimits(max_size=1), 'b': EndpointLimits(max_size=3)})
     made.hold('a')
     made.wait('a')
     assert [made.verdict(made.keep(made.ask('b'))) for _ in range(4)] == [CREATE] * 3 + [WAIT]
@@ -32,7 +21,7 @@ def test_an_endpoint_with_a_cap_of_its_own_is_blocked_by_it_alone() -> None:
 
 def test_extras_expire_by_the_limit_of_their_endpoint() -> None:
     limits = {'a': EndpointLimits(idle_timeout=30, min_idle=0), 'b': EndpointLimits(idle_timeout=10, min_idle=0)}
-    made = bench(min_idle=0, idle_timeout=20, limits=limits)
+    made = Bench(min_idle=0, idle_timeout=20, limits=limits)
     for endpoint in 'a', 'b', 'c':
         made.fill(endpoint, 2)
     begun = made.clock.now
@@ -45,7 +34,7 @@ def test_extras_expire_by_the_limit_of_their_endpoint() -> None:
 
 
 def test_an_extra_that_was_used_again_expires_later() -> None:
-    made = bench(min_idle=0, idle_timeout=20, limits={'a': EndpointLimits(idle_timeout=10)})
+    made = Bench(min_idle=0, idle_timeout=20, limits={'a': EndpointLimits(idle_timeout=10)})
     held = made.get('a')
     made.put(held)
     for _ in range(3):
@@ -58,7 +47,7 @@ def test_an_extra_that_was_used_again_expires_later() -> None:
 
 
 def test_lifetimes_are_those_of_the_endpoint() -> None:
-    made = bench(max_lifetime=100.0, limits={'a': EndpointLimits(max_lifetime=10, idle_timeout=10)})
+    made = Bench(max_lifetime=100.0, limits={'a': EndpointLimits(max_lifetime=10, idle_timeout=10)})
     made.fill('a', 1)
     made.fill('b', 1)
     assert made.core.next_expiry() == made.clock.now + 10
@@ -168,7 +157,7 @@ def test_an_acquire_that_does_not_wait_times_out() -> None:
 
 
 def test_an_endpoint_may_have_its_own_number_of_waiters() -> None:
-    made = bench(max_size=1, max_waiting=2, limits={'a': EndpointLimits(max_waiting=0)})
+    made = Bench(max_size=1, max_waiting=2, limits={'a': EndpointLimits(max_waiting=0)})
     made.hold('a')
     made.hold('b')
     refused(made, 'a')

@@ -1,0 +1,89 @@
+# Changing limits while a pool is in use.
+
+from gcp.core.platform cimport gcp_lock, gcp_unlock
+from gcp.core.resizing cimport all_asked, put_in_force
+from gcp.core.ring cimport ring_empty
+from gcp.core.state cimport limits_t, pool_t
+
+#: options that the limits of single endpoints are compared with, or take the place of
+cdef frozenset OF_ENDPOINTS = frozenset([
+    'limits', 'max_size', 'total_max_size', 'min_idle', 'idle_timeout', 'max_lifetime', 'max_waiting',
+])
+
+
+cdef int reconfigure(BaseConnectionPool pool, dict changes) except -1:
+    """Check changes as a whole, and put them in force in one transition."""
+    while not replace_options(pool, pool._options, pool._options.changed(changes), changes):
+        pass        # another thread was faster: check them against what holds now
+
+
+cdef bint replace_options(BaseConnectionPool pool, before, options, dict changes) except -1:
+    """Put options in force, unless others are in force by now. Returns whether that was done."""
+    cdef Core core = pool._core
+    cdef pool_t new
+    cdef bint asks = not OF_ENDPOINTS.isdisjoint(changes) and (
+        before.limits_of is not None or options.limits_of is not None)
+    cdef uint64_t asked = 0
+    cdef bint done = False
+    cdef bint current = True
+    cdef double now
+    set_pool_limits(&new, limits_among(options))
+    core.before('reconfigure')
+    while current and not done:
+        if asks:
+            asked = ask_all(core, options.limits_of)
+        now = core.now()
+        gcp_lock(&core.mutex)
+        current = pool._options is before
+        done = current and all_asked(&core.pool, asked)
+        if done:
+            put_in_force(&core.pool, &new, asked, now)
+            core.limits_version += 1
+            core.limits_of, pool._options = options.limits_of, options     # `before` keeps what they were
+        gcp_unlock(&core.mutex)
+    if done:
+        use_options(pool, pool._options)
+        pool._disposer.set_timeout(pool._options.dispose_timeout)
+        if options.background_collector and pool._collector is None and pool._make_collector is not None:
+            start_collector(pool)
+        core.after()
+        dispose_of_surplus(pool)
+    return done
+
+
+cdef uint64_t ask_all(Core core, limits_of) except 0:
+    """Ask for the limits of all endpoints that there are. Returns the number under which they are noted."""
+    cdef Endpoint ep
+    cdef limits_t own
+    cdef uint64_t number
+    core.limits_asked += 1
+    number = core.limits_asked
+    for ep in list(core.endpoints.values()):
+        own = own_limits(core, ep.key, limits_of)
+        gcp_lock(&core.mutex)
+        ep.e.next_own = own
+        ep.e.asked = number
+        gcp_unlock(&core.mutex)
+    return number
+
+
+cdef int start_collector(BaseConnectionPool pool) except -1:
+    """Start a collector: a pool that had none needs it from now on."""
+    collector = pool._make_collector(pool, pool._disposer)
+    pool.collects = False
+    pool._collector = collector
+    if isinstance(pool, AsyncPool) and (<AsyncPool>pool).loop is not None:
+        pool._core.wake_collector = collector.look
+    return 0
+
+
+cdef int dispose_of_surplus(BaseConnectionPool pool) except -1:
+    """Have what the new limits leave no room for disposed of in the background."""
+    cdef Core core = pool._core
+    if ring_empty(&core.pool.victims):
+        return 0
+    if isinstance(pool, AsyncPool) and core.on_abandoned is not None:
+        core.on_abandoned()         # wherever this is called: the event loop does it
+    else:
+        pool._disposer.dispose_soon(GRACE)
+    return 0

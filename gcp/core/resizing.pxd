@@ -1,0 +1,235 @@
+# Resizing: one transition that puts other limits in force. Afterwards the state is as if they had always held, except
+# for connections that are in use, or being created or disposed of, beyond a cap that was lowered: see `screen`.
+
+from libc.math cimport INFINITY
+from libc.stdint cimport uint64_t
+
+from gcp.core.heap cimport heap_push
+from gcp.core.ring cimport ring_empty, ring_insert, ring_remove, ring_t
+from gcp.core.scheduling cimport (
+    dies_before, expires_before, longest_idle, make_victim, note_if_empty, remove_idle, serve_blocked, update_blocked,
+    update_screening,
+)
+from gcp.core.state cimport (
+    EVICTED, MAX_USES, base_size, cap, endpoint_link, endpoint_t, held, idle_limit, lifetime, pool_t, set_limits,
+    slot_in_endpoint, slot_in_pool, slot_t,
+)
+from gcp.core.transitions cimport collect_expired
+
+
+cdef inline void copy_limits(pool_t* pool, pool_t* new) noexcept nogil:
+    """Copy the limits of a pool."""
+    pool.max_size = new.max_size
+    pool.total_max_size = new.total_max_size
+    pool.min_idle = new.min_idle
+    pool.idle_timeout = new.idle_timeout
+    pool.max_lifetime = new.max_lifetime
+    pool.jitter = new.jitter
+    pool.leak_after = new.leak_after
+    pool.max_uses = new.max_uses
+    pool.max_connecting = new.max_connecting
+    pool.max_connecting_total = new.max_connecting_total
+    pool.max_waiting = new.max_waiting
+    pool.breaker_threshold = new.breaker_threshold
+    pool.connect_workers = new.connect_workers
+    pool.keepalive_interval = new.keepalive_interval
+    pool.check_interval = new.check_interval
+    pool.connect_timeout = new.connect_timeout
+    pool.retry_initial = new.retry_initial
+    pool.retry_maximum = new.retry_maximum
+    pool.retry_factor = new.retry_factor
+    pool.retry_jitter = new.retry_jitter
+    pool.retries = new.retries
+    pool.admits_by_deadline = new.admits_by_deadline
+    pool.refills = new.refills
+
+
+cdef inline bint all_asked(pool_t* pool, uint64_t asked) noexcept nogil:
+    """Whether the new limits of all endpoints are known. 0: they were not asked for."""
+    cdef ring_t* node = pool.endpoints.next
+    while asked and node != &pool.endpoints:
+        if endpoint_link(node).asked != asked:
+            return False
+        node = node.next
+    return True
+
+
+# --- the times at which connections expire ---
+
+cdef inline void renew_lifetimes(pool_t* pool) noexcept nogil:
+    """Compute the end of each connection's life anew. The heap has room for all connections: see `make_room`."""
+    cdef ring_t* node = pool.endpoints.next
+    cdef ring_t* ring
+    cdef ring_t* each
+    cdef endpoint_t* ep
+    cdef slot_t* s
+    cdef int i
+    pool.due.n = 0
+    while node != &pool.endpoints:
+        ep = endpoint_link(node)
+        node = node.next
+        for i in range(3):
+            ring = &ep.base if i == 0 else &ep.extras if i == 1 else &ep.used
+            each = ring.next
+            while each != ring:
+                s = slot_in_endpoint(each)
+                each = each.next
+                s.due = -1
+                s.expires = s.born + lifetime(ep) * (1.0 - pool.jitter * s.luck)
+                if s.expires < INFINITY:
+                    heap_push(&pool.due, &s.due, dies_before)
+
+
+cdef inline void renew_idle_times(pool_t* pool) noexcept nogil:
+    """Compute anew when the first extra of each endpoint expires."""
+    cdef ring_t* node = pool.endpoints.next
+    cdef endpoint_t* ep
+    pool.expiring.n = 0
+    while node != &pool.endpoints:
+        ep = endpoint_link(node)
+        node = node.next
+        ep.expiring = -1
+        if not ring_empty(&ep.extras):
+            ep.extras_due = slot_in_endpoint(ep.extras.next).since + idle_limit(ep)
+            heap_push(&pool.expiring, &ep.expiring, expires_before)
+
+
+# --- base and extras ---
+
+cdef inline Py_ssize_t plan_base(endpoint_t* ep) noexcept nogil:
+    """Return how many idle connections of an endpoint are to change between base and extras; negative: from the base."""
+    cdef Py_ssize_t wanted = max(0, base_size(ep) - ep.n_used)
+    return wanted - ep.n_base if wanted < ep.n_base else min(wanted - ep.n_base, <Py_ssize_t>ep.n_extra)
+
+
+cdef inline bint longer_idle(ring_t* a, ring_t* b) noexcept nogil:
+    return slot_in_pool(a).since < slot_in_pool(b).since
+
+
+cdef inline void sort_idle(pool_t* pool) noexcept nogil:
+    """Make idle connections base or extras by the new limits: the longest idle ones change first. Each ring stays in
+    the order in which its connections became idle: all are taken from the front of a ring, and inserted at its end."""
+    cdef Py_ssize_t bases = 0
+    cdef Py_ssize_t extras = pool.idle
+    cdef ring_t* node = pool.endpoints.next
+    cdef endpoint_t* ep
+    cdef slot_t* s
+    while node != &pool.endpoints:
+        ep = endpoint_link(node)
+        ep.changing = plan_base(ep)
+        bases += ep.n_base
+        node = node.next
+    extras -= bases
+    while bases or extras:
+        if bases and (not extras or longer_idle(pool.idle_bases.next, pool.idle_extras.next)):
+            s = slot_in_pool(pool.idle_bases.next)
+            bases -= 1
+        else:
+            s = slot_in_pool(pool.idle_extras.next)
+            extras -= 1
+        requeue_idle(pool, s)
+
+
+cdef inline void requeue_idle(pool_t* pool, slot_t* s) noexcept nogil:
+    """Move an idle connection to the end of its rings, or of the others if it is to change."""
+    cdef endpoint_t* ep = s.ep
+    if ep.changing > 0 and s.extra:
+        ep.changing -= 1
+        s.extra = False
+        ep.n_extra -= 1
+        ep.n_base += 1
+    elif ep.changing < 0 and not s.extra:
+        ep.changing += 1
+        s.extra = True
+        ep.n_extra += 1
+        ep.n_base -= 1
+    ring_remove(&s.in_endpoint)
+    ring_remove(&s.in_pool)
+    ring_insert(&ep.extras if s.extra else &ep.base, &s.in_endpoint)
+    ring_insert(&pool.idle_extras if s.extra else &pool.idle_bases, &s.in_pool)
+
+
+# --- what is too much ---
+
+cdef inline void dispose_idle(pool_t* pool, slot_t* s, int reason) noexcept nogil:
+    remove_idle(pool, s)
+    make_victim(pool, s, reason)
+
+
+cdef inline void dispose_used_up(pool_t* pool) noexcept nogil:
+    """Dispose of idle connections that were used often enough."""
+    cdef ring_t* ring
+    cdef ring_t* node
+    cdef slot_t* s
+    cdef int i
+    if not pool.max_uses:
+        return
+    for i in range(2):
+        ring = &pool.idle_bases if i == 0 else &pool.idle_extras
+        node = ring.next
+        while node != ring:
+            s = slot_in_pool(node)
+            node = node.next
+            if s.uses >= <uint64_t>pool.max_uses:
+                dispose_idle(pool, s, MAX_USES)
+
+
+cdef inline void shrink_endpoint(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """Dispose of the idle connections of an endpoint that exceed its cap, the longest idle first, extras before those
+    of the base."""
+    cdef bint over
+    while held(ep) > cap(ep) and ep.n_base + ep.n_extra:
+        dispose_idle(pool, slot_in_endpoint(ep.extras.next if ep.n_extra else ep.base.next), EVICTED)
+    over = held(ep) > cap(ep)
+    pool.n_over += over - <int>ep.over
+    ep.over = over
+
+
+cdef inline void shrink(pool_t* pool) noexcept nogil:
+    """Dispose of idle connections that exceed the caps. Used ones beyond them go when they are released."""
+    cdef ring_t* node = pool.endpoints.next
+    cdef slot_t* s
+    while node != &pool.endpoints:
+        shrink_endpoint(pool, endpoint_link(node))
+        node = node.next
+    while pool.size - pool.disposing > pool.total_max_size:
+        s = longest_idle(pool)
+        if s == NULL:
+            break
+        dispose_idle(pool, s, EVICTED)
+    pool.over = pool.size - pool.disposing > pool.total_max_size
+
+
+# --- the transition ---
+
+cdef inline void put_in_force(pool_t* pool, pool_t* new, uint64_t asked, double now) noexcept nogil:
+    """Put new limits in force.
+
+    :param asked: 0, or the number under which each endpoint was asked for limits of its own (see `all_asked`)
+    """
+    cdef ring_t* node = pool.endpoints.next
+    cdef endpoint_t* ep
+    copy_limits(pool, new)
+    pool.now = now
+    while node != &pool.endpoints:
+        ep = endpoint_link(node)
+        node = node.next
+        if asked:
+            ep.own = ep.next_own
+        set_limits(pool, ep)
+    renew_lifetimes(pool)
+    sort_idle(pool)
+    renew_idle_times(pool)
+    collect_expired(pool, now, pool.idle)
+    dispose_used_up(pool)
+    shrink(pool)
+    update_screening(pool)
+    node = pool.endpoints.next
+    while node != &pool.endpoints:
+        ep = endpoint_link(node)
+        node = node.next
+        update_blocked(pool, ep)
+        note_if_empty(pool, ep)
+    serve_blocked(pool)
+    pool.next_expiry = now
+    pool.wake_collector = True

@@ -1,0 +1,306 @@
+"""Limits that change while a pool is in use, on a clock that stands still."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from core.helpers import CREATE, USE, WAIT, Bench, Shape
+from gcp import EndpointLimits
+
+
+def idle(made: Bench, endpoint: str) -> int:
+    return made.of(endpoint).idle
+
+
+# --- grown ---
+
+
+@pytest.mark.parametrize('cap', ['max_size', 'total_max_size'])
+def test_waiters_are_served_at_once_where_a_cap_has_grown(cap: str) -> None:
+    made = Bench(**{cap: 1})
+    made.hold('a')
+    woken: list[int] = []
+    waiters = [made.wait('a', lambda number=number: woken.append(number)) for number in range(3)]  # type: ignore[misc]
+    made.pool.reconfigure(**{cap: 3})
+    assert woken == [0, 1]
+    assert [made.verdict(waiter) for waiter in waiters] == [CREATE, CREATE, WAIT]
+    assert made.shape == Shape(used=1, creating=2, waiting=1)
+    made.pool.reconfigure(**{cap: 4})
+    assert made.verdict(waiters[2]) == CREATE
+
+
+def test_an_endpoint_that_is_given_more_is_served_with_what_another_has_idle() -> None:
+    made = Bench(total_max_size=2, max_size=1)
+    made.fill('a', 1)
+    made.hold('b')
+    waiter = made.wait('b')
+    made.pool.reconfigure(limits={'b': EndpointLimits(max_size=2)})
+    assert made.dispose_all() == [('a1', 'evicted')]
+    assert made.verdict(waiter) == CREATE
+
+
+# --- shrunk ---
+
+
+def test_idle_connections_beyond_a_lower_cap_go_first_extras_before_base() -> None:
+    made = Bench(max_size=5, min_idle=2)
+    made.fill('a', 5)
+    made.fill('b', 1)
+    made.pool.reconfigure(max_size=3)
+    assert made.dispose_all() == [('a1', 'evicted'), ('a2', 'evicted')]
+    made.pool.reconfigure(max_size=1)
+    assert made.dispose_all() == [('a3', 'evicted'), ('a4', 'evicted')]
+    assert (idle(made, 'a'), idle(made, 'b')) == (1, 1)
+
+
+def test_used_connections_beyond_a_lower_cap_go_when_they_are_released_and_no_more_than_that() -> None:
+    made = Bench(max_size=4)
+    held = [made.get('a') for _ in range(4)]
+    made.pool.reconfigure(max_size=2)
+    assert made.shape == Shape(used=4)
+    made.put(*held)
+    assert made.dispose_all() == [('a1', 'evicted'), ('a2', 'evicted')]
+    assert made.shape == Shape(idle=2)
+
+
+def test_waiters_wait_until_fewer_are_held_than_allowed() -> None:
+    made = Bench(max_size=3)
+    held = [made.get('a') for _ in range(3)]
+    waiter = made.wait('a')
+    made.pool.reconfigure(max_size=1)
+    made.put(*held[:2])
+    assert made.verdict(waiter) == WAIT
+    made.dispose_all()
+    assert made.verdict(waiter) == WAIT
+    made.put(held[2])
+    assert made.verdict(waiter) == USE
+
+
+def test_a_lower_total_cap_evicts_what_has_been_idle_longest() -> None:
+    made = Bench(total_max_size=4, min_idle=0)
+    for endpoint in 'abcd':
+        made.fill(endpoint, 1)
+    made.pool.reconfigure(total_max_size=2)
+    assert made.dispose_all() == [('a1', 'evicted'), ('b2', 'evicted')]
+    held = [made.get('c'), made.get('d')]
+    made.pool.reconfigure(total_max_size=1)
+    made.put(*held)
+    assert made.dispose_all() == [('c3', 'evicted')]
+    assert made.shape == Shape(idle=1)
+
+
+def test_what_is_being_disposed_of_needs_no_other_victim() -> None:
+    made = Bench(max_size=4, total_max_size=4)
+    held = [made.get('a') for _ in range(4)]
+    made.discard(held[0], 'discarded')
+    made.discard(held[1], 'discarded')
+    made.pool.reconfigure(max_size=2, total_max_size=2)
+    made.put(*held[2:])
+    assert made.shape == Shape(idle=2, disposing=2)
+    assert {reason for _, reason in made.dispose_all()} == {'discarded'}
+
+
+def test_a_reservation_grants_no_place_beyond_a_lower_cap() -> None:
+    made = Bench(max_size=2, total_max_size=3)
+    made.fill('a', 2)
+    made.hold('b')
+    waiter = made.wait('b')
+    [victim] = made.victims()
+    made.pool.reconfigure(limits={'b': EndpointLimits(max_size=1)})
+    made.disposed(victim)
+    assert (made.verdict(waiter), victim.reason) == (WAIT, 'evicted')
+    assert made.shape == Shape(idle=1, used=1, waiting=1)
+    assert made.verdict(made.keep(made.ask('c'))) == CREATE
+
+
+def test_raising_a_cap_again_ends_the_shrinking() -> None:
+    made = Bench(max_size=4)
+    held = [made.get('a') for _ in range(4)]
+    made.pool.reconfigure(max_size=1)
+    made.pool.reconfigure(max_size=4)
+    made.put(*held)
+    assert made.shape == Shape(idle=4)
+
+
+# --- base and extras ---
+
+
+def test_extras_become_base_and_base_becomes_extras() -> None:
+    made = Bench(min_idle=1, idle_timeout=10)
+    made.fill('a', 4)
+    made.clock.advance(5)
+    made.pool.reconfigure(min_idle=3)
+    made.clock.advance(5)
+    assert made.core.collect(9) == 1
+    assert made.dispose_all() == [('a3', 'idle_timeout')]
+    made.pool.reconfigure(min_idle=1)  # the longest idle ones have been so for too long
+    assert made.dispose_all() == [('a1', 'idle_timeout'), ('a2', 'idle_timeout')]
+    assert idle(made, 'a') == 1
+
+
+def test_connections_keep_their_order() -> None:
+    made = Bench(min_idle=0)
+    made.fill('a', 3)
+    made.pool.reconfigure(min_idle=3)
+    assert [repr(made.hold('a').conn) for _ in range(3)] == ['a1', 'a2', 'a3']  # as base: first in, first out
+    made = Bench(min_idle=3)
+    made.fill('a', 3)
+    made.pool.reconfigure(min_idle=0)
+    assert [repr(made.hold('a').conn) for _ in range(3)] == ['a3', 'a2', 'a1']  # as extras: last in, first out
+
+
+# --- times ---
+
+
+def test_a_shorter_lifetime_ends_connections_now_and_a_longer_one_saves_them() -> None:
+    made = Bench(max_lifetime=100.0)
+    made.fill('a', 1)
+    held = made.get('b')
+    made.clock.advance(60)
+    made.fill('c', 1)
+    made.pool.reconfigure(max_lifetime=50.0)
+    assert made.dispose_all() == [('a1', 'max_lifetime')]
+    assert made.core.next_expiry() <= made.clock.now + 50
+    made.pool.reconfigure(max_lifetime=200.0)
+    made.put(held)
+    assert made.shape == Shape(idle=2)
+    assert made.core.next_expiry() == made.clock.now + 140
+
+
+def test_the_jitter_of_a_connection_stays_in_proportion() -> None:
+    made = Bench(max_lifetime=100.0, lifetime_jitter=0.5)
+    made.fill('a', 1)
+    first = made.core.next_expiry() - made.clock.now
+    assert 50 <= first <= 100
+    made.pool.reconfigure(max_lifetime=200.0)
+    assert made.core.next_expiry() - made.clock.now == pytest.approx(2 * first)
+    made.pool.reconfigure(lifetime_jitter=0.0)
+    assert made.core.next_expiry() - made.clock.now == 200
+
+
+def test_a_shorter_idle_timeout_ends_extras_now() -> None:
+    made = Bench(min_idle=0, idle_timeout=60.0)
+    made.fill('a', 2)
+    made.clock.advance(10)
+    made.put(made.get('a'))
+    made.pool.reconfigure(idle_timeout=5.0)
+    assert made.dispose_all() == [('a1', 'idle_timeout')]
+    assert made.core.next_expiry() == made.clock.now + 5
+
+
+def test_the_collector_is_woken() -> None:
+    woken: list[int] = []
+    made = Bench(min_idle=0, idle_timeout=60.0)
+    made.core.wake_collector = lambda: woken.append(1)
+    made.fill('a', 1)
+    made.core.next_expiry()
+    woken.clear()
+    made.pool.reconfigure(idle_timeout=30.0)
+    assert woken
+
+
+def test_idle_connections_that_were_used_too_often_go() -> None:
+    made = Bench()
+    for _ in range(3):
+        made.put(made.get('a'))
+    made.fill('b', 1)
+    made.pool.reconfigure(max_uses=3)
+    assert made.dispose_all() == [('a1', 'max_uses')]
+
+
+def test_leaks_are_counted_by_the_new_threshold() -> None:
+    made = Bench()
+    made.hold('a')
+    made.clock.advance(10)
+    assert made.total['leaks'] == 0
+    made.pool.reconfigure(leak_threshold=5.0)
+    assert made.total['leaks'] == 1
+
+
+# --- limits of endpoints ---
+
+
+def test_endpoints_are_asked_again() -> None:
+    limits = {'a': EndpointLimits(max_size=2)}
+    made = Bench(max_size=5, limits=lambda endpoint: limits.get(endpoint))
+    held = [made.get('a') for _ in range(2)]
+    limits['a'] = EndpointLimits(max_size=1, min_idle=0, idle_timeout=7, max_lifetime=70, max_waiting=3)
+    made.pool.reconfigure(max_size=4)
+    assert made.endpoints['a']['limits'] == (1, 0, 7.0, 70.0, 3, 1.0, 0)
+    made.put(*held)
+    assert made.dispose_all() == [('a1', 'evicted')]
+    made.pool.reconfigure(limits=None)
+    assert made.endpoints['a']['limits'] == (4, 1, 60.0, 3600.0, None, 1.0, 0)
+
+
+def test_an_endpoint_that_is_gone_leaves_no_trace() -> None:
+    made = Bench(max_size=3)
+    held = [made.get('a') for _ in range(3)]
+    made.pool.reconfigure(max_size=1)
+    for each in held:
+        made.discard(each, 'discarded')
+    made.dispose_all()
+    assert made.endpoints == {}
+    made.fill('a', 1)
+    assert made.shape == Shape(idle=1)
+
+
+# --- at random ---
+
+
+@pytest.mark.parametrize('seed', range(20))
+def test_up_and_down_at_random(seed: int) -> None:
+    """Caps are exact, nobody waits while there is room, and nothing is closed that need not be."""
+    random_ = random.Random(seed)
+    made = Bench(max_size=3, total_max_size=6, min_idle=1)
+    caps = {'max_size': 3, 'total_max_size': 6}
+    held: list[Any] = []
+    waiting: list[Any] = []
+    closed_before = 0
+    for _ in range(600):
+        allowed = 0  # connections that may be closed by what happens now
+        kind = random_.random()
+        if kind < 0.4:
+            acquire = made.ask(random_.choice('abc'))
+            (waiting if made.verdict(acquire) == WAIT else held).append(acquire)
+            allowed = 1  # an eviction
+        elif kind < 0.75 and held:
+            one = held.pop(random_.randrange(len(held)))
+            made.put(made.take(one) if one.todo != 'done' else one)
+            allowed = 1
+        elif kind < 0.95:
+            live = sum(made.shape[:3])
+            sizes = {name: each['idle'] + each['used'] + each['creating'] for name, each in made.endpoints.items()}
+            caps = {'max_size': random_.randint(1, 5), 'total_max_size': random_.randint(1, 9)}
+            made.pool.reconfigure(**caps, min_idle=random_.randint(0, 3))
+            within = sum(min(size, caps['max_size']) for size in sizes.values())
+            allowed = max(live - within, live - caps['total_max_size'], live - min(within, caps['total_max_size']), 0)
+            allowed += made.shape.waiting + len(waiting)  # evictions for those that wait
+        if random_.random() < 0.7:
+            made.dispose_all()
+        served = [one for one in waiting if made.verdict(one) != WAIT]
+        waiting = [one for one in waiting if one not in served]
+        held += served
+        closed = sum(made.total['closed'].values())
+        assert closed - closed_before <= max(allowed, len(served) + 2)
+        closed_before = closed
+        check(made, caps)
+    made.pool.reconfigure(max_size=100, total_max_size=1000)
+    made.dispose_all()
+    assert made.shape.waiting == 0
+
+
+def check(made: Bench, caps: dict[str, int]) -> None:
+    """Check that no connection is idle beyond a cap, and that none waits while there is room."""
+    shape = made.shape
+    live = shape.idle + shape.used + shape.creating
+    assert live <= caps['total_max_size'] or not shape.idle
+    for name, each in made.endpoints.items():
+        taken = each['idle'] + each['used'] + each['creating'] + each['disposing']
+        assert taken - each['disposing'] <= caps['max_size'] or not each['idle']
+        if each['waiting']:
+            assert not each['idle'], name
+            assert taken >= caps['max_size'] or made.core.size >= caps['total_max_size'], name
