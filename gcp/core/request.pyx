@@ -218,7 +218,7 @@ cdef str what_blocks(pool_t* pool, endpoint_t* e):
     """Say what an acquire that waits for an endpoint waits for: one of those of `AcquireTimeoutError.blocked_by`."""
     if taken(e) - e.reserved >= cap(e):
         return 'creation' if e.n_used == 0 and e.creating else 'endpoint cap'
-    if has_to_delay(pool, e):
+    if e.delayed:
         return 'retry delay'
     if not endpoint_may_connect(pool, e):
         return 'connect limit'

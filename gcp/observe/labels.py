@@ -20,6 +20,7 @@ from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from gcp._core import OUTCOMES, REASONS, RESULTS
 from gcp.observe.names import OTHER
 
 __all__ = ['COLUMNS', 'GAUGES', 'Labels', 'clean', 'default_label', 'flat']
@@ -36,9 +37,9 @@ COLUMNS: Final[Mapping[str, int]] = MappingProxyType(
         'gcpool_connections': 0,
         'gcpool_waiters': 3,
         'gcpool_acquires_total': 4,
-        'gcpool_releases_total': 10,
-        'gcpool_connections_closed_total': 13,
-        'gcpool_leaks_detected_total': 20,
+        'gcpool_releases_total': 4 + len(RESULTS),
+        'gcpool_connections_closed_total': 4 + len(RESULTS) + len(OUTCOMES),
+        'gcpool_leaks_detected_total': 4 + len(RESULTS) + len(OUTCOMES) + len(REASONS),
     }
 )
 

@@ -46,12 +46,12 @@ async def test_a_failed_connect_is_tried_again(front: Front) -> None:
 
 async def test_at_the_deadline_the_last_error_is_the_cause(front: Front) -> None:
     manager = front.manager()
-    pool = front.pool(manager, connect_retry=Retry(0.02, 0.02))
+    pool = front.pool(manager, connect_retry=Retry(60, 60))
     manager.create.does(raises(down()))
     with pytest.raises(AcquireTimeoutError, match="retry delay of endpoint 'db'.*nobody there") as caught:
         await pool.acquire('db', timeout=0.15)
     assert isinstance(caught.value.__cause__, ConnectionRefusedError)
-    assert 2 <= len(manager.create.calls) <= 11
+    assert len(manager.create.calls) == 1
 
 
 async def test_one_attempt_at_a_time_however_many_wait(front: Front) -> None:
