@@ -174,7 +174,7 @@ async def test_another_loop_within_the_pools_own_is_refused(asyncio_front: Front
 
 
 def nest(loop: asyncio.AbstractEventLoop, body: Any) -> None:
-    """Run a loop within another one, as nest_asyncio does. From 3.14 on a task is left and entered in its running loop."""
+    """Run a loop within another one, as nest_asyncio does. From 3.14 on the loop of a task must run when it is left."""
     outer, task = asyncio.get_running_loop(), asyncio.current_task()
     asyncio.tasks._leave_task(outer, task)  # type: ignore[attr-defined]
     asyncio._set_running_loop(None)

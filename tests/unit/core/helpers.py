@@ -28,7 +28,7 @@ WAIT, CREATE, USE, SHUT = 'wait', 'create', 'use', 'shut'
 """What an acquire is told: to wait, to create, to use a connection, that the pool is closed."""
 
 DEFAULTS: dict[str, Any] = {
-    **resolve(ConnectionPool.__init__.__kwdefaults__ or {}, {})._asdict(), 'name': 'bench', 'background_collector': True,
+    **vars(resolve(ConnectionPool.__init__.__kwdefaults__ or {}, {})), 'name': 'bench', 'background_collector': True,
 }  # fmt: skip
 
 LIMITS: dict[str, Any] = {
