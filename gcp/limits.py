@@ -15,7 +15,22 @@ __all__ = ['EndpointLimits', 'Retry']
 EndpointT = TypeVar('EndpointT', bound=Hashable)
 
 
-class EndpointLimits(NamedTuple):
+# Not in the class form: for annotations that are strings, that one imports `annotationlib` and `ast` on Python 3.15.
+_Limits = NamedTuple(  # noqa: UP014
+    '_Limits',
+    [
+        ('max_size', int | None),
+        ('min_idle', int | None),
+        ('idle_timeout', float | None),
+        ('max_lifetime', float | None),
+        ('max_waiting', int | None),
+        ('weight', float | None),
+        ('floor', int | None),
+    ],
+)
+
+
+class EndpointLimits(_Limits):
     """The limits of one endpoint. What is ``None`` is the pool's. They are checked where the pool looks them up.
 
     :ivar max_size: connections, at most
@@ -27,13 +42,19 @@ class EndpointLimits(NamedTuple):
     :ivar floor: places under the total cap that the others leave to this endpoint while it has use for them
     """
 
-    max_size: int | None = None
-    min_idle: int | None = None
-    idle_timeout: float | None = None
-    max_lifetime: float | None = None
-    max_waiting: int | None = None
-    weight: float | None = None
-    floor: int | None = None
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        max_size: int | None = None,
+        min_idle: int | None = None,
+        idle_timeout: float | None = None,
+        max_lifetime: float | None = None,
+        max_waiting: int | None = None,
+        weight: float | None = None,
+        floor: int | None = None,
+    ) -> EndpointLimits:
+        return super().__new__(cls, max_size, min_idle, idle_timeout, max_lifetime, max_waiting, weight, floor)
 
 
 #: what the argument `limits` of a pool may be

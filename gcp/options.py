@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, Final, NoReturn
 
 from gcp.checks import (
     DEFAULT,
@@ -102,8 +102,10 @@ FIXED = (
 )
 
 
-class Options(NamedTuple):
+class Options:
     """Checked and resolved options. Times are in seconds: ``inf`` for never, ``None`` for no limit.
+
+    An ordinary class, since `typing.NamedTuple` imports `annotationlib` and `ast` on Python 3.14 and newer.
 
     :ivar given: the options as they were given, or their defaults
     :ivar limits_of: returns the limits that an endpoint is given; ``None``: no endpoint has its own
@@ -142,6 +144,9 @@ class Options(NamedTuple):
     admission: str | None
     given: Mapping[str, Any]
     limits_of: LimitsOf | None
+
+    def __init__(self, **values: Any) -> None:
+        self.__dict__.update(values)
 
     def changed(self, changes: Mapping[str, Any]) -> Options:
         """Check options that are to be changed, together with those that stay.

@@ -5,9 +5,9 @@
 # has passed since then is taken from the counter. The error of the counter's rate adds up over that millisecond only:
 # at 500 ppm, the most by which a clock is slewed, half a microsecond.
 #
-# The counter is used on x86-64 Linux when it is the kernel's own clock source (it is constant then, and the same on all
-# processors), and only with the GIL, which protects the static data below. GCP_CLOCK=kernel in the environment turns it
-# off.
+# The counter is used on Linux when it is the kernel's own clock source (it is constant then, and the same on all
+# processors): the time-stamp counter of x86-64, the virtual counter of arm64. It is used only with the GIL, which
+# protects the static data below. GCP_CLOCK=kernel in the environment turns it off.
 #
 # The extension calls gcp_clock_init() when it is imported.
 
@@ -33,18 +33,39 @@ cdef extern from *:
     }
     #endif
 
-    #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(Py_GIL_DISABLED)
+    #if (defined(__x86_64__) || defined(__aarch64__)) && defined(__linux__) && defined(__GNUC__) \\
+        && !defined(Py_GIL_DISABLED)
     #include <stdio.h>
     #include <stdlib.h>
     #include <string.h>
 
     #define GCP_WINDOW 1e-3       /* seconds for which the counter is used after a reading of the kernel's clock */
-    #define GCP_PROMPT 4000       /* ticks, about 1 us: a reading that took longer was interrupted (normal: 30 ns) */
     #define GCP_SHORTEST 1e-2     /* seconds over which the rate must be measured at least */
     #define GCP_LONGEST 10.0      /* seconds after which a new measurement begins, since clocks are slewed */
     #define GCP_SKEW 5e-3         /* a relative change of the rate above this is a deviation: slewing is smaller */
     #define GCP_ERROR 1e-5        /* seconds by which the result may be ahead of the kernel's clock */
     #define GCP_PATIENCE 16       /* deviations after which the counter is not used any more */
+
+    /* GCP_PROMPT: ticks, about 1 us: a reading that took longer was interrupted (normal: 30 ns). The counter of arm64 has
+       a frequency of its own, 24 MHz to 1 GHz. */
+    #if defined(__x86_64__)
+    #define GCP_SOURCE "tsc\\n"
+    #define GCP_PROMPT 4000
+    #define gcp_ticks() ((uint64_t)__builtin_ia32_rdtsc())
+    #else
+    #define GCP_SOURCE "arch_sys_counter\\n"
+    #define GCP_PROMPT (gcp_frequency() / 1000000 + 2)
+    static inline uint64_t gcp_frequency(void) {
+        uint64_t n;
+        __asm__ __volatile__("mrs %0, cntfrq_el0" : "=r"(n));
+        return n;
+    }
+    static inline uint64_t gcp_ticks(void) {
+        uint64_t n;
+        __asm__ __volatile__("mrs %0, cntvct_el0" : "=r"(n));
+        return n;
+    }
+    #endif
 
     static struct {
         uint64_t ticks;           /* the counter at the last reading of the kernel's clock */
@@ -60,7 +81,7 @@ cdef extern from *:
 
     static int gcp_counter_is_usable(void) {
         const char *choice = getenv("GCP_CLOCK");
-        char source[8] = "";
+        char source[32] = "";
         FILE *file;
         if (choice != NULL && strcmp(choice, "kernel") == 0)
             return 0;
@@ -70,7 +91,7 @@ cdef extern from *:
         if (fgets(source, sizeof(source), file) == NULL)
             source[0] = 0;
         fclose(file);
-        return strcmp(source, "tsc\\n") == 0;
+        return strcmp(source, GCP_SOURCE) == 0;
     }
 
     static void gcp_start_measuring(uint64_t ticks, double seconds) {
@@ -111,9 +132,9 @@ cdef extern from *:
         double seconds;
         if (gcp_anchor.deviations >= GCP_PATIENCE)
             return gcp_kernel_clock();
-        before = __builtin_ia32_rdtsc();
+        before = gcp_ticks();
         seconds = gcp_kernel_clock();
-        after = __builtin_ia32_rdtsc();
+        after = gcp_ticks();
         if (gcp_anchor.trusted)
             gcp_anchor.floor = gcp_anchor.seconds + gcp_anchor.rate * (double)gcp_anchor.trusted;
         if (gcp_anchor.floor > seconds + GCP_ERROR)
@@ -131,7 +152,7 @@ cdef extern from *:
         uint64_t passed;
         double seconds;
         if (__builtin_expect(gcp_anchor.trusted != 0, 1)) {
-            passed = __builtin_ia32_rdtsc() - gcp_anchor.ticks;
+            passed = gcp_ticks() - gcp_anchor.ticks;
             if (__builtin_expect(passed < gcp_anchor.trusted, 1)) {
                 seconds = gcp_anchor.seconds + gcp_anchor.rate * (double)(int64_t)passed;
                 return seconds > gcp_anchor.floor ? seconds : gcp_anchor.floor;

@@ -174,16 +174,16 @@ async def test_another_loop_within_the_pools_own_is_refused(asyncio_front: Front
 
 
 def nest(loop: asyncio.AbstractEventLoop, body: Any) -> None:
-    """Run a loop within another one, as nest_asyncio does."""
+    """Run a loop within another one, as nest_asyncio does. From 3.14 on the loop of a task must run when it is left."""
     outer, task = asyncio.get_running_loop(), asyncio.current_task()
-    asyncio._set_running_loop(None)
     asyncio.tasks._leave_task(outer, task)  # type: ignore[attr-defined]
+    asyncio._set_running_loop(None)
     try:
         loop.run_until_complete(body)
         loop.close()
     finally:
-        asyncio.tasks._enter_task(outer, task)  # type: ignore[attr-defined]
         asyncio._set_running_loop(outer)
+        asyncio.tasks._enter_task(outer, task)  # type: ignore[attr-defined]
 
 
 async def test_no_timer_keeps_the_context_of_a_caller_alive(asyncio_front: Front) -> None:

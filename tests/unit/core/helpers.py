@@ -29,7 +29,7 @@ WAIT, CREATE, USE, SHUT = 'wait', 'create', 'use', 'shut'
 """What an acquire is told: to wait, to create, to use a connection, that the pool is closed."""
 
 DEFAULTS: dict[str, Any] = {
-    **resolve(ConnectionPool.__init__.__kwdefaults__ or {}, {})._asdict(),
+    **vars(resolve(ConnectionPool.__init__.__kwdefaults__ or {}, {})),
     'name': 'bench',
     'background_collector': True,
 }
