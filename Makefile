@@ -57,6 +57,10 @@ test: $(VENV)/.have-test $(CORE)  ## run the tests
 test-unit: $(VENV)/.have-test $(CORE)  ## run those of the core, options, labels and names
 	$(PYTEST) $(SPREAD) tests/unit $(ARGS)
 
+.PHONY: test-core
+test-core: $(VENV)/.have-test-core $(CORE)  ## run those of the core and of behaviour: where no driver or server is to be had
+	$(PYTEST) $(SPREAD) tests/unit tests/behaviour $(ARGS)
+
 # Those of tests/nightly come last, two files at a time: they build packages and run benchmarks, and share what is dear by file.
 .PHONY: test-all
 test-all: $(VENV)/.have-test $(VENV)/.have-release $(CORE)  ## run all tests, with all their cases, and those of tests/nightly

@@ -167,7 +167,7 @@ def test_only_users_extras_are_published() -> None:
     assert {'bench', 'dev', 'docs', 'release', 'test'} <= set(PROJECT['dependency-groups'])
 
 
-@pytest.mark.parametrize('name', ['bench', 'build', 'demo', 'dev', 'docs', 'redis', 'release', 'test'])
+@pytest.mark.parametrize('name', ['bench', 'build', 'demo', 'dev', 'docs', 'redis', 'release', 'test', 'test-core'])
 def test_the_requirements_of_each_group_are_resolved(name: str) -> None:
     listed = REQUIREMENTS['requirements'](name, PROJECT)
     assert len(listed) == len(set(listed))
