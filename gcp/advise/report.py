@@ -49,6 +49,10 @@ def _figures(load: Load) -> list[str]:
         )
     if failed := load.results.get('error', 0.0):
         lines.append(f'{failed:.0f} more acquires failed, with errors of the connection manager')
+    if load.has_own_limits:
+        lines.append(
+            'some endpoints have limits of their own, which the page does not show: max_size is that of the pool'
+        )
     waits = [f'p{100 * q:g} {duration(load.wait(q))}' for q in (0.5, 0.95, 0.99)]
     lines.append(f'waits: {", ".join(waits)}; max_size={load.max_size}, total_max_size={load.total_max_size}')
     return lines

@@ -196,7 +196,23 @@ class Load:
 
     @property
     def max_size(self) -> int | None:
+        """The limit of an endpoint: the own one of a single endpoint, else the pool's."""
+        capacity, total = self.figures.limit('gcpool_capacity'), self.total_max_size
+        if self.endpoints == 1 and capacity and total and capacity < total:
+            return capacity
         return self.figures.limit('gcpool_max_connections_per_endpoint')
+
+    @property
+    def endpoints(self) -> int:
+        return int(self.figures.gauge('gcpool_endpoints'))
+
+    @property
+    def has_own_limits(self) -> bool:
+        """Whether some of several endpoints have limits of their own, which no page shows."""
+        capacity, total = self.figures.limit('gcpool_capacity'), self.total_max_size
+        if self.endpoints < 2 or not capacity or total is None:
+            return False
+        return capacity != min(total, self.endpoints * (self.max_size or 0))
 
     @property
     def total_max_size(self) -> int | None:
@@ -388,8 +404,9 @@ def _creations(load: Load, options: dict[str, int]) -> Iterator[Finding]:
     why = max(closed, key=lambda reason: closed[reason], default='')
     told = f'; most are closed by {why} ({closed[why]:g})' if why else ''
     if why == 'evicted' and load.total_max_size is not None:
-        endpoints = int(load.figures.gauge('gcpool_endpoints'))
-        options['total_max_size'] = max(endpoints * connections_for(load.in_use * load.share), load.total_max_size + 1)
+        options['total_max_size'] = max(
+            load.endpoints * connections_for(load.in_use * load.share), load.total_max_size + 1
+        )
     yield Finding(
         CREATIONS,
         f'{load.creations:.0%} of the acquires cost a new connection{told}. A connect takes '

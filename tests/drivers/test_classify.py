@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import datetime
 import errno
+import functools
 import re
 import signal
 import socket
@@ -22,13 +23,15 @@ from pg_drivers import Driver, done, each_driver, run
 from redis_peers import PASSWORD, Misbehaving, RedisServer, redis_server
 from servers import DEBIAN, Bouncer, free_port
 
-from gcp import ErrorClass
+import gcp.asyncio
+import gcp.threading
+from gcp import ErrorClass, Retry
 from gcp.contrib import socket as sockets
 from gcp.contrib import socket_async, unix, unix_async
 from gcp.contrib._endpoints import UnknownEndpointError
 from gcp.contrib.http import HttpConnectionManager
 from gcp.demo.server import Server, ServerError, serve
-from gcp.exceptions import AcquireTimeoutError
+from gcp.exceptions import AcquireTimeoutError, EndpointUnavailableError
 
 TRANSIENT, PERMANENT = ErrorClass.TRANSIENT, ErrorClass.PERMANENT
 BROKEN, STALE = ErrorClass.BROKEN, ErrorClass.STALE
@@ -103,16 +106,20 @@ CONNECTS = {
 @each_driver
 @pytest.mark.parametrize('case', CONNECTS)
 def test_a_connect_to_postgres(make: type[Driver], strict_postgres: dict[str, Any], case: str, tmp_path: Path) -> None:
-    changes, expected = CONNECTS[case]
     pg = make()
-    parameters = {**strict_postgres, **changes}
-    if 'sslmode' in changes:
-        authority('good').cert_pem.write_to_path(tmp_path / 'ca.pem')
-        parameters['sslrootcert'] = str(tmp_path / 'ca.pem')
-        if pg.name == 'asyncpg':
-            del parameters['sslrootcert']
-            parameters['sslmode'] = client_context()
-    assert asyncio.run(failure(pg.manager(parameters), 'orders')) is expected
+    manager = pg.manager(connect_parameters(pg, strict_postgres, case, tmp_path))
+    assert asyncio.run(failure(manager, 'orders')) is CONNECTS[case][1]
+
+
+def connect_parameters(pg: Driver, server: dict[str, Any], case: str, folder: Path) -> dict[str, Any]:
+    """Return the parameters of a case, in libpq's words."""
+    changes = CONNECTS[case][0]
+    if 'sslmode' not in changes:
+        return {**server, **changes}
+    if pg.name == 'asyncpg':
+        return {**server, **changes, 'sslmode': client_context()}
+    authority('good').cert_pem.write_to_path(folder / 'ca.pem')
+    return {**server, **changes, 'sslrootcert': str(folder / 'ca.pem')}
 
 
 @each_driver
@@ -665,6 +672,113 @@ def test_a_group_of_errors(members: tuple[Exception, ...], expected: ErrorClass)
     manager = sockets.TcpSocketConnectionManager()
     assert manager.classify(('localhost', 1), Group()) is expected
     assert manager.classify(('localhost', 1), raised(RuntimeError(), cause=Group())) is expected
+
+
+# ---- what a pool makes of it
+
+
+async def attempts(manager: Any, endpoint: Any) -> tuple[int, list[BaseException]]:
+    """Let eight acquires retry a connect that cannot succeed; return how many connects there were, and their errors."""
+    is_async = asyncio.iscoroutinefunction(manager.create)
+    pools: Any = gcp.asyncio if is_async else gcp.threading
+    pool = pools.ConnectionPool(manager, connect_retry=Retry(), max_connecting=1, acquire_timeout=60, name='shop')
+    acquire = pool.acquire if is_async else functools.partial(asyncio.to_thread, pool.acquire)
+    errors = await asyncio.wait_for(asyncio.gather(*(acquire(endpoint) for _ in range(8)), return_exceptions=True), 30)
+    made = pool.stats().hook_calls['create']
+    await done(pool.close())
+    return sum(made.values()), [error for error in errors if isinstance(error, BaseException)]
+
+
+def check_permanent(manager: Any, endpoint: Any) -> None:
+    made, errors = asyncio.run(attempts(manager, endpoint))
+    assert (made, len(errors)) == (1, 8)
+    for error in errors:
+        cause = error.__cause__ if isinstance(error, EndpointUnavailableError) else error
+        assert cause is not None and manager.classify(endpoint, cause) is PERMANENT
+
+
+@each_driver
+@pytest.mark.parametrize('case', ['wrong password', 'unknown database', 'unknown host', 'expired certificate'])
+def test_a_permanent_error_of_postgres_takes_one_attempt(
+    make: type[Driver], strict_postgres: dict[str, Any], case: str, tmp_path: Path
+) -> None:
+    pg = make()
+    check_permanent(pg.manager(connect_parameters(pg, strict_postgres, case, tmp_path)), 'orders')
+
+
+@pytest.mark.parametrize('case', ['wrong password', 'unknown database', 'unknown host', 'expired certificate'])
+def test_a_permanent_error_of_redis_takes_one_attempt(
+    make_redis: Callable[..., Any], redis_peer: RedisServer, case: str
+) -> None:
+    with tls_server(server_context('localhost', expired=True)) as port:
+        options: dict[str, Any]
+        options, endpoint = {
+            'wrong password': ({'password': 'wrong'}, ('127.0.0.1', redis_peer.port)),
+            'unknown database': ({'password': PASSWORD, 'db': 77}, ('127.0.0.1', redis_peer.port)),
+            'unknown host': ({}, (UNKNOWN, 6379)),
+            'expired certificate': ({'ssl': client_context()}, ('localhost', port)),
+        }[case]
+        check_permanent(make_redis(**options), endpoint)
+
+
+def test_a_permanent_error_of_http_takes_one_attempt() -> None:
+    with tls_server(server_context('localhost', expired=True)) as port:
+        check_permanent(HttpConnectionManager(client_context()), f'https://localhost:{port}')
+    check_permanent(HttpConnectionManager(), f'http://{UNKNOWN}')
+
+
+@each_driver
+def test_a_pool_waits_for_a_server_that_restarts(make: type[Driver], restarting: Server) -> None:
+    async def body() -> None:
+        pg = make()
+        restarting.stop()
+        pool = pg.pools.ConnectionPool(pg.manager(restarting.parameters), connect_retry=Retry(0.02, 0.1))
+        acquire = pool.acquire if pg.is_async else functools.partial(asyncio.to_thread, pool.acquire)
+        waiting = [asyncio.ensure_future(acquire('orders', timeout=40)) for _ in range(3)]
+        while not pool.stats().hook_calls['create']['error']:
+            await asyncio.sleep(0.01)
+        await asyncio.to_thread(restarting.start)
+        for conn in await asyncio.gather(*waiting):
+            await done(pool.release(conn, 'orders'))
+        await done(pool.close())
+
+    run(body())
+
+
+@pytest.fixture(scope='module')
+def restarting() -> Iterator[Server]:
+    try:
+        with serve(max_connections=20) as server:
+            yield server
+    except ServerError as error:
+        missing(str(error))
+
+
+@each_driver
+@pytest.mark.parametrize('found', [BROKEN, STALE, TRANSIENT])
+def test_what_becomes_of_the_connections(make: type[Driver], postgres: Server, found: ErrorClass) -> None:
+    statement = {
+        BROKEN: 'SELECT pg_terminate_backend(pg_backend_pid())',
+        STALE: "DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '25006'; END $$",
+        TRANSIENT: 'SELECT 1 / 0',
+    }[found]
+
+    async def body() -> None:
+        pg = make()
+        pool = pg.pools.ConnectionPool(pg.manager(postgres.parameters), min_idle=2)
+        conns = [await done(pool.acquire('orders')) for _ in range(2)]
+        with pytest.raises(pg.errors) as caught:
+            await pg.ask(conns[0], statement)
+        await done(pool.release(conns[1], 'orders'))
+        await done(pool.release(conns[0], 'orders', error=caught.value))
+        kept = {BROKEN: {conns[1]}, STALE: set(), TRANSIENT: set(conns)}[found]
+        taken = [await done(pool.acquire('orders')) for _ in range(2)]
+        assert set(taken) & set(conns) == kept
+        for conn in taken:
+            await done(pool.release(conn, 'orders'))
+        await done(pool.close())
+
+    run(body())
 
 
 # ---- keepalive

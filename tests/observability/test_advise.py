@@ -60,6 +60,7 @@ def page(
     oldest: float = 0.0,
     leaks: int = 0,
     failed_creates: int = 0,
+    capacity: int | None = None,
     pool: str = 'orders',
     started: float | None = START,
 ) -> str:
@@ -77,6 +78,8 @@ def page(
         f'gcpool_oldest_checkout_seconds{{{own}}} {oldest}',
         f'gcpool_leaks_detected_total{{{own},pool_endpoint="db"}} {leaks}',
     ]
+    if capacity is not None:
+        lines.append(f'gcpool_capacity{{{own}}} {capacity}')
     lines.append(f'gcpool_hook_calls_total{{{own},hook="create",outcome="error"}} {failed_creates}')
     for endpoint, results in by_endpoint.items():
         for result, count in results.items():
@@ -274,6 +277,20 @@ def test_acquires_that_were_refused_count_as_those_that_wait(advised: Callable[.
     found = between(advised, acquires=acquires, waits={0.0: 100, 0.3: 40_000}, uses={0.25: 40_000})
     assert found['verdict'] == 'too small'
     assert found['recommended']['max_size'] == connections_for(10 * 50_100 / 40_100)
+
+
+def test_the_own_limit_of_a_single_endpoint_counts(advised: Callable[..., Any]) -> None:
+    acquires = {'hit': 100, 'waited': 9_900}
+    found = between(advised, acquires=acquires, waits={0.0: 100, 0.3: 9_900}, uses={0.19: 10_000}, capacity=2)
+    assert (found['verdict'], found['max_size']) == ('too small', 2)
+
+
+def test_own_limits_of_several_endpoints_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    endpoints = {'db': {'hit': 100}, 'other': {'hit': 100}}
+    for capacity, is_told in ((20, False), (12, True)):
+        (tmp_path / 'page').write_text(page(endpoints=endpoints, capacity=capacity))
+        assert main(['advise', str(tmp_path / 'page')]) == 0
+        assert ('limits of their own' in capsys.readouterr().out) is is_told
 
 
 @pytest.mark.parametrize('acquires', [{}, {'hit': 5}])
