@@ -35,7 +35,19 @@ PROMISED = {
     'gcpool_connections_closed_total': (
         'counter',
         'pool pool_endpoint reason',
-        {'reason': {'idle_timeout', 'max_lifetime', 'dead', 'discarded', 'evicted', 'pool_closed', 'error', 'expired'}},
+        {
+            'reason': {
+                'idle_timeout',
+                'max_lifetime',
+                'dead',
+                'discarded',
+                'evicted',
+                'pool_closed',
+                'error',
+                'expired',
+                'retired',
+            }
+        },
     ),
     'gcpool_hook_calls_total': (
         'counter',

@@ -16,7 +16,9 @@ import pytest
 import gcp
 
 #: from the bottom up: a layer may cimport those before it
-ORDER = ['platform', 'clock', 'ring', 'heap', 'table', 'histogram', 'state', 'scheduling', 'connects', 'transitions']
+ORDER = [
+    'platform', 'clock', 'ring', 'heap', 'table', 'histogram', 'state', 'scheduling', 'connects', 'transitions', 'jobs',
+]  # fmt: skip
 
 #: lines of a function, lines of a file, characters of a line
 LONGEST_FUNCTION = 40
