@@ -3,7 +3,7 @@
 halves of the two pools. The contents, in the order in which to read them:
 
 layers                 plain C, a module each, which cimports only those before it: platform, clock, ring, heap, table,
-                       histogram, state, scheduling, connects, transitions, resizing
+                       histogram, state, scheduling, connects, transitions, resizing, jobs
 records                the objects that own slots and endpoints
 event                  what a thread waits on
 arguments              what callers pass in: checked, and shown in messages
@@ -17,6 +17,8 @@ holder                 what holds a connection
 acquire, request       the machine of an acquire, and what it asks of the core
 connecting             what follows from a connect that failed
 release                the machine of a release
+background             jobs: what is done for no caller, one at a time
+watch                  what a caller waits for meanwhile
 disposal, worker_pool  victims, and the workers that dispose of them
 base_pool              what both pools share: the idle hit
 reconfigure            changing limits while a pool is in use
@@ -29,7 +31,7 @@ descriptors            what the managers of gcp.contrib do with descriptors
 import os
 from collections import deque
 from _socket import socket     # the base of socket.socket, which takes long to import
-from contextvars import Context
+from contextvars import Context, copy_context
 from types import AsyncGeneratorType, BuiltinFunctionType, CoroutineType, GenericAlias
 
 cimport cython
@@ -85,8 +87,9 @@ from gcp.core.clock cimport gcp_clock_init
 from gcp.core.state cimport HOOK_DISPOSE
 
 from gcp.exceptions import (
-    AcquireTimeoutError, ConnectionNotAcquiredError, ConnectionPoolClosedError, DiscardConnection,
-    EndpointUnavailableError, ErrorClass, HookTimeoutError, TooManyWaitersError,
+    AcquireTimeoutError, ConnectionNotAcquiredError, ConnectionPoolClosedError, ConnectionPoolNotFound,
+    DiscardConnection, EndpointRetiredError, EndpointUnavailableError, ErrorClass, HookTimeoutError, PoolNotReadyError,
+    TooManyWaitersError,
 )
 
 gcp_clock_init()
@@ -106,6 +109,8 @@ include "core/acquire.pyx"
 include "core/request.pyx"
 include "core/connecting.pyx"
 include "core/release.pyx"
+include "core/background.pyx"
+include "core/watch.pyx"
 include "core/disposal.pyx"
 include "core/worker_pool.pyx"
 include "core/base_pool.pyx"

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from gcp import observe, options
 from gcp._core import TODO_DISPOSE, TODO_DONE, TODO_WAIT, Acquire, AsyncPool, FutureEvent, Release, check_timeout
+from gcp.background.tasks import Background, Operations
 from gcp.connection import async_connection_of
 from gcp.disposal import FORCE_GRACE, report, weakly
 from gcp.disposal.deadline import Bounded, Started, wait_for, without_limit
@@ -33,7 +34,7 @@ __all__ = ['BaseConnectionManager', 'ConnectionPool', 'ConnectionT', 'EndpointT'
 logger = logging.getLogger(__name__)
 
 
-class ConnectionPool(AsyncPool[EndpointT, ConnectionT]):
+class ConnectionPool(AsyncPool[EndpointT, ConnectionT], Operations[EndpointT]):
     """A pool of connections to many endpoints, for tasks. It belongs to the event loop in which it is first used.
 
     :param connection_manager: creates, disposes of and checks connections
@@ -138,6 +139,7 @@ class ConnectionPool(AsyncPool[EndpointT, ConnectionT]):
         self._core.on_fork = weakly(self._reset_after_fork)
         self._make_collector = Collector
         self._collector = Collector(self, self._disposer) if given.background_collector else None
+        self._background = Background(self)
         self._snapshot = snapshot
         self._telemetry = observe.attach(self, self._core, given, 'asyncio')
 
@@ -198,6 +200,7 @@ class ConnectionPool(AsyncPool[EndpointT, ConnectionT]):
             self._core.close()
             if self._collector is not None:
                 self._collector.stop()
+            self._background.stop()
             await self._disposer.dispose_all(max(0.0, deadline - monotonic()))
             if self._core.size:
                 await wait_for(drained, deadline - monotonic())
@@ -242,5 +245,6 @@ class ConnectionPool(AsyncPool[EndpointT, ConnectionT]):
         self._loop = None
         self._core.on_abandoned = None
         self._disposer.reset_after_fork()
+        self._background.reset_after_fork()
         if self._collector is not None:
             self._collector.reset_after_fork()

@@ -35,8 +35,8 @@ class ConnectionPoolIsFull(BaseError):
     """The pool is full. Kept for programs that import it; gcp raises `AcquireTimeoutError` instead."""
 
 
-class ConnectionPoolNotFound(BaseError):
-    """The endpoint has no connections. Kept for programs that import it; gcp never raises it."""
+class ConnectionPoolNotFound(BaseError, LookupError, ValueError):
+    """The pool knows no such endpoint. Raised by `retire`."""
 
 
 class ConnectionNotAcquiredError(BaseError, RuntimeError):
@@ -53,7 +53,8 @@ class AcquireTimeoutError(BaseError, TimeoutError):
     :ivar phase: the phase that ran out of time: ``waiting``, ``creation``, ``check_aliveness`` or ``on_acquire``; or
         ``admission``, if its wait was expected to outlast its time-out, so that it was refused when it came
     :ivar blocked_by: what blocked the acquire: ``endpoint cap``, ``total cap``, ``connect limit`` (`max_connecting`),
-                      ``total connect limit``, ``retry delay``, ``creation`` or ``None`` (a slow hook)
+                      ``total connect limit``, ``connect workers``, ``retry delay``, ``creation`` or ``None`` (a slow
+                      hook)
     :ivar timeout: the time-out of the acquire, seconds
     :ivar idle: idle connections of the endpoint, or of the pool if the total cap blocked
     :ivar used: acquired connections of the same
@@ -129,7 +130,7 @@ class TooManyWaitersError(BaseError):
 
 
 class PoolNotReadyError(BaseError, TimeoutError):
-    """`wait_ready` ran out of time. The cause (``__cause__``) is the last error of `create`.
+    """`wait_ready` or `warm_up` ran out of time. The cause (``__cause__``) is the last error of `create`.
 
     :ivar missing: how many connections are missing, by endpoint
     """

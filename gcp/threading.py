@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from gcp import observe, options
 from gcp._core import TODO_DISPOSE, TODO_DONE, TODO_WAIT, Acquire, Release, SyncPool, check_timeout
+from gcp.background.threads import Background, Operations
 from gcp.connection import connection_of
 from gcp.disposal import DISPOSE_GRACE, FORCE_GRACE, report, weakly
 from gcp.disposal.threads import Collector, Disposer
@@ -32,7 +33,7 @@ __all__ = ['BaseConnectionManager', 'ConnectionPool', 'ConnectionT', 'EndpointT'
 logger = logging.getLogger(__name__)
 
 
-class ConnectionPool(SyncPool[EndpointT, ConnectionT]):
+class ConnectionPool(SyncPool[EndpointT, ConnectionT], Operations[EndpointT]):
     """A pool of connections to many endpoints, for threads.
 
     :param connection_manager: creates, disposes of and checks connections
@@ -136,6 +137,7 @@ class ConnectionPool(SyncPool[EndpointT, ConnectionT]):
         self._core.on_fork = weakly(self._reset_after_fork)
         self._make_collector = Collector
         self._collector = Collector(self, self._disposer) if given.background_collector else None
+        self._background = Background(self)
         self._snapshot = snapshot
         self._telemetry = observe.attach(self, self._core, given, 'threading')
 
@@ -185,6 +187,7 @@ class ConnectionPool(SyncPool[EndpointT, ConnectionT]):
             self._core.close()
             if self._collector is not None:
                 self._collector.stop()
+            self._background.stop()
             self._disposer.dispose_all(max(0.0, deadline - monotonic()))
             while self._core.size and wait_for(drained, deadline - monotonic()):
                 self._core.drain()  # a finalizer may have left a lease, and set the event
@@ -228,5 +231,6 @@ class ConnectionPool(SyncPool[EndpointT, ConnectionT]):
         """Forget what a forked child does not have: its parent's threads."""
         self._closers.clear()
         self._disposer.reset_after_fork()
+        self._background.reset_after_fork()
         if self._collector is not None:
             self._collector.reset_after_fork()

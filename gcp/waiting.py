@@ -19,6 +19,10 @@ LONGEST_WAIT = 1e6
 """The longest single wait on a patched lock, seconds."""
 
 waiting: dict[int, Wait] = {}
+
+serving: set[object] = set()
+"""A token of each thread that works for others in the background at this moment, and may serve one that waits."""
+
 exiting = False
 
 
@@ -128,7 +132,7 @@ def end_stuck_threads(me: int) -> None:
     waits = waiting.copy()
     others = [thread for thread in threading.enumerate() if thread is not main and not thread.name.startswith('gcp-')]
     stuck = [waits[thread.ident] for thread in others if thread.ident in waits]
-    if len(stuck) == len(others) and all(wait is waits[me] or wait.event.awaited for wait in stuck):
+    if not serving and len(stuck) == len(others) and all(wait is waits[me] or wait.event.awaited for wait in stuck):
         for wait in stuck:
             wait.ended = True
             wait.event.set()

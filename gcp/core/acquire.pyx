@@ -8,7 +8,7 @@
 from gcp.core.ring cimport ring_empty
 from gcp.core.state cimport (
     CALL_DEAD, CALL_OK, CREATE, CROWDED_OUT, DONE, FAILED, HOOK_CHECK, HOOK_CREATE, HOOK_DISPOSE, HOOK_ON_ACQUIRE,
-    HOOK_ON_DEAD, HOPELESS, N_HOOKS, NEW, TURNED_AWAY, UNAVAILABLE, USE, WAIT, cap, pool_t, waiter_t,
+    HOOK_ON_DEAD, HOPELESS, N_HOOKS, NEW, REFUSED, TURNED_AWAY, UNAVAILABLE, USE, WAIT, cap, pool_t, waiter_t,
 )
 
 
@@ -26,7 +26,7 @@ TODOS = (*HOOKS, 'wait', 'done')
 # The arguments that set what may block.
 cdef dict CAPS = {
     'endpoint cap': 'max_size', 'total cap': 'total_max_size', 'connect limit': 'max_connecting',
-    'total connect limit': 'max_connecting_total',
+    'total connect limit': 'max_connecting_total', 'connect workers': 'connect_workers',
 }
 NO_ENDPOINT = object()      # of a caller that has no victims of its own
 
@@ -126,6 +126,7 @@ cdef class Acquire(Holder):
     cdef readonly str blocked_by
     cdef readonly tuple block        # (idle, used, creating, waiting, limit, when the oldest use began)
     cdef object cause                # the endpoint's last creation error
+    cdef object context              # its context variables, for a connect in the background on its behalf
 
     # --- for the driver ---
 
@@ -307,12 +308,17 @@ cdef class Acquire(Holder):
             raise too_many_waiters(self)
         if verdict == HOPELESS:
             raise self.timed_out('admission') from self.last_error
+        if verdict == REFUSED:
+            raise refused(self)
         if verdict == CREATE:
             self.a.todo = HOOK_CREATE
             self.check_deadline('creation', None)
         else:
             self.a.fresh = self.w.fresh
-            after_slot(self.pool, &self.a)
+            if self.made:           # it was created in the background, for this acquire
+                after_check(self.pool, &self.a)
+            else:
+                after_slot(self.pool, &self.a)
         return 0
 
     cdef int wait_ended(self, woken) except -1:
@@ -335,6 +341,8 @@ cdef class Acquire(Holder):
         self.end_call(CALL_OK, None)
         if verdict == TURNED_AWAY:
             raise ConnectionPoolClosedError(f'{self.pool.name} was closed while a connection was being created')
+        if verdict == REFUSED:
+            raise refused(self)
         if self.a.deadline < INFINITY and self.core.now() >= self.a.deadline:
             self.a.todo = DO_TIME_OUT
         else:

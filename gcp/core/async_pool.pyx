@@ -347,6 +347,7 @@ cdef class Creation:
     """Awaits a creation, and keeps what it returns where no failure between here and its booking loses it. Not a
     coroutine: those allocate a StopIteration for what they await before anyone has its result."""
     cdef Acquire acquire
+    cdef Job job            # in the background: there is no acquire
     cdef object steps
 
     def __await__(self):
@@ -362,7 +363,7 @@ cdef class Creation:
         Py_DECREF(outcome)
         if status == PYGEN_NEXT:
             return outcome
-        self.acquire.newborn = outcome
+        self.keep(outcome)
         raise StopIteration(outcome)
 
     def throw(self, kind, value=None, traceback=None):
@@ -372,8 +373,14 @@ cdef class Creation:
         try:
             return self.steps.throw(error)
         except StopIteration as stop:
-            self.acquire.newborn = stop.value
+            self.keep(stop.value)
             raise
+
+    cdef inline void keep(self, conn):
+        if self.job is None:
+            self.acquire.newborn = conn
+        else:
+            self.job.newborn = conn
 
     def close(self):
         if hasattr(self.steps, 'close'):
@@ -383,6 +390,13 @@ cdef class Creation:
 cdef Creation new_creation(Acquire acquire, awaitable):
     cdef Creation creation = Creation.__new__(Creation)
     creation.acquire = acquire
+    creation.steps = awaitable if type(awaitable) is CoroutineType else awaitable.__await__()
+    return creation
+
+
+cdef Creation new_job_creation(Job job, awaitable):
+    cdef Creation creation = Creation.__new__(Creation)
+    creation.job = job
     creation.steps = awaitable if type(awaitable) is CoroutineType else awaitable.__await__()
     return creation
 

@@ -116,6 +116,7 @@ cdef class BaseConnectionPool:
         self.collects = not options.background_collector
         self._core = Core(clock=clock, **limits_among(options))
         self._core.limits_of = options.limits_of
+        self._core.pool.unchecked = self._keepalive is None and self._check_aliveness is None
         use_options(self, options)
 
     def _drive(self, operation):
@@ -285,7 +286,7 @@ cdef class BaseConnectionPool:
     def __repr__(self):
         cdef pool_t* pool = &self._core.pool
         return (
-            f'<{type(self).__name__} {self.name}: {pool.idle} idle, {pool.used} used, {pool.creating} creating, '
+            f'<{type(self).__name__} {self.name}: {pool.idle + pool.checking} idle, {pool.used - pool.checking} used, {pool.creating} creating, '
             f'{pool.waiting} waiting{describe_blocks(self._core)}; closed={bool(pool.closed)}>'
         )
 

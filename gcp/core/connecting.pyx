@@ -5,8 +5,8 @@ from gcp.core.connects cimport end_failed_connect
 from gcp.core.platform cimport gcp_is_coroutine, gcp_lock, gcp_unlock
 from gcp.core.ring cimport ring_empty, ring_t
 from gcp.core.state cimport (
-    DONE, FAILED, HOOK_CREATE, UNAVAILABLE, count_hook_call, endpoint_link, endpoint_object, endpoint_t, pool_t,
-    waiter_t,
+    DONE, FAILED, HOOK_CREATE, UNAVAILABLE, cap, count_hook_call, endpoint_link, endpoint_object, endpoint_t, pool_t,
+    taken, waiter_t,
 )
 from gcp.core.transitions cimport expire_endpoint
 
@@ -146,6 +146,17 @@ cdef object own_error(Acquire acquire):
     if error is acquire.ep.last_error and acquire.ep.last_traceback is not None:
         return error.with_traceback(acquire.ep.last_traceback)
     return error
+
+
+cdef object limit_of(pool_t* pool, endpoint_t* e, str block):
+    """Return the limit that blocks."""
+    if block == 'connect limit':
+        return pool.max_connecting
+    if block == 'connect workers':
+        return pool.connect_workers
+    if block == 'total connect limit':
+        return pool.max_connecting_total
+    return cap(e) if taken(e) - e.reserved >= cap(e) or block == 'retry delay' else pool.total_max_size
 
 
 cdef str describe_block(Acquire acquire, str block, limit):

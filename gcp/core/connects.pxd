@@ -65,6 +65,23 @@ cdef inline void schedule_retry(pool_t* pool, endpoint_t* ep) noexcept nogil:
     ep.retry_at = pool.now + ep.retry_delay * (1.0 - pool.retry_jitter * random_fraction(&pool.random))
 
 
+cdef inline void return_job(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """Give back the permit of a connect in the background."""
+    ep.jobs -= 1
+    pool.jobs -= 1
+    ep.creating -= 1
+    pool.creating -= 1
+    pool.size -= 1
+
+
+cdef inline void drop_unbegun(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """Drop the connects of an endpoint that no worker has begun."""
+    while ep.unbegun:
+        ep.unbegun -= 1
+        return_job(pool, ep)
+    ring_remove(&ep.in_unbegun)
+
+
 cdef inline void turn_away_waiters(pool_t* pool, endpoint_t* ep, int verdict) noexcept nogil:
     cdef waiter_t* w
     while ep.waiting:

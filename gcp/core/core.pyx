@@ -6,6 +6,7 @@ from cpython.mem cimport PyMem_RawFree
 from gcp.core.clock cimport gcp_monotonic
 from gcp.core.platform cimport PyTypeObject, gcp_lock, gcp_mutex, gcp_mutex_init, gcp_unlock
 from gcp.core.ring cimport ring_empty, ring_init, ring_insert, ring_remove
+from gcp.core.jobs cimport next_job_at
 from gcp.core.scheduling cimport update_screening
 from gcp.core.state cimport (
     CALL_OK, USE, count_hook_call, endpoint_expiring, endpoint_t, first_due, pool_t, taken, waiter_t,
@@ -42,6 +43,8 @@ cdef class Core:
     cdef gcp_mutex mutex
     cdef family_t family
     cdef dict endpoints
+    cdef list watches               # what callers wait for in the background
+    cdef dict kept                  # the records of kept endpoints, as its keys
     cdef object clock
     cdef object debugger
     cdef uint64_t limits_version    # grows when limits change
@@ -50,6 +53,7 @@ cdef class Core:
     cdef double dispose_time        # smoothed, seconds; 0 before the first
     cdef readonly FinalCounts final_counts
     cdef public object wake_collector   # called when something expires before the collector's next look
+    cdef public object wake_background  # called when there may be something to do in the background
     cdef public object on_abandoned     # called by finalizers, in any thread: there is something to reclaim
     cdef public object on_drained       # called when a closed pool has become empty
     cdef public object on_fork          # called in a forked child
@@ -75,6 +79,7 @@ cdef class Core:
         self.family.core = <PyObject*>self
         ring_init(&self.family.ring)
         ring_insert(&all_cores.ring, &self.family.ring)
+        prepare_background(self)
         self.endpoints = {}
         self.clock = clock
         self.final_counts = FinalCounts.__new__(FinalCounts)
@@ -90,6 +95,7 @@ cdef class Core:
         PyMem_RawFree(self.pool.due.items)
         PyMem_RawFree(self.pool.blocked.items)
         PyMem_RawFree(self.pool.expiring.items)
+        PyMem_RawFree(self.pool.checks.items)
         PyMem_RawFree(self.pool.known.items)
         PyMem_RawFree(self.pool.held.items)
         PyMem_RawFree(self.pool.inherited.items)
@@ -138,6 +144,8 @@ cdef class Core:
             self.pool.wake_collector = False
             if self.wake_collector is not None:
                 self.wake_collector()
+        if self.pool.wake_background:
+            tell_background(self)
         if self.pool.closed and self.pool.size == 0 and self.on_drained is not None:
             self.on_drained()
         return 0
@@ -185,17 +193,20 @@ cdef class Core:
         gcp_lock(&self.mutex)
         n = collect_expired(&self.pool, now, limit)
         find_leaks(&self.pool)
+        if next_job_at(&self.pool) <= now:
+            self.pool.wake_background = True
         gcp_unlock(&self.mutex)
         self.after()
         return n
 
     def next_expiry(self):
-        """Return when the next connection may expire, by the core's clock (``inf``: none does). The collector is woken,
-        from now on, by what expires before that."""
+        """Return when the next connection may expire, or something is to be done in the background, by the core's clock
+        (``inf``: never). The collector is woken, from now on, by what comes before that."""
         cdef double when
         when = self.now()
         gcp_lock(&self.mutex)
         next_due(&self.pool, &when)
+        when = min(when, next_job_at(&self.pool))
         self.pool.collector_wakes_at = when
         gcp_unlock(&self.mutex)
         return when
@@ -244,7 +255,7 @@ cdef class Core:
     def counts(self):
         """Return ``(idle, used, creating, disposing, waiting)``."""
         cdef pool_t* pool = &self.pool
-        return pool.idle, pool.used, pool.creating, pool.disposing, pool.waiting
+        return (pool.idle + pool.checking, pool.used - pool.checking, pool.creating, pool.disposing, pool.waiting)
 
     def endpoint_size(self, endpoint, acquired=None):
         """Count an endpoint's connections: used ones, idle ones, or all places taken."""
@@ -257,7 +268,7 @@ cdef class Core:
             return 0
         if acquired is None:
             return taken(&ep.e) - ep.e.reserved
-        return ep.e.n_used if acquired else ep.e.n_base + ep.e.n_extra
+        return ep.e.n_used - ep.e.checking if acquired else ep.e.n_base + ep.e.n_extra + ep.e.checking
 
     def snapshot(self):
         """Return one consistent copy of all counts as plain values: ``(total, [(endpoint, counts), ...])``."""

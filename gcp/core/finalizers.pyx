@@ -52,6 +52,8 @@ cdef void request_drain(Core core, endpoint_t* ep):
             ep = neediest(&core.pool)
         if ep.waiting:
             wake = (<Acquire>first_waiter(ep).self).event
+    if wake is None and core.watches:
+        wake = (<Watch>core.watches[0]).event
     if wake is not None:
         try:
             PyObject_CallNoArgs(wake)

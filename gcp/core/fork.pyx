@@ -34,6 +34,11 @@ cdef int reset_after_fork(Core core) except -1:
     ring_init(&pool.victims)
     ring_init(&pool.reserving)
     ring_init(&pool.failing)
+    ring_init(&pool.unbegun)
+    ring_init(&pool.short)
+    pool.jobs = pool.checking = 0
+    pool.checks.n = 0
+    pool.wake_background = False
     pool.idle = pool.used = pool.creating = pool.disposing = pool.waiting = pool.size = 0
     pool.reserved = 0
     pool.due.n = 0
@@ -54,6 +59,8 @@ cdef int reset_after_fork(Core core) except -1:
     memset(&pool.retired, 0, sizeof(counters_t))
     memset(&pool.metrics, 0, sizeof(metrics_t))
     core.endpoints = {}
+    core.watches.clear()
+    core.kept.clear()
     seed(core)
     if core.on_fork is not None:
         core.on_fork()
@@ -79,6 +86,8 @@ cdef void drop_slots(pool_t* pool, bint inherited):
     while not ring_empty(&pool.endpoints):
         e = endpoint_link(pool.endpoints.next)
         ring_remove(&e.link)
+        ring_remove(&e.in_unbegun)
+        ring_remove(&e.in_short)
         e.listed = False
         forget_failures(pool, e)
         e.in_called = False
@@ -108,6 +117,7 @@ cdef void drop_slot(slot_t* s, bint inherited):
     s.state = FREE
     s.lease = 0
     s.due = -1
+    s.check = -1
     if not inherited:
         Py_DECREF(<object>slot_object(s))
 

@@ -1,13 +1,13 @@
 # One call of a manager's hook: timed, counted when it ends, and traced where a span is wanted.
 
 from gcp.core.platform cimport gcp_is_awaitable, gcp_is_coroutine
-from gcp.core.state cimport CALL_CANCELLED, CALL_ERROR, CALL_OK, CALL_TIMEOUT, HOOK_CHECK, HOOK_CREATE
+from gcp.core.state cimport CALL_CANCELLED, CALL_ERROR, CALL_OK, CALL_TIMEOUT, HOOK_CHECK, HOOK_CREATE, HOOK_KEEPALIVE
 
-HOOKS = ('create', 'dispose', 'check_aliveness', 'on_acquire', 'on_release', 'on_connection_dead')
+HOOKS = ('create', 'dispose', 'check_aliveness', 'on_acquire', 'on_release', 'on_connection_dead', 'keepalive')
 cdef object OUR_MODULES = frozenset({'gcp._core', 'gcp.threading', 'gcp.asyncio', 'gcp.connection', 'gcp.waiting'})
 
 # What each hook is to return.
-cdef tuple EXPECTED = ('a connection', 'None', 'True or False', 'None', 'None', 'None')
+cdef tuple EXPECTED = ('a connection', 'None', 'True or False', 'None', 'None', 'None', 'True or False')
 HOOK_OUTCOMES = ('ok', 'error', 'timeout', 'cancelled', 'dead')
 
 
@@ -28,7 +28,7 @@ cdef int outcome_of(error):
 cdef inline bint makes_sense(int hook, result) noexcept:
     """Whether a hook may have returned this. A creation is judged without allocating anything: a connection that was
     created must not be lost."""
-    if hook == HOOK_CHECK:
+    if hook == HOOK_CHECK or hook == HOOK_KEEPALIVE:
         return result is True or result is False
     if hook == HOOK_CREATE and result is None:
         return False

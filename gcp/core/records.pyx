@@ -13,6 +13,8 @@ cdef class Core
 cdef class Holder
 cdef class Acquire(Holder)
 cdef class Release(Holder)
+cdef class Job(Holder)
+cdef class Watch
 cdef class Victim
 cdef class Batch
 cdef class HookCall
@@ -35,6 +37,7 @@ cdef class Slot:
         ring_init(&self.s.in_pool)
         ring_init(&self.s.reservation)
         self.s.due = -1
+        self.s.check = -1
 
 
 @cython.final
@@ -45,6 +48,7 @@ cdef class Endpoint:
     cdef object key
     cdef object last_error   # of create, kept while there are waiters, and while it tells when to connect again
     cdef object last_traceback   # of that error, as it left the hook
+    cdef object trouble      # of its last connect in the background, if that has failed
 
     def __cinit__(self, key):
         cdef endpoint_t* e = &self.e
@@ -60,6 +64,8 @@ cdef class Endpoint:
         ring_init(&e.queue)
         ring_init(&e.link)
         ring_init(&e.in_failing)
+        ring_init(&e.in_unbegun)
+        ring_init(&e.in_short)
 
 
 cdef void forget_limits(limits_t* own) noexcept nogil:

@@ -62,7 +62,7 @@ cdef void forget_call(pool_t* pool, endpoint_t* e) noexcept nogil:
 
 cdef bint unregister(pool_t* pool, endpoint_t* e) noexcept nogil:
     """Drop the record of an endpoint unless it is in use again. Its counts go to the retired totals."""
-    if e.waiting or taken(e) or not e.listed or not ring_empty(&e.in_failing):
+    if e.waiting or taken(e) or e.kept or not e.listed or not ring_empty(&e.in_failing):
         return False
     if e.in_called:
         forget_call(pool, e)
@@ -70,6 +70,9 @@ cdef bint unregister(pool_t* pool, endpoint_t* e) noexcept nogil:
     ring_remove(&e.link)
     heap_remove(&pool.expiring, &e.expiring, expires_before)
     forget_over(pool, e)
+    ring_remove(&e.in_short)
+    e.retiring = False
+    e.refill_delay = e.refill_at = 0
     table_remove(&pool.known, e)
     table_shrink(&pool.known)
     pool.n_endpoints -= 1

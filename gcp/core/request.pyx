@@ -30,8 +30,11 @@ cdef Acquire new_acquire(BaseConnectionPool pool, endpoint, timeout):
     acquire.own = NO_ENDPOINT
     acquire.timeout = timeout
     acquire.nowait = timeout is not None and timeout <= 0
+    acquire.w.creates = acquire.nowait or core.pool.connect_workers == 0
     acquire.w.began = core.now()
     acquire.a.deadline = acquire.w.began + seconds
+    if not acquire.w.creates:
+        acquire.context = copy_context()
     acquire.a.todo = DO_ASK
     acquire.a.hook = N_HOOKS
     acquire.create_began = NEVER
@@ -79,6 +82,10 @@ cdef inline void receive(Acquire acquire):
         acquire.slot = <Slot>slot_object(acquire.w.slot)
         acquire.lease = acquire.w.lease
         acquire.w.slot = NULL
+        if acquire.slot.s.fresh:
+            acquire.slot.s.fresh = False
+            acquire.made = True
+            acquire.waited = False
 
 
 # --- asking and waiting ---
@@ -222,18 +229,13 @@ cdef str what_blocks(pool_t* pool, endpoint_t* e):
         return 'retry delay'
     if not endpoint_may_connect(pool, e):
         return 'connect limit'
+    if e.jobs > e.waiting:
+        return 'creation'
+    if pool.connect_workers and pool.jobs + pool.reserved >= pool.connect_workers:
+        return 'connect workers'
     if not pool_may_connect(pool):
         return 'total connect limit'
     return 'creation' if pool.used == 0 and pool.creating else 'total cap'
-
-
-cdef object limit_of(pool_t* pool, endpoint_t* e, str block):
-    """Return the limit that blocks."""
-    if block == 'connect limit':
-        return pool.max_connecting
-    if block == 'total connect limit':
-        return pool.max_connecting_total
-    return cap(e) if taken(e) - e.reserved >= cap(e) or block == 'retry delay' else pool.total_max_size
 
 
 cdef void note_block(Acquire acquire):

@@ -11,8 +11,9 @@ from gcp.core.platform cimport gcp_prefetch
 from gcp.core.ring cimport ring_empty, ring_insert, ring_remove, ring_t
 from gcp.core.state cimport (
     CREATE, DISCARDED, DISPOSING, EVICTED, EXPIRED, HANDOFF, IDLE, IDLE_TIMEOUT, MAX_LIFETIME, MAX_USES, N_REASONS,
-    POOL_CLOSED, TO_DISPOSAL, TO_IDLE, USE, USED, WAIT, base_size, cap, endpoint_expiring, endpoint_rank, endpoint_t,
-    first_waiter, held, idle_limit, neediest, pool_t, slot_due, slot_in_pool, slot_reservation, slot_t, taken,
+    POOL_CLOSED, RETIRED, TO_DISPOSAL, TO_IDLE, USE, USED, WAIT, base_size, cap, endpoint_expiring, endpoint_rank,
+    endpoint_t, first_waiter, held, idle_limit, neediest, pool_t, slot_check, slot_due, slot_in_pool, slot_reservation,
+    slot_t, taken,
     waiter_node, waiter_t,
 )
 from gcp.core.table cimport home_of, table_add, table_has_room, table_remove
@@ -29,6 +30,10 @@ cdef enum:
 
 cdef inline bint dies_before(place_t* a, place_t* b) noexcept nogil:
     return slot_due(a).expires < slot_due(b).expires
+
+
+cdef inline bint checked_before(place_t* a, place_t* b) noexcept nogil:
+    return slot_check(a).check_at < slot_check(b).check_at
 
 
 cdef inline bint needier(place_t* a, place_t* b) noexcept nogil:
@@ -96,8 +101,9 @@ cdef inline bint endpoint_may_connect(pool_t* pool, endpoint_t* ep) noexcept nog
 
 
 cdef inline bint pool_may_connect(pool_t* pool) noexcept nogil:
-    """Whether the limit of all connects leaves room for one more."""
-    return pool.creating + pool.reserved < pool.max_connecting_total
+    """Whether the limits of all connects leave room for one more."""
+    return pool.creating + pool.reserved < pool.max_connecting_total and (
+        not pool.connect_workers or pool.jobs + pool.reserved < pool.connect_workers)
 
 
 cdef inline bint may_connect(pool_t* pool, endpoint_t* ep) noexcept nogil:
@@ -116,11 +122,32 @@ cdef inline void call_timekeeper(pool_t* pool, endpoint_t* ep) noexcept nogil:
         pool.called = ep
 
 
+# --- the background ---
+
+cdef inline bint is_short(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """Whether an endpoint has fewer connections than a warm-up or a refill is to bring it to."""
+    return held(ep) < ep.wanted or (ep.kept and pool.refills and held(ep) < base_size(ep))
+
+
+cdef inline void note_short(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """Note that an endpoint may have too few connections."""
+    if (ep.kept or ep.wanted) and not pool.closed:
+        if ring_empty(&ep.in_short) and is_short(pool, ep):
+            ring_insert(&pool.short, &ep.in_short)
+        pool.wake_background = True
+
+
+cdef inline void note_room(pool_t* pool) noexcept nogil:
+    """Note that a place has become free: an endpoint that has too few connections may use it."""
+    if not ring_empty(&pool.short):
+        pool.wake_background = True
+
+
 # --- what has changed of an endpoint ---
 
 cdef inline void update_blocked(pool_t* pool, endpoint_t* ep) noexcept nogil:
     """Update the heap of blocked endpoints after an endpoint's wait queue, holdings or reservations have changed."""
-    if ep.waiting > ep.reserved and taken(ep) < cap(ep) and endpoint_may_connect(pool, ep):
+    if ep.waiting > ep.reserved + ep.jobs and taken(ep) < cap(ep) and endpoint_may_connect(pool, ep):
         if ep.rank < 0:
             heap_push(&pool.blocked, &ep.rank, needier)
         else:
@@ -138,10 +165,15 @@ cdef inline bint is_remembered(pool_t* pool, endpoint_t* ep) noexcept nogil:
 
 cdef inline void note_if_empty(pool_t* pool, endpoint_t* ep) noexcept nogil:
     """Note an endpoint without connections and waiters: its record can be dropped."""
-    if ep.waiting == 0 and taken(ep) == 0 and not ep.in_empties and ep.listed and not is_remembered(pool, ep):
+    if (
+        ep.waiting == 0 and taken(ep) == 0 and not ep.in_empties and ep.listed and not ep.kept
+        and not is_remembered(pool, ep)
+    ):
         ep.in_empties = True
         ep.next_empty = pool.empties
         pool.empties = ep
+    if ep.retiring:
+        pool.wake_background = True
 
 
 # --- used slots ---
@@ -276,6 +308,7 @@ cdef inline void make_victim(pool_t* pool, slot_t* s, int reason) noexcept nogil
     pool.leases += 1
     s.lease = pool.leases
     heap_remove(&pool.due, &s.due, dies_before)
+    heap_remove(&pool.checks, &s.check, checked_before)
     table_remove(&pool.members, s)
     observe(&pool.metrics.age, gcp_ages, N_AGE_BOUNDS, pool.now - s.born)
     ring_insert(&ep.disposals, &s.in_endpoint)
@@ -283,6 +316,7 @@ cdef inline void make_victim(pool_t* pool, slot_t* s, int reason) noexcept nogil
     ep.disposing += 1
     pool.disposing += 1
     ep.counters.closed[reason] += 1
+    note_short(pool, ep)
 
 
 cdef inline void evict_for(pool_t* pool, slot_t* s, endpoint_t* needy) noexcept nogil:
@@ -310,13 +344,22 @@ cdef inline endpoint_t* cancel_reservation(pool_t* pool, slot_t* s) noexcept nog
 # --- serving waiters ---
 
 cdef inline void grant_permit(pool_t* pool, endpoint_t* ep) noexcept nogil:
-    """Let the first waiter create a connection. The caller has checked both caps, and `may_connect`."""
+    """Let the first waiter create a connection, or have one created for it. The caller has checked both caps, and
+    `may_connect`."""
     cdef waiter_t* w = first_waiter(ep)
-    dequeue(pool, w)
     ep.creating += 1
     pool.creating += 1
     pool.size += 1
-    wake(pool, w, CREATE)
+    if w.creates:
+        dequeue(pool, w)
+        wake(pool, w, CREATE)
+    else:
+        ep.jobs += 1
+        pool.jobs += 1
+        ep.unbegun += 1
+        if ring_empty(&ep.in_unbegun):
+            ring_insert(&pool.unbegun, &ep.in_unbegun)
+        pool.wake_background = True
     update_blocked(pool, ep)
 
 
@@ -448,7 +491,7 @@ cdef inline int find_use(pool_t* pool, slot_t* s, double now, bint acquired) noe
             update_blocked(pool, ep)
             return TO_DISPOSAL
     if now >= s.expires:
-        make_victim(pool, s, EXPIRED if s.stale else MAX_LIFETIME)
+        make_victim(pool, s, RETIRED if s.retired else EXPIRED if s.stale else MAX_LIFETIME)
         update_blocked(pool, ep)
         return TO_DISPOSAL
     needy = neediest(pool)

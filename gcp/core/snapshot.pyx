@@ -4,13 +4,16 @@ from gcp.core.histogram cimport N_AGE_BOUNDS, N_USE_BOUNDS, N_WAIT_BOUNDS, gcp_a
 from gcp.core.platform cimport gcp_lock, gcp_unlock
 from gcp.core.ring cimport ring_t
 from gcp.core.state cimport (
-    CALL_DEAD, HIT, HOOK_CHECK, N_HOOKS, N_HOOK_OUTCOMES, N_OUTCOMES, N_REASONS, N_RESULTS, base_size, cap, counters_t,
-    endpoint_link, endpoint_t, first_waiter, idle_limit, lifetime, limits_t, metrics_t, pool_t, queue_limit,
-    slot_in_endpoint,
+    CALL_DEAD, HIT, HOOK_CHECK, HOOK_KEEPALIVE, N_HOOKS, N_HOOK_OUTCOMES, N_OUTCOMES, N_REASONS, N_RESULTS, base_size,
+    cap, counters_t, endpoint_link, endpoint_t, first_waiter, idle_limit, lifetime, limits_t, metrics_t, pool_t,
+    queue_limit, slot_in_endpoint,
 )
 from gcp.core.transitions cimport find_leaks, write_off
 
-REASONS = ('idle_timeout', 'max_lifetime', 'dead', 'discarded', 'evicted', 'pool_closed', 'error', 'expired', 'max_uses')
+REASONS = (
+    'idle_timeout', 'max_lifetime', 'dead', 'discarded', 'evicted', 'pool_closed', 'error', 'expired', 'max_uses',
+    'retired',
+)
 RESULTS = ('hit', 'created', 'waited', 'timeout', 'cancelled', 'error', 'rejected')
 CONNECT_FAILURES = ('transient', 'permanent')
 BREAKER_STATES = ('closed', 'open', 'half_open')
@@ -75,8 +78,8 @@ cdef limits_t limits_of_endpoint(endpoint_t* e) noexcept nogil:
 
 cdef void copy_endpoint(endpoint_t* e, counts_t* copy) noexcept nogil:
     copy.key = e.key
-    copy.idle = e.n_base + e.n_extra
-    copy.used = e.n_used
+    copy.idle = e.n_base + e.n_extra + e.checking
+    copy.used = e.n_used - e.checking
     copy.creating = e.creating
     copy.disposing = e.disposing
     copy.waiting = e.waiting
@@ -89,8 +92,8 @@ cdef void copy_endpoint(endpoint_t* e, counts_t* copy) noexcept nogil:
 
 cdef void copy_total(pool_t* pool, counts_t* copy) noexcept nogil:
     copy.key = NULL
-    copy.idle = pool.idle
-    copy.used = pool.used
+    copy.idle = pool.idle + pool.checking
+    copy.used = pool.used - pool.checking
     copy.creating = pool.creating
     copy.disposing = pool.disposing
     copy.waiting = pool.waiting
@@ -108,7 +111,7 @@ cdef oldest_t find_oldest(pool_t* pool) noexcept nogil:
         node = node.next
         if e.waiting and first_waiter(e).began < oldest.waiter:
             oldest.waiter = first_waiter(e).began
-        if e.n_used and slot_in_endpoint(e.used.next).since < oldest.use:
+        if e.n_used > e.checking and slot_in_endpoint(e.used.next).since < oldest.use:
             oldest.use = slot_in_endpoint(e.used.next).since
     return oldest
 
@@ -139,7 +142,7 @@ cdef dict metrics_of(metrics_t* metrics):
         'hook_calls': {
             HOOKS[i]: {
                 HOOK_OUTCOMES[j]: metrics.hook_calls[i][j]
-                for j in range(<int>N_HOOK_OUTCOMES) if j != CALL_DEAD or i == HOOK_CHECK
+                for j in range(<int>N_HOOK_OUTCOMES) if j != CALL_DEAD or i == HOOK_CHECK or i == HOOK_KEEPALIVE
             }
             for i in range(<int>N_HOOKS)
         },

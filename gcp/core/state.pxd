@@ -14,11 +14,12 @@ cdef enum slot_state:
     FREE, IDLE, USED, RETURNING, DISPOSING
 
 cdef enum waiter_state:
-    # from WAIT to HOPELESS: the verdicts of an acquire. CROWDED_OUT: too many wait; HOPELESS: its time would run out
-    NEW, WAIT, CREATE, USE, TURNED_AWAY, UNAVAILABLE, FAILED, CROWDED_OUT, HOPELESS, DONE
+    # from WAIT to HOPELESS: the verdicts of an acquire. CROWDED_OUT: too many wait; HOPELESS: its time would run out;
+    # REFUSED: its endpoint is being retired
+    NEW, WAIT, CREATE, USE, TURNED_AWAY, REFUSED, UNAVAILABLE, FAILED, CROWDED_OUT, HOPELESS, DONE
 
 cdef enum close_reason:
-    IDLE_TIMEOUT, MAX_LIFETIME, DEAD, DISCARDED, EVICTED, POOL_CLOSED, HOOK_FAILED, EXPIRED, MAX_USES, N_REASONS
+    IDLE_TIMEOUT, MAX_LIFETIME, DEAD, DISCARDED, EVICTED, POOL_CLOSED, HOOK_FAILED, EXPIRED, MAX_USES, RETIRED, N_REASONS
 
 cdef enum acquire_result:
     HIT, CREATED, WAITED, TIMED_OUT, CANCELLED, ERROR, REJECTED, N_RESULTS
@@ -29,7 +30,7 @@ cdef enum release_outcome:
 
 # The hooks of a manager, and the outcomes of a call.
 cdef enum hook_kind:
-    HOOK_CREATE, HOOK_DISPOSE, HOOK_CHECK, HOOK_ON_ACQUIRE, HOOK_ON_RELEASE, HOOK_ON_DEAD, N_HOOKS
+    HOOK_CREATE, HOOK_DISPOSE, HOOK_CHECK, HOOK_ON_ACQUIRE, HOOK_ON_RELEASE, HOOK_ON_DEAD, HOOK_KEEPALIVE, N_HOOKS
 
 cdef enum hook_outcome:
     CALL_OK, CALL_ERROR, CALL_TIMEOUT, CALL_CANCELLED, CALL_DEAD, N_HOOK_OUTCOMES
@@ -99,12 +100,18 @@ cdef struct slot_t:          # one connection
     flag_t started           # abandoned after its dispose was called
     flag_t stale             # opened before its endpoint's connections were expired
     uint64_t uses            # how often it was released after a use
+    flag_t fresh             # created in the background for the acquire that gets it now
+    flag_t retired           # opened before its endpoint was retired
     double born
     double luck              # which part of `jitter` its lifetime is shortened by
-    double checked           # when it was found alive in the background
     ring_t reservation       # in the pool's ring of victims whose place is reserved
     endpoint_t* reserved_for      # the endpoint that may create a connection when this victim is gone
     place_t due              # its place in the heap of lifetimes
+    place_t check            # its place in the heap of checks in the background
+    double check_at          # when to look whether it is to be checked: not after that time
+    double patience          # seconds without a use after which it is checked
+    double checked           # when it was found alive in the background
+    double idle_since        # while it is checked: since when it was idle before
     slot_t* next_abandoned
     uint64_t abandoned_lease
 
@@ -140,6 +147,18 @@ cdef struct endpoint_t:
     limits_t next_own        # what it is given by limits that are not in force yet
     uint64_t asked           # the number under which it was asked for them
     Py_ssize_t changing      # how many idle connections become base, or extras: see `sort_idle`
+    # what is done for it in the background
+    int jobs                 # connects in the background, begun or not; part of `creating`
+    int unbegun              # those that no worker has begun
+    int wanted               # connections that a warm-up is to bring it to
+    int abandoned_jobs       # part of `abandoned_permits`
+    int checking             # connections that are being checked; part of `n_used`, shown as idle
+    ring_t in_unbegun        # in the pool's ring of endpoints that have unbegun connects
+    ring_t in_short          # in the pool's ring of endpoints that may have too few connections
+    double refill_at         # no refill begins before, after one that failed
+    double refill_delay      # before jitter; 0: the last refill did not fail
+    flag_t kept              # it was warmed up: it is to have `min_idle` connections
+    flag_t retiring          # it takes no new acquires
     double create_time       # smoothed, seconds; 0 before the first
     double use_time          # smoothed, seconds; 0 before the first. Only known where admission is by deadline
     # connects that have failed since the last one that succeeded: see `may_connect`
@@ -177,6 +196,7 @@ cdef struct waiter_t:
     bint queued              # it has been in the wait queue
     bint admitted            # it may wait, however many do: it does not wait for others, or was served before
     bint fresh               # its connection was used or checked lately, and needs no check
+    bint creates             # it creates its connection by itself
 
 
 cdef struct pool_t:
@@ -217,6 +237,12 @@ cdef struct pool_t:
     ring_t reserving         # victims whose place is reserved, the oldest first
     Py_ssize_t reserved      # how many those are
     ring_t failing           # endpoints whose failures are remembered, the longest failing first
+    ring_t unbegun           # endpoints with connects that a worker is to begin
+    ring_t short             # endpoints that may have too few connections
+    Py_ssize_t jobs          # connects in the background
+    Py_ssize_t checking      # checks in the background; part of `used`, shown as idle
+    flag_t unchecked         # the manager has no hook to check idle connections with
+    heap_t checks            # connections by the time of their next check: see `first_check`
     ring_t endpoints
     Py_ssize_t n_endpoints
     heap_t due               # connections, the first to expire first: see `first_due`
@@ -234,6 +260,7 @@ cdef struct pool_t:
     endpoint_t* empties
     endpoint_t* called       # their timekeepers are to look how long they have to wait now
     bint wake_collector      # something expires before the collector wakes
+    bint wake_background     # there may be something to do in the background, or something there has ended
     # left by finalizers, reclaimed by the next call
     bint pending             # there may be something
     slot_t* abandoned_slots
@@ -349,6 +376,21 @@ cdef inline endpoint_t* endpoint_failing(ring_t* node) noexcept nogil:
     return <endpoint_t*>(<char*>node - (<char*>&any.in_failing - <char*>any))
 
 
+cdef inline endpoint_t* endpoint_unbegun(ring_t* node) noexcept nogil:
+    cdef endpoint_t* any = <endpoint_t*>node
+    return <endpoint_t*>(<char*>node - (<char*>&any.in_unbegun - <char*>any))
+
+
+cdef inline endpoint_t* endpoint_short(ring_t* node) noexcept nogil:
+    cdef endpoint_t* any = <endpoint_t*>node
+    return <endpoint_t*>(<char*>node - (<char*>&any.in_short - <char*>any))
+
+
+cdef inline slot_t* slot_check(place_t* place) noexcept nogil:
+    cdef slot_t* any = <slot_t*>place
+    return <slot_t*>(<char*>place - (<char*>&any.check - <char*>any))
+
+
 cdef inline waiter_t* waiter_node(ring_t* node) noexcept nogil:
     cdef waiter_t* any = <waiter_t*>node
     return <waiter_t*>(<char*>node - (<char*>&any.node - <char*>any))
@@ -364,6 +406,11 @@ cdef inline waiter_t* first_waiter(endpoint_t* ep) noexcept nogil:
 cdef inline slot_t* first_due(pool_t* pool) noexcept nogil:
     """Return the connection that reaches the end of its life first, or NULL."""
     return slot_due(pool.due.items[0]) if pool.due.n else NULL
+
+
+cdef inline slot_t* first_check(pool_t* pool) noexcept nogil:
+    """Return the connection whose check comes first, as far as that is known, or NULL."""
+    return slot_check(pool.checks.items[0]) if pool.checks.n else NULL
 
 
 cdef inline endpoint_t* neediest(pool_t* pool) noexcept nogil:

@@ -8,23 +8,26 @@
 from libc.math cimport INFINITY
 from libc.stdint cimport uint64_t
 
-from gcp.core.connects cimport connect_succeeded, forget_old_failures, is_probe
+from gcp.core.connects cimport connect_succeeded, drop_unbegun, forget_old_failures, is_probe, turn_away_waiters
 from gcp.core.heap cimport heap_has_room, heap_push, heap_remove, heap_sift
 from gcp.core.histogram cimport N_AGE_BOUNDS, N_USE_BOUNDS, gcp_ages, gcp_seconds, observe
 from gcp.core.platform cimport random_fraction
 from gcp.core.ring cimport ring_empty, ring_remove, ring_t
 from gcp.core.scheduling cimport (
-    IN_CACHE, begin_use, cancel_reservation, count_leak, dequeue, dies_before, end_use, enqueue, expires_before,
-    find_use, grant_permit, has_expired, longest_idle, make_victim, may_connect, note_expiry, note_if_empty,
-    prefetch_next, remove_idle, serve_blocked, smooth, update_blocked, wake,
+    IN_CACHE, begin_use, cancel_reservation, checked_before, count_leak, dequeue, dies_before, end_use, enqueue,
+    expires_before, find_use, grant_permit, has_expired, longest_idle, make_victim, may_connect, note_expiry,
+    note_if_empty, note_room, note_short, prefetch_next, remove_idle, serve_blocked, smooth, update_blocked, wake,
 )
 from gcp.core.state cimport (
     CALL_OK, CREATE, CROWDED_OUT, DISCARDED, DONE, EXPIRED, FREE, HOOK_CREATE, HOPELESS, IDLE, IDLE_TIMEOUT,
-    MAX_LIFETIME, POOL_CLOSED, RETURNING, TO_DISPOSAL, TO_IDLE, TURNED_AWAY, UNAVAILABLE, USE, USED, WAIT, cap,
-    count_hook_call, endpoint_expiring, endpoint_link, endpoint_t, first_due, first_waiter, idle_limit, lifetime, pool_t,
-    queue_limit, slot_in_endpoint, slot_in_pool, slot_t, taken, waiter_t,
+    MAX_LIFETIME, POOL_CLOSED, REFUSED, RETIRED, RETURNING, TO_DISPOSAL, TO_IDLE, TURNED_AWAY, UNAVAILABLE, USE, USED,
+    WAIT, cap, count_hook_call, endpoint_expiring, endpoint_link, endpoint_t, first_due, first_waiter, idle_limit,
+    lifetime, pool_t, queue_limit, slot_in_endpoint, slot_in_pool, slot_t, taken, waiter_t,
 )
 from gcp.core.table cimport table_add, table_has_room, table_remove, table_reserve
+
+cdef enum:
+    CHECK_JITTER = 10   # the largest part of an interval between checks that is taken off at random, percent
 
 
 # --- acquire ---
@@ -110,8 +113,8 @@ cdef inline int request_slot(pool_t* pool, waiter_t* w, double now) noexcept nog
     cdef endpoint_t* ep = w.ep
     cdef slot_t* s
     pool.now = now
-    if pool.closed:
-        w.state = TURNED_AWAY
+    if pool.closed or ep.retiring:
+        w.state = TURNED_AWAY if pool.closed else REFUSED
         return w.state
     if ep.waiting == 0 or w.seq < first_waiter(ep).seq:
         while True:
@@ -127,7 +130,7 @@ cdef inline int request_slot(pool_t* pool, waiter_t* w, double now) noexcept nog
         if ep.broken and not is_probe(pool, ep):
             w.state = UNAVAILABLE
             return w.state
-        if taken(ep) < cap(ep) and pool.size < pool.total_max_size and may_connect(pool, ep):
+        if w.creates and taken(ep) < cap(ep) and pool.size < pool.total_max_size and may_connect(pool, ep):
             ep.creating += 1
             pool.creating += 1
             pool.size += 1
@@ -161,6 +164,8 @@ cdef inline int withdraw(pool_t* pool, waiter_t* w) noexcept nogil:
         pool.size -= 1
         update_blocked(pool, ep)
         serve_blocked(pool)
+        note_short(pool, ep)
+        note_room(pool)
     else:
         return found
     w.state = DONE
@@ -174,12 +179,23 @@ cdef inline bint make_room(pool_t* pool) noexcept nogil:
     cdef size_t size = <size_t>pool.size
     if not table_reserve(&pool.held, size) or not table_reserve(&pool.members, size):
         return False
-    return heap_has_room(&pool.due, pool.size)
+    return heap_has_room(&pool.due, pool.size) and heap_has_room(&pool.checks, pool.size)
 
 
-cdef inline void book_connection(pool_t* pool, waiter_t* w, slot_t* s, double now, double took) noexcept nogil:
-    """Turn a permit into a used connection. `make_room` has succeeded before its creation."""
-    cdef endpoint_t* ep = w.ep
+cdef inline void set_check(pool_t* pool, slot_t* s, double now) noexcept nogil:
+    """Set when a connection that is neither used nor checked from now on is to be checked in the background."""
+    s.patience = pool.keepalive_interval * (1.0 - CHECK_JITTER / 100.0 * random_fraction(&pool.random))
+    s.check_at = now + s.patience
+    if s.check >= 0:
+        heap_sift(&pool.checks, s.check, checked_before)
+    else:
+        heap_push(&pool.checks, &s.check, checked_before)
+    if s.check_at < pool.collector_wakes_at:
+        pool.wake_collector = True
+
+
+cdef inline void enter_connection(pool_t* pool, endpoint_t* ep, slot_t* s, double now, double took) noexcept nogil:
+    """Turn a permit into a connection that is in no ring yet. `make_room` has succeeded before its creation."""
     cdef double life = lifetime(ep)
     pool.now = now
     ep.creating -= 1
@@ -192,7 +208,6 @@ cdef inline void book_connection(pool_t* pool, waiter_t* w, slot_t* s, double no
     s.born = now
     s.luck = random_fraction(&pool.random)
     s.expires = now + life * (1.0 - pool.jitter * s.luck)
-    begin_use(pool, s, now)
     table_add(&pool.members, s)
     if now - took < ep.stale_before:
         s.expires = -INFINITY
@@ -200,15 +215,26 @@ cdef inline void book_connection(pool_t* pool, waiter_t* w, slot_t* s, double no
     elif s.expires < INFINITY:
         heap_push(&pool.due, &s.due, dies_before)
         note_expiry(pool, s.expires)
+    if pool.keepalive_interval < INFINITY and not pool.unchecked:
+        set_check(pool, s, now)
+    if ep.kept or ep.wanted:
+        pool.wake_background = True
+
+
+cdef inline void book_connection(pool_t* pool, waiter_t* w, slot_t* s, double now, double took) noexcept nogil:
+    """Turn a permit into a used connection."""
+    cdef endpoint_t* ep = w.ep
+    enter_connection(pool, ep, s, now, took)
+    begin_use(pool, s, now)
     connect_succeeded(pool, ep)
     w.slot = s
     w.lease = s.lease
     w.state = USE
-    if pool.closed:
+    if pool.closed or ep.retiring:
         end_use(pool, s)
-        make_victim(pool, s, POOL_CLOSED)
+        make_victim(pool, s, POOL_CLOSED if pool.closed else RETIRED)
         w.slot = NULL
-        w.state = TURNED_AWAY
+        w.state = TURNED_AWAY if pool.closed else REFUSED
 
 
 cdef inline void reclaim_permits(pool_t* pool) noexcept nogil:
@@ -224,9 +250,14 @@ cdef inline void reclaim_permits(pool_t* pool) noexcept nogil:
             pool.creating -= ep.abandoned_permits
             pool.size -= ep.abandoned_permits
             ep.abandoned_permits = 0
+            ep.jobs -= ep.abandoned_jobs
+            pool.jobs -= ep.abandoned_jobs
+            ep.abandoned_jobs = 0
             update_blocked(pool, ep)
+            note_short(pool, ep)
             note_if_empty(pool, ep)
     serve_blocked(pool)
+    note_room(pool)
 
 
 # --- release ---
@@ -316,7 +347,7 @@ cdef inline void end_disposal(pool_t* pool, slot_t* s) noexcept nogil:
     pool.size -= 1
     if needy != NULL:
         if (
-            needy.waiting and taken(needy) < cap(needy) and pool.size < pool.total_max_size
+            needy.waiting > needy.jobs and taken(needy) < cap(needy) and pool.size < pool.total_max_size
             and may_connect(pool, needy)
         ):
             grant_permit(pool, needy)
@@ -324,6 +355,7 @@ cdef inline void end_disposal(pool_t* pool, slot_t* s) noexcept nogil:
         note_if_empty(pool, needy)
     update_blocked(pool, ep)
     serve_blocked(pool)
+    note_room(pool)
     note_if_empty(pool, ep)
 
 
@@ -425,16 +457,14 @@ cdef inline void close_pool(pool_t* pool) noexcept nogil:
     """Turn every waiter away, and make every idle connection a victim."""
     cdef ring_t* node = pool.endpoints.next
     cdef endpoint_t* ep
-    cdef waiter_t* w
     cdef slot_t* s
     pool.closed = pool.screening = True
+    pool.wake_background = True
     while node != &pool.endpoints:
         ep = endpoint_link(node)
         node = node.next
-        while ep.waiting:
-            w = first_waiter(ep)
-            dequeue(pool, w)
-            wake(pool, w, TURNED_AWAY)
+        turn_away_waiters(pool, ep, TURNED_AWAY)
+        drop_unbegun(pool, ep)
         update_blocked(pool, ep)
         note_if_empty(pool, ep)
     while True:

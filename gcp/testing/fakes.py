@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
+from gcp.exceptions import ErrorClass
 from gcp.managers import AsyncConnectionManager, SyncConnectionManager
 
 if TYPE_CHECKING:
@@ -87,13 +88,14 @@ class Behaviour:
 def ok(result: Any = None) -> Behaviour:
     """Succeed.
 
-    :param result: what the hook returns; ``None``: a new connection from ``create``, `True` from ``check_aliveness``
+    :param result: what the hook returns; ``None``: a new connection from ``create``, `True` from
+        ``check_aliveness`` and ``keepalive``, ``TRANSIENT`` from ``classify``
     """
     return Behaviour(lambda endpoint, connection: result)
 
 
 def dead() -> Behaviour:
-    """Report the connection as dead. For ``check_aliveness``."""
+    """Report the connection as dead. For ``check_aliveness`` and ``keepalive``."""
     return ok(False)
 
 
@@ -492,6 +494,16 @@ class FakeManager(BareFakeManager):
         """Record that a connection was found dead."""
         self._play('on_connection_dead', endpoint, conn)
 
+    @_hook
+    def keepalive(self, endpoint: Any, conn: FakeConnection, timeout: float | None = None) -> bool:
+        """Keep an idle connection alive."""
+        return self._play('keepalive', endpoint, conn, timeout) is not False
+
+    @_hook
+    def classify(self, endpoint: Any, error: BaseException) -> ErrorClass:
+        """Say what an error means; `ok` may give another class. It only looks, so it is not recorded."""
+        return self.hooks['classify'].next_behaviour(endpoint).act(endpoint, error) or ErrorClass.TRANSIENT
+
 
 class AsyncBareFakeManager(_Recorder, AsyncConnectionManager[Any, FakeConnection]):
     """A manager for the asyncio pool that overrides `create` and `dispose` only: an idle hit calls no hook."""
@@ -540,3 +552,13 @@ class AsyncFakeManager(AsyncBareFakeManager):
     async def on_connection_dead(self, endpoint: Any, conn: FakeConnection) -> None:
         """Record that a connection was found dead."""
         await self._play('on_connection_dead', endpoint, conn)
+
+    @_hook
+    async def keepalive(self, endpoint: Any, conn: FakeConnection) -> bool:
+        """Keep an idle connection alive."""
+        return await self._play('keepalive', endpoint, conn) is not False
+
+    @_hook
+    def classify(self, endpoint: Any, error: BaseException) -> ErrorClass:
+        """Say what an error means; `ok` may give another class. It only looks, so it is not recorded."""
+        return self.hooks['classify'].next_behaviour(endpoint).act(endpoint, error) or ErrorClass.TRANSIENT

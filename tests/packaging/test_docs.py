@@ -31,6 +31,7 @@ INNER = {
     'gcp.__main__',
     'gcp.advise',
     'gcp._core',
+    'gcp.background',
     'gcp.checks',
     'gcp.connection',
     'gcp.core_error',

@@ -20,6 +20,7 @@ PACKAGE = ROOT / 'gcp'
 #: what both fronts stand on
 FRONT = {
     'gcp._core',
+    'gcp.background',
     'gcp.connection',
     'gcp.disposal',
     'gcp.exceptions',
@@ -43,6 +44,14 @@ ALLOWED = {
     'gcp.options': {'gcp._core', 'gcp.checks', 'gcp.exceptions', 'gcp.hints', 'gcp.limits'},
     'gcp.connection': {'gcp._core'},
     'gcp.waiting': {'gcp._core'},
+    'gcp.background': {
+        'gcp._core',
+        'gcp.background',
+        'gcp.disposal',
+        'gcp.exceptions',
+        'gcp.managers',
+        'gcp.waiting',
+    },
     'gcp.disposal': {'gcp._core', 'gcp.disposal', 'gcp.exceptions', 'gcp.waiting'},
     'gcp.core_error': set(),
     'gcp': {'gcp._core', 'gcp.core_error', 'gcp.exceptions', 'gcp.limits', 'gcp.stats'},

@@ -55,6 +55,7 @@ SUBSTITUTIONS = {
     'FutureEvent': 'Event',
     'AnyEvent': 'Event',
     'gcp.disposal.tasks': 'gcp.disposal.threads',
+    'gcp.background.tasks': 'gcp.background.threads',
     'gcp.disposal.deadline': 'gcp.waiting',
     'self._disposer.wait_for': 'wait_for',
     'asyncio': 'threading',

@@ -46,6 +46,7 @@ PROMISED = {
                 'error',
                 'expired',
                 'max_uses',
+                'retired',
             }
         },
     ),

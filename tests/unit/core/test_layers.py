@@ -28,6 +28,7 @@ ORDER = [
     'connects',
     'transitions',
     'resizing',
+    'jobs',
 ]
 
 #: lines of a function, lines of a file, characters of a line

@@ -1,0 +1,410 @@
+# What is done in the background, for no caller: a connect, or a check of an idle connection. A worker of a front asks
+# `Core.next_job` and drives the job as it drives an acquire: `next` says what is to be done, `completed` and `failed` say
+# how that ended. What there is to do is decided in the layer of jobs.
+
+from gcp.core.jobs cimport (
+    begin_check, begin_connect, book_job, end_check, fail_job, fail_waiter, stop_checking, waiter_of_job,
+)
+from gcp.core.platform cimport gcp_lock, gcp_unlock
+from gcp.core.ring cimport ring_empty, ring_init
+from gcp.core.state cimport (
+    CALL_CANCELLED, CALL_DEAD, CALL_OK, DEAD, HOOK_CHECK, HOOK_CREATE, HOOK_FAILED, HOOK_KEEPALIVE, HOOK_ON_DEAD,
+    N_HOOKS, count_hook_call, endpoint_object, endpoint_t, pool_t, slot_object, slot_t, waiter_t,
+)
+from gcp.core.table cimport table_find
+from gcp.core.transitions cimport discard_slot, expire_endpoint, make_room
+
+cdef double CHECK_TIMEOUT = 5.0     # seconds: how long a check in the background may take, at most
+
+
+cdef int prepare_background(Core core) except -1:
+    """Prepare a new core."""
+    cdef pool_t* pool = &core.pool
+    core.watches = []
+    core.kept = {}
+    ring_init(&pool.unbegun)
+    ring_init(&pool.short)
+    return 0
+
+
+cdef int tell_background(Core core) except -1:
+    """Have the workers look whether there is something to do, and those who wait whether they are done."""
+    cdef Watch watch
+    core.pool.wake_background = False
+    for watch in list(core.watches):
+        watch.look()
+    if core.wake_background is not None:
+        core.wake_background()
+    return 0
+
+
+cpdef Job next_job(BaseConnectionPool pool):
+    """Return what is to be done in the background next; it has begun. None: there is nothing to do now."""
+    cdef Core core = pool._core
+    cdef endpoint_t* e = NULL
+    cdef waiter_t* w = NULL
+    cdef slot_t* s = NULL
+    cdef Job job = None
+    cdef object context = None
+    cdef double now
+    core.before('job')
+    if core.pool.closed:
+        return None
+    job = Job.__new__(Job)
+    job.pool = pool
+    now = core.now()
+    gcp_lock(&core.mutex)
+    core.pool.now = now
+    e = begin_connect(&core.pool)
+    if e != NULL:
+        w = waiter_of_job(e)
+        context = warm_up_context(core, <Endpoint>endpoint_object(e)) if w == NULL else (<Acquire>w.self).context
+        begin_job(job, core, <Endpoint>endpoint_object(e), HOOK_CREATE)
+    else:
+        s = begin_check(&core.pool)
+        if s != NULL:
+            begin_job(job, core, <Endpoint>endpoint_object(s.ep), HOOK_CHECK)
+            job.slot = <Slot>slot_object(s)
+            job.lease = s.lease
+    if job.ep is not None:      # the next worker looks for more
+        core.pool.wake_background = True
+    gcp_unlock(&core.mutex)
+    if job.ep is None:
+        core.after()
+        return None
+    job.context = Context() if context is None else context.copy()
+    if s != NULL and pool._keepalive is not None:
+        job.todo = HOOK_KEEPALIVE
+    core.after()
+    return job
+
+
+cdef void begin_job(Job job, Core core, Endpoint ep, int todo) noexcept:
+    job.core = core
+    job.epoch = core.pool.epoch
+    job.ep = ep
+    job.key = ep.key
+    job.todo = todo
+
+
+@cython.final
+@cython.no_gc_clear
+cdef class Job(Holder):
+    """A connect or a check in the background. A driver asks `next`, does that, and tells `completed` or `failed`, until
+    `next` returns `TODO_DONE`; whatever leaves the driver goes to `abandon`. No error of a hook is raised: that of a
+    connect goes to whom it was to serve, all others are reported."""
+    cdef BaseConnectionPool pool
+    cdef Endpoint ep
+    cdef readonly object key
+    cdef readonly object context     # the context variables with which its hooks are to be called
+    cdef readonly object own         # for a driver: it has no victims of its own
+    cdef int todo
+    cdef double began
+    cdef HookCall call
+    cdef Slot fresh                  # allocated before create is called: the record of what it will return
+    cdef object newborn              # what an asynchronous create has returned, until it is booked
+    cdef bint misused                # its create returned what makes no sense: another try would return the same
+    cdef bint ended
+
+    cpdef int next(self) except -1:
+        """Return what is to be done now: a hook to call, or `TODO_DONE`."""
+        return self.todo
+
+    cpdef int completed(self, result=None) except -1:
+        """Say that the hook has ended well.
+
+        :param result: what it returned
+        """
+        cdef int todo = self.todo
+        if todo >= N_HOOKS:
+            return 0
+        if not makes_sense(todo, result):
+            self.newborn = None
+            self.misused = True
+            return self.failed(nonsense(self.pool._manager, todo, result, not isinstance(self.pool, AsyncPool)))
+        if todo == HOOK_CREATE:
+            return self.created(result)
+        if todo == HOOK_ON_DEAD:
+            self.end_call(CALL_OK, None)
+            return self.discard(DEAD)
+        if result is not False:
+            self.end_call(CALL_OK, None)
+            return self.found_alive()
+        self.end_call(CALL_DEAD, None)
+        if self.pool._on_connection_dead is None:
+            return self.discard(DEAD)
+        self.todo = HOOK_ON_DEAD
+        return 0
+
+    cpdef int failed(self, error) except -1:
+        """Say that the hook has raised an error."""
+        cdef int todo = self.todo
+        if todo == HOOK_CREATE:
+            return self.connect_failed(error)
+        explain(self.pool, todo, self.key, error)
+        self.end_call(outcome_of(error), error)
+        try:
+            if isinstance(error, Exception):
+                self.pool._report(f'{HOOKS[todo]} failed for', self.key, error)
+        finally:
+            self.discard(DEAD if todo == HOOK_ON_DEAD else HOOK_FAILED)
+        return 0
+
+    cpdef int abandon(self, error) except -1:
+        """End a job that a driver left with an error: give back the permit, or discard the connection. Does nothing to
+        one that has ended."""
+        if not self.ended:
+            self.end_call(CALL_CANCELLED, error)
+            if self.todo != HOOK_CREATE:
+                self.discard(HOOK_FAILED)
+            elif not self.keep_newborn():
+                self.give_back(CALL_CANCELLED, error, False)
+        return 0
+
+    def begin_call(self):
+        """Call the asynchronous hook that `next` asked for; return what is to be awaited."""
+        self.open_call()
+        started = self.call_hook(False)
+        self.misused = True
+        check_awaitable(self.pool._manager, self.todo, started)
+        self.misused = False
+        return new_job_creation(self, started) if self.todo == HOOK_CREATE else started
+
+    def make_call(self):
+        """Call the blocking hook that `next` asked for, and say how it ended. All in one compiled piece: no signal
+        handler can run between a connection's birth and its booking, and lose it."""
+        try:
+            self.open_call()
+            result = self.call_hook(True)
+        except BaseException as error:
+            self.failed(error)
+        else:
+            self.completed(result)
+
+    def remaining(self):
+        """Return the seconds that are left for the hook; None: there is no limit."""
+        cdef double limit = self.core.pool.connect_timeout
+        if self.todo != HOOK_CREATE:
+            limit = min(limit, CHECK_TIMEOUT)
+            if self.pool.acquire_timeout is not None and self.pool.acquire_timeout > 0:
+                limit = min(limit, <double>self.pool.acquire_timeout)
+        return None if limit == INFINITY else max(0.0, self.began + limit - self.core.now())
+
+    @property
+    def kind(self):
+        """The name of the hook that is to be called."""
+        return HOOKS[self.todo] if self.todo < N_HOOKS else 'done'
+
+    # --- hooks ---
+
+    cdef int open_call(self) except -1:
+        """A hook is about to be called."""
+        if self.todo >= N_HOOKS:
+            raise RuntimeError('this job has ended')
+        self.began = self.core.now()
+        if self.todo == HOOK_CREATE:
+            if self.pool._telemetry is not None:
+                self.pool._telemetry.recheck()
+            if self.pool._collector is not None:
+                self.pool._collector.ensure()
+            self.prepare()
+        self.call = new_hook_call(self.core, self.todo, self.key, None, False)
+        return self.call.begin()
+
+    cdef int end_call(self, int outcome, error) except -1:
+        cdef HookCall call = self.call
+        self.call = None
+        return 0 if call is None else call.finish(outcome, error)
+
+    cdef object call_hook(self, bint blocking):
+        cdef BaseConnectionPool pool = self.pool
+        cdef tuple args = (self.key,) if self.slot is None else (self.key, self.slot.conn)
+        hook = (
+            pool._manager.create if self.todo == HOOK_CREATE else pool._keepalive if self.todo == HOOK_KEEPALIVE
+            else pool._check_aliveness if self.todo == HOOK_CHECK else pool._on_connection_dead)
+        if not blocking or self.todo == HOOK_ON_DEAD:
+            return hook(*args)
+        return hook(*args, timeout=self.remaining())
+
+    # --- connects ---
+
+    cdef int prepare(self) except -1:
+        """Allocate all that a connection needs, before `create` is called: one that was created must not be lost."""
+        cdef bint room
+        self.fresh = Slot.__new__(Slot)
+        gcp_lock(&self.core.mutex)
+        room = make_room(&self.core.pool)
+        gcp_unlock(&self.core.mutex)
+        if not room:
+            raise MemoryError
+        return 0
+
+    cdef int created(self, conn) except -1:
+        """Book a new connection: it serves the oldest waiter of its endpoint, or is idle."""
+        cdef Core core = self.core
+        cdef Slot slot = self.fresh
+        cdef bint known
+        cdef double now
+        if slot is None:        # a test that calls no hook
+            self.prepare()
+            self.began = core.now()
+            slot = self.fresh
+        core.before('job_created')
+        slot.conn = conn
+        slot.endpoint = self.ep.key
+        slot.s.conn = <PyObject*>conn
+        slot.created_by = None if core.tracer is None else core.tracer.current()
+        now = core.now()
+        if self.epoch != core.pool.epoch:       # of the parent of a forked child
+            self.finish()
+            return self.end_call(CALL_CANCELLED, None)
+        gcp_lock(&core.mutex)
+        core.pool.now = now
+        known = table_find(&core.pool.members, <PyObject*>conn) != NULL
+        if not known:
+            Py_INCREF(slot)                     # the endpoint's
+            book_job(&core.pool, &self.ep.e, &slot.s, now, now - self.began)
+        gcp_unlock(&core.mutex)
+        self.newborn = None
+        if known:
+            self.misused = True
+            return self.connect_failed(repeated(self.pool._manager, conn))
+        self.fresh = None
+        self.ep.last_error = self.ep.last_traceback = self.ep.trouble = None
+        self.finish()
+        try:
+            self.end_call(CALL_OK, None)
+        finally:
+            core.after()
+            self.dispose_of_victims()
+        return 0
+
+    cdef bint keep_newborn(self) except -1:
+        """Book what an asynchronous `create` returned although something went wrong since."""
+        conn, self.newborn = self.newborn, None
+        if conn is None or not makes_sense(HOOK_CREATE, conn):
+            return False
+        self.created(conn)
+        return True
+
+    cdef int connect_failed(self, error) except -1:
+        """Tell those who wait for the connection that there will be none."""
+        if self.keep_newborn():
+            return 0
+        explain(self.pool, HOOK_CREATE, self.key, error)
+        self.end_call(outcome_of(error), error)
+        return self.give_back(outcome_of(error), error, True)
+
+    cdef int give_back(self, int outcome, error, bint tell) except -1:
+        """Give back the permit of a connect that has failed. Its error goes to the oldest waiter of the endpoint, unless
+        connects are tried again, and to those who warm the endpoint up.
+
+        :param tell: whether the waiter is told; otherwise it gets another connect
+        """
+        cdef Core core = self.core
+        cdef Endpoint ep = self.ep
+        cdef bint counts = isinstance(error, Exception) and not self.misused
+        cdef bint told
+        kind = classify(self.pool, self.key, error) if counts else None
+        core.before('job_failed')
+        self.finish()
+        if self.epoch != core.pool.epoch:
+            return 0
+        ep.trouble = ep.last_error = error
+        ep.last_traceback = error.__traceback__
+        told = tell and self.note_error(kind is ErrorClass.PERMANENT)
+        told = self.report_failed(outcome, error, kind, counts, tell) or told
+        if not keeps_error(ep):
+            ep.last_error = ep.last_traceback = None
+        core.after()
+        if not told and not core.pool.closed and isinstance(error, Exception):
+            self.pool._report('create failed in the background for', self.key, error)
+        return 0
+
+    cdef bint note_error(self, bint permanent) except -1:
+        """Tell those who warm the endpoint up, unless another try is made. Returns whether somebody was told."""
+        cdef Watch watch
+        cdef bint told = False
+        if self.core.pool.retries and not permanent and not self.misused:
+            return False
+        for watch in list(self.core.watches):
+            told = watch.note_error(self.ep, self.ep.last_error) or told
+        return told
+
+    cdef bint report_failed(self, int outcome, error, kind, bint counts, bint tell) except -1:
+        """Report a failed connect to the core, with what its manager says about it. Returns whether a waiter is told."""
+        cdef Core core = self.core
+        cdef pool_t* pool = &core.pool
+        cdef endpoint_t* e = &self.ep.e
+        cdef bint told
+        cdef double now = core.now()
+        gcp_lock(&core.mutex)
+        pool.now = now
+        count_hook_call(&pool.metrics, HOOK_CREATE, outcome, now - self.began)
+        if kind is ErrorClass.STALE:
+            expire_endpoint(pool, e)
+        told = e.waiting > 0 and pool.retries and counts
+        if tell and pool.connect_workers and e.waiting and not (pool.retries and counts):
+            fail_waiter(pool, e)
+            told = True
+        fail_job(pool, e, counts, kind is ErrorClass.PERMANENT)
+        tell_woken(pool, error)
+        gcp_unlock(&core.mutex)
+        return told
+
+    # --- checks ---
+
+    cdef int found_alive(self) except -1:
+        """Return a connection that is alive: it serves the oldest waiter, or is idle again."""
+        cdef Core core = self.core
+        cdef double now
+        core.before('job_checked')
+        now = core.now()
+        gcp_lock(&core.mutex)
+        if self.current():
+            end_check(&core.pool, &self.slot.s, now)
+        gcp_unlock(&core.mutex)
+        return self.leave()
+
+    cdef int discard(self, int reason) except -1:
+        """Make the connection a victim."""
+        cdef Core core = self.core
+        cdef double now
+        core.before('job_discard')
+        now = core.now()
+        gcp_lock(&core.mutex)
+        core.pool.now = now
+        if self.current():
+            stop_checking(&core.pool, &self.ep.e)
+            discard_slot(&core.pool, &self.slot.s, reason)
+        gcp_unlock(&core.mutex)
+        return self.leave()
+
+    cdef int leave(self) except -1:
+        self.slot = None
+        self.finish()
+        self.core.after()
+        return self.dispose_of_victims()
+
+    # --- the end ---
+
+    cdef void finish(self) noexcept:
+        self.ended = True
+        self.todo = DO_DONE
+
+    cdef int dispose_of_victims(self) except -1:
+        if not ring_empty(&self.core.pool.victims):
+            self.pool._disposer.dispose_soon(0.0)
+        return 0
+
+    def __dealloc__(self):
+        # Dropped in the middle: its permit, or its connection, goes back with the next call.
+        if self.core is None or self.ended or self.epoch != self.core.pool.epoch:
+            return
+        if self.slot is not None:
+            stop_checking(&self.core.pool, &self.ep.e)
+        elif self.ep.e.listed:
+            self.ep.e.abandoned_permits += 1
+            self.ep.e.abandoned_jobs += 1
+            self.core.pool.abandoned_permits = True
+            request_drain(self.core, &self.ep.e)

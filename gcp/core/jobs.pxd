@@ -1,0 +1,313 @@
+# Jobs: the transitions of what is done in the background. A worker asks what there is to do; that follows from the state
+# of the pool: an endpoint has more waiters than connects in progress, a kept endpoint has too few connections, an idle
+# connection is due to be checked. There is no queue of requests, so what is no longer needed is not begun.
+
+from libc.math cimport INFINITY
+
+from gcp.core.connects cimport connect_failed, connect_succeeded, drop_unbegun, return_job, turn_away_waiters
+from gcp.core.heap cimport heap_remove, heap_sift
+from gcp.core.platform cimport random_fraction
+from gcp.core.ring cimport ring_empty, ring_insert, ring_remove, ring_t
+from gcp.core.scheduling cimport (
+    add_idle, begin_use, checked_before, dequeue, dies_before, end_use, evict_for, expires_before, find_use, hand_off,
+    is_short, make_victim, note_expiry, note_if_empty, note_room, note_short, pool_may_connect, remove_idle,
+    serve_blocked, update_blocked, wake,
+)
+from gcp.core.state cimport (
+    FAILED, IDLE, POOL_CLOSED, REFUSED, RETIRED, RETURNING, TO_IDLE, USED, cap, endpoint_short, endpoint_t,
+    endpoint_unbegun, first_check, first_waiter, idle_limit, neediest, pool_t, slot_in_endpoint, slot_in_pool, slot_t, taken, waiter_node, waiter_t,
+)
+from gcp.core.table cimport table_has_room, table_remove
+from gcp.core.transitions cimport discard_slot, enter_connection, set_check
+
+
+cdef enum:
+    MOST_JOBS = 32      # connects in the background at a time, where `connect_workers` does not say
+    MOST_CHECKS = 8     # checks in the background at a time, where `max_connecting` does not say less
+
+
+# --- connects ---
+
+cdef inline void give_back_job(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """End a connect without a connection, or before it has begun."""
+    return_job(pool, ep)
+    give_back(pool, ep)
+
+
+cdef inline void give_back(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """Use the place that a connect has left."""
+    update_blocked(pool, ep)
+    serve_blocked(pool)
+    note_short(pool, ep)
+    note_room(pool)
+    note_if_empty(pool, ep)
+
+
+cdef inline bint may_refill(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """Whether an endpoint that has too few connections has room for one more, time aside. Nothing is evicted for it, and
+    waiters come first. After a connect that failed, one is tried at a time."""
+    return (
+        taken(ep) < cap(ep) and pool.size < pool.total_max_size and pool.blocked.n == 0 and pool_may_connect(pool)
+        and (pool.connect_workers or pool.jobs < MOST_JOBS) and ep.creating + ep.reserved < pool.max_connecting
+        and (ep.creating + ep.reserved == 0 or (ep.refill_delay == 0 and not ep.delayed))
+    )
+
+
+cdef inline double refill_due(endpoint_t* ep) noexcept nogil:
+    """Return before when no refill of an endpoint begins: one schedule holds for all its connects, if it has one."""
+    return ep.retry_at if ep.delayed else ep.refill_at
+
+
+cdef inline endpoint_t* begin_refill(pool_t* pool) noexcept nogil:
+    """Take the permit for a connection that an endpoint lacks. Return the endpoint, or NULL."""
+    cdef ring_t* node = pool.short.next
+    cdef endpoint_t* ep
+    while node != &pool.short:
+        ep = endpoint_short(node)
+        node = node.next
+        if not is_short(pool, ep):
+            ring_remove(&ep.in_short)
+        elif may_refill(pool, ep) and pool.now >= refill_due(ep):
+            ep.jobs += 1
+            pool.jobs += 1
+            ep.creating += 1
+            pool.creating += 1
+            pool.size += 1
+            if not is_short(pool, ep):
+                ring_remove(&ep.in_short)
+            update_blocked(pool, ep)
+            return ep
+    return NULL
+
+
+cdef inline endpoint_t* begin_connect(pool_t* pool) noexcept nogil:
+    """Begin a connect in the background. Return its endpoint, or NULL: none is needed. Those granted to waiters that
+    are gone meanwhile are dropped."""
+    cdef endpoint_t* ep
+    while not ring_empty(&pool.unbegun):
+        ep = endpoint_unbegun(pool.unbegun.next)
+        ep.unbegun -= 1
+        if ep.unbegun == 0:
+            ring_remove(&ep.in_unbegun)
+        if ep.jobs <= ep.waiting:
+            return ep
+        give_back_job(pool, ep)
+    return begin_refill(pool)
+
+
+cdef inline waiter_t* waiter_of_job(endpoint_t* ep) noexcept nogil:
+    """Return the waiter on whose behalf the connect that begins now is made, or NULL: the oldest that no other is."""
+    cdef ring_t* node = ep.queue.next
+    cdef int before = ep.jobs - ep.unbegun - 1
+    while before > 0 and node != &ep.queue:
+        node = node.next
+        before -= 1
+    return NULL if node == &ep.queue else waiter_node(node)
+
+
+cdef inline void book_job(pool_t* pool, endpoint_t* ep, slot_t* s, double now, double took) noexcept nogil:
+    """Turn the permit of a connect in the background into a connection: for the oldest waiter, or idle."""
+    enter_connection(pool, ep, s, now, took)
+    ep.jobs -= 1
+    pool.jobs -= 1
+    ep.refill_delay = 0
+    ep.refill_at = 0
+    if pool.closed or ep.retiring:
+        make_victim(pool, s, POOL_CLOSED if pool.closed else RETIRED)
+    elif ep.waiting:
+        s.fresh = True
+        hand_off(pool, s, now)
+    elif pool.blocked.n and pool.size >= pool.total_max_size and pool_may_connect(pool):
+        evict_for(pool, s, neediest(pool))
+    else:
+        add_idle(pool, s, now)
+    connect_succeeded(pool, ep)
+    update_blocked(pool, ep)
+    serve_blocked(pool)
+    note_room(pool)
+
+
+cdef inline void delay_refill(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """Have the next refill of an endpoint wait, after one that failed."""
+    if ep.refill_delay == 0:
+        ep.refill_delay = pool.retry_initial
+    else:
+        ep.refill_delay = min(ep.refill_delay * pool.retry_factor, pool.retry_maximum)
+    ep.refill_at = pool.now + ep.refill_delay * (1.0 - pool.retry_jitter * random_fraction(&pool.random))
+    if refill_due(ep) < pool.collector_wakes_at:
+        pool.wake_collector = True
+
+
+cdef inline void fail_job(pool_t* pool, endpoint_t* ep, bint counts, bint permanent) noexcept nogil:
+    """End a connect in the background that has failed.
+
+    :param counts: whether that says something about the endpoint
+    :param permanent: as for `connect_failed`
+    """
+    return_job(pool, ep)
+    if counts:
+        connect_failed(pool, ep, permanent)
+    delay_refill(pool, ep)
+    give_back(pool, ep)
+
+
+cdef inline waiter_t* fail_waiter(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """End the wait of an endpoint's oldest waiter: the connect that was to serve it has failed."""
+    cdef waiter_t* w = first_waiter(ep)
+    dequeue(pool, w)
+    wake(pool, w, FAILED)
+    return w
+
+
+# --- checks ---
+
+cdef inline Py_ssize_t most_checks(pool_t* pool) noexcept nogil:
+    """Return how many connections may be checked at a time."""
+    return min(pool.max_connecting, pool.max_connecting_total, <Py_ssize_t>MOST_CHECKS)
+
+
+cdef inline slot_t* due_check(pool_t* pool) noexcept nogil:
+    """Return the idle connection that is to be checked now, or NULL. Used ones, and those that were used meanwhile, are
+    looked at again when they can be due at the earliest."""
+    cdef slot_t* s = first_check(pool)
+    while s != NULL and s.check_at <= pool.now:
+        s.check_at = pool.now + s.patience
+        if s.state == IDLE:
+            s.check_at = max(s.since, s.checked) + s.patience
+            if s.check_at <= pool.now:
+                return s
+        heap_sift(&pool.checks, s.check, checked_before)
+        s = first_check(pool)
+    return NULL
+
+
+cdef inline slot_t* begin_check(pool_t* pool) noexcept nogil:
+    """Reserve an idle connection that is due to be checked: until then it counts as used. Return NULL if none is."""
+    cdef slot_t* s
+    if pool.checking >= most_checks(pool) or not table_has_room(&pool.held):
+        return NULL
+    s = due_check(pool)
+    if s == NULL:
+        return NULL
+    remove_idle(pool, s)
+    s.idle_since = s.since
+    begin_use(pool, s, pool.now)
+    table_remove(&pool.held, s)
+    s.state = RETURNING
+    s.check_at = pool.now + s.patience
+    heap_sift(&pool.checks, s.check, checked_before)
+    pool.checking += 1
+    s.ep.checking += 1
+    return s
+
+
+cdef inline void stop_checking(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """A check has ended."""
+    pool.checking -= 1
+    ep.checking -= 1
+
+
+cdef inline void return_among_extras(pool_t* pool, slot_t* s) noexcept nogil:
+    """Return an extra to its place by the time of its last use: a check does not prolong its life."""
+    cdef ring_t* node
+    s.since = s.idle_since
+    ring_remove(&s.in_pool)
+    node = pool.idle_extras.next
+    while node != &pool.idle_extras and slot_in_pool(node).since <= s.since:
+        node = node.next
+    ring_insert(node, &s.in_pool)
+    ring_remove(&s.in_endpoint)
+    node = s.ep.extras.next
+    while node != &s.ep.extras and slot_in_endpoint(node).since <= s.since:
+        node = node.next
+    ring_insert(node, &s.in_endpoint)
+    if s.since + idle_limit(s.ep) < s.ep.extras_due:
+        s.ep.extras_due = s.since + idle_limit(s.ep)
+        heap_sift(&pool.expiring, s.ep.expiring, expires_before)
+        note_expiry(pool, s.ep.extras_due)
+
+
+cdef inline void end_check(pool_t* pool, slot_t* s, double now) noexcept nogil:
+    """End a check that found a connection alive: it serves the oldest waiter, or is idle again."""
+    cdef bint was_extra = s.extra
+    pool.now = now
+    stop_checking(pool, s.ep)
+    end_use(pool, s)
+    s.checked = now
+    set_check(pool, s, now)
+    if find_use(pool, s, now, False) != TO_IDLE:
+        serve_blocked(pool)
+    elif was_extra and s.extra:
+        return_among_extras(pool, s)
+
+
+# --- when there is something to do ---
+
+cdef inline double next_job_at(pool_t* pool) noexcept nogil:
+    """Return when there is something to do in the background that no other event will tell of; inf: there is nothing."""
+    cdef double when = INFINITY
+    cdef ring_t* node = pool.short.next
+    cdef endpoint_t* ep
+    if pool.closed:
+        return INFINITY
+    if pool.checks.n and pool.checking < most_checks(pool):
+        when = first_check(pool).check_at
+    while node != &pool.short:
+        ep = endpoint_short(node)
+        node = node.next
+        if refill_due(ep) < when and is_short(pool, ep) and may_refill(pool, ep):
+            when = refill_due(ep)
+    return when
+
+
+# --- kept and retired endpoints ---
+
+cdef inline void keep(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """Have an endpoint keep its `min_idle` connections."""
+    ep.kept = True
+    note_short(pool, ep)
+
+
+cdef inline void retire_endpoint(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """Take no more acquires of an endpoint: its waiters are turned away, its idle connections become victims, the used
+    ones will when they are released."""
+    cdef ring_t* node = ep.used.next
+    cdef slot_t* s
+    ep.retiring = True
+    ep.kept = False
+    ep.wanted = 0
+    ring_remove(&ep.in_short)
+    drop_unbegun(pool, ep)
+    turn_away_waiters(pool, ep, REFUSED)
+    while ep.n_base or ep.n_extra:
+        s = slot_in_endpoint(ep.base.next if ep.n_base else ep.extras.next)
+        remove_idle(pool, s)
+        make_victim(pool, s, RETIRED)
+    while node != &ep.used:
+        s = slot_in_endpoint(node)
+        node = node.next
+        s.retired = True
+        heap_remove(&pool.due, &s.due, dies_before)
+        s.expires = -INFINITY
+    pool.wake_background = True
+    update_blocked(pool, ep)
+    serve_blocked(pool)
+    note_room(pool)
+    note_if_empty(pool, ep)
+
+
+cdef inline void force_retired(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """Take the connections of a retired endpoint from their holders, whose release does nothing then."""
+    cdef ring_t* node = ep.used.next
+    cdef slot_t* s
+    while node != &ep.used:
+        s = slot_in_endpoint(node)
+        node = node.next
+        if s.acquired and s.state == USED:
+            discard_slot(pool, s, RETIRED)
+
+
+cdef inline void end_retirement(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """Forget that an endpoint was retired: it may be used again."""
+    ep.retiring = False
+    note_if_empty(pool, ep)

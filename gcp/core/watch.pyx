@@ -1,0 +1,343 @@
+# What a caller waits for while it happens in the background: that endpoints are warmed up, that the pool is ready, that an
+# endpoint is retired.
+
+from gcp.core.jobs cimport end_retirement, force_retired, keep, next_job_at, retire_endpoint
+from gcp.core.platform cimport gcp_lock, gcp_unlock
+from gcp.core.scheduling cimport note_if_empty
+from gcp.core.state cimport base_size, cap, endpoint_t, pool_t, taken
+
+cdef enum watch_kind:
+    WARM_UP, READINESS, RETIREMENT
+
+
+cdef inline Py_ssize_t ready(endpoint_t* e) noexcept nogil:
+    """Return how many connections an endpoint has."""
+    return e.n_base + e.n_extra + e.n_used
+
+
+@cython.final
+cdef class Watch:
+    """What a caller waits for. Its driver asks `done`, and waits for its event as long as `time_to_wait` says; then it
+    calls `close`, and `conclude`, which raises what is to be raised."""
+    cdef Core core
+    cdef str name            # the pool's
+    cdef int kind
+    cdef uint64_t epoch
+    cdef dict records        # Endpoint: how many connections it is to have
+    cdef dict errors         # the first error of each endpoint that is warmed up
+    cdef double deadline
+    cdef object context
+    cdef public object event  # set when there may be something new
+
+    def done(self):
+        """Return whether there is nothing left to wait for."""
+        cdef Core core = self.core
+        cdef bint over
+        cdef double now
+        core.before('watch')
+        if core.pool.closed or self.epoch != core.pool.epoch:
+            return True
+        now = core.now()
+        gcp_lock(&core.mutex)
+        over = self.is_over()
+        if next_job_at(&core.pool) <= now:
+            core.pool.wake_background = True
+        gcp_unlock(&core.mutex)
+        core.after()
+        return over
+
+    def time_to_wait(self):
+        """Return for how long to wait at most, seconds: until the deadline, or until a connect is to be tried again.
+        0: the time is over."""
+        cdef Core core = self.core
+        cdef double when
+        cdef double now = core.now()
+        gcp_lock(&core.mutex)
+        when = next_job_at(&core.pool)
+        gcp_unlock(&core.mutex)
+        if now >= self.deadline:
+            return 0.0
+        return max(0.001, min(when, self.deadline) - now)
+
+    def close(self):
+        """Stop waiting."""
+        cdef Core core = self.core
+        cdef Endpoint ep
+        if self not in core.watches:
+            return
+        core.watches.remove(self)
+        gcp_lock(&core.mutex)
+        for ep in list(self.records):
+            if self.kind == WARM_UP:
+                ep.e.wanted = wanted_of(core, ep)
+            elif self.kind == RETIREMENT and not is_being_retired(core, ep):
+                end_retirement(&core.pool, &ep.e)
+        gcp_unlock(&core.mutex)
+        core.after()
+
+    def missing(self):
+        """Return how many connections are missing, by endpoint."""
+        cdef Endpoint ep
+        cdef dict found = {}
+        cdef Py_ssize_t size
+        if self.kind == READINESS:
+            for ep in list(self.core.kept):
+                size = base_size(&ep.e)
+                if ready(&ep.e) < size:
+                    found[ep.key] = size - ready(&ep.e)
+        for ep, size in self.records.items():
+            if ready(&ep.e) < size and ep not in self.errors:
+                found[ep.key] = size - ready(&ep.e)
+        return found
+
+    def conclude(self):
+        """Raise what has gone wrong, if something has.
+
+        :raises ConnectionPoolClosedError: if the pool was closed meanwhile
+        :raises PoolNotReadyError: if connections are missing, and no error says why
+        """
+        if self.kind == RETIREMENT or self.epoch != self.core.pool.epoch:
+            return
+        if self.core.pool.closed:
+            raise ConnectionPoolClosedError(f'{self.name} was closed meanwhile')
+        missing = self.missing()
+        if not missing or not self.late():
+            return
+        listed = ', '.join([f'{describe(key)}: {n} missing' for key, n in missing.items()])
+        raise PoolNotReadyError(f'{self.name} is not ready: {listed}', missing=missing) from self.cause(missing)
+
+    def raised(self):
+        """Return the errors of the endpoints that could not be warmed up, one each."""
+        return list(self.errors.values())
+
+    def force(self):
+        """Take the connections of an endpoint that is being retired from their holders."""
+        cdef Core core = self.core
+        cdef Endpoint ep
+        cdef double now
+        core.before('force')
+        now = core.now()
+        gcp_lock(&core.mutex)
+        core.pool.now = now
+        for ep in self.records:
+            force_retired(&core.pool, &ep.e)
+        gcp_unlock(&core.mutex)
+        core.after()
+
+    # --- for the core ---
+
+    cdef bint late(self) except -1:
+        return self.core.now() >= self.deadline
+
+    cdef object cause(self, missing):
+        """Return the last error of an endpoint of which connections are missing."""
+        cdef Endpoint ep
+        for key in missing:
+            ep = find_endpoint(self.core, key)
+            if ep is not None and ep.trouble is not None:
+                return ep.trouble
+        return None
+
+    cdef int look(self) except -1:
+        """Wake the caller: it looks whether there is something new."""
+        cdef Core core = self.core
+        cdef bint over = core.pool.closed
+        if not over:
+            gcp_lock(&core.mutex)
+            over = self.is_over()
+            gcp_unlock(&core.mutex)
+        if over:
+            set_event(self.event)
+        return 0
+
+    cdef bint is_over(self) except -1:
+        """Whether what it waits for has come. Within the lock."""
+        cdef Endpoint ep
+        if self.kind == READINESS:
+            for ep in self.core.kept:
+                if ready(&ep.e) < base_size(&ep.e):
+                    return False
+            return True
+        for ep, size in self.records.items():
+            if self.kind == RETIREMENT:
+                if ep.e.listed and taken(&ep.e) > ep.e.reserved:
+                    return False
+            elif ep in self.errors:
+                if ep.e.jobs:
+                    return False
+            elif size > 0:
+                if ep.e.retiring or not ep.e.listed or ready(&ep.e) >= size:
+                    self.records[ep] = 0        # once it was warm, it is done
+                else:
+                    return False
+        return True
+
+    cdef bint note_error(self, Endpoint ep, error) except -1:
+        """Note the error of a connect. Returns whether somebody will hear of it."""
+        if self.kind != WARM_UP or self.records.get(ep, 0) == 0:
+            return False
+        if ep in self.errors:
+            return False
+        self.errors[ep] = error
+        ep.e.wanted = wanted_of(self.core, ep)
+        return True
+
+
+cdef int wanted_of(Core core, Endpoint ep) except -1:
+    """Return to how many connections an endpoint is to be brought by the warm-ups in progress."""
+    cdef Watch watch
+    cdef int most = 0
+    for watch in core.watches:
+        if watch.kind == WARM_UP and ep not in watch.errors:
+            most = max(most, <int>watch.records.get(ep, 0))
+    return most
+
+
+cdef object warm_up_context(Core core, Endpoint ep):
+    """Return the context variables of a warm-up of an endpoint, or None."""
+    cdef Watch watch
+    for watch in core.watches:
+        if watch.kind == WARM_UP and watch.records.get(ep, 0):
+            return watch.context
+    return None
+
+
+cdef bint is_being_retired(Core core, Endpoint ep) except -1:
+    cdef Watch watch
+    for watch in core.watches:
+        if watch.kind == RETIREMENT and ep in watch.records:
+            return True
+    return False
+
+
+cdef Watch new_watch(BaseConnectionPool pool, int kind, timeout):
+    cdef Watch watch = Watch.__new__(Watch)
+    timeout = check_timeout(timeout)
+    watch.core = pool._core
+    watch.name = pool.name
+    watch.kind = kind
+    watch.epoch = watch.core.pool.epoch
+    watch.records = {}
+    watch.context = copy_context()
+    watch.errors = {}
+    watch.deadline = INFINITY if timeout is None else watch.core.now() + max(0.0, <double>timeout)
+    if watch.core.pool.closed and kind != RETIREMENT:
+        raise ConnectionPoolClosedError(f'{pool.name} is closed')
+    return watch
+
+
+def begin_warm_up(BaseConnectionPool pool, tuple keys, size, timeout, event):
+    """Begin to warm endpoints up; they are kept from now on.
+
+    :param size: how many connections each is to have; None: `min_idle`
+    :param timeout: seconds; None: no limit
+    :param event: set when it may be done
+    :raises ValueError: if `size` is above a cap
+    :raises EndpointRetiredError: if one of them is being retired
+    """
+    cdef Core core = pool._core
+    cdef Watch watch = new_watch(pool, WARM_UP, timeout)
+    cdef Endpoint ep
+    cdef int wanted
+    watch.event = event
+    for key in keys:
+        check_hashable(key)
+    check_size(pool, size)
+    core.before('warm_up')
+    for key in keys:
+        ep = register_endpoint(core, key)
+        watch.records[ep] = base_size(&ep.e) if size is None else size
+    try:
+        check_sizes(watch)
+    except BaseException:
+        gcp_lock(&core.mutex)
+        for ep in watch.records:
+            note_if_empty(&core.pool, &ep.e)
+        gcp_unlock(&core.mutex)
+        core.after()
+        raise
+    core.watches.append(watch)
+    for ep, wanted in list(watch.records.items()):
+        gcp_lock(&core.mutex)
+        ep.e.wanted = max(ep.e.wanted, wanted)
+        ep.e.refill_at = ep.e.refill_delay = 0
+        keep(&core.pool, &ep.e)
+        core.kept[ep] = None
+        gcp_unlock(&core.mutex)
+    core.after()
+    return watch
+
+
+cdef int check_size(BaseConnectionPool pool, size) except -1:
+    """Check how many connections an endpoint is to be warmed up to."""
+    cdef pool_t* p = &pool._core.pool
+    if size is None:
+        return 0
+    if isinstance(size, bool) or not hasattr(size, '__index__'):
+        raise TypeError(f'size must be a whole number or None, not {type(size).__name__}: {size!r}')
+    if size < 0:
+        raise ValueError(f'size must be at least 0, not {size}')
+    if size > p.total_max_size:
+        raise ValueError(f'size={size} is more than total_max_size={p.total_max_size}')
+    return 0
+
+
+cdef int check_sizes(Watch watch) except -1:
+    """Check that endpoints can be warmed up to their sizes."""
+    cdef Core core = watch.core
+    cdef Endpoint ep
+    for ep, size in watch.records.items():
+        if ep.e.retiring:
+            raise EndpointRetiredError(f'{watch.name}: endpoint {describe(ep.key)} is being retired', endpoint=ep.key)
+        if size > cap(&ep.e):
+            raise ValueError(f'size={size} is more than max_size={cap(&ep.e)} of endpoint {describe(ep.key)}')
+    total = sum(watch.records.values())
+    if total > core.pool.total_max_size:
+        raise ValueError(
+            f'size: {total} connections of {len(watch.records)} endpoints are more than '
+            f'total_max_size={core.pool.total_max_size}')
+    return 0
+
+
+def begin_readiness(BaseConnectionPool pool, timeout, event):
+    """Begin to wait until each kept endpoint has its `min_idle` connections."""
+    cdef Watch watch = new_watch(pool, READINESS, timeout)
+    watch.event = event
+    watch.core.watches.append(watch)
+    return watch
+
+
+cdef object refused(Acquire acquire):
+    """Make the error of an acquire whose endpoint is being retired."""
+    return EndpointRetiredError(
+        f'{acquire.pool.name}: endpoint {describe(acquire.key)} is being retired: it takes no new acquires',
+        endpoint=acquire.key)
+
+
+def begin_retirement(BaseConnectionPool pool, key, timeout, event):
+    """Begin to retire an endpoint: it takes no new acquires until this has ended.
+
+    :raises ConnectionPoolNotFound: if the pool does not know it
+    """
+    cdef Core core = pool._core
+    cdef Watch watch = new_watch(pool, RETIREMENT, timeout)
+    cdef Endpoint ep
+    cdef double now
+    watch.event = event
+    check_hashable(key)
+    core.before('retire')
+    ep = find_endpoint(core, key)
+    if ep is None or not ep.e.listed:
+        if core.pool.closed:
+            return watch
+        raise ConnectionPoolNotFound(f'{pool.name}: there is no endpoint {describe(key)} to retire')
+    watch.records[ep] = 0
+    core.watches.append(watch)
+    core.kept.pop(ep, None)
+    now = core.now()
+    gcp_lock(&core.mutex)
+    core.pool.now = now
+    retire_endpoint(&core.pool, &ep.e)
+    gcp_unlock(&core.mutex)
+    core.after()
+    return watch
