@@ -60,6 +60,8 @@ class EndpointStats(Counts, Generic[EndpointT]):
         and a connect is in progress that may close it
     :ivar failures: connects that have failed since the last one that succeeded
     :ivar retry_delay: how long until the next connect may begin, seconds; 0: it may now
+    :ivar connect_queue: acquires that wait until a connect may begin: for the limits of connects, or the retry delay
+    :ivar missing: how many connections it lacks of its `min_idle` if it is kept, because it was warmed up; else 0
     :ivar limits: the limits that hold for it: its own, else the pool's; `max_waiting` is ``None`` without a limit
     """
 
@@ -67,6 +69,8 @@ class EndpointStats(Counts, Generic[EndpointT]):
     breaker: str = field(repr=False)
     failures: int = field(repr=False)
     retry_delay: float = field(repr=False)
+    connect_queue: int = field(repr=False)
+    missing: int = field(repr=False)
     limits: EndpointLimits = field(repr=False)
 
     @property

@@ -20,18 +20,20 @@ READ = {
     'servers must accept.',
     'gcpool_max_connections_per_endpoint': '`max_size`, the limit that is usually reached first.',
     'gcpool_min_idle_connections': '`min_idle`: so many idle connections are kept for good.',
-    'gcpool_capacity': 'Fullness is measured against it: the smaller of `total_max_size` and `max_size` for each '
-    'endpoint that has a connection or a waiter. A pool of one endpoint is full at `max_size`. 0 '
-    'without endpoints.',
+    'gcpool_capacity': 'Fullness is measured against it: the smaller of `total_max_size` and the sum of the limits '
+    'of each endpoint that has a connection or a waiter. A pool of one endpoint is full at `max_size`. 0 without '
+    'endpoints.',
     'gcpool_waiters': 'If it returns to 0, it was a burst. If it does not, the pool is saturated.',
     'gcpool_oldest_waiter_seconds': 'Close to `acquire_timeout`: acquires are about to fail.',
     'gcpool_oldest_checkout_seconds': 'A straight line that rises and never falls is a leak.',
     'gcpool_endpoints': 'If it grows without end, endpoints contain something unbounded, such as a query or a user.',
-    'gcpool_acquires_total': '`hit` is the fast path. With `timeout` and `error` the caller got an exception.',
+    'gcpool_acquires_total': '`hit` is the fast path. With `timeout`, `rejected` and `error` the caller got an '
+    'exception; `rejected`: `max_waiting` acquires waited already, or the breaker was open.',
     'gcpool_releases_total': 'Many `handoff`: acquires wait all the time. `discarded`: the connection was evicted for '
     'another endpoint, had expired, or a hook failed.',
-    'gcpool_connections_closed_total': '`evicted`: endpoints compete for `total_max_size`. `dead`: the server closed '
-    'it. `error`: a hook raised, or an acquire was cancelled half-way.',
+    'gcpool_connections_closed_total': '`evicted`: endpoints compete for `total_max_size`, or a cap was lowered. '
+    '`expired`: `classify` called an error stale. `dead`: the server closed it. `error`: a hook raised, or an '
+    'acquire was cancelled half-way.',
     'gcpool_hook_calls_total': 'Errors of `create`: the server refuses connections, or cannot be reached. Errors of '
     '`on_release`: connections cannot be reset after use.',
     'gcpool_hook_seconds': '`failed`: the call raised, timed out or was cancelled. For `create`, the time to connect. '
@@ -42,6 +44,20 @@ READ = {
     'gcpool_connection_age_seconds': 'Close to `idle_timeout` or `max_lifetime`: these closed them. Much lower: '
     'something else did.',
     'gcpool_leaks_detected_total': 'Connections that were held for longer than `leak_threshold`. Always 0 without one.',
+    'gcpool_connect_failures_total': '`permanent`: a wrong password, an unknown host or database, a certificate; '
+    'no retry helps. What `classify` says of the error, else `transient`.',
+    'gcpool_connect_waiters': 'A part of `gcpool_waiters`: not the caps hold them up, but `max_connecting`, '
+    '`max_connecting_total`, `connect_workers` or the retry delay.',
+    'gcpool_breaker_open': 'Above 0: callers that find no idle connection get `EndpointUnavailableError` at once. '
+    'A label of several endpoints counts them.',
+    'gcpool_retry_delay_seconds': 'Above 0: the latest connects have failed. It grows up to the maximum of '
+    '`connect_retry`. A label of several endpoints shows the longest.',
+    'gcpool_missing_connections': 'Above 0 for more than moments: `refill` fails, or the limits leave no room. '
+    'Always 0 for endpoints that were not warmed up.',
+    'gcpool_endpoint_max_connections': '`max_size`, unless `limits` gives the endpoint its own. A label of several '
+    'endpoints shows the sum.',
+    'gcpool_limits_errors_total': 'If it is not 0, the limits of the pool hold for endpoints that should have '
+    'their own; the log has the first error of each.',
     'gcpool_endpoint_label_overflow_total': 'Raise `endpoint_labels`, or group endpoints with `endpoint_label`.',
     'gcpool_telemetry_errors_total': 'If it is not 0, the logger `gcp.observe` has the first error of each kind.',
     'gcpool_collect_seconds': 'A part of the duration of a scrape.',

@@ -3,10 +3,11 @@
 from gcp.core.histogram cimport N_AGE_BOUNDS, N_USE_BOUNDS, N_WAIT_BOUNDS, gcp_ages, gcp_seconds, histogram_t
 from gcp.core.platform cimport gcp_lock, gcp_unlock
 from gcp.core.ring cimport ring_t
+from gcp.core.scheduling cimport endpoint_may_connect, pool_may_connect
 from gcp.core.state cimport (
     CALL_DEAD, HIT, HOOK_CHECK, HOOK_KEEPALIVE, N_HOOKS, N_HOOK_OUTCOMES, N_OUTCOMES, N_REASONS, N_RESULTS, base_size,
     cap, counters_t, endpoint_link, endpoint_t, first_waiter, idle_limit, lifetime, limits_t, metrics_t, pool_t,
-    queue_limit, slot_in_endpoint,
+    queue_limit, slot_in_endpoint, taken,
 )
 from gcp.core.transitions cimport find_leaks, write_off
 
@@ -37,6 +38,8 @@ cdef struct counts_t:
     Py_ssize_t creating
     Py_ssize_t disposing
     Py_ssize_t waiting
+    Py_ssize_t connect_queue
+    Py_ssize_t missing
     limits_t limits
     counters_t counters
     int failures
@@ -76,13 +79,28 @@ cdef limits_t limits_of_endpoint(endpoint_t* e) noexcept nogil:
     return limits
 
 
-cdef void copy_endpoint(endpoint_t* e, counts_t* copy) noexcept nogil:
+cdef Py_ssize_t connect_queue(pool_t* pool, endpoint_t* e) noexcept nogil:
+    """Return how many acquires wait until their endpoint may connect: the limits of connects or a retry delay forbid it,
+    not its cap."""
+    if taken(e) - e.reserved >= cap(e) or (endpoint_may_connect(pool, e) and pool_may_connect(pool)):
+        return 0
+    return e.waiting
+
+
+cdef Py_ssize_t missing(endpoint_t* e) noexcept nogil:
+    """Return how many connections a kept endpoint lacks of its `min_idle`."""
+    return max(0, base_size(e) - e.n_base - e.n_extra - e.n_used) if e.kept else 0
+
+
+cdef void copy_endpoint(pool_t* pool, endpoint_t* e, counts_t* copy) noexcept nogil:
     copy.key = e.key
     copy.idle = e.n_base + e.n_extra + e.checking
     copy.used = e.n_used - e.checking
     copy.creating = e.creating
     copy.disposing = e.disposing
     copy.waiting = e.waiting
+    copy.connect_queue = connect_queue(pool, e)
+    copy.missing = missing(e)
     copy.limits = limits_of_endpoint(e)
     copy.counters = e.counters
     copy.failures = e.failures
@@ -171,6 +189,8 @@ cdef dict endpoint_of(counts_t* copy, double now):
         'breaker': BREAKER_STATES[copy.breaker],
         'failures': copy.failures,
         'retry_delay': max(0.0, copy.retry_at - now),
+        'connect_queue': copy.connect_queue,
+        'missing': copy.missing,
         'limits': plain_limits(&copy.limits),
     }
 
@@ -200,7 +220,7 @@ cdef Py_ssize_t copy_endpoints(pool_t* pool, counts_t* copies, counts_t* total) 
     cdef Py_ssize_t n = 0
     cdef ring_t* node = pool.endpoints.next
     while node != &pool.endpoints:
-        copy_endpoint(endpoint_link(node), &copies[n])
+        copy_endpoint(pool, endpoint_link(node), &copies[n])
         Py_INCREF(<object>copies[n].key)
         add_counters(&total.counters, &copies[n].counters)
         n += 1

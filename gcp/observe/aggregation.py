@@ -15,7 +15,7 @@ from typing import Any, Final
 from weakref import WeakSet
 
 from gcp._core import Core
-from gcp.observe.labels import GAUGES, Labels, Row, clean, default_label, flat
+from gcp.observe.labels import GAUGES, Labels, Row, State, clean, default_label, flat, state_of
 from gcp.observe.names import OTHER
 from gcp.observe.telemetry import Errors, Telemetry
 
@@ -38,6 +38,8 @@ class Reading:
     :ivar total: as `Core.snapshot` returns it, including pools that are gone
     :ivar rows: connections, waiters and counts by endpoint label, in the order of `flat`; `_other` comes last. The
         gauges of a label without endpoints are -1. Without endpoint labels there is one row, under None
+    :ivar states: states of endpoints by endpoint label, or under None. A label without endpoints has none, `_other`
+        always has one
     :ivar endpoints: how many endpoints have a connection or a waiter
     :ivar limits: `total_max_size`, `max_size` and `min_idle`, summed over the open pools; None without any
     :ivar capacity: how many connections the open pools could hold for their current endpoints, in each the smaller of
@@ -51,6 +53,7 @@ class Reading:
     pool: str
     total: Mapping[str, Any]
     rows: Mapping[str | None, Row]
+    states: Mapping[str | None, State]
     endpoints: int
     limits: tuple[int, ...] | None
     capacity: int | None
@@ -137,6 +140,7 @@ class NamedPools:
             pool=self.name,
             total=total,
             rows=self._rows(total, listed, label_of) if labelled else {None: flat(total)},
+            states=self._states(listed, labelled),
             endpoints=len(listed),
             limits=tuple(map(sum, zip(*(limits for _, limits in is_open), strict=True))) or None,
             capacity=capacity if is_open else None,
@@ -161,6 +165,13 @@ class NamedPools:
             rest = list(map(sub, rest, row)) if row[0] >= 0 else rest[:GAUGES] + list(map(sub, rest, row))[GAUGES:]
         rows[OTHER] = rest
         return rows
+
+    def _states(self, listed: list[tuple[int, Any, dict[str, Any]]], labelled: bool) -> Mapping[str | None, State]:
+        """Arrange the states of endpoints by endpoint label."""
+        sharing: dict[str | None, list[dict[str, Any]]] = {OTHER if labelled else None: []}
+        for number, key, counts in listed:
+            sharing.setdefault(self.labels.label_of(number, key) if labelled else None, []).append(counts)
+        return {label: state_of(several) for label, several in sharing.items()}
 
     def _label(self, member: Telemetry, function: Callable[[Any], Any] | None, key: Any) -> str:
         """Return an endpoint's label; `_other` if the label function fails."""

@@ -21,9 +21,9 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from gcp._core import OUTCOMES, REASONS, RESULTS
-from gcp.observe.names import OTHER
+from gcp.observe.names import BY_NAME, OTHER
 
-__all__ = ['COLUMNS', 'GAUGES', 'Labels', 'clean', 'default_label', 'flat']
+__all__ = ['COLUMNS', 'GAUGES', 'STATES', 'Labels', 'State', 'clean', 'default_label', 'flat', 'state_of']
 
 #: how many values of a row are gauges; they come first
 GAUGES: Final = 4
@@ -36,17 +36,18 @@ COLUMNS: Final[Mapping[str, int]] = MappingProxyType(
     {
         'gcpool_connections': 0,
         'gcpool_waiters': 3,
-        'gcpool_acquires_total': 4,
-        'gcpool_releases_total': 4 + len(RESULTS),
-        'gcpool_connections_closed_total': 4 + len(RESULTS) + len(OUTCOMES),
-        'gcpool_leaks_detected_total': 4 + len(RESULTS) + len(OUTCOMES) + len(REASONS),
+        'gcpool_acquires_total': (ACQUIRES := GAUGES),
+        'gcpool_releases_total': (RELEASES := ACQUIRES + len(RESULTS)),
+        'gcpool_connections_closed_total': (CLOSED := RELEASES + len(OUTCOMES)),
+        'gcpool_leaks_detected_total': (LEAKS := CLOSED + len(REASONS)),
+        'gcpool_connect_failures_total': LEAKS + 1,
     }
 )
 
 
 def flat(counts: dict[str, Any]) -> Row:
     """Arrange what `Core.snapshot` counts of an endpoint or a pool in one row: connections by state, waiters, acquires,
-    releases, closed connections, leaks."""
+    releases, closed connections, leaks, failed connects."""
     return [
         counts['idle'],
         counts['used'],
@@ -56,7 +57,37 @@ def flat(counts: dict[str, Any]) -> Row:
         *counts['releases'].values(),
         *counts['closed'].values(),
         counts['leaks'],
+        *counts['connect_failures'].values(),
     ]
+
+
+State = dict[str, float]
+"""Values of endpoints at one moment, by metric. Unlike counts, they are not kept of endpoints that are gone."""
+
+#: metrics of the state of endpoints: their values in what `Core.snapshot` says of an endpoint
+STATES: Final[Mapping[str, Callable[[dict[str, Any]], float]]] = MappingProxyType(
+    {
+        'gcpool_connect_waiters': lambda counts: counts['connect_queue'],
+        'gcpool_breaker_open': lambda counts: counts['breaker'] != 'closed',
+        'gcpool_retry_delay_seconds': lambda counts: counts['retry_delay'],
+        'gcpool_missing_connections': lambda counts: counts['missing'],
+        'gcpool_endpoint_max_connections': lambda counts: counts['limits'][0],
+    }
+)
+
+
+def state_of(listed: Iterable[dict[str, Any]]) -> State:
+    """Return the state of endpoints that share a label. Their values are added up; of delays, the greatest is taken.
+
+    :param listed: what `Core.snapshot` says of each
+    """
+    combined: State = dict.fromkeys(STATES, 0)
+    for counts in listed:
+        for metric, value_of in STATES.items():
+            value = value_of(counts)
+            before = combined[metric]
+            combined[metric] = max(before, value) if BY_NAME[metric].merge == 'max' else before + value
+    return combined
 
 
 class LabelEntry:
@@ -136,6 +167,11 @@ class Labels:
             entry = self._entry(label, limit, len(row))
             self._seen[number, id(key)] = Seen(key, entry, row if entry is not None else [])
         return self._rows()
+
+    def label_of(self, number: int, key: object) -> str:
+        """Return the label of an endpoint that was in the last list."""
+        entry = self._seen[number, id(key)].entry
+        return OTHER if entry is None else entry.label
 
     def _depart(self, seen: Seen) -> None:
         """Keep an endpoint's counts, and mark its label as unused if it was the last one."""

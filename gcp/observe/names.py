@@ -11,7 +11,17 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Literal
 
-from gcp._core import AGE_BOUNDS, HOOK_OUTCOMES, HOOKS, OUTCOMES, REASONS, RESULTS, USE_BOUNDS, WAIT_BOUNDS
+from gcp._core import (
+    AGE_BOUNDS,
+    CONNECT_FAILURES,
+    HOOK_OUTCOMES,
+    HOOKS,
+    OUTCOMES,
+    REASONS,
+    RESULTS,
+    USE_BOUNDS,
+    WAIT_BOUNDS,
+)
 
 __all__ = [
     'ATTRIBUTES',
@@ -28,7 +38,7 @@ __all__ = [
 ]
 
 Kind = Literal['counter', 'gauge', 'histogram', 'info']
-InstrumentKind = Literal['observable_counter', 'observable_up_down_counter', 'histogram']
+InstrumentKind = Literal['observable_counter', 'observable_up_down_counter', 'observable_gauge', 'histogram']
 
 #: the instrumentation scope
 SCOPE: Final = 'gcpool'
@@ -124,6 +134,7 @@ ATTRIBUTES: Final[Mapping[str, str]] = MappingProxyType(
         'outcome': 'gcpool.outcome',
         'reason': 'gcpool.reason',
         'hook': 'gcpool.hook',
+        'class': 'gcpool.class',
     }
 )
 
@@ -232,6 +243,53 @@ METRICS: Final[tuple[Metric, ...]] = (
         '{connection}',
         ENDPOINT,
     ),
+    Metric(
+        'gcpool_connect_failures_total',
+        'counter',
+        'Failed connects by the class of their error',
+        '{connect}',
+        (*ENDPOINT, 'class'),
+        fixed(**{'class': CONNECT_FAILURES}),
+    ),
+    Metric(
+        'gcpool_connect_waiters',
+        'gauge',
+        'Acquires that wait until a connect may begin, which the limits of connects or a retry delay forbid',
+        '{acquire}',
+        ENDPOINT,
+    ),
+    Metric(
+        'gcpool_breaker_open',
+        'gauge',
+        'Endpoints whose breaker is open or half open, 0 or 1 where the label is that of one endpoint',
+        '{endpoint}',
+        ENDPOINT,
+    ),
+    Metric(
+        'gcpool_retry_delay_seconds',
+        'gauge',
+        'How long until the next connect to the endpoint may begin, 0 if it may now',
+        's',
+        ENDPOINT,
+        merge='max',
+    ),
+    Metric(
+        'gcpool_missing_connections',
+        'gauge',
+        'Connections that endpoints which are kept at min_idle lack',
+        '{connection}',
+        ENDPOINT,
+    ),
+    Metric(
+        'gcpool_endpoint_max_connections',
+        'gauge',
+        'Limit of the connections to the endpoint, its own or that of the pool',
+        '{connection}',
+        ENDPOINT,
+    ),
+    Metric(
+        'gcpool_limits_errors_total', 'counter', 'Failed calls of the function that limits single endpoints', '{error}'
+    ),
     Metric('gcpool_endpoint_label_overflow_total', 'counter', 'Endpoints that got no label of their own', '{endpoint}'),
     Metric('gcpool_telemetry_errors_total', 'counter', 'Errors of label functions, exporters and callbacks', '{error}'),
     Metric('gcpool_collect_seconds', 'gauge', 'Duration of the last collection of these metrics', 's', (), merge='max'),
@@ -267,6 +325,7 @@ def instrument(
 
 
 GAUGE: Final = 'observable_up_down_counter'
+LATEST: Final = 'observable_gauge'
 COUNTER: Final = 'observable_counter'
 
 INSTRUMENTS: Final[tuple[Instrument, ...]] = (
@@ -332,5 +391,47 @@ INSTRUMENTS: Final[tuple[Instrument, ...]] = (
         COUNTER,
         'Ended calls of the hooks of the connection manager by outcome',
         'gcpool_hook_calls_total',
+    ),
+    instrument(
+        'gcpool.connection.connect_failures',
+        COUNTER,
+        'Failed connects by the class of their error',
+        'gcpool_connect_failures_total',
+    ),
+    instrument(
+        'gcpool.connection.connect_waiters',
+        GAUGE,
+        'Acquires that wait until a connect may begin',
+        'gcpool_connect_waiters',
+    ),
+    instrument(
+        'gcpool.connection.breakers_open',
+        GAUGE,
+        'Endpoints whose breaker is open or half open',
+        'gcpool_breaker_open',
+    ),
+    instrument(
+        'gcpool.connection.retry_delay',
+        LATEST,
+        'How long until the next connect to the endpoint may begin',
+        'gcpool_retry_delay_seconds',
+    ),
+    instrument(
+        'gcpool.connection.missing',
+        GAUGE,
+        'Connections that endpoints which are kept at min_idle lack',
+        'gcpool_missing_connections',
+    ),
+    instrument(
+        'gcpool.connection.endpoint_max',
+        GAUGE,
+        'Limit of the connections to the endpoint',
+        'gcpool_endpoint_max_connections',
+    ),
+    instrument(
+        'gcpool.connection.limits_errors',
+        COUNTER,
+        'Failed calls of the function that limits single endpoints',
+        'gcpool_limits_errors_total',
     ),
 )

@@ -23,7 +23,7 @@ from weakref import WeakKeyDictionary, WeakSet, ref
 
 from gcp.observe.addresses import location
 from gcp.observe.aggregation import Aggregation, Reading
-from gcp.observe.labels import COLUMNS, GAUGES
+from gcp.observe.labels import COLUMNS, GAUGES, STATES
 from gcp.observe.names import ATTRIBUTES, BY_NAME, INSTRUMENTS, OTHER, SCHEMA_URL, SCOPE, Instrument
 from gcp.observe.telemetry import Telemetry, version
 from gcp.options import DEFAULT
@@ -48,7 +48,7 @@ collected: Final = threading.local()
 # --- figures ---
 
 
-def counted(reading: Reading, metric: str) -> Iterator[tuple[dict[str, str], int]]:
+def counted(reading: Reading, metric: str) -> Iterator[tuple[dict[str, str], float]]:
     """Yield a metric's values with their labels other than the pool's."""
     if metric in COLUMNS:
         begin = COLUMNS[metric]
@@ -56,6 +56,8 @@ def counted(reading: Reading, metric: str) -> Iterator[tuple[dict[str, str], int
             if begin >= GAUGES or row[0] >= 0:  # a label without endpoints keeps its counters only
                 own = {'pool_endpoint': str(label)}
                 yield from (({**own, **each}, value) for each, value in zip(SERIES[metric], row[begin:], strict=False))
+    elif metric in STATES:
+        yield from (({'pool_endpoint': str(label)}, state[metric]) for label, state in reading.states.items())
     elif metric == 'gcpool_hook_calls_total':
         for hook, outcomes in reading.total['hook_calls'].items():
             yield from (({'hook': hook, 'outcome': outcome}, count) for outcome, count in outcomes.items())
@@ -63,6 +65,8 @@ def counted(reading: Reading, metric: str) -> Iterator[tuple[dict[str, str], int
         yield {}, reading.capacity
     elif metric == 'gcpool_min_idle_connections' and reading.limits is not None:
         yield {}, reading.limits[2]
+    elif metric == 'gcpool_limits_errors_total':
+        yield {}, reading.total['limits_errors']
 
 
 @lru_cache(maxsize=256)
@@ -72,7 +76,7 @@ def place(label: str) -> tuple[tuple[str, Any], ...]:
     return tuple(location(label))
 
 
-def figures(reading: Reading, instrument: Instrument) -> Iterator[tuple[dict[str, Any], int]]:
+def figures(reading: Reading, instrument: Instrument) -> Iterator[tuple[dict[str, Any], float]]:
     """Yield an instrument's values with their attributes."""
     for labels, value in counted(reading, instrument.metric):
         if all(labels[label] == only for label, only in instrument.where.items()):

@@ -21,7 +21,7 @@ from prometheus_client.samples import Exemplar, Sample
 from prometheus_client.utils import floatToGoString
 
 from gcp.observe.aggregation import Aggregation, Reading
-from gcp.observe.labels import COLUMNS, GAUGES
+from gcp.observe.labels import COLUMNS, GAUGES, STATES
 from gcp.observe.names import BY_NAME, METRICS, Metric
 from gcp.observe.telemetry import Telemetry, version
 from gcp.options import DEFAULT
@@ -46,6 +46,7 @@ NUMBERS: Final[Mapping[str, Callable[[Reading], float | None]]] = {
     'gcpool_oldest_checkout_seconds': lambda reading: reading.total['oldest_checkout'],
     'gcpool_endpoints': lambda reading: reading.endpoints,
     'gcpool_endpoint_label_overflow_total': lambda reading: reading.overflow,
+    'gcpool_limits_errors_total': lambda reading: reading.total['limits_errors'],
     'gcpool_telemetry_errors_total': lambda reading: reading.errors,
 }
 
@@ -99,7 +100,7 @@ class SeriesLabels:
 
     def _row(self, label: str | None) -> dict[str, list[Labels]]:
         own = self.pool if label is None else {**self.pool, 'pool_endpoint': label}
-        return {name: [{**own, **each} for each in BY_NAME[name].combinations()] for name in COLUMNS}
+        return {name: [{**own, **each} for each in BY_NAME[name].combinations()] for name in (*COLUMNS, *STATES)}
 
 
 # --- the collector ---
@@ -162,6 +163,9 @@ def samples_of(metric: Metric, reading: Reading, series_labels: SeriesLabels) ->
     name = metric.name
     if name in COLUMNS:
         yield from endpoint_samples(name, reading, series_labels)
+    elif name in STATES:
+        for endpoint, state in reading.states.items():
+            yield Sample(name, series_labels.rows[endpoint][name][0], state[name])
     elif name in NUMBERS:
         value = NUMBERS[name](reading)
         if value is not None:

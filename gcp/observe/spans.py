@@ -19,7 +19,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode, get_current_span, set_span_in_context
 
 from gcp._core import HOOKS, WAIT_BOUNDS, describe
-from gcp.exceptions import ConnectionPoolClosedError
+from gcp.exceptions import ConnectionPoolClosedError, EndpointUnavailableError, TooManyWaitersError
 from gcp.observe.addresses import address_of, location
 from gcp.observe.labels import clean, default_label
 from gcp.observe.names import ATTRIBUTES, OTHER
@@ -40,8 +40,12 @@ ENDPOINT: Final = ATTRIBUTES['pool_endpoint']
 RESULT: Final = ATTRIBUTES['result']
 OUTCOME: Final = ATTRIBUTES['outcome']
 AHEAD: Final = 'gcpool.waiters_ahead'
+BLOCKED_BY: Final = 'gcpool.blocked_by'
 LINK: Final = 'gcpool.link'
 ERROR_TYPE: Final = 'error.type'
+
+#: results of acquires that got no connection
+FAILED: Final = frozenset({'timeout', 'cancelled', 'error', 'rejected'})
 
 SUPPRESSED: Final = object()
 """Stands for a caller in whose context instrumentation is suppressed, such as an exporter that uses this pool."""
@@ -190,10 +194,10 @@ class PoolTracer:
                 parent,
                 ago=seconds,
                 links={'released_by': acquire.released_by, 'created_by': acquire.created_by},
-                attributes={RESULT: result, AHEAD: acquire.ahead},
+                attributes={RESULT: result, AHEAD: acquire.ahead, **blocked(acquire, error)},
             )
             try:
-                if result in ('timeout', 'rejected', 'cancelled', 'error'):
+                if result in FAILED:
                     fail(span, result, error)
                 self._exemplify('wait', None, seconds, span)
             finally:
@@ -301,6 +305,16 @@ def labelled(telemetry: Any, endpoint: object) -> Iterator[tuple[str, str]]:
     pool = telemetry.pool()
     function = None if pool is None else pool._options.endpoint_label
     yield ENDPOINT, clean((function or default_label)(endpoint))
+
+
+def blocked(acquire: Any, error: BaseException | None) -> dict[str, str]:
+    """Return what an acquire has waited for, or why it was refused, as an attribute. Without either there is none."""
+    if isinstance(error, EndpointUnavailableError):
+        return {BLOCKED_BY: 'breaker'}
+    if isinstance(error, TooManyWaitersError):
+        return {BLOCKED_BY: 'queue limit'}
+    block = getattr(error, 'blocked_by', None) or acquire.blocked_by
+    return {BLOCKED_BY: block} if isinstance(block, str) else {}
 
 
 def is_suppressed(context: Any) -> bool:

@@ -150,6 +150,9 @@ def lines(figures: PoolFigures, symbols: Symbols) -> Iterator[Line]:
     yield 'churn', churn(figures)
     yield 'timeouts', alarm(figures.by('gcpool_acquires_total', 'result').get('timeout', 0), figures)
     yield 'hook errors', hook_errors(figures)
+    trouble = connecting(figures, symbols)
+    if trouble:
+        yield 'connecting', trouble
 
 
 def bar(states: Mapping[str, int], limit: int | None, symbols: Symbols) -> Text:
@@ -169,11 +172,16 @@ def bar(states: Mapping[str, int], limit: int | None, symbols: Symbols) -> Text:
 def endpoint_lines(figures: PoolFigures, symbols: Symbols) -> Iterator[Line]:
     """Draw the fullest endpoints."""
     labels = figures.endpoints()
-    limit = figures.limit('gcpool_max_connections_per_endpoint')
     for label in sorted(labels[:ENDPOINTS]):  # by name, so that they keep their place on the screen
+        limit = figures.limit('gcpool_endpoint_max_connections', pool_endpoint=label)
+        if limit is None:  # a page of an older version
+            limit = figures.limit('gcpool_max_connections_per_endpoint')
         text = bar(figures.states(label), limit, symbols)
         waiters = figures.gauge('gcpool_waiters', pool_endpoint=label)
-        yield f'  {shortened(printable(label))}', text.append(f', {waiters:.0f} waiting' if waiters else '')
+        text.append(f', {waiters:.0f} waiting' if waiters else '')
+        if figures.gauge('gcpool_breaker_open', pool_endpoint=label):
+            text.append(', unavailable', 'red')
+        yield f'  {shortened(printable(label))}', text
     if len(labels) > ENDPOINTS:
         yield '', Text(f'and {len(labels) - ENDPOINTS} endpoints less full', STYLES['free'])
 
@@ -223,6 +231,27 @@ def churn(figures: PoolFigures) -> Text:
         ranked = sorted(reasons.items(), key=lambda item: -item[1])
         text.append(f': {", ".join(f"{reason} {count:,.0f}" for reason, count in ranked)}')
     return text
+
+
+def connecting(figures: PoolFigures, symbols: Symbols) -> Text:
+    """Say how many connects fail, who is refused or waits because of that, and when the next one is due. Empty if there
+    is nothing to say."""
+    failures = figures.by('gcpool_connect_failures_total', 'class')
+    delay = figures.greatest('gcpool_retry_delay_seconds')
+    found = [Text(f'failed {", ".join(f"{kind} {count:,.0f}" for kind, count in failures.items())}', 'red')] * bool(
+        failures
+    )
+    for count, what, style in (
+        (figures.gauge('gcpool_breaker_open'), 'unavailable', 'bold red'),
+        (figures.by('gcpool_acquires_total', 'result').get('rejected', 0), 'refused', 'bold red'),
+        (figures.gauge('gcpool_connect_waiters'), 'waiting to connect', 'yellow'),
+        (figures.gauge('gcpool_missing_connections'), 'below min_idle', 'yellow'),
+    ):
+        if count:
+            found.append(Text(f'{count:,.0f} {what}', style))
+    if delay:
+        found.append(Text(f'next in {duration(delay, symbols)}'))
+    return Text('   ').join(found)
 
 
 def hook_errors(figures: PoolFigures) -> Text:

@@ -18,6 +18,8 @@ __all__ = ['PoolFigures', 'Watch']
 
 #: a connection held for longer is suspected to leak, seconds
 LONG_HELD: Final = 3600.0
+#: results of acquires whose callers get an exception
+FAILURES: Final = {'timeout': 'timeouts', 'error': 'errors', 'rejected': 'refusals'}
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,14 @@ class PoolFigures:
         """Return the sum of a gauge's series."""
         return total(self.now, name, where)
 
-    def limit(self, name: str) -> int | None:
+    def greatest(self, name: str) -> float:
+        """Return the greatest of a gauge's series, 0 without any."""
+        return max((value for _, value in matching(self.now, name, {})), default=0.0)
+
+    def limit(self, name: str, **where: str) -> int | None:
         """Return a limit; None if the page has none, because no pool of this name is open."""
-        return int(total(self.now, name, {})) if self.now.get(name) else None
+        found = [value for _, value in matching(self.now, name, where)]
+        return int(sum(found)) if found else None
 
     def states(self, endpoint: str | None = None) -> dict[str, int]:
         """Return the number of connections by state, of one endpoint or of all."""
@@ -108,15 +115,20 @@ class PoolFigures:
     def health(self) -> tuple[int, str]:
         """Return a level from 0 (healthy) to 3 (callers get errors), and a description."""
         results = self.by('gcpool_acquires_total', 'result')
-        failing = ' and '.join(f'{result}s' for result in ('timeout', 'error') if results.get(result))
+        failing = ' and '.join(word for result, word in FAILURES.items() if results.get(result))
         if failing and not self.is_first:
             return 3, f'callers get {failing}'
+        broken = int(self.gauge('gcpool_breaker_open'))
+        if broken:
+            return 2, '1 endpoint is unavailable' if broken == 1 else f'{broken} endpoints are unavailable'
         if self.gauge('gcpool_waiters'):
             return 2, 'acquires are waiting'
         if failing:
             return 1, f'callers got {failing}'
         if self.gauge('gcpool_oldest_checkout_seconds') > LONG_HELD or self.count('gcpool_leaks_detected_total'):
             return 1, 'possible leak'
+        if self.gauge('gcpool_missing_connections'):
+            return 1, 'below min_idle'
         if any(outcome not in ('ok', 'dead', 'cancelled') for outcome in self.by('gcpool_hook_calls_total', 'outcome')):
             return 1, 'hooks fail'
         return 0, 'closed' if self.limit('gcpool_max_connections') is None else 'healthy'

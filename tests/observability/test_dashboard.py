@@ -159,6 +159,7 @@ def test_what_it_is() -> None:
         'Acquire latency',
         'Use and leaks',
         'Hook calls',
+        'Connecting',
         'Churn',
         'Endpoints',
         'Self-telemetry',
@@ -244,17 +245,17 @@ def test_limits_are_dashed_lines() -> None:
             if rule['matcher']['id'] == 'byFrameRefID'
         }
         for target in panel['targets']:
-            is_limit = re.match(r'sum[^/]*gcpool_(max_|min_|capacity)', target['expr'])
-            if is_limit and target['legendFormat'] != '{{pool}}':
+            is_limit = re.match(r'sum[^/]*gcpool_(max_|min_|capacity|endpoint_max_)', target['expr'])
+            if is_limit and not target['legendFormat'].startswith('{{pool}}'):
                 assert overrides[target['refId']]['custom.lineStyle']['fill'] == 'dash'
                 assert overrides[target['refId']]['custom.stacking']['mode'] == 'none'
                 dashed += 1
-            is_share = re.search('/.*gcpool_(max_|capacity)', target['expr'])
+            is_share = re.search('/.*gcpool_(endpoint_max_|capacity)', target['expr'])
             if is_share and panel['type'] == 'timeseries':
                 assert panel['fieldConfig']['defaults']['custom']['thresholdsStyle'] == {'mode': 'dashed'}
                 assert panel['fieldConfig']['defaults']['thresholds']['steps'][-1]['value'] == 1
                 dashed += 1
-    assert dashed == 7
+    assert dashed == 8
 
 
 def test_latency_has_exemplars() -> None:
@@ -319,7 +320,7 @@ def test_runbooks_may_be_elsewhere(base: str, first: str, capsys: pytest.Capture
         if 'alert' in rule
     ]
     assert urls[0] == first
-    assert len(urls) == 7 and all(url.startswith(base) for url in urls)
+    assert len(urls) == 9 and all(url.startswith(base) for url in urls)
     assert text.count(grafana.RUNBOOK_BASE) == 0
     assert len(text.splitlines()) == len(grafana.read(grafana.RULES).splitlines())
     (tmp_path / 'rules.yml').write_text(text)

@@ -100,6 +100,35 @@ def test_everything_but_endpoints_is_shown(story: Story, tmp_path: Path) -> None
     assert not list(page.find('gcpool_connections'))
 
 
+def test_connecting_is_summed_over_processes_and_the_longest_delay_shown(story: Story, tmp_path: Path) -> None:
+    story("""
+        from test_multiprocess import merged
+        from gcp.testing import error
+        from gcp.exceptions import EndpointUnavailableError
+        manager = FakeManager()
+        manager.create.does(error(OSError()))
+        pool = ConnectionPool(manager, name='orders', breaker_threshold=1, max_size=3)
+        for endpoint in 'ab':
+            for kind in (OSError, EndpointUnavailableError):
+                try:
+                    pool.acquire(endpoint)
+                except kind:
+                    pass
+        where = os.environ['PROMETHEUS_MULTIPROC_DIR']
+        while merged(where).sum('gcpool_breaker_open') != 2:
+            time.sleep(0.01)
+        page = merged(where)
+        assert page.value('gcpool_endpoint_max_connections') == 6
+        assert 0 <= page.value('gcpool_retry_delay_seconds') <= 0.1
+        assert page.value('gcpool_connect_waiters') == page.value('gcpool_missing_connections') == 0
+    """)
+    page = merged(tmp_path)
+    assert page.by('class', 'gcpool_connect_failures_total') == {'transient': 2}
+    assert page.by('result', 'gcpool_acquires_total') == {'error': 2, 'rejected': 2}
+    assert page.value('gcpool_limits_errors_total') == 0
+    assert not list(page.find('gcpool_breaker_open'))
+
+
 def test_exact_at_exit_and_summed_with_those_before(story: Story, tmp_path: Path) -> None:
     for _ in range(3):
         story("""

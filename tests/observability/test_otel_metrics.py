@@ -20,7 +20,7 @@ from traces import forget_meter_provider, globals_of_our_own
 
 import gcp
 from gcp._core import HOOKS, OUTCOMES, REASONS, RESULTS
-from gcp.exceptions import AcquireTimeoutError
+from gcp.exceptions import AcquireTimeoutError, EndpointUnavailableError
 from gcp.observe import opentelemetry as ours
 from gcp.observe.names import INSTRUMENTS, METRICS, SCHEMA_URL, Instrument
 from gcp.observe.opentelemetry import record_histograms, since, spread
@@ -41,6 +41,13 @@ PROMISED = {
     'gcpool.connection.releases': (True, '{release}', {'gcpool.outcome', 'gcpool.endpoint'}),
     'gcpool.connection.closes': (True, '{connection}', {'gcpool.reason', 'gcpool.endpoint'}),
     'gcpool.connection.hook_calls': (True, '{call}', {'gcpool.hook', 'gcpool.outcome'}),
+    'gcpool.connection.connect_failures': (True, '{connect}', {'gcpool.class', 'gcpool.endpoint'}),
+    'gcpool.connection.connect_waiters': (False, '{acquire}', {'gcpool.endpoint'}),
+    'gcpool.connection.breakers_open': (False, '{endpoint}', {'gcpool.endpoint'}),
+    'gcpool.connection.retry_delay': (None, 's', {'gcpool.endpoint'}),
+    'gcpool.connection.missing': (False, '{connection}', {'gcpool.endpoint'}),
+    'gcpool.connection.endpoint_max': (False, '{connection}', {'gcpool.endpoint'}),
+    'gcpool.connection.limits_errors': (True, '{error}', set()),
 }
 
 
@@ -152,6 +159,31 @@ async def test_values_are_the_pools_own(front: Front) -> None:
     await pool.release(one, 'db')
     await pool.release(await waiter, 'db')
     await pool.release(two, 'db')
+
+
+async def test_connecting_is_shown(front: Front) -> None:
+    meters = Meters()
+    pool = pool_of(front, meters, breaker_threshold=1, max_size=3)
+    front.managers[-1].create.does(error(OSError()), endpoint='down')
+    with pytest.raises(OSError):
+        await pool.acquire('down')
+    with pytest.raises(EndpointUnavailableError):
+        await pool.acquire('down')
+    await use(pool)
+    shown = meters.collect()
+    assert values_of(shown, 'gcpool.connection.connect_failures') == {'transient': 1, 'permanent': 0}
+    assert values_of(shown, 'gcpool.connection.acquires')['rejected'] == 1
+    assert values_of(shown, 'gcpool.connection.breakers_open') == {(): 1}
+    assert values_of(shown, 'gcpool.connection.connect_waiters') == {(): 0}
+    assert values_of(shown, 'gcpool.connection.missing') == {(): 0}
+    assert values_of(shown, 'gcpool.connection.endpoint_max') == {(): 6}
+    assert values_of(shown, 'gcpool.connection.limits_errors') == {(): 0}
+    assert 0 < values_of(shown, 'gcpool.connection.retry_delay')[()] <= 0.1
+    by_endpoint = {
+        point.attributes['gcpool.endpoint']: point.value
+        for point in shown['gcpool.connection.breakers_open'].data.data_points
+    }
+    assert by_endpoint == {'down': 1, 'db': 0, '_other': 0}
 
 
 async def test_endpoints_have_labels_and_addresses(front: Front) -> None:

@@ -24,7 +24,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 import gcp
 import gcp.asyncio
 import gcp.threading
-from gcp.exceptions import AcquireTimeoutError
+from gcp.exceptions import AcquireTimeoutError, EndpointUnavailableError
 from gcp.testing import AsyncFakeManager, BareFakeManager, FakeManager, calling, dead, error, never, ok, slow
 from gcp.threading import ConnectionPool
 
@@ -182,6 +182,165 @@ async def test_limits_and_what_the_pool_is(front: Front) -> None:
     frontend = 'asyncio' if front.name == 'asyncio' else 'threading'
     assert page.value('gcpool_info', pool='orders', version=gcp.__version__, frontend=frontend) == 1
     assert 0 < page.value('gcpool_collect_seconds') < 5
+
+
+# --- connecting ---
+
+
+async def test_failed_connects_and_what_follows_from_them(front: Front) -> None:
+    own = registry()
+    manager = front.manager()
+    pool = front.pool(manager, name='orders', registry=own, breaker_threshold=2)
+    page = scrape(own)
+    for name in ('gcpool_breaker_open', 'gcpool_retry_delay_seconds', 'gcpool_missing_connections'):
+        assert page.value(name, pool_endpoint='_other') == 0
+    manager.create.does(error(Refused()), endpoint='a')
+    with pytest.raises(Refused):
+        await pool.acquire('a')
+    assert scrape(own).by('pool_endpoint', 'gcpool_breaker_open') == {}
+    with pytest.raises(Refused):
+        await pool.acquire('a')
+    for _ in range(3):
+        with pytest.raises(EndpointUnavailableError):
+            await pool.acquire('a')
+    async with pool.connection('b'):
+        page = scrape(own)
+    assert page.by('class', 'gcpool_connect_failures_total', pool_endpoint='a') == {'transient': 2}
+    assert page.by('pool_endpoint', 'gcpool_breaker_open') == {'a': 1}
+    assert page.by('result', 'gcpool_acquires_total', pool_endpoint='a') == {'error': 2, 'rejected': 3}
+    assert 0 < page.value('gcpool_retry_delay_seconds', pool_endpoint='a') <= 0.1
+    assert page.value('gcpool_retry_delay_seconds', pool_endpoint='b') == 0
+    check(page)
+
+
+async def test_a_permanent_error_and_a_breaker_that_closes(front: Front) -> None:
+    own = registry()
+    manager = front.manager()
+    manager.classify = lambda endpoint, error: gcp.ErrorClass.PERMANENT
+    pool = front.pool(manager, name='orders', registry=own)
+    gate: Any = never(ok())
+    manager.create.does(error(Refused()), gate)
+    with pytest.raises(Refused):
+        await pool.acquire('a')
+    assert scrape(own).by('class', 'gcpool_connect_failures_total') == {'permanent': 1}
+    assert scrape(own).sum('gcpool_breaker_open') == 1
+    await front.until(lambda: scrape(own).sum('gcpool_retry_delay_seconds') == 0)
+    probe = front.spawn(pool.acquire('a'))
+    await front.until(lambda: manager.create.running)
+    assert scrape(own).sum('gcpool_breaker_open') == 1  # half open
+    assert pool.stats().endpoints['a'].breaker == 'half_open'
+    manager.unblock()
+    await pool.release(await probe, 'a')
+    page = scrape(own)
+    assert page.sum('gcpool_breaker_open') == 0
+    assert page.by('class', 'gcpool_connect_failures_total') == {'permanent': 1}
+    check(page)
+
+
+async def test_acquires_that_wait_to_connect(front: Front) -> None:
+    own = registry()
+    manager = front.manager()
+    pool = front.pool(manager, name='orders', registry=own, max_size=3, max_connecting=1)
+    manager.create.does(never(ok()))
+    first = front.spawn(pool.acquire('a'))
+    await front.until(lambda: manager.create.running)
+    waiters = await front.line_up(pool, 'a', 3)
+    page = scrape(own)
+    assert page.by('pool_endpoint', 'gcpool_connect_waiters') == {'a': 3}
+    assert pool.stats().endpoints['a'].connect_queue == 3
+    manager.unblock()
+    manager.create.does(ok())
+    held = [await first, await waiters[0], await waiters[1]]
+    await front.waiting(pool, 1)
+    page = scrape(own)  # the last one waits for a release
+    assert (page.sum('gcpool_waiters'), page.sum('gcpool_connect_waiters')) == (1, 0)
+    for conn in held:
+        await pool.release(conn, 'a')
+    await pool.release(await waiters[2], 'a')
+
+
+async def test_acquires_that_wait_for_a_retry(front: Front) -> None:
+    own = registry()
+    manager = front.manager()
+    retry = gcp.Retry(initial=30.0, maximum=60.0)
+    pool = front.pool(manager, name='orders', registry=own, connect_retry=retry, endpoint_labels=1)
+    manager.create.does(error(Refused()))
+    first, second, third = (front.spawn(pool.acquire(endpoint, timeout=0.5)) for endpoint in 'abc')
+    await front.until(lambda: scrape(own).sum('gcpool_connect_waiters') == 3)
+    page = scrape(own)
+    assert sorted(page.by('pool_endpoint', 'gcpool_connect_waiters').values()) == [1, 2]  # one has a label
+    assert max(page.by('pool_endpoint', 'gcpool_retry_delay_seconds').values()) <= 30  # of `_other` the longest
+    assert page.sum('gcpool_breaker_open') == 0
+    for actor in (first, second, third):
+        with pytest.raises(AcquireTimeoutError):
+            await actor
+    check(scrape(own))
+
+
+async def test_endpoints_with_limits_of_their_own(front: Front) -> None:
+    own = registry()
+
+    def limits(endpoint: str) -> Any:
+        if endpoint == 'odd':
+            raise LookupError(endpoint)
+        return {'a': gcp.EndpointLimits(max_size=2), 'b': gcp.EndpointLimits(max_size=7)}.get(endpoint)
+
+    pool = front.pool(
+        front.manager(), name='orders', registry=own, limits=limits, max_size=4, total_max_size=100, endpoint_labels=2
+    )
+    assert scrape(own).by('pool_endpoint', 'gcpool_endpoint_max_connections') == {}
+    for endpoint in 'ab':
+        async with pool.connection(endpoint):
+            pass
+    page = scrape(own)
+    assert page.by('pool_endpoint', 'gcpool_endpoint_max_connections') == {'a': 2, 'b': 7}
+    assert (page.value('gcpool_capacity'), page.value('gcpool_limits_errors_total')) == (9, 0)
+    for endpoint in ('c', 'odd'):
+        async with pool.connection(endpoint):
+            pass
+    page = scrape(own)
+    assert page.by('pool_endpoint', 'gcpool_endpoint_max_connections') == {'a': 2, 'b': 7, '_other': 8}
+    assert (page.value('gcpool_capacity'), page.value('gcpool_limits_errors_total')) == (17, 1)
+    assert page.value('gcpool_max_connections_per_endpoint') == 4
+    check(page)
+
+
+async def test_a_label_of_several_endpoints_counts_their_breakers(front: Front) -> None:
+    own = registry()
+    manager = front.manager()
+    pool = front.pool(
+        manager, name='orders', registry=own, breaker_threshold=1, endpoint_label=lambda endpoint: endpoint[0]
+    )
+    manager.create.does(error(Refused()))
+    for endpoint in ('a1', 'a2', 'b1'):
+        with pytest.raises(Refused):
+            await pool.acquire(endpoint)
+    assert scrape(own).by('pool_endpoint', 'gcpool_breaker_open') == {'a': 2, 'b': 1}
+
+
+async def test_no_count_of_a_failing_endpoint_is_shown_in_another_column(front: Front) -> None:
+    """A row has a place for each result, outcome, reason and class, however many there are."""
+    own = registry()
+    manager = front.manager()
+    pool = front.pool(manager, name='orders', registry=own, breaker_threshold=1, idle_timeout=1e-6, min_idle=0)
+    async with pool.connection('a'):
+        pass
+    await pool.discard(await pool.acquire('a'), 'a')
+    manager.create.does(error(Refused()))
+    for kind in (Refused, EndpointUnavailableError):
+        with pytest.raises(kind):
+            await pool.acquire('a')
+    stats = pool.stats()
+    page = scrape(own)
+    for metric, label, counts in (
+        ('gcpool_acquires_total', 'result', stats.acquires),
+        ('gcpool_releases_total', 'outcome', stats.releases),
+        ('gcpool_connections_closed_total', 'reason', stats.closed),
+        ('gcpool_connect_failures_total', 'class', stats.connect_failures),
+    ):
+        assert page.by(label, metric) == {key: count for key, count in counts.items() if count}, metric
+    assert page.sum('gcpool_leaks_detected_total') == stats.leaks == 0
+    assert stats.acquires['rejected'] == stats.connect_failures['transient'] == 1
 
 
 # --- pools that come and go ---

@@ -21,6 +21,8 @@ ALERTS = {
     'GcpoolConnectionLeakSuspected',
     'GcpoolChurn',
     'GcpoolCreateErrors',
+    'GcpoolBreakerOpen',
+    'GcpoolBelowMinIdle',
     'GcpoolDeadConnections',
 }
 
@@ -54,7 +56,8 @@ def test_cases_would_notice_alerts_that_never_fire(files: Path) -> None:
 
 
 def test_cases_would_notice_alerts_that_always_fire(files: Path) -> None:
-    metrics = 'gcpool_(waiters|acquires_total|acquire_wait_seconds_bucket|hook_calls_total|leaks_detected_total)'
+    counters = 'acquires_total|acquire_wait_seconds_bucket|hook_calls_total|leaks_detected_total'
+    metrics = f'gcpool_(waiters|breaker_open|missing_connections|{counters})'
     always = f'group without (pool_endpoint, result, reason, le, hook, outcome) ({{__name__=~"{metrics}"}})'
     assert complaints(files, always) == ALERTS
 

@@ -30,6 +30,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
 from gcp.__main__ import main
+from gcp.exceptions import EndpointUnavailableError
+from gcp.limits import EndpointLimits
 from gcp.testing import FakeManager, error
 from gcp.threading import ConnectionPool
 
@@ -200,9 +202,41 @@ def test_a_frame_says_all_that_matters(
         r'churn        3 created, 0 closed',
         r'timeouts     1',
         r'hook errors  create error 1',
+        r'connecting   failed transient 1',
     ]
     for line, pattern in zip(lines, expected, strict=True):
         assert re.fullmatch(pattern, line), line
+
+
+def test_an_unavailable_endpoint_is_told_with_what_follows(registry: CollectorRegistry, tmp_path: Path) -> None:
+    manager = FakeManager()
+    manager.create.does(error(OSError()), endpoint='down')
+    with ConnectionPool(manager, breaker_threshold=1, name='orders', registry=registry) as pool:
+        for kind in (OSError, EndpointUnavailableError, EndpointUnavailableError):
+            with pytest.raises(kind):
+                pool.acquire('down')
+        first = generate_latest(registry).decode()
+        text = '\n'.join(drawn(seen(tmp_path / 'page', first)))
+        with pytest.raises(EndpointUnavailableError):
+            pool.acquire('down')
+        lines = drawn(seen(tmp_path / 'page', first, generate_latest(registry).decode()))
+    assert re.search(
+        r'^connecting   failed transient 1   1 unavailable   2 refused(   next in \S+ ms)?$', text, re.MULTILINE
+    )
+    assert text.startswith('orders  threading  1 endpoint is unavailable  since its start')
+    assert re.search(r'^  down .* of 10, unavailable$', text, re.MULTILINE)
+    assert lines[0].startswith('orders  threading  callers get refusals')
+
+
+def test_an_endpoint_is_drawn_against_its_own_limit(registry: CollectorRegistry, tmp_path: Path) -> None:
+    limits = {'db-1': EndpointLimits(max_size=3)}
+    with ConnectionPool(FakeManager(), max_size=8, limits=limits, name='orders', registry=registry) as pool:
+        for endpoint in ('db-1', 'db-2'):
+            with pool.connection(endpoint):
+                pass
+        text = '\n'.join(drawn(seen(tmp_path / 'page', generate_latest(registry).decode())))
+    assert re.search(r'^  db-1 .* 1 idle of 3$', text, re.MULTILINE)
+    assert re.search(r'^  db-2 .* 1 idle of 8$', text, re.MULTILINE)
 
 
 def test_waiters_are_told_with_their_endpoint(registry: CollectorRegistry, tmp_path: Path) -> None:
@@ -313,6 +347,9 @@ def test_a_pool_that_is_closed(tmp_path: Path) -> None:
         ({'gcpool_waiters': 1, 'gcpool_oldest_waiter_seconds': 2}, 'acquires are waiting'),
         ({'gcpool_oldest_checkout_seconds': 3601}, 'possible leak'),
         ({'gcpool_leaks_detected_total': 1}, 'possible leak'),
+        ({'gcpool_breaker_open': 1}, '1 endpoint is unavailable'),
+        ({'gcpool_breaker_open': 3, 'gcpool_waiters': 1}, '3 endpoints are unavailable'),
+        ({'gcpool_missing_connections': 2}, 'below min_idle'),
         ({}, 'healthy'),
     ],
 )

@@ -24,6 +24,8 @@ import boards
 from prometheus_client import CollectorRegistry, start_http_server
 
 from gcp.demo.server import Server
+from gcp.exceptions import EndpointUnavailableError
+from gcp.limits import Retry
 from gcp.observe import grafana
 from gcp.threading import ConnectionPool
 
@@ -32,6 +34,9 @@ WINDOW = '5s'
 
 #: endpoints that are used so seldom that each use needs a new connection
 SHARDS = ('shard1', 'shard2', 'shard3', 'shard4')
+
+#: pools whose server is away in their trouble
+UNSTEADY = ('payments', 'carts')
 
 #: which alerts the trouble of each pool is to raise
 EXPECTED: dict[str, set[str]] = {
@@ -42,6 +47,8 @@ EXPECTED: dict[str, set[str]] = {
     'sessions': {'GcpoolChurn'},
     'billing': {'GcpoolCreateErrors'},
     'stock': {'GcpoolDeadConnections'},
+    'payments': {'GcpoolBreakerOpen', 'GcpoolCreateErrors'},
+    'carts': {'GcpoolSaturated', 'GcpoolSlowAcquire', 'GcpoolAcquireTimeouts', 'GcpoolCreateErrors'},
 }
 
 CONFIGURATION = """
@@ -222,8 +229,23 @@ def use(pool: ConnectionPool[str, Any], endpoint: str, hold: float, timeout: flo
         with pool.connection(endpoint, timeout=timeout) as conn, conn.cursor() as cursor:
             cursor.execute('SELECT 1')
             time.sleep(hold)
-    except (TimeoutError, psycopg2.Error):
+    except (TimeoutError, EndpointUnavailableError, psycopg2.Error):
         pass
+
+
+def unsteady(manager: type[Any]) -> type[Any]:
+    """Derive a manager that can be told that the server is away: it connects no more, and keeps what it has."""
+    import psycopg2
+
+    class Unsteady(manager):  # type: ignore[misc]
+        is_away = False
+
+        def create(self, endpoint: str, timeout: float | None = None) -> Any:
+            if self.is_away:
+                raise psycopg2.OperationalError('the server is away')
+            return super().create(endpoint, timeout)
+
+    return Unsteady
 
 
 class Cast:
@@ -238,6 +260,7 @@ class Cast:
 
         self._parameters = server.parameters
         self._pools: dict[str, ConnectionPool[str, Any]] = {}
+        self._managers: dict[str, Any] = {}
         limits: dict[str, dict[str, Any]] = {
             'orders': {'max_size': 6, 'total_max_size': 10},
             'reports': {'max_size': 2, 'total_max_size': 2},
@@ -246,10 +269,17 @@ class Cast:
             'sessions': {'max_size': 2, 'total_max_size': 8, 'min_idle': 0, 'idle_timeout': 0.1},
             'billing': {'max_size': 2, 'total_max_size': 4},
             'stock': {'max_size': 4, 'total_max_size': 4},
+            'payments': {'max_size': 2, 'total_max_size': 4, 'breaker_threshold': 3},
+            'carts': {
+                'max_size': 4,
+                'total_max_size': 8,
+                'max_connecting': 1,
+                'connect_retry': Retry(initial=0.2, maximum=1.0),
+            },
         }
         for name, own in limits.items():
             parameters = {**self._parameters, 'application_name': name}
-            manager = DbConnectionManager(
+            manager = self._managers[name] = unsteady(DbConnectionManager)(
                 {**dict.fromkeys(('db', 'replica', *SHARDS), parameters), 'gone': {**parameters, 'host': '/nowhere'}}
             )
             self._pools[name] = ConnectionPool(manager, name=name, background_collector=True, **own, **options)
@@ -266,6 +296,9 @@ class Cast:
         users.add(self._pools['sessions'], hold=0.005, pause=0.05)
         users.add(self._pools['billing'], hold=0.01, pause=0.05)
         users.add(self._pools['stock'], hold=0.005, pause=0.02, number=2)
+        users.add(self._pools['payments'], hold=0.01, pause=0.05)
+        users.add(self._pools['payments'], 'replica', hold=0.005, pause=0.1)
+        users.add(self._pools['carts'], hold=0.01, pause=0.1)
         return users
 
     def suffer(self) -> Users:
@@ -278,10 +311,16 @@ class Cast:
             users.add(self._pools['sessions'], shard, hold=0.005, pause=0.2)
         users.add(self._pools['billing'], 'gone', hold=0, pause=0.1)
         users.repeat(self._kill, 0.25)
+        for name in UNSTEADY:
+            self._managers[name].is_away = True
+        users.repeat(lambda: self._discard('payments', 'replica'), 0.25)
+        users.add(self._pools['carts'], 'replica', hold=0, pause=0.02, timeout=1, number=3)
         return users
 
     def recover(self) -> None:
-        """Give back what was kept."""
+        """Give back what was kept, and what was away."""
+        for name in UNSTEADY:
+            self._managers[name].is_away = False
         while self._lost:
             self._pools['mail'].release(self._lost.pop(), 'db')
 
@@ -289,6 +328,11 @@ class Cast:
         self.recover()
         for pool in self._pools.values():
             pool.close(5)
+
+    def _discard(self, name: str, endpoint: str) -> None:
+        """Close a connection of an endpoint, if there is an idle one."""
+        with contextlib.suppress(Exception):
+            self._pools[name].discard(self._pools[name].acquire(endpoint, timeout=0), endpoint)
 
     def _kill(self) -> None:
         """End one session that is idle."""

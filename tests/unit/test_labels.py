@@ -359,6 +359,7 @@ def counts(acquires: int) -> dict[str, Any]:
         'acquires': {'hit': acquires},
         'releases': {},
         'closed': {},
+        'connect_failures': {},
     }
 
 

@@ -107,12 +107,13 @@ RECORDS: Final = (
         (
             'max without (pool_endpoint) (\n'
             '  sum without (state) (gcpool_connections{state=~"used|creating", pool_endpoint!~"|_other"})\n'
-            '  / ignoring (pool_endpoint) group_left ()\n'
-            '  gcpool_max_connections_per_endpoint\n'
+            '  / gcpool_endpoint_max_connections\n'
             ')'
         ),
     ),
     Record('pool:gcpool_waiters:sum', 'sum without (pool_endpoint) (gcpool_waiters)'),
+    Record('pool:gcpool_breaker_open:sum', 'sum without (pool_endpoint) (gcpool_breaker_open)'),
+    Record('pool:gcpool_missing_connections:sum', 'sum without (pool_endpoint) (gcpool_missing_connections)'),
     Record('pool:gcpool_acquires:rate5m', 'rate(gcpool_acquire_wait_seconds_count[5m])'),
     Record(
         'pool:gcpool_acquires_timeout:ratio_rate5m',
@@ -225,6 +226,31 @@ ALERTS: Final = (
         'Refused or unreachable: is the server up, has its address changed? Too many connections: find which clients '
         'have them, or lower total_max_size. Authentication: was a password changed? Timeouts: DNS, a firewall, an '
         'overloaded server. Existing connections remain in use, and each acquire that needs a new one tries again.',
+    ),
+    Alert(
+        'GcpoolBreakerOpen',
+        'pool:gcpool_breaker_open:sum > 0',
+        '1m',
+        'critical',
+        'has an unavailable endpoint',
+        'The latest connects to {{ $value | humanize }} of its endpoints have failed, and callers that find no idle '
+        'connection there get EndpointUnavailableError at once. "Unavailable endpoints" shows which, and the error '
+        'and its cause are in the log of the process. "Failed connects by class" says what helps. permanent: a '
+        'password, a name or a certificate is wrong; retries do not help, so correct it. transient: the server is '
+        'down or cannot be reached, see GcpoolCreateErrors. One connect for each retry delay tries whether it is '
+        'back, and the first that succeeds ends this: nothing has to be restarted.',
+    ),
+    Alert(
+        'GcpoolBelowMinIdle',
+        'pool:gcpool_missing_connections:sum > 0',
+        '2m',
+        'warning',
+        'has fewer connections than it is to keep',
+        'Endpoints that were warmed up lack {{ $value | humanize }} of the min_idle connections that refill keeps. '
+        'The next burst of acquires will wait for connects. "Missing connections" shows where. If "Failed connects '
+        'by class" is above 0, the server refuses connections: see GcpoolCreateErrors. If not, the limits leave no '
+        'room: refilling evicts nothing, so total_max_size must be above what the kept endpoints and the others need '
+        'together; or the connections end as fast as they are made, see GcpoolChurn.',
     ),
     Alert(
         'GcpoolDeadConnections',
@@ -363,6 +389,38 @@ CASES: Final = (
             'gcpool_hook_calls_total{hook="dispose", outcome="error"}': '0+600x20',
         },
         '15m',
+    ),
+    Case(
+        'GcpoolBreakerOpen',
+        'an endpoint is unavailable',
+        {
+            'gcpool_breaker_open{pool_endpoint="db:5432"}': '0x5 1x20',
+            'gcpool_breaker_open{pool_endpoint="replica:5432"}': '0x25',
+        },
+        '10m',
+        '1',
+    ),
+    Case(
+        'GcpoolBreakerOpen',
+        'a breaker that closes at the first probe',
+        {'gcpool_breaker_open{pool_endpoint="db:5432"}': '0 0 1 0 0 0 1 0 0 0'},
+        '6m',
+    ),
+    Case(
+        'GcpoolBelowMinIdle',
+        'a kept endpoint lacks two connections, another one',
+        {
+            'gcpool_missing_connections{pool_endpoint="db:5432"}': '0x5 2x20',
+            'gcpool_missing_connections{pool_endpoint="replica:5432"}': '0x5 1x20',
+        },
+        '10m',
+        '3',
+    ),
+    Case(
+        'GcpoolBelowMinIdle',
+        'connections expire, and are replaced',
+        {'gcpool_missing_connections{pool_endpoint="db:5432"}': '0 1 0 2 1 0 1 0 1 0 0'},
+        '8m',
     ),
     Case(
         'GcpoolDeadConnections',

@@ -130,7 +130,7 @@ def both(*matchers: str) -> str:
 
 
 BUSY: Final = 'state=~"used|creating"'
-FAILING: Final = 'result=~"timeout|error"'
+FAILING: Final = 'result=~"timeout|error|rejected"'
 QUEUED: Final = 'result=~"waited|timeout"'
 CREATED: Final = 'hook="create", outcome="ok"'
 ONE_POOL: Final = 'job, instance, pool'
@@ -138,8 +138,8 @@ CAPACITY: Final = f'clamp_min({average("gcpool_capacity", ONE_POOL, labels=POOL)
 FULLNESS: Final = f'{average("gcpool_connections", ONE_POOL, BUSY, POOL)} / {CAPACITY}'
 ENDPOINT_FULLNESS: Final = (
     average('gcpool_connections', f'{ONE_POOL}, pool_endpoint', f'pool_endpoint!~"|_other", {BUSY}')
-    + f' / on ({ONE_POOL}) group_left () '
-    + gauge('gcpool_max_connections_per_endpoint', ONE_POOL, labels=POOL)
+    + ' / '
+    + gauge('gcpool_endpoint_max_connections', f'{ONE_POOL}, pool_endpoint')
 )
 NEEDED: Final = f'{rate("gcpool_use_seconds_sum", ONE_POOL, labels=POOL)} / {CAPACITY}'
 
@@ -148,10 +148,14 @@ def colors(**of: str) -> Mapping[str, str]:
     return MappingProxyType(of)
 
 
-BY_RESULT: Final = colors(hit=GREEN, created=BLUE, waited=YELLOW, timeout=RED, cancelled=GREY, error=PURPLE)
+BY_RESULT: Final = colors(
+    hit=GREEN, created=BLUE, waited=YELLOW, timeout=RED, cancelled=GREY, error=PURPLE, rejected=ORANGE
+)
 BY_STATE: Final = colors(used=BLUE, creating=YELLOW, idle=GREEN, capacity=RED)
 BY_QUANTILE: Final = colors(p50=GREEN, p95=YELLOW, p99=ORANGE)
 BY_OUTCOME: Final = colors(idle=GREEN, handoff=YELLOW, discarded=RED)
+BY_CLASS: Final = colors(transient=YELLOW, permanent=RED)
+BY_CALL: Final = colors(ok=GREEN, error=RED, timeout=ORANGE, cancelled=GREY)
 BY_REASON: Final = colors(
     idle_timeout=GREEN, max_lifetime=BLUE, dead=RED, discarded=ORANGE, evicted=YELLOW, pool_closed=GREY, error=PURPLE
 )
@@ -227,7 +231,7 @@ OVERVIEW: Final = Row(
         ),
         Panel(
             'Failing acquires',
-            'The share of acquires that ended in a timeout or another error. Callers see each of them.',
+            'The share of acquires that ended in a timeout or another error, or were refused. Callers see each of them.',
             'percentunit',
             (Query(share('gcpool_acquires_total', FAILING), 'failing'),),
             'stat',
@@ -267,7 +271,7 @@ OVERVIEW: Final = Row(
         Panel(
             'Acquires by result',
             'How acquires ended: with an idle connection (hit), with a new one (created), with one that another caller '
-            'released (waited), or without one (timeout, cancelled, error).',
+            'released (waited), or without one (timeout, cancelled, error; rejected: at once).',
             'ops',
             (Query(rate('gcpool_acquires_total', 'result'), '{{result}}'),),
             width=12,
@@ -292,8 +296,8 @@ SATURATION: Final = Row(
         ),
         Panel(
             'Fullness of the fullest endpoint',
-            'The same for one endpoint and its limit (max_size), which is usually reached first. Endpoints without a label '
-            'of their own are left out.',
+            'The same for one endpoint and its limit (max_size, its own or that of the pool), which is usually reached '
+            'first. Endpoints without a label of their own are left out.',
             'percentunit',
             (Query(f'max by (pool) ({ENDPOINT_FULLNESS})', '{{pool}}'),),
             width=6,
@@ -344,8 +348,8 @@ SATURATION: Final = Row(
         ),
         Panel(
             'Failing acquires by pool',
-            'Acquires that ended in a timeout or another error. Timeouts ask for more connections or shorter use; errors '
-            'come from the connection manager: see Hook calls.',
+            'Acquires that ended in a timeout or another error, or were refused. Timeouts ask for more connections or '
+            'shorter use; errors come from the connection manager: see Hook calls; refused ones: see Connecting.',
             'ops',
             (Query(rate('gcpool_acquires_total', 'pool, result', FAILING), '{{pool}}: {{result}}'),),
             width=6,
@@ -483,6 +487,76 @@ HOOKS: Final = Row(
     ),
 )
 
+CONNECTING: Final = Row(
+    'Connecting',
+    (
+        Panel(
+            'Connects',
+            'Attempts to connect by outcome. While a server is away, retries and breakers keep the failing ones few: one at '
+            'a time for each endpoint.',
+            'ops',
+            (Query(rate('gcpool_hook_calls_total', 'outcome', 'hook="create"', POOL), '{{outcome}}'),),
+            width=6,
+            stacked=True,
+            colors=BY_CALL,
+        ),
+        Panel(
+            'Failed connects by class',
+            'Failed connects by what classify says of their error. transient: it may go away by itself. permanent: a wrong '
+            'password, an unknown host or database, a certificate: no retry helps.',
+            'ops',
+            (Query(rate('gcpool_connect_failures_total', 'class'), '{{class}}'),),
+            width=6,
+            stacked=True,
+            colors=BY_CLASS,
+        ),
+        Panel(
+            'Unavailable endpoints',
+            'Endpoints whose breaker is open or half open: their latest connects have failed, and acquires that find no '
+            'idle connection get EndpointUnavailableError at once.',
+            'short',
+            (Query(gauge('gcpool_breaker_open', 'pool, pool_endpoint'), '{{pool}}: {{pool_endpoint}}'),),
+            width=6,
+        ),
+        Panel(
+            'Refused acquires',
+            'Acquires that got their error at once, without waiting: the endpoint is unavailable, or as many acquires wait '
+            'for it as may wait.',
+            'ops',
+            (Query(rate('gcpool_acquires_total', 'pool', 'result="rejected"'), '{{pool}}'),),
+            width=6,
+        ),
+        Panel(
+            'Waiting to connect',
+            'Acquires that wait until a connect of their endpoint may begin: for max_connecting, max_connecting_total, a '
+            'connect worker, or a retry delay. They may be served by a release meanwhile.',
+            'short',
+            (Query(gauge('gcpool_connect_waiters', 'pool, pool_endpoint'), '{{pool}}: {{pool_endpoint}}'),),
+            width=8,
+        ),
+        Panel(
+            'Retry delay',
+            'How long until the next connect to a failing endpoint may begin. It grows with each failure, up to the maximum '
+            'of connect_retry, and is 0 as soon as a connect succeeds.',
+            's',
+            (
+                Query(
+                    gauge('gcpool_retry_delay_seconds', 'pool, pool_endpoint', how='max'), '{{pool}}: {{pool_endpoint}}'
+                ),
+            ),
+            width=8,
+        ),
+        Panel(
+            'Missing connections',
+            'Connections that kept endpoints (those that were warmed up, with refill) lack of their min_idle. Above 0 for '
+            'more than moments: refilling fails, or the total limit leaves no room.',
+            'short',
+            (Query(gauge('gcpool_missing_connections', 'pool, pool_endpoint'), '{{pool}}: {{pool_endpoint}}'),),
+            width=8,
+        ),
+    ),
+)
+
 CHURN: Final = Row(
     'Churn',
     (
@@ -540,12 +614,14 @@ ENDPOINTS: Final = Row(
     (
         Panel(
             'Connections by endpoint',
-            'Connections of each endpoint, in any state, against max_size (dashed).',
+            'Connections of each endpoint, in any state, against its limit (dashed).',
             'short',
             (
                 Query(gauge('gcpool_connections', 'pool, pool_endpoint'), '{{pool}}: {{pool_endpoint}}'),
                 Query(
-                    gauge('gcpool_max_connections_per_endpoint', 'pool', labels=POOL), 'limit of {{pool}}', limit=True
+                    gauge('gcpool_endpoint_max_connections', 'pool, pool_endpoint'),
+                    'limit of {{pool}}: {{pool_endpoint}}',
+                    limit=True,
                 ),
             ),
             width=12,
@@ -567,6 +643,7 @@ ENDPOINTS: Final = Row(
             'Acquires by endpoint: how the load is distributed.',
             'ops',
             (Query(rate('gcpool_acquires_total', 'pool, pool_endpoint'), '{{pool}}: {{pool_endpoint}}'),),
+            width=6,
         ),
         Panel(
             'Waiting acquires by endpoint',
@@ -574,6 +651,7 @@ ENDPOINTS: Final = Row(
             'too low.',
             'short',
             (Query(gauge('gcpool_waiters', 'pool, pool_endpoint'), '{{pool}}: {{pool_endpoint}}'),),
+            width=6,
         ),
         Panel(
             'Failing acquires by endpoint',
@@ -581,6 +659,20 @@ ENDPOINTS: Final = Row(
             'counted as _other; the log and the spans name it.',
             'ops',
             (Query(rate('gcpool_acquires_total', 'pool, pool_endpoint', FAILING), '{{pool}}: {{pool_endpoint}}'),),
+            width=6,
+        ),
+        Panel(
+            'Limits of endpoints',
+            'How many connections each endpoint may have: max_size of the pool (dashed), unless limits gives the endpoint '
+            'its own. A label of several endpoints shows the sum of their limits.',
+            'short',
+            (
+                Query(gauge('gcpool_endpoint_max_connections', 'pool, pool_endpoint'), '{{pool}}: {{pool_endpoint}}'),
+                Query(
+                    gauge('gcpool_max_connections_per_endpoint', 'pool', labels=POOL), 'limit of {{pool}}', limit=True
+                ),
+            ),
+            width=6,
         ),
     ),
 )
@@ -597,10 +689,13 @@ SELF: Final = Row(
         ),
         Panel(
             'Telemetry errors',
-            'Errors of label functions, exporters and callbacks. They never reach a caller; the first of each kind is '
-            'logged.',
+            'Errors of label functions, exporters and callbacks, and of the function that limits single endpoints. They '
+            'never reach a caller; the first of each kind is logged.',
             'short',
-            (Query(added('gcpool_telemetry_errors_total', 'pool', labels=POOL), '{{pool}}'),),
+            (
+                Query(added('gcpool_telemetry_errors_total', 'pool', labels=POOL), '{{pool}}'),
+                Query(added('gcpool_limits_errors_total', 'pool', labels=POOL), '{{pool}}: limits'),
+            ),
             width=6,
         ),
         Panel(
@@ -629,4 +724,4 @@ SELF: Final = Row(
     ),
 )
 
-ROWS: Final[tuple[Row, ...]] = (OVERVIEW, SATURATION, LATENCY, USE, HOOKS, CHURN, ENDPOINTS, SELF)
+ROWS: Final[tuple[Row, ...]] = (OVERVIEW, SATURATION, LATENCY, USE, HOOKS, CONNECTING, CHURN, ENDPOINTS, SELF)
