@@ -50,6 +50,8 @@ OTHER: Final = '_other'
 HOOK_RESULTS: Final = ('ok', 'failed')
 #: states of connections; one that is being disposed of is in none of them, though it keeps its slot until then
 STATES: Final = ('idle', 'used', 'creating')
+#: the hooks that may find a connection dead
+CHECKS: Final = ('check_aliveness', 'keepalive')
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,7 @@ class Metric:
         for label in self.labels:
             if label in self.values:
                 found = [{**each, label: value} for each in found for value in self.values[label]]
-        return tuple(each for each in found if each.get('outcome') != 'dead' or each.get('hook') == 'check_aliveness')
+        return tuple(each for each in found if each.get('outcome') != 'dead' or each.get('hook') in CHECKS)
 
 
 @dataclass(frozen=True, slots=True)

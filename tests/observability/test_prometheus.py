@@ -343,6 +343,51 @@ async def test_no_count_of_a_failing_endpoint_is_shown_in_another_column(front: 
     assert stats.acquires['rejected'] == stats.connect_failures['transient'] == 1
 
 
+async def test_connections_that_a_kept_endpoint_lacks(front: Front) -> None:
+    own = registry()
+    manager = front.manager()
+    pool: Any = front.pool(manager, name='orders', registry=own, min_idle=3, max_size=5, refill=True)
+    async with pool.connection('other'):  # it is not kept
+        pass
+    assert scrape(own).by('pool_endpoint', 'gcpool_missing_connections') == {}
+    await pool.warm_up('a')
+    assert scrape(own).by('pool_endpoint', 'gcpool_missing_connections') == {}
+    manager.create.does(error(Refused()))
+    for _ in range(2):
+        await pool.discard(await pool.acquire('a'), 'a')
+    await front.until(lambda: pool.stats().connect_failures['transient'])
+    page = scrape(own)
+    assert page.by('pool_endpoint', 'gcpool_missing_connections') == {'a': 2}
+    assert pool.stats().endpoints['a'].missing == 2
+    manager.create.does(ok())
+    await front.until(lambda: not scrape(own).sum('gcpool_missing_connections'))
+    assert page.by('reason', 'gcpool_connections_closed_total') == {'discarded': 2}
+    await pool.retire('a')
+    page = scrape(own)
+    assert page.by('pool_endpoint', 'gcpool_missing_connections') == {}
+    assert page.by('reason', 'gcpool_connections_closed_total')['retired'] == 3
+    check(page)
+
+
+async def test_acquires_that_wait_for_a_connect_worker(front: Front) -> None:
+    own = registry()
+    manager = front.manager()
+    pool = front.pool(manager, name='orders', registry=own, max_size=5, connect_workers=1)
+    manager.create.does(never(ok()))
+    waiters = await front.line_up(pool, 'a', 3)
+    await front.until(lambda: manager.create.running)
+    page = scrape(own)
+    assert page.by('state', 'gcpool_connections') == {'creating': 1}
+    assert page.by('pool_endpoint', 'gcpool_connect_waiters') == {'a': 3}
+    manager.unblock()
+    manager.create.does(ok())
+    for waiter in waiters:
+        await pool.release(await waiter, 'a')
+    await front.until(lambda: not pool.stats().creating)
+    assert scrape(own).sum('gcpool_connect_waiters') == 0
+    check(scrape(own))
+
+
 # --- pools that come and go ---
 
 

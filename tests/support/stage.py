@@ -36,7 +36,7 @@ WINDOW = '5s'
 SHARDS = ('shard1', 'shard2', 'shard3', 'shard4')
 
 #: pools whose server is away in their trouble
-UNSTEADY = ('payments', 'carts')
+UNSTEADY = ('payments', 'carts', 'catalog')
 
 #: which alerts the trouble of each pool is to raise
 EXPECTED: dict[str, set[str]] = {
@@ -48,6 +48,7 @@ EXPECTED: dict[str, set[str]] = {
     'billing': {'GcpoolCreateErrors'},
     'stock': {'GcpoolDeadConnections'},
     'payments': {'GcpoolBreakerOpen', 'GcpoolCreateErrors'},
+    'catalog': {'GcpoolBelowMinIdle', 'GcpoolCreateErrors'},
     'carts': {'GcpoolSaturated', 'GcpoolSlowAcquire', 'GcpoolAcquireTimeouts', 'GcpoolCreateErrors'},
 }
 
@@ -270,6 +271,7 @@ class Cast:
             'billing': {'max_size': 2, 'total_max_size': 4},
             'stock': {'max_size': 4, 'total_max_size': 4},
             'payments': {'max_size': 2, 'total_max_size': 4, 'breaker_threshold': 3},
+            'catalog': {'max_size': 4, 'total_max_size': 4, 'min_idle': 3, 'refill': True},
             'carts': {
                 'max_size': 4,
                 'total_max_size': 8,
@@ -299,6 +301,8 @@ class Cast:
         users.add(self._pools['payments'], hold=0.01, pause=0.05)
         users.add(self._pools['payments'], 'replica', hold=0.005, pause=0.1)
         users.add(self._pools['carts'], hold=0.01, pause=0.1)
+        self._pools['catalog'].warm_up('db', timeout=10)
+        users.add(self._pools['catalog'], hold=0.005, pause=0.1)
         return users
 
     def suffer(self) -> Users:
@@ -314,6 +318,8 @@ class Cast:
         for name in UNSTEADY:
             self._managers[name].is_away = True
         users.repeat(lambda: self._discard('payments', 'replica'), 0.25)
+        for _ in range(2):
+            self._discard('catalog', 'db')
         users.add(self._pools['carts'], 'replica', hold=0, pause=0.02, timeout=1, number=3)
         return users
 

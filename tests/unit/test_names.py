@@ -17,7 +17,7 @@ from gcp.threading import ConnectionPool
 
 W = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 RESULTS = {'hit', 'created', 'waited', 'timeout', 'cancelled', 'error', 'rejected'}
-HOOKS = {'create', 'dispose', 'check_aliveness', 'on_acquire', 'on_release', 'on_connection_dead'}
+HOOKS = {'create', 'dispose', 'check_aliveness', 'on_acquire', 'on_release', 'on_connection_dead', 'keepalive'}
 
 #: name: type, labels, and what those with a fixed set of values can be
 PROMISED = {
