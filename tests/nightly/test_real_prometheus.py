@@ -38,7 +38,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stage.Play]:
         with (
             serve(max_connections=50) as server,
             stage.play(
-                server, tmp_path_factory.mktemp('prometheus'), (8, 17, 3), tracer_provider=TracerProvider()
+                server, tmp_path_factory.mktemp('prometheus'), (10, 17, 3), tracer_provider=TracerProvider()
             ) as play,
         ):
             yield play

@@ -262,6 +262,7 @@ class Cast:
         self._parameters = server.parameters
         self._pools: dict[str, ConnectionPool[str, Any]] = {}
         self._managers: dict[str, Any] = {}
+        retry = Retry(initial=0.2, maximum=1.0)  # some connect fails within each range of the rules
         limits: dict[str, dict[str, Any]] = {
             'orders': {'max_size': 6, 'total_max_size': 10},
             'reports': {'max_size': 2, 'total_max_size': 2},
@@ -270,13 +271,13 @@ class Cast:
             'sessions': {'max_size': 2, 'total_max_size': 8, 'min_idle': 0, 'idle_timeout': 0.1},
             'billing': {'max_size': 2, 'total_max_size': 4},
             'stock': {'max_size': 4, 'total_max_size': 4},
-            'payments': {'max_size': 2, 'total_max_size': 4, 'breaker_threshold': 3},
-            'catalog': {'max_size': 4, 'total_max_size': 4, 'min_idle': 3, 'refill': True},
+            'payments': {'max_size': 2, 'total_max_size': 4, 'breaker_threshold': 3, 'connect_retry': retry},
+            'catalog': {'max_size': 4, 'total_max_size': 4, 'min_idle': 3, 'refill': True, 'connect_retry': retry},
             'carts': {
                 'max_size': 4,
                 'total_max_size': 8,
                 'max_connecting': 1,
-                'connect_retry': Retry(initial=0.2, maximum=1.0),
+                'connect_retry': retry,
             },
         }
         for name, own in limits.items():
@@ -317,7 +318,7 @@ class Cast:
         users.repeat(self._kill, 0.25)
         for name in UNSTEADY:
             self._managers[name].is_away = True
-        users.repeat(lambda: self._discard('payments', 'replica'), 0.25)
+        self._discard('payments', 'replica')
         for _ in range(2):
             self._discard('catalog', 'db')
         users.add(self._pools['carts'], 'replica', hold=0, pause=0.02, timeout=1, number=3)
@@ -336,9 +337,8 @@ class Cast:
             pool.close(5)
 
     def _discard(self, name: str, endpoint: str) -> None:
-        """Close a connection of an endpoint, if there is an idle one."""
-        with contextlib.suppress(Exception):
-            self._pools[name].discard(self._pools[name].acquire(endpoint, timeout=0), endpoint)
+        """Close a connection of an endpoint."""
+        self._pools[name].discard(self._pools[name].acquire(endpoint, timeout=5), endpoint)
 
     def _kill(self) -> None:
         """End one session that is idle."""
