@@ -388,6 +388,30 @@ async def test_acquires_that_wait_for_a_connect_worker(front: Front) -> None:
     check(scrape(own))
 
 
+async def test_checks_in_the_background(front: Front) -> None:
+    own = registry()
+    manager = front.manager()
+    pool: Any = front.pool(
+        manager, name='orders', registry=own, keepalive_interval=0.02, idle_timeout=60, min_idle=1, refill=True
+    )
+    manager.keepalive.does(never(ok()))
+    await pool.warm_up('a')
+    await front.until(lambda: manager.keepalive.running)
+    page = scrape(own)
+    assert page.by('state', 'gcpool_connections') == {'idle': 1}  # the one that is checked
+    assert page.value('gcpool_oldest_checkout_seconds') == 0
+    manager.keepalive.does(dead(), ok())
+    manager.unblock()
+    await front.until(lambda: scrape(own).by('reason', 'gcpool_connections_closed_total') == {'dead': 1})
+    await front.until(lambda: not scrape(own).sum('gcpool_missing_connections'))
+    await pool.close()
+    page = scrape(own)
+    calls = page.by('outcome', 'gcpool_hook_calls_total', hook='keepalive')
+    assert calls['dead'] == 1 and calls['ok'] >= 1
+    assert page.labels('outcome', hook='keepalive') == {'ok', 'error', 'timeout', 'cancelled', 'dead'}
+    check(page)
+
+
 # --- pools that come and go ---
 
 
