@@ -88,6 +88,8 @@ cdef int report_failed(Acquire acquire, error, told, bint permanent, bint stale,
         expire_endpoint(pool, acquire.w.ep)
     end_failed_connect(pool, &acquire.w, permanent, again and now < acquire.a.deadline)
     tell_woken(pool, told)
+    if acquire.w.queued and core.tracer is not None:
+        acquire.blocked_by = what_blocks(pool, acquire.w.ep)            # for its span
     gcp_unlock(&core.mutex)
     if not acquire.w.queued:
         Py_DECREF(acquire)

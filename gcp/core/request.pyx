@@ -110,6 +110,8 @@ cdef inline int submit(Acquire acquire, bint again, double now) noexcept:
         # Does it wait for a disposal that it has set off, or for others?
         acquire.set_off = acquire.ep.e.reserved + acquire.ep.e.disposing >= acquire.ep.e.waiting
         acquire.waited = acquire.waited or not acquire.set_off
+        if acquire.core.tracer is not None:
+            acquire.blocked_by = what_blocks(pool, &acquire.ep.e)      # for its span
     if verdict == CREATE:
         acquire.create_began = now
     elif verdict == CROWDED_OUT or verdict == HOPELESS:

@@ -369,6 +369,42 @@ async def test_wait_says_that_a_retry_was_not_yet_due(front: Front, traces: Trac
     assert attributes_of(traces.one(WAIT))['gcpool.blocked_by'] == 'retry delay'
 
 
+async def test_wait_that_ends_well_says_what_held_it_up(front: Front, traces: Traces) -> None:
+    pool = pool_of(front, front.manager(), traces, max_size=1)
+    held = await pool.acquire(DB)
+    assert 'gcpool.blocked_by' not in attributes_of(traces.one(WAIT))
+    traces.clear()
+    (waiter,) = await front.line_up(pool, DB, 1)
+    await pool.release(held, DB)
+    await pool.release(await waiter, DB)
+    wait = attributes_of(traces.one(WAIT))
+    assert (wait['gcpool.result'], wait['gcpool.blocked_by']) == ('waited', 'endpoint cap')
+
+
+async def test_wait_for_a_limit_of_connects(front: Front, traces: Traces) -> None:
+    manager = front.manager()
+    pool = pool_of(front, manager, traces, max_size=2, max_connecting=1)
+    manager.create.does(never(ok()))
+    first = front.spawn(pool.acquire(DB))
+    await front.until(lambda: manager.create.running)
+    (second,) = await front.line_up(pool, DB, 1)
+    manager.unblock()
+    manager.create.does(ok())
+    for actor in (first, second):
+        await pool.release(await actor, DB)
+    assert [attributes_of(span).get('gcpool.blocked_by') for span in traces.named(WAIT)] == [None, 'connect limit']
+
+
+async def test_acquire_that_was_served_after_a_retry(front: Front, traces: Traces) -> None:
+    manager = front.manager()
+    pool = pool_of(front, manager, traces, connect_retry=Retry(initial=0.01, maximum=0.01))
+    manager.create.does(error(OSError()), ok())
+    async with pool.connection(DB):
+        pass
+    wait = attributes_of(traces.one(WAIT))
+    assert (wait['gcpool.result'], wait['gcpool.blocked_by']) == ('waited', 'retry delay')
+
+
 async def test_wait_that_times_out(front: Front, traces: Traces) -> None:
     pool = pool_of(front, front.manager(), traces, max_size=1)
     async with pool.connection(DB):
