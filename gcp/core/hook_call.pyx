@@ -207,7 +207,7 @@ cdef HookCall new_hook_call(Core core, int hook, endpoint, origin, bint quiet):
     call.hook = hook
     call.endpoint = endpoint
     call.origin = origin
-    call.quiet = (quiet or hook == HOOK_CHECK) and not core.traces_hits
+    call.quiet = (quiet or hook == HOOK_CHECK or hook == HOOK_KEEPALIVE) and not core.traces_hits
     return call
 
 
