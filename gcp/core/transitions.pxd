@@ -14,7 +14,7 @@ from gcp.core.histogram cimport N_AGE_BOUNDS, N_USE_BOUNDS, gcp_ages, gcp_second
 from gcp.core.platform cimport random_fraction
 from gcp.core.ring cimport ring_empty, ring_remove, ring_t
 from gcp.core.scheduling cimport (
-    IN_CACHE, begin_use, cancel_reservation, checked_before, count_leak, dequeue, dies_before, end_use, enqueue,
+    IN_CACHE, add_idle, begin_use, cancel_reservation, checked_before, count_leak, dequeue, dies_before, end_use, enqueue,
     expires_before, find_use, grant_permit, has_expired, longest_idle, make_victim, may_connect, note_expiry,
     note_if_empty, note_room, note_short, prefetch_next, remove_idle, serve_blocked, smooth, update_blocked, wake,
 )
@@ -282,7 +282,11 @@ cdef inline int end_release(pool_t* pool, slot_t* s, double now) noexcept nogil:
         count_leak(s)
     s.uses += acquired
     end_use(pool, s)
-    outcome = find_use(pool, s, now, acquired)
+    if pool.waiting == 0 and now < s.expires and not pool.screening:
+        add_idle(pool, s, now)      # the short way: there is nothing to decide
+        outcome = TO_IDLE
+    else:
+        outcome = find_use(pool, s, now, acquired)
     if acquired:
         ep.counters.releases[outcome] += 1
         observe(&pool.metrics.use, gcp_seconds, N_USE_BOUNDS, used)
