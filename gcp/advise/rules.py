@@ -296,7 +296,9 @@ def _waits(load: Load, options: dict[str, int]) -> Iterator[Finding]:
 
 
 def _failing(load: Load, options: dict[str, int]) -> Iterator[Finding]:
-    if load.failed_creates and load.failed_creates >= load.creates.count:
+    rejected = load.results.get('rejected', 0.0)
+    is_away = load.failed_creates >= load.creates.count or rejected >= load.results.get('waited', 0.0) + load.timeouts
+    if load.failed_creates and is_away:
         yield Finding(
             NO_SIZE,
             f'{load.failed_creates:.0f} connects failed and {load.creates.count} succeeded, and {_waiting(load)}: the '

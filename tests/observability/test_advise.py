@@ -272,6 +272,19 @@ def test_connects_that_fail_are_not_cured_by_a_size(advised: Callable[..., Any])
     assert '80 connects failed and 0 succeeded' in found['findings'][0]['reason']
 
 
+def test_a_breaker_that_opens_is_not_cured_by_a_size(advised: Callable[..., Any]) -> None:
+    found = between(
+        advised,
+        acquires={'hit': 10_000, 'created': 30, 'waited': 50, 'rejected': 900},
+        waits={0.0: 10_000, 0.05: 80},
+        uses={0.01: 10_080},
+        creates={0.05: 30},
+        failed_creates=12,
+    )
+    assert found['verdict'] == 'waits that no size cures'
+    assert '12 connects failed and 30 succeeded' in found['findings'][0]['reason']
+
+
 def test_acquires_that_were_refused_count_as_those_that_wait(advised: Callable[..., Any]) -> None:
     acquires = {'hit': 100, 'waited': 40_000, 'rejected': 10_000}
     found = between(advised, acquires=acquires, waits={0.0: 100, 0.3: 40_000}, uses={0.25: 40_000})
