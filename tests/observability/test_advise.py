@@ -298,6 +298,25 @@ def test_the_own_limit_of_a_single_endpoint_counts(advised: Callable[..., Any]) 
     assert (found['verdict'], found['max_size']) == ('too small', 2)
 
 
+def test_the_own_limit_of_the_busiest_endpoint_counts(advised: Callable[..., Any]) -> None:
+    endpoints = {'db': {'hit': 100, 'waited': 9_900}, 'other': {'hit': 100}}
+    own = 'gcpool_endpoint_max_connections{pool="orders",pool_endpoint="db"} 2\n'
+    own += 'gcpool_endpoint_max_connections{pool="orders",pool_endpoint="other"} 10\n'
+    text = page(endpoints=endpoints, waits={0.0: 200, 0.3: 9_900}, uses={0.19: 10_100}, capacity=12)
+    found = advised(text + own, before=NOTHING)
+    assert (found['verdict'], found['max_size']) == ('too small', 2)
+
+
+def test_limits_of_connects_that_hold_acquires_up(advised: Callable[..., Any]) -> None:
+    text = page(acquires={'hit': 100, 'waited': 50}, waits={0.0: 100, 0.5: 50}, uses={0.01: 150}, creates={0.2: 4})
+    waiting = 'gcpool_waiters{pool="orders",pool_endpoint="db"} 20\n'
+    waiting += 'gcpool_connect_waiters{pool="orders",pool_endpoint="db"} 15\n'
+    found = advised(text + waiting, before=NOTHING)
+    assert found['verdict'] == 'waits that no size cures'
+    assert '15 of 20 acquires' in found['findings'][0]['reason']
+    assert 'max_connecting' in found['findings'][0]['action']
+
+
 def test_own_limits_of_several_endpoints_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     endpoints = {'db': {'hit': 100}, 'other': {'hit': 100}}
     for capacity, is_told in ((20, False), (12, True)):
