@@ -51,7 +51,7 @@ REFUSALS = (
     'permission denied to ',
     'unrecognized configuration parameter',
     'invalid value for parameter',
-    'no such database',  # PgBouncer, which uses 08P01 for all of its errors before 1.19
+    'no such database',  # of PgBouncer, whose older versions use 08P01 for all errors
     'no such user',
     'certificate verify failed',
     'certificate authentication failed',

@@ -196,7 +196,11 @@ class Load:
 
     @property
     def max_size(self) -> int | None:
-        """The limit of an endpoint: the own one of a single endpoint, else the pool's."""
+        """The limit of the busiest endpoint: its own, else the pool's. Older pages show none but that of the pool, and
+        that of a single endpoint by what the pool could hold."""
+        own = self.figures.gauge('gcpool_endpoint_max_connections', pool_endpoint=self.busiest)
+        if own and self.busiest != '_other':  # that label shows the sum of several
+            return int(own)
         capacity, total = self.figures.limit('gcpool_capacity'), self.total_max_size
         if self.endpoints == 1 and capacity and total and capacity < total:
             return capacity
@@ -208,7 +212,9 @@ class Load:
 
     @property
     def has_own_limits(self) -> bool:
-        """Whether some of several endpoints have limits of their own, which no page shows."""
+        """Whether some of several endpoints have limits of their own that the page does not show."""
+        if self.figures.gauge('gcpool_endpoint_max_connections'):
+            return False
         capacity, total = self.figures.limit('gcpool_capacity'), self.total_max_size
         if self.endpoints < 2 or not capacity or total is None:
             return False
@@ -287,7 +293,7 @@ def _findings(load: Load, options: dict[str, int]) -> Iterator[Finding]:
 
 def _waits(load: Load, options: dict[str, int]) -> Iterator[Finding]:
     """Say why acquires wait: the first cause that holds, and slow hooks."""
-    for rule in (_failing, _leaks, _busy, _slow_hooks, _full):
+    for rule in (_failing, _held_up, _leaks, _busy, _slow_hooks, _full):
         found = list(rule(load, options))
         yield from found
         if found:
@@ -296,12 +302,27 @@ def _waits(load: Load, options: dict[str, int]) -> Iterator[Finding]:
 
 
 def _failing(load: Load, options: dict[str, int]) -> Iterator[Finding]:
-    if load.failed_creates and load.failed_creates >= load.creates.count:
+    rejected = load.results.get('rejected', 0.0)
+    is_away = load.failed_creates >= load.creates.count or rejected >= load.results.get('waited', 0.0) + load.timeouts
+    if load.failed_creates and is_away:
         yield Finding(
             NO_SIZE,
             f'{load.failed_creates:.0f} connects failed and {load.creates.count} succeeded, and {_waiting(load)}: the '
             'server is away, or refuses.',
             'See the errors of create. breaker_threshold tells callers at once while the server is away.',
+        )
+
+
+def _held_up(load: Load, options: dict[str, int]) -> Iterator[Finding]:
+    waiting, waiters = load.figures.gauge('gcpool_connect_waiters'), load.figures.gauge('gcpool_waiters')
+    if waiting and waiting >= MAIN_CAUSE * waiters:
+        took = f' (a connect takes {duration(load.creates.sum / load.creates.count)})' if load.creates.count else ''
+        yield Finding(
+            NO_SIZE,
+            f'{waiting:.0f} of {waiters:.0f} acquires that wait now wait until a connect may begin{took}: limits of '
+            'connects hold them up, not the size.',
+            'Raise max_connecting, max_connecting_total or connect_workers if the server can take it; warm_up and '
+            'refill connect before they are asked.',
         )
 
 

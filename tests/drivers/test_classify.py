@@ -677,11 +677,13 @@ def test_a_group_of_errors(members: tuple[Exception, ...], expected: ErrorClass)
 # ---- what a pool makes of it
 
 
-async def attempts(manager: Any, endpoint: Any) -> tuple[int, list[BaseException]]:
+async def attempts(manager: Any, endpoint: Any, workers: int) -> tuple[int, list[BaseException]]:
     """Let eight acquires retry a connect that cannot succeed; return how many connects there were, and their errors."""
     is_async = asyncio.iscoroutinefunction(manager.create)
     pools: Any = gcp.asyncio if is_async else gcp.threading
-    pool = pools.ConnectionPool(manager, connect_retry=Retry(), max_connecting=1, acquire_timeout=60, name='shop')
+    pool = pools.ConnectionPool(
+        manager, connect_retry=Retry(), max_connecting=1, connect_workers=workers, acquire_timeout=60, name='shop'
+    )
     acquire = pool.acquire if is_async else functools.partial(asyncio.to_thread, pool.acquire)
     errors = await asyncio.wait_for(asyncio.gather(*(acquire(endpoint) for _ in range(8)), return_exceptions=True), 30)
     made = pool.stats().hook_calls['create']
@@ -690,11 +692,12 @@ async def attempts(manager: Any, endpoint: Any) -> tuple[int, list[BaseException
 
 
 def check_permanent(manager: Any, endpoint: Any) -> None:
-    made, errors = asyncio.run(attempts(manager, endpoint))
-    assert (made, len(errors)) == (1, 8)
-    for error in errors:
-        cause = error.__cause__ if isinstance(error, EndpointUnavailableError) else error
-        assert cause is not None and manager.classify(endpoint, cause) is PERMANENT
+    for workers in (0, 2):
+        made, errors = asyncio.run(attempts(manager, endpoint, workers))
+        assert (made, len(errors)) == (1, 8), workers
+        for error in errors:
+            cause = error.__cause__ if isinstance(error, EndpointUnavailableError) else error
+            assert cause is not None and manager.classify(endpoint, cause) is PERMANENT
 
 
 @each_driver
@@ -834,6 +837,28 @@ def test_a_message_after_a_keepalive_of_asyncpg_is_still_noticed(postgres: Serve
             await asyncio.sleep(0)
             await asyncio.sleep(0)
             assert not await pg.check(manager, conn)
+
+    run(body())
+
+
+@each_driver
+def test_a_pool_keeps_connections_to_postgres_alive(make: type[Driver], postgres: Server, proxy: Proxy) -> None:
+    async def body() -> None:
+        pg = make()
+        parameters = {**postgres.parameters, 'host': '127.0.0.1', 'port': proxy.port, 'sslmode': 'disable'}
+        pool = pg.pools.ConnectionPool(pg.manager(parameters, check_timeout=0.2), max_size=1, keepalive_interval=0.05)
+        conn = await done(pool.acquire('orders'))
+        await done(pool.release(conn, 'orders'))
+        before = proxy.questions
+        while proxy.questions < before + 3:
+            await asyncio.sleep(0.01)
+        again = await done(pool.acquire('orders', timeout=10))
+        assert again is conn and await pg.ask(conn, 'SELECT 1') == 1
+        await done(pool.release(conn, 'orders'))
+        proxy.silent = True
+        while not pool.stats().closed['dead']:
+            await asyncio.sleep(0.01)
+        await done(pool.close())
 
     run(body())
 

@@ -272,6 +272,19 @@ def test_connects_that_fail_are_not_cured_by_a_size(advised: Callable[..., Any])
     assert '80 connects failed and 0 succeeded' in found['findings'][0]['reason']
 
 
+def test_a_breaker_that_opens_is_not_cured_by_a_size(advised: Callable[..., Any]) -> None:
+    found = between(
+        advised,
+        acquires={'hit': 10_000, 'created': 30, 'waited': 50, 'rejected': 900},
+        waits={0.0: 10_000, 0.05: 80},
+        uses={0.01: 10_080},
+        creates={0.05: 30},
+        failed_creates=12,
+    )
+    assert found['verdict'] == 'waits that no size cures'
+    assert '12 connects failed and 30 succeeded' in found['findings'][0]['reason']
+
+
 def test_acquires_that_were_refused_count_as_those_that_wait(advised: Callable[..., Any]) -> None:
     acquires = {'hit': 100, 'waited': 40_000, 'rejected': 10_000}
     found = between(advised, acquires=acquires, waits={0.0: 100, 0.3: 40_000}, uses={0.25: 40_000})
@@ -283,6 +296,25 @@ def test_the_own_limit_of_a_single_endpoint_counts(advised: Callable[..., Any]) 
     acquires = {'hit': 100, 'waited': 9_900}
     found = between(advised, acquires=acquires, waits={0.0: 100, 0.3: 9_900}, uses={0.19: 10_000}, capacity=2)
     assert (found['verdict'], found['max_size']) == ('too small', 2)
+
+
+def test_the_own_limit_of_the_busiest_endpoint_counts(advised: Callable[..., Any]) -> None:
+    endpoints = {'db': {'hit': 100, 'waited': 9_900}, 'other': {'hit': 100}}
+    own = 'gcpool_endpoint_max_connections{pool="orders",pool_endpoint="db"} 2\n'
+    own += 'gcpool_endpoint_max_connections{pool="orders",pool_endpoint="other"} 10\n'
+    text = page(endpoints=endpoints, waits={0.0: 200, 0.3: 9_900}, uses={0.19: 10_100}, capacity=12)
+    found = advised(text + own, before=NOTHING)
+    assert (found['verdict'], found['max_size']) == ('too small', 2)
+
+
+def test_limits_of_connects_that_hold_acquires_up(advised: Callable[..., Any]) -> None:
+    text = page(acquires={'hit': 100, 'waited': 50}, waits={0.0: 100, 0.5: 50}, uses={0.01: 150}, creates={0.2: 4})
+    waiting = 'gcpool_waiters{pool="orders",pool_endpoint="db"} 20\n'
+    waiting += 'gcpool_connect_waiters{pool="orders",pool_endpoint="db"} 15\n'
+    found = advised(text + waiting, before=NOTHING)
+    assert found['verdict'] == 'waits that no size cures'
+    assert '15 of 20 acquires' in found['findings'][0]['reason']
+    assert 'max_connecting' in found['findings'][0]['action']
 
 
 def test_own_limits_of_several_endpoints_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
