@@ -3,7 +3,7 @@
 halves of the two pools. The contents, in the order in which to read them:
 
 layers                 plain C, a module each, which cimports only those before it: platform, clock, ring, heap, table,
-                       histogram, state, scheduling, connects, transitions, resizing, jobs
+                       histogram, state, permits, scheduling, connects, transitions, closing, jobs, resizing
 records                the objects that own slots and endpoints
 event                  what a thread waits on
 arguments              what callers pass in: checked, and shown in messages
@@ -87,9 +87,8 @@ from gcp.core.clock cimport gcp_clock_init
 from gcp.core.state cimport HOOK_DISPOSE
 
 from gcp.exceptions import (
-    AcquireTimeoutError, ConnectionNotAcquiredError, ConnectionPoolClosedError, ConnectionPoolNotFound,
-    DiscardConnection, EndpointRetiredError, EndpointUnavailableError, ErrorClass, HookTimeoutError, PoolNotReadyError,
-    TooManyWaitersError,
+    AcquireTimeoutError, ConnectionNotAcquiredError, ConnectionPoolClosedError, ConnectionPoolNotFound, DiscardConnection,
+    EndpointRetiredError, EndpointUnavailableError, ErrorClass, HookTimeoutError, PoolNotReadyError, TooManyWaitersError,
 )
 
 gcp_clock_init()

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from gcp import observe, options
-from gcp._core import TODO_DISPOSE, TODO_DONE, TODO_WAIT, Acquire, Release, SyncPool, check_timeout
+from gcp._core import TODO_DISPOSE, TODO_DONE, TODO_WAIT, Acquire, Job, Release, SyncPool, check_timeout
 from gcp.background.threads import Background, Operations
 from gcp.connection import connection_of
 from gcp.disposal import DISPOSE_GRACE, FORCE_GRACE, report, weakly
@@ -148,8 +148,8 @@ class ConnectionPool(SyncPool[EndpointT, ConnectionT], Operations[EndpointT]):
         if cls.connection is own.connection and (cls.acquire is not own.acquire or cls.release is not own.release):
             cls.connection = connection_of  # type: ignore[assignment, method-assign]
 
-    def _drive(self, operation: Acquire | Release) -> None:
-        """Do what an acquire or a release asks for, until it is done. Raises what ends it."""
+    def _drive(self, operation: Acquire | Job | Release) -> None:
+        """Do what an acquire, a release or a job asks for, until it is done. Raises what ends it."""
         while (todo := operation.next()) != TODO_DONE:
             if todo == TODO_WAIT:
                 event = operation.event  # type: ignore[union-attr]  # only an acquire waits

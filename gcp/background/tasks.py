@@ -61,7 +61,7 @@ class Background:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard, context=Context())
             # The loop may end first, which is no error.
-            task._log_destroy_pending = False
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
 
 
 async def run(pool: AsyncPool[Any, Any], job: Job) -> None:

@@ -1,4 +1,4 @@
-"""The background of the threading pool: daemon threads that take one job at a time, and the calls that wait for them."""
+"""The background of the threading pool: daemon threads that do one job at a time, and the calls that wait for them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import deque
 from functools import partial
 from typing import Any, Generic
 
-from gcp._core import Job, SyncPool, Watch, begin_readiness, begin_retirement, begin_warm_up, next_job
+from gcp._core import Core, Job, SyncPool, Watch, begin_readiness, begin_retirement, begin_warm_up, next_job
 from gcp.background import raise_errors
 from gcp.disposal import DISPOSE_GRACE, FORCE_GRACE, WORKER_IDLE_TIME, weakly
 from gcp.disposal.threads import start_daemon
@@ -158,7 +158,9 @@ class Operations(Generic[EndpointT]):
         watch = begin_retirement(pool, endpoint, timeout, event_class()())
         try:
             pool._disposer.dispose_in_background(DISPOSE_GRACE)
-            if not wait_until_done(watch):
+            while not wait_until_done(watch, pool._core):  # a finalizer has left a lease
+                pool._disposer.dispose_in_background(DISPOSE_GRACE)
+            if not watch.done():
                 watch.force()
                 pool._disposer.dispose_in_background(FORCE_GRACE)
         finally:
@@ -173,11 +175,14 @@ def wait(watch: Watch) -> None:
         watch.close()
 
 
-def wait_until_done(watch: Watch) -> bool:
-    """Wait likewise. Returns whether there is nothing left to wait for."""
-    while not watch.done():
-        seconds = watch.time_to_wait()
-        if not seconds:
+def wait_until_done(watch: Watch, core: Core | None = None) -> bool:
+    """Wait likewise.
+
+    :param core: return when it has victims: a finalizer has left a lease
+    :return: whether the wait is over; otherwise there are victims
+    """
+    while not watch.done() and (seconds := watch.time_to_wait()):
+        if core is not None and core.has_victims:
             return False
         wait_for(watch.event, seconds)
     return True

@@ -315,10 +315,7 @@ cdef class Acquire(Holder):
             self.check_deadline('creation', None)
         else:
             self.a.fresh = self.w.fresh
-            if self.made:           # it was created in the background, for this acquire
-                after_check(self.pool, &self.a)
-            else:
-                after_slot(self.pool, &self.a)
+            after_slot(self.pool, &self.a)
         return 0
 
     cdef int wait_ended(self, woken) except -1:

@@ -9,7 +9,7 @@ from gcp.core.platform cimport gcp_lock, gcp_unlock
 from gcp.core.ring cimport ring_empty, ring_init
 from gcp.core.state cimport (
     CALL_CANCELLED, CALL_DEAD, CALL_OK, DEAD, HOOK_CHECK, HOOK_CREATE, HOOK_FAILED, HOOK_KEEPALIVE, HOOK_ON_DEAD,
-    N_HOOKS, count_hook_call, endpoint_object, endpoint_t, pool_t, slot_object, slot_t, waiter_t,
+    N_HOOKS, count_hook_call, endpoint_object, endpoint_t, first_waiter, pool_t, slot_object, slot_t, waiter_t,
 )
 from gcp.core.table cimport table_find
 from gcp.core.transitions cimport discard_slot, expire_endpoint, make_room
@@ -22,6 +22,19 @@ cdef int prepare_background(Core core) except -1:
     cdef pool_t* pool = &core.pool
     core.watches = []
     core.kept = {}
+    ring_init(&pool.unbegun)
+    ring_init(&pool.short)
+    return 0
+
+
+cdef int forget_background(Core core) except -1:
+    """Forget what is done for a pool, in a forked child."""
+    cdef pool_t* pool = &core.pool
+    core.watches.clear()
+    core.kept.clear()
+    pool.jobs = pool.checking = 0
+    pool.checks.n = 0
+    pool.wake_background = False
     ring_init(&pool.unbegun)
     ring_init(&pool.short)
     return 0
@@ -52,6 +65,7 @@ cpdef Job next_job(BaseConnectionPool pool):
         return None
     job = Job.__new__(Job)
     job.pool = pool
+    job.own = NO_ENDPOINT
     now = core.now()
     gcp_lock(&core.mutex)
     core.pool.now = now
@@ -326,7 +340,7 @@ cdef class Job(Holder):
         cdef Watch watch
         cdef bint told = False
         if self.core.pool.retries and not permanent and not self.misused:
-            return False
+            return warm_up_context(self.core, self.ep) is not None
         for watch in list(self.core.watches):
             told = watch.note_error(self.ep, self.ep.last_error) or told
         return told
@@ -344,7 +358,7 @@ cdef class Job(Holder):
         if kind is ErrorClass.STALE:
             expire_endpoint(pool, e)
         told = e.waiting > 0 and pool.retries and counts
-        if tell and pool.connect_workers and e.waiting and not (pool.retries and counts):
+        if tell and e.waiting and not first_waiter(e).creates and not (pool.retries and counts):
             fail_waiter(pool, e)
             told = True
         fail_job(pool, e, counts, kind is ErrorClass.PERMANENT)

@@ -34,11 +34,6 @@ cdef int reset_after_fork(Core core) except -1:
     ring_init(&pool.victims)
     ring_init(&pool.reserving)
     ring_init(&pool.failing)
-    ring_init(&pool.unbegun)
-    ring_init(&pool.short)
-    pool.jobs = pool.checking = 0
-    pool.checks.n = 0
-    pool.wake_background = False
     pool.idle = pool.used = pool.creating = pool.disposing = pool.waiting = pool.size = 0
     pool.reserved = 0
     pool.due.n = 0
@@ -59,8 +54,7 @@ cdef int reset_after_fork(Core core) except -1:
     memset(&pool.retired, 0, sizeof(counters_t))
     memset(&pool.metrics, 0, sizeof(metrics_t))
     core.endpoints = {}
-    core.watches.clear()
-    core.kept.clear()
+    forget_background(core)
     seed(core)
     if core.on_fork is not None:
         core.on_fork()

@@ -6,12 +6,12 @@ from libc.math cimport INFINITY
 
 from gcp.core.connects cimport connect_failed, connect_succeeded, drop_unbegun, return_job, turn_away_waiters
 from gcp.core.heap cimport heap_remove, heap_sift
+from gcp.core.permits cimport is_short, note_room, note_short, pool_may_connect
 from gcp.core.platform cimport random_fraction
 from gcp.core.ring cimport ring_empty, ring_insert, ring_remove, ring_t
 from gcp.core.scheduling cimport (
-    add_idle, begin_use, checked_before, dequeue, dies_before, end_use, evict_for, expires_before, find_use, hand_off,
-    is_short, make_victim, note_expiry, note_if_empty, note_room, note_short, pool_may_connect, remove_idle,
-    serve_blocked, update_blocked, wake,
+    add_idle, begin_use, checked_before, dequeue, dies_before, end_use, evict_for, expires_before, find_use,
+    hand_off, make_victim, note_expiry, note_if_empty, remove_idle, serve_blocked, update_blocked, wake,
 )
 from gcp.core.state cimport (
     FAILED, IDLE, POOL_CLOSED, REFUSED, RETIRED, RETURNING, TO_IDLE, USED, cap, endpoint_short, endpoint_t,
@@ -107,6 +107,7 @@ cdef inline waiter_t* waiter_of_job(endpoint_t* ep) noexcept nogil:
 
 cdef inline void book_job(pool_t* pool, endpoint_t* ep, slot_t* s, double now, double took) noexcept nogil:
     """Turn the permit of a connect in the background into a connection: for the oldest waiter, or idle."""
+    cdef waiter_t* w
     enter_connection(pool, ep, s, now, took)
     ep.jobs -= 1
     pool.jobs -= 1
@@ -115,8 +116,10 @@ cdef inline void book_job(pool_t* pool, endpoint_t* ep, slot_t* s, double now, d
     if pool.closed or ep.retiring:
         make_victim(pool, s, POOL_CLOSED if pool.closed else RETIRED)
     elif ep.waiting:
+        w = first_waiter(ep)
         s.fresh = True
         hand_off(pool, s, now)
+        w.fresh = True
     elif pool.blocked.n and pool.size >= pool.total_max_size and pool_may_connect(pool):
         evict_for(pool, s, neediest(pool))
     else:

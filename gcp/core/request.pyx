@@ -2,9 +2,10 @@
 
 from gcp.core.connects cimport keep_time, serve_due
 from gcp.core.histogram cimport N_WAIT_BOUNDS, gcp_seconds, observe
+from gcp.core.permits cimport endpoint_may_connect, has_to_delay, pool_may_connect
 from gcp.core.platform cimport gcp_lock, gcp_unlock
 from gcp.core.ring cimport ring_empty, ring_init, ring_t
-from gcp.core.scheduling cimport endpoint_may_connect, has_to_delay, note_if_empty, pool_may_connect
+from gcp.core.scheduling cimport note_if_empty
 from gcp.core.state cimport (
     CALL_ERROR, CANCELLED, CREATE, CREATED, CROWDED_OUT, DEAD, DONE, ERROR, HIT, HOOK_CREATE, HOOK_FAILED, HOPELESS, NEW,
     N_HOOKS, REJECTED, TIMED_OUT, TURNED_AWAY, USE, WAIT, WAITED, cap, count_hook_call, counters_t, endpoint_link,
@@ -84,8 +85,7 @@ cdef inline void receive(Acquire acquire):
         acquire.w.slot = NULL
         if acquire.slot.s.fresh:
             acquire.slot.s.fresh = False
-            acquire.made = True
-            acquire.waited = False
+            acquire.made, acquire.waited = True, False
 
 
 # --- asking and waiting ---

@@ -5,16 +5,17 @@ from libc.math cimport INFINITY
 from libc.stdint cimport uint64_t
 
 from gcp.core.heap cimport heap_push
+from gcp.core.permits cimport note_short
 from gcp.core.ring cimport ring_empty, ring_insert, ring_remove, ring_t
 from gcp.core.scheduling cimport (
-    dies_before, expires_before, longest_idle, make_victim, note_if_empty, remove_idle, serve_blocked, update_blocked,
-    update_screening,
+    dies_before, expires_before, longest_idle, make_victim, note_if_empty, remove_idle, serve_blocked,
+    update_blocked, update_screening,
 )
 from gcp.core.state cimport (
     EVICTED, MAX_USES, base_size, cap, endpoint_link, endpoint_t, held, idle_limit, lifetime, pool_t, set_limits,
     slot_in_endpoint, slot_in_pool, slot_t,
 )
-from gcp.core.transitions cimport collect_expired
+from gcp.core.transitions cimport collect_expired, set_check
 
 
 cdef inline void copy_limits(pool_t* pool, pool_t* new) noexcept nogil:
@@ -75,6 +76,8 @@ cdef inline void renew_lifetimes(pool_t* pool) noexcept nogil:
                 s = slot_in_endpoint(each)
                 each = each.next
                 s.due = -1
+                if s.stale or s.retired:
+                    continue        # it has expired
                 s.expires = s.born + lifetime(ep) * (1.0 - pool.jitter * s.luck)
                 if s.expires < INFINITY:
                     heap_push(&pool.due, &s.due, dies_before)
@@ -149,6 +152,31 @@ cdef inline void requeue_idle(pool_t* pool, slot_t* s) noexcept nogil:
     ring_insert(&pool.idle_extras if s.extra else &pool.idle_bases, &s.in_pool)
 
 
+# --- checks in the background ---
+
+cdef inline void renew_checks(pool_t* pool) noexcept nogil:
+    """Compute anew when connections are checked. The heap has room for all connections: see `make_room`."""
+    cdef ring_t* node = pool.endpoints.next
+    cdef ring_t* ring
+    cdef ring_t* each
+    cdef endpoint_t* ep
+    cdef slot_t* s
+    cdef int i
+    pool.checks.n = 0
+    while node != &pool.endpoints:
+        ep = endpoint_link(node)
+        node = node.next
+        for i in range(3):
+            ring = &ep.base if i == 0 else &ep.extras if i == 1 else &ep.used
+            each = ring.next
+            while each != ring:
+                s = slot_in_endpoint(each)
+                each = each.next
+                s.check = -1
+                if pool.keepalive_interval < INFINITY and not pool.unchecked:
+                    set_check(pool, s, max(s.since, s.checked))
+
+
 # --- what is too much ---
 
 cdef inline void dispose_idle(pool_t* pool, slot_t* s, int reason) noexcept nogil:
@@ -218,6 +246,7 @@ cdef inline void put_in_force(pool_t* pool, pool_t* new, uint64_t asked, double 
             ep.own = ep.next_own
         set_limits(pool, ep)
     renew_lifetimes(pool)
+    renew_checks(pool)
     sort_idle(pool)
     renew_idle_times(pool)
     collect_expired(pool, now, pool.idle)
@@ -230,6 +259,8 @@ cdef inline void put_in_force(pool_t* pool, pool_t* new, uint64_t asked, double 
         node = node.next
         update_blocked(pool, ep)
         note_if_empty(pool, ep)
+        note_short(pool, ep)
     serve_blocked(pool)
+    pool.wake_background = True
     pool.next_expiry = now
     pool.wake_collector = True

@@ -104,13 +104,13 @@ cdef struct slot_t:          # one connection
     flag_t retired           # opened before its endpoint was retired
     double born
     double luck              # which part of `jitter` its lifetime is shortened by
+    double checked           # when it was found alive in the background
     ring_t reservation       # in the pool's ring of victims whose place is reserved
     endpoint_t* reserved_for      # the endpoint that may create a connection when this victim is gone
     place_t due              # its place in the heap of lifetimes
     place_t check            # its place in the heap of checks in the background
     double check_at          # when to look whether it is to be checked: not after that time
     double patience          # seconds without a use after which it is checked
-    double checked           # when it was found alive in the background
     double idle_since        # while it is checked: since when it was idle before
     slot_t* next_abandoned
     uint64_t abandoned_lease

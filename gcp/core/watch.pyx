@@ -141,7 +141,7 @@ cdef class Watch:
     cdef int look(self) except -1:
         """Wake the caller: it looks whether there is something new."""
         cdef Core core = self.core
-        cdef bint over = core.pool.closed
+        cdef bint over = core.pool.closed or self.kind == WARM_UP
         if not over:
             gcp_lock(&core.mutex)
             over = self.is_over()

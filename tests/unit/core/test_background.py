@@ -8,8 +8,8 @@ from collections.abc import Hashable
 from typing import Any
 
 import pytest
-from core.helpers import CREATE, USE, WAIT, Bench, Conn, Shape
 
+from core.helpers import CREATE, USE, WAIT, Bench, Conn, Shape
 from gcp._core import Job, Watch, begin_readiness, begin_retirement, begin_warm_up, next_job
 from gcp.exceptions import ConnectionPoolClosedError, ConnectionPoolNotFound, EndpointRetiredError, PoolNotReadyError
 

@@ -24,11 +24,13 @@ ORDER = [
     'table',
     'histogram',
     'state',
+    'permits',
     'scheduling',
     'connects',
     'transitions',
-    'resizing',
+    'closing',
     'jobs',
+    'resizing',
 ]
 
 #: lines of a function, lines of a file, characters of a line
