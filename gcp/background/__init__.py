@@ -1,6 +1,6 @@
 """What the pool does for no caller: it connects in the background, refills kept endpoints, checks idle connections.
 
-The core says what there is to do (`gcp._core.next_job`), and it is done here, by threads (`gcp.background.threads`) or by
+The core says what there is to do (`gcp._core.next_job`). Here it is done, by threads (`gcp.background.threads`) or
 tasks (`gcp.background.tasks`). A worker does not keep its pool alive, and ends with it."""
 
 from __future__ import annotations

@@ -204,6 +204,10 @@ cdef class Job(Holder):
                 limit = min(limit, <double>self.pool.acquire_timeout)
         return None if limit == INFINITY else max(0.0, self.began + limit - self.core.now())
 
+    def time_to_wait(self):
+        """Return for how long to wait for a disposal, seconds: not at all."""
+        return 0.0
+
     @property
     def kind(self):
         """The name of the hook that is to be called."""

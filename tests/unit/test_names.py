@@ -113,7 +113,8 @@ def test_all_that_is_promised_is_shown_at_0_from_the_start_and_nothing_else() ->
         for name in BUCKETS
     } == BUCKETS
     assert page.labels('outcome', hook='create') == {'ok', 'error', 'timeout', 'cancelled'}
-    assert page.labels('outcome', hook='check_aliveness') == {'ok', 'error', 'timeout', 'cancelled', 'dead'}
+    for hook in ('check_aliveness', 'keepalive'):
+        assert page.labels('outcome', hook=hook) == {'ok', 'error', 'timeout', 'cancelled', 'dead'}
     pool.close()
 
 
