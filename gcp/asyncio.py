@@ -71,7 +71,8 @@ class ConnectionPool(AsyncPool[EndpointT, ConnectionT], Operations[EndpointT]):
     :param refill: bring endpoints that were given to `warm_up` back to `min_idle` connections in the background
     :param connect_workers: how many connections are created at a time in the background; 0: callers of `acquire`
                             create them
-    :param connect_timeout: how long one connect may take, seconds; ``None``: as long as its acquire
+    :param connect_timeout: how long one connect may take, seconds; ``None``: as long as its acquire, and in the
+                            background without a limit
     :param max_connecting: connections of one endpoint that are created at a time, at most; ``None``: no limit
     :param max_connecting_total: connections of all endpoints that are created at a time, at most; ``None``: no limit
     :param connect_retry: try a failed connect again, with these delays, within the time-out of its acquire; ``None``:

@@ -1,4 +1,4 @@
-"""Guarantee 18 (docs/guarantees.md): connections that are created in the background, by `connect_workers`."""
+"""Guarantee 19 (docs/guarantees.md): connections that are created in the background, by `connect_workers`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Guarantee 20 (docs/guarantees.md): idle connections that are checked in the background, by `keepalive_interval`."""
+"""Guarantee 21 (docs/guarantees.md): idle connections that are checked in the background, by `keepalive_interval`."""
 
 from __future__ import annotations
 

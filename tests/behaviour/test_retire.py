@@ -1,4 +1,4 @@
-"""Guarantee 21 (docs/guarantees.md): endpoints that are taken out of use by `retire`."""
+"""Guarantee 22 (docs/guarantees.md): endpoints that are taken out of use by `retire`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Guarantee 19 (docs/guarantees.md): endpoints that are warmed up, and kept so."""
+"""Guarantee 20 (docs/guarantees.md): endpoints that are warmed up, and kept so."""
 
 from __future__ import annotations
 
