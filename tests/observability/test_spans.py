@@ -938,3 +938,21 @@ def test_no_growth() -> None:
         tracemalloc.stop()
     pool.close()
     assert grown < 100_000, grown
+
+
+async def test_a_connect_in_the_background_belongs_to_the_trace_of_its_acquire(front: Front, traces: Traces) -> None:
+    pool = pool_of(front, front.manager(), traces, connect_workers=1)
+    with traces.caller() as caller:
+        async with pool.connection(DB):
+            pass
+    assert parent_of(traces.one('create orders')) == parent_of(traces.one(WAIT)) == id_of(caller)
+    assert attributes_of(traces.one(WAIT))['gcpool.result'] == 'created'
+
+
+async def test_a_check_in_the_background_is_a_trace_of_its_own(front: Front, traces: Traces) -> None:
+    pool = pool_of(front, front.manager(), traces, keepalive_interval=0.02)
+    with traces.caller():
+        async with pool.connection(DB):
+            pass
+    await front.until(lambda: traces.named('keepalive orders'))
+    assert parent_of(traces.named('keepalive orders')[0]) is None
