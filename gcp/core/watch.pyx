@@ -32,7 +32,7 @@ cdef class Watch:
     def done(self):
         """Return whether there is nothing left to wait for."""
         cdef Core core = self.core
-        cdef bint over
+        cdef bint over, due
         cdef double now
         core.before('watch')
         if core.pool.closed or self.epoch != core.pool.epoch:
@@ -40,10 +40,10 @@ cdef class Watch:
         now = core.now()
         gcp_lock(&core.mutex)
         over = self.is_over()
-        if next_job_at(&core.pool) <= now:
-            core.pool.wake_background = True
+        due = next_job_at(&core.pool) <= now
         gcp_unlock(&core.mutex)
-        core.after()
+        if due and core.wake_background is not None:
+            core.wake_background()      # a pool without a collector has nothing else that tells the time
         return over
 
     def time_to_wait(self):
