@@ -3,7 +3,8 @@
 # how that ended. What there is to do is decided in the layer of jobs.
 
 from gcp.core.jobs cimport (
-    begin_check, begin_connect, book_job, end_check, fail_job, fail_waiter, stop_checking, waiter_of_job,
+    begin_check, begin_connect, book_job, end_check, fail_job, fail_waiter, note_next_job, stop_checking,
+    waiter_of_job,
 )
 from gcp.core.platform cimport gcp_lock, gcp_unlock
 from gcp.core.ring cimport ring_empty, ring_init
@@ -80,8 +81,7 @@ cpdef Job next_job(BaseConnectionPool pool):
             begin_job(job, core, <Endpoint>endpoint_object(s.ep), HOOK_CHECK)
             job.slot = <Slot>slot_object(s)
             job.lease = s.lease
-    if job.ep is not None:      # the next worker looks for more
-        core.pool.wake_background = True
+    note_next_job(&core.pool, job.ep is not None)
     gcp_unlock(&core.mutex)
     if job.ep is None:
         core.after()

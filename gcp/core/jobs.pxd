@@ -18,7 +18,7 @@ from gcp.core.state cimport (
     endpoint_unbegun, first_check, first_waiter, idle_limit, neediest, pool_t, slot_in_endpoint, slot_in_pool, slot_t, taken, waiter_node, waiter_t,
 )
 from gcp.core.table cimport table_has_room, table_remove
-from gcp.core.transitions cimport discard_slot, enter_connection, set_check
+from gcp.core.transitions cimport CHECK_SLACK, discard_slot, enter_connection, set_check
 
 
 cdef enum:
@@ -169,6 +169,14 @@ cdef inline Py_ssize_t most_checks(pool_t* pool) noexcept nogil:
     return min(pool.max_connecting, pool.max_connecting_total, <Py_ssize_t>MOST_CHECKS)
 
 
+cdef inline double checks_due(pool_t* pool) noexcept nogil:
+    """Return when the next checks begin, inf if there are none: a little later than the first is due, and then all that
+    are due by then are made. So the collector wakes less often."""
+    if pool.checks.n == 0:
+        return INFINITY
+    return first_check(pool).check_at + pool.keepalive_interval * CHECK_SLACK / 100.0
+
+
 cdef inline slot_t* due_check(pool_t* pool) noexcept nogil:
     """Return the idle connection that is to be checked now, or NULL. Used ones, and those that were used meanwhile, are
     looked at again when they can be due at the earliest."""
@@ -188,6 +196,8 @@ cdef inline slot_t* begin_check(pool_t* pool) noexcept nogil:
     """Reserve an idle connection that is due to be checked: until then it counts as used. Return NULL if none is."""
     cdef slot_t* s
     if pool.checking >= most_checks(pool) or not table_has_room(&pool.held):
+        return NULL
+    if pool.checking == 0 and pool.now < checks_due(pool):
         return NULL
     s = due_check(pool)
     if s == NULL:
@@ -253,14 +263,25 @@ cdef inline double next_job_at(pool_t* pool) noexcept nogil:
     cdef endpoint_t* ep
     if pool.closed:
         return INFINITY
-    if pool.checks.n and pool.checking < most_checks(pool):
-        when = first_check(pool).check_at
+    if pool.checking == 0:      # what ends a check looks for the next one
+        when = checks_due(pool)
     while node != &pool.short:
         ep = endpoint_short(node)
         node = node.next
         if refill_due(ep) < when and is_short(pool, ep) and may_refill(pool, ep):
             when = refill_due(ep)
     return when
+
+
+cdef inline void note_next_job(pool_t* pool, bint found) noexcept nogil:
+    """Have another worker look for more, or the collector wake when there is something to do again.
+
+    :param found: whether this worker has found a job
+    """
+    if found:
+        pool.wake_background = True
+    elif next_job_at(pool) < pool.collector_wakes_at:
+        pool.wake_collector = True
 
 
 # --- kept and retired endpoints ---
