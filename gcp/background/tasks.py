@@ -59,9 +59,13 @@ class Background:
             task = job.context.run(asyncio.Task, work, loop=loop)
         if not task.done():
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard, context=Context())
+            task.add_done_callback(self._ended, context=Context())
             # The loop may end first, which is no error.
             task._log_destroy_pending = False  # type: ignore[attr-defined]
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self.wake()
 
 
 async def run(pool: AsyncPool[Any, Any], job: Job) -> None:

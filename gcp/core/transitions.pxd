@@ -22,8 +22,8 @@ from gcp.core.scheduling cimport (
 from gcp.core.state cimport (
     CALL_OK, CREATE, CROWDED_OUT, DISCARDED, DONE, EXPIRED, FREE, HOOK_CREATE, HOPELESS, IDLE, IDLE_TIMEOUT,
     MAX_LIFETIME, POOL_CLOSED, REFUSED, RETIRED, RETURNING, TO_DISPOSAL, TO_IDLE, TURNED_AWAY, UNAVAILABLE, USE, USED,
-    WAIT, cap, count_hook_call, endpoint_expiring, endpoint_link, endpoint_t, first_due, first_waiter, idle_limit,
-    lifetime, pool_t, queue_limit, slot_in_endpoint, slot_in_pool, slot_t, taken, waiter_t,
+    WAIT, cap, count_hook_call, endpoint_expiring, endpoint_link, endpoint_t, first_check, first_due, first_waiter,
+    idle_limit, lifetime, pool_t, queue_limit, slot_in_endpoint, slot_in_pool, slot_t, taken, waiter_t,
 )
 from gcp.core.table cimport table_add, table_has_room, table_remove, table_reserve
 
@@ -195,7 +195,7 @@ cdef inline void set_check(pool_t* pool, slot_t* s, double now) noexcept nogil:
         heap_sift(&pool.checks, s.check, checked_before)
     else:
         heap_push(&pool.checks, &s.check, checked_before)
-    if s.check_at < pool.collector_wakes_at:
+    if s.check_at < pool.collector_wakes_at and pool.checking == 0 and first_check(pool) == s:
         pool.wake_collector = True
 
 
