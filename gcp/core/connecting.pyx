@@ -2,6 +2,7 @@
 # those that wait for the same endpoint, and what they are told.
 
 from gcp.core.connects cimport end_failed_connect
+from gcp.core.permits cimport endpoint_may_connect, pool_may_connect
 from gcp.core.platform cimport gcp_is_coroutine, gcp_lock, gcp_unlock
 from gcp.core.ring cimport ring_empty, ring_t
 from gcp.core.state cimport (
@@ -148,6 +149,23 @@ cdef object own_error(Acquire acquire):
     if error is acquire.ep.last_error and acquire.ep.last_traceback is not None:
         return error.with_traceback(acquire.ep.last_traceback)
     return error
+
+
+cdef str what_blocks(pool_t* pool, endpoint_t* e):
+    """Say what an acquire that waits for an endpoint waits for: one of those of `AcquireTimeoutError.blocked_by`."""
+    if taken(e) - e.reserved >= cap(e):
+        return 'creation' if e.n_used == 0 and e.creating else 'endpoint cap'
+    if e.delayed:
+        return 'retry delay'
+    if not endpoint_may_connect(pool, e):
+        return 'connect limit'
+    if e.jobs > e.waiting:
+        return 'creation'
+    if pool.connect_workers and pool.jobs + pool.reserved >= pool.connect_workers:
+        return 'connect workers'
+    if not pool_may_connect(pool):
+        return 'total connect limit'
+    return 'creation' if pool.used == 0 and pool.creating else 'total cap'
 
 
 cdef object limit_of(pool_t* pool, endpoint_t* e, str block):

@@ -2,7 +2,6 @@
 
 from gcp.core.connects cimport keep_time, serve_due
 from gcp.core.histogram cimport N_WAIT_BOUNDS, gcp_seconds, observe
-from gcp.core.permits cimport endpoint_may_connect, has_to_delay, pool_may_connect
 from gcp.core.platform cimport gcp_lock, gcp_unlock
 from gcp.core.ring cimport ring_empty, ring_init, ring_t
 from gcp.core.scheduling cimport note_if_empty
@@ -221,23 +220,6 @@ cdef int expire(Acquire acquire) except -1:
         acquire.ep.last_error = acquire.ep.last_traceback = None
     core.after()
     return WAIT
-
-
-cdef str what_blocks(pool_t* pool, endpoint_t* e):
-    """Say what an acquire that waits for an endpoint waits for: one of those of `AcquireTimeoutError.blocked_by`."""
-    if taken(e) - e.reserved >= cap(e):
-        return 'creation' if e.n_used == 0 and e.creating else 'endpoint cap'
-    if e.delayed:
-        return 'retry delay'
-    if not endpoint_may_connect(pool, e):
-        return 'connect limit'
-    if e.jobs > e.waiting:
-        return 'creation'
-    if pool.connect_workers and pool.jobs + pool.reserved >= pool.connect_workers:
-        return 'connect workers'
-    if not pool_may_connect(pool):
-        return 'total connect limit'
-    return 'creation' if pool.used == 0 and pool.creating else 'total cap'
 
 
 cdef void note_block(Acquire acquire):

@@ -949,10 +949,15 @@ async def test_a_connect_in_the_background_belongs_to_the_trace_of_its_acquire(f
     assert attributes_of(traces.one(WAIT))['gcpool.result'] == 'created'
 
 
-async def test_a_check_in_the_background_is_a_trace_of_its_own(front: Front, traces: Traces) -> None:
-    pool = pool_of(front, front.manager(), traces, keepalive_interval=0.02)
+async def test_a_check_in_the_background_that_finds_a_connection_dead_is_a_trace_of_its_own(
+    front: Front,
+    traces: Traces,
+) -> None:
+    manager = front.manager()
+    manager.keepalive.does(dead())
+    pool = pool_of(front, manager, traces, keepalive_interval=0.02)
     with traces.caller():
         async with pool.connection(DB):
             pass
     await front.until(lambda: traces.named('keepalive orders'))
-    assert parent_of(traces.named('keepalive orders')[0]) is None
+    assert parent_of(traces.one('keepalive orders')) is None
