@@ -127,6 +127,21 @@ async def test_an_acquire_that_does_not_wait_creates_its_connection(front: Front
     await pool.release(await pool.acquire('db', timeout=0), 'db')
 
 
+async def test_the_number_of_workers_can_be_changed(front: Front) -> None:
+    manager = front.manager()
+    manager.create.does(never())
+    pool: Any = front.pool(manager, connect_workers=1)
+    waiters = await front.line_up(pool, 'db', 3)
+    await front.until(lambda: manager.create.running == 1)
+    pool.reconfigure(connect_workers=2)
+    await front.until(lambda: manager.create.running == 2)
+    pool.reconfigure(connect_workers=0)
+    manager.create.does(ok())
+    manager.create.unblock()
+    for waiter in waiters:
+        await pool.release(await waiter, 'db')
+
+
 async def test_context_variables_travel_along(front: Front) -> None:
     variable: contextvars.ContextVar[str] = contextvars.ContextVar('variable', default='none')
     seen = []

@@ -121,6 +121,19 @@ async def test_never_more_at_once_than_max_connecting(front: Front) -> None:
     assert manager.keepalive.running == 2
 
 
+async def test_the_interval_can_be_changed(front: Front) -> None:
+    manager = front.manager()
+    pool: Any = front.pool(manager)
+    await idle(pool, 2)
+    pool.reconfigure(keepalive_interval=0.02)
+    await front.until(lambda: len(manager.keepalive.calls) >= 4)
+    pool.reconfigure(keepalive_interval=None)
+    await front.until(lambda: not manager.keepalive.running)
+    before = len(manager.keepalive.calls)
+    await front.sleep(0.06)
+    assert len(manager.keepalive.calls) == before
+
+
 async def test_a_close_during_a_check(front: Front) -> None:
     manager = front.manager()
     manager.keepalive.does(never())

@@ -150,6 +150,15 @@ async def test_without_refill_it_is_not(front: Front) -> None:
     assert len(manager.created) == 1
 
 
+async def test_refill_and_min_idle_can_be_changed(front: Front) -> None:
+    manager = front.manager()
+    pool: Any = front.pool(manager)
+    await pool.warm_up('a')
+    pool.reconfigure(refill=True, min_idle=3)
+    await pool.wait_ready(10)
+    assert len(manager.created) == 3
+
+
 async def test_until_it_is_retired(front: Front) -> None:
     manager = front.manager()
     pool = front.pool(manager, refill=True)
