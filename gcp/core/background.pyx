@@ -340,7 +340,7 @@ cdef class Job(Holder):
         return 0
 
     cdef bint note_error(self, bint permanent) except -1:
-        """Tell those who warm the endpoint up, unless another try is made. Returns whether somebody was told."""
+        """Tell those who warm the endpoint up, unless another try is made. Returns whether there was one to tell."""
         cdef Watch watch
         cdef bint told = False
         if self.core.pool.retries and not permanent and not self.misused:

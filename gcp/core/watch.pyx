@@ -173,7 +173,7 @@ cdef class Watch:
         return True
 
     cdef bint note_error(self, Endpoint ep, error) except -1:
-        """Note the error of a connect. Returns whether somebody will hear of it."""
+        """Note the error of a connect. Returns whether its caller will raise it."""
         if self.kind != WARM_UP or self.records.get(ep, 0) == 0:
             return False
         if ep in self.errors:

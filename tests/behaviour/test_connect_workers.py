@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from fronts import Front, elapsed
 
-from gcp.exceptions import AcquireTimeoutError, ConnectionPoolClosedError
+from gcp.exceptions import AcquireTimeoutError, ConnectionPoolClosedError, ErrorClass
+from gcp.limits import Retry
 from gcp.testing import FakeManager, calling, error, never, ok, slow
 from gcp.threading import ConnectionPool
 
@@ -92,6 +93,30 @@ async def test_so_does_one_that_is_no_exception(front: Front, wrong: type[BaseEx
     await pool.release(await pool.acquire('db'), 'db')
 
 
+async def test_a_permanent_error_goes_to_all_waiters(front: Front) -> None:
+    manager = front.manager()
+    manager.create.does(never(then=error(ConnectionRefusedError('password'))))
+    manager.classify.does(ok(ErrorClass.PERMANENT))
+    pool = front.pool(manager, connect_workers=1, connect_retry=Retry())
+    waiters = await front.line_up(pool, 'db', 3)
+    await front.until(lambda: manager.create.running)
+    manager.create.unblock()
+    for waiter in waiters:
+        with pytest.raises(ConnectionRefusedError, match='password'):
+            await waiter
+    assert len(manager.create.calls) == 1
+
+
+async def test_waiters_keep_their_places_while_connects_are_tried_again(front: Front) -> None:
+    manager = front.manager()
+    manager.create.does(error(ConnectionRefusedError()), error(ConnectionRefusedError()), ok())
+    pool = front.pool(manager, connect_workers=3, connect_retry=Retry(initial=0.01, maximum=0.02))
+    actors = [front.spawn(use(pool, 0.001, front)) for _ in range(5)]
+    for actor in actors:
+        await actor
+    assert pool.stats().acquires['error'] == 0
+
+
 async def test_new_connections_are_prepared_but_not_checked(front: Front) -> None:
     manager = front.manager()
     pool = front.pool(manager, connect_workers=1)
@@ -135,11 +160,12 @@ async def test_the_number_of_workers_can_be_changed(front: Front) -> None:
     await front.until(lambda: manager.create.running == 1)
     pool.reconfigure(connect_workers=2)
     await front.until(lambda: manager.create.running == 2)
-    pool.reconfigure(connect_workers=0)
     manager.create.does(ok())
+    pool.reconfigure(connect_workers=0)
     manager.create.unblock()
     for waiter in waiters:
         await pool.release(await waiter, 'db')
+    await front.until(lambda: not pool.stats().creating)
 
 
 async def test_context_variables_travel_along(front: Front) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fronts import Front, elapsed
 
-from gcp.exceptions import ConnectionPoolClosedError, PoolNotReadyError
+from gcp.exceptions import ConnectionPoolClosedError, ErrorClass, PoolNotReadyError
 from gcp.limits import EndpointLimits, Retry
 from gcp.testing import error, never, ok, slow
 
@@ -84,6 +84,16 @@ async def test_a_connect_that_is_tried_again_is_no_error(front: Front) -> None:
     pool = front.pool(manager, connect_retry=Retry(initial=0.01, maximum=0.02))
     await pool.warm_up('a', timeout=10)
     assert pool.stats().idle == 1
+
+
+async def test_a_permanent_error_is_raised_at_once(front: Front) -> None:
+    manager = front.manager()
+    manager.create.does(error(ConnectionRefusedError('password')))
+    manager.classify.does(ok(ErrorClass.PERMANENT))
+    pool = front.pool(manager, connect_retry=Retry())
+    with pytest.raises(ConnectionRefusedError, match='password'):
+        await pool.warm_up('a', timeout=10)
+    assert len(manager.create.calls) == 1
 
 
 async def test_its_time_limit(front: Front) -> None:

@@ -117,7 +117,7 @@ def test_a_released_connection_serves_the_waiter_if_it_comes_first() -> None:
     assert bench.verdict(acquire) == USE
     bench.finish(bench.keep(acquire))
     assert acquire.conn is not None
-    bench.connect(job)  # nobody waits for it any more: it is idle
+    bench.connect(job)  # no acquire waits for it any more: it is idle
     assert bench.shape == Shape(idle=1, used=1)
 
 
