@@ -2,6 +2,7 @@
 # `Core.next_job` and drives the job as it drives an acquire: `next` says what is to be done, `completed` and `failed` say
 # how that ended. What there is to do is decided in the layer of jobs.
 
+from gcp.core.connects cimport expire_endpoint
 from gcp.core.jobs cimport (
     begin_check, begin_connect, book_job, end_check, fail_job, fail_waiter, stop_checking, waiter_of_job,
 )
@@ -12,7 +13,7 @@ from gcp.core.state cimport (
     N_HOOKS, count_hook_call, endpoint_object, endpoint_t, pool_t, slot_object, slot_t, waiter_t,
 )
 from gcp.core.table cimport table_find
-from gcp.core.transitions cimport discard_slot, expire_endpoint, make_room
+from gcp.core.transitions cimport discard_slot, make_room
 
 cdef double CHECK_TIMEOUT = 5.0     # seconds: how long a check in the background may take, at most
 

@@ -1,14 +1,14 @@
 # What follows from a connect that failed: what its manager says about the error, what becomes of its acquire and of
 # those that wait for the same endpoint, and what they are told.
 
-from gcp.core.connects cimport end_failed_connect
+from gcp.core.connects cimport end_failed_connect, expire_endpoint
+from gcp.core.permits cimport endpoint_may_connect, pool_may_connect
 from gcp.core.platform cimport gcp_is_coroutine, gcp_lock, gcp_unlock
 from gcp.core.ring cimport ring_empty, ring_t
 from gcp.core.state cimport (
-    DONE, FAILED, HOOK_CREATE, UNAVAILABLE, cap, count_hook_call, endpoint_link, endpoint_object, endpoint_t, pool_t,
-    taken, waiter_t,
+    CROWDED_OUT, DONE, FAILED, HOOK_CREATE, HOPELESS, REFUSED, UNAVAILABLE, cap, count_hook_call, endpoint_link,
+    endpoint_object, endpoint_t, pool_t, taken, waiter_t,
 )
-from gcp.core.transitions cimport expire_endpoint
 
 
 cdef object classify(BaseConnectionPool pool, endpoint, error):
@@ -56,7 +56,7 @@ cdef int end_connect(Acquire acquire, error) except -1:
     report_failed(acquire, error, told, kind is ErrorClass.PERMANENT, kind is ErrorClass.STALE, again)
     if not keeps_error(acquire.ep):
         acquire.ep.last_error = acquire.ep.last_traceback = None
-    if acquire.w.state == DONE:
+    if acquire.w.state == DONE and told is not error:
         acquire.cause = told
     acquire.waited = True
     acquire.tried = True
@@ -141,6 +141,22 @@ cdef object unavailable(Acquire acquire, error):
     )
 
 
+cdef int raise_refusal(Acquire acquire, int verdict) except -1:
+    """Raise why an acquire gets no connection."""
+    if verdict == UNAVAILABLE:
+        error = acquire.last_error
+        raise unavailable(acquire, error) from error
+    if verdict == FAILED:
+        raise own_error(acquire)
+    if verdict == CROWDED_OUT:
+        raise too_many_waiters(acquire)
+    if verdict == HOPELESS:
+        raise acquire.timed_out('admission') from acquire.last_error
+    if verdict == REFUSED:
+        raise refused(acquire)
+    raise ConnectionPoolClosedError(f'{acquire.pool.name} is closed')
+
+
 cdef object own_error(Acquire acquire):
     """Return the error of another acquire's connect that ends this one, too. Each caller sees the traceback from the
     hook to itself, not through the others."""
@@ -159,6 +175,23 @@ cdef object limit_of(pool_t* pool, endpoint_t* e, str block):
     if block == 'total connect limit':
         return pool.max_connecting_total
     return cap(e) if taken(e) - e.reserved >= cap(e) or block == 'retry delay' else pool.total_max_size
+
+
+cdef str what_blocks(pool_t* pool, endpoint_t* e):
+    """Say what an acquire that waits for an endpoint waits for: one of those of `AcquireTimeoutError.blocked_by`."""
+    if taken(e) - e.reserved >= cap(e):
+        return 'creation' if e.n_used == 0 and e.creating else 'endpoint cap'
+    if e.delayed:
+        return 'retry delay'
+    if not endpoint_may_connect(pool, e):
+        return 'connect limit'
+    if e.jobs > e.waiting:
+        return 'creation'
+    if pool.connect_workers and pool.jobs + pool.reserved >= pool.connect_workers:
+        return 'connect workers'
+    if not pool_may_connect(pool):
+        return 'total connect limit'
+    return 'creation' if pool.used == 0 and pool.creating else 'total cap'
 
 
 cdef str describe_block(Acquire acquire, str block, limit):

@@ -6,16 +6,18 @@ from libc.math cimport INFINITY
 
 from gcp.core.connects cimport connect_failed, connect_succeeded, drop_unbegun, return_job, turn_away_waiters
 from gcp.core.heap cimport heap_remove, heap_sift
+from gcp.core.permits cimport pool_may_connect
 from gcp.core.platform cimport random_fraction
 from gcp.core.ring cimport ring_empty, ring_insert, ring_remove, ring_t
 from gcp.core.scheduling cimport (
     add_idle, begin_use, checked_before, dequeue, dies_before, end_use, evict_for, expires_before, find_use, hand_off,
-    is_short, make_victim, note_expiry, note_if_empty, note_room, note_short, pool_may_connect, remove_idle,
-    serve_blocked, update_blocked, wake,
+    is_short, make_victim, note_expiry, note_if_empty, note_room, note_short, remove_idle, serve_blocked,
+    update_blocked, wake,
 )
 from gcp.core.state cimport (
     FAILED, IDLE, POOL_CLOSED, REFUSED, RETIRED, RETURNING, TO_IDLE, USED, cap, endpoint_short, endpoint_t,
-    endpoint_unbegun, first_check, first_waiter, idle_limit, neediest, pool_t, slot_in_endpoint, slot_in_pool, slot_t, taken, waiter_node, waiter_t,
+    endpoint_unbegun, first_check, first_waiter, idle_limit, neediest, pool_t, slot_in_endpoint, slot_in_pool, slot_t,
+    taken, waiter_node, waiter_t,
 )
 from gcp.core.table cimport table_has_room, table_remove
 from gcp.core.transitions cimport discard_slot, enter_connection, set_check

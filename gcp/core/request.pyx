@@ -4,10 +4,10 @@ from gcp.core.connects cimport keep_time, serve_due
 from gcp.core.histogram cimport N_WAIT_BOUNDS, gcp_seconds, observe
 from gcp.core.platform cimport gcp_lock, gcp_unlock
 from gcp.core.ring cimport ring_empty, ring_init, ring_t
-from gcp.core.scheduling cimport endpoint_may_connect, has_to_delay, note_if_empty, pool_may_connect
+from gcp.core.scheduling cimport note_if_empty
 from gcp.core.state cimport (
-    CALL_ERROR, CANCELLED, CREATE, CREATED, CROWDED_OUT, DEAD, DONE, ERROR, HIT, HOOK_CREATE, HOOK_FAILED, HOPELESS, NEW,
-    N_HOOKS, REJECTED, TIMED_OUT, TURNED_AWAY, USE, WAIT, WAITED, cap, count_hook_call, counters_t, endpoint_link,
+    CALL_ERROR, CANCELLED, CREATE, CREATED, CROWDED_OUT, DEAD, DONE, ERROR, HIT, HOOK_CREATE, HOOK_FAILED, HOPELESS,
+    NEW, N_HOOKS, REJECTED, TIMED_OUT, TURNED_AWAY, USE, WAIT, WAITED, cap, count_hook_call, counters_t, endpoint_link,
     endpoint_object, endpoint_t, pool_t, slot_in_endpoint, slot_object, slot_t, taken,
 )
 from gcp.core.table cimport table_find
@@ -221,23 +221,6 @@ cdef int expire(Acquire acquire) except -1:
         acquire.ep.last_error = acquire.ep.last_traceback = None
     core.after()
     return WAIT
-
-
-cdef str what_blocks(pool_t* pool, endpoint_t* e):
-    """Say what an acquire that waits for an endpoint waits for: one of those of `AcquireTimeoutError.blocked_by`."""
-    if taken(e) - e.reserved >= cap(e):
-        return 'creation' if e.n_used == 0 and e.creating else 'endpoint cap'
-    if e.delayed:
-        return 'retry delay'
-    if not endpoint_may_connect(pool, e):
-        return 'connect limit'
-    if e.jobs > e.waiting:
-        return 'creation'
-    if pool.connect_workers and pool.jobs + pool.reserved >= pool.connect_workers:
-        return 'connect workers'
-    if not pool_may_connect(pool):
-        return 'total connect limit'
-    return 'creation' if pool.used == 0 and pool.creating else 'total cap'
 
 
 cdef void note_block(Acquire acquire):

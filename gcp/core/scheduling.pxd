@@ -8,6 +8,7 @@ from libc.stdint cimport uint64_t
 from gcp.core.heap cimport heap_push, heap_remove, heap_sift, place_t
 from gcp.core.histogram cimport N_AGE_BOUNDS, gcp_ages, observe
 from gcp.core.platform cimport gcp_prefetch
+from gcp.core.permits cimport call_timekeeper, endpoint_may_connect, pool_may_connect
 from gcp.core.ring cimport ring_empty, ring_insert, ring_remove, ring_t
 from gcp.core.state cimport (
     CREATE, DISCARDED, DISPOSING, EVICTED, EXPIRED, HANDOFF, IDLE, IDLE_TIMEOUT, MAX_LIFETIME, MAX_USES, N_REASONS,
@@ -86,40 +87,6 @@ cdef inline void dequeue(pool_t* pool, waiter_t* w) noexcept nogil:
         w.ep.timekeeper = NULL
     w.ep.waiting -= 1
     pool.waiting -= 1
-
-
-# --- which connects may begin ---
-
-cdef inline bint has_to_delay(pool_t* pool, endpoint_t* ep) noexcept nogil:
-    """Whether a failing endpoint may not connect now: it is not yet time for the next attempt, or one is in progress."""
-    return ep.delayed and (ep.creating + ep.reserved > 0 or pool.now < ep.retry_at)
-
-
-cdef inline bint endpoint_may_connect(pool_t* pool, endpoint_t* ep) noexcept nogil:
-    """Whether an endpoint may begin one more connect, as far as it is concerned. A reservation counts as a connect."""
-    return ep.creating + ep.reserved < pool.max_connecting and not has_to_delay(pool, ep)
-
-
-cdef inline bint pool_may_connect(pool_t* pool) noexcept nogil:
-    """Whether the limits of all connects leave room for one more."""
-    return pool.creating + pool.reserved < pool.max_connecting_total and (
-        not pool.connect_workers or pool.jobs + pool.reserved < pool.connect_workers)
-
-
-cdef inline bint may_connect(pool_t* pool, endpoint_t* ep) noexcept nogil:
-    """Whether an endpoint may begin one more connect now. The caps on places are another matter."""
-    return endpoint_may_connect(pool, ep) and pool_may_connect(pool)
-
-
-cdef inline void call_timekeeper(pool_t* pool, endpoint_t* ep) noexcept nogil:
-    """See to it that one waiter of a failing endpoint looks again when its next connect is due."""
-    if not ep.waiting or ep.timekeeper != NULL or ep.creating + ep.reserved > 0:
-        return
-    ep.timekeeper = first_waiter(ep)
-    if not ep.in_called:
-        ep.in_called = True
-        ep.next_called = pool.called
-        pool.called = ep
 
 
 # --- the background ---

@@ -11,18 +11,19 @@ from libc.stdint cimport uint64_t
 from gcp.core.connects cimport connect_succeeded, drop_unbegun, forget_old_failures, is_probe, turn_away_waiters
 from gcp.core.heap cimport heap_has_room, heap_push, heap_remove, heap_sift
 from gcp.core.histogram cimport N_AGE_BOUNDS, N_USE_BOUNDS, gcp_ages, gcp_seconds, observe
+from gcp.core.permits cimport may_connect
 from gcp.core.platform cimport random_fraction
 from gcp.core.ring cimport ring_empty, ring_remove, ring_t
 from gcp.core.scheduling cimport (
     IN_CACHE, add_idle, begin_use, cancel_reservation, checked_before, count_leak, dequeue, dies_before, end_use, enqueue,
-    expires_before, find_use, grant_permit, has_expired, longest_idle, make_victim, may_connect, note_expiry,
-    note_if_empty, note_room, note_short, prefetch_next, remove_idle, serve_blocked, smooth, update_blocked, wake,
+    expires_before, find_use, grant_permit, has_expired, longest_idle, make_victim, note_expiry, note_if_empty,
+    note_room, note_short, prefetch_next, remove_idle, serve_blocked, smooth, update_blocked,
 )
 from gcp.core.state cimport (
-    CALL_OK, CREATE, CROWDED_OUT, DISCARDED, DONE, EXPIRED, FREE, HOOK_CREATE, HOPELESS, IDLE, IDLE_TIMEOUT,
-    MAX_LIFETIME, POOL_CLOSED, REFUSED, RETIRED, RETURNING, TO_DISPOSAL, TO_IDLE, TURNED_AWAY, UNAVAILABLE, USE, USED,
-    WAIT, cap, count_hook_call, endpoint_expiring, endpoint_link, endpoint_t, first_due, first_waiter, idle_limit,
-    lifetime, pool_t, queue_limit, slot_in_endpoint, slot_in_pool, slot_t, taken, waiter_t,
+    CALL_OK, CREATE, CROWDED_OUT, DISCARDED, DONE, FREE, HOOK_CREATE, HOPELESS, IDLE, IDLE_TIMEOUT, MAX_LIFETIME,
+    POOL_CLOSED, REFUSED, RETIRED, RETURNING, TO_DISPOSAL, TO_IDLE, TURNED_AWAY, UNAVAILABLE, USE, USED, WAIT, cap,
+    count_hook_call, endpoint_expiring, endpoint_link, endpoint_t, first_due, first_waiter, idle_limit, lifetime,
+    pool_t, queue_limit, slot_in_endpoint, slot_in_pool, slot_t, taken, waiter_t,
 )
 from gcp.core.table cimport table_add, table_has_room, table_remove, table_reserve
 
@@ -434,25 +435,6 @@ cdef inline Py_ssize_t collect_expired(pool_t* pool, double now, Py_ssize_t limi
         update_blocked(pool, s.ep)
         n += 1
     return n
-
-
-cdef inline void expire_endpoint(pool_t* pool, endpoint_t* ep) noexcept nogil:
-    """Expire all connections of an endpoint whose connect began before now: idle ones become victims, used ones will
-    when they are released."""
-    cdef ring_t* node = ep.used.next
-    cdef slot_t* s
-    ep.stale_before = pool.now
-    while node != &ep.used:
-        s = slot_in_endpoint(node)
-        node = node.next
-        heap_remove(&pool.due, &s.due, dies_before)
-        s.expires = -INFINITY
-        s.stale = True
-    while ep.n_base + ep.n_extra:
-        s = slot_in_endpoint(ep.base.next if ep.n_base else ep.extras.next)
-        remove_idle(pool, s)
-        make_victim(pool, s, EXPIRED)
-    update_blocked(pool, ep)
 
 
 # --- closing ---

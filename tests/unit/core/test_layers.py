@@ -24,6 +24,7 @@ ORDER = [
     'table',
     'histogram',
     'state',
+    'permits',
     'scheduling',
     'connects',
     'transitions',
