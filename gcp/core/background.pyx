@@ -306,6 +306,7 @@ cdef class Job(Holder):
         cdef Endpoint ep = self.ep
         cdef bint counts = isinstance(error, Exception) and not self.misused
         cdef bint told
+        limit_passed(core, error, INFINITY)
         kind = classify(self.pool, self.key, error) if counts else None
         core.before('job_failed')
         self.finish()

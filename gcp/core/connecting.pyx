@@ -41,7 +41,7 @@ cdef int end_connect(Acquire acquire, error) except -1:
     if acquire.misused or not isinstance(error, Exception):
         return_permit(acquire, error)
         return DONE
-    limit_passed(acquire, error)
+    limit_passed(core, error, acquire.a.deadline)
     kind = classify(acquire.pool, acquire.key, error)
     core.before('failed')
     if acquire.epoch != core.pool.epoch:    # a forked child starts without its parent's failures
@@ -64,10 +64,10 @@ cdef int end_connect(Acquire acquire, error) except -1:
     return look(acquire)
 
 
-cdef int limit_passed(Acquire acquire, error) except -1:
+cdef int limit_passed(Core core, error, double deadline) except -1:
     """Let the error of a connect that was ended by `connect_timeout` say so."""
-    cdef double limit = acquire.core.pool.connect_timeout
-    if type(error) is HookTimeoutError and limit < INFINITY and acquire.core.now() < acquire.a.deadline:
+    cdef double limit = core.pool.connect_timeout
+    if type(error) is HookTimeoutError and limit < INFINITY and core.now() < deadline:
         error.args = (f'create took longer than connect_timeout={limit:g} s',)
     return 0
 

@@ -38,9 +38,10 @@ async def test_after_so_many_failures_acquires_fail_at_once(front: Front) -> Non
     assert "'db': breaker open" in repr(front.pools[0])
 
 
-async def test_waiters_are_told_at_once(front: Front) -> None:
+@pytest.mark.parametrize('workers', [0, 3])
+async def test_waiters_are_told_at_once(front: Front, workers: int) -> None:
     manager = front.manager()
-    pool = front.pool(manager, breaker_threshold=1, max_connecting=1, acquire_timeout=20)
+    pool = front.pool(manager, breaker_threshold=1, max_connecting=1, acquire_timeout=20, connect_workers=workers)
     manager.create.does(never(raises(down())))
     first = front.spawn(pool.acquire('db'))
     await front.until(lambda: pool.stats().creating == 1)

@@ -54,9 +54,11 @@ async def test_at_the_deadline_the_last_error_is_the_cause(front: Front) -> None
     assert len(manager.create.calls) == 1
 
 
-async def test_one_attempt_at_a_time_however_many_wait(front: Front) -> None:
+@pytest.mark.parametrize('workers', [0, 3])
+async def test_one_attempt_at_a_time_however_many_wait(front: Front, workers: int) -> None:
     manager = front.manager(bare=True)
-    pool = front.pool(manager, max_size=10, max_connecting=2, connect_retry=Retry(0.02, 0.05, jitter=0.0))
+    retry = Retry(0.02, 0.05, jitter=0.0)
+    pool = front.pool(manager, max_size=10, max_connecting=2, connect_retry=retry, connect_workers=workers)
     back = time.monotonic() + 0.4
 
     def connect(endpoint: Any, connection: Any) -> None:
