@@ -311,23 +311,6 @@ cdef inline void discard_slot(pool_t* pool, slot_t* s, int reason) noexcept nogi
         serve_blocked(pool)
 
 
-cdef inline void find_leaks(pool_t* pool) noexcept nogil:
-    """Count uses that take longer than the threshold. The longest of an endpoint comes first in its ring."""
-    cdef ring_t* node = pool.endpoints.next
-    cdef ring_t* used
-    cdef endpoint_t* ep
-    if pool.leak_after == INFINITY:
-        return
-    while node != &pool.endpoints:
-        ep = endpoint_link(node)
-        node = node.next
-        used = ep.used.next
-        while used != &ep.used and pool.now - slot_in_endpoint(used).since > pool.leak_after:
-            if slot_in_endpoint(used).acquired:
-                count_leak(slot_in_endpoint(used))
-            used = used.next
-
-
 # --- disposal ---
 
 cdef inline slot_t* take_victim(pool_t* pool) noexcept nogil:
