@@ -20,7 +20,7 @@ from gcp.testing import error as raises
 
 
 def down() -> ConnectionRefusedError:
-    return ConnectionRefusedError('nobody there')
+    return ConnectionRefusedError('connection refused')
 
 
 async def test_without_retries_a_failed_connect_ends_its_acquire(front: Front) -> None:
@@ -48,7 +48,7 @@ async def test_at_the_deadline_the_last_error_is_the_cause(front: Front) -> None
     manager = front.manager()
     pool = front.pool(manager, connect_retry=Retry(60, 60))
     manager.create.does(raises(down()))
-    with pytest.raises(AcquireTimeoutError, match="retry delay of endpoint 'db'.*nobody there") as caught:
+    with pytest.raises(AcquireTimeoutError, match="retry delay of endpoint 'db'.*connection refused") as caught:
         await pool.acquire('db', timeout=0.15)
     assert isinstance(caught.value.__cause__, ConnectionRefusedError)
     assert len(manager.create.calls) == 1
