@@ -2,6 +2,7 @@
 # `Core.next_job` and drives the job as it drives an acquire: `next` says what is to be done, `completed` and `failed` say
 # how that ended. What there is to do is decided in the layer of jobs.
 
+from gcp.core.connects cimport expire_endpoint
 from gcp.core.jobs cimport (
     begin_check, begin_connect, book_job, end_check, fail_job, fail_waiter, note_next_job, stop_checking,
     waiter_of_job,
@@ -13,7 +14,7 @@ from gcp.core.state cimport (
     N_HOOKS, count_hook_call, endpoint_object, endpoint_t, first_waiter, pool_t, slot_object, slot_t, waiter_t,
 )
 from gcp.core.table cimport table_find
-from gcp.core.transitions cimport discard_slot, expire_endpoint, make_room
+from gcp.core.transitions cimport discard_slot, make_room
 
 cdef double CHECK_TIMEOUT = 5.0     # seconds: how long a check in the background may take, at most
 
@@ -323,6 +324,7 @@ cdef class Job(Holder):
         cdef Endpoint ep = self.ep
         cdef bint counts = isinstance(error, Exception) and not self.misused
         cdef bint told
+        limit_passed(core, error, INFINITY)
         kind = classify(self.pool, self.key, error) if counts else None
         core.before('job_failed')
         self.finish()

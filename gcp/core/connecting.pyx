@@ -1,15 +1,14 @@
 # What follows from a connect that failed: what its manager says about the error, what becomes of its acquire and of
 # those that wait for the same endpoint, and what they are told.
 
-from gcp.core.connects cimport end_failed_connect
+from gcp.core.connects cimport end_failed_connect, expire_endpoint
 from gcp.core.permits cimport endpoint_may_connect, pool_may_connect
 from gcp.core.platform cimport gcp_is_coroutine, gcp_lock, gcp_unlock
 from gcp.core.ring cimport ring_empty, ring_t
 from gcp.core.state cimport (
-    DONE, FAILED, HOOK_CREATE, UNAVAILABLE, cap, count_hook_call, endpoint_link, endpoint_object, endpoint_t, pool_t,
-    taken, waiter_t,
+    CROWDED_OUT, DONE, FAILED, HOOK_CREATE, HOPELESS, REFUSED, UNAVAILABLE, cap, count_hook_call, endpoint_link,
+    endpoint_object, endpoint_t, pool_t, taken, waiter_t,
 )
-from gcp.core.transitions cimport expire_endpoint
 
 
 cdef object classify(BaseConnectionPool pool, endpoint, error):
@@ -42,7 +41,7 @@ cdef int end_connect(Acquire acquire, error) except -1:
     if acquire.misused or not isinstance(error, Exception):
         return_permit(acquire, error)
         return DONE
-    limit_passed(acquire, error)
+    limit_passed(core, error, acquire.a.deadline)
     kind = classify(acquire.pool, acquire.key, error)
     core.before('failed')
     if acquire.epoch != core.pool.epoch:    # a forked child starts without its parent's failures
@@ -57,7 +56,7 @@ cdef int end_connect(Acquire acquire, error) except -1:
     report_failed(acquire, error, told, kind is ErrorClass.PERMANENT, kind is ErrorClass.STALE, again)
     if not keeps_error(acquire.ep):
         acquire.ep.last_error = acquire.ep.last_traceback = None
-    if acquire.w.state == DONE:
+    if acquire.w.state == DONE and told is not error:
         acquire.cause = told
     acquire.waited = True
     acquire.tried = True
@@ -65,10 +64,10 @@ cdef int end_connect(Acquire acquire, error) except -1:
     return look(acquire)
 
 
-cdef int limit_passed(Acquire acquire, error) except -1:
+cdef int limit_passed(Core core, error, double deadline) except -1:
     """Let the error of a connect that was ended by `connect_timeout` say so."""
-    cdef double limit = acquire.core.pool.connect_timeout
-    if type(error) is HookTimeoutError and limit < INFINITY and acquire.core.now() < acquire.a.deadline:
+    cdef double limit = core.pool.connect_timeout
+    if type(error) is HookTimeoutError and limit < INFINITY and core.now() < deadline:
         error.args = (f'create took longer than connect_timeout={limit:g} s',)
     return 0
 
@@ -140,6 +139,22 @@ cdef object unavailable(Acquire acquire, error):
         endpoint=acquire.key, retry_at=e.retry_at if e.broken else core.now(),
         phase='waiting' if acquire.tried or acquire.w.queued else 'admission',
     )
+
+
+cdef int raise_refusal(Acquire acquire, int verdict) except -1:
+    """Raise why an acquire gets no connection."""
+    if verdict == UNAVAILABLE:
+        error = acquire.last_error
+        raise unavailable(acquire, error) from error
+    if verdict == FAILED:
+        raise own_error(acquire)
+    if verdict == CROWDED_OUT:
+        raise too_many_waiters(acquire)
+    if verdict == HOPELESS:
+        raise acquire.timed_out('admission') from acquire.last_error
+    if verdict == REFUSED:
+        raise refused(acquire)
+    raise ConnectionPoolClosedError(f'{acquire.pool.name} is closed')
 
 
 cdef object own_error(Acquire acquire):

@@ -7,12 +7,11 @@ from gcp.core.clock cimport gcp_monotonic
 from gcp.core.closing cimport close_pool, force_close
 from gcp.core.platform cimport PyTypeObject, gcp_lock, gcp_mutex, gcp_mutex_init, gcp_unlock
 from gcp.core.ring cimport ring_empty, ring_init, ring_insert, ring_remove
-from gcp.core.jobs cimport next_job_at
-from gcp.core.scheduling cimport update_screening
+from gcp.core.scheduling cimport find_leaks, update_screening
 from gcp.core.state cimport (
     CALL_OK, USE, count_hook_call, endpoint_expiring, endpoint_t, first_due, pool_t, taken, waiter_t,
 )
-from gcp.core.transitions cimport collect_expired, find_leaks, next_due
+from gcp.core.transitions cimport collect_expired, next_due
 
 
 @cython.final

@@ -35,12 +35,9 @@ cdef int reset_after_fork(Core core) except -1:
     ring_init(&pool.reserving)
     ring_init(&pool.failing)
     pool.idle = pool.used = pool.creating = pool.disposing = pool.waiting = pool.size = 0
-    pool.reserved = 0
-    pool.due.n = 0
-    pool.blocked.n = 0
-    pool.expiring.n = 0
+    pool.reserved = pool.n_over = 0
+    pool.due.n = pool.blocked.n = pool.expiring.n = pool.checks.n = 0
     pool.over = False
-    pool.n_over = 0
     update_screening(pool)
     pool.woken = NULL
     pool.empties = NULL

@@ -15,7 +15,8 @@ from gcp.core.scheduling cimport (
 )
 from gcp.core.state cimport (
     FAILED, IDLE, POOL_CLOSED, REFUSED, RETIRED, RETURNING, TO_IDLE, USED, cap, endpoint_short, endpoint_t,
-    endpoint_unbegun, first_check, first_waiter, idle_limit, neediest, pool_t, slot_in_endpoint, slot_in_pool, slot_t, taken, waiter_node, waiter_t,
+    endpoint_unbegun, first_check, first_waiter, idle_limit, neediest, pool_t, slot_in_endpoint, slot_in_pool, slot_t,
+    taken, waiter_node, waiter_t,
 )
 from gcp.core.table cimport table_has_room, table_remove
 from gcp.core.transitions cimport CHECK_SLACK, discard_slot, enter_connection, set_check

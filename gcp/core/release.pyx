@@ -1,11 +1,12 @@
 # The machine of a release, once for both fronts: `on_release`, then the connection goes back, then what that left is
 # disposed of. A release without `on_release` that leaves nothing to dispose of needs no machine.
 
+from gcp.core.connects cimport expire_endpoint
 from gcp.core.platform cimport gcp_is_coroutine, gcp_lock, gcp_unlock
 from gcp.core.ring cimport ring_empty
 from gcp.core.state cimport CALL_OK, HOOK_DISPOSE, HOOK_ON_RELEASE, slot_object, slot_t
 from gcp.core.table cimport table_find
-from gcp.core.transitions cimport begin_release, discard_slot, end_release, expire_endpoint
+from gcp.core.transitions cimport begin_release, discard_slot, end_release
 
 
 # What a release without a machine came to.

@@ -6,8 +6,8 @@ from gcp.core.platform cimport gcp_lock, gcp_unlock
 from gcp.core.ring cimport ring_empty, ring_init, ring_t
 from gcp.core.scheduling cimport note_if_empty
 from gcp.core.state cimport (
-    CALL_ERROR, CANCELLED, CREATE, CREATED, CROWDED_OUT, DEAD, DONE, ERROR, HIT, HOOK_CREATE, HOOK_FAILED, HOPELESS, NEW,
-    N_HOOKS, REJECTED, TIMED_OUT, TURNED_AWAY, USE, WAIT, WAITED, cap, count_hook_call, counters_t, endpoint_link,
+    CALL_ERROR, CANCELLED, CREATE, CREATED, CROWDED_OUT, DEAD, DONE, ERROR, HIT, HOOK_CREATE, HOOK_FAILED, HOPELESS,
+    NEW, N_HOOKS, REJECTED, TIMED_OUT, TURNED_AWAY, USE, WAIT, WAITED, cap, count_hook_call, counters_t, endpoint_link,
     endpoint_object, endpoint_t, pool_t, slot_in_endpoint, slot_object, slot_t, taken,
 )
 from gcp.core.table cimport table_find

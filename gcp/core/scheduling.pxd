@@ -3,6 +3,7 @@
 # A slot is always in one state and in the rings that belong to it. The functions that remove it (end_use, remove_idle)
 # leave it in no ring; those that insert it (begin_use, add_idle, make_victim) expect it so.
 
+from libc.math cimport INFINITY
 from libc.stdint cimport uint64_t
 
 from gcp.core.heap cimport heap_push, heap_remove, heap_sift, place_t
@@ -14,10 +15,9 @@ from gcp.core.platform cimport gcp_prefetch
 from gcp.core.ring cimport ring_empty, ring_insert, ring_remove, ring_t
 from gcp.core.state cimport (
     CREATE, DISCARDED, DISPOSING, EVICTED, EXPIRED, HANDOFF, IDLE, IDLE_TIMEOUT, MAX_LIFETIME, MAX_USES, N_REASONS,
-    POOL_CLOSED, RETIRED, TO_DISPOSAL, TO_IDLE, USE, USED, WAIT, base_size, cap, endpoint_expiring, endpoint_rank,
-    endpoint_t, first_waiter, held, idle_limit, neediest, pool_t, slot_check, slot_due, slot_in_pool, slot_reservation,
-    slot_t, taken,
-    waiter_node, waiter_t,
+    POOL_CLOSED, RETIRED, TO_DISPOSAL, TO_IDLE, USE, USED, WAIT, base_size, cap, endpoint_expiring, endpoint_link,
+    endpoint_rank, endpoint_t, first_waiter, held, idle_limit, neediest, pool_t, slot_check, slot_due, slot_in_endpoint,
+    slot_in_pool, slot_reservation, slot_t, taken, waiter_node, waiter_t,
 )
 from gcp.core.table cimport home_of, table_add, table_has_room, table_remove
 
@@ -145,6 +145,23 @@ cdef inline void count_leak(slot_t* s) noexcept nogil:
     if not s.leaked:
         s.leaked = True
         s.ep.counters.leaks += 1
+
+
+cdef inline void find_leaks(pool_t* pool) noexcept nogil:
+    """Count uses that take longer than the threshold. The longest of an endpoint comes first in its ring."""
+    cdef ring_t* node = pool.endpoints.next
+    cdef ring_t* used
+    cdef endpoint_t* ep
+    if pool.leak_after == INFINITY:
+        return
+    while node != &pool.endpoints:
+        ep = endpoint_link(node)
+        node = node.next
+        used = ep.used.next
+        while used != &ep.used and pool.now - slot_in_endpoint(used).since > pool.leak_after:
+            if slot_in_endpoint(used).acquired:
+                count_leak(slot_in_endpoint(used))
+            used = used.next
 
 
 cdef inline void end_use(pool_t* pool, slot_t* s) noexcept nogil:

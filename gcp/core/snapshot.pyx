@@ -5,12 +5,12 @@ from gcp.core.histogram cimport N_AGE_BOUNDS, N_USE_BOUNDS, N_WAIT_BOUNDS, gcp_a
 from gcp.core.permits cimport endpoint_may_connect, pool_may_connect
 from gcp.core.platform cimport gcp_lock, gcp_unlock
 from gcp.core.ring cimport ring_t
+from gcp.core.scheduling cimport find_leaks
 from gcp.core.state cimport (
     CALL_DEAD, HIT, HOOK_CHECK, HOOK_KEEPALIVE, N_HOOKS, N_HOOK_OUTCOMES, N_OUTCOMES, N_REASONS, N_RESULTS, base_size,
     cap, counters_t, endpoint_link, endpoint_t, first_waiter, idle_limit, lifetime, limits_t, metrics_t, pool_t,
     queue_limit, slot_in_endpoint, taken,
 )
-from gcp.core.transitions cimport find_leaks
 
 REASONS = (
     'idle_timeout', 'max_lifetime', 'dead', 'discarded', 'evicted', 'pool_closed', 'error', 'expired', 'max_uses',

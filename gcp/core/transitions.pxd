@@ -20,7 +20,7 @@ from gcp.core.scheduling cimport (
     note_if_empty, prefetch_next, remove_idle, serve_blocked, smooth, update_blocked, wake,
 )
 from gcp.core.state cimport (
-    CALL_OK, CREATE, CROWDED_OUT, DISCARDED, DONE, EXPIRED, FREE, HOOK_CREATE, HOPELESS, IDLE, IDLE_TIMEOUT,
+    CALL_OK, CREATE, CROWDED_OUT, DISCARDED, DONE, FREE, HOOK_CREATE, HOPELESS, IDLE, IDLE_TIMEOUT,
     MAX_LIFETIME, POOL_CLOSED, REFUSED, RETIRED, RETURNING, TO_DISPOSAL, TO_IDLE, TURNED_AWAY, UNAVAILABLE, USE, USED,
     WAIT, cap, count_hook_call, endpoint_expiring, endpoint_link, endpoint_t, first_check, first_due, first_waiter,
     idle_limit, lifetime, pool_t, queue_limit, slot_in_endpoint, slot_in_pool, slot_t, taken, waiter_t,
@@ -315,23 +315,6 @@ cdef inline void discard_slot(pool_t* pool, slot_t* s, int reason) noexcept nogi
         serve_blocked(pool)
 
 
-cdef inline void find_leaks(pool_t* pool) noexcept nogil:
-    """Count uses that take longer than the threshold. The longest of an endpoint comes first in its ring."""
-    cdef ring_t* node = pool.endpoints.next
-    cdef ring_t* used
-    cdef endpoint_t* ep
-    if pool.leak_after == INFINITY:
-        return
-    while node != &pool.endpoints:
-        ep = endpoint_link(node)
-        node = node.next
-        used = ep.used.next
-        while used != &ep.used and pool.now - slot_in_endpoint(used).since > pool.leak_after:
-            if slot_in_endpoint(used).acquired:
-                count_leak(slot_in_endpoint(used))
-            used = used.next
-
-
 # --- disposal ---
 
 cdef inline slot_t* take_victim(pool_t* pool) noexcept nogil:
@@ -441,20 +424,3 @@ cdef inline Py_ssize_t collect_expired(pool_t* pool, double now, Py_ssize_t limi
     return n
 
 
-cdef inline void expire_endpoint(pool_t* pool, endpoint_t* ep) noexcept nogil:
-    """Expire all connections of an endpoint whose connect began before now: idle ones become victims, used ones will
-    when they are released."""
-    cdef ring_t* node = ep.used.next
-    cdef slot_t* s
-    ep.stale_before = pool.now
-    while node != &ep.used:
-        s = slot_in_endpoint(node)
-        node = node.next
-        heap_remove(&pool.due, &s.due, dies_before)
-        s.expires = -INFINITY
-        s.stale = True
-    while ep.n_base + ep.n_extra:
-        s = slot_in_endpoint(ep.base.next if ep.n_base else ep.extras.next)
-        remove_idle(pool, s)
-        make_victim(pool, s, EXPIRED)
-    update_blocked(pool, ep)

@@ -14,7 +14,7 @@ from gcp.testing import never, ok
 
 
 def down() -> ConnectionRefusedError:
-    return ConnectionRefusedError('nobody there')
+    return ConnectionRefusedError('connection refused')
 
 
 async def test_after_so_many_failures_acquires_fail_at_once(front: Front) -> None:
@@ -26,7 +26,7 @@ async def test_after_so_many_failures_acquires_fail_at_once(front: Front) -> Non
         with pytest.raises(ConnectionRefusedError):
             await pool.acquire('db')
     began = time.monotonic()
-    with pytest.raises(EndpointUnavailableError, match="'db' is unavailable.*nobody there") as caught:
+    with pytest.raises(EndpointUnavailableError, match="'db' is unavailable.*connection refused") as caught:
         await pool.acquire('db')
     assert caught.value.__cause__ is boom
     assert (caught.value.endpoint, caught.value.phase) == ('db', 'admission')
@@ -38,9 +38,10 @@ async def test_after_so_many_failures_acquires_fail_at_once(front: Front) -> Non
     assert "'db': breaker open" in repr(front.pools[0])
 
 
-async def test_waiters_are_told_at_once(front: Front) -> None:
+@pytest.mark.parametrize('workers', [0, 3])
+async def test_waiters_are_told_at_once(front: Front, workers: int) -> None:
     manager = front.manager()
-    pool = front.pool(manager, breaker_threshold=1, max_connecting=1, acquire_timeout=20)
+    pool = front.pool(manager, breaker_threshold=1, max_connecting=1, acquire_timeout=20, connect_workers=workers)
     manager.create.does(never(raises(down())))
     first = front.spawn(pool.acquire('db'))
     await front.until(lambda: pool.stats().creating == 1)

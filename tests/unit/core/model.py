@@ -59,8 +59,18 @@ class Model:
     """The state of a pool. Its methods are the core's transitions, and their parts."""
 
     def __init__(
-        self, *, max_size: int, total_max_size: int, min_idle: int, idle_timeout: float, max_lifetime: float
+        self,
+        *,
+        max_size: int,
+        total_max_size: int,
+        min_idle: int,
+        idle_timeout: float,
+        max_lifetime: float,
+        max_connecting: int | None = None,
+        max_connecting_total: int | None = None,
     ) -> None:
+        self.max_connecting = max_connecting or inf
+        self.max_connecting_total = max_connecting_total or inf
         self.max_size = max_size
         self.total_max_size = total_max_size
         self.min_idle = min_idle
@@ -107,6 +117,15 @@ class Model:
     def size(self) -> int:
         return len(self.slots) + sum(each.creating for each in self.endpoints.values())
 
+    def endpoint_may_connect(self, endpoint: str) -> bool:
+        """Whether the limit of its connects leaves room for one more. A reservation counts as a connect."""
+        return self.at(endpoint).creating + self.reserved(endpoint) < self.max_connecting
+
+    def pool_may_connect(self) -> bool:
+        """The same for all endpoints together."""
+        creating = sum(each.creating for each in self.endpoints.values())
+        return creating + len(self.reserving) < self.max_connecting_total
+
     def blocked(self, but: str | None = None) -> str | None:
         """Find the endpoint that holds least, of those whose waiters only the total cap holds back; among equals, the
         one with the oldest waiter."""
@@ -114,7 +133,10 @@ class Model:
             (
                 name
                 for name, each in self.endpoints.items()
-                if name != but and len(each.queue) > self.reserved(name) and self.taken(name) < self.max_size
+                if name != but
+                and len(each.queue) > self.reserved(name)
+                and self.taken(name) < self.max_size
+                and self.endpoint_may_connect(name)
             ),
             key=lambda name: (self.held(name) + self.reserved(name), self.at(name).queue[0].age),
             default=None,
@@ -174,7 +196,7 @@ class Model:
 
     def serve_blocked(self) -> None:
         """Serve the blocked endpoints, as far as free places and idle connections go."""
-        while (needy := self.blocked()) is not None:
+        while self.pool_may_connect() and (needy := self.blocked()) is not None:
             if self.size < self.total_max_size:
                 self.grant_permit(needy)
                 continue
@@ -194,7 +216,7 @@ class Model:
         if self.closed or self.now >= slot.expires:
             self.make_victim(slot, 'pool_closed' if self.closed else 'max_lifetime')
             return 'discarded'
-        needy = self.blocked(but=slot.endpoint)
+        needy = self.blocked(but=slot.endpoint) if self.pool_may_connect() else None
         if needy is not None and (not queue or self.yields_to(slot, needy)):
             self.evict_for(slot, needy)
             return 'discarded'
@@ -271,7 +293,8 @@ class Model:
                     self.begin_use(slot, acquire)
                     return USE
                 self.make_victim(slot, reason)
-            if self.taken(acquire.endpoint) < self.max_size and self.size < self.total_max_size:
+            may_connect = self.endpoint_may_connect(acquire.endpoint) and self.pool_may_connect()
+            if self.taken(acquire.endpoint) < self.max_size and self.size < self.total_max_size and may_connect:
                 self.at(acquire.endpoint).creating += 1
                 acquire.state, acquire.since = CREATE, self.now
                 return CREATE
@@ -314,6 +337,7 @@ class Model:
             acquire.state = SHUT
         else:
             self.begin_use(slot, acquire)
+            self.serve_blocked()
         return acquire.state
 
     def failed(self, acquire: Acquire) -> None:
@@ -369,9 +393,10 @@ class Model:
         self.slots.remove(slot)
         endpoint = slot.reserved_for
         self.cancel_reservation(slot)
-        has_room = self.size < self.total_max_size
-        if endpoint and self.at(endpoint).queue and self.taken(endpoint) < self.max_size and has_room:
-            self.grant_permit(endpoint)
+        if endpoint and self.at(endpoint).queue and self.taken(endpoint) < self.max_size:
+            may_connect = self.endpoint_may_connect(endpoint) and self.pool_may_connect()
+            if self.size < self.total_max_size and may_connect:
+                self.grant_permit(endpoint)
         self.serve_blocked()
 
     def overdue(self, slot: Slot) -> None:

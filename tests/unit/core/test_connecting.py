@@ -229,14 +229,14 @@ def test_one_delay_and_one_attempt_serve_all_waiters_of_an_endpoint() -> None:
     assert [bench.poll(acquire) for acquire in acquires[1:]] == [WAIT] * 3
 
 
-def test_nobody_connects_before_it_is_time() -> None:
+def test_no_connect_begins_before_it_is_due() -> None:
     bench = Bench(connect_retry=RETRY)
     acquire = bench.ask('a', 60.0)
     fail(bench, acquire, Refused())
     late = bench.ask('a', 60.0)
     assert late.todo == WAIT
     bench.clock.advance(1.0)
-    later = bench.ask('a', 60.0)  # the oldest goes first, whoever comes
+    later = bench.ask('a', 60.0)  # the oldest goes first
     assert bench.poll(acquire) == CREATE
     assert (bench.poll(late), bench.poll(later)) == (WAIT, WAIT)
 

@@ -23,6 +23,7 @@ from core.explorer import Broken, Event, Report, Scenario, Scheduler, explore
 from gcp import _core as core
 from gcp.disposal import COLLECT_BATCH, DISPOSE_GRACE
 from gcp.exceptions import AcquireTimeoutError, ConnectionPoolClosedError
+from gcp.limits import Retry
 from gcp.threading import BaseConnectionManager, ConnectionPool
 
 PREEMPTIONS = int(os.environ.get('GCP_PREEMPTIONS', '2'))
@@ -71,6 +72,30 @@ class Manager(BaseConnectionManager[str, Conn]):
         self.disposed.append(conn)
         self.scheduler.pause(f'dispose {conn}')
         self.places[endpoint] -= 1
+
+
+class FailingManager(Manager):
+    """One whose first connects fail.
+
+    :param failures: how many
+    """
+
+    def __init__(self, scheduler: Scheduler, max_size: int, total_max_size: int, failures: int) -> None:
+        super().__init__(scheduler, max_size, total_max_size)
+        self.failures = failures
+        self.connecting = 0
+
+    def create(self, endpoint: str, timeout: float | None = None) -> Conn:
+        self.connecting += 1
+        assert self.connecting == 1, 'more connects than at a time'
+        try:
+            if self.failures == 0:
+                return super().create(endpoint, timeout)
+            self.failures -= 1
+            self.scheduler.pause('fail to create')
+            raise Fault
+        finally:
+            self.connecting -= 1
 
 
 class HookedManager(Manager):
@@ -286,7 +311,7 @@ class NoWait(Acquire):
     def act(self) -> None:
         try:
             conn = self.pool.acquire(self.endpoint, 0)
-        except AcquireTimeoutError:
+        except (AcquireTimeoutError, Fault):  # a connect of its own is not tried again
             return
         self.world.use_and_release(conn, self.endpoint)
 
@@ -333,12 +358,13 @@ ACTIONS: dict[str, type[Action]] = {
 }
 
 
-def meeting(*names: str, shared: bool, warm: bool = False, alone: bool = False) -> Scenario:
+def meeting(*names: str, shared: bool, warm: bool = False, alone: bool = False, failures: int = 0) -> Scenario:
     """Make a scenario: callers that do these things at the same time.
 
     :param shared: on one endpoint, under its cap; otherwise each on an endpoint of its own, under the total cap
     :param warm: with an idle connection to begin with
     :param alone: dispose of victims in the callers' threads, always, so that there are no others
+    :param failures: so many connects fail, and are tried again at once, one at a time
     """
     actions = [ACTIONS[name] for name in names]
     endpoints = 'a' * len(names) if shared else 'abc'[: len(names)]
@@ -348,9 +374,12 @@ def meeting(*names: str, shared: bool, warm: bool = False, alone: bool = False) 
     def scenario(scheduler: Scheduler) -> Callable[[], None]:
         manager_class = HookedManager if any(action.hooked for action in actions) else Manager
         manager = manager_class(scheduler, places, places)
+        if failures:
+            manager = FailingManager(scheduler, places, places, failures)
         pool = ConnectionPool[str, Conn](
             manager, max_size=places, total_max_size=places + shared, min_idle=0 if expires else 1,
-            idle_timeout=0.0 if expires else None,
+            idle_timeout=0.0 if expires else None, max_connecting=1 if failures else None,
+            connect_retry=Retry(1e-9, 1e-9) if failures else None,
         )  # fmt: skip
         if alone:
             disposer: Any = pool._disposer
@@ -444,6 +473,28 @@ def test_two_callers_and_the_workers(pair: tuple[str, str]) -> None:
 @pytest.mark.parametrize('triple', TRIPLES, ids='+'.join)
 def test_three_callers(triple: tuple[str, str, str]) -> None:
     assert meet(*triple, alone=True, preemptions=PREEMPTIONS - 1, most=2 * MOST) >= 12
+
+
+@pytest.mark.parametrize('failures', [1, 2])
+@pytest.mark.parametrize('shared', [True, False], ids=['shared', 'apart'])
+@pytest.mark.parametrize(
+    'names',
+    [
+        ('acquire', 'acquire'),
+        ('acquire', 'time_out'),
+        ('acquire', 'interrupt'),
+        ('acquire', 'no_wait'),
+        ('acquire', 'close'),
+        ('time_out', 'time_out', 'acquire'),
+        ('interrupt', 'acquire', 'acquire'),
+    ],
+    ids='+'.join,
+)
+def test_connects_that_fail(names: tuple[str, ...], shared: bool, failures: int) -> None:
+    """One connect at a time, which fails at first: whoever gives up, the next one takes over."""
+    scenario = meeting(*names, shared=shared, alone=True, failures=failures)
+    report = explore(scenario, preemptions=PREEMPTIONS if len(names) == 2 else PREEMPTIONS - 1, most=2 * MOST)
+    assert report.total >= 4
 
 
 def test_all_that_was_tried() -> None:

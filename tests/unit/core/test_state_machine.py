@@ -99,14 +99,26 @@ class PoolMachine(RuleBasedStateMachine):
         max_size=st.sampled_from([1, 2, 2, 4]),
         total_max_size=st.sampled_from([1, 2, 2, 3, 3, 4, 6]),
         min_idle=st.sampled_from([0, 0, 1, 3]),
+        max_connecting=st.sampled_from([None, None, 1, 2]),
+        max_connecting_total=st.sampled_from([None, None, 1, 2]),
         names=st.integers(1, 4),
         told=st.booleans(),
     )
-    def build(self, max_size: int, total_max_size: int, min_idle: int, names: int, told: bool) -> None:
+    def build(
+        self,
+        max_size: int,
+        total_max_size: int,
+        min_idle: int,
+        max_connecting: int | None,
+        max_connecting_total: int | None,
+        names: int,
+        told: bool,
+    ) -> None:
         """:param told: whether the pool is told of what finalizers leave; if not, a waiter may be woken for it"""
         limits: dict[str, Any] = {
             'max_size': min(max_size, total_max_size), 'total_max_size': total_max_size, 'min_idle': min_idle,
-            'idle_timeout': IDLE_TIMEOUT, 'max_lifetime': MAX_LIFETIME,
+            'idle_timeout': IDLE_TIMEOUT, 'max_lifetime': MAX_LIFETIME, 'max_connecting': max_connecting,
+            'max_connecting_total': max_connecting_total,
         }  # fmt: skip
         self.bench = Bench(**limits)
         self.core = self.bench.core
@@ -585,10 +597,14 @@ class PoolMachine(RuleBasedStateMachine):
         counts = dict(self.core.snapshot()[1])
         full = self.core.size >= self.model.total_max_size
         idle = self.bench.shape.idle
+        assert self.bench.shape.creating <= self.model.max_connecting_total
         for name, each in counts.items():
             taken = each['idle'] + each['used'] + each['creating'] + each['disposing']
+            assert each['creating'] <= self.model.max_connecting
             if each['waiting']:
                 assert not each['idle'], f'{name} waits beside an idle connection'
+                if not (self.model.endpoint_may_connect(name) and self.model.pool_may_connect()):
+                    continue
                 assert full or taken >= self.model.max_size, f'{name} waits beside a free place'
                 reserved = self.model.reserved(name)
                 assert not idle or each['waiting'] <= reserved or taken + reserved >= self.model.max_size, (
