@@ -48,6 +48,7 @@ cdef int set_pool_limits(pool_t* pool, dict limits) except -1:
     pool.keepalive_interval = limits['keepalive_interval']
     pool.check_interval = limits['check_interval']
     pool.refills = limits['refill']
+    pool.skips_checks = limits['check_interval'] > 0
     pool.connect_workers = limits['connect_workers']
     pool.connect_timeout = NEVER if limits['connect_timeout'] is None else limits['connect_timeout']
     pool.max_connecting = no_more_than(limits['max_connecting'])

@@ -42,6 +42,7 @@ cdef inline void copy_limits(pool_t* pool, pool_t* new) noexcept nogil:
     pool.retries = new.retries
     pool.admits_by_deadline = new.admits_by_deadline
     pool.refills = new.refills
+    pool.skips_checks = new.skips_checks
 
 
 cdef inline bint all_asked(pool_t* pool, uint64_t asked) noexcept nogil:

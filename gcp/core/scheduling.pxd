@@ -371,7 +371,7 @@ cdef inline void hand_off(pool_t* pool, slot_t* s, double now) noexcept nogil:
     begin_use(pool, s, now)
     w.slot = s
     w.lease = s.lease
-    w.fresh = pool.check_interval > 0
+    w.fresh = pool.skips_checks
     wake(pool, w, USE)
     update_blocked(pool, ep)
 
@@ -437,31 +437,18 @@ cdef inline void smooth(double* mean, double value) noexcept nogil:
     mean[0] += (value - mean[0]) * (0.2 if mean[0] > 0 else 1.0)
 
 
-cdef inline void update_screening(pool_t* pool) noexcept nogil:
-    """Note whether released connections are to be screened."""
-    pool.screening = pool.closed or pool.over or pool.n_over or pool.max_uses or pool.admits_by_deadline
-
-
-cdef inline void forget_over(pool_t* pool, endpoint_t* ep) noexcept nogil:
-    """Note that an endpoint holds no more than its cap."""
-    if ep.over:
-        ep.over = False
-        pool.n_over -= 1
-        update_screening(pool)
-
-
 cdef inline bint exceeds_a_cap(pool_t* pool, slot_t* s) noexcept nogil:
     """Whether more connections than allowed live, with this slot, which is in no ring: a cap was lowered. Places of
     connections that are being disposed of become free anyway."""
     if s.ep.over:
         if held(s.ep) + 1 > cap(s.ep):
             return True
-        forget_over(pool, s.ep)
+        s.ep.over = False
+        pool.n_over -= 1
     if pool.over:
         if pool.size - pool.disposing > pool.total_max_size:
             return True
         pool.over = False
-        update_screening(pool)
     return False
 
 
@@ -471,9 +458,28 @@ cdef inline int screen(pool_t* pool, slot_t* s, double now, bint acquired) noexc
         return POOL_CLOSED
     if acquired and pool.admits_by_deadline:
         smooth(&s.ep.use_time, now - s.since)
-    if pool.max_uses and s.uses >= <uint64_t>pool.max_uses:
+    if pool.max_uses and s.uses + acquired >= <uint64_t>pool.max_uses:
         return MAX_USES
-    return EVICTED if exceeds_a_cap(pool, s) else N_REASONS
+    if exceeds_a_cap(pool, s):
+        return EVICTED
+    if not pool.over and not pool.n_over and not pool.max_uses and not pool.admits_by_deadline:
+        pool.screen = NULL
+    return N_REASONS
+
+
+cdef inline void update_screening(pool_t* pool) noexcept nogil:
+    """Have released connections screened where one may be of no use any more, or where its use is measured."""
+    if pool.closed or pool.over or pool.n_over or pool.max_uses or pool.admits_by_deadline:
+        pool.screen = screen
+    else:
+        pool.screen = NULL
+
+
+cdef inline void forget_over(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """Note that an endpoint holds no more than its cap."""
+    if ep.over:
+        ep.over = False
+        pool.n_over -= 1
 
 
 cdef inline int find_use(pool_t* pool, slot_t* s, double now, bint acquired) noexcept nogil:
@@ -484,8 +490,8 @@ cdef inline int find_use(pool_t* pool, slot_t* s, double now, bint acquired) noe
     cdef endpoint_t* ep = s.ep
     cdef endpoint_t* needy
     cdef int reason
-    if pool.screening:
-        reason = screen(pool, s, now, acquired)
+    if pool.screen != NULL:
+        reason = pool.screen(pool, s, now, acquired)
         if reason != N_REASONS:
             make_victim(pool, s, reason)
             update_blocked(pool, ep)

@@ -16,7 +16,8 @@ from gcp.core.ring cimport ring_empty, ring_remove, ring_t
 from gcp.core.scheduling cimport (
     IN_CACHE, add_idle, begin_use, cancel_reservation, checked_before, count_leak, dequeue, dies_before, end_use, enqueue,
     expires_before, find_use, grant_permit, has_expired, longest_idle, make_victim, may_connect, note_expiry,
-    note_if_empty, note_room, note_short, prefetch_next, remove_idle, serve_blocked, smooth, update_blocked, wake,
+    note_if_empty, note_room, note_short, prefetch_next, remove_idle, serve_blocked, smooth, update_blocked,
+    update_screening, wake,
 )
 from gcp.core.state cimport (
     CALL_OK, CREATE, CROWDED_OUT, DISCARDED, DONE, EXPIRED, FREE, HOOK_CREATE, HOPELESS, IDLE, IDLE_TIMEOUT,
@@ -78,7 +79,7 @@ cdef inline bint needs_no_check(pool_t* pool, endpoint_t* ep, double now) noexce
     """Whether the idle connection that would be acquired next was used, or found alive, so lately that it needs no
     check. Those that are no longer idle are never asked about: so they need not remember when they were."""
     cdef slot_t* s
-    if pool.check_interval <= 0:
+    if not pool.skips_checks:
         return False
     if ep.n_base:
         s = slot_in_endpoint(ep.base.next)
@@ -280,7 +281,6 @@ cdef inline int end_release(pool_t* pool, slot_t* s, double now) noexcept nogil:
     pool.now = now
     if used > pool.leak_after and acquired:
         count_leak(s)
-    s.uses += acquired
     end_use(pool, s)
     if pool.waiting == 0 and now < s.expires and not pool.screening:
         add_idle(pool, s, now)      # the short way: there is nothing to decide
@@ -288,6 +288,7 @@ cdef inline int end_release(pool_t* pool, slot_t* s, double now) noexcept nogil:
     else:
         outcome = find_use(pool, s, now, acquired)
     if acquired:
+        s.uses += 1
         ep.counters.releases[outcome] += 1
         observe(&pool.metrics.use, gcp_seconds, N_USE_BOUNDS, used)
     if outcome != TO_IDLE and pool.blocked.n:
@@ -462,7 +463,8 @@ cdef inline void close_pool(pool_t* pool) noexcept nogil:
     cdef ring_t* node = pool.endpoints.next
     cdef endpoint_t* ep
     cdef slot_t* s
-    pool.closed = pool.screening = True
+    pool.closed = True
+    update_screening(pool)
     pool.wake_background = True
     while node != &pool.endpoints:
         ep = endpoint_link(node)
