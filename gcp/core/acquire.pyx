@@ -7,8 +7,8 @@
 
 from gcp.core.ring cimport ring_empty
 from gcp.core.state cimport (
-    CALL_DEAD, CALL_OK, CREATE, CROWDED_OUT, DONE, FAILED, HOOK_CHECK, HOOK_CREATE, HOOK_DISPOSE, HOOK_ON_ACQUIRE,
-    HOOK_ON_DEAD, HOPELESS, N_HOOKS, NEW, REFUSED, TURNED_AWAY, UNAVAILABLE, USE, WAIT, cap, pool_t, waiter_t,
+    CALL_DEAD, CALL_OK, CREATE, DONE, FAILED, HOOK_CHECK, HOOK_CREATE, HOOK_DISPOSE, HOOK_ON_ACQUIRE, HOOK_ON_DEAD,
+    HOPELESS, NEW, N_HOOKS, REFUSED, TURNED_AWAY, UNAVAILABLE, USE, WAIT, cap, pool_t, waiter_t,
 )
 
 
@@ -305,14 +305,10 @@ cdef class Acquire(Holder):
             raise unavailable(self, error) from error
         if verdict == FAILED:
             raise own_error(self)
-        if verdict == TURNED_AWAY:
-            raise ConnectionPoolClosedError(f'{self.pool.name} is closed')
-        if verdict == CROWDED_OUT:
-            raise too_many_waiters(self)
         if verdict == HOPELESS:
             raise self.timed_out('admission') from self.last_error
-        if verdict == REFUSED:
-            raise refused(self)
+        if verdict != CREATE and verdict != USE:
+            raise refusal_of(self, verdict)
         if verdict == CREATE:
             self.a.todo = HOOK_CREATE
             self.check_deadline('creation', None)

@@ -4,14 +4,15 @@
 from cpython.mem cimport PyMem_RawFree
 
 from gcp.core.clock cimport gcp_monotonic
+from gcp.core.closing cimport close_pool, force_close
 from gcp.core.platform cimport PyTypeObject, gcp_lock, gcp_mutex, gcp_mutex_init, gcp_unlock
 from gcp.core.ring cimport ring_empty, ring_init, ring_insert, ring_remove
 from gcp.core.jobs cimport next_job_at
-from gcp.core.scheduling cimport update_screening
+from gcp.core.screening cimport update_screening
 from gcp.core.state cimport (
     CALL_OK, USE, count_hook_call, endpoint_expiring, endpoint_t, first_due, pool_t, taken, waiter_t,
 )
-from gcp.core.transitions cimport close_pool, collect_expired, find_leaks, force_close, next_due
+from gcp.core.transitions cimport collect_expired, find_leaks, next_due
 
 
 @cython.final

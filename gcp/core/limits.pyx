@@ -2,7 +2,7 @@
 # function of the caller is asked. That runs user code, so it happens outside the lock.
 
 from gcp.core.platform cimport gcp_lock, gcp_unlock
-from gcp.core.state cimport limits_t, pool_t, queue_limit
+from gcp.core.state cimport CROWDED_OUT, REFUSED, limits_t, pool_t, queue_limit
 
 
 cdef extern from "Python.h":
@@ -112,3 +112,12 @@ cdef object too_many_waiters(Acquire acquire):
         f'max_waiting={limit} of endpoint {describe(acquire.key)}, blocked by '
         f'{describe_block(acquire, acquire.blocked_by, acquire.block[4])}',
         endpoint=acquire.key, limit=limit)
+
+
+cdef object refusal_of(Acquire acquire, int verdict):
+    """Make the error of an acquire that the pool has refused."""
+    if verdict == CROWDED_OUT:
+        return too_many_waiters(acquire)
+    if verdict == REFUSED:
+        return refused(acquire)
+    return ConnectionPoolClosedError(f'{acquire.pool.name} is closed')

@@ -7,14 +7,15 @@ from libc.stdint cimport uint64_t
 from gcp.core.heap cimport heap_push
 from gcp.core.ring cimport ring_empty, ring_insert, ring_remove, ring_t
 from gcp.core.scheduling cimport (
-    dies_before, expires_before, longest_idle, make_victim, note_if_empty, remove_idle, serve_blocked, update_blocked,
-    update_screening,
+    dies_before, expires_before, longest_idle, make_victim, note_if_empty, note_short, remove_idle, serve_blocked,
+    update_blocked,
 )
+from gcp.core.screening cimport update_screening
 from gcp.core.state cimport (
     EVICTED, MAX_USES, base_size, cap, endpoint_link, endpoint_t, held, idle_limit, lifetime, pool_t, set_limits,
     slot_in_endpoint, slot_in_pool, slot_t,
 )
-from gcp.core.transitions cimport collect_expired
+from gcp.core.transitions cimport collect_expired, set_check
 
 
 cdef inline void copy_limits(pool_t* pool, pool_t* new) noexcept nogil:
@@ -76,6 +77,8 @@ cdef inline void renew_lifetimes(pool_t* pool) noexcept nogil:
                 s = slot_in_endpoint(each)
                 each = each.next
                 s.due = -1
+                if s.stale:         # it has expired for good
+                    continue
                 s.expires = s.born + lifetime(ep) * (1.0 - pool.jitter * s.luck)
                 if s.expires < INFINITY:
                     heap_push(&pool.due, &s.due, dies_before)
@@ -93,6 +96,30 @@ cdef inline void renew_idle_times(pool_t* pool) noexcept nogil:
         if not ring_empty(&ep.extras):
             ep.extras_due = slot_in_endpoint(ep.extras.next).since + idle_limit(ep)
             heap_push(&pool.expiring, &ep.expiring, expires_before)
+
+
+cdef inline void renew_checks(pool_t* pool) noexcept nogil:
+    """Compute anew when each connection is to be checked in the background."""
+    cdef ring_t* node = pool.endpoints.next
+    cdef ring_t* ring
+    cdef ring_t* each
+    cdef endpoint_t* ep
+    cdef slot_t* s
+    cdef bint checks = pool.keepalive_interval < INFINITY and not pool.unchecked
+    cdef int i
+    pool.checks.n = 0
+    while node != &pool.endpoints:
+        ep = endpoint_link(node)
+        node = node.next
+        for i in range(3):
+            ring = &ep.base if i == 0 else &ep.extras if i == 1 else &ep.used
+            each = ring.next
+            while each != ring:
+                s = slot_in_endpoint(each)
+                each = each.next
+                s.check = -1
+                if checks:
+                    set_check(pool, s, max(s.since, s.checked))
 
 
 # --- base and extras ---
@@ -218,9 +245,11 @@ cdef inline void put_in_force(pool_t* pool, pool_t* new, uint64_t asked, double 
         if asked:
             ep.own = ep.next_own
         set_limits(pool, ep)
+        ep.wanted = min(ep.wanted, cap(ep))     # a warm-up in progress
     renew_lifetimes(pool)
     sort_idle(pool)
     renew_idle_times(pool)
+    renew_checks(pool)
     collect_expired(pool, now, pool.idle)
     dispose_used_up(pool)
     shrink(pool)
@@ -231,6 +260,8 @@ cdef inline void put_in_force(pool_t* pool, pool_t* new, uint64_t asked, double 
         node = node.next
         update_blocked(pool, ep)
         note_if_empty(pool, ep)
+        note_short(pool, ep)
     serve_blocked(pool)
     pool.next_expiry = now
     pool.wake_collector = True
+    pool.wake_background = True

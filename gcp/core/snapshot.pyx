@@ -1,5 +1,6 @@
 # What a pool has counted, as plain values: one consistent copy, made under the lock and formatted after it.
 
+from gcp.core.closing cimport write_off
 from gcp.core.histogram cimport N_AGE_BOUNDS, N_USE_BOUNDS, N_WAIT_BOUNDS, gcp_ages, gcp_seconds, histogram_t
 from gcp.core.platform cimport gcp_lock, gcp_unlock
 from gcp.core.ring cimport ring_t
@@ -9,7 +10,7 @@ from gcp.core.state cimport (
     cap, counters_t, endpoint_link, endpoint_t, first_waiter, idle_limit, lifetime, limits_t, metrics_t, pool_t,
     queue_limit, slot_in_endpoint, taken,
 )
-from gcp.core.transitions cimport find_leaks, write_off
+from gcp.core.transitions cimport find_leaks
 
 REASONS = (
     'idle_timeout', 'max_lifetime', 'dead', 'discarded', 'evicted', 'pool_closed', 'error', 'expired', 'max_uses',

@@ -8,22 +8,22 @@
 from libc.math cimport INFINITY
 from libc.stdint cimport uint64_t
 
-from gcp.core.connects cimport connect_succeeded, drop_unbegun, forget_old_failures, is_probe, turn_away_waiters
+from gcp.core.connects cimport connect_succeeded, forget_old_failures, is_probe
 from gcp.core.heap cimport heap_has_room, heap_push, heap_remove, heap_sift
-from gcp.core.histogram cimport N_AGE_BOUNDS, N_USE_BOUNDS, gcp_ages, gcp_seconds, observe
+from gcp.core.histogram cimport N_USE_BOUNDS, gcp_seconds, observe
 from gcp.core.platform cimport random_fraction
 from gcp.core.ring cimport ring_empty, ring_remove, ring_t
 from gcp.core.scheduling cimport (
-    IN_CACHE, add_idle, begin_use, cancel_reservation, checked_before, count_leak, dequeue, dies_before, end_use, enqueue,
-    expires_before, find_use, grant_permit, has_expired, longest_idle, make_victim, may_connect, note_expiry,
-    note_if_empty, note_room, note_short, prefetch_next, remove_idle, serve_blocked, smooth, update_blocked,
-    update_screening, wake,
+    IN_CACHE, add_idle, begin_use, cancel_reservation, checked_before, count_leak, dequeue, dies_before, end_use,
+    enqueue, expires_before, find_use, grant_permit, has_expired, make_victim, may_connect, note_expiry, note_if_empty,
+    note_room, note_short, prefetch_next, remove_idle, serve_blocked, update_blocked,
 )
+from gcp.core.screening cimport smooth
 from gcp.core.state cimport (
-    CALL_OK, CREATE, CROWDED_OUT, DISCARDED, DONE, EXPIRED, FREE, HOOK_CREATE, HOPELESS, IDLE, IDLE_TIMEOUT,
-    MAX_LIFETIME, POOL_CLOSED, REFUSED, RETIRED, RETURNING, TO_DISPOSAL, TO_IDLE, TURNED_AWAY, UNAVAILABLE, USE, USED,
-    WAIT, cap, count_hook_call, endpoint_expiring, endpoint_link, endpoint_t, first_due, first_waiter, idle_limit,
-    lifetime, pool_t, queue_limit, slot_in_endpoint, slot_in_pool, slot_t, taken, waiter_t,
+    CALL_OK, CREATE, CROWDED_OUT, DONE, EXPIRED, FREE, HOOK_CREATE, HOPELESS, IDLE, IDLE_TIMEOUT, MAX_LIFETIME,
+    POOL_CLOSED, REFUSED, RETIRED, RETURNING, TO_DISPOSAL, TO_IDLE, TURNED_AWAY, UNAVAILABLE, USE, USED, WAIT, cap,
+    count_hook_call, endpoint_expiring, endpoint_link, endpoint_t, first_due, first_waiter, idle_limit, lifetime,
+    pool_t, queue_limit, slot_in_endpoint, slot_in_pool, slot_t, taken, waiter_t,
 )
 from gcp.core.table cimport table_add, table_has_room, table_remove, table_reserve
 
@@ -282,7 +282,7 @@ cdef inline int end_release(pool_t* pool, slot_t* s, double now) noexcept nogil:
     if used > pool.leak_after and acquired:
         count_leak(s)
     end_use(pool, s)
-    if pool.waiting == 0 and now < s.expires and not pool.screening:
+    if pool.waiting == 0 and now < s.expires and pool.screen == NULL:
         add_idle(pool, s, now)      # the short way: there is nothing to decide
         outcome = TO_IDLE
     else:
@@ -454,70 +454,3 @@ cdef inline void expire_endpoint(pool_t* pool, endpoint_t* ep) noexcept nogil:
         remove_idle(pool, s)
         make_victim(pool, s, EXPIRED)
     update_blocked(pool, ep)
-
-
-# --- closing ---
-
-cdef inline void close_pool(pool_t* pool) noexcept nogil:
-    """Turn every waiter away, and make every idle connection a victim."""
-    cdef ring_t* node = pool.endpoints.next
-    cdef endpoint_t* ep
-    cdef slot_t* s
-    pool.closed = True
-    update_screening(pool)
-    pool.wake_background = True
-    while node != &pool.endpoints:
-        ep = endpoint_link(node)
-        node = node.next
-        turn_away_waiters(pool, ep, TURNED_AWAY)
-        drop_unbegun(pool, ep)
-        update_blocked(pool, ep)
-        note_if_empty(pool, ep)
-    while True:
-        s = longest_idle(pool)
-        if s == NULL:
-            break
-        remove_idle(pool, s)
-        make_victim(pool, s, POOL_CLOSED)
-
-
-cdef inline void force_close(pool_t* pool) noexcept nogil:
-    """Take every acquired connection from its holder, whose release does nothing then.
-
-    A connection on which a hook is running has not been acquired yet. It becomes a victim when the hook returns.
-    """
-    cdef ring_t* node = pool.endpoints.next
-    cdef ring_t* used
-    cdef endpoint_t* ep
-    cdef slot_t* s
-    while node != &pool.endpoints:
-        ep = endpoint_link(node)
-        node = node.next
-        used = ep.used.next
-        while used != &ep.used:
-            s = slot_in_endpoint(used)
-            used = used.next
-            if s.acquired and s.state == USED:
-                discard_slot(pool, s, POOL_CLOSED)
-
-
-cdef inline void write_off(pool_t* pool, endpoint_t* ep) noexcept nogil:
-    """Count an endpoint's connections as closed, after their pool has become garbage.
-
-    Their ages and uses end with the last transition.
-    """
-    cdef int i
-    cdef ring_t* ring
-    cdef ring_t* node
-    cdef slot_t* s
-    for i in range(3):
-        ring = &ep.base if i == 0 else &ep.extras if i == 1 else &ep.used
-        node = ring.next
-        while node != ring:
-            s = slot_in_endpoint(node)
-            node = node.next
-            ep.counters.closed[<int>DISCARDED] += 1
-            observe(&pool.metrics.age, gcp_ages, N_AGE_BOUNDS, pool.now - s.born)
-            if s.acquired:
-                ep.counters.releases[<int>TO_DISPOSAL] += 1
-                observe(&pool.metrics.use, gcp_seconds, N_USE_BOUNDS, pool.now - s.since)

@@ -24,9 +24,11 @@ ORDER = [
     'table',
     'histogram',
     'state',
+    'screening',
     'scheduling',
     'connects',
     'transitions',
+    'closing',
     'resizing',
     'jobs',
 ]
