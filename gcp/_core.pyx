@@ -17,6 +17,7 @@ core                   the state of one pool behind its lock
 holder                 what holds a connection
 acquire, request       the machine of an acquire, and what it asks of the core
 connecting             what follows from a connect that failed
+blocks                 what holds an acquire up, and the errors that say so
 release                the machine of a release
 background             jobs: what is done for no caller, one at a time
 watch                  what a caller waits for meanwhile
@@ -109,6 +110,7 @@ include "core/holder.pyx"
 include "core/acquire.pyx"
 include "core/request.pyx"
 include "core/connecting.pyx"
+include "core/blocks.pyx"
 include "core/release.pyx"
 include "core/background.pyx"
 include "core/watch.pyx"
