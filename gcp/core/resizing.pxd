@@ -7,13 +7,13 @@ from libc.stdint cimport uint64_t
 from gcp.core.heap cimport heap_push
 from gcp.core.ring cimport ring_empty, ring_insert, ring_remove, ring_t
 from gcp.core.scheduling cimport (
-    dies_before, expires_before, longest_idle, make_victim, note_if_empty, note_short, remove_idle, serve_blocked,
-    update_blocked,
+    cancel_reservation, dies_before, expires_before, longest_idle, make_victim, note_if_empty, note_short, remove_idle,
+    serve_blocked, update_blocked,
 )
 from gcp.core.screening cimport update_screening
 from gcp.core.state cimport (
     EVICTED, MAX_USES, base_size, cap, endpoint_link, endpoint_t, held, idle_limit, lifetime, pool_t, set_limits,
-    slot_in_endpoint, slot_in_pool, slot_t,
+    slot_in_endpoint, slot_in_pool, slot_reservation, slot_t, taken,
 )
 from gcp.core.transitions cimport collect_expired, set_check
 
@@ -228,6 +228,17 @@ cdef inline void shrink(pool_t* pool) noexcept nogil:
     pool.over = pool.size - pool.disposing > pool.total_max_size
 
 
+cdef inline void cancel_surplus(pool_t* pool) noexcept nogil:
+    """Cancel reservations of places that their endpoints may not take any more."""
+    cdef ring_t* node = pool.reserving.prev
+    cdef slot_t* s
+    while node != &pool.reserving:
+        s = slot_reservation(node)
+        node = node.prev
+        if taken(s.reserved_for) > cap(s.reserved_for):
+            cancel_reservation(pool, s)
+
+
 # --- the transition ---
 
 cdef inline void put_in_force(pool_t* pool, pool_t* new, uint64_t asked, double now) noexcept nogil:
@@ -253,6 +264,7 @@ cdef inline void put_in_force(pool_t* pool, pool_t* new, uint64_t asked, double 
     collect_expired(pool, now, pool.idle)
     dispose_used_up(pool)
     shrink(pool)
+    cancel_surplus(pool)
     update_screening(pool)
     node = pool.endpoints.next
     while node != &pool.endpoints:

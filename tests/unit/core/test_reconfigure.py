@@ -117,6 +117,16 @@ def test_a_reservation_grants_no_place_beyond_a_lower_cap() -> None:
     assert made.verdict(made.keep(made.ask('c'))) == CREATE
 
 
+def test_reservations_beyond_a_lower_cap_hold_no_waiter_up() -> None:
+    made = Bench(max_size=3, total_max_size=3)
+    made.fill('a', 2)
+    made.hold('b')
+    waiters = [made.keep(made.wait('b')) for _ in range(2)]
+    made.victims()
+    made.pool.reconfigure(max_size=2, total_max_size=9)
+    assert [made.verdict(waiter) for waiter in waiters] == [CREATE, WAIT]
+
+
 def test_raising_a_cap_again_ends_the_shrinking() -> None:
     made = Bench(max_size=4)
     held = [made.get('a') for _ in range(4)]
