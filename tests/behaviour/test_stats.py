@@ -69,6 +69,7 @@ async def test_every_acquire_ends_in_one_result(front: Front) -> None:
         'pool_closed': 0,
         'error': 1,
         'expired': 0,
+        'max_uses': 0,
         'retired': 0,
     }
 
