@@ -3,6 +3,7 @@ at each moment, and no acquire waits while there is room."""
 
 from __future__ import annotations
 
+import asyncio
 import math
 import random
 from typing import Any
@@ -11,8 +12,9 @@ import pytest
 from fronts import Front
 
 from gcp import AcquireTimeoutError, EndpointLimits, Retry, TooManyWaitersError
+from gcp.asyncio import ConnectionPool as AsyncConnectionPool
 from gcp.options import FIXED, NAMES
-from gcp.testing import never, slow
+from gcp.testing import AsyncFakeManager, never, slow
 
 
 async def test_waiters_are_served_at_once_where_a_cap_has_grown(front: Front) -> None:
@@ -184,6 +186,28 @@ async def test_a_limit_of_disposals_holds_from_now_on(front: Front) -> None:
     await front.give_back(pool, held)
     await front.until(lambda: pool.get_size() == 1)
     manager.unblock()
+
+
+@pytest.mark.parametrize('background', [False, True])
+def test_limits_may_change_where_no_event_loop_runs(background: bool) -> None:
+    pool = AsyncConnectionPool(AsyncFakeManager(), background_collector=background)
+    pool.reconfigure(max_size=8)
+    loop = asyncio.new_event_loop()
+
+    async def fill() -> None:
+        for conn in [await pool.acquire('db') for _ in range(4)]:
+            await pool.release(conn, 'db')
+
+    async def see(size: int) -> None:
+        while pool.get_size() > size:
+            await asyncio.sleep(0)
+
+    loop.run_until_complete(fill())
+    pool.reconfigure(max_size=3)
+    loop.run_until_complete(see(3))
+    loop.close()
+    pool.reconfigure(max_size=1)
+    assert pool.max_size == 1
 
 
 @pytest.mark.parametrize('connecting', [False, True], ids=['callers connect', 'all limits'])
