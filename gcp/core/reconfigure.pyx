@@ -96,7 +96,7 @@ cdef bint is_in_its_loop(AsyncPool pool) except -1:
 
 
 cdef int follow_up_later(AsyncPool pool) except -1:
-    """Have the event loop do it: limits may change outside it. One that is closed serves no one any more."""
+    """Have the event loop do it: limits may change outside it. One that is closed runs nothing any more."""
     try:
         pool.loop.call_soon_threadsafe(follow_up, pool, context=Context())
     except RuntimeError:

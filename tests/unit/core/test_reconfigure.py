@@ -348,7 +348,7 @@ def test_an_endpoint_that_is_gone_leaves_no_trace() -> None:
 
 @pytest.mark.parametrize('seed', range(20))
 def test_up_and_down_at_random(seed: int) -> None:
-    """Caps are exact, nobody waits while there is room, and nothing is closed that need not be."""
+    """Caps are exact, no acquire waits while there is room, and nothing is closed that need not be."""
     random_ = random.Random(seed)
     made = Bench(max_size=3, total_max_size=6, min_idle=1)
     caps = {'max_size': 3, 'total_max_size': 6}
