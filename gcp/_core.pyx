@@ -3,7 +3,7 @@
 halves of the two pools. The contents, in the order in which to read them:
 
 layers                 plain C, a module each, which cimports only those before it: platform, clock, ring, heap, table,
-                       histogram, state, permits, scheduling, connects, transitions, closing, jobs, resizing
+                       histogram, state, permits, screening, scheduling, connects, transitions, closing, jobs, resizing
 records                the objects that own slots and endpoints
 event                  what a thread waits on
 arguments              what callers pass in: checked, and shown in messages
@@ -16,6 +16,7 @@ core                   the state of one pool behind its lock
 holder                 what holds a connection
 acquire, request       the machine of an acquire, and what it asks of the core
 connecting             what follows from a connect that failed
+blocks                 what holds an acquire up, and the errors that say so
 release                the machine of a release
 background             jobs: what is done for no caller, one at a time
 watch                  what a caller waits for meanwhile
@@ -107,6 +108,7 @@ include "core/holder.pyx"
 include "core/acquire.pyx"
 include "core/request.pyx"
 include "core/connecting.pyx"
+include "core/blocks.pyx"
 include "core/release.pyx"
 include "core/background.pyx"
 include "core/watch.pyx"

@@ -34,10 +34,13 @@ NO_ENDPOINT = object()      # of a caller that has no victims of its own
 cdef double GRACE = 0.05
 
 
+cdef enum:
+    ENDED = 2
+
+
 cdef struct acquire_t:
     int todo
-    bint fresh           # its connection needs no check
-    bint checks_only     # there is no hook to call but the check
+    int fresh            # its connection needs no check; or ENDED: nor is there another hook to call
     int hook             # that has the connection: while there is one, an error costs the connection; N_HOOKS: none
     uint64_t arrival     # its age: should it have to wait, no younger acquire is served before it
     uint64_t epoch

@@ -232,9 +232,8 @@ cdef class AsyncLease(Holder):
         if pool.direct:
             s = pool.take_slot(self.key, self.timeout, NULL)
         elif not pool._core.traces_hits:
-            a.checks_only = pool.checks_only
             s = pool.take_slot(self.key, self.timeout, &a)
-            if s != NULL and a.todo != DO_DONE:
+            if s != NULL and a.fresh != ENDED:
                 self.phase = ACQUIRING      # a hook that awaits this same lease gets an error
                 return self.call_hooks(s, &a)
         return s if s != NULL else pool.begin_for(self)
@@ -283,7 +282,7 @@ cdef class AsyncLease(Holder):
         cdef Slot slot = <Slot>slot_object(s)       # keeps the record, whatever a hook does
         error = None
         allowed = pool.acquire_timeout if self.timeout is None else pool.limit(self.timeout)
-        a.deadline = a.began + seconds_allowed(allowed, pool.acquire_timeout)
+        a.deadline = INFINITY if allowed is None else a.began + seconds_allowed(allowed, pool.acquire_timeout)
         a.hook_began = a.began
         after_slot(pool, a)
         try:

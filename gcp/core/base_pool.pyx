@@ -21,36 +21,39 @@ cdef str next_name(str stem):
     return f'{stem}-{sequences[stem]}'
 
 
-cdef inline slot_t* take_hit(pool_t* pool, endpoint_t* e, double now, acquire_t* a) noexcept nogil:
-    """Take an idle connection, or return NULL. Without hooks to call, the acquire has ended well; with a connection that
-    needs no check, and no other hook to call, too: `todo` says so."""
-    cdef bint fresh = a != NULL and needs_no_check(pool, e, now)
-    cdef slot_t* s = take_idle(pool, e, now)
+cdef inline slot_t* take_hit(pool_t* pool, endpoint_t* e, double now, acquire_t* a, bint checks_only) noexcept nogil:
+    """Take an idle connection, or return NULL. Without a hook to call, the acquire has ended well.
+
+    :param a: NULL: there are no hooks
+    :param checks_only: there is none but the check, which is called only for a connection that needs it
+    """
+    cdef slot_t* s
+    if a != NULL:
+        a.fresh = needs_no_check(pool, e, now)
+    s = take_idle(pool, e, now)
     if s == NULL:
         return NULL
-    if a == NULL or (fresh and a.checks_only):
-        if a != NULL:
-            a.todo = DO_DONE
-        s.acquired = True
-        e.counters.acquires[<int>HIT] += 1
-    else:
+    if a != NULL and not (a.fresh and checks_only):
         pool.arrivals += 1
         a.arrival = pool.arrivals
         a.epoch = pool.epoch
         a.lease = s.lease
         a.began = now
         a.hook = N_HOOKS
-        a.fresh = fresh
-        a.todo = DO_BEGIN
+        return s
+    if a != NULL:
+        a.fresh = ENDED
+    s.acquired = True
+    e.counters.acquires[<int>HIT] += 1
     return s
 
 
-cdef slot_t* take_slot_of(Core core, Endpoint ep, acquire_t* a):
+cdef slot_t* take_slot_of(Core core, Endpoint ep, acquire_t* a, bint checks_only):
     """Take an idle connection of an endpoint that was looked up by equality."""
     cdef slot_t* s = NULL
     gcp_lock(&core.mutex)
     if ep.e.listed:
-        s = take_hit(&core.pool, &ep.e, gcp_monotonic(), a)
+        s = take_hit(&core.pool, &ep.e, gcp_monotonic(), a, checks_only)
     gcp_unlock(&core.mutex)
     return s
 
@@ -145,12 +148,12 @@ cdef class BaseConnectionPool:
         gcp_lock(&core.mutex)
         e = <endpoint_t*>table_find(&core.pool.known, <PyObject*>endpoint)
         if e != NULL:
-            s = take_hit(&core.pool, e, gcp_monotonic(), a)
+            s = take_hit(&core.pool, e, gcp_monotonic(), a, self.checks_only)
         gcp_unlock(&core.mutex)
         if e == NULL:       # unknown, or a key that is equal, but not the same object
             found = look_up_quietly(core.endpoints, endpoint)
             if found != NULL:
-                return take_slot_of(core, <Endpoint>found, a)
+                return take_slot_of(core, <Endpoint>found, a, self.checks_only)
             if PyErr_Occurred() != NULL and PyErr_ExceptionMatches(Exception):
                 PyErr_Clear()   # it cannot be hashed, say: the slow path raises the error that says so
         return s

@@ -4,6 +4,7 @@ from gcp.core.connects cimport drop_unbegun, turn_away_waiters
 from gcp.core.histogram cimport N_AGE_BOUNDS, N_USE_BOUNDS, gcp_ages, gcp_seconds, observe
 from gcp.core.ring cimport ring_t
 from gcp.core.scheduling cimport longest_idle, make_victim, note_if_empty, remove_idle, update_blocked
+from gcp.core.screening cimport update_screening
 from gcp.core.state cimport (
     DISCARDED, POOL_CLOSED, TO_DISPOSAL, TURNED_AWAY, USED, endpoint_link, endpoint_t, pool_t, slot_in_endpoint, slot_t,
 )
@@ -15,7 +16,8 @@ cdef inline void close_pool(pool_t* pool) noexcept nogil:
     cdef ring_t* node = pool.endpoints.next
     cdef endpoint_t* ep
     cdef slot_t* s
-    pool.closed = pool.screening = True
+    pool.closed = True
+    update_screening(pool)
     pool.wake_background = True
     while node != &pool.endpoints:
         ep = endpoint_link(node)

@@ -166,23 +166,6 @@ cdef object own_error(Acquire acquire):
     return error
 
 
-cdef str what_blocks(pool_t* pool, endpoint_t* e):
-    """Say what an acquire that waits for an endpoint waits for: one of those of `AcquireTimeoutError.blocked_by`."""
-    if taken(e) - e.reserved >= cap(e):
-        return 'creation' if e.n_used == 0 and e.creating else 'endpoint cap'
-    if e.delayed:
-        return 'retry delay'
-    if not endpoint_may_connect(pool, e):
-        return 'connect limit'
-    if e.jobs > e.waiting:
-        return 'creation'
-    if pool.connect_workers and pool.jobs + pool.reserved >= pool.connect_workers:
-        return 'connect workers'
-    if not pool_may_connect(pool):
-        return 'total connect limit'
-    return 'creation' if pool.used == 0 and pool.creating else 'total cap'
-
-
 cdef object limit_of(pool_t* pool, endpoint_t* e, str block):
     """Return the limit that blocks."""
     if block == 'connect limit':

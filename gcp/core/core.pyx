@@ -7,7 +7,8 @@ from gcp.core.clock cimport gcp_monotonic
 from gcp.core.closing cimport close_pool, force_close
 from gcp.core.platform cimport PyTypeObject, gcp_lock, gcp_mutex, gcp_mutex_init, gcp_unlock
 from gcp.core.ring cimport ring_empty, ring_init, ring_insert, ring_remove
-from gcp.core.scheduling cimport find_leaks, update_screening
+from gcp.core.scheduling cimport find_leaks
+from gcp.core.screening cimport update_screening
 from gcp.core.state cimport (
     CALL_OK, USE, count_hook_call, endpoint_expiring, endpoint_t, first_due, pool_t, taken, waiter_t,
 )

@@ -6,7 +6,7 @@ from cpython.mem cimport PyMem_RawFree
 from gcp.core.connects cimport forget_failures
 from gcp.core.platform cimport gcp_mutex_init, gcp_take
 from gcp.core.ring cimport ring_empty, ring_init, ring_remove, ring_t
-from gcp.core.scheduling cimport update_screening
+from gcp.core.screening cimport update_screening
 from gcp.core.state cimport (
     DONE, FREE, counters_t, endpoint_link, endpoint_object, endpoint_t, first_waiter, metrics_t, pool_t,
     slot_in_endpoint, slot_object, slot_t, waiter_t,
@@ -23,12 +23,8 @@ cdef family_t all_cores
 ring_init(&all_cores.ring)
 
 
-cdef int reset_after_fork(Core core) except -1:
-    """Empty a core in a forked child. What the parent held is remembered, so that its release does nothing there."""
-    cdef pool_t* pool = &core.pool
-    gcp_mutex_init(&core.mutex)
-    keep_inherited(pool)
-    drop_slots(pool, True)
+cdef void empty_pool(pool_t* pool) noexcept:
+    """Forget what there is, and what was counted."""
     ring_init(&pool.idle_bases)
     ring_init(&pool.idle_extras)
     ring_init(&pool.victims)
@@ -47,9 +43,18 @@ cdef int reset_after_fork(Core core) except -1:
     pool.abandoned_permits = False
     pool.wake_collector = False
     pool.collector_wakes_at = -INFINITY
-    pool.epoch += 1
     memset(&pool.retired, 0, sizeof(counters_t))
     memset(&pool.metrics, 0, sizeof(metrics_t))
+
+
+cdef int reset_after_fork(Core core) except -1:
+    """Empty a core in a forked child. What the parent held is remembered, so that its release does nothing there."""
+    cdef pool_t* pool = &core.pool
+    gcp_mutex_init(&core.mutex)
+    keep_inherited(pool)
+    drop_slots(pool, True)
+    empty_pool(pool)
+    pool.epoch += 1
     core.endpoints = {}
     forget_background(core)
     seed(core)

@@ -10,8 +10,8 @@ from gcp.core.permits cimport is_short, note_room, note_short, pool_may_connect
 from gcp.core.platform cimport random_fraction
 from gcp.core.ring cimport ring_empty, ring_insert, ring_remove, ring_t
 from gcp.core.scheduling cimport (
-    add_idle, begin_use, checked_before, dequeue, dies_before, end_use, evict_for, expires_before, find_use,
-    hand_off, make_victim, note_expiry, note_if_empty, remove_idle, serve_blocked, update_blocked, wake,
+    add_idle, begin_use, checked_before, dequeue, dies_before, evict_for, expires_before, hand_off, make_victim,
+    note_expiry, note_if_empty, remove_idle, serve_blocked, update_blocked, wake,
 )
 from gcp.core.state cimport (
     FAILED, IDLE, POOL_CLOSED, REFUSED, RETIRED, RETURNING, TO_IDLE, USED, cap, endpoint_short, endpoint_t,
@@ -19,7 +19,7 @@ from gcp.core.state cimport (
     taken, waiter_node, waiter_t,
 )
 from gcp.core.table cimport table_has_room, table_remove
-from gcp.core.transitions cimport CHECK_SLACK, discard_slot, enter_connection, set_check
+from gcp.core.transitions cimport CHECK_SLACK, discard_slot, end_release, enter_connection, set_check
 
 
 cdef enum:
@@ -246,12 +246,9 @@ cdef inline void end_check(pool_t* pool, slot_t* s, double now) noexcept nogil:
     cdef bint was_extra = s.extra
     pool.now = now
     stop_checking(pool, s.ep)
-    end_use(pool, s)
     s.checked = now
     set_check(pool, s, now)
-    if find_use(pool, s, now, False) != TO_IDLE:
-        serve_blocked(pool)
-    elif was_extra and s.extra:
+    if end_release(pool, s, now) == TO_IDLE and was_extra and s.extra:
         return_among_extras(pool, s)
 
 

@@ -2,7 +2,7 @@
 # function of the caller is asked. That runs user code, so it happens outside the lock.
 
 from gcp.core.platform cimport gcp_lock, gcp_unlock
-from gcp.core.state cimport limits_t, pool_t, queue_limit
+from gcp.core.state cimport limits_t, pool_t
 
 
 cdef extern from "Python.h":
@@ -48,6 +48,7 @@ cdef int set_pool_limits(pool_t* pool, dict limits) except -1:
     pool.keepalive_interval = limits['keepalive_interval']
     pool.check_interval = limits['check_interval']
     pool.refills = limits['refill']
+    pool.skips_checks = limits['check_interval'] > 0
     pool.connect_workers = limits['connect_workers']
     pool.connect_timeout = NEVER if limits['connect_timeout'] is None else limits['connect_timeout']
     pool.max_connecting = no_more_than(limits['max_connecting'])
@@ -94,20 +95,3 @@ cdef int limits_failed(Core core, key, error) except -1:
         if core.report is not None:
             core.report('limits failed for', key, error)
     return 0
-
-
-cdef str what_ended(Acquire acquire, str phase):
-    """Say why an acquire has no time left, or will have none."""
-    if phase == 'admission':
-        return f'refused on arrival, as its wait is expected to take {acquire.w.expected:.3g} s'
-    return f'time ran out in {phase}'
-
-
-cdef object too_many_waiters(Acquire acquire):
-    """Make the error of an acquire that may not wait, because too many do."""
-    cdef Py_ssize_t limit = queue_limit(&acquire.ep.e)
-    return TooManyWaitersError(
-        f'{acquire.pool.name}: no connection to {describe(acquire.key)}: {limit} acquires wait for one, which is '
-        f'max_waiting={limit} of endpoint {describe(acquire.key)}, blocked by '
-        f'{describe_block(acquire, acquire.blocked_by, acquire.block[4])}',
-        endpoint=acquire.key, limit=limit)

@@ -46,8 +46,10 @@ cdef bint replace_options(BaseConnectionPool pool, before, options, dict changes
         pool._disposer.set_timeout(pool._options.dispose_timeout)
         if options.background_collector and pool._collector is None and pool._make_collector is not None:
             start_collector(pool)
-        core.after()
-        dispose_of_surplus(pool)
+        if isinstance(pool, AsyncPool) and not is_in_its_loop(<AsyncPool>pool):
+            follow_up_later(<AsyncPool>pool)
+        else:
+            follow_up(pool)
     return done
 
 
@@ -77,13 +79,27 @@ cdef int start_collector(BaseConnectionPool pool) except -1:
     return 0
 
 
-cdef int dispose_of_surplus(BaseConnectionPool pool) except -1:
-    """Have what the new limits leave no room for disposed of in the background."""
+def follow_up(BaseConnectionPool pool):
+    """Wake those that are served by the new limits, and have what these leave no room for disposed of."""
     cdef Core core = pool._core
-    if ring_empty(&core.pool.victims):
-        return 0
-    if isinstance(pool, AsyncPool) and core.on_abandoned is not None:
-        core.on_abandoned()         # wherever this is called: the event loop does it
-    else:
+    core.after()
+    if not ring_empty(&core.pool.victims):
         pool._disposer.dispose_soon(GRACE)
+
+
+cdef bint is_in_its_loop(AsyncPool pool) except -1:
+    """Whether a pool's event loop runs here. A pool that was not used yet has none, and nothing to do in it."""
+    try:
+        return pool.loop is None or pool.running_loop() is pool.loop
+    except RuntimeError:
+        return False
+
+
+cdef int follow_up_later(AsyncPool pool) except -1:
+    """Have the event loop do it: limits may change outside it. One that is closed runs nothing any more."""
+    try:
+        pool.loop.call_soon_threadsafe(follow_up, pool, context=Context())
+    except RuntimeError:
+        if not pool.loop.is_closed():
+            raise
     return 0

@@ -3,7 +3,8 @@
 from gcp.core.heap cimport heap_has_room, heap_remove
 from gcp.core.platform cimport PyDict_GetItemWithError, gcp_delete_if, gcp_lock, gcp_unlock
 from gcp.core.ring cimport ring_empty, ring_insert, ring_remove, ring_t
-from gcp.core.scheduling cimport expires_before, forget_over
+from gcp.core.scheduling cimport expires_before
+from gcp.core.screening cimport forget_over
 from gcp.core.state cimport (
     USED, counters_t, endpoint_object, endpoint_t, limits_t, pool_t, set_limits, slot_in_endpoint, slot_object, slot_t,
     table_find_of, taken,

@@ -3,18 +3,15 @@
 from gcp.core.connects cimport keep_time, serve_due
 from gcp.core.histogram cimport N_WAIT_BOUNDS, gcp_seconds, observe
 from gcp.core.platform cimport gcp_lock, gcp_unlock
-from gcp.core.ring cimport ring_empty, ring_init, ring_t
+from gcp.core.ring cimport ring_empty, ring_init
 from gcp.core.scheduling cimport note_if_empty
 from gcp.core.state cimport (
     CALL_ERROR, CANCELLED, CREATE, CREATED, CROWDED_OUT, DEAD, DONE, ERROR, HIT, HOOK_CREATE, HOOK_FAILED, HOPELESS,
-    NEW, N_HOOKS, REJECTED, TIMED_OUT, TURNED_AWAY, USE, WAIT, WAITED, cap, count_hook_call, counters_t, endpoint_link,
-    endpoint_object, endpoint_t, pool_t, slot_in_endpoint, slot_object, slot_t, taken,
+    NEW, N_HOOKS, REJECTED, TIMED_OUT, TURNED_AWAY, USE, WAIT, WAITED, count_hook_call, counters_t, endpoint_object,
+    endpoint_t, pool_t, slot_object, slot_t,
 )
 from gcp.core.table cimport table_find
 from gcp.core.transitions cimport book_connection, discard_slot, end_release, make_room, request_slot, withdraw
-
-
-cdef int CLOSED_AT_MOST = 20     # connections are asked whether they are closed
 
 
 cdef Acquire new_acquire(BaseConnectionPool pool, endpoint, timeout):
@@ -220,67 +217,6 @@ cdef int expire(Acquire acquire) except -1:
         acquire.ep.last_error = acquire.ep.last_traceback = None
     core.after()
     return WAIT
-
-
-cdef void note_block(Acquire acquire):
-    """Remember what stands in the way, for the error's message."""
-    cdef pool_t* pool = &acquire.core.pool
-    cdef endpoint_t* e = &acquire.ep.e
-    cdef bint own = taken(e) - e.reserved >= cap(e)
-    cdef double oldest = INFINITY
-    cdef ring_t* node
-    acquire.blocked_by = what_blocks(pool, e)
-    limit = limit_of(pool, e, acquire.blocked_by)
-    if own or acquire.blocked_by == 'connect limit' or acquire.blocked_by == 'retry delay':
-        if e.n_used:
-            oldest = slot_in_endpoint(e.used.next).since
-        acquire.block = (e.n_base + e.n_extra, e.n_used, e.creating, e.waiting, limit, oldest)
-        return
-    node = pool.endpoints.next
-    while node != &pool.endpoints:
-        e = endpoint_link(node)
-        if e.n_used and slot_in_endpoint(e.used.next).since < oldest:
-            oldest = slot_in_endpoint(e.used.next).since
-        node = node.next
-    acquire.block = (pool.idle, pool.used, pool.creating, pool.waiting, limit, oldest)
-
-
-cdef str closed_without_release(Acquire acquire):
-    """Return a hint if connections that stand in the way were closed by their holders, which did not release them."""
-    cdef pool_t* pool = &acquire.core.pool
-    cdef endpoint_t* own = NULL if acquire.blocked_by.startswith('total ') else &acquire.ep.e
-    cdef endpoint_t* e
-    cdef ring_t* node
-    cdef ring_t* used
-    cdef list held = []
-    gcp_lock(&acquire.core.mutex)
-    node = pool.endpoints.next
-    while node != &pool.endpoints:
-        e = endpoint_link(node)
-        node = node.next
-        used = e.used.next
-        while used != &e.used and (own == NULL or e == own):
-            if slot_in_endpoint(used).acquired and len(held) < CLOSED_AT_MOST:
-                held.append(<Slot>slot_object(slot_in_endpoint(used)))
-            used = used.next
-    gcp_unlock(&acquire.core.mutex)
-    n = sum([is_closed((<Slot>slot).conn) for slot in held])
-    if not n:
-        return ''
-    return (
-        f', {n} of whose connections are closed but were never released: neither close() nor `with pool.acquire()` '
-        f'gives a connection back; use `with pool.connection(endpoint)`, or release(conn, endpoint)')
-
-
-cdef bint is_closed(conn):
-    """Whether a connection says that it is closed, as those of psycopg and psycopg2, files and sockets do."""
-    try:
-        closed = getattr(conn, 'closed', None)
-        if isinstance(closed, int):
-            return closed != 0
-        return isinstance(conn, socket) and conn.fileno() == -1
-    except Exception:
-        return False
 
 
 # --- creation ---

@@ -8,12 +8,13 @@ from gcp.core.heap cimport heap_push
 from gcp.core.permits cimport note_short
 from gcp.core.ring cimport ring_empty, ring_insert, ring_remove, ring_t
 from gcp.core.scheduling cimport (
-    dies_before, expires_before, longest_idle, make_victim, note_if_empty, remove_idle, serve_blocked,
-    update_blocked, update_screening,
+    cancel_reservation, dies_before, expires_before, longest_idle, make_victim, note_if_empty, remove_idle,
+    serve_blocked, update_blocked,
 )
+from gcp.core.screening cimport update_screening
 from gcp.core.state cimport (
     EVICTED, MAX_USES, base_size, cap, endpoint_link, endpoint_t, held, idle_limit, lifetime, pool_t, set_limits,
-    slot_in_endpoint, slot_in_pool, slot_t,
+    slot_in_endpoint, slot_in_pool, slot_reservation, slot_t, taken,
 )
 from gcp.core.transitions cimport collect_expired, set_check
 
@@ -43,6 +44,7 @@ cdef inline void copy_limits(pool_t* pool, pool_t* new) noexcept nogil:
     pool.retries = new.retries
     pool.admits_by_deadline = new.admits_by_deadline
     pool.refills = new.refills
+    pool.skips_checks = new.skips_checks
 
 
 cdef inline bint all_asked(pool_t* pool, uint64_t asked) noexcept nogil:
@@ -228,6 +230,17 @@ cdef inline void shrink(pool_t* pool) noexcept nogil:
     pool.over = pool.size - pool.disposing > pool.total_max_size
 
 
+cdef inline void cancel_surplus(pool_t* pool) noexcept nogil:
+    """Cancel reservations of places that their endpoints may not take any more."""
+    cdef ring_t* node = pool.reserving.prev
+    cdef slot_t* s
+    while node != &pool.reserving:
+        s = slot_reservation(node)
+        node = node.prev
+        if taken(s.reserved_for) > cap(s.reserved_for):
+            cancel_reservation(pool, s)
+
+
 # --- the transition ---
 
 cdef inline void put_in_force(pool_t* pool, pool_t* new, uint64_t asked, double now) noexcept nogil:
@@ -245,6 +258,7 @@ cdef inline void put_in_force(pool_t* pool, pool_t* new, uint64_t asked, double 
         if asked:
             ep.own = ep.next_own
         set_limits(pool, ep)
+        ep.wanted = min(ep.wanted, cap(ep))     # a warm-up in progress
     renew_lifetimes(pool)
     renew_checks(pool)
     sort_idle(pool)
@@ -252,6 +266,7 @@ cdef inline void put_in_force(pool_t* pool, pool_t* new, uint64_t asked, double 
     collect_expired(pool, now, pool.idle)
     dispose_used_up(pool)
     shrink(pool)
+    cancel_surplus(pool)
     update_screening(pool)
     node = pool.endpoints.next
     while node != &pool.endpoints:

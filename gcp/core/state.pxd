@@ -71,6 +71,11 @@ cdef inline void count_hook_call(metrics_t* metrics, int hook, int outcome, doub
 
 cdef struct endpoint_t
 cdef struct waiter_t
+cdef struct slot_t
+cdef struct pool_t
+
+# Returns why a connection is not used again. Called by its address, so that no compiler makes it part of the release.
+ctypedef int (*screen_t)(pool_t* pool, slot_t* s, double now, bint acquired) noexcept nogil
 
 cdef struct limits_t:        # what an endpoint was given; negative: nothing
     Py_ssize_t max_size
@@ -224,6 +229,7 @@ cdef struct pool_t:
     flag_t retries                   # a failed connect is tried again for its acquire
     flag_t admits_by_deadline
     flag_t refills
+    flag_t skips_checks              # whether there is a check_interval
     # where connections are
     Py_ssize_t idle
     Py_ssize_t used
@@ -274,7 +280,7 @@ cdef struct pool_t:
     double create_time
     double collector_wakes_at     # -inf without a collector
     bint closed
-    bint screening           # a connection that is released may be of no use any more: see `screen`
+    screen_t screen          # asked about a connection that is released: see `update_screening`; NULL: it may be used
     bint over                # it has held more than the total cap since that was lowered
     Py_ssize_t n_over        # endpoints that have held more than their cap since that was lowered
     counters_t retired       # of endpoints that are gone

@@ -49,18 +49,14 @@ cdef class SyncPool(BaseConnectionPool):
     cdef inline slot_t* take(self, endpoint, timeout) except NULL:
         """Acquire a slot: an idle one, else whatever the machine comes to."""
         cdef acquire_t a
-        cdef acquire_t* hooks = NULL
         cdef slot_t* s = NULL
-        if not self.direct:
-            hooks = &a
-            a.checks_only = self.checks_only
-        if hooks == NULL or not self._core.traces_hits:
-            s = self.take_slot(endpoint, timeout, hooks)
-        if s == NULL:
-            return self.serve_anew(endpoint, timeout)
-        if hooks != NULL and a.todo != DO_DONE:
-            return self.call_hooks(s, &a, endpoint, timeout)
-        return s
+        if self.direct:
+            s = self.take_slot(endpoint, timeout, NULL)
+        elif not self._core.traces_hits:
+            s = self.take_slot(endpoint, timeout, &a)
+            if s != NULL and a.fresh != ENDED:
+                return self.call_hooks(s, &a, endpoint, timeout)
+        return self.serve_anew(endpoint, timeout) if s == NULL else s
 
     cdef slot_t* serve_anew(self, endpoint, timeout) except NULL:
         """Drive an acquire that found no idle connection."""

@@ -8,22 +8,23 @@
 from libc.math cimport INFINITY
 from libc.stdint cimport uint64_t
 
-from gcp.core.connects cimport connect_succeeded, drop_unbegun, forget_old_failures, is_probe, turn_away_waiters
+from gcp.core.connects cimport connect_succeeded, forget_old_failures, is_probe
 from gcp.core.heap cimport heap_has_room, heap_push, heap_remove, heap_sift
-from gcp.core.histogram cimport N_AGE_BOUNDS, N_USE_BOUNDS, gcp_ages, gcp_seconds, observe
+from gcp.core.histogram cimport N_USE_BOUNDS, gcp_seconds, observe
 from gcp.core.permits cimport may_connect, note_room, note_short
 from gcp.core.platform cimport random_fraction
 from gcp.core.ring cimport ring_empty, ring_remove, ring_t
 from gcp.core.scheduling cimport (
     IN_CACHE, add_idle, begin_use, cancel_reservation, checked_before, count_leak, dequeue, dies_before, end_use,
-    enqueue, expires_before, find_use, grant_permit, has_expired, longest_idle, make_victim, note_expiry,
-    note_if_empty, prefetch_next, remove_idle, serve_blocked, smooth, update_blocked, wake,
+    enqueue, expires_before, find_use, grant_permit, has_expired, make_victim, note_expiry, note_if_empty,
+    prefetch_next, remove_idle, serve_blocked, update_blocked,
 )
+from gcp.core.screening cimport smooth
 from gcp.core.state cimport (
-    CALL_OK, CREATE, CROWDED_OUT, DISCARDED, DONE, FREE, HOOK_CREATE, HOPELESS, IDLE, IDLE_TIMEOUT,
-    MAX_LIFETIME, POOL_CLOSED, REFUSED, RETIRED, RETURNING, TO_DISPOSAL, TO_IDLE, TURNED_AWAY, UNAVAILABLE, USE, USED,
-    WAIT, cap, count_hook_call, endpoint_expiring, endpoint_link, endpoint_t, first_check, first_due, first_waiter,
-    idle_limit, lifetime, pool_t, queue_limit, slot_in_endpoint, slot_in_pool, slot_t, taken, waiter_t,
+    CALL_OK, CREATE, CROWDED_OUT, DONE, FREE, HOOK_CREATE, HOPELESS, IDLE, IDLE_TIMEOUT, MAX_LIFETIME, POOL_CLOSED,
+    REFUSED, RETIRED, RETURNING, TO_DISPOSAL, TO_IDLE, TURNED_AWAY, UNAVAILABLE, USE, USED, WAIT, cap, count_hook_call,
+    endpoint_expiring, endpoint_link, endpoint_t, first_check, first_due, first_waiter, idle_limit, lifetime, pool_t,
+    queue_limit, slot_in_endpoint, slot_in_pool, slot_t, taken, waiter_t,
 )
 from gcp.core.table cimport table_add, table_has_room, table_remove, table_reserve
 
@@ -82,7 +83,7 @@ cdef inline bint needs_no_check(pool_t* pool, endpoint_t* ep, double now) noexce
     """Whether the idle connection that would be acquired next was used, or found alive, so lately that it needs no
     check. Those that are no longer idle are never asked about: so they need not remember when they were."""
     cdef slot_t* s
-    if pool.check_interval <= 0:
+    if not pool.skips_checks:
         return False
     if ep.n_base:
         s = slot_in_endpoint(ep.base.next)
@@ -285,14 +286,14 @@ cdef inline int end_release(pool_t* pool, slot_t* s, double now) noexcept nogil:
     pool.now = now
     if used > pool.leak_after and acquired:
         count_leak(s)
-    s.uses += acquired
     end_use(pool, s)
-    if pool.waiting == 0 and now < s.expires and not pool.screening:
+    if pool.waiting == 0 and now < s.expires and pool.screen == NULL:
         add_idle(pool, s, now)      # the short way: there is nothing to decide
         outcome = TO_IDLE
     else:
         outcome = find_use(pool, s, now, acquired)
     if acquired:
+        s.uses += 1
         ep.counters.releases[outcome] += 1
         observe(&pool.metrics.use, gcp_seconds, N_USE_BOUNDS, used)
     if outcome != TO_IDLE and pool.blocked.n:

@@ -86,6 +86,7 @@ cdef class Watch:
                 if ready(&ep.e) < size:
                     found[ep.key] = size - ready(&ep.e)
         for ep, size in self.records.items():
+            size = min(size, cap(&ep.e))
             if ready(&ep.e) < size and ep not in self.errors:
                 found[ep.key] = size - ready(&ep.e)
         return found
@@ -166,6 +167,7 @@ cdef class Watch:
                 if ep.e.jobs:
                     return False
             elif size > 0:
+                size = min(size, cap(&ep.e))        # it may have shrunk
                 if ep.e.retiring or not ep.e.listed or ready(&ep.e) >= size:
                     self.records[ep] = 0        # once it was warm, it is done
                 else:

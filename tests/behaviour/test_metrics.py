@@ -28,10 +28,10 @@ def nonzero(stats: Any) -> dict[str, dict[str, int]]:
 
 async def test_all_series_are_there_from_the_start(front: Front) -> None:
     stats = front.pool(front.manager()).stats()
-    assert tuple(stats.hook_calls) == tuple(stats.hook_time) == HOOKS
+    assert tuple(stats.hook_calls) == tuple(stats.hook_time) == (*HOOKS, 'keepalive')
     for step, outcomes in stats.hook_calls.items():
         assert set(outcomes) - {'dead'} == {'ok', 'error', 'timeout', 'cancelled'}
-        assert ('dead' in outcomes) == (step == 'check_aliveness')
+        assert ('dead' in outcomes) == (step in ('check_aliveness', 'keepalive'))
         assert not any(outcomes.values())
     assert stats.wait_time.count == stats.use_time.count == stats.age.count == stats.leaks == 0
 

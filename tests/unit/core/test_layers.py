@@ -25,6 +25,7 @@ ORDER = [
     'histogram',
     'state',
     'permits',
+    'screening',
     'scheduling',
     'connects',
     'transitions',

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from core.helpers import CREATE, USE, WAIT, Bench, Shape
-from gcp import EndpointLimits
+from core.test_background import BackgroundBench
+from gcp import EndpointLimits, ErrorClass
 
 
 def idle(made: Bench, endpoint: str) -> int:
@@ -116,6 +117,16 @@ def test_a_reservation_grants_no_place_beyond_a_lower_cap() -> None:
     assert made.verdict(made.keep(made.ask('c'))) == CREATE
 
 
+def test_reservations_beyond_a_lower_cap_hold_no_waiter_up() -> None:
+    made = Bench(max_size=3, total_max_size=3)
+    made.fill('a', 2)
+    made.hold('b')
+    waiters = [made.keep(made.wait('b')) for _ in range(2)]
+    made.victims()
+    made.pool.reconfigure(max_size=2, total_max_size=9)
+    assert [made.verdict(waiter) for waiter in waiters] == [CREATE, WAIT]
+
+
 def test_raising_a_cap_again_ends_the_shrinking() -> None:
     made = Bench(max_size=4)
     held = [made.get('a') for _ in range(4)]
@@ -220,6 +231,90 @@ def test_leaks_are_counted_by_the_new_threshold() -> None:
     assert made.total['leaks'] == 1
 
 
+# --- what is done in the background ---
+
+
+def test_checks_are_due_by_the_new_interval() -> None:
+    made = BackgroundBench()
+    made.fill('a', 2)
+    made.clock.advance(20)
+    assert made.job() is None
+    made.pool.reconfigure(keepalive_interval=30.0)
+    assert made.job() is None
+    made.clock.advance(10)
+    assert made.core.next_expiry() <= made.clock.now
+    for _ in range(2):
+        made.begin('check_aliveness').completed(True)
+    made.clock.advance(5)
+    made.pool.reconfigure(keepalive_interval=5.0)
+    made.begin('check_aliveness').completed(True)
+    made.pool.reconfigure(keepalive_interval=float('inf'))
+    made.clock.advance(1000)
+    assert made.job() is None
+
+
+def test_kept_endpoints_are_filled_up_to_a_larger_base() -> None:
+    made = BackgroundBench(refill=True, max_size=5)
+    made.warm_up('a').close()
+    made.connect()
+    assert made.job() is None
+    wakes = made.wakes
+    made.pool.reconfigure(min_idle=3)
+    assert made.wakes > wakes
+    made.connect()
+    made.connect()
+    assert made.job() is None
+    assert made.shape == Shape(idle=3)
+    made.pool.reconfigure(refill=False, min_idle=5)
+    assert made.job() is None
+
+
+def test_a_warm_up_ends_at_a_lower_cap() -> None:
+    made = BackgroundBench(max_size=4)
+    watch = made.warm_up('a', size=4)
+    made.connect()
+    made.pool.reconfigure(max_size=2)
+    made.connect()
+    assert made.job() is None
+    assert watch.done()
+    watch.close()
+
+
+def test_acquires_that_wait_are_served_with_fewer_and_with_more_workers() -> None:
+    made = BackgroundBench(connect_workers=1)
+    waiters = [made.wait('a') for _ in range(4)]
+    first = made.begin()
+    assert made.job() is None
+    made.pool.reconfigure(connect_workers=2)
+    second = made.begin()
+    assert made.job() is None
+    made.pool.reconfigure(connect_workers=0)
+    others = made.begin(), made.begin()
+    for job in first, second, *others:
+        made.connect(job)
+    assert [made.verdict(waiter) for waiter in waiters] == [USE] * 4
+    assert made.verdict(made.ask('b')) == CREATE
+
+
+def test_more_connects_may_be_made_at_once() -> None:
+    made = Bench(max_connecting=1)
+    acquires = [made.keep(made.ask('a')) for _ in range(3)]
+    assert [made.verdict(acquire) for acquire in acquires] == [CREATE, WAIT, WAIT]
+    made.pool.reconfigure(max_connecting=2)
+    assert [made.verdict(acquire) for acquire in acquires] == [CREATE, CREATE, WAIT]
+    made.pool.reconfigure(max_connecting=None)
+    assert made.verdict(acquires[2]) == CREATE
+
+
+def test_what_has_expired_for_good_does_not_live_on() -> None:
+    made = Bench(classify=lambda endpoint, error: ErrorClass.STALE)
+    held = made.get('a')
+    made.failed(made.ask('a'), OSError())  # it says that what was opened before is stale
+    made.pool.reconfigure(max_lifetime=1e6)
+    made.put(held)
+    assert made.dispose_all() == [('a1', 'expired')]
+
+
 # --- limits of endpoints ---
 
 
@@ -253,7 +348,7 @@ def test_an_endpoint_that_is_gone_leaves_no_trace() -> None:
 
 @pytest.mark.parametrize('seed', range(20))
 def test_up_and_down_at_random(seed: int) -> None:
-    """Caps are exact, nobody waits while there is room, and nothing is closed that need not be."""
+    """Caps are exact, no acquire waits while there is room, and nothing is closed that need not be."""
     random_ = random.Random(seed)
     made = Bench(max_size=3, total_max_size=6, min_idle=1)
     caps = {'max_size': 3, 'total_max_size': 6}
