@@ -48,7 +48,6 @@ finally:
 
 DIRECTIVES = {
     'language_level': 3,
-    'freethreading_compatible': True,
     # the core checks its own indices and divisors
     'boundscheck': False,
     'wraparound': False,

@@ -1,4 +1,4 @@
-# cython: language_level=3, freethreading_compatible=True
+# cython: language_level=3
 """The compiled core of gcp: the state of a pool, its transitions, the machines of acquire and release, and the compiled
 halves of the two pools. The contents, in the order in which to read them:
 

@@ -5,6 +5,7 @@ from cpython.mem cimport PyMem_RawFree
 
 from gcp.core.clock cimport gcp_monotonic
 from gcp.core.closing cimport close_pool, force_close
+from gcp.core.jobs cimport next_job_at
 from gcp.core.platform cimport PyTypeObject, gcp_lock, gcp_mutex, gcp_mutex_init, gcp_unlock
 from gcp.core.ring cimport ring_empty, ring_init, ring_insert, ring_remove
 from gcp.core.scheduling cimport find_leaks
