@@ -28,8 +28,9 @@ def absolute(text: str, base: str | None = BASE) -> str:
 
 def setup_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repository: str) -> dict[str, Any]:
     """Return what `setup.py` says when the address in `pyproject.toml` is this, without a compilation."""
-    import Cython.Build
-    import setuptools
+    import setuptools  # first: Cython would import the distutils of the standard library, which is deprecated
+
+    import Cython.Build  # isort: skip
 
     for name in ('pyproject.toml', 'setup.py', 'README.md', 'gcp/__init__.py', 'tools'):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2

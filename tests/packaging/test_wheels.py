@@ -170,5 +170,7 @@ def test_the_smoke_tests_pass_and_see_that_this_is_no_installed_package(tmp_path
     in_place = 'the_metadata_is_that_of_the_package:' in done.stderr  # no distribution is installed beside a clone
     failed = [line for line in done.stderr.splitlines() if re.fullmatch(r'\w+:', line)]
     expected = ['everything_comes_from_the_environment:', *['the_metadata_is_that_of_the_package:'] * in_place]
-    assert [line for line in failed if line != 'the_command_line_has_its_files:'] == expected, done.stderr
+    # a clone may have the cores of several Pythons
+    others = ('the_command_line_has_its_files:', 'the_core_is_the_one_of_this_python:')
+    assert [line for line in failed if line not in others] == expected, done.stderr
     assert done.returncode == 1
