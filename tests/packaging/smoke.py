@@ -12,7 +12,6 @@ import asyncio
 import importlib
 import importlib.metadata
 import importlib.util
-import os
 import subprocess
 import sys
 import sysconfig

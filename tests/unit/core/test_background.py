@@ -1,5 +1,5 @@
-"""Guarantees 19, 20, 21 and 22 (docs/guarantees.md): what is done in the background, on an injected clock and without threads: which connects and checks there are to be
-made, and what becomes of them."""
+"""Guarantees 19, 20, 21 and 22 (docs/guarantees.md): what is done in the background, on an injected clock and without
+threads: which connects and checks there are to be made, and what becomes of them."""
 
 from __future__ import annotations
 
