@@ -60,11 +60,11 @@ async def test_waiters_are_told_at_once(front: Front, workers: int) -> None:
 
 async def test_idle_connections_that_still_work_are_handed_out(front: Front) -> None:
     manager = front.manager()
-    pool = front.pool(manager, breaker_threshold=1)
+    pool = front.pool(manager, breaker_threshold=1, connect_retry=Retry(60, 60))
     held = await front.fill(pool, 'db', 2)
     manager.create.does(raises(down()))
     with pytest.raises(ConnectionRefusedError):
-        await pool.acquire('db')
+        await pool.acquire('db', timeout=0)
     await front.give_back(pool, held)
     again = await front.fill(pool, 'db', 2)
     assert set(again) == set(held)
@@ -75,10 +75,10 @@ async def test_idle_connections_that_still_work_are_handed_out(front: Front) -> 
 
 async def test_other_endpoints_are_untouched(front: Front) -> None:
     manager = front.manager()
-    pool = front.pool(manager, breaker_threshold=1)
+    pool = front.pool(manager, breaker_threshold=1, connect_retry=Retry(60, 60))
     manager.create.does(raises(down()), endpoint='down')
     with pytest.raises(ConnectionRefusedError):
-        await pool.acquire('down')
+        await pool.acquire('down', timeout=0)
     for _ in range(5):
         async with pool.connection('up'):
             pass

@@ -21,6 +21,7 @@ from traces import forget_meter_provider, globals_of_our_own
 import gcp
 from gcp._core import HOOKS, OUTCOMES, REASONS, RESULTS
 from gcp.exceptions import AcquireTimeoutError, EndpointUnavailableError
+from gcp.limits import Retry
 from gcp.observe import opentelemetry as ours
 from gcp.observe.names import INSTRUMENTS, METRICS, SCHEMA_URL, Instrument
 from gcp.observe.opentelemetry import record_histograms, since, spread
@@ -163,10 +164,10 @@ async def test_values_are_the_pools_own(front: Front) -> None:
 
 async def test_connecting_is_shown(front: Front) -> None:
     meters = Meters()
-    pool = pool_of(front, meters, breaker_threshold=1, max_size=3)
+    pool = pool_of(front, meters, breaker_threshold=1, connect_retry=Retry(60, 60), max_size=3)
     front.managers[-1].create.does(error(OSError()), endpoint='down')
     with pytest.raises(OSError):
-        await pool.acquire('down')
+        await pool.acquire('down', timeout=0)  # without another try
     with pytest.raises(EndpointUnavailableError):
         await pool.acquire('down')
     await use(pool)
@@ -178,7 +179,7 @@ async def test_connecting_is_shown(front: Front) -> None:
     assert values_of(shown, 'gcpool.connection.missing') == {(): 0}
     assert values_of(shown, 'gcpool.connection.endpoint_max') == {(): 6}
     assert values_of(shown, 'gcpool.connection.limits_errors') == {(): 0}
-    assert 0 < values_of(shown, 'gcpool.connection.retry_delay')[()] <= 0.1
+    assert 0 < values_of(shown, 'gcpool.connection.retry_delay')[()] <= 60
     by_endpoint = {
         point.attributes['gcpool.endpoint']: point.value
         for point in shown['gcpool.connection.breakers_open'].data.data_points

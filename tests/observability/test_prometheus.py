@@ -25,6 +25,7 @@ import gcp
 import gcp.asyncio
 import gcp.threading
 from gcp.exceptions import AcquireTimeoutError, EndpointUnavailableError
+from gcp.limits import Retry
 from gcp.testing import AsyncFakeManager, BareFakeManager, FakeManager, calling, dead, error, never, ok, slow
 from gcp.threading import ConnectionPool
 
@@ -190,16 +191,17 @@ async def test_limits_and_what_the_pool_is(front: Front) -> None:
 async def test_failed_connects_and_what_follows_from_them(front: Front) -> None:
     own = registry()
     manager = front.manager()
-    pool = front.pool(manager, name='orders', registry=own, breaker_threshold=2)
+    soon_then_late = Retry(1e-6, 60, factor=1e9)
+    pool = front.pool(manager, name='orders', registry=own, breaker_threshold=2, connect_retry=soon_then_late)
     page = scrape(own)
     for name in ('gcpool_breaker_open', 'gcpool_retry_delay_seconds', 'gcpool_missing_connections'):
         assert page.value(name, pool_endpoint='_other') == 0
     manager.create.does(error(Refused()), endpoint='a')
     with pytest.raises(Refused):
-        await pool.acquire('a')
+        await pool.acquire('a', timeout=0)  # without another try
     assert scrape(own).by('pool_endpoint', 'gcpool_breaker_open') == {}
     with pytest.raises(Refused):
-        await pool.acquire('a')
+        await pool.acquire('a', timeout=0)
     for _ in range(3):
         with pytest.raises(EndpointUnavailableError):
             await pool.acquire('a')
@@ -208,7 +210,7 @@ async def test_failed_connects_and_what_follows_from_them(front: Front) -> None:
     assert page.by('class', 'gcpool_connect_failures_total', pool_endpoint='a') == {'transient': 2}
     assert page.by('pool_endpoint', 'gcpool_breaker_open') == {'a': 1}
     assert page.by('result', 'gcpool_acquires_total', pool_endpoint='a') == {'error': 2, 'rejected': 3}
-    assert 0 < page.value('gcpool_retry_delay_seconds', pool_endpoint='a') <= 0.1
+    assert 0 < page.value('gcpool_retry_delay_seconds', pool_endpoint='a') <= 60
     assert page.value('gcpool_retry_delay_seconds', pool_endpoint='b') == 0
     check(page)
 
@@ -322,14 +324,22 @@ async def test_no_count_of_a_failing_endpoint_is_shown_in_another_column(front: 
     """A row has a place for each result, outcome, reason and class, however many there are."""
     own = registry()
     manager = front.manager()
-    pool = front.pool(manager, name='orders', registry=own, breaker_threshold=1, idle_timeout=1e-6, min_idle=0)
+    pool = front.pool(
+        manager,
+        name='orders',
+        registry=own,
+        breaker_threshold=1,
+        connect_retry=Retry(60, 60),
+        idle_timeout=1e-6,
+        min_idle=0,
+    )
     async with pool.connection('a'):
         pass
     await pool.discard(await pool.acquire('a'), 'a')
     manager.create.does(error(Refused()))
     for kind in (Refused, EndpointUnavailableError):
         with pytest.raises(kind):
-            await pool.acquire('a')
+            await pool.acquire('a', timeout=0)
     stats = pool.stats()
     page = scrape(own)
     for metric, label, counts in (

@@ -327,10 +327,10 @@ async def test_hook_that_takes_too_long(front: Front, traces: Traces, hook: str)
 
 async def test_endpoint_that_is_unavailable(front: Front, traces: Traces) -> None:
     manager = front.manager()
-    pool = pool_of(front, manager, traces, breaker_threshold=1)
+    pool = pool_of(front, manager, traces, breaker_threshold=1, connect_retry=Retry(60, 60))
     manager.create.does(error(OSError()))
     with pytest.raises(OSError):
-        await pool.acquire(DB)
+        await pool.acquire(DB, timeout=0)  # without another try
     traces.clear()
     with pytest.raises(EndpointUnavailableError):
         await pool.acquire(DB)

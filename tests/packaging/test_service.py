@@ -90,11 +90,13 @@ def running(base: Path, *command: str | Path, **env: str) -> Iterator[subprocess
         text=True,
         cwd='/',
         env={**inherited, 'TMPDIR': str(base), 'PYTHONPATH': path, 'PYTHONDONTWRITEBYTECODE': '1', **env},
+        start_new_session=True,
     )
     try:
         yield process
     finally:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # its workers, too: they hold the pipes that are read to their end
         process.communicate()
 
 
@@ -120,6 +122,13 @@ def get(url: str) -> tuple[int, str]:
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.read().decode()
+
+
+def answers(root: str) -> bool:
+    try:
+        return get(f'{root}/health')[0] == 200
+    except urllib.error.URLError:
+        return False
 
 
 def ask_for_orders(root: str) -> None:
@@ -327,6 +336,7 @@ def test_workers_of_uvicorn(base: Path, postgres: Server, tmp_path: Path) -> Non
         root = await_line(process.stderr, r'running on (http://127.0.0.1:\d+)')[1]
         for _ in range(2):
             await_line(process.stderr, 'startup complete')
+        await_that(lambda: answers(root))  # a worker says so before it listens
         await_that(lambda: len(workers(root)) == 2)
         ask_for_orders(root)
         await_that(lambda: metrics(root).get('gcpool_releases_total') == REQUESTS)
