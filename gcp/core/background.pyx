@@ -1,6 +1,6 @@
 # What is done in the background, for no caller: a connect, or a check of an idle connection. A worker of a front asks
-# `Core.next_job` and drives the job as it drives an acquire: `next` says what is to be done, `completed` and `failed` say
-# how that ended. What there is to do is decided in the layer of jobs.
+# `Core.next_job` and drives the job as it drives an acquire: `next` says what is to be done, `completed` and `failed`
+# say how that ended. What there is to do is decided in the layer of jobs.
 
 from gcp.core.connects cimport expire_endpoint
 from gcp.core.jobs cimport (
@@ -315,7 +315,7 @@ cdef class Job(Holder):
         return self.give_back(outcome_of(error), error, True)
 
     cdef int give_back(self, int outcome, error, bint tell) except -1:
-        """Give back the permit of a connect that has failed. Its error goes to the oldest waiter of the endpoint, unless
+        """Give back the permit of a connect that has failed. Its error goes to the endpoint's oldest waiter, unless
         connects are tried again, and to those who warm the endpoint up.
 
         :param tell: whether the waiter is told; otherwise it gets another connect
@@ -352,7 +352,7 @@ cdef class Job(Holder):
         return told
 
     cdef bint report_failed(self, int outcome, error, kind, bint counts, bint tell) except -1:
-        """Report a failed connect to the core, with what its manager says about it. Returns whether a waiter is told."""
+        """Report a failed connect to the core, with what its manager says of it. Returns whether a waiter is told."""
         cdef Core core = self.core
         cdef pool_t* pool = &core.pool
         cdef endpoint_t* e = &self.ep.e

@@ -235,7 +235,7 @@ cdef class BaseConnectionPool:
     # --- changing limits ---
 
     def reconfigure(self, **changes):
-        """Change limits while the pool is in use. They are checked as a whole, as when the pool is built: defaults adapt,
+        """Change limits while the pool is in use. They are checked as a whole, as when it is built: defaults adapt,
         and nothing has changed if an error is raised. They hold from now on. Where a cap has grown, waiters are served
         at once. Where it has shrunk, idle connections beyond it are disposed of now, used ones when they are released.
 
@@ -289,8 +289,9 @@ cdef class BaseConnectionPool:
     def __repr__(self):
         cdef pool_t* pool = &self._core.pool
         return (
-            f'<{type(self).__name__} {self.name}: {pool.idle + pool.checking} idle, {pool.used - pool.checking} used, {pool.creating} creating, '
-            f'{pool.waiting} waiting{describe_blocks(self._core)}; closed={bool(pool.closed)}>'
+            f'<{type(self).__name__} {self.name}: {pool.idle + pool.checking} idle, {pool.used - pool.checking} used, '
+            f'{pool.creating} creating, {pool.waiting} waiting{describe_blocks(self._core)}; '
+            f'closed={bool(pool.closed)}>'
         )
 
     def __reduce_ex__(self, protocol):

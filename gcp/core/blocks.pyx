@@ -4,7 +4,7 @@ from gcp.core.permits cimport endpoint_may_connect, pool_may_connect
 from gcp.core.platform cimport gcp_lock, gcp_unlock
 from gcp.core.ring cimport ring_t
 from gcp.core.state cimport (
-    CROWDED_OUT, REFUSED, cap, endpoint_link, endpoint_t, pool_t, queue_limit, slot_in_endpoint, slot_object, taken,
+    cap, endpoint_link, endpoint_t, pool_t, queue_limit, slot_in_endpoint, slot_object, taken,
 )
 
 cdef int CLOSED_AT_MOST = 20     # connections are asked whether they are closed

@@ -46,7 +46,7 @@ cdef extern from *:
     #define GCP_ERROR 1e-5        /* seconds by which the result may be ahead of the kernel's clock */
     #define GCP_PATIENCE 16       /* deviations after which the counter is not used any more */
 
-    /* GCP_PROMPT: ticks, about 1 us: a reading that took longer was interrupted (normal: 30 ns). The counter of arm64 has
+    /* GCP_PROMPT: ticks, about 1 us: a reading that took longer was cut short (normal: 30 ns). The counter of arm64 has
        a frequency of its own, 24 MHz to 1 GHz. */
     #if defined(__x86_64__)
     #define GCP_SOURCE "tsc\\n"

@@ -2,7 +2,6 @@
 # those that wait for the same endpoint, and what they are told.
 
 from gcp.core.connects cimport end_failed_connect, expire_endpoint
-from gcp.core.permits cimport endpoint_may_connect, pool_may_connect
 from gcp.core.platform cimport gcp_is_coroutine, gcp_lock, gcp_unlock
 from gcp.core.ring cimport ring_empty, ring_t
 from gcp.core.state cimport (

@@ -60,7 +60,7 @@ cdef inline void connect_succeeded(pool_t* pool, endpoint_t* ep) noexcept nogil:
 
 
 cdef inline void schedule_retry(pool_t* pool, endpoint_t* ep) noexcept nogil:
-    """Say when a failing endpoint connects next. Connects that were begun before the first one failed change nothing."""
+    """Say when a failing endpoint connects next. Connects that began before the first one failed change nothing."""
     ep.delayed = True
     if ep.retry_delay > 0 and pool.now < ep.retry_at:
         return
@@ -95,7 +95,7 @@ cdef inline void turn_away_waiters(pool_t* pool, endpoint_t* ep, int verdict) no
 
 
 cdef inline void connect_failed(pool_t* pool, endpoint_t* ep, bint permanent) noexcept nogil:
-    """A connect has failed, whose permit is given back already: schedule the next one, or make the endpoint unavailable.
+    """A connect has failed, whose permit is given back already: schedule the next, or make the endpoint unavailable.
 
     :param permanent: it is not worth another try: all waiters get its error
     """

@@ -1,4 +1,4 @@
-# Jobs: the transitions of what is done in the background. A worker asks what there is to do; that follows from the state
+# Jobs: the transitions of what is done in the background. A worker asks what is to be done; that follows from the state
 # of the pool: an endpoint has more waiters than connects in progress, a kept endpoint has too few connections, an idle
 # connection is due to be checked. There is no queue of requests, so what is no longer needed is not begun.
 
@@ -45,7 +45,7 @@ cdef inline void give_back(pool_t* pool, endpoint_t* ep) noexcept nogil:
 
 
 cdef inline bint may_refill(pool_t* pool, endpoint_t* ep) noexcept nogil:
-    """Whether an endpoint that has too few connections has room for one more, time aside. Nothing is evicted for it, and
+    """Whether an endpoint that has too few connections has room for one more, time aside. Nothing is evicted for it and
     waiters come first. After a connect that failed, one is tried at a time."""
     return (
         taken(ep) < cap(ep) and pool.size < pool.total_max_size and pool.blocked.n == 0 and pool_may_connect(pool)
@@ -255,7 +255,7 @@ cdef inline void end_check(pool_t* pool, slot_t* s, double now) noexcept nogil:
 # --- when there is something to do ---
 
 cdef inline double next_job_at(pool_t* pool) noexcept nogil:
-    """Return when there is something to do in the background that no other event will tell of; inf: there is nothing."""
+    """Return when there is something to do in the background that no other event tells of; inf: there is nothing."""
     cdef double when = INFINITY
     cdef ring_t* node = pool.short.next
     cdef endpoint_t* ep

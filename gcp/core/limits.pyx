@@ -64,7 +64,7 @@ cdef int set_pool_limits(pool_t* pool, dict limits) except -1:
 # --- of single endpoints ---
 
 cdef limits_t own_limits(Core core, key, limits_of) except *:
-    """Return the limits that an endpoint is given. Runs user code. If that fails, the pool's limits hold: it is counted,
+    """Return the limits that an endpoint is given. Runs user code. If it fails, the pool's limits hold: it is counted,
     and logged once for each endpoint."""
     cdef limits_t own
     cdef object given = None

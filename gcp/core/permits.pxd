@@ -1,12 +1,12 @@
-# Permits: which connects may begin, as far as limits of connects and earlier failures are concerned, and which endpoints
-# are to be refilled.
+# Permits: which connects may begin, as far as limits of connects and earlier failures are concerned, and which
+# endpoints are to be refilled.
 
 from gcp.core.ring cimport ring_empty, ring_insert
 from gcp.core.state cimport base_size, endpoint_t, first_waiter, held, pool_t
 
 
 cdef inline bint has_to_delay(pool_t* pool, endpoint_t* ep) noexcept nogil:
-    """Whether a failing endpoint may not connect now: it is not yet time for the next attempt, or one is in progress."""
+    """Whether a failing endpoint may not connect now: it is too early for the next attempt, or one is in progress."""
     return ep.delayed and (ep.creating + ep.reserved > 0 or pool.now < ep.retry_at)
 
 

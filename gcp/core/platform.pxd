@@ -66,7 +66,7 @@ cdef extern from *:
 
     /* A number for the event loop that runs in this thread, without a call of asyncio. 0: not known.
 
-       3.10 to 3.12   the version of the dict of the thread's state, in which asyncio notes the loop. It changes whenever
+       3.10 to 3.12   the version of the dict of the thread's state, in which asyncio notes the loop. It changes when
                       a loop begins or ends to run, and no version of a dict is used twice.
        3.13           versions of dicts are no longer counted: the address of the loop, looked up in that dict.
        3.14, 3.15     asyncio keeps the loop in a field of the thread's state. The address of the loop, read from there.

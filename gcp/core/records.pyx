@@ -6,7 +6,8 @@ from cpython.object cimport PyObject
 from gcp.core.platform cimport PyTypeObject, inquiry, traverseproc, visitproc
 from gcp.core.ring cimport ring_init, ring_t
 from gcp.core.state cimport (
-    endpoint_link, endpoint_object, endpoint_t, limits_t, pool_t, slot_in_endpoint, slot_object, slot_t, waiter_node, waiter_t,
+    endpoint_link, endpoint_object, endpoint_t, limits_t, pool_t, slot_in_endpoint, slot_object, slot_t, waiter_node,
+    waiter_t,
 )
 
 cdef class Core

@@ -102,7 +102,7 @@ cdef inline void renew_idle_times(pool_t* pool) noexcept nogil:
 # --- base and extras ---
 
 cdef inline Py_ssize_t plan_base(endpoint_t* ep) noexcept nogil:
-    """Return how many idle connections of an endpoint are to change between base and extras; negative: from the base."""
+    """Return how many idle connections of an endpoint are to change between base and extras; negative: to extras."""
     cdef Py_ssize_t wanted = max(0, base_size(ep) - ep.n_used)
     return wanted - ep.n_base if wanted < ep.n_base else min(wanted - ep.n_base, <Py_ssize_t>ep.n_extra)
 

@@ -81,7 +81,7 @@ cdef limits_t limits_of_endpoint(endpoint_t* e) noexcept nogil:
 
 
 cdef Py_ssize_t connect_queue(pool_t* pool, endpoint_t* e) noexcept nogil:
-    """Return how many acquires wait until their endpoint may connect: the limits of connects or a retry delay forbid it,
+    """Return how many acquires wait until their endpoint may connect: a limit of connects or a retry delay forbids it,
     not its cap."""
     if taken(e) - e.reserved >= cap(e) or (endpoint_may_connect(pool, e) and pool_may_connect(pool)):
         return 0

@@ -423,5 +423,3 @@ cdef inline Py_ssize_t collect_expired(pool_t* pool, double now, Py_ssize_t limi
         update_blocked(pool, s.ep)
         n += 1
     return n
-
-

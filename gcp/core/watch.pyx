@@ -1,5 +1,5 @@
-# What a caller waits for while it happens in the background: that endpoints are warmed up, that the pool is ready, that an
-# endpoint is retired.
+# What a caller waits for while it happens in the background: that endpoints are warmed up, that the pool is ready, that
+# an endpoint is retired.
 
 from gcp.core.jobs cimport end_retirement, force_retired, keep, next_job_at, retire_endpoint
 from gcp.core.platform cimport gcp_lock, gcp_unlock
