@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import shutil
@@ -26,12 +27,19 @@ def absolute(text: str, base: str | None = BASE) -> str:
     return str(METADATA['absolute_links'](text, base, '1.2.3'))
 
 
-def setup_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repository: str) -> dict[str, Any]:
+#: runs setup.py without a compilation, and prints what it says. In a process of its own: setuptools replaces distutils
+SETUP = """
+import json, runpy, setuptools, Cython.Build
+said = {}
+setuptools.setup = lambda **arguments: said.update(arguments)
+Cython.Build.cythonize = lambda *args, **options: []
+runpy.run_path('setup.py')
+print(json.dumps({name: value for name, value in said.items() if name != 'ext_modules'}))
+"""
+
+
+def setup_arguments(tmp_path: Path, repository: str) -> dict[str, Any]:
     """Return what `setup.py` says when the address in `pyproject.toml` is this, without a compilation."""
-    import setuptools  # first: Cython would import the distutils of the standard library, which is deprecated
-
-    import Cython.Build  # isort: skip
-
     for name in ('pyproject.toml', 'setup.py', 'README.md', 'gcp/__init__.py', 'tools'):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -40,22 +48,17 @@ def setup_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repository:
     edited, count = re.subn(r'^repository = ".*"$', f'repository = "{repository}"', pyproject.read_text(), flags=re.M)
     assert count == 1
     pyproject.write_text(edited)
-    said: dict[str, Any] = {}
-    monkeypatch.setattr(setuptools, 'setup', lambda **arguments: said.update(arguments))
-    monkeypatch.setattr(Cython.Build, 'cythonize', lambda *args, **options: [])
-    monkeypatch.chdir(tmp_path)
-    for name in [name for name in sys.modules if name.split('.')[0] == 'tools']:
-        monkeypatch.delitem(sys.modules, name)
-    runpy.run_path(str(tmp_path / 'setup.py'))
-
+    done = subprocess.run([sys.executable, '-c', SETUP], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said: dict[str, Any] = json.loads(done.stdout)
     return said
 
 
 # --- the address ---
 
 
-def test_no_address_no_project_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = setup_arguments(tmp_path, monkeypatch, '')
+def test_no_address_no_project_urls(tmp_path: Path) -> None:
+    said = setup_arguments(tmp_path, '')
     assert said['project_urls'] == {}
     assert said['long_description'] == (ROOT / 'README.md').read_text()
 
@@ -63,7 +66,7 @@ def test_no_address_no_project_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_the_address_makes_the_project_urls_and_the_links_of_the_readme(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = setup_arguments(tmp_path, monkeypatch, BASE + '/')
+    said = setup_arguments(tmp_path, BASE + '/')
     assert said['project_urls'].keys() == {'Homepage', 'Documentation', 'Changelog', 'Issues', 'Source'}
     assert all(url == BASE or url.startswith(f'{BASE}/') for url in said['project_urls'].values())
     assert said['project_urls']['Homepage'] == BASE

@@ -174,7 +174,7 @@ class Front(abc.ABC):
 
     async def audit(self, pool: Pool) -> None:
         """See that a pool's counts agree with each other, and that it lets all go when it is closed."""
-        await self.until(lambda: not pool.stats().disposing)
+        await self.until(lambda: (stats := pool.stats()).disposing == stats.creating == 0)  # also in the background
         audit(pool.stats())
         await pool.close(timeout=0)
         await self.until(lambda: pool.stats().size == 0)
