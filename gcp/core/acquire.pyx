@@ -245,8 +245,8 @@ cdef class Acquire(Holder):
 
     def time_to_wait(self):
         """Return for how long to wait, seconds: in the queue until the deadline, or until it is time to look whether
-        the endpoint may connect again; for a disposal a moment, and none if
-        the acquire has to wait in the queue anyway."""
+        the endpoint may connect again; for a disposal a moment, and none if the acquire has to wait in the queue
+        anyway."""
         if self.a.todo == DO_WAIT:
             return self.patience(GRACE if self.nowait else INFINITY)
         return 0.0 if self.w.state == WAIT else self.patience(GRACE)
@@ -349,7 +349,7 @@ cdef class Acquire(Holder):
         elif hook == HOOK_CREATE:
             if self.pool._collector is not None:
                 self.pool._collector.ensure()
-            prepare_booking(self)
+            self.fresh = prepare_booking(self.core)
         self.call = new_hook_call(self.core, hook, self.key, None, uses and not self.made and not self.w.queued)
         return self.call.begin()
 

@@ -14,7 +14,7 @@ from gcp.core.state cimport (
     N_HOOKS, count_hook_call, endpoint_object, endpoint_t, first_waiter, pool_t, slot_object, slot_t, waiter_t,
 )
 from gcp.core.table cimport table_find
-from gcp.core.transitions cimport discard_slot, make_room
+from gcp.core.transitions cimport discard_slot
 
 cdef double CHECK_TIMEOUT = 5.0     # seconds: how long a check in the background may take, at most
 
@@ -226,7 +226,7 @@ cdef class Job(Holder):
                 self.pool._telemetry.recheck()
             if self.pool._collector is not None:
                 self.pool._collector.ensure()
-            self.prepare()
+            self.fresh = prepare_booking(self.core)
         self.call = new_hook_call(self.core, self.todo, self.key, None, False)
         return self.call.begin()
 
@@ -247,17 +247,6 @@ cdef class Job(Holder):
 
     # --- connects ---
 
-    cdef int prepare(self) except -1:
-        """Allocate all that a connection needs, before `create` is called: one that was created must not be lost."""
-        cdef bint room
-        self.fresh = Slot.__new__(Slot)
-        gcp_lock(&self.core.mutex)
-        room = make_room(&self.core.pool)
-        gcp_unlock(&self.core.mutex)
-        if not room:
-            raise MemoryError
-        return 0
-
     cdef int created(self, conn) except -1:
         """Book a new connection: it serves the oldest waiter of its endpoint, or is idle."""
         cdef Core core = self.core
@@ -265,7 +254,7 @@ cdef class Job(Holder):
         cdef bint known
         cdef double now
         if slot is None:        # a test that calls no hook
-            self.prepare()
+            self.fresh = prepare_booking(self.core)
             self.began = core.now()
             slot = self.fresh
         core.before('job_created')

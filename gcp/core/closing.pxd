@@ -6,9 +6,9 @@ from gcp.core.ring cimport ring_t
 from gcp.core.scheduling cimport longest_idle, make_victim, note_if_empty, remove_idle, update_blocked
 from gcp.core.screening cimport update_screening
 from gcp.core.state cimport (
-    DISCARDED, POOL_CLOSED, TO_DISPOSAL, TURNED_AWAY, USED, endpoint_link, endpoint_t, pool_t, slot_in_endpoint, slot_t,
+    DISCARDED, POOL_CLOSED, TO_DISPOSAL, TURNED_AWAY, endpoint_link, endpoint_t, pool_t, slot_in_endpoint, slot_t,
 )
-from gcp.core.transitions cimport discard_slot
+from gcp.core.transitions cimport take_from_holders
 
 
 cdef inline void close_pool(pool_t* pool) noexcept nogil:
@@ -35,23 +35,13 @@ cdef inline void close_pool(pool_t* pool) noexcept nogil:
 
 
 cdef inline void force_close(pool_t* pool) noexcept nogil:
-    """Take every acquired connection from its holder, whose release does nothing then.
-
-    A connection on which a hook is running has not been acquired yet. It becomes a victim when the hook returns.
-    """
+    """Take every acquired connection from its holder."""
     cdef ring_t* node = pool.endpoints.next
-    cdef ring_t* used
     cdef endpoint_t* ep
-    cdef slot_t* s
     while node != &pool.endpoints:
         ep = endpoint_link(node)
         node = node.next
-        used = ep.used.next
-        while used != &ep.used:
-            s = slot_in_endpoint(used)
-            used = used.next
-            if s.acquired and s.state == USED:
-                discard_slot(pool, s, POOL_CLOSED)
+        take_from_holders(pool, ep, POOL_CLOSED)
 
 
 cdef inline void write_off(pool_t* pool, endpoint_t* ep) noexcept nogil:

@@ -4,15 +4,14 @@
 
 from libc.math cimport INFINITY
 
-from gcp.core.heap cimport heap_remove
 from gcp.core.platform cimport random_fraction
-from gcp.core.ring cimport ring_empty, ring_insert, ring_remove, ring_t
+from gcp.core.ring cimport ring_empty, ring_insert, ring_remove
 from gcp.core.scheduling cimport (
-    dequeue, dies_before, enqueue, make_victim, note_if_empty, remove_idle, serve_blocked, update_blocked, wake,
+    dequeue, end_lives, enqueue, note_if_empty, serve_blocked, update_blocked, wake,
 )
 from gcp.core.state cimport (
-    DONE, EXPIRED, FAILED, TURNED_AWAY, UNAVAILABLE, WAIT, endpoint_failing, endpoint_t, first_waiter, pool_t,
-    slot_in_endpoint, slot_t, taken, waiter_t,
+    DONE, EXPIRED, FAILED, TURNED_AWAY, UNAVAILABLE, WAIT, endpoint_failing, endpoint_t, first_waiter, pool_t, taken,
+    waiter_t,
 )
 
 cdef enum:
@@ -161,17 +160,6 @@ cdef inline double keep_time(pool_t* pool, waiter_t* w) noexcept nogil:
 cdef inline void expire_endpoint(pool_t* pool, endpoint_t* ep) noexcept nogil:
     """Expire all connections of an endpoint whose connect began before now: idle ones become victims, used ones will
     when they are released."""
-    cdef ring_t* node = ep.used.next
-    cdef slot_t* s
     ep.stale_before = pool.now
-    while node != &ep.used:
-        s = slot_in_endpoint(node)
-        node = node.next
-        heap_remove(&pool.due, &s.due, dies_before)
-        s.expires = -INFINITY
-        s.stale = True
-    while ep.n_base + ep.n_extra:
-        s = slot_in_endpoint(ep.base.next if ep.n_base else ep.extras.next)
-        remove_idle(pool, s)
-        make_victim(pool, s, EXPIRED)
+    end_lives(pool, ep, EXPIRED)
     update_blocked(pool, ep)

@@ -5,21 +5,21 @@
 from libc.math cimport INFINITY
 
 from gcp.core.connects cimport connect_failed, connect_succeeded, drop_unbegun, return_job, turn_away_waiters
-from gcp.core.heap cimport heap_remove, heap_sift
+from gcp.core.heap cimport heap_sift
 from gcp.core.permits cimport is_short, note_room, note_short, pool_may_connect
 from gcp.core.platform cimport random_fraction
 from gcp.core.ring cimport ring_empty, ring_insert, ring_remove, ring_t
 from gcp.core.scheduling cimport (
-    add_idle, begin_use, checked_before, dequeue, dies_before, evict_for, expires_before, hand_off, make_victim,
+    add_idle, begin_use, checked_before, dequeue, end_lives, evict_for, expires_before, hand_off, make_victim,
     note_expiry, note_if_empty, remove_idle, serve_blocked, update_blocked, wake,
 )
 from gcp.core.state cimport (
-    FAILED, IDLE, POOL_CLOSED, REFUSED, RETIRED, RETURNING, TO_IDLE, USED, cap, endpoint_short, endpoint_t,
+    FAILED, IDLE, POOL_CLOSED, REFUSED, RETIRED, RETURNING, TO_IDLE, cap, endpoint_short, endpoint_t,
     endpoint_unbegun, first_check, first_waiter, idle_limit, neediest, pool_t, slot_in_endpoint, slot_in_pool, slot_t,
     taken, waiter_node, waiter_t,
 )
 from gcp.core.table cimport table_has_room, table_remove
-from gcp.core.transitions cimport CHECK_SLACK, discard_slot, end_release, enter_connection, set_check
+from gcp.core.transitions cimport CHECK_SLACK, end_release, enter_connection, set_check
 
 
 cdef enum:
@@ -293,40 +293,18 @@ cdef inline void keep(pool_t* pool, endpoint_t* ep) noexcept nogil:
 cdef inline void retire_endpoint(pool_t* pool, endpoint_t* ep) noexcept nogil:
     """Take no more acquires of an endpoint: its waiters are turned away, its idle connections become victims, the used
     ones will when they are released."""
-    cdef ring_t* node = ep.used.next
-    cdef slot_t* s
     ep.retiring = True
     ep.kept = False
     ep.wanted = 0
     ring_remove(&ep.in_short)
     drop_unbegun(pool, ep)
     turn_away_waiters(pool, ep, REFUSED)
-    while ep.n_base or ep.n_extra:
-        s = slot_in_endpoint(ep.base.next if ep.n_base else ep.extras.next)
-        remove_idle(pool, s)
-        make_victim(pool, s, RETIRED)
-    while node != &ep.used:
-        s = slot_in_endpoint(node)
-        node = node.next
-        s.retired = True
-        heap_remove(&pool.due, &s.due, dies_before)
-        s.expires = -INFINITY
+    end_lives(pool, ep, RETIRED)
     pool.wake_background = True
     update_blocked(pool, ep)
     serve_blocked(pool)
     note_room(pool)
     note_if_empty(pool, ep)
-
-
-cdef inline void force_retired(pool_t* pool, endpoint_t* ep) noexcept nogil:
-    """Take the connections of a retired endpoint from their holders, whose release does nothing then."""
-    cdef ring_t* node = ep.used.next
-    cdef slot_t* s
-    while node != &ep.used:
-        s = slot_in_endpoint(node)
-        node = node.next
-        if s.acquired and s.state == USED:
-            discard_slot(pool, s, RETIRED)
 
 
 cdef inline void end_retirement(pool_t* pool, endpoint_t* ep) noexcept nogil:

@@ -221,17 +221,17 @@ cdef int expire(Acquire acquire) except -1:
 
 # --- creation ---
 
-cdef int prepare_booking(Acquire acquire) except -1:
-    """Allocate all that a connection needs, before `create` is called: one that was created must not be lost."""
-    cdef Core core = acquire.core
+cdef Slot prepare_booking(Core core):
+    """Allocate all that a connection needs, before `create` is called: one that was created must not be lost. Returns
+    its record."""
+    cdef Slot slot = Slot.__new__(Slot)
     cdef bint room
-    acquire.fresh = Slot.__new__(Slot)
     gcp_lock(&core.mutex)
     room = make_room(&core.pool)
     gcp_unlock(&core.mutex)
     if not room:
         raise MemoryError
-    return 0
+    return slot
 
 
 cdef int book(Acquire acquire, conn) except -1:
@@ -242,7 +242,7 @@ cdef int book(Acquire acquire, conn) except -1:
     cdef bint known
     cdef double now
     if acquire.fresh is None:       # a test that calls no hook
-        prepare_booking(acquire)
+        acquire.fresh = prepare_booking(core)
     slot = acquire.fresh
     cdef bint room
     core.before('created')

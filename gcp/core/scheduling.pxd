@@ -284,6 +284,28 @@ cdef inline void make_victim(pool_t* pool, slot_t* s, int reason) noexcept nogil
     note_short(pool, ep)
 
 
+cdef inline void end_lives(pool_t* pool, endpoint_t* ep, int reason) noexcept nogil:
+    """End the lives of an endpoint's connections: idle ones become victims, used ones will when they are released.
+
+    :param reason: EXPIRED or RETIRED
+    """
+    cdef ring_t* node = ep.used.next
+    cdef slot_t* s
+    while node != &ep.used:
+        s = slot_in_endpoint(node)
+        node = node.next
+        heap_remove(&pool.due, &s.due, dies_before)
+        s.expires = -INFINITY
+        if reason == EXPIRED:
+            s.stale = True
+        else:
+            s.retired = True
+    while ep.n_base or ep.n_extra:
+        s = slot_in_endpoint(ep.base.next if ep.n_base else ep.extras.next)
+        remove_idle(pool, s)
+        make_victim(pool, s, reason)
+
+
 cdef inline void evict_for(pool_t* pool, slot_t* s, endpoint_t* needy) noexcept nogil:
     """Make a slot a victim, and reserve its place for a blocked endpoint."""
     make_victim(pool, s, EVICTED)

@@ -316,6 +316,20 @@ cdef inline void discard_slot(pool_t* pool, slot_t* s, int reason) noexcept nogi
         serve_blocked(pool)
 
 
+cdef inline void take_from_holders(pool_t* pool, endpoint_t* ep, int reason) noexcept nogil:
+    """Make victims of an endpoint's acquired connections. Their holders' release does nothing then.
+
+    A connection on which a hook is running has not been acquired yet. It becomes a victim when the hook returns.
+    """
+    cdef ring_t* node = ep.used.next
+    cdef slot_t* s
+    while node != &ep.used:
+        s = slot_in_endpoint(node)
+        node = node.next
+        if s.acquired and s.state == USED:
+            discard_slot(pool, s, reason)
+
+
 # --- disposal ---
 
 cdef inline slot_t* take_victim(pool_t* pool) noexcept nogil:

@@ -1,10 +1,11 @@
 # What a caller waits for while it happens in the background: that endpoints are warmed up, that the pool is ready, that
 # an endpoint is retired.
 
-from gcp.core.jobs cimport end_retirement, force_retired, keep, next_job_at, retire_endpoint
+from gcp.core.jobs cimport end_retirement, keep, next_job_at, retire_endpoint
 from gcp.core.platform cimport gcp_lock, gcp_unlock
 from gcp.core.scheduling cimport note_if_empty
-from gcp.core.state cimport base_size, cap, endpoint_t, pool_t, taken
+from gcp.core.state cimport RETIRED, base_size, cap, endpoint_t, pool_t, taken
+from gcp.core.transitions cimport take_from_holders
 
 cdef enum watch_kind:
     WARM_UP, READINESS, RETIREMENT
@@ -121,7 +122,7 @@ cdef class Watch:
         gcp_lock(&core.mutex)
         core.pool.now = now
         for ep in self.records:
-            force_retired(&core.pool, &ep.e)
+            take_from_holders(&core.pool, &ep.e, RETIRED)
         gcp_unlock(&core.mutex)
         core.after()
 
