@@ -269,6 +269,11 @@ cdef class Acquire(Holder):
         return self.key
 
     @property
+    def age(self):
+        """How long ago it was called, seconds."""
+        return self.core.now() - self.w.began
+
+    @property
     def ahead(self):
         """How many acquires were in the wait queue when it came."""
         return self.w.ahead

@@ -171,7 +171,7 @@ class PoolTracer:
         spans with ``tracing='all'`` only."""
         try:
             if self._is_wanted(hook, None, wrong=True):
-                span = self._begin(hook, endpoint, otel.get_current(), ago=seconds)
+                span = self._begin(hook, endpoint, otel.get_current(), start=time_ns() - int(seconds * 1e9))
                 self._conclude(span, hook, endpoint, outcome, seconds, error)
         except Exception as trouble:
             self._failed(trouble)
@@ -188,11 +188,13 @@ class PoolTracer:
             parent = acquire.caller if acquire.caller is not None else otel.get_current()
             if is_suppressed(parent):
                 return
+            # The clocks are read in this order: after an interruption in between, the span begins early, not late.
+            start = time_ns() - int(acquire.age * 1e9)
             span = self._begin(
                 WAIT,
                 acquire.endpoint,
                 parent,
-                ago=seconds,
+                start=start,
                 links={'released_by': acquire.released_by, 'created_by': acquire.created_by},
                 attributes={RESULT: result, AHEAD: acquire.ahead, **blocked(acquire, error)},
             )
@@ -220,13 +222,13 @@ class PoolTracer:
         endpoint: object,
         parent: Context,
         *,
-        ago: float | None = None,
+        start: int | None = None,
         links: Mapping[str, object] = MappingProxyType({}),
         attributes: Mapping[str, Any] = MappingProxyType({}),
     ) -> Span:
         """Start a span.
 
-        :param ago: for how long it has lasted already, seconds
+        :param start: when it began, nanoseconds since the epoch; None: now
         """
         return self._tracer.start_span(
             self._names[hook],
@@ -234,7 +236,7 @@ class PoolTracer:
             kind=SpanKind.INTERNAL,
             attributes={POOL: self._telemetry.name, **self._location(endpoint), **attributes},
             links=[Link(to, {LINK: why}) for why, to in links.items() if isinstance(to, SpanContext)],
-            start_time=None if ago is None else time_ns() - int(ago * 1e9),
+            start_time=start,
             record_exception=False,
             set_status_on_exception=False,
         )

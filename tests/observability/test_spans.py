@@ -7,6 +7,7 @@ import asyncio
 import contextvars
 import gc
 import logging
+import time
 import tracemalloc
 from typing import Any
 
@@ -80,6 +81,21 @@ async def test_acquire_that_creates(front: Front, traces: Traces) -> None:
     assert links_of(wait) == {'created_by': id_of(create)}
     # retroactive: it began before what happened within
     assert wait.start_time <= create.start_time + 1_000_000 and wait.end_time >= create.end_time  # type: ignore[operator]
+
+
+async def test_wait_begins_no_later_than_what_happened_within(front: Front, traces: Traces) -> None:
+    seen: list[int] = []
+
+    def label(endpoint: Any) -> str:
+        if seen:  # the span of the wait is being made
+            time.sleep(0.05)
+        return 'orders'
+
+    manager = front.manager()
+    manager.create.does(calling(lambda endpoint, conn: seen.append(time.time_ns())))
+    pool = pool_of(front, manager, traces, endpoint_label=label)
+    await pool.release(await pool.acquire(DB), DB)
+    assert traces.one(WAIT).start_time <= seen[0] + 1_000_000
 
 
 @pytest.mark.parametrize('bare', [True, False])
