@@ -7,6 +7,7 @@ import contextlib
 import datetime
 import errno
 import functools
+import inspect
 import re
 import signal
 import socket
@@ -47,7 +48,7 @@ def refused() -> tuple[str, int]:
 async def failure(manager: Any, endpoint: Any) -> ErrorClass:
     """Return the class of the error of a create."""
     with pytest.raises(Exception) as caught:
-        if asyncio.iscoroutinefunction(manager.create):
+        if inspect.iscoroutinefunction(manager.create):
             await asyncio.wait_for(manager.create(endpoint), 10)
         else:
             await asyncio.to_thread(manager.create, endpoint, 10)
@@ -679,7 +680,7 @@ def test_a_group_of_errors(members: tuple[Exception, ...], expected: ErrorClass)
 
 async def attempts(manager: Any, endpoint: Any, workers: int) -> tuple[int, list[BaseException]]:
     """Let eight acquires retry a connect that cannot succeed; return how many connects there were, and their errors."""
-    is_async = asyncio.iscoroutinefunction(manager.create)
+    is_async = inspect.iscoroutinefunction(manager.create)
     pools: Any = gcp.asyncio if is_async else gcp.threading
     pool = pools.ConnectionPool(
         manager, connect_retry=Retry(), max_connecting=1, connect_workers=workers, acquire_timeout=60, name='shop'
