@@ -1,5 +1,5 @@
 from asyncio import Future
-from collections.abc import Callable, Coroutine, Generator, Hashable
+from collections.abc import Callable, Collection, Coroutine, Generator, Hashable
 from contextvars import Context
 from types import GenericAlias, TracebackType
 from typing import Any, Final, Generic, Literal, NoReturn, SupportsFloat, TypeVar, final, overload
@@ -88,6 +88,8 @@ class Core:
     on_fork: Callable[[], object] | None
     on_transition: Callable[[str], object] | None
     limits_of: Callable[[Any], tuple[Any, ...] | None] | None
+    describe_holders: Callable[[list[Any]], list[Any]] | None
+    on_lost: Callable[[Any], object] | None
     report: Callable[[str, Any, BaseException], object] | None
     tracer: Any
     traces_hits: bool
@@ -213,6 +215,14 @@ class Job(Holder):
     def kind(self) -> str: ...
     @property
     def context(self) -> Context: ...
+
+def find_holders(pool: BaseConnectionPool[_EndpointT, _ConnectionT], endpoint: object, most: int) -> list[Any]: ...
+def look_at_waits(pool: BaseConnectionPool[_EndpointT, _ConnectionT]) -> tuple[bool, Any, str, bool]: ...
+def look_for_leaks(
+    pool: BaseConnectionPool[_EndpointT, _ConnectionT], told: Collection[int]
+) -> tuple[list[tuple[int, Any]], set[int], float]: ...
+def set_watched(pool: BaseConnectionPool[_EndpointT, _ConnectionT], watched: bool) -> None: ...
+def thread_context(thread: int) -> tuple[Context | None, bool | None]: ...
 
 def next_job(pool: BaseConnectionPool[_EndpointT, _ConnectionT]) -> Job | None: ...
 
@@ -388,6 +398,7 @@ class BaseConnectionPool(Generic[_EndpointT, _ConnectionT]):
     _disposer: Any
     _collector: Any
     _report: Any
+    _watched: Any
     _make_collector: Any
     _make_event: Any
     _timeout_error: Any
@@ -414,6 +425,11 @@ class BaseConnectionPool(Generic[_EndpointT, _ConnectionT]):
     @property
     def closed(self) -> bool: ...
     def reconfigure(self, **changes: Any) -> None: ...
+    def holders(self, endpoint: _EndpointT | None = None) -> list[Any]:
+        """Return who holds connections, as a list of `gcp.holders.HolderInfo`, the longest held first.
+
+        :param endpoint: whose connections; ``None``: of all endpoints. For an unknown one the list is empty
+        """
     def get_size(self) -> int: ...
     def __reduce_ex__(self, protocol: object) -> NoReturn: ...
     @classmethod
@@ -422,12 +438,13 @@ class BaseConnectionPool(Generic[_EndpointT, _ConnectionT]):
 @disjoint_base
 class SyncPool(BaseConnectionPool[_EndpointT, _ConnectionT]):
     _wait: Any
-    def acquire(self, endpoint: _EndpointT, timeout: float | None = None) -> _ConnectionT:
+    def acquire(self, endpoint: _EndpointT, timeout: float | None = None, tag: str | None = None) -> _ConnectionT:
         """Acquire a connection. The caller must release it; for a with statement use `connection`.
 
         :param endpoint: what to connect to; any hashable
         :param timeout: seconds for everything: waiting, creating, checking; zero or less: do not wait; ``inf``: no
                         limit; ``None``: the pool's ``acquire_timeout``
+        :param tag: a word for `holders` that says what the connection is used for, of at most 64 characters
         :raises AcquireTimeoutError: if it took longer
         :raises ConnectionPoolClosedError: if the pool is closed
         """
@@ -440,11 +457,14 @@ class SyncPool(BaseConnectionPool[_EndpointT, _ConnectionT]):
                       connection is used again
         :raises ConnectionNotAcquiredError: if it is not held; nothing has changed then
         """
-    def connection(self, endpoint: _EndpointT, timeout: float | None = None) -> Lease[_ConnectionT]:
+    def connection(
+        self, endpoint: _EndpointT, timeout: float | None = None, tag: str | None = None
+    ) -> Lease[_ConnectionT]:
         """Return a context manager that acquires a connection and releases it at the end.
 
         :param endpoint: what to connect to; any hashable
         :param timeout: as for `acquire`
+        :param tag: as for `acquire`
         """
 
 @final
@@ -465,9 +485,12 @@ class AsyncPool(BaseConnectionPool[_EndpointT, _ConnectionT]):
         iterate: Callable[..., Any],
         begun: Callable[..., Any],
         drain_request: Callable[[AsyncPool[Any, Any]], Callable[[], object]],
+        tasks: Any,
     ) -> None: ...
     def _attach_loop(self, loop: Any) -> None: ...
-    def acquire(self, endpoint: _EndpointT, timeout: float | None = None) -> AsyncLease[_ConnectionT]:
+    def acquire(
+        self, endpoint: _EndpointT, timeout: float | None = None, tag: str | None = None
+    ) -> AsyncLease[_ConnectionT]:
         """Acquire a connection. The caller must release it.
 
         Returns an awaitable that is also an asynchronous context manager. It takes a connection when it is first
@@ -476,6 +499,7 @@ class AsyncPool(BaseConnectionPool[_EndpointT, _ConnectionT]):
         :param endpoint: what to connect to; any hashable
         :param timeout: seconds for everything: waiting, creating, checking; zero or less: do not wait; ``inf``: no
                         limit; ``None``: the pool's ``acquire_timeout``
+        :param tag: a word for `holders` that says what the connection is used for, of at most 64 characters
         :raises AcquireTimeoutError: if it took longer
         :raises ConnectionPoolClosedError: if the pool is closed
         """
@@ -490,11 +514,14 @@ class AsyncPool(BaseConnectionPool[_EndpointT, _ConnectionT]):
                       connection is used again
         :raises ConnectionNotAcquiredError: if it is not held; nothing has changed then
         """
-    def connection(self, endpoint: _EndpointT, timeout: float | None = None) -> AsyncLease[_ConnectionT]:
+    def connection(
+        self, endpoint: _EndpointT, timeout: float | None = None, tag: str | None = None
+    ) -> AsyncLease[_ConnectionT]:
         """Return an asynchronous context manager that acquires a connection and releases it at the end.
 
         :param endpoint: what to connect to; any hashable
         :param timeout: as for `acquire`
+        :param tag: as for `acquire`
         """
 
 @final

@@ -2,8 +2,9 @@
 """The compiled core of gcp: the state of a pool, its transitions, the machines of acquire and release, and the compiled
 halves of the two pools. The contents, in the order in which to read them:
 
-layers                 plain C, a module each, which cimports only those before it: platform, clock, ring, heap, table,
-                       histogram, state, permits, screening, scheduling, connects, transitions, closing, jobs, resizing
+layers                 plain C, a module each, which cimports only those before it: platform, frames, clock, ring, heap,
+                       table, histogram, state, permits, screening, scheduling, connects, transitions, closing, jobs,
+                       resizing
 records                the objects that own slots and endpoints
 event                  what a thread waits on
 arguments              what callers pass in: checked, and shown in messages
@@ -14,6 +15,7 @@ limits                 the pool's limits, and those of single endpoints
 registry               endpoints by their key
 core                   the state of one pool behind its lock
 holder                 what holds a connection
+uses                   who holds it: where it was acquired, and since when
 acquire, request       the machine of an acquire, and what it asks of the core
 connecting             what follows from a connect that failed
 blocks                 what holds an acquire up, and the errors that say so
@@ -33,6 +35,7 @@ import os
 from collections import deque
 from _socket import socket     # the base of socket.socket, which takes long to import
 from contextvars import Context, copy_context
+from functools import partial
 from types import AsyncGeneratorType, BuiltinFunctionType, CoroutineType, GenericAlias
 
 cimport cython
@@ -106,6 +109,7 @@ include "core/limits.pyx"
 include "core/registry.pyx"
 include "core/core.pyx"
 include "core/holder.pyx"
+include "core/uses.pyx"
 include "core/acquire.pyx"
 include "core/request.pyx"
 include "core/connecting.pyx"

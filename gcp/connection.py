@@ -11,9 +11,9 @@ from gcp._core import chain, is_clean
 
 
 @contextmanager
-def connection_of(self: Any, endpoint: Any, timeout: float | None = None) -> Iterator[Any]:
+def connection_of(self: Any, endpoint: Any, timeout: float | None = None, **options: Any) -> Iterator[Any]:
     """Acquire a connection, and release it at the end. An error of the release never hides that of the block."""
-    conn = self.acquire(endpoint, timeout=timeout)
+    conn = self.acquire(endpoint, timeout=timeout, **options)
     try:
         yield conn
     except BaseException as body:
@@ -27,9 +27,11 @@ def connection_of(self: Any, endpoint: Any, timeout: float | None = None) -> Ite
 
 
 @asynccontextmanager
-async def async_connection_of(self: Any, endpoint: Any, timeout: float | None = None) -> AsyncIterator[Any]:
+async def async_connection_of(
+    self: Any, endpoint: Any, timeout: float | None = None, **options: Any
+) -> AsyncIterator[Any]:
     """Acquire a connection, and release it at the end. An error of the release never hides that of the block."""
-    conn = await self.acquire(endpoint, timeout=timeout)
+    conn = await self.acquire(endpoint, timeout=timeout, **options)
     try:
         yield conn
     except BaseException as body:

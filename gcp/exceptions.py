@@ -3,7 +3,7 @@ error of a connection manager reaches the caller unchanged."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Any
 
@@ -62,6 +62,8 @@ class AcquireTimeoutError(BaseError, TimeoutError):
     :ivar waiting: other acquires of the same that still wait
     :ivar limit: the cap that applies to them
     :ivar oldest_checkout: how long the connection that was acquired first has been held, seconds; 0 without any
+    :ivar holders: who holds the connections that were waited for, the longest held three, as `gcp.holders.HolderInfo`.
+                   They are looked up when they, or the message, are first read, and are not pickled: the message is
     """
 
     def __init__(
@@ -78,8 +80,12 @@ class AcquireTimeoutError(BaseError, TimeoutError):
         waiting: int = 0,
         limit: int = 0,
         oldest_checkout: float = 0.0,
+        holders: Callable[[], Sequence[Any]] | None = None,
     ) -> None:
         super().__init__(message)
+        self._find_holders = holders
+        self._holders: tuple[Any, ...] = ()
+        self._text: str | None = None
         self.pool = pool
         self.phase = phase
         self.blocked_by = blocked_by
@@ -90,6 +96,27 @@ class AcquireTimeoutError(BaseError, TimeoutError):
         self.waiting = waiting
         self.limit = limit
         self.oldest_checkout = oldest_checkout
+
+    @property
+    def holders(self) -> tuple[Any, ...]:
+        if self._find_holders is not None:
+            find, self._find_holders = self._find_holders, None
+            try:
+                self._holders = tuple(find())
+            except Exception:  # of a task that does not tell its name, say
+                pass
+        return self._holders
+
+    def __str__(self) -> str:
+        if self._text is None:
+            self._text = '\n  '.join([super().__str__(), *map(str, self.holders)])
+        return self._text
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        state = {
+            name: value for name, value in vars(self).items() if name not in ('_find_holders', '_holders', '_text')
+        }
+        return type(self), (str(self),), state
 
 
 class EndpointUnavailableError(BaseError):

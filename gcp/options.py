@@ -87,6 +87,9 @@ NAMES = (
     'breaker_threshold',
     'max_waiting',
     'admission',
+    'track_holders',
+    'warn_after',
+    'reclaim_abandoned',
 )
 
 #: what a pool keeps for its whole life
@@ -99,6 +102,9 @@ FIXED = (
     'tracing',
     'endpoint_labels',
     'endpoint_label',
+    'track_holders',
+    'warn_after',
+    'reclaim_abandoned',
 )
 
 
@@ -142,6 +148,9 @@ class Options:
     breaker_threshold: int | None
     max_waiting: int | None
     admission: str | None
+    track_holders: bool
+    warn_after: float
+    reclaim_abandoned: bool
     given: Mapping[str, Any]
     limits_of: LimitsOf | None
 
@@ -213,6 +222,9 @@ def resolve(given: Mapping[str, Any], unknown: Mapping[str, Any]) -> Options:
         breaker_threshold=count('breaker_threshold', given['breaker_threshold']),
         max_waiting=count('max_waiting', given['max_waiting'], least=0),
         admission=None if given['admission'] is None else one_of('admission', given['admission'], ADMISSION),
+        track_holders=flag('track_holders', given['track_holders']),
+        warn_after=interval('warn_after', given['warn_after']),
+        reclaim_abandoned=flag('reclaim_abandoned', given['reclaim_abandoned']),
         given=MappingProxyType({name: given[name] for name in NAMES}),
         limits_of=limits_of,
     )

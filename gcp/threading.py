@@ -20,6 +20,7 @@ from gcp.background.threads import Background, Operations
 from gcp.connection import connection_of
 from gcp.disposal import DISPOSE_GRACE, FORCE_GRACE, report, weakly
 from gcp.disposal.threads import Collector, Disposer
+from gcp.holders.watcher import Watched
 from gcp.limits import Limits, Retry
 from gcp.managers import AsyncConnectionManager, ConnectionT, EndpointT
 from gcp.managers import SyncConnectionManager as BaseConnectionManager
@@ -80,6 +81,11 @@ class ConnectionPool(SyncPool[EndpointT, ConnectionT], Operations[EndpointT]):
                               connection fail at once, until one connect succeeds; ``None``: never
     :param max_waiting: acquires of one endpoint that may wait at a time; one more fails at once; ``None``: no limit
     :param admission: ``'deadline'``: an acquire whose wait is expected to outlast its time-out fails at once
+    :param track_holders: note at each acquire where it was called, for `holders`
+    :param warn_after: log a warning when an acquire without a time limit has waited for so many seconds; ``None``: do
+                       not
+    :param reclaim_abandoned: have Python's garbage collector run when an acquire waits while the task of a holder is
+                              done, or its thread has ended, at most every 10 s
     :raises TypeError: for an argument that is unknown or has a wrong type
     :raises ValueError: for an argument out of range, or two that contradict each other
     """
@@ -119,6 +125,9 @@ class ConnectionPool(SyncPool[EndpointT, ConnectionT], Operations[EndpointT]):
         breaker_threshold: int | None = None,
         max_waiting: int | None = None,
         admission: Literal['deadline'] | None = None,
+        track_holders: bool = True,
+        warn_after: float | None = 30.0,
+        reclaim_abandoned: bool = False,
         **unknown: NoReturn,
     ) -> None:
         from gcp.stats import snapshot  # its dataclasses take as long to import as all the rest
@@ -139,6 +148,7 @@ class ConnectionPool(SyncPool[EndpointT, ConnectionT], Operations[EndpointT]):
         self._make_collector = Collector
         self._collector = Collector(self, self._disposer) if given.background_collector else None
         self._background = Background(self)
+        self._watched = Watched(self, given)
         self._snapshot = snapshot
         self._telemetry = observe.attach(self, self._core, given, 'threading')
 

@@ -130,6 +130,7 @@ cdef class Acquire(Holder):
     cdef readonly tuple block        # (idle, used, creating, waiting, limit, when the oldest use began)
     cdef object cause                # the endpoint's last creation error
     cdef object context              # its context variables, for a connect in the background on its behalf
+    cdef gcp_site site               # where it was called, if that was noted
 
     # --- for the driver ---
 
@@ -299,7 +300,7 @@ cdef class Acquire(Holder):
             verdict = arm(self, self.pool.new_event())
             if verdict == WAIT and (not clean or ring_empty(&pool.victims)):
                 self.a.todo = DO_WAIT
-                return 0
+                return 0 if not self.waited else begin_wait(self)
             self.disposed = False       # a finalizer left something, which was reclaimed just now
         if verdict == UNAVAILABLE and self.last_error is None:
             verdict = ask(self, False)      # a connect has succeeded meanwhile
@@ -421,9 +422,11 @@ cdef class Acquire(Holder):
             f'{blocked}; {idle} idle, {used} used{held_for}, {creating} creating, {waiting} waiting',
             pool=self.pool.name, phase=phase, blocked_by=blocked_by, timeout=self.timeout, idle=idle, used=used,
             creating=creating, waiting=waiting, limit=limit, oldest_checkout=age,
+            holders=find_holders_in_the_way(self) if waited else None,
         )
 
     def __dealloc__(self):
+        gcp_forget_site(&self.site)
         # Dropped in the middle, with a permit or a slot. (One in the wait queue is owned by the queue.)
         if self.core is None or self.epoch != self.core.pool.epoch or self.ended:
             return

@@ -24,6 +24,7 @@ cdef class AsyncLease(Holder):
     cdef AsyncPool pool
     cdef object key
     cdef object timeout
+    cdef object tag
     cdef Acquire acquire
     cdef object coro             # what is awaited: the driver at work, or the future of a plain wait
     cdef object body             # the error that leaves the block
@@ -214,6 +215,8 @@ cdef class AsyncLease(Holder):
 
     cdef inline int take_over(self, slot_t* s) except -1:
         """The acquire has ended well."""
+        if self.tag is not None:
+            note_tagged(self.pool, s, self.tag)
         if self.entered:
             self.phase = HELD
             self.hold(self.pool._core, <Slot>slot_object(s), s.lease)
@@ -233,10 +236,14 @@ cdef class AsyncLease(Holder):
             s = pool.take_slot(self.key, self.timeout, NULL)
         elif not pool._core.traces_hits:
             s = pool.take_slot(self.key, self.timeout, &a)
-            if s != NULL and a.fresh != ENDED:
-                self.phase = ACQUIRING      # a hook that awaits this same lease gets an error
-                return self.call_hooks(s, &a)
-        return s if s != NULL else pool.begin_for(self)
+        if s == NULL:
+            return pool.begin_for(self)
+        if pool.tracks:
+            note_use(s, pool.running_task())
+        if pool.direct or a.fresh == ENDED:
+            return s
+        self.phase = ACQUIRING              # a hook that awaits this same lease gets an error
+        return self.call_hooks(s, &a)
 
     cdef slot_t* begin(self, Acquire acquire, error) except? NULL:
         """Begin to drive an acquire that is no idle hit.

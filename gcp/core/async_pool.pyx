@@ -3,9 +3,10 @@
 
 from cpython.exc cimport PyErr_WarnEx
 
+from gcp.core.frames cimport GCP_TASK_IN_THREAD, gcp_task_in_thread
 from gcp.core.platform cimport (
     GCP_NO_MARK, PYGEN_NEXT, PYGEN_RETURN, PyIter_Send, PySendResult, PyThreadState_Get, PyThreadState_GetID,
-    gcp_mark_init, gcp_mark_of, gcp_running_mark,
+    gcp_mark_init, gcp_mark_of, gcp_running_mark, look_up_quietly,
 )
 from gcp.core.state cimport HOOK_DISPOSE, slot_t
 
@@ -26,15 +27,23 @@ cdef class AsyncPool(BaseConnectionPool):
     cdef object iterate          # makes an iterator of an awaitable that is no coroutine
     cdef object begun            # makes what is to be awaited of an iterator that has suspended already
     cdef object drain_request    # makes what a finalizer calls, so that the loop reclaims what was abandoned
+    cdef object current_task     # returns the task that runs in a loop
+    cdef object current_tasks    # asyncio's own table of those, up to Python 3.13; None: it is to be asked
+    cdef bint task_in_thread     # whether asyncio keeps it in the state of the thread
 
-    def _bind(self, running_loop, iterate, begun, drain_request):
-        """Say how to find the running event loop, how to await what was begun, and what finalizers call."""
+    def _bind(self, running_loop, iterate, begun, drain_request, tasks):
+        """Say how to find the running event loop and its task, how to await what was begun, and what finalizers call.
+
+        :param tasks: the module `asyncio.tasks`
+        """
         self.running_loop = running_loop
         self.is_marked = isinstance(running_loop, BuiltinFunctionType)
         self.mark = GCP_NO_MARK
         self.iterate = iterate
         self.begun = begun
         self.drain_request = drain_request
+        self.current_task = tasks.current_task
+        self.current_tasks = None if GCP_TASK_IN_THREAD else getattr(tasks, '_current_tasks', None)
 
     def _attach_loop(self, loop):
         """Make the first event loop the pool's own; refuse any other."""
@@ -75,7 +84,21 @@ cdef class AsyncPool(BaseConnectionPool):
         if loop is not self.loop:
             self._attach_loop(loop)
         self.mark = gcp_mark_of(loop) if self.is_marked else GCP_NO_MARK
+        if self.tracks and GCP_TASK_IN_THREAD:
+            task = self.current_task(loop)
+            self.task_in_thread = gcp_task_in_thread() == <PyObject*>task
         return 0
+
+    cdef PyObject* running_task(self) noexcept:
+        if self.task_in_thread:
+            return gcp_task_in_thread()
+        if self.current_tasks is not None:
+            return look_up_quietly(self.current_tasks, self.loop)
+        try:
+            task = self.current_task(self.loop)
+        except Exception:
+            return NULL
+        return NULL if task is None else <PyObject*>task        # the loop keeps it while it runs
 
     cdef bint can_leave_now(self):
         """Whether a lease can be left here: in the pool's thread, also when its loop has ended; in no other loop."""
@@ -99,7 +122,7 @@ cdef class AsyncPool(BaseConnectionPool):
         event.future = self.loop.create_future()
         return event
 
-    def acquire(self, endpoint, timeout=None):
+    def acquire(self, endpoint, timeout=None, tag=None):
         """Acquire a connection. The caller must release it.
 
         Returns an awaitable that is also an asynchronous context manager. It takes a connection when it is first
@@ -108,18 +131,20 @@ cdef class AsyncPool(BaseConnectionPool):
         :param endpoint: what to connect to; any hashable
         :param timeout: seconds for everything: waiting, creating, checking; zero or less: do not wait; ``inf``: no
                         limit; ``None``: the pool's ``acquire_timeout``
+        :param tag: a word for `holders` that says what the connection is used for, of at most 64 characters
         :raises AcquireTimeoutError: if it took longer
         :raises ConnectionPoolClosedError: if the pool is closed
         """
-        return new_async_lease(self, endpoint, timeout, True)
+        return tagged(new_async_lease(self, endpoint, timeout, True), tag)
 
-    def connection(self, endpoint, timeout=None):
+    def connection(self, endpoint, timeout=None, tag=None):
         """Return an asynchronous context manager that acquires a connection and releases it at the end.
 
         :param endpoint: what to connect to; any hashable
         :param timeout: as for `acquire`
+        :param tag: as for `acquire`
         """
-        return new_async_lease(self, endpoint, timeout, False)
+        return tagged(new_async_lease(self, endpoint, timeout, False), tag)
 
     def release(self, conn, endpoint, error=None):
         """Release a connection. To be awaited; without hooks to run, it is done before, where the pool's loop runs.
@@ -175,6 +200,14 @@ cdef inline AsyncLease new_async_lease(AsyncPool pool, endpoint, timeout, bint b
     lease.pool = pool
     lease.key = endpoint
     lease.timeout = timeout
+    return lease
+
+
+cdef inline AsyncLease tagged(AsyncLease lease, tag):
+    if tag is not None:
+        lease.by_name, by_name = False, lease.by_name
+        lease.tag = check_tag(tag)
+        lease.by_name = by_name
     return lease
 
 

@@ -83,6 +83,11 @@ cdef class BaseConnectionPool:
     cdef readonly object _classify
     cdef readonly object _keepalive
     cdef bint judges                    # whether the manager is asked about the error of a holder
+    cdef bint tracks                    # whether each acquire notes where it was called
+    cdef public object _watched         # has long waits and leaks looked for; None: nothing is looked for
+    cdef bint watched                   # whether that has begun
+    cdef bint warns                     # whether waits without a time limit are looked for
+    cdef bint reclaims                  # whether holders that are gone are looked for while an acquire waits
     cdef public object _dispose         # for what a caller disposes of by itself; None: it does not
     # Whether an idle hit calls no hook when it is acquired, none when it is released, looks for nothing that expired.
     cdef bint direct
@@ -113,6 +118,9 @@ cdef class BaseConnectionPool:
         self._keepalive = hooks.get('keepalive')
         self.judges = self._clean_after_error is not None or self._classify is not None
         self.name = options.name or next_name(type(manager).__name__)
+        self.tracks = options.track_holders
+        self.warns = options.warn_after < INFINITY
+        self.reclaims = options.reclaim_abandoned
         self.direct = self._check_aliveness is None and self._on_acquire is None
         self.checks_only = self._on_acquire is None
         self.plain = self._on_release is None
@@ -130,6 +138,10 @@ cdef class BaseConnectionPool:
     cdef object new_event(self):
         """Make what an acquire that waits is woken by."""
         return Event.__new__(Event) if self._make_event is None else self._make_event()
+
+    cdef PyObject* running_task(self) noexcept:
+        """Return the task that runs, borrowed; NULL: there is none."""
+        return NULL
 
     # --- acquire ---
 
@@ -247,6 +259,13 @@ cdef class BaseConnectionPool:
 
     # --- looking ---
 
+    def holders(self, endpoint=None):
+        """Return who holds connections, as a list of `gcp.holders.HolderInfo`, the longest held first.
+
+        :param endpoint: whose connections; ``None``: of all endpoints. For an unknown one the list is empty
+        """
+        return self._core.describe_holders(find_uses(self._core, endpoint))
+
     def get_size(self):
         """Return the number of places taken: connections idle, used, being created and being disposed of."""
         return self._core.pool.size
@@ -303,6 +322,8 @@ cdef int use_options(BaseConnectionPool pool, options) except -1:
     pool._options = options
     pool.acquire_timeout = options.acquire_timeout
     pool.dispose_batch_size = options.dispose_batch_size
+    if pool._watched is not None and options.leak_threshold < INFINITY:
+        pool._watched.begin()
     if not isinstance(pool, AsyncPool):     # there, disposals may suspend
         pool._dispose = getattr(pool._manager, 'dispose', None) if options.dispose_timeout is None else None
     return 0

@@ -95,15 +95,20 @@ cdef int reclaim(Core core) except -1:
 
 cdef int reclaim_slot(Core core, slot_t* abandoned, double now) except -1:
     cdef Slot slot = <Slot>slot_object(abandoned)
+    cdef tuple use = None
     Py_DECREF(slot)
+    if core.on_lost is not None and abandoned.abandoned_lease == abandoned.lease and abandoned.acquired:
+        use = use_of(core, slot, now)
     gcp_lock(&core.mutex)
     core.pool.now = now
     if abandoned.abandoned_lease:
         if abandoned.lease == abandoned.abandoned_lease and is_held(abandoned):
             discard_slot(&core.pool, abandoned, DISCARDED)
+        else:
+            use = None
     elif abandoned.state == DISPOSING and not abandoned.started:
         ring_insert(&core.pool.victims, &abandoned.in_pool)
     gcp_unlock(&core.mutex)
     if abandoned.abandoned_lease == 0 and abandoned.started:
         free_place(core, slot, now)
-    return 0
+    return tell_lost(core, use)

@@ -3,6 +3,7 @@
 cimport cython
 from cpython.object cimport PyObject
 
+from gcp.core.frames cimport gcp_forget_site, gcp_site
 from gcp.core.platform cimport PyTypeObject, inquiry, traverseproc, visitproc
 from gcp.core.ring cimport ring_init, ring_t
 from gcp.core.state cimport (
@@ -32,6 +33,8 @@ cdef class Slot:
     cdef object conn
     cdef object endpoint     # the key
     cdef object created_by   # the span in which it was created, if a tracer records spans
+    cdef gcp_site site       # where it was acquired last, if that was noted
+    cdef uint64_t noted      # for which use
 
     def __cinit__(self):
         ring_init(&self.s.in_endpoint)
@@ -39,6 +42,9 @@ cdef class Slot:
         ring_init(&self.s.reservation)
         self.s.due = -1
         self.s.check = -1
+
+    def __dealloc__(self):
+        gcp_forget_site(&self.site)
 
 
 @cython.final

@@ -1,6 +1,7 @@
 # What an acquire asks of the core, one transition each: for a slot, for its verdict, to book a connection, to end.
 
 from gcp.core.connects cimport keep_time, serve_due
+from gcp.core.frames cimport gcp_note_site
 from gcp.core.histogram cimport N_WAIT_BOUNDS, gcp_seconds, observe
 from gcp.core.platform cimport gcp_lock, gcp_unlock
 from gcp.core.ring cimport ring_empty, ring_init
@@ -37,6 +38,8 @@ cdef Acquire new_acquire(BaseConnectionPool pool, endpoint, timeout):
     acquire.create_began = NEVER
     acquire.alarm = INFINITY
     acquire.core = core
+    if pool.tracks:
+        gcp_note_site(&acquire.site, pool.running_task())
     ring_init(&acquire.w.node)
     acquire.w.self = <PyObject*>acquire
     arrive(acquire)
@@ -61,6 +64,8 @@ cdef Acquire acquire_from_hit(BaseConnectionPool pool, Slot slot, acquire_t* hit
 cdef inline slot_t* slot_of(Acquire acquire):
     """Return the slot of an acquire that has ended well. The pool owns it."""
     cdef slot_t* s = &acquire.slot.s
+    if acquire.pool.tracks:
+        move_site(acquire)
     acquire.slot = None
     return s
 

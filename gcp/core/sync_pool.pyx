@@ -11,16 +11,23 @@ cdef class SyncPool(BaseConnectionPool):
     """Serves idle hits without a Python frame, with and without hooks."""
     cdef public object _wait        # waits for an event without a time limit, and not beyond the end of the interpreter
 
-    def acquire(self, endpoint, timeout=None):
+    def acquire(self, endpoint, timeout=None, tag=None):
         """Acquire a connection. The caller must release it; for a with statement use `connection`.
 
         :param endpoint: what to connect to; any hashable
         :param timeout: seconds for everything: waiting, creating, checking; zero or less: do not wait; ``inf``: no
                         limit; ``None``: the pool's ``acquire_timeout``
+        :param tag: a word for `holders` that says what the connection is used for, of at most 64 characters
         :raises AcquireTimeoutError: if it took longer
         :raises ConnectionPoolClosedError: if the pool is closed
         """
-        return <object>self.take(endpoint, timeout).conn
+        cdef slot_t* s
+        if tag is None:
+            return <object>self.take(endpoint, timeout).conn
+        check_tag(tag)
+        s = self.take(endpoint, timeout)
+        note_tagged(self, s, tag)
+        return <object>s.conn
 
     def release(self, conn, endpoint, error=None):
         """Release a connection.
@@ -36,13 +43,16 @@ cdef class SyncPool(BaseConnectionPool):
         else:
             self.release_named(conn, endpoint, error)
 
-    def connection(self, endpoint, timeout=None):
+    def connection(self, endpoint, timeout=None, tag=None):
         """Return a context manager that acquires a connection and releases it at the end.
 
         :param endpoint: what to connect to; any hashable
         :param timeout: as for `acquire`
+        :param tag: as for `acquire`
         """
-        return new_lease(self, endpoint, timeout)
+        cdef Lease lease = new_lease(self, endpoint, timeout)
+        lease.tag = check_tag(tag)
+        return lease
 
     # --- acquire ---
 
@@ -54,9 +64,11 @@ cdef class SyncPool(BaseConnectionPool):
             s = self.take_slot(endpoint, timeout, NULL)
         elif not self._core.traces_hits:
             s = self.take_slot(endpoint, timeout, &a)
-            if s != NULL and a.fresh != ENDED:
-                return self.call_hooks(s, &a, endpoint, timeout)
-        return self.serve_anew(endpoint, timeout) if s == NULL else s
+        if s == NULL:
+            return self.serve_anew(endpoint, timeout)
+        if self.tracks:
+            note_use(s, NULL)
+        return s if self.direct or a.fresh == ENDED else self.call_hooks(s, &a, endpoint, timeout)
 
     cdef slot_t* serve_anew(self, endpoint, timeout) except NULL:
         """Drive an acquire that found no idle connection."""
@@ -207,6 +219,7 @@ cdef class Lease(Holder):
     cdef SyncPool pool
     cdef object key
     cdef object timeout
+    cdef object tag
     cdef bint entered
     cdef bint discarded
 
@@ -237,6 +250,8 @@ cdef class Lease(Holder):
             raise RuntimeError('a lease can be entered only once: call connection() again')
         self.entered = True
         s = self.pool.take(self.key, self.timeout)
+        if self.tag is not None:
+            note_tagged(self.pool, s, self.tag)
         self.hold(self.pool._core, <Slot>slot_object(s), s.lease)
         return self.slot.conn
 

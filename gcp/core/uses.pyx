@@ -1,0 +1,306 @@
+# Who holds a connection: where it was acquired, by which thread and task, with which tag. Noted in the record of the
+# connection at each acquire; made into something to read when somebody asks.
+
+from gcp.core.frames cimport (
+    gcp_context_of, gcp_line_of, gcp_move_site, gcp_note_site, gcp_sees_threads, gcp_site, gcp_thread, gcp_thread_of,
+)
+from gcp.core.platform cimport gcp_lock, gcp_unlock
+from gcp.core.ring cimport ring_t
+from gcp.core.scheduling cimport find_leaks
+from gcp.core.state cimport (
+    cap, endpoint_link, endpoint_t, pool_t, slot_in_endpoint, slot_object, slot_t, taken, waiter_node, waiter_t,
+)
+
+cdef int LONGEST_TAG = 64      # characters
+cdef int HOLDERS_SHOWN = 3      # in the error of an acquire that ran out of time
+
+
+cdef inline void note_use(slot_t* s, PyObject* task) noexcept:
+    """Note that the caller uses a connection from now on."""
+    cdef Slot slot = <Slot>slot_object(s)
+    gcp_note_site(&slot.site, task)
+    slot.noted = s.lease
+
+
+cdef void move_site(Acquire acquire) noexcept:
+    """Note that the caller of an acquire uses its connection from now on."""
+    gcp_move_site(&acquire.slot.site, &acquire.site)
+    acquire.slot.noted = acquire.slot.s.lease
+
+
+cdef int note_tagged(BaseConnectionPool pool, slot_t* s, tag) except -1:
+    """Note what a connection is used for. Where a pool does not track its holders, it does track those with a tag."""
+    cdef Slot slot = <Slot>slot_object(s)
+    if not pool.tracks:
+        note_use(s, pool.running_task())
+    Py_INCREF(tag)
+    slot.site.tag = <PyObject*>tag
+    return 0
+
+
+cdef object check_tag(tag):
+    """Return a tag, or raise what is wrong with it."""
+    if tag is not None and (not isinstance(tag, str) or len(tag) > LONGEST_TAG):
+        shown = f'{type(tag).__name__}: {tag!r:.80}' if not isinstance(tag, str) else f'one of {len(tag)}: {tag[:16]!r}...'
+        raise TypeError(f'tag must be a str of at most {LONGEST_TAG} characters, not {shown}')
+    return tag
+
+
+cdef object line_of(gcp_site* site):
+    """Return ``(file, line, function)``, or None where they were not noted."""
+    if site.code == NULL:
+        return None
+    code = <object>site.code
+    return code.co_filename, gcp_line_of(code, site.at), getattr(code, 'co_qualname', code.co_name)
+
+
+cdef inline void add_uses(list found, endpoint_t* e, Py_ssize_t most):
+    """Collect the connections that are held, the longest held first. Within the lock."""
+    cdef ring_t* node = e.used.next
+    while node != &e.used and most > 0:
+        if slot_in_endpoint(node).acquired:
+            found.append(<Slot>slot_object(slot_in_endpoint(node)))
+            most -= 1
+        node = node.next
+
+
+cdef object since_when(Slot slot):
+    return slot.s.since
+
+
+cdef list slots_in_use(Core core, Endpoint ep, Py_ssize_t most):
+    """Return the records of the connections that are held, the longest held first.
+
+    :param ep: of which endpoint; None: of all
+    :param most: how many at most
+    """
+    cdef list found = []
+    cdef ring_t* node
+    gcp_lock(&core.mutex)
+    if ep is not None:
+        add_uses(found, &ep.e, most)
+    else:
+        node = core.pool.endpoints.next
+        while node != &core.pool.endpoints:
+            add_uses(found, endpoint_link(node), most)
+            node = node.next
+    gcp_unlock(&core.mutex)
+    if ep is None:
+        found.sort(key=since_when)
+        del found[most:]
+    return found
+
+
+cdef tuple use_of(Core core, Slot slot, double now):
+    """Return what is known of a connection's holder, for `gcp.holders`."""
+    cdef bint noted = slot.noted == slot.s.lease
+    cdef gcp_site* site = &slot.site
+    return (
+        slot.endpoint,
+        max(0.0, now - slot.s.since),
+        line_of(site) if noted else None,
+        site.ident if noted else None,
+        site.thread if noted else 0,
+        <object>site.task if noted and site.task != NULL else None,
+        <object>site.tag if noted and site.tag != NULL else None,
+    )
+
+
+cdef list find_uses(Core core, endpoint, Py_ssize_t most=PY_SSIZE_T_MAX):
+    """Return what is known of the holders of connections, the longest held first.
+
+    :param endpoint: of which endpoint; None: of all
+    """
+    cdef Endpoint ep = None
+    cdef Slot slot
+    cdef double now
+    core.before('holders')
+    if endpoint is not None:
+        check_hashable(endpoint)
+        ep = find_endpoint(core, endpoint)
+        if ep is None:
+            return []
+    now = core.now()
+    return [use_of(core, slot, now) for slot in slots_in_use(core, ep, most)]
+
+
+cdef object find_holders_in_the_way(Acquire acquire):
+    """Return a function that describes who holds the connections that an acquire has waited for; None: none does."""
+    cdef object endpoint = None if acquire.ep is None or acquire.blocked_by.startswith('total ') else acquire.ep.key
+    if not acquire.core.pool.used or acquire.core.describe_holders is None:
+        return None
+    return partial(acquire.core.describe_holders, find_uses(acquire.core, endpoint, HOLDERS_SHOWN))
+
+
+def thread_context(uint64_t thread):
+    """Return the context variables of a thread as they are now, and whether it runs: ``(context, running)``.
+
+    :param thread: the id of its state
+    :return: the context is None where the thread has none; the second is None where that cannot be told
+    """
+    cdef gcp_thread* state
+    if not gcp_sees_threads:
+        return None, None
+    state = gcp_thread_of(thread)
+    if state == NULL:
+        return None, False
+    context = gcp_context_of(state)
+    return context if isinstance(context, Context) else None, True
+
+
+# --- what `gcp.holders.watcher` looks for ---
+
+cdef int MOST_COMPARED = 256    # connections of an endpoint
+
+
+cdef bint is_same_holder(Acquire acquire, slot_t* s) noexcept:
+    """Whether a connection is held by the thread, or the task, that waits."""
+    cdef Slot slot = <Slot>slot_object(s)
+    if not s.acquired or slot.noted != s.lease or slot.site.task != acquire.site.task:
+        return False
+    return slot.site.task != NULL or slot.site.thread == acquire.site.thread
+
+
+cdef bint holds_one(Acquire acquire) noexcept:
+    """Whether an acquire waits for a connection of its endpoint although its caller holds one: if all others do that,
+    none will ever be released."""
+    cdef endpoint_t* e = &acquire.ep.e
+    cdef ring_t* node = e.used.next
+    cdef int left = MOST_COMPARED
+    cdef bint found = False
+    if acquire.site.code == NULL:
+        return False
+    gcp_lock(&acquire.core.mutex)
+    while node != &e.used and left and not found:
+        found = is_same_holder(acquire, slot_in_endpoint(node))
+        node = node.next
+        left -= 1
+    gcp_unlock(&acquire.core.mutex)
+    return found
+
+
+cdef int begin_wait(Acquire acquire) except -1:
+    """An acquire begins to wait for others: have the pool watched if that may take long, and say at once if its caller
+    holds what it waits for. An error in here, of a logging handler say, must not end the acquire."""
+    cdef BaseConnectionPool pool = acquire.pool
+    if acquire.nowait or pool._watched is None:
+        return 0
+    try:
+        if not pool.watched and (pool.reclaims or (pool.warns and acquire.a.deadline == INFINITY)):
+            pool.watched = True
+            pool._watched.begin()
+        if taken(&acquire.ep.e) >= cap(&acquire.ep.e) and holds_one(acquire):
+            pool._watched.tell_nested(acquire.key)
+    except Exception:
+        pass
+    return 0
+
+
+cdef tuple use_of_waiter(Acquire acquire, double now):
+    """Return what is known of the caller of an acquire, as of the holder of a connection."""
+    cdef gcp_site* site = &acquire.site
+    cdef bint noted = site.code != NULL
+    return (
+        acquire.key,
+        max(0.0, now - acquire.w.began),
+        line_of(site),
+        site.ident if noted else None,
+        site.thread if noted else 0,
+        <object>site.task if site.task != NULL else None,
+        None,
+    )
+
+
+cdef Acquire longest_unlimited(Core core, bint* any_waits):
+    """Return the acquire that has waited longest without a time limit, or None.
+
+    :param any_waits: set to whether any acquire waits
+    """
+    cdef pool_t* pool = &core.pool
+    cdef ring_t* node = pool.endpoints.next
+    cdef ring_t* waiting
+    cdef endpoint_t* e
+    cdef waiter_t* longest = NULL
+    gcp_lock(&core.mutex)
+    any_waits[0] = pool.waiting > 0
+    while node != &pool.endpoints and pool.waiting:
+        e = endpoint_link(node)
+        node = node.next
+        waiting = e.queue.next
+        while waiting != &e.queue:
+            if waiter_node(waiting).deadline == INFINITY:
+                if longest == NULL or waiter_node(waiting).began < longest.began:
+                    longest = waiter_node(waiting)
+                break       # those behind it have come later
+            waiting = waiting.next
+    found = None if longest == NULL else <Acquire>longest.self
+    gcp_unlock(&core.mutex)
+    return found
+
+
+def look_at_waits(BaseConnectionPool pool not None):
+    """Look for acquires that wait without a time limit.
+
+    :return: ``(whether any acquire waits, the caller that has waited longest, what blocks it, whether it holds a
+             connection of the same endpoint)``; the second is None where all have time limits
+    """
+    cdef bint any_waits = False
+    cdef Core core = pool._core
+    cdef Acquire acquire = longest_unlimited(core, &any_waits)
+    if acquire is None or acquire.ep is None:
+        return any_waits, None, '', False
+    blocked_by = what_blocks(&core.pool, &acquire.ep.e)
+    block = describe_block(acquire, blocked_by, limit_of(&core.pool, &acquire.ep.e, blocked_by))
+    return any_waits, core.describe_holders([use_of_waiter(acquire, core.now())])[0], block, holds_one(acquire)
+
+
+def look_for_leaks(BaseConnectionPool pool not None, told):
+    """Look for connections that are held for longer than ``leak_threshold``.
+
+    :param told: the numbers of the uses that were found before
+    :return: ``(the new ones: (number, holder), those of `told` that still last, seconds until the next may be found)``
+    """
+    cdef Core core = pool._core
+    cdef double now, oldest
+    cdef double after = core.pool.leak_after
+    cdef Slot slot
+    cdef list found = []
+    cdef set lasting = set()
+    core.before('leaks')
+    now = oldest = core.now()
+    gcp_lock(&core.mutex)
+    core.pool.now = now
+    find_leaks(&core.pool)
+    gcp_unlock(&core.mutex)
+    for slot in slots_in_use(core, None, PY_SSIZE_T_MAX):
+        if slot.s.lease in told:
+            lasting.add(slot.s.lease)
+        elif now - slot.s.since > after:
+            found.append((slot.s.lease, core.describe_holders([use_of(core, slot, now)])[0]))
+        else:
+            oldest = min(oldest, slot.s.since)
+    return found, lasting, oldest + after - now
+
+
+def set_watched(BaseConnectionPool pool not None, bint watched):
+    """Note whether a pool is watched, so that its next wait does not ask for it."""
+    pool.watched = watched
+
+
+def find_holders(BaseConnectionPool pool not None, endpoint, Py_ssize_t most):
+    """Describe the holders of connections, the longest held first.
+
+    :param endpoint: of which endpoint; None: of all
+    :param most: how many at most
+    """
+    return pool._core.describe_holders(find_uses(pool._core, endpoint, most))
+
+
+cdef int tell_lost(Core core, tuple use) except -1:
+    """Tell that a lease was garbage-collected. An error of that is not the caller's."""
+    if core.on_lost is not None and use is not None:
+        try:
+            core.on_lost(core.describe_holders([use])[0])
+        except Exception:
+            pass
+    return 0

@@ -1,0 +1,161 @@
+"""Who holds the connections of a pool: where each was acquired, by which thread or task, and where that is now.
+
+The core notes the place at each acquire (`gcp._core`, chapter uses). What takes time is done here, when somebody asks:
+looking up line numbers, names, stacks and traces."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from contextvars import Context
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from gcp._core import describe, thread_context
+from gcp.holders.stacks import format_frames, frames_of_task, frames_of_thread, innermost
+
+if TYPE_CHECKING:
+    import asyncio
+
+__all__ = ['HolderInfo', 'describe_holders']
+
+Use = tuple[Any, float, 'tuple[str, int, str] | None', 'int | None', int, 'Callable[[], Any] | None', 'str | None']
+
+
+class HolderInfo:
+    """Who holds a connection. All but `stack` is as it was when this was made.
+
+    A pool with ``track_holders=False`` knows only the endpoint and the age, unless the acquire had a tag. With gevent or
+    eventlet the thread is that of all greenlets.
+
+    :ivar endpoint: what the connection leads to
+    :ivar age: for how long it has been held, seconds
+    :ivar thread_name: the name of the thread in which it was acquired; ``None``: not known, or the thread has ended
+    :ivar thread_ident: its `threading.get_ident()`; ``None``: not known
+    :ivar task_name: the name of the asyncio task in which it was acquired; ``None``: there was none, or it is gone
+    :ivar file: the file of the code that acquired it; ``None``: not known
+    :ivar line: the line
+    :ivar function: the function, with its class on Python 3.11 and newer
+    :ivar trace_id: the OpenTelemetry trace in which the holder is now, if it is sampled, 32 hexadecimal digits; of tasks
+                    on Python 3.12 and newer
+    :ivar tag: what the acquire was given as ``tag``
+    :ivar alive: whether the task is not done, or the thread has not ended; ``True`` where that is not known
+    """
+
+    __slots__ = (
+        '_task',
+        '_thread',
+        'age',
+        'alive',
+        'endpoint',
+        'file',
+        'function',
+        'line',
+        'tag',
+        'task_name',
+        'thread_ident',
+        'thread_name',
+        'trace_id',
+    )
+
+    def __init__(self, use: Use, names: dict[int, str]) -> None:
+        self.endpoint, self.age, site, self.thread_ident, self._thread, self._task, self.tag = use
+        self.file, self.line, self.function = site or (None, None, None)
+        self.task_name = self.thread_name = self.trace_id = None
+        self.alive = self.thread_ident is None or self._lives()
+        if self.thread_ident is not None:
+            self._look(names)
+
+    def _look(self, names: dict[int, str]) -> None:
+        """Look up the names and the trace of the holder."""
+        task = self._running_task()
+        context, runs = thread_context(self._thread)
+        if runs is not False:
+            self.thread_name = names.get(self.thread_ident or 0)
+        if task is not None:
+            self.task_name = task.get_name()
+        if self._task is not None:
+            context = getattr(task, 'get_context', type(None))()
+        self.trace_id = trace_of(context) if self.alive else None
+
+    def _running_task(self) -> asyncio.Task[Any] | None:
+        return None if self._task is None else self._task()
+
+    def _lives(self) -> bool:
+        if self._task is not None:
+            task = self._task()
+            return task is not None and not task.done()
+        _, runs = thread_context(self._thread)
+        return self.thread_ident in sys._current_frames() if runs is None else runs
+
+    def _frames(self) -> list[FrameType]:
+        """Return the frames in which the holder is now."""
+        if self.thread_ident is None or not self._lives():
+            return []
+        task = self._running_task()
+        return frames_of_thread(self.thread_ident) if task is None else frames_of_task(task, self.thread_ident)
+
+    @property
+    def state(self) -> str:
+        """What is to be said of a holder that is not there any more, or of which nothing is known; else ``''``."""
+        if self.thread_ident is None:
+            return 'its holder is not known: the pool was made with track_holders=False'
+        if self._lives():
+            return ''
+        return 'the thread has ended' if self._task is None else 'the task is done'
+
+    def stack(self) -> str:
+        """Return where the holder is at this moment: its stack as in a traceback, or why there is none."""
+        return self.state or format_frames(self._frames()) or 'it executes no Python code'
+
+    def where(self) -> str:
+        """Return where the holder is at this moment, in a few words: the innermost frame, or why there is none."""
+        return self.state or innermost(self._frames())
+
+    @property
+    def site(self) -> str:
+        """Where it was acquired: ``file:line in function``."""
+        return 'an unknown place' if self.file is None else f'{self.file}:{self.line} in {self.function}'
+
+    @property
+    def who(self) -> str:
+        """The task or the thread that acquired it."""
+        if self.thread_ident is None:
+            return 'an unknown holder'
+        if self._task is not None:
+            return 'a task that is gone' if self.task_name is None else f'task {self.task_name!r}'
+        return f'thread {self.thread_ident if self.thread_name is None else repr(self.thread_name)}'
+
+    @property
+    def kind(self) -> str:
+        """What acquired it: ``task`` or ``thread``."""
+        return 'thread' if self._task is None else 'task'
+
+    def __str__(self) -> str:
+        tag = '' if self.tag is None else f', tag {self.tag!r}'
+        trace = '' if self.trace_id is None else f', trace {self.trace_id}'
+        return f'held for {self.age:.3g} s by {self.who}, acquired at {self.site}{tag}{trace}; now: {self.where()}'
+
+    def __repr__(self) -> str:
+        return f'<{type(self).__name__} of {describe(self.endpoint)}: {self}>'
+
+
+def describe_holders(uses: Iterable[Use]) -> list[HolderInfo]:
+    """Look up all that can be known of the holders of connections."""
+    names = {thread.ident: thread.name for thread in threading.enumerate() if thread.ident is not None}
+    return [HolderInfo(use, names) for use in uses]
+
+
+def trace_of(context: Context | None) -> str | None:
+    """Return the id of the trace that is current in a context, if it is sampled. Imports nothing."""
+    api = sys.modules.get('opentelemetry.trace')
+    if api is None or context is None:
+        return None
+    try:
+        span = context.copy().run(api.get_current_span).get_span_context()
+        if not span.is_valid or not span.trace_flags.sampled:
+            return None
+        return str(api.format_trace_id(span.trace_id))
+    except Exception:
+        return None

@@ -1,0 +1,200 @@
+"""Looks for long waits, leaks and abandoned leases, in one thread for all pools of the process. It runs while there is
+something to look for: a pool with a ``leak_threshold``, or an acquire that waits without a time limit."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import threading
+import weakref
+from math import inf
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from gcp._core import find_holders, look_at_waits, look_for_leaks, set_watched
+from gcp.disposal import SHORTEST_SLEEP
+from gcp.disposal.threads import start_daemon
+from gcp.holders import describe_holders
+
+if TYPE_CHECKING:
+    from gcp.holders import HolderInfo
+    from gcp.holders.alerts import Alerts
+    from gcp.options import Options
+
+__all__ = ['Watched']
+
+logger = logging.getLogger(__name__)
+
+RECLAIM_INTERVAL = 10.0
+"""The garbage collector is run at most so often for abandoned leases, seconds."""
+
+LOOK_INTERVAL = 1.0
+"""How often to look whether a leaked connection has come back, or a holder of a pool that reclaims is gone, seconds."""
+
+LONGEST_SLEEP = 3600.0
+"""The longest sleep of the watcher, seconds."""
+
+SHOWN = 3
+"""How many holders a warning shows."""
+
+ABANDONED = 100
+"""Among how many holders, the longest held first, those that are gone are looked for."""
+
+
+class Watched:
+    """What the watcher does for one pool. It does not keep the pool alive."""
+
+    def __init__(self, pool: Any, options: Options) -> None:
+        self._reclaims = options.reclaim_abandoned
+        self._pool = weakref.ref(pool)
+        self._warn_after = options.warn_after
+        self._leaks: dict[int, tuple[HolderInfo, float]] = {}
+        self._reclaimed_at = -RECLAIM_INTERVAL
+        self._alerts: Alerts | None = None
+        self.collections = 0
+        pool._core.describe_holders = describe_holders
+        pool._core.on_lost = self.tell_lost
+        if options.leak_threshold < inf:
+            self.begin()
+
+    def alerts(self, pool: Any) -> Alerts:
+        """Return what logs for the pool. Imported when there is something to log."""
+        if self._alerts is None:
+            from gcp.holders.alerts import Alerts
+
+            front = next(kind.__module__ for kind in type(pool).__mro__ if kind.__module__.startswith('gcp.'))
+            self._alerts = Alerts(logging.getLogger(front), pool.name)
+        return self._alerts
+
+    def begin(self) -> None:
+        """Have the pool watched from now on."""
+        watcher.watch(self)
+
+    def tell_nested(self, endpoint: Any) -> None:
+        """Tell that an acquire waits for a connection of an endpoint of which its caller holds one."""
+        pool = self._pool()
+        if pool is not None:
+            self.alerts(pool).nested(endpoint, find_holders(pool, endpoint, SHOWN))
+
+    def tell_lost(self, holder: HolderInfo) -> None:
+        """Tell that a lease was garbage-collected."""
+        pool = self._pool()
+        if pool is not None:
+            self.alerts(pool).abandoned(holder)
+
+    # --- in the watcher's thread ---
+
+    def look(self) -> float | None:
+        """Look at the pool once.
+
+        :return: in how many seconds to look again; ``None``: there is nothing to look for any more
+        """
+        pool = self._pool()
+        if pool is None or pool.closed:
+            return None
+        again = min(self._look_for_leaks(pool), self._look_at_waits(pool))
+        return None if again == inf else again
+
+    def _look_for_leaks(self, pool: Any) -> float:
+        threshold = pool._options.leak_threshold
+        if threshold == inf and not self._leaks:
+            return inf
+        found, lasting, again = look_for_leaks(pool, self._leaks.keys())
+        now = monotonic()
+        for lease in self._leaks.keys() - lasting:
+            holder, since = self._leaks.pop(lease)
+            self.alerts(pool).came_back(holder, now - since)
+        for lease, holder in found:
+            self._leaks[lease] = holder, now - holder.age
+            self.alerts(pool).leak(holder, threshold)
+        return min(again, LOOK_INTERVAL) if self._leaks else float(again)
+
+    def _look_at_waits(self, pool: Any) -> float:
+        any_waits, waiter, block, holds_one = look_at_waits(pool)
+        set_watched(pool, any_waits)
+        if not any_waits:
+            return inf
+        again = LOOK_INTERVAL if self._reclaims else inf
+        if self._reclaims:
+            self._reclaim(pool)
+        if waiter is not None and self._warn_after < inf:
+            if waiter.age >= self._warn_after:
+                self.alerts(pool).long_wait(waiter, block, holds_one, find_holders(pool, None, SHOWN))
+            again = min(again, max(LOOK_INTERVAL, self._warn_after - waiter.age))
+        return min(again, max(self._warn_after, LOOK_INTERVAL))
+
+    def _reclaim(self, pool: Any) -> None:
+        """Run the garbage collector if the holder of a connection is gone."""
+        if monotonic() - self._reclaimed_at < RECLAIM_INTERVAL:
+            return
+        gone = [holder for holder in find_holders(pool, None, ABANDONED) if not holder.alive]
+        if gone:
+            self._reclaimed_at = monotonic()
+            self.collections += 1
+            self.alerts(pool).reclaimed(gone[:SHOWN], gc.collect())
+            pool._core.drain()
+
+
+class Watcher:
+    """The thread, and what it looks at."""
+
+    def __init__(self) -> None:
+        self._changed: threading.Condition | None = None
+        self._due: dict[Watched, float] = {}
+        self._running = False
+
+    def watch(self, watched: Watched) -> None:
+        """Look at a pool from now on, at once for the first time."""
+        if self._changed is None:  # not at import: gevent may patch `threading` after that
+            self._changed = threading.Condition()
+        with self._changed:
+            self._due[watched] = 0.0
+            if not self._running:
+                self._running = start_daemon(self._work, 'gcp-watcher')
+            self._changed.notify()
+
+    def _work(self) -> None:
+        assert self._changed is not None
+        while (watched := self._next(self._changed)) is not None:
+            try:
+                again = watched.look()
+            except Exception:
+                logger.exception('a pool could not be watched')
+                again = LOOK_INTERVAL
+            with self._changed:
+                if self._due[watched] == 0.0:  # a wait has begun meanwhile
+                    continue
+                if again is None:
+                    del self._due[watched]
+                else:
+                    self._due[watched] = monotonic() + max(again, SHORTEST_SLEEP)
+
+    def _next(self, changed: threading.Condition) -> Watched | None:
+        """Wait until a pool is to be looked at, and return it; ``None`` ends the thread: there is none left."""
+        with changed:
+            while self._due:
+                watched = min(self._due, key=self._due.__getitem__)
+                seconds = self._due[watched] - monotonic()
+                if seconds <= 0:
+                    self._due[watched] = inf
+                    return watched
+                changed.wait(min(seconds, LONGEST_SLEEP))
+            self._running = False
+            return None
+
+
+watcher = Watcher()
+
+
+def reset_after_fork() -> None:
+    """A forked child has no watcher: one begins with what is to be watched there."""
+    global watcher  # noqa: PLW0603  # it is the process's
+    watched = list(watcher._due)
+    watcher = Watcher()
+    for one in watched:
+        one.begin()
+
+
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=reset_after_fork)
