@@ -212,6 +212,7 @@ class ConnectionPool(AsyncPool[EndpointT, ConnectionT], Operations[EndpointT]):
             if self._collector is not None:
                 self._collector.stop()
             self._background.stop()
+            self._watched.end()
             await self._disposer.dispose_all(max(0.0, deadline - monotonic()))
             if self._core.size:
                 await wait_for(drained, deadline - monotonic())

@@ -199,6 +199,7 @@ class ConnectionPool(SyncPool[EndpointT, ConnectionT], Operations[EndpointT]):
             if self._collector is not None:
                 self._collector.stop()
             self._background.stop()
+            self._watched.end()
             self._disposer.dispose_all(max(0.0, deadline - monotonic()))
             while self._core.size and wait_for(drained, deadline - monotonic()):
                 self._core.drain()  # a finalizer may have left a lease, and set the event

@@ -47,7 +47,7 @@ class Watched:
 
     def __init__(self, pool: Any, options: Options) -> None:
         self._reclaims = options.reclaim_abandoned
-        self._pool = weakref.ref(pool)
+        self._pool = weakref.ref(pool, self.end)
         self._warn_after = options.warn_after
         self._leaks: dict[int, tuple[HolderInfo, float]] = {}
         self._reclaimed_at = -RECLAIM_INTERVAL
@@ -70,6 +70,10 @@ class Watched:
     def begin(self) -> None:
         """Have the pool watched from now on."""
         watcher.watch(self)
+
+    def end(self, _: object = None) -> None:
+        """Have it watched no more: it is closed, or gone."""
+        watcher.forget(self)
 
     def tell_nested(self, endpoint: Any) -> None:
         """Tell that an acquire waits for a connection of an endpoint of which its caller holds one."""
@@ -154,6 +158,13 @@ class Watcher:
                 self._running = start_daemon(self._work, 'gcp-watcher')
             self._changed.notify()
 
+    def forget(self, watched: Watched) -> None:
+        """Look at a pool no more."""
+        if self._changed is not None:
+            with self._changed:
+                self._due.pop(watched, None)
+                self._changed.notify()
+
     def _work(self) -> None:
         assert self._changed is not None
         while (watched := self._next(self._changed)) is not None:
@@ -163,7 +174,7 @@ class Watcher:
                 logger.exception('a pool could not be watched')
                 again = LOOK_INTERVAL
             with self._changed:
-                if self._due[watched] == 0.0:  # a wait has begun meanwhile
+                if self._due.get(watched, 0.0) == 0.0:  # a wait has begun meanwhile, or the pool is gone
                     continue
                 if again is None:
                     del self._due[watched]

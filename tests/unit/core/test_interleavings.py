@@ -379,7 +379,7 @@ def meeting(*names: str, shared: bool, warm: bool = False, alone: bool = False, 
         pool = ConnectionPool[str, Conn](
             manager, max_size=places, total_max_size=places + shared, min_idle=0 if expires else 1,
             idle_timeout=0.0 if expires else None, max_connecting=1 if failures else None,
-            connect_retry=Retry(1e-9, 1e-9) if failures else None,
+            connect_retry=Retry(1e-9, 1e-9) if failures else None, warn_after=None,
         )  # fmt: skip
         if alone:
             disposer: Any = pool._disposer
