@@ -165,6 +165,7 @@ cdef inline void renew_checks(pool_t* pool) noexcept nogil:
     cdef slot_t* s
     cdef int i
     pool.checks.n = 0
+    pool.checks_ahead = 0
     while node != &pool.endpoints:
         ep = endpoint_link(node)
         node = node.next

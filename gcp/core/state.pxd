@@ -250,6 +250,13 @@ cdef struct pool_t:
     Py_ssize_t checking      # checks in the background; part of `used`, shown as idle
     flag_t unchecked         # the manager has no hook to check idle connections with
     heap_t checks            # connections by the time of their next check: see `first_check`
+    double check_time        # of one check in the background, smoothed, seconds; 0 before the first
+    double check_began       # when the last one did
+    double checks_planned    # when it was last found out whether many checks have to begin early: see `plan_checks`
+    double checks_early      # when so many of them are to begin
+    Py_ssize_t checks_ahead
+    flag_t checks_go_on      # checks have begun: all that are due are made
+    double worker_wakes_at   # when a worker that rests looks for checks; inf: none does
     ring_t endpoints
     Py_ssize_t n_endpoints
     heap_t due               # connections, the first to expire first: see `first_due`
