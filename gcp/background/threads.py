@@ -9,7 +9,18 @@ from functools import partial
 from math import inf
 from typing import Any, Generic
 
-from gcp._core import Core, Job, SyncPool, Watch, begin_readiness, begin_retirement, begin_warm_up, end_rest, next_job, rest
+from gcp._core import (
+    Core,
+    Job,
+    SyncPool,
+    Watch,
+    begin_readiness,
+    begin_retirement,
+    begin_warm_up,
+    end_rest,
+    next_job,
+    rest,
+)
 from gcp.background import raise_errors
 from gcp.disposal import DISPOSE_GRACE, FORCE_GRACE, SHORTEST_SLEEP, WORKER_IDLE_TIME, weakly
 from gcp.disposal.threads import start_daemon

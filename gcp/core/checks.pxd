@@ -38,9 +38,9 @@ cdef inline bint is_quick(pool_t* pool) noexcept nogil:
 
 
 cdef inline double time_for_each(pool_t* pool) noexcept nogil:
-    """Return how much time is to be allowed for each of many checks, seconds, with half as much again to be sure. A
-    check that has not been made yet is taken to last as long as a connect, but not for long."""
-    cdef double seconds = 1.5 * (pool.check_time if pool.check_time > 0 else min(pool.create_time, 0.01))
+    """Return how much time is to be allowed for each of many checks, seconds, with a fifth as much again to be
+    sure. A check that has not been made yet is taken to last as long as a connect, but not for long."""
+    cdef double seconds = 1.2 * (pool.check_time if pool.check_time > 0 else min(pool.create_time, 0.01))
     return seconds if is_quick(pool) else seconds / most_checks(pool)
 
 
