@@ -5,7 +5,7 @@
 from libc.math cimport INFINITY
 
 from gcp.core.checks cimport next_check_at
-from gcp.core.connects cimport connect_failed, connect_succeeded, drop_unbegun, return_job, turn_away_waiters
+from gcp.core.connects cimport connect_failed, connect_succeeded, delay_after, drop_unbegun, return_job, turn_away_waiters
 from gcp.core.permits cimport is_short, note_room, note_short, pool_may_connect
 from gcp.core.platform cimport random_fraction
 from gcp.core.ring cimport ring_empty, ring_insert, ring_remove, ring_t
@@ -46,7 +46,7 @@ cdef inline bint may_refill(pool_t* pool, endpoint_t* ep) noexcept nogil:
     return (
         taken(ep) < cap(ep) and pool.size < pool.total_max_size and pool.blocked.n == 0 and pool_may_connect(pool)
         and (pool.connect_workers or pool.jobs < MOST_JOBS) and ep.creating + ep.reserved < pool.max_connecting
-        and (ep.creating + ep.reserved == 0 or (ep.refill_delay == 0 and not ep.delayed))
+        and (ep.creating + ep.reserved == 0 or (ep.refill_steps == 0 and not ep.delayed))
     )
 
 
@@ -108,7 +108,7 @@ cdef inline void book_job(pool_t* pool, endpoint_t* ep, slot_t* s, double now, d
     enter_connection(pool, ep, s, now, took)
     ep.jobs -= 1
     pool.jobs -= 1
-    ep.refill_delay = 0
+    ep.refill_steps = 0
     ep.refill_at = 0
     if pool.closed or ep.retiring:
         make_victim(pool, s, POOL_CLOSED if pool.closed else RETIRED)
@@ -127,13 +127,17 @@ cdef inline void book_job(pool_t* pool, endpoint_t* ep, slot_t* s, double now, d
     note_room(pool)
 
 
+cdef inline void set_refill(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """Compute when the next refill of an endpoint begins, after one that failed."""
+    cdef double luck = random_fraction(&pool.random)
+    ep.refill_at = ep.refilled_at + delay_after(pool, ep.refill_steps) * (1.0 - pool.retry_jitter * luck)
+
+
 cdef inline void delay_refill(pool_t* pool, endpoint_t* ep) noexcept nogil:
     """Have the next refill of an endpoint wait, after one that failed."""
-    if ep.refill_delay == 0:
-        ep.refill_delay = pool.retry_initial
-    else:
-        ep.refill_delay = min(ep.refill_delay * pool.retry_factor, pool.retry_maximum)
-    ep.refill_at = pool.now + ep.refill_delay * (1.0 - pool.retry_jitter * random_fraction(&pool.random))
+    ep.refill_steps += 1
+    ep.refilled_at = pool.now
+    set_refill(pool, ep)
     if refill_due(ep) < pool.collector_wakes_at:
         pool.wake_collector = True
 

@@ -1,5 +1,6 @@
-"""Guarantee 21 (docs/guarantees.md): a thousand idle connections behind a proxy that drops what was idle for a second: with `keepalive_interval`, none is
-lost, no more than `max_connecting` are checked at once, and the pool's own threads take little time for it."""
+"""Guarantee 21 (docs/guarantees.md): a thousand idle connections behind a proxy that drops what was idle for a second.
+With `keepalive_interval`, none is lost, no more than `max_connecting` are checked at once, and the workers of the pool
+take little time between one check and the next."""
 
 from __future__ import annotations
 
