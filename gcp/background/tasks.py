@@ -29,10 +29,12 @@ class Background:
         """Begin without tasks: a forked child has none."""
         self._tasks: set[asyncio.Task[None]] = set()  # the event loop itself keeps only those that are ready
         self._called = False
+        self._more = False
 
     def wake(self) -> None:
         """Look for jobs soon, unless that was asked for already."""
         pool = self._pool()
+        self._more = True
         if self._called or pool is None or pool._core.closed or pool._loop is None or pool._loop.is_closed():
             return
         self._called = True
@@ -42,11 +44,14 @@ class Background:
         """Nothing rests here: the tasks end with their jobs."""
 
     def _look(self) -> None:
-        """Start all jobs that there are."""
+        """Start all jobs that are to be done at the same time."""
         pool = self._pool()
+        self._more = True
         try:
-            while pool is not None and (job := next_job(pool)) is not None:
-                self._start(pool, job)
+            while pool is not None and self._more:
+                self._more = False  # the core wakes again if there is more
+                if (job := next_job(pool)) is not None:
+                    self._start(pool, job)
         finally:
             self._called = False
 
@@ -68,14 +73,17 @@ class Background:
         self.wake()
 
 
-async def run(pool: AsyncPool[Any, Any], job: Job) -> None:
-    """Drive a job to its end."""
-    try:
-        await pool._drive(job)
-    except BaseException as error:
-        job.abandon(error)
-        if not isinstance(error, Exception):
-            raise
+async def run(pool: AsyncPool[Any, Any], first: Job) -> None:
+    """Drive a job to its end, and if it is a check, those that are due then."""
+    job: Job | None = first
+    while job is not None:
+        try:
+            await pool._drive(job)
+        except BaseException as error:
+            job.abandon(error)
+            if not isinstance(error, Exception):
+                raise
+        job = next_job(pool, True) if job.is_check else None
 
 
 class Operations(Generic[EndpointT]):

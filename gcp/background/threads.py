@@ -6,11 +6,23 @@ import logging
 import weakref
 from collections import deque
 from functools import partial
+from math import inf
 from typing import Any, Generic
 
-from gcp._core import Core, Job, SyncPool, Watch, begin_readiness, begin_retirement, begin_warm_up, next_job
+from gcp._core import (
+    Core,
+    Job,
+    SyncPool,
+    Watch,
+    begin_readiness,
+    begin_retirement,
+    begin_warm_up,
+    end_rest,
+    next_job,
+    rest,
+)
 from gcp.background import raise_errors
-from gcp.disposal import DISPOSE_GRACE, FORCE_GRACE, WORKER_IDLE_TIME, weakly
+from gcp.disposal import DISPOSE_GRACE, FORCE_GRACE, SHORTEST_SLEEP, WORKER_IDLE_TIME, weakly
 from gcp.disposal.threads import start_daemon
 from gcp.managers import EndpointT
 from gcp.waiting import AnyEvent, event_class, serving, wait_for
@@ -27,6 +39,7 @@ class Background:
         self.reset_after_fork()
         self._pool = weakref.ref(pool, partial(wake_all, self._resting))
         self._core.wake_background = weakly(self.wake)
+        self._core.workers_rest = True
 
     def reset_after_fork(self) -> None:
         """Begin without workers: a forked child has none."""
@@ -61,7 +74,7 @@ class Background:
             while True:
                 while self._do_next():
                     pass
-                if not idle_time or self._core.closed or self._pool() is None or not self._rest(event, idle_time):
+                if self._core.closed or self._pool() is None or not self._rest(event, idle_time):
                     break
         finally:
             serving.discard(event)
@@ -81,9 +94,19 @@ class Background:
 
         :param idle_time: how long to wait at most, seconds
         """
+        until = rest(self._core, idle_time)  # idle connections are to be checked then
+        seconds = min(idle_time, max(until - self._core.time(), SHORTEST_SLEEP))
         serving.discard(event)
+        try:
+            return idle_time > 0 and (self._wait(event, seconds) or until < inf)
+        finally:
+            if until < inf:
+                end_rest(self._core)
+
+    def _wait(self, event: AnyEvent, seconds: float) -> bool:
+        """Wait for the event of a worker that rests. Returns whether it was set."""
         self._resting.append(event)
-        if wait_for(event, idle_time):
+        if wait_for(event, seconds):
             return True
         try:
             self._resting.remove(event)

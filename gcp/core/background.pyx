@@ -2,11 +2,11 @@
 # `Core.next_job` and drives the job as it drives an acquire: `next` says what is to be done, `completed` and `failed`
 # say how that ended. What there is to do is decided in the layer of jobs.
 
-from gcp.core.connects cimport expire_endpoint
-from gcp.core.jobs cimport (
-    begin_check, begin_connect, book_job, end_check, fail_job, fail_waiter, note_next_job, stop_checking,
-    waiter_of_job,
+from gcp.core.checks cimport (
+    begin_check, checks_due, end_check, most_checks, needs_another_worker, plan_checks, stop_checking,
 )
+from gcp.core.connects cimport expire_endpoint
+from gcp.core.jobs cimport begin_connect, book_job, fail_job, fail_waiter, note_time, waiter_of_job
 from gcp.core.platform cimport gcp_lock, gcp_unlock
 from gcp.core.ring cimport ring_empty, ring_init
 from gcp.core.state cimport (
@@ -24,6 +24,7 @@ cdef int prepare_background(Core core) except -1:
     cdef pool_t* pool = &core.pool
     core.watches = []
     core.kept = {}
+    pool.worker_wakes_at = INFINITY
     ring_init(&pool.unbegun)
     ring_init(&pool.short)
     return 0
@@ -35,7 +36,9 @@ cdef int forget_background(Core core) except -1:
     core.watches.clear()
     core.kept.clear()
     pool.jobs = pool.checking = 0
-    pool.checks.n = 0
+    pool.checks.n = pool.checks_ahead = 0
+    pool.checks_go_on = False
+    pool.worker_wakes_at = INFINITY
     pool.wake_background = False
     ring_init(&pool.unbegun)
     ring_init(&pool.short)
@@ -53,49 +56,92 @@ cdef int tell_background(Core core) except -1:
     return 0
 
 
-cpdef Job next_job(BaseConnectionPool pool):
-    """Return what is to be done in the background next; it has begun. None: there is nothing to do now."""
+cpdef Job next_job(BaseConnectionPool pool, bint only_checks=False):
+    """Return what is to be done in the background next; it has begun. None: there is nothing to do now.
+
+    :param only_checks: whether it is to be a check
+    """
     cdef Core core = pool._core
-    cdef endpoint_t* e = NULL
-    cdef waiter_t* w = NULL
-    cdef slot_t* s = NULL
-    cdef Job job = None
-    cdef object context = None
-    cdef double now
+    cdef Job job
     core.before('job')
     if core.pool.closed:
         return None
     job = Job.__new__(Job)
     job.pool = pool
     job.own = NO_ENDPOINT
-    now = core.now()
-    gcp_lock(&core.mutex)
-    core.pool.now = now
-    e = begin_connect(&core.pool)
-    if e != NULL:
-        w = waiter_of_job(e)
-        context = warm_up_context(core, <Endpoint>endpoint_object(e)) if w == NULL else (<Acquire>w.self).context
-        begin_job(job, core, <Endpoint>endpoint_object(e), HOOK_CREATE)
-    else:
-        s = begin_check(&core.pool)
-        if s != NULL:
-            begin_job(job, core, <Endpoint>endpoint_object(s.ep), HOOK_CHECK)
-            job.slot = <Slot>slot_object(s)
-            job.lease = s.lease
-    note_next_job(&core.pool, job.ep is not None)
-    gcp_unlock(&core.mutex)
+    context = begin_next(core, job, only_checks)
     if job.ep is None:
         core.after()
         return None
     job.context = Context() if context is None else context.copy()
-    if s != NULL and pool._keepalive is not None:
+    if job.is_check and pool._keepalive is not None:
         job.todo = HOOK_KEEPALIVE
     core.after()
     return job
 
 
+cdef object begin_next(Core core, Job job, bint only_checks):
+    """Begin what is to be done next, if there is something, and have another worker look if there is more. Return the
+    context variables on whose behalf it is done, or None."""
+    cdef pool_t* pool = &core.pool
+    cdef endpoint_t* e = NULL
+    cdef waiter_t* w
+    cdef slot_t* s = NULL
+    cdef object context = None
+    cdef double now = core.now()
+    gcp_lock(&core.mutex)
+    pool.now = now
+    if not only_checks:
+        e = begin_connect(pool)
+    if e != NULL:
+        w = waiter_of_job(e)
+        context = warm_up_context(core, <Endpoint>endpoint_object(e)) if w == NULL else (<Acquire>w.self).context
+        begin_job(job, core, <Endpoint>endpoint_object(e), HOOK_CREATE)
+        pool.wake_background = True
+    else:
+        s = begin_check(pool)
+    if s != NULL:
+        begin_job(job, core, <Endpoint>endpoint_object(s.ep), HOOK_CHECK)
+        job.slot = <Slot>slot_object(s)
+        job.lease = s.lease
+        job.is_check = True
+        pool.wake_background = pool.wake_background or needs_another_worker(pool)
+    elif e == NULL and not core.workers_rest:
+        plan_checks(pool)
+        note_time(pool)
+    gcp_unlock(&core.mutex)
+    return context
+
+
+cpdef double rest(Core core, double longest) except -1:
+    """A worker that has found nothing to do rests. Return until when it keeps the time for the others, by the core's
+    clock: then checks are due, and it is to look for them, or call `end_rest` before. inf: it does not.
+
+    :param longest: how long a worker rests at most, seconds
+    """
+    cdef pool_t* pool = &core.pool
+    cdef double now = core.now()
+    cdef double when = INFINITY
+    gcp_lock(&core.mutex)
+    pool.now = now
+    plan_checks(pool)
+    if pool.worker_wakes_at == INFINITY and pool.checking < most_checks(pool) and checks_due(pool) <= now + longest:
+        pool.worker_wakes_at = when = checks_due(pool)
+    note_time(pool)
+    gcp_unlock(&core.mutex)
+    core.after()
+    return when
+
+
+cpdef int end_rest(Core core) except -1:
+    """The worker that keeps the time for the others does not rest any more."""
+    core.pool.worker_wakes_at = INFINITY
+    return 0
+
+
 cdef void begin_job(Job job, Core core, Endpoint ep, int todo) noexcept:
     job.core = core
+    job.began = core.pool.now
     job.epoch = core.pool.epoch
     job.ep = ep
     job.key = ep.key
@@ -113,6 +159,7 @@ cdef class Job(Holder):
     cdef readonly object key
     cdef readonly object context     # the context variables with which its hooks are to be called
     cdef readonly object own         # for a driver: it has no victims of its own
+    cdef readonly bint is_check
     cdef int todo
     cdef double began
     cdef HookCall call
@@ -371,7 +418,7 @@ cdef class Job(Holder):
         now = core.now()
         gcp_lock(&core.mutex)
         if self.current():
-            end_check(&core.pool, &self.slot.s, now)
+            end_check(&core.pool, &self.slot.s, now, now - self.began)
         gcp_unlock(&core.mutex)
         return self.leave()
 

@@ -2,7 +2,7 @@
 # fail is delayed (one attempt at a time, the next one at `retry_at`), or broken (acquires without an idle connection
 # fail at once, but for one that probes at `retry_at`), until a connect succeeds.
 
-from libc.math cimport INFINITY
+from libc.math cimport INFINITY, pow
 
 from gcp.core.platform cimport random_fraction
 from gcp.core.ring cimport ring_empty, ring_insert, ring_remove
@@ -29,7 +29,8 @@ cdef inline void forget_failures(pool_t* pool, endpoint_t* ep) noexcept nogil:
     ep.delayed = False
     ep.broken = False
     ep.retry_at = 0.0
-    ep.retry_delay = 0.0
+    ep.retry_steps = 0
+    ep.permanent = False
     ep.timekeeper = NULL
     ring_remove(&ep.in_failing)
 
@@ -58,14 +59,28 @@ cdef inline void connect_succeeded(pool_t* pool, endpoint_t* ep) noexcept nogil:
         serve_blocked(pool)
 
 
+cdef inline double delay_after(pool_t* pool, int steps) noexcept nogil:
+    """Return a delay before jitter, seconds.
+
+    :param steps: how many delays there were, with this one
+    """
+    return min(pool.retry_initial * pow(pool.retry_factor, steps - 1), pool.retry_maximum)
+
+
+cdef inline void set_retry(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """Compute when a failing endpoint connects next."""
+    ep.retry_at = ep.retry_since + delay_after(pool, ep.retry_steps) * (1.0 - pool.retry_jitter * ep.retry_luck)
+
+
 cdef inline void schedule_retry(pool_t* pool, endpoint_t* ep) noexcept nogil:
     """Say when a failing endpoint connects next. Connects that began before the first one failed change nothing."""
     ep.delayed = True
-    if ep.retry_delay > 0 and pool.now < ep.retry_at:
+    if ep.retry_steps and pool.now < ep.retry_at:
         return
-    ep.retry_delay = min(ep.retry_delay * pool.retry_factor if ep.retry_delay > 0 else pool.retry_initial,
-                         pool.retry_maximum)
-    ep.retry_at = pool.now + ep.retry_delay * (1.0 - pool.retry_jitter * random_fraction(&pool.random))
+    ep.retry_steps += 1
+    ep.retry_since = pool.now
+    ep.retry_luck = random_fraction(&pool.random)
+    set_retry(pool, ep)
 
 
 cdef inline void return_job(pool_t* pool, endpoint_t* ep) noexcept nogil:
@@ -93,6 +108,32 @@ cdef inline void turn_away_waiters(pool_t* pool, endpoint_t* ep, int verdict) no
         wake(pool, w, verdict)
 
 
+cdef inline bint exceeds_threshold(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """Whether so many connects have failed in a row that an endpoint is unavailable."""
+    return pool.breaker_threshold > 0 and ep.failures >= pool.breaker_threshold
+
+
+cdef inline void review_failures(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """Apply other limits to an endpoint whose connects have failed, as if they had always held. Failures that were not
+    remembered, because there was neither a breaker nor a retry, count from the next one on."""
+    cdef bint was_broken = ep.broken
+    if ring_empty(&ep.in_failing):
+        return
+    ep.broken = ep.permanent or exceeds_threshold(pool, ep)
+    ep.delayed = ep.broken or pool.retries
+    ep.timekeeper = NULL                    # who that is looks again, or another one
+    if ep.delayed and ep.retry_steps == 0:
+        ep.retry_steps = 1
+        ep.retry_since = ep.failed_at
+        ep.retry_luck = random_fraction(&pool.random)
+    if ep.delayed:
+        set_retry(pool, ep)
+    elif not pool.breaker_threshold:
+        ring_remove(&ep.in_failing)
+    if ep.broken and not was_broken:
+        turn_away_waiters(pool, ep, UNAVAILABLE)
+
+
 cdef inline void connect_failed(pool_t* pool, endpoint_t* ep, bint permanent) noexcept nogil:
     """A connect has failed, whose permit is given back already: schedule the next, or make the endpoint unavailable.
 
@@ -101,8 +142,8 @@ cdef inline void connect_failed(pool_t* pool, endpoint_t* ep, bint permanent) no
     ep.failures += 1
     ep.failed_at = pool.now
     ep.counters.connect_failures[permanent] += 1
-    if permanent or (pool.breaker_threshold and ep.failures >= pool.breaker_threshold):
-        ep.broken = True
+    ep.permanent = ep.permanent or permanent
+    ep.broken = ep.permanent or exceeds_threshold(pool, ep)
     if ep.broken or pool.retries:
         schedule_retry(pool, ep)
     if (ep.broken or pool.retries or pool.breaker_threshold) and ep.listed:

@@ -56,6 +56,7 @@ cdef class Core:
     cdef readonly FinalCounts final_counts
     cdef public object wake_collector   # called when something expires before the collector's next look
     cdef public object wake_background  # called when there may be something to do in the background
+    cdef public bint workers_rest       # whether workers in the background say when they rest: see `rest`
     cdef public object on_abandoned     # called by finalizers, in any thread: there is something to reclaim
     cdef public object on_drained       # called when a closed pool has become empty
     cdef public object on_fork          # called in a forked child

@@ -4,27 +4,23 @@
 
 from libc.math cimport INFINITY
 
-from gcp.core.connects cimport connect_failed, connect_succeeded, drop_unbegun, return_job, turn_away_waiters
-from gcp.core.heap cimport heap_sift
+from gcp.core.checks cimport next_check_at
+from gcp.core.connects cimport connect_failed, connect_succeeded, delay_after, drop_unbegun, return_job, turn_away_waiters
 from gcp.core.permits cimport is_short, note_room, note_short, pool_may_connect
 from gcp.core.platform cimport random_fraction
 from gcp.core.ring cimport ring_empty, ring_insert, ring_remove, ring_t
 from gcp.core.scheduling cimport (
-    add_idle, begin_use, checked_before, dequeue, end_lives, evict_for, expires_before, hand_off, make_victim,
-    note_expiry, note_if_empty, remove_idle, serve_blocked, update_blocked, wake,
+    add_idle, dequeue, end_lives, evict_for, hand_off, make_victim, note_if_empty, serve_blocked, update_blocked, wake,
 )
 from gcp.core.state cimport (
-    FAILED, IDLE, POOL_CLOSED, REFUSED, RETIRED, RETURNING, TO_IDLE, cap, endpoint_short, endpoint_t,
-    endpoint_unbegun, first_check, first_waiter, idle_limit, neediest, pool_t, slot_in_endpoint, slot_in_pool, slot_t,
-    taken, waiter_node, waiter_t,
+    FAILED, POOL_CLOSED, REFUSED, RETIRED, cap, endpoint_short, endpoint_t, endpoint_unbegun, first_waiter, neediest,
+    pool_t, slot_t, taken, waiter_node, waiter_t,
 )
-from gcp.core.table cimport table_has_room, table_remove
-from gcp.core.transitions cimport CHECK_SLACK, end_release, enter_connection, set_check
+from gcp.core.transitions cimport enter_connection
 
 
 cdef enum:
     MOST_JOBS = 32      # connects in the background at a time, where `connect_workers` does not say
-    MOST_CHECKS = 8     # checks in the background at a time, where `max_connecting` does not say less
 
 
 # --- connects ---
@@ -50,7 +46,7 @@ cdef inline bint may_refill(pool_t* pool, endpoint_t* ep) noexcept nogil:
     return (
         taken(ep) < cap(ep) and pool.size < pool.total_max_size and pool.blocked.n == 0 and pool_may_connect(pool)
         and (pool.connect_workers or pool.jobs < MOST_JOBS) and ep.creating + ep.reserved < pool.max_connecting
-        and (ep.creating + ep.reserved == 0 or (ep.refill_delay == 0 and not ep.delayed))
+        and (ep.creating + ep.reserved == 0 or (ep.refill_steps == 0 and not ep.delayed))
     )
 
 
@@ -112,7 +108,7 @@ cdef inline void book_job(pool_t* pool, endpoint_t* ep, slot_t* s, double now, d
     enter_connection(pool, ep, s, now, took)
     ep.jobs -= 1
     pool.jobs -= 1
-    ep.refill_delay = 0
+    ep.refill_steps = 0
     ep.refill_at = 0
     if pool.closed or ep.retiring:
         make_victim(pool, s, POOL_CLOSED if pool.closed else RETIRED)
@@ -131,13 +127,17 @@ cdef inline void book_job(pool_t* pool, endpoint_t* ep, slot_t* s, double now, d
     note_room(pool)
 
 
+cdef inline void set_refill(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """Compute when the next refill of an endpoint begins, after one that failed."""
+    cdef double luck = random_fraction(&pool.random)
+    ep.refill_at = ep.refilled_at + delay_after(pool, ep.refill_steps) * (1.0 - pool.retry_jitter * luck)
+
+
 cdef inline void delay_refill(pool_t* pool, endpoint_t* ep) noexcept nogil:
     """Have the next refill of an endpoint wait, after one that failed."""
-    if ep.refill_delay == 0:
-        ep.refill_delay = pool.retry_initial
-    else:
-        ep.refill_delay = min(ep.refill_delay * pool.retry_factor, pool.retry_maximum)
-    ep.refill_at = pool.now + ep.refill_delay * (1.0 - pool.retry_jitter * random_fraction(&pool.random))
+    ep.refill_steps += 1
+    ep.refilled_at = pool.now
+    set_refill(pool, ep)
     if refill_due(ep) < pool.collector_wakes_at:
         pool.wake_collector = True
 
@@ -163,106 +163,16 @@ cdef inline waiter_t* fail_waiter(pool_t* pool, endpoint_t* ep) noexcept nogil:
     return w
 
 
-# --- checks ---
-
-cdef inline Py_ssize_t most_checks(pool_t* pool) noexcept nogil:
-    """Return how many connections may be checked at a time."""
-    return min(pool.max_connecting, pool.max_connecting_total, <Py_ssize_t>MOST_CHECKS)
-
-
-cdef inline double checks_due(pool_t* pool) noexcept nogil:
-    """Return when the next checks begin, inf if there are none: a little later than the first is due, and then all that
-    are due by then are made. So the collector wakes less often."""
-    if pool.checks.n == 0:
-        return INFINITY
-    return first_check(pool).check_at + pool.keepalive_interval * CHECK_SLACK / 100.0
-
-
-cdef inline slot_t* due_check(pool_t* pool) noexcept nogil:
-    """Return the idle connection that is to be checked now, or NULL. Used ones, and those that were used meanwhile, are
-    looked at again when they can be due at the earliest."""
-    cdef slot_t* s = first_check(pool)
-    while s != NULL and s.check_at <= pool.now:
-        s.check_at = pool.now + s.patience
-        if s.state == IDLE:
-            s.check_at = max(s.since, s.checked) + s.patience
-            if s.check_at <= pool.now:
-                return s
-        heap_sift(&pool.checks, s.check, checked_before)
-        s = first_check(pool)
-    return NULL
-
-
-cdef inline slot_t* begin_check(pool_t* pool) noexcept nogil:
-    """Reserve an idle connection that is due to be checked: until then it counts as used. Return NULL if none is."""
-    cdef slot_t* s
-    if pool.checking >= most_checks(pool) or not table_has_room(&pool.held):
-        return NULL
-    if pool.checking == 0 and pool.now < checks_due(pool):
-        return NULL
-    s = due_check(pool)
-    if s == NULL:
-        return NULL
-    remove_idle(pool, s)
-    s.idle_since = s.since
-    begin_use(pool, s, pool.now)
-    table_remove(&pool.held, s)
-    s.state = RETURNING
-    s.check_at = pool.now + s.patience
-    heap_sift(&pool.checks, s.check, checked_before)
-    pool.checking += 1
-    s.ep.checking += 1
-    return s
-
-
-cdef inline void stop_checking(pool_t* pool, endpoint_t* ep) noexcept nogil:
-    """A check has ended."""
-    pool.checking -= 1
-    ep.checking -= 1
-
-
-cdef inline void return_among_extras(pool_t* pool, slot_t* s) noexcept nogil:
-    """Return an extra to its place by the time of its last use: a check does not prolong its life."""
-    cdef ring_t* node
-    s.since = s.idle_since
-    ring_remove(&s.in_pool)
-    node = pool.idle_extras.next
-    while node != &pool.idle_extras and slot_in_pool(node).since <= s.since:
-        node = node.next
-    ring_insert(node, &s.in_pool)
-    ring_remove(&s.in_endpoint)
-    node = s.ep.extras.next
-    while node != &s.ep.extras and slot_in_endpoint(node).since <= s.since:
-        node = node.next
-    ring_insert(node, &s.in_endpoint)
-    if s.since + idle_limit(s.ep) < s.ep.extras_due:
-        s.ep.extras_due = s.since + idle_limit(s.ep)
-        heap_sift(&pool.expiring, s.ep.expiring, expires_before)
-        note_expiry(pool, s.ep.extras_due)
-
-
-cdef inline void end_check(pool_t* pool, slot_t* s, double now) noexcept nogil:
-    """End a check that found a connection alive: it serves the oldest waiter, or is idle again."""
-    cdef bint was_extra = s.extra
-    pool.now = now
-    stop_checking(pool, s.ep)
-    s.checked = now
-    set_check(pool, s, now)
-    if end_release(pool, s, now) == TO_IDLE and was_extra and s.extra:
-        return_among_extras(pool, s)
-
-
 # --- when there is something to do ---
 
 cdef inline double next_job_at(pool_t* pool) noexcept nogil:
     """Return when there is something to do in the background that no other event tells of; inf: there is nothing."""
-    cdef double when = INFINITY
+    cdef double when
     cdef ring_t* node = pool.short.next
     cdef endpoint_t* ep
     if pool.closed:
         return INFINITY
-    if pool.checking == 0:      # what ends a check looks for the next one
-        when = checks_due(pool)
+    when = next_check_at(pool)
     while node != &pool.short:
         ep = endpoint_short(node)
         node = node.next
@@ -271,14 +181,9 @@ cdef inline double next_job_at(pool_t* pool) noexcept nogil:
     return when
 
 
-cdef inline void note_next_job(pool_t* pool, bint found) noexcept nogil:
-    """Have another worker look for more, or the collector wake when there is something to do again.
-
-    :param found: whether this worker has found a job
-    """
-    if found:
-        pool.wake_background = True
-    elif next_job_at(pool) < pool.collector_wakes_at:
+cdef inline void note_time(pool_t* pool) noexcept nogil:
+    """Have the collector wake when there is something to do again, if nothing else wakes then."""
+    if next_job_at(pool) < pool.collector_wakes_at:
         pool.wake_collector = True
 
 

@@ -73,7 +73,8 @@ cdef bint unregister(pool_t* pool, endpoint_t* e) noexcept nogil:
     forget_over(pool, e)
     ring_remove(&e.in_short)
     e.retiring = False
-    e.refill_delay = e.refill_at = 0
+    e.refill_steps = 0
+    e.refill_at = 0
     table_remove(&pool.known, e)
     table_shrink(&pool.known)
     pool.n_endpoints -= 1

@@ -4,7 +4,9 @@
 from libc.math cimport INFINITY
 from libc.stdint cimport uint64_t
 
+from gcp.core.connects cimport review_failures
 from gcp.core.heap cimport heap_push
+from gcp.core.jobs cimport set_refill
 from gcp.core.permits cimport note_short
 from gcp.core.ring cimport ring_empty, ring_insert, ring_remove, ring_t
 from gcp.core.scheduling cimport (
@@ -165,6 +167,7 @@ cdef inline void renew_checks(pool_t* pool) noexcept nogil:
     cdef slot_t* s
     cdef int i
     pool.checks.n = 0
+    pool.checks_ahead = 0
     while node != &pool.endpoints:
         ep = endpoint_link(node)
         node = node.next
@@ -259,6 +262,9 @@ cdef inline void put_in_force(pool_t* pool, pool_t* new, uint64_t asked, double 
             ep.own = ep.next_own
         set_limits(pool, ep)
         ep.wanted = min(ep.wanted, cap(ep))     # a warm-up in progress
+        review_failures(pool, ep)
+        if ep.refill_steps:
+            set_refill(pool, ep)
     renew_lifetimes(pool)
     renew_checks(pool)
     sort_idle(pool)

@@ -88,9 +88,12 @@ cdef Py_ssize_t connect_queue(pool_t* pool, endpoint_t* e) noexcept nogil:
     return e.waiting
 
 
-cdef Py_ssize_t missing(endpoint_t* e) noexcept nogil:
-    """Return how many connections a kept endpoint lacks of its `min_idle`."""
-    return max(0, base_size(e) - e.n_base - e.n_extra - e.n_used) if e.kept else 0
+cdef Py_ssize_t missing(pool_t* pool, endpoint_t* e) noexcept nogil:
+    """Return how many connections an endpoint lacks of its `min_idle`, if the pool is to open them: it refills kept
+    endpoints, or a warm-up is in progress."""
+    if not e.kept or not (pool.refills or e.wanted):
+        return 0
+    return max(0, base_size(e) - e.n_base - e.n_extra - e.n_used)
 
 
 cdef void copy_endpoint(pool_t* pool, endpoint_t* e, counts_t* copy) noexcept nogil:
@@ -101,7 +104,7 @@ cdef void copy_endpoint(pool_t* pool, endpoint_t* e, counts_t* copy) noexcept no
     copy.disposing = e.disposing
     copy.waiting = e.waiting
     copy.connect_queue = connect_queue(pool, e)
-    copy.missing = missing(e)
+    copy.missing = missing(pool, e)
     copy.limits = limits_of_endpoint(e)
     copy.counters = e.counters
     copy.failures = e.failures

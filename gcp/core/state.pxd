@@ -162,7 +162,8 @@ cdef struct endpoint_t:
     ring_t in_unbegun        # in the pool's ring of endpoints that have unbegun connects
     ring_t in_short          # in the pool's ring of endpoints that may have too few connections
     double refill_at         # no refill begins before, after one that failed
-    double refill_delay      # before jitter; 0: the last refill did not fail
+    double refilled_at       # when the last refill failed
+    int refill_steps         # how many have failed, one after the other
     flag_t kept              # it was warmed up: it is to have `min_idle` connections
     flag_t retiring          # it takes no new acquires
     double create_time       # smoothed, seconds; 0 before the first
@@ -173,7 +174,10 @@ cdef struct endpoint_t:
     flag_t broken            # acquires that find no idle connection fail at once, except one that probes
     double failed_at
     double retry_at
-    double retry_delay       # before jitter; 0 before the first failure
+    double retry_since       # when the delay began
+    double retry_luck        # which part of the jitter is taken off
+    int retry_steps          # how many delays there were; 0 before the first failure
+    flag_t permanent         # one of those errors is not worth another try: broken whatever the threshold is
     ring_t in_failing        # in the pool's ring of failing endpoints
     waiter_t* timekeeper     # the waiter that looks again at `retry_at`
     endpoint_t* next_called
@@ -250,6 +254,13 @@ cdef struct pool_t:
     Py_ssize_t checking      # checks in the background; part of `used`, shown as idle
     flag_t unchecked         # the manager has no hook to check idle connections with
     heap_t checks            # connections by the time of their next check: see `first_check`
+    double check_time        # of one check in the background, smoothed, seconds; 0 before the first
+    double check_began       # when the last one did
+    double checks_planned    # when it was last found out whether many checks have to begin early: see `plan_checks`
+    double checks_early      # when so many of them are to begin
+    Py_ssize_t checks_ahead
+    flag_t checks_go_on      # checks have begun: all that are due are made
+    double worker_wakes_at   # when a worker that rests looks for checks; inf: none does
     ring_t endpoints
     Py_ssize_t n_endpoints
     heap_t due               # connections, the first to expire first: see `first_due`

@@ -29,8 +29,8 @@ from gcp.core.state cimport (
 from gcp.core.table cimport table_add, table_has_room, table_remove, table_reserve
 
 cdef enum:
-    # Percent of the interval between checks. At most CHECK_JITTER are taken off at random. At least CHECK_SLACK are: so
-    # much later a collector may look, which makes several checks at a time then.
+    # Percent of the interval between checks. At most CHECK_JITTER are taken off at random. At least twice CHECK_SLACK
+    # are: so much later a worker looks, which makes several checks at a time then; and if that is busy, the collector.
     CHECK_JITTER = 10
     CHECK_SLACK = 2
 
@@ -189,7 +189,7 @@ cdef inline bint make_room(pool_t* pool) noexcept nogil:
 
 cdef inline void set_check(pool_t* pool, slot_t* s, double now) noexcept nogil:
     """Set when a connection that is neither used nor checked from now on is to be checked in the background."""
-    cdef double off = CHECK_SLACK + (CHECK_JITTER - CHECK_SLACK) * random_fraction(&pool.random)
+    cdef double off = 2 * CHECK_SLACK + (CHECK_JITTER - 2 * CHECK_SLACK) * random_fraction(&pool.random)
     s.patience = pool.keepalive_interval * (1.0 - off / 100.0)
     s.check_at = now + s.patience
     if s.check >= 0:

@@ -263,7 +263,7 @@ def begin_warm_up(BaseConnectionPool pool, tuple keys, size, timeout, event):
     for ep, wanted in list(watch.records.items()):
         gcp_lock(&core.mutex)
         ep.e.wanted = max(ep.e.wanted, wanted)
-        ep.e.refill_at = ep.e.refill_delay = 0
+        ep.e.refill_at = ep.e.refill_steps = 0
         keep(&core.pool, &ep.e)
         core.kept[ep] = None
         gcp_unlock(&core.mutex)

@@ -278,7 +278,7 @@ METRICS: Final[tuple[Metric, ...]] = (
     Metric(
         'gcpool_missing_connections',
         'gauge',
-        'Connections that endpoints which are kept at min_idle lack',
+        'Connections that endpoints lack of their min_idle, and that the pool is to open',
         '{connection}',
         ENDPOINT,
     ),
@@ -421,7 +421,7 @@ INSTRUMENTS: Final[tuple[Instrument, ...]] = (
     instrument(
         'gcpool.connection.missing',
         GAUGE,
-        'Connections that endpoints which are kept at min_idle lack',
+        'Connections that endpoints lack of their min_idle, and that the pool is to open',
         'gcpool_missing_connections',
     ),
     instrument(

@@ -379,6 +379,22 @@ async def test_connections_that_a_kept_endpoint_lacks(front: Front) -> None:
     check(page)
 
 
+async def test_without_refill_nothing_is_missing_once_the_warm_up_has_ended(front: Front) -> None:
+    own = registry()
+    manager = front.manager()
+    manager.create.does(never())
+    pool: Any = front.pool(manager, name='orders', registry=own, min_idle=3, max_size=5)
+    warming = front.spawn(pool.warm_up('a'))
+    await front.until(lambda: manager.create.running == 3)
+    assert scrape(own).by('pool_endpoint', 'gcpool_missing_connections') == {'a': 3}
+    manager.create.does(ok())
+    manager.create.unblock()
+    await warming
+    await pool.discard(await pool.acquire('a'), 'a')
+    assert pool.get_size() == 2
+    assert scrape(own).by('pool_endpoint', 'gcpool_missing_connections') == {}  # the pool does not open another one
+
+
 async def test_acquires_that_wait_for_a_connect_worker(front: Front) -> None:
     own = registry()
     manager = front.manager()

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import contextvars
 from collections.abc import Hashable
+from math import inf
 from typing import Any
 
 import pytest
 
 from core.helpers import CREATE, USE, WAIT, Bench, Conn, Shape
-from gcp._core import Job, Watch, begin_readiness, begin_retirement, begin_warm_up, next_job
+from gcp._core import Job, Watch, begin_readiness, begin_retirement, begin_warm_up, end_rest, next_job, rest
 from gcp.exceptions import ConnectionPoolClosedError, ConnectionPoolNotFound, EndpointRetiredError, PoolNotReadyError
 
 
@@ -503,6 +504,98 @@ def test_an_idle_connection_is_checked_after_the_interval() -> None:
     assert bench.job() is None
     bench.clock.advance(1.1)
     bench.begin('check_aliveness').completed(True)
+
+
+def check_all(bench: BackgroundBench, seconds: float, takes: float) -> list[tuple[float, float]]:
+    """Let one worker make the checks that are due. Returns when each began, and how long its connection was idle then.
+
+    :param seconds: for how long
+    :param takes: how long a check takes, seconds
+    """
+    seen = []
+    end = bench.clock.now + seconds
+    checked: dict[Any, float] = {}
+    began = bench.clock.now
+    while bench.clock.now < end:
+        job = bench.job()
+        if job is None:
+            bench.clock.now = max(bench.core.next_expiry(), bench.clock.now + 0.001)
+            continue
+        seen.append((bench.clock.now, bench.clock.now - checked.get(id(job.conn), began)))
+        bench.clock.advance(takes)
+        checked[id(job.conn)] = bench.clock.now
+        job.completed(True)
+    return seen
+
+
+@pytest.mark.parametrize('count', [1, 2, 10])
+def test_few_connections_are_checked_in_the_last_tenth_of_the_interval(count: int) -> None:
+    bench = kept_alive(count, keepalive_interval=100.0)
+    seen = check_all(bench, 950.0, 0.001)
+    assert len(seen) >= count * 9
+    assert all(90 <= idle <= 100 for _, idle in seen)
+
+
+@pytest.mark.parametrize('takes', [0.0001, 0.02, 0.03])
+def test_many_connections_that_were_released_at_once_are_checked_in_time(takes: float) -> None:
+    """Of 1,000 connections with checks of 30 ms and an interval of 100 s, the first is checked after about 60 s, so
+    that the last is checked in time. The first round tells how long a check takes."""
+    bench = kept_alive(1000, keepalive_interval=100.0, max_size=1000, total_max_size=1000, max_connecting=1)
+    check_all(bench, 101.0, takes)
+    bench.put(*[bench.get('a') for _ in range(1000)])
+    seen = check_all(bench, 950.0, takes)
+    assert len(seen) >= 9000
+    assert max(idle for _, idle in seen) <= 100
+    assert min(idle for _, idle in seen) >= 90 - 1000 * takes * 1.5
+
+
+def test_quick_checks_are_made_by_one_worker() -> None:
+    bench = kept_alive(5)
+    check_all(bench, 11.0, 0.0001)
+    bench.clock.advance(10.0)
+    bench.wakes = 0
+    while (job := bench.job()) is not None:
+        bench.clock.advance(0.0001)
+        job.completed(True)
+    assert bench.wakes == 0
+
+
+def test_slow_checks_are_made_by_several_workers() -> None:
+    bench = kept_alive(5)
+    check_all(bench, 11.0, 0.01)
+    bench.clock.advance(10.0)
+    bench.wakes = 0
+    jobs = [bench.job() for _ in range(5)]
+    assert all(jobs)
+    assert bench.wakes == 4
+
+
+def test_a_quick_check_that_hangs_does_not_hold_the_others_up() -> None:
+    bench = kept_alive(5)
+    check_all(bench, 11.0, 0.0001)
+    bench.clock.advance(10.0)
+    hanging = bench.job()
+    assert hanging is not None
+    assert bench.core.next_expiry() == pytest.approx(bench.clock.now + 0.2)  # another worker looks then
+    bench.clock.now = bench.core.next_expiry()
+    bench.core.collect(10)
+    assert bench.wakes
+    assert len(check_all(bench, 0.5, 0.0001)) == 4
+
+
+def test_a_worker_that_rests_keeps_the_time() -> None:
+    bench = kept_alive(3)
+    bench.core.workers_rest = True
+    woken: list[float] = []
+    bench.core.wake_collector = lambda: woken.append(bench.clock.now)
+    assert bench.job() is None
+    when = rest(bench.core, 1000.0)
+    assert 9.2 <= when - bench.clock.now <= 10
+    assert rest(bench.core, 1000.0) == inf  # one is enough
+    assert bench.core.next_expiry() == pytest.approx(when + 0.2)  # the collector looks after it
+    end_rest(bench.core)
+    assert bench.core.next_expiry() == pytest.approx(when)
+    assert rest(bench.core, 1.0) == inf  # it rests no longer than that
 
 
 def test_a_use_counts_as_a_check() -> None:

@@ -30,6 +30,7 @@ ORDER = [
     'connects',
     'transitions',
     'closing',
+    'checks',
     'jobs',
     'resizing',
 ]

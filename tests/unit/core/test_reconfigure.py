@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 
 from core.helpers import CREATE, USE, WAIT, Bench, Shape
 from core.test_background import BackgroundBench
-from gcp import EndpointLimits, ErrorClass
+from gcp import EndpointLimits, ErrorClass, Retry
+from gcp.exceptions import AcquireTimeoutError, EndpointUnavailableError
 
 
 def idle(made: Bench, endpoint: str) -> int:
@@ -399,3 +401,124 @@ def check(made: Bench, caps: dict[str, int]) -> None:
         if each['waiting']:
             assert not each['idle'], name
             assert taken >= caps['max_size'] or made.core.size >= caps['total_max_size'], name
+
+
+# --- endpoints whose connects fail ---
+
+
+def failing(failures: int, **options: Any) -> Bench:
+    """Make a bench with an endpoint of which so many connects have failed, the last one now."""
+    bench = Bench(**options)
+    for _ in range(failures):
+        if bench.endpoints:
+            bench.clock.advance(bench.endpoints['a']['retry_delay'])
+        acquire = bench.ask('a')
+        assert acquire.todo == CREATE
+        with contextlib.suppress(Refused, EndpointUnavailableError):
+            acquire.failed(Refused('down'))
+        acquire.abandon(AcquireTimeoutError())
+    return bench
+
+
+def breaker(bench: Bench) -> tuple[str, float]:
+    found = bench.endpoints.get('a', {})  # without failures it is forgotten
+    return found.get('breaker', 'closed'), found.get('retry_delay', 0.0)
+
+
+RETRY = Retry(initial=4.0, maximum=64.0, factor=2.0, jitter=0.0)
+
+
+@pytest.mark.parametrize('threshold', [4, None])
+def test_a_breaker_closes_at_once_when_its_threshold_is_raised_or_removed(threshold: int | None) -> None:
+    bench = failing(3, breaker_threshold=3)
+    assert breaker(bench)[0] == 'open'
+    bench.pool.reconfigure(breaker_threshold=threshold)
+    assert breaker(bench) == ('closed', 0.0)
+    assert bench.verdict(bench.ask('a')) == CREATE
+
+
+def test_with_retries_the_delay_goes_on_when_the_breaker_closes() -> None:
+    bench = failing(3, breaker_threshold=3, connect_retry=RETRY)
+    assert breaker(bench) == ('open', 16.0)
+    bench.pool.reconfigure(breaker_threshold=9)
+    assert breaker(bench) == ('closed', 16.0)
+    waiter = bench.wait('a')
+    bench.pool.reconfigure(connect_retry=None)
+    assert bench.verdict(waiter) == CREATE
+
+
+def test_a_breaker_opens_at_once_when_its_threshold_is_lowered() -> None:
+    bench = failing(2, breaker_threshold=3, connect_retry=RETRY)
+    woken: list[int] = []
+    waiter = bench.wait('a', lambda: woken.append(1))
+    bench.pool.reconfigure(breaker_threshold=2)
+    assert breaker(bench) == ('open', 8.0)
+    assert woken == [1]
+    with pytest.raises(EndpointUnavailableError) as caught:
+        bench.poll(waiter)
+    assert str(caught.value.__cause__) == 'down'
+    waiter.abandon(caught.value)
+
+
+def test_one_that_a_permanent_error_has_opened_stays_open() -> None:
+    bench = Bench(breaker_threshold=2, classify=lambda endpoint, error: ErrorClass.PERMANENT)
+    acquire = bench.ask('a')
+    with contextlib.suppress(Refused):
+        acquire.failed(Refused())
+    acquire.abandon(Refused())
+    bench.pool.reconfigure(breaker_threshold=None)
+    assert breaker(bench)[0] == 'open'
+
+
+@pytest.mark.parametrize('retry', [Retry(1.0, 64.0, 2.0, 0.0), Retry(4.0, 4.0, 2.0, 0.0), Retry(4.0, 64.0, 1.0, 0.0)])
+def test_a_shorter_retry_delay_holds_from_the_last_failure_on(retry: Retry) -> None:
+    bench = failing(3, connect_retry=RETRY)
+    woken: list[int] = []
+    waiter = bench.wait('a', lambda: woken.append(1))
+    bench.clock.advance(1.0)
+    bench.pool.reconfigure(connect_retry=retry)
+    assert breaker(bench) == ('closed', 3.0)
+    assert woken == [1]  # it looks how long it has to wait now
+    assert bench.poll(waiter) == WAIT
+    assert waiter.time_to_wait() == 3.0
+    bench.clock.advance(3.0)
+    assert bench.expire(waiter) == CREATE
+
+
+def test_a_delay_that_is_over_by_the_new_settings_ends_at_once() -> None:
+    bench = failing(3, connect_retry=RETRY)
+    waiter = bench.wait('a')
+    bench.clock.advance(2.0)
+    bench.pool.reconfigure(connect_retry=Retry(0.5, 2.0, 2.0, 0.0))
+    assert bench.verdict(waiter) == CREATE
+
+
+def test_a_longer_delay_holds_from_the_last_failure_on() -> None:
+    bench = failing(2, connect_retry=RETRY)
+    bench.pool.reconfigure(connect_retry=Retry(10.0, 64.0, 2.0, 0.0))
+    assert breaker(bench) == ('closed', 20.0)
+
+
+def test_the_delay_of_a_refill_follows_too() -> None:
+    bench = BackgroundBench(refill=True, min_idle=1, connect_retry=RETRY)
+    bench.warm_up('a')
+    for _ in range(3):
+        bench.clock.advance(100.0)
+        bench.begin().failed(Refused())
+    assert bench.core.next_expiry() == bench.clock.now + 16.0
+    bench.pool.reconfigure(connect_retry=Retry(1.0, 2.0, 2.0, 0.0))
+    assert bench.core.next_expiry() == bench.clock.now + 2.0
+
+
+def test_more_connects_at_a_time_serve_those_that_waited_for_the_limit() -> None:
+    bench = Bench(max_connecting=1)
+    acquires = [bench.ask('a') for _ in range(3)]
+    assert [acquire.todo for acquire in acquires] == [CREATE, WAIT, WAIT]
+    bench.pool.reconfigure(max_connecting=2)
+    assert [bench.verdict(acquire) for acquire in acquires] == [CREATE, CREATE, WAIT]
+    bench.pool.reconfigure(max_connecting=None)
+    assert bench.verdict(acquires[2]) == CREATE
+
+
+class Refused(Exception):
+    """A connect that may be tried again."""
