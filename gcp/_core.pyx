@@ -14,6 +14,7 @@ fork, finalizers       what a forked child forgets, what finalizers leave behind
 limits                 the pool's limits, and those of single endpoints
 registry               endpoints by their key
 core                   the state of one pool behind its lock
+by_label               the counts of endpoints by label, for exporters
 holder                 what holds a connection
 uses                   who holds it: where it was acquired, and since when
 acquire, request       the machine of an acquire, and what it asks of the core
@@ -50,7 +51,7 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.math cimport INFINITY
 from libc.stdint cimport uint64_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memset
 
 cdef extern from *:
@@ -108,6 +109,7 @@ include "core/finalizers.pyx"
 include "core/limits.pyx"
 include "core/registry.pyx"
 include "core/core.pyx"
+include "core/by_label.pyx"
 include "core/holder.pyx"
 include "core/uses.pyx"
 include "core/acquire.pyx"

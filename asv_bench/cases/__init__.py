@@ -16,6 +16,7 @@ spike           many requests at once for few connections
 imports         what `import gcp.threading` takes
 handover        a place of the total cap that moves to another endpoint
 sharing         endpoints that overload the total cap
+scrape          a page of metrics, and `stats()`, of a pool of many endpoints
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from .hooks import case_hooks
 from .imports import case_imports
 from .memory import case_memory
 from .rows import Row
+from .scrape import case_scrape
 from .sharing import case_sharing
 from .spike import case_spike
 from .tasks import case_tasks
@@ -51,4 +53,5 @@ CASES: dict[str, Callable[[float], Iterator[Row]]] = {
     'imports': case_imports,
     'handover': case_handover,
     'sharing': case_sharing,
+    'scrape': case_scrape,
 }

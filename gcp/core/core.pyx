@@ -276,7 +276,7 @@ cdef class Core:
         return ep.e.n_used - ep.e.checking if acquired else ep.e.n_base + ep.e.n_extra + ep.e.checking
 
     def snapshot(self):
-        """Return one consistent copy of all counts as plain values: ``(total, [(endpoint, counts), ...])``."""
+        """Return one consistent copy of all counts: ``(total, counts of the endpoints)``."""
         return take_snapshot(self)
 
 

@@ -42,6 +42,8 @@ cdef int list_endpoint(Core core, Endpoint ep) except -1:
             table_add(&pool.known, &ep.e)
             ring_insert(&pool.endpoints, &ep.e.link)
             pool.n_endpoints += 1
+            pool.listings += 1
+            ep.e.listing = pool.listings
             ep.e.own = own
             set_limits(pool, &ep.e)
             ep.e.listed = True

@@ -137,6 +137,7 @@ cdef struct endpoint_t:
     ring_t disposals         # victims until they are gone
     ring_t queue             # the wait queue, the oldest waiter first
     ring_t link              # in the pool's ring of endpoints
+    uint64_t listing         # the number under which it was listed there: they ascend in that ring
     int creating
     int disposing
     int reserved             # permits reserved for this endpoint, to be granted when victims of others are gone
@@ -263,6 +264,7 @@ cdef struct pool_t:
     double worker_wakes_at   # when a worker that rests looks for checks; inf: none does
     ring_t endpoints
     Py_ssize_t n_endpoints
+    uint64_t listings        # how often an endpoint was listed
     heap_t due               # connections, the first to expire first: see `first_due`
     heap_t blocked           # endpoints whose waiters only the total cap holds back: see `neediest`
     heap_t expiring          # endpoints that have or had extras, by a time before which none expires

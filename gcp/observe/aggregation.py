@@ -9,13 +9,14 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import sub
+from time import sleep
 from typing import Any, Final
 from weakref import WeakSet
 
-from gcp._core import Core
-from gcp.observe.labels import GAUGES, Labels, Row, State, clean, default_label, flat, state_of
+from gcp._core import Core, LabelReader
+from gcp.observe.labels import GAUGES, Labels, Row, State, clean, combined, default_label, flat
 from gcp.observe.names import OTHER
 from gcp.observe.telemetry import Errors, Telemetry
 
@@ -23,6 +24,8 @@ __all__ = ['Aggregation', 'Reading']
 
 #: how many names of pools that are gone are kept; older ones are merged under the name `_other`
 REMEMBERED: Final = 10
+#: before and after a pool of more endpoints is read, this thread yields to others
+MANY: Final = 1000
 
 #: the totals of a pool that has counted nothing, as `Core.snapshot` returns them
 NOTHING: Final[Mapping[str, Any]] = Core().snapshot()[0]
@@ -63,6 +66,30 @@ class Reading:
     exemplars: Mapping[tuple[str, str | None, int], tuple[dict[str, str], float, float]]
 
 
+Rows = Mapping[str | None, Row]
+States = Mapping[str | None, State]
+
+
+@dataclass(slots=True)
+class PoolReading:
+    """What was read of one pool.
+
+    :ivar reader: it holds the counts of endpoints; None of a pool that is gone
+    :ivar arrived: the endpoints that were listed since the last reading
+    :ivar limits: `total_max_size`, `max_size` and `min_idle`; None if it is not open
+    """
+
+    member: Telemetry
+    reader: LabelReader | None
+    total: Any
+    arrived: list[Any] = field(default_factory=list)
+    endpoints: int = 0
+    capacity: int = 0
+    limits: tuple[int, int, int] | None = None
+    label_of: Callable[[Any], Any] = default_label
+    exemplars: Mapping[tuple[str, str | None, int], tuple[dict[str, str], float, float]] = field(default_factory=dict)
+
+
 def plus(one: Any, other: Any) -> Any:
     """Add two totals of the same shape: mappings and tuples of numbers."""
     if isinstance(one, dict):
@@ -88,7 +115,7 @@ class NamedPools:
         self.name = name
         self.automatic = True
         self.latest = 0  # the number of the pool that was added last
-        self.members: dict[Telemetry, None] = {}
+        self.members: dict[Telemetry, LabelReader] = {}
         self.retired: Any = NOTHING
         self.errors = 0
         self.labels = Labels()
@@ -100,9 +127,10 @@ class NamedPools:
         for member in list(self.members):
             final = member.final_counts.read()
             if final is not None:
-                del self.members[member]
+                reader = self.members.pop(member)
                 self.retired = plus(self.retired, final)
                 self.errors += member.errors.count
+                self.labels.depart(reader.drop())
 
     def absorb(self, other: NamedPools) -> None:
         """Add the totals of another name, without its endpoint labels."""
@@ -116,69 +144,71 @@ class NamedPools:
         :param labelled: whether to count by endpoint
         """
         self.retire()
-        totals, listed, is_open = [self.retired], [], []
-        capacity = 0
-        label_of: dict[int, tuple[Telemetry, Any]] = {}
-        exemplars: dict[tuple[str, str | None, int], tuple[dict[str, str], float, float]] = {}
-        for member in self.members:
-            core = member.final_counts.core
-            if core is None:  # the pool went away since `retire`
-                totals.append(member.final_counts.read())
-                continue
-            total, endpoints = core.snapshot()
-            totals.append(total)
-            exemplars.update(member.exemplars)
-            listed += [(member.number, key, counts) for key, counts in endpoints]
-            pool = member.pool()
-            if pool is not None and not core.closed:
-                is_open.append((member, core.limits))
-                capacity += min(core.limits[0], sum(counts['limits'][0] for _, counts in endpoints))
-            label_of[member.number] = member, default_label if pool is None else pool._options.endpoint_label
-            del core, pool, endpoints
-        total = total_of(totals)
+        taken = [self._read_pool(member, reader, labelled) for member, reader in self.members.items()]
+        total = total_of([self.retired, *(pool.total for pool in taken)])
+        is_open = [pool for pool in taken if pool.limits is not None]
+        rows, states = self._by_label(total, taken) if labelled else self._in_one(total, taken)
         return Reading(
             pool=self.name,
             total=total,
-            rows=self._rows(total, listed, label_of) if labelled else {None: flat(total)},
-            states=self._states(listed, labelled),
-            endpoints=len(listed),
-            limits=tuple(map(sum, zip(*(limits for _, limits in is_open), strict=True))) or None,
-            capacity=capacity if is_open else None,
-            frontends=tuple(sorted({member.frontend for member, _ in is_open})),
+            rows=rows,
+            states=states,
+            endpoints=sum(pool.endpoints for pool in taken),
+            limits=tuple(map(sum, zip(*(pool.limits for pool in is_open if pool.limits), strict=True))) or None,
+            capacity=sum(pool.capacity for pool in is_open) if is_open else None,
+            frontends=tuple(sorted({pool.member.frontend for pool in is_open})),
             overflow=self.labels.overflow,
             errors=self.errors + sum(member.errors.count for member in self.members),
-            exemplars=exemplars,
+            exemplars={key: found for pool in taken for key, found in pool.exemplars.items()},
         )
 
-    def _rows(
-        self,
-        total: dict[str, Any],
-        listed: list[tuple[int, Any, dict[str, Any]]],
-        label_of: dict[int, tuple[Telemetry, Any]],
-    ) -> Mapping[str | None, Row]:
-        """Arrange counts by endpoint label. The remainder goes to `_other`."""
-        limit = max((member.endpoint_labels for member in self.members), default=0)
+    def _read_pool(self, member: Telemetry, reader: LabelReader, labelled: bool) -> PoolReading:
+        """Read one pool, at one moment."""
+        core = member.final_counts.core
+        if core is None:  # the pool went away since `retire`
+            self.labels.depart(reader.drop())
+            return PoolReading(member, None, member.final_counts.read())
+        if reader.endpoints > MANY:
+            sleep(0)
+        total, arrived, capacity = reader.read(core, labelled)
+        if reader.endpoints > MANY:
+            sleep(0)
+        taken = PoolReading(member, reader, total, arrived, reader.endpoints, exemplars=dict(member.exemplars))
+        pool = member.pool()
+        if pool is not None:
+            taken.label_of = pool._options.endpoint_label or default_label
+            if not core.closed:
+                taken.limits = core.limits
+                taken.capacity = min(core.limits[0], capacity)
+        return taken
+
+    def _by_label(self, total: dict[str, Any], taken: list[PoolReading]) -> tuple[Rows, States]:
+        """Arrange counts and states by endpoint label. The remainder of the counts goes to `_other`."""
+        by_reader = {id(pool.reader): pool for pool in taken}
+        readers = [pool.reader for pool in taken if pool.reader is not None]
+        self.labels.assign(
+            [(pool.reader, pool.arrived) for pool in taken if pool.reader is not None],
+            lambda reader, key: self._label(by_reader[id(reader)], key),
+            max((member.endpoint_labels for member in self.members), default=0),
+        )
+        labelled, states_of_labelled = self.labels.read(readers)
         rest = flat(total)
-        rows: dict[str | None, Row] = {}
-        for label, row in self.labels.assign(listed, lambda number, key: self._label(*label_of[number], key), limit):
-            rows[label] = row
-            rest = list(map(sub, rest, row)) if row[0] >= 0 else rest[:GAUGES] + list(map(sub, rest, row))[GAUGES:]
-        rows[OTHER] = rest
-        return rows
+        for row in labelled.values():
+            less = list(map(sub, rest, row))
+            rest = less if row[0] >= 0 else rest[:GAUGES] + less[GAUGES:]
+        return {**labelled, OTHER: rest}, {OTHER: combined(readers, -1)[1], **states_of_labelled}
 
-    def _states(self, listed: list[tuple[int, Any, dict[str, Any]]], labelled: bool) -> Mapping[str | None, State]:
-        """Arrange the states of endpoints by endpoint label."""
-        sharing: dict[str | None, list[dict[str, Any]]] = {OTHER if labelled else None: []}
-        for number, key, counts in listed:
-            sharing.setdefault(self.labels.label_of(number, key) if labelled else None, []).append(counts)
-        return {label: state_of(several) for label, several in sharing.items()}
+    def _in_one(self, total: dict[str, Any], taken: list[PoolReading]) -> tuple[Rows, States]:
+        """Return the counts and states of all endpoints together."""
+        readers = [pool.reader for pool in taken if pool.reader is not None]
+        return {None: flat(total)}, {None: combined(readers, -1)[1]}
 
-    def _label(self, member: Telemetry, function: Callable[[Any], Any] | None, key: Any) -> str:
+    def _label(self, taken: PoolReading, key: Any) -> str:
         """Return an endpoint's label; `_other` if the label function fails."""
         try:
-            return clean((function or default_label)(key))
+            return clean(taken.label_of(key))
         except Exception as error:
-            member.errors.record('endpoint_label', error)
+            taken.member.errors.record('endpoint_label', error)
             return OTHER
 
 
@@ -255,7 +285,7 @@ class Aggregation:
         while self._arrived:
             telemetry = self._arrived[0]
             pools = self._by_name.setdefault(telemetry.name, NamedPools(telemetry.name))
-            pools.members[telemetry] = None
+            pools.members[telemetry] = LabelReader()
             pools.automatic = pools.automatic and telemetry.automatic
             pools.latest = telemetry.number
             self._arrived.popleft()  # last, so that a fork at any moment finds the pool in one of both

@@ -1,9 +1,9 @@
 """Endpoint labels, limited in number and free of credentials, and the counts under each.
 
-The core drops an endpoint's record with its last connection; its counts are then part of the pool's totals only. A
-label keeps the counts that were last read under it, so no series decreases. The remainder of the totals goes to
-`_other`: endpoints without a label, endpoints that came and went between two reads, and what happened to an endpoint
-after the last read.
+The core adds the counts of endpoints up by label. It drops an endpoint's record with its last connection; its counts
+are then part of the pool's totals only. A label keeps the counts that were last read under it, so no series decreases.
+The remainder of the totals goes to `_other`: endpoints without a label, endpoints that came and went between two reads,
+and what happened to an endpoint after the last read.
 
 A label without endpoints is reused for the next endpoint. Until then its counters stay: moving them to `_other` at once
 would look like a burst there."""
@@ -11,25 +11,31 @@ would look like a burst there."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
-from operator import add, gt
+from operator import add
 from pathlib import PurePath
+from time import perf_counter, sleep
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
-from gcp._core import OUTCOMES, REASONS, RESULTS
+from gcp._core import OUTCOMES, REASONS, RESULTS, LabelReader
 from gcp.observe.names import BY_NAME, OTHER
 
-__all__ = ['COLUMNS', 'GAUGES', 'STATES', 'Labels', 'State', 'clean', 'default_label', 'flat', 'state_of']
+__all__ = ['COLUMNS', 'GAUGES', 'STATES', 'Labels', 'State', 'clean', 'combined', 'default_label', 'flat', 'yielding']
 
 #: how many values of a row are gauges; they come first
 GAUGES: Final = 4
 LONGEST: Final = 120
+#: after how long a reading yields to other threads, seconds
+YIELD_INTERVAL: Final = 0.0005
+#: how many items are handled between two looks at the clock
+BATCH: Final = 32
 
 Row = list[int]
+ItemT = TypeVar('ItemT')
 
 #: metrics by endpoint: the index of their first value in a row
 COLUMNS: Final[Mapping[str, int]] = MappingProxyType(
@@ -43,11 +49,12 @@ COLUMNS: Final[Mapping[str, int]] = MappingProxyType(
         'gcpool_connect_failures_total': LEAKS + 1,
     }
 )
+WIDTH: Final = COLUMNS['gcpool_connect_failures_total'] + 2
 
 
 def flat(counts: dict[str, Any]) -> Row:
-    """Arrange what `Core.snapshot` counts of an endpoint or a pool in one row: connections by state, waiters, acquires,
-    releases, closed connections, leaks, failed connects."""
+    """Arrange what `Core.snapshot` counts of a pool in one row: connections by state, waiters, acquires, releases,
+    closed connections, leaks, failed connects."""
     return [
         counts['idle'],
         counts['used'],
@@ -64,66 +71,56 @@ def flat(counts: dict[str, Any]) -> Row:
 State = dict[str, float]
 """Values of endpoints at one moment, by metric. Unlike counts, they are not kept of endpoints that are gone."""
 
-#: metrics of the state of endpoints: their values in what `Core.snapshot` says of an endpoint
-STATES: Final[Mapping[str, Callable[[dict[str, Any]], float]]] = MappingProxyType(
-    {
-        'gcpool_connect_waiters': lambda counts: counts['connect_queue'],
-        'gcpool_breaker_open': lambda counts: counts['breaker'] != 'closed',
-        'gcpool_retry_delay_seconds': lambda counts: counts['retry_delay'],
-        'gcpool_missing_connections': lambda counts: counts['missing'],
-        'gcpool_endpoint_max_connections': lambda counts: counts['limits'][0],
-    }
+#: metrics of the state of endpoints, in the order of what `LabelReader.sums` returns
+STATES: Final = (
+    'gcpool_connect_waiters',
+    'gcpool_breaker_open',
+    'gcpool_retry_delay_seconds',
+    'gcpool_missing_connections',
+    'gcpool_endpoint_max_connections',
 )
+COMBINE: Final = tuple(max if BY_NAME[metric].merge == 'max' else add for metric in STATES)
 
 
-def state_of(listed: Iterable[dict[str, Any]]) -> State:
-    """Return the state of endpoints that share a label. Their values are added up; of delays, the greatest is taken.
+def combined(readers: Iterable[LabelReader], number: int) -> tuple[Row, State]:
+    """Return the counts and states of the endpoints that share a label. They are added up; of delays, the greatest is
+    taken.
 
-    :param listed: what `Core.snapshot` says of each
+    :param number: the label's number; -1: of the endpoints without a label
     """
-    combined: State = dict.fromkeys(STATES, 0)
-    for counts in listed:
-        for metric, value_of in STATES.items():
-            value = value_of(counts)
-            before = combined[metric]
-            combined[metric] = max(before, value) if BY_NAME[metric].merge == 'max' else before + value
-    return combined
+    row: Row = [0] * WIDTH
+    states: Sequence[float] = [0] * len(STATES)
+    for reader in readers:
+        more, values = reader.sums(number)
+        row = list(map(add, row, more))
+        states = [combine(one, other) for combine, one, other in zip(COMBINE, states, values, strict=True)]
+    return row, dict(zip(STATES, states, strict=True))
+
+
+def yielding(items: Iterable[ItemT]) -> Iterator[ItemT]:
+    """Iterate, and yield to other threads twice a millisecond: the interpreter does so after 5 ms only."""
+    since = perf_counter()
+    for index, item in enumerate(items):
+        yield item
+        if index % BATCH == 0 and perf_counter() - since > YIELD_INTERVAL:
+            sleep(0)
+            since = perf_counter()
 
 
 class LabelEntry:
-    """One label: how many endpoints have it, and the counts of those that had it and are gone."""
+    """One label: its number, how many endpoints have it, and the counts of those that had it and are gone."""
 
-    __slots__ = ('base', 'label', 'members')
+    __slots__ = ('base', 'label', 'members', 'number')
 
-    def __init__(self, label: str, width: int) -> None:
+    def __init__(self, label: str, number: int) -> None:
         self.label = label
-        self.base = [0] * width
+        self.number = number
+        self.base = [0] * (WIDTH - GAUGES)
         self.members = 0
-
-    def keep(self, row: Row) -> None:
-        """Keep the counts of an endpoint that is gone."""
-        self.base[GAUGES:] = map(add, self.base[GAUGES:], row[GAUGES:])
-
-
-class Seen:
-    """One endpoint of the last read, identified by its key's `id`: comparing keys would run user code."""
-
-    __slots__ = ('entry', 'key', 'row')
-
-    def __init__(self, key: object, entry: LabelEntry | None, row: Row) -> None:
-        self.key = key  # keeps the key alive, so that no other object gets its id
-        self.entry = entry
-        self.row = row
-
-    def see(self, row: Row) -> None:
-        """Take new counts. If one has fallen, the core has dropped the record in between and begun a new one."""
-        if self.entry is not None and any(map(gt, self.row[GAUGES:], row[GAUGES:])):
-            self.entry.keep(self.row)
-        self.row = row
 
 
 class Labels:
-    """The labels of one pool's endpoints.
+    """The labels of the endpoints of all pools of one name.
 
     :ivar overflow: how many endpoints got no label of their own because all were taken
     """
@@ -131,89 +128,95 @@ class Labels:
     def __init__(self) -> None:
         self.overflow = 0
         self._entries: dict[str, LabelEntry] = {}
+        self._by_number: dict[int, LabelEntry] = {}
+        self._free: list[int] = []  # numbers of labels that were dropped
         self._unused: dict[str, None] = {}  # labels without endpoints, longest unused first
-        self._seen: dict[tuple[int, int], Seen] = {}
 
     def assign(
         self,
-        listed: Sequence[tuple[int, Any, dict[str, Any]]],
-        label_of: Callable[[int, Any], str],
+        arrived: Sequence[tuple[LabelReader, Sequence[Any]]],
+        label_of: Callable[[LabelReader, Any], str],
         limit: int,
-    ) -> Iterable[tuple[str, Row]]:
-        """Take the current endpoints and their counts, and return the counts by label.
+    ) -> None:
+        """Give the endpoints that readers have found their labels, and keep the counts of those that are gone.
 
-        :param listed: the pool's number, the endpoint, and its counts, of each endpoint
-        :param label_of: returns the label for a pool's number and an endpoint
+        :param arrived: each reader, and the endpoints that it has not read before
+        :param label_of: returns the label for an endpoint
         :param limit: the maximal number of labels
-        :return: rows by label, without `_other`. The gauges of a label without endpoints are -1
         """
-        present = [(number, id(key)) for number, key, _ in listed]
-        arrivals = [  # first, since it calls user code, which may raise anything
-            (label_of(number, key) if limit else '', number, key, flat(counts))
-            for (number, key, counts), identity in zip(listed, present, strict=True)
-            if identity not in self._seen
+        labels = [  # first, since it calls user code, which may raise anything
+            [label_of(reader, key) if limit else '' for key in yielding(keys)] for reader, keys in arrived
         ]
-        before, self._seen = self._seen, {}
-        for (_, _, counts), identity in zip(listed, present, strict=True):
-            seen = before.pop(identity, None)
-            if seen is not None:
-                self._seen[identity] = seen
-                if seen.entry is not None:
-                    seen.see(flat(counts))
-        for seen in before.values():
-            self._depart(seen)
-        arrivals.sort(key=lambda arrival: arrival[0] not in self._entries)  # before known labels are reused
-        for label, number, key, row in arrivals:
-            entry = self._entry(label, limit, len(row))
-            self._seen[number, id(key)] = Seen(key, entry, row if entry is not None else [])
-        return self._rows()
+        for reader, _ in arrived:
+            self.depart(reader.departed())
+        numbers = [[-1] * len(keys) for _, keys in arrived]
+        known: list[tuple[int, int, str]] = []  # these come first, before their labels are reused
+        new: list[tuple[int, int, str]] = []
+        for which, listed in enumerate(labels):
+            for index, label in enumerate(yielding(listed)):
+                (known if label in self._entries else new).append((which, index, label))
+        for which, index, label in yielding([*known, *new]):
+            entry = self._entry(label, limit)
+            if entry is not None:
+                numbers[which][index] = entry.number
+        for (reader, _), chosen in zip(arrived, numbers, strict=True):
+            reader.settle(chosen)
 
-    def label_of(self, number: int, key: object) -> str:
-        """Return the label of an endpoint that was in the last list."""
-        entry = self._seen[number, id(key)].entry
-        return OTHER if entry is None else entry.label
+    def read(self, readers: Sequence[LabelReader]) -> tuple[dict[str | None, Row], dict[str | None, State]]:
+        """Return counts and states by label, without `_other`. The gauges of a label without endpoints are -1, and it
+        has no states."""
+        rows: dict[str | None, Row] = {}
+        states: dict[str | None, State] = {}
+        for label, entry in self._entries.items():
+            if entry.members:
+                row, states[label] = combined(readers, entry.number)
+                rows[label] = row[:GAUGES] + list(map(add, row[GAUGES:], entry.base))
+            else:
+                rows[label] = [-1] * GAUGES + entry.base
+        return rows, states
 
-    def _depart(self, seen: Seen) -> None:
-        """Keep an endpoint's counts, and mark its label as unused if it was the last one."""
-        entry = seen.entry
-        if entry is not None:
-            entry.keep(seen.row)
-            entry.members -= 1
+    def depart(self, departed: Mapping[int, tuple[int, Row]]) -> None:
+        """Keep the counts of endpoints that are gone, and mark labels that no endpoint has any more as unused.
+
+        :param departed: how many had a label, and their counts, by the label's number
+        """
+        for number, (count, row) in departed.items():
+            entry = self._by_number[number]
+            entry.base = list(map(add, entry.base, row))
+            entry.members -= count
             if not entry.members:
                 self._unused[entry.label] = None
 
-    def _entry(self, label: str, limit: int, width: int) -> LabelEntry | None:
+    def _entry(self, label: str, limit: int) -> LabelEntry | None:
         """Return the label entry for a new endpoint; None for `_other`."""
         if label == OTHER:
             return None
         entry = self._entries.get(label)
         if entry is None:
-            while len(self._entries) >= limit:
-                if not self._evict():
-                    self.overflow += 1
-                    return None
-            entry = self._entries[label] = LabelEntry(label, width)
+            entry = self._new_entry(label, limit)
+            if entry is None:
+                self.overflow += 1
+                return None
         self._unused.pop(label, None)
         entry.members += 1
+        return entry
+
+    def _new_entry(self, label: str, limit: int) -> LabelEntry | None:
+        """Return an entry for a new label; None if all labels have endpoints."""
+        while len(self._entries) >= limit:
+            if not self._evict():
+                return None
+        number = self._free.pop() if self._free else len(self._by_number)
+        entry = self._entries[label] = self._by_number[number] = LabelEntry(label, number)
         return entry
 
     def _evict(self) -> bool:
         """Drop the label that has been unused for longest. Return False if all are used."""
         for label in self._unused:
-            del self._unused[label], self._entries[label]
+            del self._unused[label]
+            self._free.append(self._entries.pop(label).number)
             return True
         return False
-
-    def _rows(self) -> Iterable[tuple[str, Row]]:
-        rows = {
-            label: entry.base[:] if entry.members else [-1] * GAUGES + entry.base[GAUGES:]
-            for label, entry in self._entries.items()
-        }
-        for seen in self._seen.values():
-            if seen.entry is not None:
-                label = seen.entry.label
-                rows[label] = list(map(add, rows[label], seen.row))
-        return rows.items()
 
 
 # --- the default label ---

@@ -17,13 +17,13 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from functools import lru_cache, partial
-from time import monotonic, time_ns
+from time import monotonic, perf_counter, sleep, time_ns
 from typing import Any, Final
 from weakref import WeakKeyDictionary, WeakSet, ref
 
 from gcp.observe.addresses import location
 from gcp.observe.aggregation import Aggregation, Reading
-from gcp.observe.labels import COLUMNS, GAUGES, STATES
+from gcp.observe.labels import COLUMNS, GAUGES, STATES, YIELD_INTERVAL
 from gcp.observe.names import ATTRIBUTES, BY_NAME, INSTRUMENTS, OTHER, SCHEMA_URL, SCOPE, Instrument
 from gcp.observe.telemetry import Telemetry, version
 from gcp.options import DEFAULT
@@ -109,6 +109,7 @@ class ProviderBinding:
         self.superseded = False
         self._readings: list[Reading] = []
         self._taken = -1.0
+        self._since = 0.0  # when a collection last yielded to other threads
         self._waiting: set[str] = set()  # instruments that have not used this reading yet
         self._recorder: Recorder | None = None
 
@@ -135,7 +136,12 @@ class ProviderBinding:
             GlobalProvider.is_variable_logged = True
 
     def observe(self, instrument: Instrument, options: object) -> Iterable[Any]:
-        """Return an instrument's observations. The provider calls this when it collects."""
+        """Return an instrument's observations. The provider calls this when it collects.
+
+        A collection can take longer than the interpreter's switch interval of 5 ms, so this yields to other threads."""
+        if perf_counter() - self._since > YIELD_INTERVAL:
+            sleep(0)
+            self._since = perf_counter()
         try:
             from opentelemetry.metrics import Observation
 

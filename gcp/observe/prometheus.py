@@ -21,7 +21,7 @@ from prometheus_client.samples import Exemplar, Sample
 from prometheus_client.utils import floatToGoString
 
 from gcp.observe.aggregation import Aggregation, Reading
-from gcp.observe.labels import COLUMNS, GAUGES, STATES
+from gcp.observe.labels import COLUMNS, GAUGES, STATES, YIELD_INTERVAL
 from gcp.observe.names import BY_NAME, METRICS, Metric
 from gcp.observe.telemetry import Telemetry, version
 from gcp.options import DEFAULT
@@ -29,9 +29,6 @@ from gcp.options import DEFAULT
 __all__ = ['Collector', 'attach']
 
 Labels = dict[str, str]
-
-#: after how long a scrape yields to other threads, seconds
-YIELD_INTERVAL: Final = 0.001
 
 
 # --- the value of each metric in a reading ---

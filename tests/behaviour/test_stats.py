@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -10,7 +12,8 @@ from fronts import Front
 
 from gcp.exceptions import AcquireTimeoutError
 from gcp.stats import EndpointStats, PoolStats
-from gcp.testing import dead, error, never, ok
+from gcp.testing import BareFakeManager, dead, error, never, ok
+from gcp.threading import ConnectionPool
 
 
 async def test_the_repr_tells_the_counts(front: Front) -> None:
@@ -126,3 +129,65 @@ async def test_a_snapshot_is_consistent_at_any_time(front: Front) -> None:
     runs = False
     for actor in actors:
         await actor
+
+
+async def test_the_statistics_of_endpoints_are_those_of_the_snapshot(front: Front) -> None:
+    """They are made when they are asked for, from what was counted at the moment of the snapshot."""
+    pool = front.pool(front.manager(), max_size=2)
+    held = await pool.acquire('a')
+    await pool.release(await pool.acquire('b'), 'b')
+    stats = pool.stats()
+    await pool.release(held, 'a')
+    await pool.release(await pool.acquire('c'), 'c')
+    await pool.close()
+    assert (stats.endpoints['a'].used, stats.endpoints['b'].idle) == (1, 1)
+    assert list(stats.endpoints) == ['a', 'b'] and len(stats.endpoints) == 2
+    assert 'c' not in stats.endpoints and stats.endpoints.get('c') is None
+    with pytest.raises(KeyError, match='c'):
+        stats.endpoints['c']
+    assert {key: each.endpoint for key, each in stats.endpoints.items()} == {'a': 'a', 'b': 'b'}
+    assert sum(each.size for each in stats.endpoints.values()) == stats.size == 2
+    assert stats.endpoints == dict(stats.endpoints) == {**stats.endpoints}
+    assert stats.endpoints['a'] == stats.endpoints['a'] != stats.endpoints['b']
+    assert stats == dataclasses.replace(stats)
+    assert repr(stats.endpoints) == repr(dict(stats.endpoints))
+    with pytest.raises(TypeError):
+        stats.endpoints['a'] = stats.endpoints['b']  # type: ignore[index]
+
+
+async def test_many_endpoints_add_up_to_the_pool(front: Front) -> None:
+    """Of more endpoints than the core copies without releasing the GIL."""
+    pool = front.pool(front.manager(bare=True), max_size=2, total_max_size=3000)
+    held = [(await pool.acquire(endpoint), endpoint) for endpoint in range(1500)]
+    for connection, endpoint in held[::3]:
+        await pool.release(connection, endpoint)
+    stats = pool.stats()
+    assert (stats.idle, stats.used, len(stats.endpoints)) == (500, 1000, 1500)
+    for name in ('idle', 'used', 'created'):
+        assert sum(getattr(each, name) for each in stats.endpoints.values()) == getattr(stats, name)
+    assert stats.acquires['created'] == sum(each.acquires['created'] for each in stats.endpoints.values()) == 1500
+    assert stats.releases['idle'] == sum(each.releases['idle'] for each in stats.endpoints.values()) == 500
+    assert [each.used for each in stats.endpoints.values()] == [0, 1, 1] * 500
+    for connection, endpoint in held:
+        if endpoint % 3:
+            await pool.release(connection, endpoint)
+    await pool.close()
+
+
+def test_a_snapshot_keeps_no_endpoint_alive_when_it_is_gone() -> None:
+    class Endpoint:
+        pass
+
+    pool = ConnectionPool[Any, Any](BareFakeManager())
+    pool.release(pool.acquire(endpoint := Endpoint()), endpoint)
+    stats = pool.stats()
+    pool.retire(endpoint)
+    pool._manager._log.clear()
+    gone = weakref.ref(endpoint)
+    del endpoint
+    gc.collect()
+    assert gone() is not None and list(stats.endpoints) == [gone()]
+    del stats
+    gc.collect()
+    assert gone() is None
+    pool.close()

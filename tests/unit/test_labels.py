@@ -5,18 +5,25 @@ from __future__ import annotations
 
 import gc
 import random
+import sys
 import weakref
+from collections.abc import Callable, Mapping
 from enum import Enum
+from functools import partial
 from ipaddress import ip_address
+from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 import pytest
 from fronts import Front
 from pages import check, check_no_step_back, registry, scrape
+from prometheus_client import generate_latest
 
-from gcp.observe.labels import Labels, clean, default_label
-from gcp.testing import BareFakeManager
+from gcp.exceptions import AcquireTimeoutError, EndpointUnavailableError
+from gcp.limits import EndpointLimits, Retry
+from gcp.observe.labels import clean, default_label
+from gcp.testing import BareFakeManager, error
 from gcp.threading import ConnectionPool
 
 
@@ -349,41 +356,239 @@ def test_an_endpoint_is_not_kept_alive_after_the_next_look() -> None:
     pool.close()
 
 
-def counts(acquires: int) -> dict[str, Any]:
-    return {
-        'idle': 0,
-        'used': 0,
-        'creating': 0,
-        'waiting': 0,
-        'leaks': 0,
-        'acquires': {'hit': acquires},
-        'releases': {},
-        'closed': {},
-        'connect_failures': {},
-    }
+class Model:
+    """What labels show, by the rules: one count for each endpoint."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.overflow = 0
+        self.base: dict[str, int] = {}  # counts of endpoints that had the label and are gone
+        self.unused: list[str] = []  # labels without endpoints, longest unused first
+        self.seen: dict[object, tuple[str | None, int]] = {}
+
+    def read(self, present: Mapping[Any, tuple[str, int]]) -> dict[str, tuple[int, int]]:
+        """Take the endpoints with their labels and counts; return count and number of endpoints by label."""
+        for endpoint in [endpoint for endpoint in self.seen if endpoint not in present]:
+            label, count = self.seen.pop(endpoint)
+            if label is not None:
+                self.base[label] += count
+                if not any(label == other for other, _ in self.seen.values()):
+                    self.unused.append(label)
+        fresh = [endpoint for endpoint in present if endpoint not in self.seen]
+        for endpoint in sorted(fresh, key=lambda endpoint: present[endpoint][0] not in self.base):
+            self.seen[endpoint] = self.labelled(present[endpoint][0]), 0
+        for endpoint, (label, _) in self.seen.items():
+            self.seen[endpoint] = label, present[endpoint][1]
+        return {
+            label: (base + sum(counts := [count for own, count in self.seen.values() if own == label]), len(counts))
+            for label, base in self.base.items()
+        }
+
+    def labelled(self, label: str) -> str | None:
+        if label not in self.base:
+            if len(self.base) >= self.limit:
+                if not self.unused:
+                    self.overflow += 1
+                    return None
+                del self.base[self.unused.pop(0)]
+            self.base[label] = 0
+        if label in self.unused:
+            self.unused.remove(label)
+        return label
 
 
-@pytest.mark.parametrize('seed', range(20))
+@pytest.mark.parametrize('seed', range(10))
 def test_no_label_ever_shows_less_or_more_than_there_was(seed: int) -> None:
-    """Endpoints come, count, go and come again, seen or unseen, with more of them than labels."""
+    """Endpoints of two pools of one name come, count, go and come again, seen or unseen, with more of them than labels;
+    some share a label."""
     chance = random.Random(seed)
-    labels, listed, shown = Labels(), dict[str, int](), dict[str, int]()
-    total = rest = 0
-    for _ in range(300):
-        for _ in range(chance.randrange(5)):
-            endpoint = chance.choice('abcdef')
-            if chance.random() < 0.4:
-                listed.pop(endpoint, None)
-            else:
-                listed[endpoint] = listed.get(endpoint, 0) + 1
-                total += 1
-        rows = dict(
-            labels.assign(
-                [(0, key, counts(count)) for key, count in listed.items()], lambda number, key: key.upper()[0], 3
-            )
+    own = registry()
+    pools = [
+        ConnectionPool[str, Any](
+            BareFakeManager(), name='orders', registry=own, endpoint_labels=3, endpoint_label=lambda key: key[0]
         )
-        now = {label: row[4] for label, row in rows.items()}
-        assert len(now) <= 3
-        assert all(now[label] >= count for label, count in shown.items() if label in now)
-        assert total - sum(now.values()) >= rest
-        rest, shown = total - sum(now.values()), now
+        for _ in range(2)
+    ]
+    model, present = Model(3), dict[tuple[int, str, int], tuple[str, int]]()
+    generation, before = 0, dict[str, float]()
+    for _ in range(60):
+        for _ in range(chance.randrange(8)):
+            number, endpoint = chance.randrange(2), chance.choice('abcdef') + chance.choice('12')
+            found = [each for each in present if each[:2] == (number, endpoint)]
+            if found and chance.random() < 0.5:
+                pools[number].retire(endpoint)
+                del present[found[0]]
+            else:
+                with pools[number].connection(endpoint):
+                    pass
+                if not found:
+                    generation += 1
+                    found = [(number, endpoint, generation)]
+                present[found[0]] = endpoint[0], present.get(found[0], ('', 0))[1] + 1
+        page = scrape(own)
+        in_order = dict(sorted(present.items(), key=lambda item: (item[0][0], item[0][2])))  # by pool, then as listed
+        shown = model.read(in_order)
+        acquires = page.by('pool_endpoint', 'gcpool_acquires_total')
+        idle = page.by('pool_endpoint', 'gcpool_connections', state='idle')
+        assert {label: acquires.get(label, 0) for label in shown} == {
+            label: count for label, (count, _) in shown.items()
+        }
+        assert {label: idle.get(label, 0) for label in shown} == {label: size for label, (_, size) in shown.items()}
+        assert page.labels('pool_endpoint') == {*shown, '_other'}
+        sizes = [sum(number == each for number, *_ in in_order) for each in (0, 1)]
+        assert page.sum('gcpool_endpoint_max_connections') == 10 * sum(sizes)
+        assert page.value('gcpool_capacity') == sum(min(100, 10 * size) for size in sizes)
+        assert page.value('gcpool_endpoint_label_overflow_total') == model.overflow
+        assert page.sum('gcpool_acquires_total') == sum(
+            pool.stats().acquires[how] for pool in pools for how in ('hit', 'created')
+        )
+        check(page)
+        assert all(acquires.get(label, 0) >= count for label, count in before.items() if label in {*shown, '_other'})
+        before = acquires
+    for pool in pools:
+        pool.close()
+
+
+def test_labels_of_a_pool_that_is_gone() -> None:
+    """Its labels keep their counts, and a later pool of its name goes on under them."""
+    own = registry()
+    pages = []
+    for round_ in range(3):
+        pool = ConnectionPool[str, Any](BareFakeManager(), name='orders', registry=own)
+        for endpoint in ('kept', f'db-{round_}', f'more-{round_}'):
+            with pool.connection(endpoint):
+                pass
+        pages.append(scrape(own))
+        pool.close()
+        del pool
+        gc.collect()
+        pages.append(scrape(own))
+    for before, page in pairwise(pages):
+        check_no_step_back(before, page)
+        check(page)
+    assert pages[-1].value('gcpool_acquires_total', pool_endpoint='kept', result='created') == 3
+    assert pages[-1].sum('gcpool_acquires_total') == 9
+
+
+def test_a_thousand_endpoints_share_a_label() -> None:
+    """They are counted one by one: what some have counted stays when they go, and the others count on."""
+    own = registry()
+    pool = ConnectionPool[int, Any](
+        BareFakeManager(),
+        name='orders',
+        registry=own,
+        total_max_size=3000,
+        endpoint_label=lambda key: 'even' if key % 2 == 0 else 'odd',
+    )
+    pages = [scrape(own)]
+    for gone in (0, 700, 1999, 2000):
+        for endpoint in range(gone):
+            pool.retire(endpoint)
+        for endpoint in range(2000):
+            with pool.connection(endpoint):
+                pass
+        pages.append(page := scrape(own))
+        assert page.by('pool_endpoint', 'gcpool_connections', state='idle') == {'even': 1000, 'odd': 1000}
+        check(page)
+        check_no_step_back(pages[-2], page)
+    # what was seen of an endpoint before it was retired stays under its label: nothing has happened between
+    assert page.by('pool_endpoint', 'gcpool_acquires_total') == {'even': 4000, 'odd': 4000}
+    pool.close()
+
+
+def test_an_interrupted_reading_loses_nothing() -> None:
+    """Of two pools of a name, the second one's labels fail: neither has lost what it counted, at the next reading."""
+    own, trouble = registry(), [KeyboardInterrupt]
+
+    def interrupting(endpoint: str) -> str:
+        if trouble:
+            raise trouble.pop()
+        return endpoint
+
+    pools = [
+        ConnectionPool[str, Any](BareFakeManager(), name='orders', registry=own, endpoint_label=function)
+        for function in (None, interrupting)
+    ]
+    for pool in pools:
+        with pool.connection('a'), pool.connection('b'):
+            pass
+    with pytest.raises(KeyboardInterrupt):
+        scrape(own)
+    page = scrape(own)
+    assert page.by('pool_endpoint', 'gcpool_acquires_total') == {'a': 2, 'b': 2}
+    check(page)
+    for pool in pools:
+        pool.retire('a')
+    assert scrape(own).by('pool_endpoint', 'gcpool_acquires_total') == {'a': 2, 'b': 2}
+    for pool in pools:
+        pool.close()
+
+
+def python_calls(function: Callable[[], object]) -> int:
+    """Count the Python functions that a call enters."""
+    calls = []
+    gc.disable()  # a collection may call finalizers
+    sys.setprofile(lambda frame, event, arg: calls.append(frame.f_code.co_name) if event == 'call' else None)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+        gc.enable()
+    return len(calls)
+
+
+def test_endpoints_without_a_label_cost_no_python_code() -> None:
+    """A page takes as many calls for thousands of endpoints as for a hundred, and so does a snapshot."""
+    seen = []
+    for endpoints in (100, 3000):
+        own, asked = registry(), list[object]()
+        pool = ConnectionPool[int, Any](
+            BareFakeManager(),
+            name='orders',
+            registry=own,
+            total_max_size=endpoints,
+            endpoint_label=lambda key, asked=asked: str(asked.append(key) or key),  # type: ignore[misc]
+        )
+        for endpoint in range(endpoints):
+            with pool.connection(endpoint):
+                pass
+        scrape(own)
+        page = python_calls(partial(generate_latest, own))
+        assert len(asked) == endpoints  # once for each
+        seen.append((page, python_calls(pool.stats)))
+        pool.close()
+    assert seen[0] == seen[1]
+
+
+async def test_states_of_endpoints_with_and_without_a_label(front: Front) -> None:
+    """They are added up; of delays, the greatest is shown."""
+    own = registry()
+    manager = front.manager()
+    pool = front.pool(
+        manager,
+        name='orders',
+        registry=own,
+        endpoint_labels=1,
+        connect_retry=Retry(initial=1000, maximum=3000, factor=3, jitter=0),
+        breaker_threshold=1,
+        limits={'b': EndpointLimits(max_size=3), 'c': EndpointLimits(max_size=sys.maxsize)},
+        total_max_size=sys.maxsize,
+    )
+    await use(pool, 'a', 'b', 'd')
+    manager.create.does(*[error(OSError())] * 4)
+    for endpoint in ('c', 'a'):
+        held = [await pool.acquire('a')] if endpoint == 'a' else []
+        with pytest.raises((EndpointUnavailableError, AcquireTimeoutError, OSError)):
+            await pool.acquire(endpoint, timeout=0.001)
+        for connection in held:
+            await pool.release(connection, endpoint)
+    page = scrape(own)
+    endpoints = pool.stats().endpoints
+    assert page.by('pool_endpoint', 'gcpool_breaker_open') == {'a': 1, '_other': 1}
+    for label, shown in (('a', ('a',)), ('_other', ('b', 'c', 'd'))):
+        delay = page.value('gcpool_retry_delay_seconds', pool_endpoint=label)
+        assert 0 < max(endpoints[key].retry_delay for key in shown) <= delay <= 3000
+    assert page.value('gcpool_endpoint_max_connections', pool_endpoint='a') == 10
+    assert page.value('gcpool_endpoint_max_connections', pool_endpoint='_other') == float(sys.maxsize)
+    assert page.value('gcpool_capacity') == float(sys.maxsize)
+    await pool.close()
