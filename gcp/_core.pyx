@@ -24,6 +24,7 @@ release                the machine of a release
 background             jobs: what is done for no caller, one at a time
 watch                  what a caller waits for meanwhile
 disposal, worker_pool  victims, and the workers that dispose of them
+pool_view              what a pool shows of itself
 base_pool              what both pools share: the idle hit
 reconfigure            changing limits while a pool is in use
 fastcall               faster ways through the interpreter for leases
@@ -121,6 +122,7 @@ include "core/background.pyx"
 include "core/watch.pyx"
 include "core/disposal.pyx"
 include "core/worker_pool.pyx"
+include "core/pool_view.pyx"
 include "core/base_pool.pyx"
 include "core/reconfigure.pyx"
 include "core/fastcall.pyx"

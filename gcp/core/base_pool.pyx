@@ -58,15 +58,12 @@ cdef slot_t* take_slot_of(Core core, Endpoint ep, acquire_t* a, bint checks_only
     return s
 
 
-cdef class BaseConnectionPool:
+cdef class BaseConnectionPool(PoolView):
     """What the threading and the asyncio pool share. Not to be instantiated.
 
     Their Python halves override `_drive`, and set the collaborators: `_disposer`, `_collector`, `_report`."""
-    cdef readonly Core _core
     cdef readonly object _manager
-    cdef readonly object _options
     cdef object acquire_timeout
-    cdef readonly str name
     cdef public object _telemetry       # asked on slow paths whether spans are recorded by now
     cdef public object _disposer        # disposes of victims
     cdef public object _collector       # looks for expired connections in the background; None: releases do
@@ -256,62 +253,6 @@ cdef class BaseConnectionPool:
         :raises ValueError: for an argument out of range, or two that contradict each other
         """
         reconfigure(self, changes)
-
-    # --- looking ---
-
-    def holders(self, endpoint=None):
-        """Return who holds connections, as a list of `gcp.holders.HolderInfo`, the longest held first.
-
-        :param endpoint: whose connections; ``None``: of all endpoints. For an unknown one the list is empty
-        """
-        return self._core.describe_holders(find_uses(self._core, endpoint))
-
-    def get_size(self):
-        """Return the number of places taken: connections idle, used, being created and being disposed of."""
-        return self._core.pool.size
-
-    @property
-    def idle_timeout(self):
-        """Seconds after which an idle extra is disposed of; ``inf``: never."""
-        return self._options.idle_timeout
-
-    @property
-    def max_lifetime(self):
-        """Seconds after which any connection is disposed of; ``inf``: never."""
-        return self._options.max_lifetime
-
-    @property
-    def min_idle(self):
-        """Idle connections of each endpoint that are kept."""
-        return self._options.min_idle
-
-    @property
-    def max_size(self):
-        """Connections of one endpoint, at most."""
-        return self._options.max_size
-
-    @property
-    def total_max_size(self):
-        """Connections of all endpoints together, at most."""
-        return self._options.total_max_size
-
-    @property
-    def is_full(self):
-        """Whether all places are taken."""
-        return self._core.pool.size >= self._core.pool.total_max_size
-
-    @property
-    def closed(self):
-        """Whether the pool was closed."""
-        return bool(self._core.pool.closed)
-
-    def __repr__(self):
-        cdef pool_t* pool = &self._core.pool
-        return (
-            f'<{type(self).__name__} {self.name}: {pool.idle + pool.checking} idle, {pool.used - pool.checking} used, '
-            f'{pool.creating} creating, {pool.waiting} waiting{describe_blocks(self._core)}; '
-            f'closed={bool(pool.closed)}>'
-        )
 
     def __reduce_ex__(self, protocol):
         raise TypeError(f'a {type(self).__name__} cannot be pickled or copied: its connections belong to this process')

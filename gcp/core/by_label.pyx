@@ -54,7 +54,7 @@ cdef inline void add_endpoint(pool_t* pool, endpoint_t* e, sums_t* to) noexcept 
     add_counters(&to.counters, &e.counters)
     to.connect_queue += connect_queue(pool, e)
     to.broken += e.broken
-    to.missing += missing(e)
+    to.missing += missing(pool, e)
     to.max_size = capped_sum(to.max_size, cap(e))
     if e.delayed:
         to.retry_at = max(to.retry_at, e.retry_at)

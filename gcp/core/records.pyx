@@ -21,7 +21,8 @@ cdef class Victim
 cdef class Batch
 cdef class HookCall
 cdef class FinalCounts
-cdef class BaseConnectionPool
+cdef class PoolView
+cdef class BaseConnectionPool(PoolView)
 cdef class AsyncPool(BaseConnectionPool)
 
 

@@ -61,8 +61,14 @@ class HolderInfo:
 
     def __init__(self, use: Use, names: dict[int, str]) -> None:
         self.endpoint, self.age, site, self.thread_ident, self._thread, self._task, self.tag = use
-        self.file, self.line, self.function = site or (None, None, None)
-        self.task_name = self.thread_name = self.trace_id = None
+        self.file: str | None = None
+        self.line: int | None = None
+        self.function: str | None = None
+        self.task_name: str | None = None
+        self.thread_name: str | None = None
+        self.trace_id: str | None = None
+        if site is not None:
+            self.file, self.line, self.function = site
         self.alive = self.thread_ident is None or self._lives()
         if self.thread_ident is not None:
             self._look(names)
@@ -76,7 +82,7 @@ class HolderInfo:
         if task is not None:
             self.task_name = task.get_name()
         if self._task is not None:
-            context = getattr(task, 'get_context', type(None))()
+            context = task.get_context() if task is not None and hasattr(task, 'get_context') else None
         self.trace_id = trace_of(context) if self.alive else None
 
     def _running_task(self) -> asyncio.Task[Any] | None:
