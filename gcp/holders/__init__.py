@@ -26,8 +26,8 @@ Use = tuple[Any, float, 'tuple[str, int, str] | None', 'int | None', int, 'Calla
 class HolderInfo:
     """Who holds a connection. All but `stack` is as it was when this was made.
 
-    A pool with ``track_holders=False`` knows only the endpoint and the age, unless the acquire had a tag. With gevent or
-    eventlet the thread is that of all greenlets.
+    A pool with ``track_holders=False`` knows only the endpoint and the age, unless the acquire had a tag. With gevent
+    or eventlet the thread is that of all greenlets.
 
     :ivar endpoint: what the connection leads to
     :ivar age: for how long it has been held, seconds
