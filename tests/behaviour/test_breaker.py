@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
 from fronts import Front
+from starvation import SOON
 
 from gcp.exceptions import EndpointUnavailableError
 from gcp.limits import Retry
 from gcp.testing import error as raises
 from gcp.testing import never, ok
+from gcp.testing.fakes import Call
 
 
 def down() -> ConnectionRefusedError:
@@ -18,24 +21,29 @@ def down() -> ConnectionRefusedError:
 
 
 async def test_after_so_many_failures_acquires_fail_at_once(front: Front) -> None:
-    manager = front.manager()
-    pool = front.pool(manager, breaker_threshold=3, connect_retry=None, acquire_timeout=20)
     boom = down()
-    manager.create.does(raises(boom))
-    for _ in range(3):
-        with pytest.raises(ConnectionRefusedError):
+    for _ in range(20):
+        manager = front.manager()
+        pool = front.pool(manager, breaker_threshold=3, connect_retry=None, acquire_timeout=20)
+        manager.create.does(raises(boom))
+        began = time.monotonic()
+        for _ in range(3):
+            with pytest.raises(ConnectionRefusedError):
+                await pool.acquire('db')
+        with pytest.raises((EndpointUnavailableError, ConnectionRefusedError)) as caught:
             await pool.acquire('db')
-    began = time.monotonic()
-    with pytest.raises(EndpointUnavailableError, match="'db' is unavailable.*connection refused") as caught:
-        await pool.acquire('db')
+        shown, said = pool.stats().endpoints['db'], repr(front.pools[-1])
+        if isinstance(caught.value, EndpointUnavailableError) and pool.stats().endpoints['db'].retry_delay:
+            break  # else the delay of 0.1 s was over: a busy machine
+    assert isinstance(caught.value, EndpointUnavailableError)
+    assert re.search("'db' is unavailable.*connection refused", str(caught.value))
     assert caught.value.__cause__ is boom
     assert (caught.value.endpoint, caught.value.phase) == ('db', 'admission')
-    assert began - 0.2 <= caught.value.retry_at <= time.monotonic() + 0.1
+    assert began <= caught.value.retry_at <= time.monotonic() + 0.1
     assert len(manager.create.calls) == 3
-    shown = pool.stats().endpoints['db']
     assert (shown.breaker, shown.failures) == ('open', 3)
     assert 0 < shown.retry_delay <= 0.1
-    assert "'db': breaker open" in repr(front.pools[0])
+    assert "'db': breaker open" in said
 
 
 @pytest.mark.parametrize('workers', [0, 3])
@@ -113,25 +121,28 @@ async def test_a_server_that_is_down_for_a_while(front: Front) -> None:
     pool = front.pool(manager, breaker_threshold=3, connect_retry=Retry(0.02, 0.1), max_connecting=1)
     manager.create.does(raises(down()), endpoint='db')
     times: list[float] = []
-    returned = time.monotonic() + 0.5
+    began = time.monotonic()
 
     async def client() -> float:
         while True:
-            began = time.monotonic()
+            asked = time.monotonic()
             try:
-                async with pool.connection('db', timeout=20):
+                async with pool.connection('db', timeout=60):
                     return time.monotonic()
             except EndpointUnavailableError:
-                times.append(time.monotonic() - began)
+                times.append(time.monotonic() - asked)
                 await front.sleep(0.005)
 
+    def attempts() -> list[Call]:
+        return [call for call in manager.create.calls if call.endpoint == 'db']
+
     clients = [front.spawn(client()) for _ in range(10)]
-    while time.monotonic() < returned:
+    while time.monotonic() < began + 0.5 or len(attempts()) < 3:
         async with pool.connection('other'):
             await front.sleep(0.01)
-    attempts = len([call for call in manager.create.calls if call.endpoint == 'db'])
+    assert len(attempts()) <= 3 + (time.monotonic() - began) / 0.016  # the shortest delay
     manager.create.does(ok(), endpoint='db')
+    returned = time.monotonic()
     served = [await each for each in clients]
     assert times
-    assert 3 <= attempts <= 25
-    assert max(served) - returned < 2
+    assert max(served) - returned < SOON

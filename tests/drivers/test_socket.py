@@ -23,6 +23,7 @@ from peers import (
     link_local_address,
     open_descriptors,
 )
+from starvation import SOON
 
 from gcp.contrib import _tcp
 from gcp.contrib.socket import KeepAlive, SocketAlivenessCheckingMixin, TcpEndpoint, TcpSocketConnectionManager
@@ -170,7 +171,7 @@ def test_a_check_neither_waits_nor_touches_the_blocking_mode(
     conn.settimeout(mode)
     started = time.monotonic()
     assert manager.check_aliveness(conn.getpeername(), conn)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < SOON
     assert conn.gettimeout() == mode
 
 
@@ -213,7 +214,7 @@ def test_a_peer_that_does_not_accept_costs_the_timeout_and_no_descriptor(manager
         before, started = open_descriptors(), time.monotonic()
         with pytest.raises(TimeoutError, match=f'127.0.0.1 port {port}'):
             manager.create(('127.0.0.1', port), 0.3)
-        assert 0.3 <= time.monotonic() - started < 3
+        assert 0.3 <= time.monotonic() - started < SOON
         assert open_descriptors() == before
 
 
@@ -225,14 +226,14 @@ def test_a_resolver_that_does_not_answer_costs_the_timeout(
     gate = threading.Event()
 
     def resolve(*args: object, **kwargs: object) -> list[tuple[Any, ...]]:
-        gate.wait(10)
+        gate.wait(60)
         return [address_of(port_of(listener))]
 
     monkeypatch.setattr('socket.getaddrinfo', resolve)
     started = time.monotonic()
     with pytest.raises(TimeoutError, match='slow.example'):
         manager.create(('slow.example', 80), 0.2)
-    assert 0.2 <= time.monotonic() - started < 3
+    assert 0.2 <= time.monotonic() - started < SOON
     gate.set()
     await_left_behind()
 
@@ -361,7 +362,7 @@ def test_a_thread_that_waits_for_an_answer_is_released_by_close(manager: TcpSock
         thread.start()
         assert waits.wait(10)
         pool.close(0)
-        thread.join(10)
+        thread.join(60)
         assert heard == [b'']
 
 
