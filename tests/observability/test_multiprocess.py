@@ -52,7 +52,7 @@ def until(predicate: Callable[[], object]) -> None:
     deadline = time.monotonic() + PATIENCE
     while not predicate():
         assert time.monotonic() < deadline, 'in vain'
-        time.sleep(0.01)
+        time.sleep(0.05)
 
 
 Story = Callable[[str], str]
