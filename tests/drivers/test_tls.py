@@ -168,7 +168,7 @@ def test_200_failures_leave_no_descriptor(manager: SslSocketConnectionManager, b
     with Service(prepare) as service:
         for _ in range(200):
             with pytest.raises(OSError):
-                manager.create(service.endpoint, 0.01 if behaviour in ('silent', 'drip') else 5.0)
+                manager.create(service.endpoint, 0.01 if behaviour in ('silent', 'drip') else 60.0)
     assert open_descriptors() == before
 
 
@@ -549,7 +549,7 @@ def test_a_signal_during_a_handshake_is_heard_and_leaves_nothing(manager: SslSoc
     before = open_descriptors()
     try:
         with Service() as service:
-            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            signal.setitimer(signal.ITIMER_REAL, 0.5)
             with pytest.raises(Heard):
                 manager.create(service.endpoint, None)
         assert open_descriptors() == before
