@@ -80,7 +80,7 @@ class Ended:
 def script() -> Callable[..., Ended]:
     """Run a source text in an interpreter of its own: `script(source, '-X', 'dev').quietly()`."""
 
-    def run(source: str, *options: str, timeout: float = 30.0, env: dict[str, Any] | None = None) -> Ended:
+    def run(source: str, *options: str, timeout: float = 120.0, env: dict[str, Any] | None = None) -> Ended:
         path = os.pathsep.join([*map(str, (ROOT, TESTS / 'support', TESTS / 'unit')), os.environ.get('PYTHONPATH', '')])
         process = subprocess.run(
             [sys.executable, *options, '-c', textwrap.dedent(source)],

@@ -36,8 +36,11 @@ HOOKS = ('create', 'dispose', 'check_aliveness', 'on_acquire', 'on_release', 'on
 #: The sync hooks that take a time-out.
 TIMED = ('create', 'dispose', 'check_aliveness')
 
-#: How long a hook may occupy the event loop, seconds. A lower limit would report hooks that a busy machine delays.
+#: How long a hook may occupy the event loop, seconds, not counting the time that its thread waits for a core.
 STALL = 0.5
+
+#: The kernel's scheduler statistics of the calling thread. The second field is how long it has waited for a core, ns.
+SCHEDSTAT = '/proc/thread-self/schedstat'
 
 #: How long a cancelled hook may take to end, seconds.
 CANCEL_TIMEOUT = 1.0
@@ -377,14 +380,14 @@ class WatchedCall:
 
     def _watch(self, run: Callable[..., T], *arguments: Any) -> T:
         """Run the hook up to its next await, with a profile function that sees each call of a C function."""
-        before, started = sys.getprofile(), time.monotonic()
+        before, started, delay = sys.getprofile(), time.monotonic(), _run_delay()
         sys.setprofile(self._profile)
         try:
             return run(*arguments)
         finally:
             sys.setprofile(before)
             stalled = time.monotonic() - started
-            if stalled > STALL:
+            if stalled > STALL and (stalled := stalled - (_run_delay() - delay)) > STALL:
                 self.blocked = self.blocked or f'{self._name} held the event loop for {stalled:.1f} s'
 
     def _profile(self, frame: FrameType, event: str, argument: Any) -> None:
@@ -422,6 +425,15 @@ def _run_in_loop(work: Coroutine[Any, Any, T]) -> T:
     import asyncio
 
     return asyncio.run(work)
+
+
+def _run_delay() -> float:
+    """Return how long this thread has been ready to run without a core, seconds; 0 where the kernel does not tell."""
+    try:
+        with open(SCHEDSTAT, encoding='ascii') as file:
+            return int(file.read().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0
 
 
 def _will_block(function: Any) -> bool:

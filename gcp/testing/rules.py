@@ -27,6 +27,10 @@ SILENT_TIMEOUT = 0.2
 #: `create` may take twice `SILENT_TIMEOUT` and this much longer, seconds: the machine may be busy.
 MARGIN = 1.0
 
+#: How much longer than its time-out a disposal in a forked child may take, seconds: a copy of a large process starts
+#: slowly on a busy machine.
+CHILD_MARGIN = 10.0
+
 #: The highest number of awaits at which a hook is cancelled.
 CANCELLATIONS = 25
 
@@ -310,7 +314,8 @@ async def fork(harness: Harness) -> None:
         raise RuleSkipped('fork=True was not given' if hasattr(os, 'fork') else 'the platform has no fork()')
     async with harness.connection() as conn:
         status = _in_child(
-            lambda: harness.frontend.manager.dispose(harness.endpoint, conn, harness.timeout), harness.timeout
+            lambda: harness.frontend.manager.dispose(harness.endpoint, conn, harness.timeout),
+            harness.timeout + CHILD_MARGIN,
         )
         if status != 0:
             raise RuleBroken(f'dispose failed in the child (status {status})', 'only close the descriptor there')

@@ -29,7 +29,7 @@ async def test_all_ways_to_wait_for_it(asyncio_front: Front, hit: bool, bare: bo
     held = [
         await pool.acquire('db'),
         await asyncio.create_task(pool.acquire('db')),
-        await asyncio.wait_for(pool.acquire('db'), 5),
+        await asyncio.wait_for(pool.acquire('db'), 60),
         *await asyncio.gather(pool.acquire('db')),
     ]
     assert len(set(held)) == 4
@@ -145,7 +145,7 @@ async def test_a_release_that_is_called_in_another_thread(asyncio_front: Front, 
     loop = asyncio.get_running_loop()
 
     def release() -> None:
-        asyncio.run_coroutine_threadsafe(pool.release(connection, 'db'), loop).result(5)
+        asyncio.run_coroutine_threadsafe(pool.release(connection, 'db'), loop).result(60)
 
     await loop.run_in_executor(None, release)
     assert pool.stats().used == 0

@@ -37,13 +37,13 @@ async def test_base_connections_are_acquired_before_extras(front: Front, bare: b
 
 async def test_the_first_to_come_back_while_others_are_out_is_the_extra(front: Front, bare: bool) -> None:
     manager = front.manager(bare=bare)
-    pool = front.pool(manager, min_idle=1, max_size=2, idle_timeout=0.02)
+    pool = front.pool(manager, min_idle=1, max_size=2, idle_timeout=1)
     first, second = await front.fill(pool, 'db', 2)
     await pool.release(first, 'db')
-    await front.sleep(0.03)
+    await front.sleep(1.05)
     await pool.release(second, 'db')
     assert manager.disposed == [first]
-    await front.sleep(0.03)
+    await front.sleep(1.05)
     assert await pool.acquire('db') is second  # the base does not expire
     await pool.release(second, 'db')
 
@@ -58,10 +58,10 @@ async def test_a_base_place_is_taken_when_enough_are_back(front: Front, bare: bo
 
 async def test_each_endpoint_has_a_base_of_its_own(front: Front, bare: bool) -> None:
     manager = front.manager(bare=bare)
-    pool = front.pool(manager, min_idle=1, max_size=2, idle_timeout=0.02)
+    pool = front.pool(manager, min_idle=1, max_size=2, idle_timeout=1)
     for endpoint in 'ab':
         await front.give_back(pool, await front.fill(pool, endpoint, 2))
-    await front.sleep(0.03)
+    await front.sleep(1.05)
     async with pool.connection('c'):
         pass
     async with pool.connection('c'):
@@ -77,12 +77,12 @@ async def test_a_release_disposes_of_a_batch_in_expiry_order(
     expected: list[int],
 ) -> None:
     manager = front.manager(bare=bare)
-    pool = front.pool(manager, min_idle=0, max_size=8, idle_timeout=0.15, dispose_batch_size=batch)
+    pool = front.pool(manager, min_idle=0, max_size=8, idle_timeout=1, dispose_batch_size=batch)
     held = await front.fill(pool, 'a', 8)
     order = [held[index] for index in (3, 1, 4, 0, 5, 2, 7, 6)]
     released: list[Any] = await front.fill(pool, 'b', 3)
     await front.give_back(pool, order)
-    await front.sleep(0.16)
+    await front.sleep(1.05)
     disposed = 0
     for connection, count in zip(released, expected, strict=True):
         await pool.release(connection, 'b')  # of the default: int(log2(size + 1)) + 1, the released one included

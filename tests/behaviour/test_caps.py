@@ -87,12 +87,12 @@ async def test_a_disposal_that_overstays_its_time_out_still_counts(
     front: Front,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr('gcp.disposal.threads.DISPOSE_GRACE', 1.0)  # until the watchdog gives it up, that is
+    monkeypatch.setattr('gcp.disposal.threads.DISPOSE_GRACE', 30.0)  # until the watchdog gives it up, that is
     manager = front.manager()
     manager.dispose.does(slow(0.1))
     pool = front.pool(manager, max_size=1, total_max_size=1, dispose_timeout=0.02)
     await pool.release(await pool.acquire('a'), 'a')
-    await pool.release(await pool.acquire('b', timeout=5), 'b')
+    await pool.release(await pool.acquire('b', timeout=60), 'b')
     manager.check(total_max_size=1)
 
 

@@ -23,7 +23,14 @@ Address = tuple[str, int]
 Pair = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 GREETING = b'!'
-TIMEOUT = 0.25  # how long a hook of a broken manager may take, seconds
+TIMEOUT = 2.0  # how long a hook of a broken manager may take, seconds
+LONG = 30.0  # the same where no rule waits for all of it
+
+
+def time_of(expected: dict[str, str]) -> float:
+    """Return how long a hook of a broken manager may take: long, unless that is how long the test takes."""
+    waits = expected.keys() & {'descriptors', 'threads', 'timeout', 'check_healthy'}
+    return TIMEOUT if waits or 'still' in expected.get('check_dead', '') else LONG
 
 
 class Server:
@@ -43,7 +50,7 @@ class Server:
 
     def close(self) -> None:
         self._stop_writer.close()
-        self._thread.join(10)
+        self._thread.join(60)
         for sock in (self._listener, self._stop_reader, *self._clients.values()):
             sock.close()
 
@@ -101,7 +108,7 @@ def refused() -> Address:
 
 
 def ask(conn: socket.socket) -> None:
-    conn.settimeout(5)
+    conn.settimeout(60)
     conn.sendall(b'ping')
     assert conn.recv(4) == b'ping'
     conn.settimeout(None)
@@ -110,7 +117,7 @@ def ask(conn: socket.socket) -> None:
 async def ask_stream(conn: Pair) -> None:
     reader, writer = conn
     writer.write(b'ping')
-    assert await asyncio.wait_for(reader.readexactly(4), 5) == b'ping'
+    assert await asyncio.wait_for(reader.readexactly(4), 60) == b'ping'
 
 
 def is_quiet(fd: int) -> bool:
@@ -425,7 +432,7 @@ class WaitsForThePeer(Correct):
 
     def dispose(self, endpoint: Address, conn: socket.socket, timeout: float | None = None) -> None:
         if not is_quiet(conn.fileno()):
-            self.gate.wait(10)
+            self.gate.wait(60)
         conn.close()
 
 
@@ -461,7 +468,7 @@ class AcceptsRefusal(Correct):
 
 class HasAllTheTime(Correct):
     def create(self, endpoint: Address, timeout: float | None = None) -> socket.socket:
-        return super().create(endpoint, 3)
+        return super().create(endpoint, 20)
 
 
 class RaisesWrongError(Correct):
@@ -544,7 +551,7 @@ def broken_rules(caught: pytest.ExceptionInfo[ManagerCheckError]) -> dict[str, s
                 'descriptors': "after rule 'check_dead'",
             },
         ),
-        (DisposesOfNothing(), {'descriptors': "3 more after rule 'create': "}),
+        (DisposesOfNothing(), {'descriptors': "more after rule 'create': "}),
         (LeaksWhenChecked(), {'descriptors': "more after rule 'check_healthy': "}),
         (LeaksWhenRefused(), {'descriptors': "20 more after rule 'refusal': "}),
         (AcceptsRefusal(), {'refusal': 'create returned a connection from an endpoint that refuses'}),
@@ -576,7 +583,7 @@ def test_a_broken_manager_is_reported_by_the_rule(
             kill=server.kill,
             use=ask,
             refused=refused,
-            timeout=TIMEOUT,
+            timeout=time_of(expected),
             fork='fork' in expected,
             **({'silent': silent} if 'timeout' in expected else {}),
         )
@@ -656,7 +663,7 @@ class WillNotEnd(AsyncCorrect):
         try:
             return await super().create(endpoint)
         except asyncio.CancelledError:
-            await asyncio.sleep(5)
+            await asyncio.sleep(60)
             raise
 
 
@@ -669,10 +676,13 @@ class WillNotEnd(AsyncCorrect):
         (SleepsAtTheEnd(), {'event_loop': f'dispose calls time.sleep at {__file__}:'}),
         (ReadsBlocking(), {'event_loop': 'check_aliveness calls recv of a blocking socket at '}),
         (ConnectsBlocking(), {'event_loop': 'create calls connect of a blocking socket at '}),
-        (Stalls(), {'event_loop': 'on_release held the event loop for 0.6 s'}),
+        (Stalls(), {'event_loop': 'on_release held the event loop for '}),
         (LeaksWhenCancelled(), {'descriptors': "after rule 'cancellation': "}),
         (LeaksWhenDisposalIsCancelled(), {'descriptors': "1 more after rule 'cancellation': "}),
-        (WillNotEnd(), {'timeout': 'had not ended 1.0 s later', 'cancellation': 'and did not end'}),
+        (
+            WillNotEnd(),
+            {'timeout': 'create was cancelled after 0.2 s and had not ended ', 'cancellation': 'and did not end'},
+        ),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -691,7 +701,7 @@ def test_a_broken_async_manager_is_reported_by_the_rule(
                 kill=server.kill,
                 use=ask_stream,
                 refused=refused,
-                timeout=TIMEOUT,
+                timeout=time_of(expected),
                 **({'silent': silent} if 'timeout' in expected else {}),
             )
         found = broken_rules(caught)

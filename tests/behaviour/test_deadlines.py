@@ -24,7 +24,7 @@ async def timed_out(acquire: Any) -> AcquireTimeoutError:
 async def test_waiting_in_line_ends_at_the_deadline(front: Front) -> None:
     pool = front.pool(front.manager(), max_size=1)
     connection = await pool.acquire('db')
-    async with elapsed(least=0.1, most=1):
+    async with elapsed(least=0.1):
         await timed_out(pool.acquire('db', timeout=0.1))
     assert pool.stats().acquires['timeout'] == 1
     await pool.release(connection, 'db')
@@ -33,7 +33,7 @@ async def test_waiting_in_line_ends_at_the_deadline(front: Front) -> None:
 async def test_the_pool_s_own_time_out_is_the_default(front: Front) -> None:
     pool = front.pool(front.manager(), max_size=1, acquire_timeout=0.05)
     connection = await pool.acquire('db')
-    async with elapsed(least=0.05, most=1):
+    async with elapsed(least=0.05):
         assert (await timed_out(pool.acquire('db'))).timeout == 0.05
     with pytest.raises(AcquireTimeoutError):
         async with pool.connection('db'):
@@ -64,7 +64,7 @@ async def test_hooks_are_on_the_same_clock(asyncio_front: Front, hook: str) -> N
     if hook == 'check_aliveness':
         await pool.release(await pool.acquire('db'), 'db')
     getattr(manager, hook).does(never())
-    async with elapsed(least=0.05, most=1):
+    async with elapsed(least=0.05):
         e = await timed_out(pool.acquire('db', timeout=0.05))
     assert e.phase == {'create': 'creation'}.get(hook, hook)
     assert e.blocked_by == ('creation' if hook == 'create' else None)
@@ -72,17 +72,20 @@ async def test_hooks_are_on_the_same_clock(asyncio_front: Front, hook: str) -> N
 
 async def test_slow_steps_add_up(front: Front) -> None:
     manager = front.manager()
-    for hook in (manager.create, manager.check_aliveness):
-        hook.does(slow(0.15, honours_timeout=True))
+    manager.check_aliveness.does(slow(60, honours_timeout=True))
     pool = front.pool(manager, max_size=1)
     connection = await pool.acquire('db')
-    waiter = front.spawn(pool.acquire('db', timeout=0.2))
+    began = time.monotonic()
+    waiter = front.spawn(pool.acquire('db', timeout=2))
     await front.waiting(pool, 1)
-    async with elapsed(most=0.35):
+    async with elapsed():
         await front.sleep(0.1)
         await pool.release(connection, 'db')
         with pytest.raises(TimeoutError if front.name == 'threads' else AcquireTimeoutError):
-            await waiter  # 0.1 s in line, and then a check of 0.15 s
+            await waiter  # 0.1 s in line, and then a check of what is left
+    assert time.monotonic() - began >= 2 - 0.002
+    if front.name == 'threads':
+        assert manager.check_aliveness.calls[-1].timeout <= 1.9 + 0.002 < 2
 
 
 async def test_sync_hooks_are_told_what_is_left(threads_front: Front) -> None:
@@ -150,9 +153,9 @@ class TestTryOnce:
 
     async def test_creates_within_the_pool_s_own_time_out(self, front: Front, timeout: float) -> None:
         manager = front.manager()
-        manager.create.does(slow(5, honours_timeout=True))
+        manager.create.does(slow(60, honours_timeout=True))
         pool = front.pool(manager, acquire_timeout=0.1)
-        async with elapsed(least=0.1, most=1):
+        async with elapsed(least=0.1):
             with pytest.raises(TimeoutError if front.name == 'threads' else AcquireTimeoutError):
                 await pool.acquire('db', timeout=timeout)
 
@@ -160,14 +163,14 @@ class TestTryOnce:
         manager = front.manager()
         pool = front.pool(manager, max_size=1)
         connection = await pool.acquire('db')
-        async with elapsed(most=0.5):
+        async with elapsed():
             e = await timed_out(pool.acquire('db', timeout=timeout))
         assert e.phase == 'waiting' and e.blocked_by == 'endpoint cap'
         await pool.release(connection, 'db')
         manager.create.does(never())
         creator = front.spawn(pool.acquire('other'))
         await front.until(lambda: manager.create.running)
-        async with elapsed(most=0.5):
+        async with elapsed():
             await timed_out(pool.acquire('other', timeout=timeout))
         manager.unblock()
         await pool.release(await creator, 'other')
@@ -272,7 +275,7 @@ async def test_an_eviction_that_hangs_does_not_hold_the_deadline(front: Front) -
     manager.dispose.does(never())
     pool = front.pool(manager, max_size=1, total_max_size=1)
     await pool.release(await pool.acquire('a'), 'a')
-    async with elapsed(least=0.1, most=1):
+    async with elapsed(least=0.1):
         e = await timed_out(pool.acquire('b', timeout=0.1))
     assert e.blocked_by == 'total cap'
     manager.unblock()

@@ -31,7 +31,7 @@ def spawn(function, *args):
     threading.Thread(target=act, daemon=True).start()
 
 def until(predicate):
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not predicate():
         assert time.monotonic() < deadline
         time.sleep(0.001)
@@ -190,7 +190,7 @@ def spawn(coroutine):
     tasks.append(asyncio.ensure_future(coroutine))
 
 async def until(predicate):
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not predicate():
         assert time.monotonic() < deadline
         await asyncio.sleep(0)

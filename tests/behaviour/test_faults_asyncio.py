@@ -122,11 +122,11 @@ async def run(
         await settled(pool)
         if not pool.closed:
             audit(pool.stats())
-            held = [await asyncio.wait_for(pool.acquire('z', timeout=5), 10) for _ in range(pool.max_size)]
+            held = [await asyncio.wait_for(pool.acquire('z', timeout=5), 60) for _ in range(pool.max_size)]
             assert pool.stats().used == len(held)
             for connection in held:
                 await pool.release(connection, 'z')
-        await asyncio.wait_for(pool.close(timeout=5), 10)
+        await asyncio.wait_for(pool.close(timeout=5), 60)
         await settled(pool)
         audit(pool.stats())
         assert pool.get_size() == 0 and pool.stats().size == 0
@@ -235,7 +235,7 @@ async def test_each_of_several_waiters_cancelled_at_every_step(asyncio_front: As
         for _ in range(steps):
             await asyncio.sleep(0)
         tasks[victim].cancel()
-        done, pending = await asyncio.wait(tasks, timeout=5)
+        done, pending = await asyncio.wait(tasks, timeout=60)
         assert not pending, (victim, steps, pool)
         assert not any(task.exception() for number, task in enumerate(tasks) if number != victim)
         await settled(pool)
@@ -255,7 +255,7 @@ async def test_every_second_waiter_cancelled_in_the_step_of_its_hand_off(asyncio
             for _ in range(turns):
                 await asyncio.sleep(0)
             task.cancel()
-        await asyncio.wait(tasks, timeout=5)
+        await asyncio.wait(tasks, timeout=60)
         assert all(task.done() for task in tasks)
         assert not any(task.cancelled() for task in tasks[1::2])
         await settled(pool)

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 from fronts import audit
+from starvation import SOON
 
 from gcp.exceptions import AcquireTimeoutError
 from gcp.testing import BareFakeManager, Behaviour, FakeManager, dead, error, never, ok, slow
@@ -75,7 +76,7 @@ def check_that_all_places_are_free(pool: Any, endpoint: str = 'z') -> None:
 
 def settle(pool: Any) -> None:
     """Wait until nothing is under way. What a signal left undone is done by the collector, or by the next call."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while (stats := pool.stats()).disposing or stats.used or stats.creating or stats.waiting:
         assert time.monotonic() < deadline, stats
         time.sleep(0.0002)
@@ -133,7 +134,7 @@ def test_a_hook_that_never_ends_costs_its_own_caller_only(hook: str) -> None:
         with pool.connection(endpoint, timeout=1):
             pass
     manager.unblock()
-    stuck.join(5)
+    stuck.join(60)
     settle(pool)
     check_that_all_places_are_free(pool, 'b')
     pool.close()
@@ -254,7 +255,7 @@ def test_signals_while_others_use_the_pool() -> None:
             bolt(one_round)
     runs = False
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert not trouble
     settle(pool)
     check_that_all_places_are_free(pool)
@@ -303,7 +304,7 @@ def test_signals_at_hand_offs() -> None:
         assert all(bolt(for_ever) for _ in range(500))
     runs = False
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()
     settle(pool)
     check_that_all_places_are_free(pool)
@@ -353,7 +354,7 @@ def test_pthread_kill_at_random() -> None:
                 strikes += 1
     finally:
         runs = False
-        gun.join(5)
+        gun.join(60)
         signal.signal(signal.SIGUSR1, before)
     settle(pool)
     check_that_all_places_are_free(pool)
@@ -367,12 +368,12 @@ def test_a_blocked_acquire_answers_ctrl_c_at_once(timeout: float | None) -> None
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     began = time.monotonic()
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
         with pytest.raises(KeyboardInterrupt):
             pool.acquire('db', timeout=timeout)
     finally:
         signal.signal(signal.SIGALRM, before)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < SOON
     assert pool.stats().waiting == 0
     pool.release(connection, 'db')
     check_that_all_places_are_free(pool)
@@ -384,11 +385,11 @@ def test_a_blocked_close_answers_ctrl_c_at_once() -> None:
     connection = pool.acquire('db')
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
         began = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
             pool.close()
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < SOON
     finally:
         signal.signal(signal.SIGALRM, before)
     pool.release(connection, 'db')

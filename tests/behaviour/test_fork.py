@@ -42,7 +42,7 @@ def in_child(function):
         os._exit(status)
 
 def until(predicate):
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while not predicate():
         assert time.monotonic() < deadline
         time.sleep(0.001)
@@ -237,7 +237,7 @@ def test_a_fork_while_other_threads_use_the_pool(
             in_child(child)
         runs = False
         for thread in threads:
-            thread.join(10)
+            thread.join(60)
             assert not thread.is_alive()
         pool.close(timeout=5)
     """)
@@ -265,8 +265,8 @@ def test_a_fork_with_waiters_and_a_creation_in_flight(story: Callable[[str], str
         in_child(child)
         manager.unblock()
         pool.release(held, 'db')
-        waiter.join(5)
-        creator.join(5)
+        waiter.join(60)
+        creator.join(60)
         assert pool.stats().idle == 2
     """)
 
@@ -404,7 +404,7 @@ def test_a_fork_while_a_batch_is_being_disposed_of(story: Callable[[str], str]) 
         in_child(child)
         manager.dispose.does(ok())
         manager.unblock()
-        releasing.join(5)
+        releasing.join(60)
         pool.close(timeout=5)
         assert sorted(map(str, manager.disposed)) == sorted(map(str, [*mine, held])), manager.disposed
         print('done')

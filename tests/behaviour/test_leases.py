@@ -714,7 +714,7 @@ async def test_ways_to_await_a_release(asyncio_front: Front, how: str, suspends:
         elif how == 'gather':
             await asyncio.gather(release)
         elif how == 'wait_for':
-            await asyncio.wait_for(release, 5)
+            await asyncio.wait_for(release, 60)
         else:
             await asyncio.shield(release)
     assert pool.stats().hook_calls['on_release']['ok'] == 3

@@ -59,11 +59,11 @@ async def test_effective_limits_are_in_the_statistics(front: Front, given: Calla
 
 async def test_each_endpoint_has_its_own_base(front: Front, given: Callable[..., Any]) -> None:
     pool = front.pool(
-        front.manager(), idle_timeout=0.005, limits=given(a=EndpointLimits(min_idle=3), b=EndpointLimits(min_idle=0))
+        front.manager(), idle_timeout=1, limits=given(a=EndpointLimits(min_idle=3), b=EndpointLimits(min_idle=0))
     )
     for endpoint in 'abc':
         await front.give_back(pool, await front.fill(pool, endpoint, 4))
-    await front.sleep(0.01)
+    await front.sleep(1.05)
     while sum(pool.stats().closed.values()) < 8:
         await pool.release(await pool.acquire('d'), 'd')
     assert [each.idle for name, each in sorted(pool.stats().endpoints.items()) if name != 'd'] == [3, 1]
@@ -71,8 +71,8 @@ async def test_each_endpoint_has_its_own_base(front: Front, given: Callable[...,
 
 
 async def test_each_endpoint_has_its_own_expiry(front: Front, given: Callable[..., Any]) -> None:
-    short = EndpointLimits(idle_timeout=0.005, min_idle=0)
-    young = EndpointLimits(max_lifetime=0.005)
+    short = EndpointLimits(idle_timeout=1, min_idle=0)
+    young = EndpointLimits(max_lifetime=1)
     pool = front.pool(front.manager(), background_collector=True, limits=given(short=short, young=young))
     for endpoint in 'long', 'short', 'young':
         await front.give_back(pool, await front.fill(pool, endpoint, 2))
@@ -263,15 +263,15 @@ class CheckOnly:
 
 async def test_a_check_that_is_the_only_hook_is_skipped(front: Front) -> None:
     manager = front.manager()
-    pool = front.pool(CheckOnly(manager), check_interval=0.02)
+    pool = front.pool(CheckOnly(manager), check_interval=1)
     await pool.release(await pool.acquire('db'), 'db')
     async with pool.connection('db'):
         pass
     assert not manager.check_aliveness.calls
-    await front.sleep(0.03)
+    await front.sleep(1.05)
     await pool.release(await pool.acquire('db'), 'db')
     assert len(manager.check_aliveness.calls) == 1
     manager.check_aliveness.does(dead())
-    await front.sleep(0.03)
+    await front.sleep(1.05)
     await pool.release(await pool.acquire('db'), 'db')
     assert pool.stats().closed['dead'] == 1 and pool.stats().acquires['hit'] == 2

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from fronts import Front
+from starvation import SOON
 
 import gcp.asyncio
 from gcp.exceptions import AcquireTimeoutError, EndpointUnavailableError
@@ -59,7 +60,8 @@ async def test_one_attempt_at_a_time_however_many_wait(front: Front, workers: in
     manager = front.manager(bare=True)
     retry = Retry(0.02, 0.05, jitter=0.0)
     pool = front.pool(manager, max_size=10, max_connecting=2, connect_retry=retry, connect_workers=workers)
-    back = time.monotonic() + 0.4
+    began = time.monotonic()
+    back = began + 0.4
 
     def connect(endpoint: Any, connection: Any) -> None:
         if time.monotonic() < back:
@@ -74,8 +76,8 @@ async def test_one_attempt_at_a_time_however_many_wait(front: Front, workers: in
     served = [await actor for actor in [front.spawn(client()) for _ in range(30)]]
     await front.until(lambda: not pool.stats().creating)  # one that was begun in the background ends there
     failed = pool.stats().connect_failures['transient']
-    assert 3 <= failed <= 11, failed
-    assert min(served) - back < 0.5
+    assert 1 <= failed <= 4 + (min(served) - began) / 0.05, failed
+    assert min(served) - back < SOON
     assert pool.stats().acquires['error'] == pool.stats().acquires['timeout'] == 0
 
 
@@ -95,7 +97,7 @@ async def test_other_endpoints_are_untouched(front: Front) -> None:
     manager = front.manager()
     pool = front.pool(manager, connect_retry=Retry(60, 60))
     manager.create.does(raises(down()), endpoint='down')
-    waiter = front.spawn(pool.acquire('down', timeout=0.2))
+    waiter = front.spawn(pool.acquire('down', timeout=2))
     await front.until(lambda: pool.stats().waiting == 1)
     for _ in range(20):
         async with pool.connection('up'):
@@ -106,9 +108,9 @@ async def test_other_endpoints_are_untouched(front: Front) -> None:
 
 async def test_when_one_that_keeps_the_time_gives_up_another_one_does(front: Front) -> None:
     manager = front.manager()
-    pool = front.pool(manager, max_connecting=1, connect_retry=Retry(0.1, 0.1, jitter=0.0))
+    pool = front.pool(manager, max_connecting=1, connect_retry=Retry(2, 2, jitter=0.0))
     manager.create.does(never(raises(down())), ok())
-    short = front.spawn(pool.acquire('db', timeout=0.15))
+    short = front.spawn(pool.acquire('db', timeout=2))
     await front.until(lambda: pool.stats().creating == 1)
     patient = front.spawn(pool.acquire('db', timeout=20))
     await front.waiting(pool, 1)
@@ -145,12 +147,12 @@ async def test_no_more_connects_at_a_time_than_allowed(front: Front) -> None:
 
 async def test_a_connect_takes_no_longer_than_its_own_limit(front: Front) -> None:
     manager = front.manager()
-    pool = front.pool(manager, connect_timeout=0.05, acquire_timeout=20)
-    manager.create.does(slow(10, honours_timeout=True))
+    pool = front.pool(manager, connect_timeout=0.05, acquire_timeout=60)
+    manager.create.does(slow(60, honours_timeout=True))
     began = time.monotonic()
     with pytest.raises(TimeoutError) as caught:
         await pool.acquire('db')
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < SOON
     assert not isinstance(caught.value, AcquireTimeoutError)
     if front.name == 'asyncio':
         assert str(caught.value) == 'create took longer than connect_timeout=0.05 s'
@@ -159,7 +161,7 @@ async def test_a_connect_takes_no_longer_than_its_own_limit(front: Front) -> Non
 async def test_a_connect_that_takes_too_long_is_tried_again(front: Front) -> None:
     manager = front.manager()
     pool = front.pool(manager, connect_timeout=0.05, connect_retry=Retry(0.01, 0.01))
-    manager.create.does(slow(10, honours_timeout=True), ok())
+    manager.create.does(slow(60, honours_timeout=True), ok())
     async with pool.connection('db', timeout=20):
         pass
     assert len(manager.create.calls) == 2
@@ -237,7 +239,7 @@ async def cancel_at_random(seed: int) -> None:
                 task.cancel()
         for task in tasks:
             with contextlib.suppress(asyncio.CancelledError, EndpointUnavailableError):
-                await asyncio.wait_for(task, 20)
+                await asyncio.wait_for(task, 60)
     stats = pool.stats()
     assert (stats.used, stats.creating, stats.waiting) == (0, 0, 0)
     assert sum(stats.acquires.values()) == 200

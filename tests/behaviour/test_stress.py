@@ -157,7 +157,7 @@ def test_32_threads(manager_class: type[Any], background_collector: bool) -> Non
         thread.join(SECONDS + 20)
         assert not thread.is_alive(), (SEED, pool)
     assert not trouble, (SEED, trouble)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while pool.stats().size if background_collector else pool.stats().disposing:  # a collector goes on to the end
         assert time.monotonic() < deadline, (SEED, pool.stats())
         time.sleep(0.001)

@@ -78,7 +78,7 @@ def test_slow_and_never_in_threads() -> None:
     while not manager.create.running:
         time.sleep(0.001)
     manager.create.unblock()
-    thread.join(5)
+    thread.join(60)
     assert len(caught) == 1
     manager.unblock()
     with pytest.raises(OSError):

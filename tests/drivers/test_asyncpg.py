@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from peers import Proxy, driver, open_descriptors, silent_server
+from starvation import SOON
 
 asyncpg = driver('asyncpg')
 
@@ -35,7 +36,7 @@ def proxied(proxy: Proxy, parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def run(body: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(body, 30))
+    asyncio.run(asyncio.wait_for(body, 120))
 
 
 @contextlib.asynccontextmanager
@@ -167,7 +168,7 @@ def test_a_silent_server_costs_the_timeout_and_no_descriptor() -> None:
                 started = time.monotonic()
                 with pytest.raises(TimeoutError):
                     await pool.acquire('orders', timeout=0.3)
-                assert 0.3 <= time.monotonic() - started < 3
+                assert 0.3 <= time.monotonic() - started < SOON
             await asyncio.sleep(0)  # a transport closes its socket one turn of the loop after its close
             assert open_descriptors() == before
         finally:
@@ -353,7 +354,7 @@ def test_a_silent_server_is_found_out_by_a_query_within_its_timeout(
             started = time.monotonic()
             with pytest.raises(TimeoutError):
                 await pool.acquire('orders', timeout=0.2)
-            assert 0.2 <= time.monotonic() - started < 3
+            assert 0.2 <= time.monotonic() - started < SOON
         finally:
             await pool.close()
 
@@ -502,7 +503,7 @@ def test_dispose_does_not_wait_for_a_silent_server_for_ever(
             proxy.silent = True
             started = time.monotonic()
             await manager.dispose('orders', conn)
-            assert time.monotonic() - started < 3
+            assert time.monotonic() - started < SOON
             assert conn.is_closed()
 
     run(body())

@@ -18,7 +18,7 @@ import gcp.threading
 from gcp.contrib import socket as sync
 from gcp.contrib import socket_async, unix, unix_async
 
-LIMIT = 10.0
+LIMIT = 60.0
 
 
 def service_of(transport: str, directory: Path) -> tuple[Service, Any]:

@@ -45,9 +45,12 @@ def ticking(work, *args, **named):
     assert ticks - before >= 5, ticks - before
     return result
 
-def later(seconds, work, *args):
+def later(work, *args):
+    '''Do some work once other greenlets have run for a while.'''
+    after = ticks + 20
     def run():
-        time.sleep(seconds)
+        while ticks < after:
+            time.sleep(0.005)
         work(*args)
     thread = threading.Thread(target=run)
     thread.start()
@@ -77,7 +80,7 @@ def greenlets(request: pytest.FixtureRequest, script: Script) -> Callable[[str],
         pytest.skip(f'{name} is not installed')
 
     def run(source: str) -> None:
-        ended = script(PATCHES[request.param] + HEAD + source, '-W', 'ignore', timeout=60)
+        ended = script(PATCHES[request.param] + HEAD + source, '-W', 'ignore', timeout=240)
         assert ended.status == 0, ended
         assert 'Traceback' not in ended.err, ended
 
@@ -89,15 +92,15 @@ def test_a_waiter_stops_no_other_greenlet(greenlets: Callable[[str], None]) -> N
 for timeout in (None, 30):
     pool = ConnectionPool(Manager(), max_size=1)
     conn = pool.acquire('a')
-    thread = later(0.1, pool.release, conn, 'a')
+    thread = later(pool.release, conn, 'a')
     assert ticking(pool.acquire, 'a', timeout) is conn
     thread.join()
     try:
-        ticking(pool.acquire, 'a', 0.1)
+        ticking(pool.acquire, 'a', 1)
         raise AssertionError
     except AcquireTimeoutError:
         pass
-    thread = later(0.1, pool.release, conn, 'a')
+    thread = later(pool.release, conn, 'a')
     with pool.connection('a'):
         pass
     thread.join()
@@ -130,7 +133,7 @@ def test_close_waits_for_its_users_without_stopping_them(greenlets: Callable[[st
     greenlets("""
 for timeout in (None, 30):
     pool = ConnectionPool(Manager())
-    thread = later(0.1, pool.release, pool.acquire('a'), 'a')
+    thread = later(pool.release, pool.acquire('a'), 'a')
     ticking(pool.close, timeout)
     thread.join()
     assert pool.stats().size == 0
@@ -139,7 +142,7 @@ for timeout in (None, 30):
 
 def test_disposals_and_the_collector_stop_no_other_greenlet(greenlets: Callable[[str], None]) -> None:
     greenlets("""
-Manager.slow = 0.1
+Manager.slow = 0.5
 pool = ConnectionPool(Manager(), max_size=1, total_max_size=1, dispose_timeout=5)
 for endpoint in 'abc':
     with pool.connection(endpoint, timeout=10):  # evicts the one before
@@ -160,7 +163,7 @@ assert pool.stats().size == 0
 def test_a_disposal_past_its_time_is_given_up(greenlets: Callable[[str], None]) -> None:
     greenlets("""
 Manager.slow = 30
-pool = ConnectionPool(Manager(), max_size=1, dispose_timeout=0.1, idle_timeout=0, min_idle=0)
+pool = ConnectionPool(Manager(), max_size=1, dispose_timeout=1, idle_timeout=0, min_idle=0)
 conn = pool.acquire('a')
 ticking(pool.release, conn, 'a')
 pool.close(1)
@@ -173,7 +176,7 @@ def test_a_watchdog_stops_no_other_greenlet(greenlets: Callable[[str], None]) ->
 from gcp.contrib._watchdog import Watchdog
 ours, theirs = socket.socketpair()
 def wait():
-    with Watchdog(ours.fileno(), 0.1, what='nap'):
+    with Watchdog(ours.fileno(), 1, what='nap'):
         ours.recv(1)
 try:
     ticking(wait)
@@ -193,7 +196,7 @@ from gcp.contrib.socket import TcpSocketConnectionManager
 def serve(conn):
     with conn:
         while data := conn.recv(1000):
-            time.sleep(0.1)
+            time.sleep(0.5)
             conn.sendall(b'HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\nok' if b'HTTP' in data else data)
 
 def accept():
@@ -259,7 +262,7 @@ answers = []
 def ask():
     with pool.connection('db') as conn:
         with conn.cursor() as cursor:
-            cursor.execute('SELECT pg_sleep(0.1), 7')
+            cursor.execute('SELECT pg_sleep(1), 7')
             answers.append(cursor.fetchone()[1])
 threads = [threading.Thread(target=ask) for _ in range(6)]
 for thread in threads:
@@ -274,7 +277,7 @@ pool.close()
 listener = socket.create_server(('127.0.0.1', 0))
 silent = DbConnectionManager({{'db': {{'host': '127.0.0.1', 'port': listener.getsockname()[1], 'user': 'me'}}}})
 try:
-    ticking(silent.create, 'db', 0.1)
+    ticking(silent.create, 'db', 1)
     raise AssertionError
 except TimeoutError:
     pass

@@ -24,11 +24,12 @@ from peers import (
     silent_server,
 )
 from redis_peers import settled_descriptors
+from starvation import SOON
 
 from gcp.contrib.http import HttpConnection, HttpConnectionManager, KeepAlive
 from gcp.threading import ConnectionPool
 
-LIMIT = 10.0
+LIMIT = 60.0
 OK = b'HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok'
 
 
@@ -455,7 +456,7 @@ def test_a_request_timeout(tls: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
         started = time.monotonic()
         with pytest.raises(TimeoutError):
             ask(conn)
-        assert 0.2 <= time.monotonic() - started < 3
+        assert 0.2 <= time.monotonic() - started < SOON
         assert not released(manager, conn)
 
 
@@ -483,7 +484,7 @@ def test_a_create_costs_the_timeout_and_no_descriptor(
         with pytest.raises(TimeoutError):
             host = 'slow.example' if lapse == 'unresolvable' else '127.0.0.1'
             manager.create(f'{scheme}://{host}:{port}', 0.2)
-        assert 0.2 <= time.monotonic() - started < 3
+        assert 0.2 <= time.monotonic() - started < SOON
         gate.set()
         await_left_behind()
         assert open_descriptors() <= before
@@ -511,7 +512,7 @@ def test_dispose_ends_a_read_in_another_thread(manager: HttpConnectionManager) -
         manager.dispose(peer.origin, conn, 1.0)
         thread.join(LIMIT)
         assert not thread.is_alive() and len(ended) == 1
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < SOON
 
 
 def test_dispose_does_not_wait_for_a_peer_that_takes_nothing(manager: HttpConnectionManager, tls_origin: str) -> None:
@@ -520,7 +521,7 @@ def test_dispose_does_not_wait_for_a_peer_that_takes_nothing(manager: HttpConnec
     started = time.monotonic()
     manager.dispose(tls_origin, conn, 0.2)
     manager.dispose(tls_origin, conn, 0.2)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < SOON
     with pytest.raises(OSError):
         os.fstat(fd)
 

@@ -22,14 +22,15 @@ from matrix_peers import Address, Identities, Proxy, TcpServer, deaf_path, echo,
 from matrix_table import BEGIN, BROKEN, END, KEPT, TABLE
 from peers import deaf_server, missing, open_descriptors
 from redis_peers import RedisServer
+from starvation import SOON
 
 from gcp.testing import check_manager
 
 GUIDE = Path(__file__).resolve().parent.parent.parent / 'docs' / 'managers.md'
 
 TIMEOUT = 0.2
-LATE = 3.0  # by how much an error may be late: the machine is shared
-SETTLING = 5.0
+LATE = 20.0  # by how much an error may be late: the machine is shared
+SETTLING = 60.0
 
 Case = Callable[['World'], Awaitable[None]]
 
@@ -298,7 +299,7 @@ async def port_unreachable(world: World) -> None:
     async with world.pool(unused_address(world)) as it:
         started = time.monotonic()
         assert not isinstance(await it.fails(), TimeoutError)
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < SOON
 
 
 def unused_address(world: World) -> Address:

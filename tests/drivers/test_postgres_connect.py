@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from peers import Proxy, open_descriptors, silent_server
 from pg_drivers import Asyncpg, AsyncPsycopg, Driver, Psycopg, Psycopg2, done, each_driver, run
+from starvation import SOON, attempts
 
 from gcp.demo.server import Server
 
@@ -84,15 +85,16 @@ def test_a_server_that_falls_silent_costs_exactly_the_timeout(make: type[Driver]
         with server(*STEPS[step]) as port:
             mode = 'require' if STEPS[step][0] == b'S' else 'prefer'
             manager = pg.manager(at(port, sslmode=mode))
-            started = time.monotonic()
-            with pytest.raises((TimeoutError, asyncio.TimeoutError)) as caught:
-                await pg.create(manager, 0.2)
-            assert 0.2 <= time.monotonic() - started < 1.9  # libpq itself waits 2 s at least
-            assert SECRET not in everything(caught.value)
+            for _ in attempts(1.9):  # libpq itself waits 2 s at least
+                started = time.monotonic()
+                with pytest.raises((TimeoutError, asyncio.TimeoutError)) as caught:
+                    await pg.create(manager, 0.2)
+                assert 0.2 <= time.monotonic() - started < SOON
+                assert SECRET not in everything(caught.value)
         await pg.settle()
         for thread in threading.enumerate():
             if thread.name == 'server':
-                thread.join(5)
+                thread.join(60)
         assert open_descriptors() == before
 
     run(body())
@@ -107,12 +109,10 @@ def test_no_thread_waits_on_for_a_server_that_was_given_up(make: type[Driver]) -
         with silent_server() as port:
             manager = pg.manager(at(port))
             before = open_descriptors()
-            for _ in range(3):
+            for _ in attempts(0.95):
                 with pytest.raises(TimeoutError):
                     await pg.create(manager, 0.05)
-                started = time.monotonic()
                 await pg.settle()
-                assert time.monotonic() - started < 0.9
                 assert open_descriptors() == before
 
     run(body())
@@ -123,7 +123,7 @@ def test_a_look_up_that_hangs_costs_the_timeout(make: type[Driver], monkeypatch:
     gate = threading.Event()
 
     def look_up(*args: Any, **kwargs: Any) -> Any:
-        gate.wait(10)
+        gate.wait(60)
         raise socket.gaierror(socket.EAI_NONAME, 'unknown')
 
     monkeypatch.setattr('socket.getaddrinfo', look_up)
@@ -133,7 +133,7 @@ def test_a_look_up_that_hangs_costs_the_timeout(make: type[Driver], monkeypatch:
         started = time.monotonic()
         with pytest.raises((TimeoutError, asyncio.TimeoutError)):
             await pg.create(pg.manager({'host': 'db.example.com', 'user': 'me'}), 0.2)
-        assert 0.2 <= time.monotonic() - started < 3
+        assert 0.2 <= time.monotonic() - started < SOON
         gate.set()
         await pg.settle()
 
@@ -151,10 +151,11 @@ def test_what_a_function_takes_to_find_the_parameters_counts(make: type[Driver])
                 gate.wait(1)
                 return at(port)
 
-            started = time.monotonic()
-            with pytest.raises(TimeoutError):
-                await pg.create(pg.make(find), 1.1)
-            assert 1.1 <= time.monotonic() - started < 1.9
+            for _ in attempts(1.9):
+                started = time.monotonic()
+                with pytest.raises(TimeoutError):
+                    await pg.create(pg.make(find), 1.1)
+                assert 1.1 <= time.monotonic() - started < SOON
 
     run(body())
 
@@ -184,7 +185,7 @@ def test_a_socket_that_comes_to_light_late_is_broken_off_too(monkeypatch: pytest
     connect = pg.module.connect
 
     def connect_late(**parameters: Any) -> Any:
-        gate.wait(10)
+        gate.wait(60)
         return connect(**parameters)
 
     monkeypatch.setattr('psycopg2.connect', connect_late)
@@ -192,13 +193,13 @@ def test_a_socket_that_comes_to_light_late_is_broken_off_too(monkeypatch: pytest
     async def body() -> None:
         with silent_server() as port:
             before = open_descriptors()
-            with pytest.raises(TimeoutError):
-                await pg.create(pg.manager(at(port)), 0.05)
-            started = time.monotonic()
-            gate.set()
-            await pg.settle()
-            assert time.monotonic() - started < 0.9  # libpq's own limit is a second at least
-            assert open_descriptors() == before
+            for _ in attempts(0.95):  # libpq's own limit is a second at least
+                gate.clear()
+                with pytest.raises(TimeoutError):
+                    await pg.create(pg.manager(at(port)), 0.05)
+                gate.set()
+                await pg.settle()
+                assert open_descriptors() == before
 
     run(body())
 

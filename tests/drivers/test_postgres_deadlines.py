@@ -13,12 +13,10 @@ from typing import Any
 import pytest
 from peers import silent_server
 from pg_drivers import Asyncpg, AsyncPsycopg, Driver, done, each_driver, run
+from starvation import SOON
 
 from gcp.demo.server import Server
 from gcp.exceptions import AcquireTimeoutError
-
-#: Far more than a bounded acquire needs on a busy machine, far less than what the functions take.
-SOON = 5.0
 
 
 @pytest.fixture

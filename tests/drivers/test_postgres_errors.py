@@ -164,7 +164,7 @@ def test_a_command_in_another_thread_is_in_progress(make: type[Driver], postgres
                 other.rollback()
             assert not is_clean(manager, conn)
             await pg.dispose(manager, conn)
-            lines[0].join(10)
+            lines[0].join(60)
 
     run(body())
 

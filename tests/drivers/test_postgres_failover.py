@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from peers import Proxy, await_input
 from pg_drivers import Driver, done, each_driver, run
+from starvation import SOON
 
 from gcp.contrib import _failure_detector
 from gcp.contrib._failure_detector import FailureDetector
@@ -193,7 +194,7 @@ def test_a_forked_child_starts_anew(detector: FailureDetector[Conn]) -> None:
         if not child:
             thread = threading.Thread(target=added, args=(detector, 1), daemon=True)
             thread.start()
-            thread.join(5)
+            thread.join(60)
             os._exit(thread.is_alive() or bool(unverified) or detector.unverified is not unverified)
     assert os.waitpid(child, 0)[1] == 0
     assert states(detector, [second]) == 's'
@@ -252,7 +253,7 @@ def test_ten_unresponsive_connections_cost_one_check_timeout(
     async def body() -> None:
         pg = make()
         where = [pg.keywords(proxied)]
-        manager = pg.make(lambda endpoint: where[0], check_timeout=0.3)
+        manager = pg.make(lambda endpoint: where[0], check_timeout=2)
         pool = pg.pools.ConnectionPool(manager, min_idle=N)
         conns = [await done(pool.acquire('orders')) for _ in range(N)]
         for conn in conns[1:]:
@@ -264,9 +265,9 @@ def test_ten_unresponsive_connections_cost_one_check_timeout(
             await pg.ask(conns[0], 'SELECT 1')
         await done(pool.release(conns[0], 'orders'))
         started = time.monotonic()
-        new = [await done(pool.acquire('orders', 5)) for _ in range(N)]
+        new = [await done(pool.acquire('orders', 60)) for _ in range(N)]
         took = time.monotonic() - started
-        assert 0.3 <= took < 2  # ten times 0.3 s are 3 s
+        assert 2 <= took < 15  # ten times 2 s are 20 s
         assert not set(map(id, new)) & set(map(id, conns))
         for conn in new:
             assert await pg.ask(conn, 'SELECT 1') == 1
@@ -286,14 +287,14 @@ def test_a_query_that_times_out_invalidates_the_rest(
 ) -> None:
     async def body() -> None:
         pg = make()
-        manager = pg.manager(proxied, aliveness='query', check_timeout=0.2)
+        manager = pg.manager(proxied, aliveness='query', check_timeout=2)
         conns = [await pg.create(manager) for _ in range(N)]
         await hand_back(pg, manager, conns)
         proxy.silent = True
         started = time.monotonic()
         for conn in conns:
             assert not await pg.check(manager, conn)
-        assert 0.2 <= time.monotonic() - started < 1.5  # ten times 0.2 s are 2 s
+        assert 2 <= time.monotonic() - started < 15  # ten times 2 s are 20 s
         for conn in conns:
             await pg.dispose(manager, conn)
 
@@ -369,14 +370,14 @@ def test_a_check_takes_no_longer_than_the_acquire_that_wants_it(
 ) -> None:
     async def body() -> None:
         pg = make()
-        pool = pg.pools.ConnectionPool(pg.manager(proxied, aliveness='query', check_timeout=10))
+        pool = pg.pools.ConnectionPool(pg.manager(proxied, aliveness='query', check_timeout=60))
         conn = await done(pool.acquire('orders'))
         await done(pool.release(conn, 'orders'))
         proxy.silent = True
         started = time.monotonic()
         with pytest.raises(TimeoutError):
             await done(pool.acquire('orders', 0.2))
-        assert 0.2 <= time.monotonic() - started < 3
+        assert 0.2 <= time.monotonic() - started < SOON
         await done(pool.close())
 
     run(body())

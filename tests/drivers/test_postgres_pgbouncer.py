@@ -55,7 +55,7 @@ def test_a_fleet_shares_a_few_sessions(make: type[Driver], bouncer: Any, postgre
             with contextlib.suppress(subprocess.TimeoutExpired):
                 processes[0].wait(0.01)
         for process in processes:
-            out, err = process.communicate(timeout=30)
+            out, err = process.communicate(timeout=120)
             assert (out, err) == (f'{WORKERS * TURNS}\n', '')
         assert 1 <= most <= bouncer.size
     finally:

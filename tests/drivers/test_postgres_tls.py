@@ -117,6 +117,6 @@ def test_uvloop_tells_the_same(front: str, aliveness: str, postgres: Server) -> 
 
     loop = uvloop.new_event_loop()
     try:
-        loop.run_until_complete(asyncio.wait_for(body(), 30))
+        loop.run_until_complete(asyncio.wait_for(body(), 120))
     finally:
         loop.close()

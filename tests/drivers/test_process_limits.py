@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from peers import Proxy, silent_server
 from pg_drivers import Driver, Psycopg, Psycopg2
+from starvation import SOON
 
 from gcp.contrib import _libpq
 from gcp.contrib.socket import TcpSocketConnectionManager
@@ -167,20 +168,20 @@ def test_a_connect_is_aborted_where_no_descriptor_is_left(script: Script, driver
     script(f"""
 {NO_DESCRIPTOR}
     from gcp.contrib.{driver} import DbConnectionManager
+    from starvation import attempts
     with socket.create_server(('127.0.0.1', 0)) as silent:
         parameters = {{'host': '127.0.0.1', 'port': silent.getsockname()[1], 'user': 'me'}}
         manager = DbConnectionManager({{'db': parameters}})
         use_up(left=2)
-        started = time.monotonic()
-        try:
-            manager.create('db', 0.1)
-            raise AssertionError
-        except TimeoutError:
-            pass
-        for thread in threading.enumerate():
-            if thread.name == 'gcp-deadline':
-                thread.join(10)
-        assert time.monotonic() - started < 0.9
+        for _ in attempts(0.95):
+            try:
+                manager.create('db', 0.1)
+                raise AssertionError
+            except TimeoutError:
+                pass
+            for thread in threading.enumerate():
+                if thread.name == 'gcp-deadline':
+                    thread.join(60)
     """).quietly()
 
 
@@ -236,7 +237,7 @@ def test_libpqs_own_limit_ends_a_connect_in_the_callers_thread(make: type[Driver
         started = time.monotonic()
         with pytest.raises((make().module.OperationalError, TimeoutError)):
             manager.create('orders', 0.5)
-        assert time.monotonic() - started < 4
+        assert time.monotonic() - started < SOON
 
 
 # ---- a resolver that does not answer
@@ -254,7 +255,7 @@ class Resolver:
     def look_up(self, host: str, *args: Any, **kwargs: Any) -> Any:
         if host == 'db.example.com':
             self.asked += 1
-            self.gate.wait(30)
+            self.gate.wait(60)
             host = '127.0.0.1'
         return self._look_up(host, *args, **kwargs)
 
@@ -276,13 +277,15 @@ def test_look_ups_that_were_given_up_are_taken_over(monkeypatch: pytest.MonkeyPa
 
         with ThreadPoolExecutor(3) as threads:
             for failing in [threads.submit(fail) for _ in range(3)]:
-                failing.result(10)
+                failing.result(60)
+            while resolver.asked < len(deadline_threads()):  # one that has just been started
+                time.sleep(0.001)
             assert resolver.asked == len(deadline_threads()) <= 3
             waiting = threads.submit(pool.acquire, endpoint, 10)
             resolver.gate.set()
-            pool.release(waiting.result(10), endpoint)
+            pool.release(waiting.result(60), endpoint)
             for thread in deadline_threads():
-                thread.join(10)
+                thread.join(60)
             asked = resolver.asked
             with pool.connection(endpoint), pool.connection(endpoint, 5):
                 assert resolver.asked == asked + 1  # an answer that came too late is not kept
@@ -295,7 +298,9 @@ def test_asyncio_look_ups_that_were_given_up_are_taken_over(monkeypatch: pytest.
     async def main() -> None:
         endpoint = 'db.example.com', listener.getsockname()[1]
         manager = AsyncTcpSocketConnectionManager()
-        for _ in range(3):
+        rounds = 0
+        while rounds < 3 or resolver.asked < 2:  # on a busy machine the first are given up before their threads begin
+            rounds += 1
             tries = [asyncio.wait_for(manager.create(endpoint), 0.02) for _ in range(2)]
             errors = await asyncio.gather(*tries, return_exceptions=True)
             assert all(isinstance(error, asyncio.TimeoutError) for error in errors), errors
@@ -303,7 +308,7 @@ def test_asyncio_look_ups_that_were_given_up_are_taken_over(monkeypatch: pytest.
         waiting = asyncio.ensure_future(manager.create(endpoint))
         await asyncio.sleep(0)
         resolver.gate.set()
-        conn = await asyncio.wait_for(waiting, 10)
+        conn = await asyncio.wait_for(waiting, 60)
         assert resolver.asked == 2
         await manager.dispose(endpoint, conn)
 
@@ -320,12 +325,14 @@ def test_connects_that_were_given_up_are_taken_over(
 
     def connect_late(**parameters: Any) -> Any:
         began.append(parameters)
-        gate.wait(30)
+        gate.wait(60)
         return connect(**parameters)
 
     monkeypatch.setattr('psycopg2.connect', connect_late)
     manager = Psycopg2().manager({**postgres.parameters, 'host': '127.0.0.1', 'port': proxy.port})
-    for _ in range(5):
+    rounds = 0
+    while rounds < 5 or not began:  # on a busy machine the first are given up before their threads begin
+        rounds += 1
         with pytest.raises(TimeoutError):
             manager.create('orders', 0.02)
     assert len(began) == 1
@@ -333,32 +340,41 @@ def test_connects_that_were_given_up_are_taken_over(
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(manager.create, 'orders', 10)
         gate.set()
-        conn = waiting.result(10)
+        conn = waiting.result(60)
     assert len(began) == 1
     conn.cursor().execute('SELECT 1')
     manager.dispose('orders', conn)
     for thread in deadline_threads():
-        thread.join(10)
+        thread.join(60)
 
 
 def test_looking_for_sockets_that_do_not_come_costs_little(monkeypatch: pytest.MonkeyPatch) -> None:
-    gate, looks = threading.Event(), []
+    gate = threading.Event()
+    began: list[Any] = []
+    looks: list[float] = []
     look = _libpq._sockets
+
+    def connect(**parameters: Any) -> Any:
+        began.append(parameters)
+        gate.wait(60)
 
     def count() -> Any:
         looks.append(time.monotonic())
         return look()
 
-    monkeypatch.setattr('psycopg2.connect', lambda **parameters: gate.wait(30))
+    monkeypatch.setattr('psycopg2.connect', connect)
     monkeypatch.setattr(_libpq, '_sockets', count)
     managers = [Psycopg2().manager({'host': f'db{number}.example.com'}) for number in range(5)]
-    for manager in managers:
-        with pytest.raises(TimeoutError):
-            manager.create('orders', 0.02)
+    for number, manager in enumerate(managers, 1):
+        while len(began) < number:  # on a busy machine the first may be given up before its thread begins
+            with pytest.raises(TimeoutError):
+                manager.create('orders', 0.02)
     assert len(deadline_threads()) == len(managers) + 1
     begun = len(looks)
-    assert not gate.wait(1.2)
-    assert len(looks) - begun <= 7
+    while len(looks) < begun + 4:
+        assert not gate.wait(0.01)
+    last = looks[-4:]  # by one thread, for all of them: in intervals of 50 ms at least, each twice the one before
+    assert last[3] - last[0] >= 0.05 + 0.1 + 0.2
     gate.set()
     for thread in deadline_threads():
-        thread.join(10)
+        thread.join(60)

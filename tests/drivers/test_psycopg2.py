@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from peers import Proxy, await_input, await_left_behind, driver, open_descriptors, silent_server
+from starvation import SOON, attempts
 
 psycopg2 = driver('psycopg2')
 
@@ -164,11 +165,11 @@ def test_a_silent_server_costs_the_timeout_and_no_descriptor() -> None:
     with silent_server() as port:
         manager = DbConnectionManager({'orders': {'host': '127.0.0.1', 'port': port, 'password': SECRET}})
         before = open_descriptors()
-        for _ in range(3):
+        for _ in attempts(1.9):  # libpq itself waits 2 s at least
             started = time.monotonic()
             with pytest.raises(TimeoutError, match="connection to 'orders': not done within 0.3 s") as caught:
                 manager.create('orders', 0.3)
-            assert 0.3 <= time.monotonic() - started < 1.9  # libpq itself waits 2 s at least
+            assert 0.3 <= time.monotonic() - started < SOON
             assert SECRET not in str(caught.value)
         await_left_behind()
         assert open_descriptors() == before
@@ -181,14 +182,18 @@ def test_a_connection_that_comes_too_late_is_closed(
     gate, connect = threading.Event(), psycopg2.connect
     made: list[Connection] = []
 
+    began: list[Any] = []
+
     def connect_late(**parameters: Any) -> Connection:
-        gate.wait(10)
+        began.append(parameters)
+        gate.wait(60)
         made.append(connect(**parameters))
         return made[0]
 
     monkeypatch.setattr('psycopg2.connect', connect_late)
-    with pytest.raises(TimeoutError):
-        DbConnectionManager({'orders': postgres.parameters}).create('orders', 0.05)
+    while not began:  # on a busy machine the first may be given up before its thread begins
+        with pytest.raises(TimeoutError):
+            DbConnectionManager({'orders': postgres.parameters}).create('orders', 0.05)
     gate.set()
     await_left_behind()
     assert made[0].closed
@@ -340,7 +345,7 @@ def test_a_silent_server_is_found_out_by_a_query_within_its_timeout(proxy: Proxy
     proxy.silent = True
     started = time.monotonic()
     assert not manager.check_aliveness('orders', conn, 0.2)
-    assert 0.2 <= time.monotonic() - started < 3
+    assert 0.2 <= time.monotonic() - started < SOON
     await_left_behind(1)
     manager.dispose('orders', conn)
     assert conn.closed
@@ -451,7 +456,7 @@ def busy(conn: Connection, admin: Callable[..., Any]) -> Iterator[threading.Thre
         pass
     yield thread
     admin('SELECT pg_terminate_backend(%s)', pid)
-    thread.join(10)
+    thread.join(60)
     assert ended.is_set()
 
 
@@ -486,8 +491,8 @@ def test_dispose_does_not_wait_for_a_command_in_another_thread(
 ) -> None:
     started = time.monotonic()
     manager.dispose('orders', conn)
-    busy.join(10)
-    assert time.monotonic() - started < 2
+    busy.join(60)
+    assert time.monotonic() - started < SOON
     assert conn.closed
 
 

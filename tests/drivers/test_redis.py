@@ -29,6 +29,7 @@ from redis_peers import (
     redis_server,
     settled_descriptors,
 )
+from starvation import SOON
 
 redis = driver('redis')
 
@@ -43,7 +44,7 @@ from gcp.contrib.redis import (  # noqa: E402
     client,
 )
 
-LIMIT = 10.0
+LIMIT = 60.0
 
 
 class Frontend:
@@ -433,7 +434,7 @@ def test_a_reset_that_fails_costs_the_connection(
         else:
             made.release()
             assert not made.alive()
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < SOON
 
 
 def test_a_plain_release_sends_nothing(connect: Callable[..., Connected], proxy: Proxy) -> None:
@@ -606,7 +607,7 @@ def test_a_ping_sees_a_server_that_is_gone_without_a_word(connect: Callable[...,
     proxy.silent = True
     started = time.monotonic()
     assert not made.alive(timeout=0.2)
-    assert 0.2 <= time.monotonic() - started < 3
+    assert 0.2 <= time.monotonic() - started < SOON
 
 
 @pytest.mark.parametrize('answer', [b'garbage', b'+PING\r\n', b'-ERR\r\n', b'*-7\r\n', b':x\r\n', b'$3\r\nab'])
@@ -643,7 +644,7 @@ def test_a_read_has_its_own_time(connect: Callable[..., Connected], proxy: Proxy
     started = time.monotonic()
     with pytest.raises(redis.TimeoutError):
         made.ask('PING')
-    assert 1 <= time.monotonic() - started < 4
+    assert 1 <= time.monotonic() - started < SOON
     made.release()
     assert not made.alive()
 
@@ -675,8 +676,8 @@ def test_a_server_that_misbehaves_at_a_step_costs_no_more_than_the_timeout_and_n
         if (step, lapse) == ('CLIENT', b'-ERR no\r\n'):
             expected = redis.ResponseError
         with pytest.raises(expected) as caught:
-            frontend.create(manager, ('127.0.0.1', peer.port), 0.2)
-        assert time.monotonic() - started < 3
+            frontend.create(manager, ('127.0.0.1', peer.port), 0.2 if expected is TimeoutError else LIMIT)
+        assert time.monotonic() - started < SOON
         assert PASSWORD not in str(caught.value) + repr(caught.value)
         assert settled_descriptors(before) <= before
 
@@ -719,7 +720,7 @@ def test_a_silent_server_costs_the_timeout(frontend: Frontend) -> None:
         before, started = open_descriptors(), time.monotonic()
         with pytest.raises(TimeoutError):
             frontend.create(frontend.manager(password=PASSWORD), ('127.0.0.1', port), 0.2)
-        assert 0.2 <= time.monotonic() - started < 3
+        assert 0.2 <= time.monotonic() - started < SOON
         assert open_descriptors() <= before
 
 
@@ -766,7 +767,7 @@ def test_a_password_function_that_takes_too_long_costs_the_timeout(endpoint: Any
     before, started = open_descriptors(), time.monotonic()
     with pytest.raises(TimeoutError):
         manager.create(endpoint, 0.2)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < SOON
     gate.set()
     await_left_behind()
     assert open_descriptors() <= before
@@ -807,7 +808,7 @@ def test_dispose_does_not_wait(connect: Callable[..., Connected], proxy: Proxy) 
     started, fd = time.monotonic(), made.frontend.fd(made.conn)
     made.dispose()
     made.dispose()
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < SOON
     with pytest.raises(OSError):
         os.fstat(fd)
 
@@ -989,9 +990,9 @@ def test_after_an_error_a_session_with_an_unread_reply_is_not_clean(connect: Cal
 
 
 def test_no_thread_reads_the_reply_to_another(endpoint: Any, server: RedisServer) -> None:
-    pool: Any = gcp.threading.ConnectionPool(RedisConnectionManager(password=PASSWORD, socket_timeout=0.05), max_size=1)
+    pool: Any = gcp.threading.ConnectionPool(RedisConnectionManager(password=PASSWORD, socket_timeout=2), max_size=1)
     with pytest.raises(redis.TimeoutError), pool.connection(endpoint, timeout=LIMIT) as conn:
-        client(conn).blpop('nothing here', 0.2)
+        client(conn).blpop('nothing here', 30)
     with pytest.raises(KeyError), pool.connection(endpoint, timeout=LIMIT) as conn:
         conn.send_command('ECHO', 'alice')
         raise KeyError
@@ -1015,6 +1016,7 @@ def test_no_task_reads_the_reply_to_another(endpoint: Any) -> None:
             async with pool.connection(endpoint, timeout=LIMIT) as conn:
                 await client(conn).blpop('nothing here', 0)
 
+        await pool.warm_up(endpoint, size=1)
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(wait_for_news(), 0.1)
         async with pool.connection(endpoint, timeout=LIMIT) as kept:
@@ -1113,7 +1115,7 @@ def test_each_function_of_the_user_is_limited(frontend: Frontend, endpoint: Any,
     started = time.monotonic()
     with pytest.raises(TimeoutError):
         frontend.create(frontend.manager(**options), 'orders', 0.1)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < SOON
     gate.set()
     await_left_behind()
 
@@ -1129,7 +1131,7 @@ def test_the_functions_of_the_user_share_one_limit(endpoint: Any) -> None:
     started = time.monotonic()
     with pytest.raises(TimeoutError):
         RedisConnectionManager(slow).create('orders', 0.6)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < SOON
     gate.set()
     await_left_behind()
 

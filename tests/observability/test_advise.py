@@ -363,7 +363,7 @@ def test_a_real_pool_that_is_too_small(tmp_path: Path, capsys: pytest.CaptureFix
     with ConnectionPool(FakeManager(), max_size=1, name='orders', registry=registry) as pool:
 
         def work() -> None:
-            gate.wait(10)
+            gate.wait(60)
             for _ in range(20):
                 with pool.connection('db'):
                     threading.Event().wait(0.002)
@@ -371,9 +371,9 @@ def test_a_real_pool_that_is_too_small(tmp_path: Path, capsys: pytest.CaptureFix
         threads = [threading.Thread(target=work) for _ in range(8)]
         for thread in threads:
             thread.start()
-        gate.wait(10)
+        gate.wait(60)
         for thread in threads:
-            thread.join(30)
+            thread.join(60)
         (tmp_path / 'page').write_bytes(generate_latest(registry))
     assert main(['advise', str(tmp_path / 'page')]) == 0
     out = capsys.readouterr().out
@@ -416,7 +416,7 @@ def site() -> Iterator[Site]:
     yield site
     site.server.shutdown()
     site.server.server_close()
-    thread.join(10)
+    thread.join(60)
 
 
 BUSY = {'acquires': {'hit': 500, 'waited': 4_500}, 'waits': {0.0: 500, 0.4: 4_500}, 'uses': {0.2: 5_000}}

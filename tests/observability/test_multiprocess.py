@@ -38,7 +38,7 @@ sys.path.append({str(HERE)!r})
 from gcp.testing import BareFakeManager, FakeManager
 from gcp.threading import ConnectionPool
 """
-PATIENCE = 15.0
+PATIENCE = 60.0
 
 
 def merged(path: object) -> Page:
@@ -52,7 +52,7 @@ def until(predicate: Callable[[], object]) -> None:
     deadline = time.monotonic() + PATIENCE
     while not predicate():
         assert time.monotonic() < deadline, 'in vain'
-        time.sleep(0.01)
+        time.sleep(0.05)
 
 
 Story = Callable[[str], str]
@@ -205,7 +205,7 @@ def test_no_thread_stays_where_nothing_happens(story: Story) -> None:
             return len(os.listdir('/proc/self/task'))
 
         def until(predicate):
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 60
             while not predicate():
                 assert time.monotonic() < deadline
                 time.sleep(0.01)

@@ -267,7 +267,7 @@ async def test_acquires_that_wait_for_a_retry(front: Front) -> None:
     retry = gcp.Retry(initial=30.0, maximum=60.0)
     pool = front.pool(manager, name='orders', registry=own, connect_retry=retry, endpoint_labels=1)
     manager.create.does(error(Refused()))
-    first, second, third = (front.spawn(pool.acquire(endpoint, timeout=0.5)) for endpoint in 'abc')
+    first, second, third = (front.spawn(pool.acquire(endpoint, timeout=3)) for endpoint in 'abc')
     await front.until(lambda: scrape(own).sum('gcpool_connect_waiters') == 3)
     page = scrape(own)
     assert sorted(page.by('pool_endpoint', 'gcpool_connect_waiters').values()) == [1, 2]  # one has a label
@@ -1014,19 +1014,19 @@ def test_no_caller_waits_for_a_scrape() -> None:
 
     def hanging(endpoint: str) -> str:
         inside.set()
-        assert gate.wait(10)
+        assert gate.wait(60)
         return endpoint
 
     pool = ConnectionPool[str, Any](BareFakeManager(), name='orders', registry=own, endpoint_label=hanging)
     use(pool)
     scraping = threading.Thread(target=scrape, args=(own,))
     scraping.start()
-    assert inside.wait(10)
+    assert inside.wait(60)
     for _ in range(100):
         use(ConnectionPool[str, Any](BareFakeManager(), registry=own))
     use(pool)
     gate.set()
-    scraping.join(10)
+    scraping.join(60)
     assert scrape(own).sum('gcpool_acquires_total') == 102
 
 

@@ -526,7 +526,7 @@ def test_a_server_that_goes_away_and_comes_back(site: Site) -> None:
         site.status, site.text = 200, page(hits=3)
         await_line('orders  healthy  in the last')
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=10)
+        _, err = process.communicate(timeout=120)
         # the standard library leaves a socket open where the signal comes in the middle of a request
         assert process.returncode == 0 and (not err or 'ResourceWarning: unclosed <socket' in err), err
 

@@ -115,7 +115,7 @@ def running(
 def run(base: Path, example: str, *options: object, **env: str) -> tuple[int, str, str]:
     """Give an example's exit status, and what it said on stdout and stderr."""
     with running(base, example, *options, **env) as process:
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=120)
         return process.returncode, out, err
 
 
@@ -370,7 +370,7 @@ class TestCtrlC:
             silent.settimeout(20)
             with silent.accept()[0]:
                 os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-                out, err = process.communicate(timeout=20)
+                out, err = process.communicate(timeout=120)
         assert (process.returncode, out) == (130, '')
         # where the signal comes in the middle of a task, asyncio complains of its own way to end it, up to 3.10
         # and asyncpg of a connection that it is about to make
@@ -387,7 +387,7 @@ class TestCtrlC:
                 pass
             with contextlib.suppress(ProcessLookupError):  # it was quicker
                 os.killpg(process.pid, signal.SIGINT)
-            _, err = process.communicate(timeout=20)
+            _, err = process.communicate(timeout=120)
         assert process.returncode in (0, 130) and err == ''
 
     @pytest.mark.parametrize('example', WITH_POSTGRES)

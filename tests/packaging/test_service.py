@@ -34,7 +34,7 @@ REQUIRED = os.environ.get('GCP_REQUIRE_SERVERS') == '1'
 pytestmark = pytest.mark.skipif(not EXAMPLES.exists(), reason='no examples beside the tests: this is not a checkout')
 
 REQUESTS = 40
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 def missing(reason: str) -> None:

@@ -36,7 +36,7 @@ async def failure(manager: Any, endpoint: Any) -> ErrorClass:
     """Return the class of the error of a create."""
     with pytest.raises(Exception) as caught:
         if inspect.iscoroutinefunction(manager.create):
-            await asyncio.wait_for(manager.create(endpoint), 10)
+            await asyncio.wait_for(manager.create(endpoint), 60)
         else:
             await asyncio.to_thread(manager.create, endpoint, 10)
     found: ErrorClass = manager.classify(endpoint, caught.value)
@@ -48,10 +48,10 @@ async def attempts(manager: Any, endpoint: Any, workers: int) -> tuple[int, list
     is_async = inspect.iscoroutinefunction(manager.create)
     pools: Any = gcp.asyncio if is_async else gcp.threading
     pool = pools.ConnectionPool(
-        manager, connect_retry=Retry(), max_connecting=1, connect_workers=workers, acquire_timeout=60, name='shop'
+        manager, connect_retry=Retry(60, 60), max_connecting=1, connect_workers=workers, acquire_timeout=60, name='shop'
     )
     acquire = pool.acquire if is_async else functools.partial(asyncio.to_thread, pool.acquire)
-    errors = await asyncio.wait_for(asyncio.gather(*(acquire(endpoint) for _ in range(8)), return_exceptions=True), 30)
+    errors = await asyncio.wait_for(asyncio.gather(*(acquire(endpoint) for _ in range(8)), return_exceptions=True), 120)
     made = pool.stats().hook_calls['create']
     await done(pool.close())
     return sum(made.values()), [error for error in errors if isinstance(error, BaseException)]
@@ -80,7 +80,7 @@ def tls_server(context: ssl.SSLContext) -> Iterator[int]:
         thread.start()
         yield listener.getsockname()[1]
         listener.shutdown(socket.SHUT_RDWR)
-        thread.join(10)
+        thread.join(60)
 
 
 @contextlib.contextmanager
@@ -103,4 +103,4 @@ def answering(words: bytes) -> Iterator[dict[str, Any]]:
         thread.start()
         yield {'host': '127.0.0.1', 'port': listener.getsockname()[1], 'user': 'me', 'dbname': 'shop'}
         listener.shutdown(socket.SHUT_RDWR)
-        thread.join(10)
+        thread.join(60)

@@ -21,14 +21,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Gener
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol, TypeVar, cast
 
-from starvation import starvation
+from starvation import SOON, starvation
 
 from gcp.testing import AsyncBareFakeManager, AsyncFakeManager, BareFakeManager, FakeManager
 
 T = TypeVar('T')
 T_co = TypeVar('T_co', covariant=True)
 
-PATIENCE = 30.0  # seconds after which something that should have happened is a failure
+PATIENCE = 60.0  # seconds after which something that should have happened is a failure
 
 
 class Pool(Protocol):
@@ -427,7 +427,7 @@ def stack_of(thread: threading.Thread) -> str:
 
 
 @asynccontextmanager
-async def elapsed(*, least: float = 0.0, most: float = PATIENCE) -> AsyncIterator[None]:
+async def elapsed(*, least: float = 0.0, most: float = SOON) -> AsyncIterator[None]:
     """See that the body takes at least `least` and at most `most` seconds, not counting the time without a core."""
     began, starved = time.monotonic(), starvation()
     yield

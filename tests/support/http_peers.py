@@ -88,7 +88,7 @@ def http_server(context: ssl.SSLContext | None = None) -> Iterator[int]:
             yield server.server_address[1]
         finally:
             server.shutdown()
-            thread.join(10)
+            thread.join(60)
 
 
 def contexts(*names: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
@@ -122,7 +122,7 @@ class Scripted:
         for client in self.clients:
             with contextlib.suppress(OSError):
                 client.shutdown(socket.SHUT_RDWR)
-        self._thread.join(10)
+        self._thread.join(60)
 
     def _run(self) -> None:
         with contextlib.suppress(OSError):

@@ -113,7 +113,7 @@ class LoopSockets(Kind):
     async def ask(self, conn: Any) -> None:
         loop = asyncio.get_running_loop()
         await loop.sock_sendall(conn, b'ping')
-        assert await asyncio.wait_for(loop.sock_recv(conn, 64), 5) == b'ping'
+        assert await asyncio.wait_for(loop.sock_recv(conn, 64), 60) == b'ping'
 
 
 class Streams(Kind):
@@ -122,7 +122,7 @@ class Streams(Kind):
     async def ask(self, conn: Any) -> None:
         reader, writer = conn
         writer.write(b'ping')
-        assert await asyncio.wait_for(reader.readexactly(4), 5) == b'ping'
+        assert await asyncio.wait_for(reader.readexactly(4), 60) == b'ping'
 
 
 class Tcp(Sockets):

@@ -153,7 +153,7 @@ class Proxy:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
         self._alarm.close()
-        self._thread.join(10)
+        self._thread.join(60)
         for sock in (self._listener, self._wake):
             sock.close()
         self._selector.close()

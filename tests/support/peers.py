@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from starvation import starvation
+from starvation import SOON, starvation
 
 REQUIRED = os.environ.get('GCP_REQUIRE_SERVERS') == '1'
 
@@ -152,13 +152,13 @@ class Service:
 
     def peer(self) -> Any:
         """Return the other end of the next connection, when it is prepared."""
-        return self._peers.get(timeout=10)
+        return self._peers.get(timeout=60)
 
     def shut_down(self) -> None:
         """Close all connections, once what goes on with them has ended: that is for the other end to see to."""
         while self._threads:
             thread = self._threads.pop()
-            thread.join(10)
+            thread.join(60)
             assert not thread.is_alive(), 'a peer goes on'
         while self._ends:
             self._ends.pop().close()
@@ -168,7 +168,7 @@ class Service:
 
     def __exit__(self, *exc_info: object) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
-        self._acceptor.join(10)
+        self._acceptor.join(60)
         self._listener.close()
         self.shut_down()
 
@@ -300,7 +300,7 @@ def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..
         loop.set_exception_handler(lambda loop, context: complaints.append(context))
         asyncio.set_event_loop(loop)
         try:
-            loop.run_until_complete(asyncio.wait_for(test(*args, **kwargs), 30))
+            loop.run_until_complete(asyncio.wait_for(test(*args, **kwargs), 120))
             gc.collect()
             loop.run_until_complete(loop.shutdown_asyncgens())
         finally:
@@ -317,7 +317,7 @@ def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..
 
 
 @contextlib.contextmanager
-def lasting(seconds: float, *, spare: float = 1.0) -> Iterator[None]:
+def lasting(seconds: float, *, spare: float = SOON) -> Iterator[None]:
     """Check that something takes as long as it should, and not much longer, but for the time without a core."""
     started, starved = time.monotonic(), starvation()
     yield
@@ -346,7 +346,7 @@ class Proxy:
 
     def __exit__(self, *exc_info: object) -> None:
         self._alarm.close()
-        self._thread.join(10)
+        self._thread.join(60)
         for sock in (self._listener, self._wake, *self._peer_of):
             sock.close()
 

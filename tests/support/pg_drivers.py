@@ -93,14 +93,14 @@ class Driver:
             await asyncio.sleep(0)
         for thread in threading.enumerate():
             if thread.name == 'gcp-deadline':
-                thread.join(5)
+                thread.join(60)
 
 
 async def done(result: Any) -> Any:
     return await result if inspect.isawaitable(result) else result
 
 
-def run(body: Coroutine[Any, Any, None], timeout: float = 50) -> None:
+def run(body: Coroutine[Any, Any, None], timeout: float = 120) -> None:
     asyncio.run(asyncio.wait_for(body, timeout))
 
 

@@ -149,4 +149,4 @@ def bouncer(postgres: Server) -> Iterator[Bouncer]:
         yield Bouncer({'host': '127.0.0.1', 'port': port, 'user': 'postgres', 'dbname': 'postgres'}, size)
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(timeout=10)
+        process.wait(timeout=60)

@@ -207,7 +207,7 @@ class Users:
         self._stop.set()
         while self._threads:
             thread = self._threads.pop()
-            thread.join(30)
+            thread.join(60)
             assert not thread.is_alive()
 
     def _begin(self, what: Callable[[], object], pause: float, number: int) -> None:
