@@ -24,6 +24,7 @@ cdef int prepare_background(Core core) except -1:
     cdef pool_t* pool = &core.pool
     core.watches = []
     core.kept = {}
+    core.forced = {}
     pool.worker_wakes_at = INFINITY
     ring_init(&pool.unbegun)
     ring_init(&pool.short)
@@ -35,6 +36,7 @@ cdef int forget_background(Core core) except -1:
     cdef pool_t* pool = &core.pool
     core.watches.clear()
     core.kept.clear()
+    core.forced.clear()
     pool.jobs = pool.checking = 0
     pool.checks.n = pool.checks_ahead = 0
     pool.checks_go_on = False

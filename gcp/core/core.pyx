@@ -47,6 +47,7 @@ cdef class Core:
     cdef dict endpoints
     cdef list watches               # what callers wait for in the background
     cdef dict kept                  # the records of kept endpoints, as its keys
+    cdef dict forced                # connections that a retirement took from their holders, by their identity
     cdef object clock
     cdef object debugger
     cdef uint64_t limits_version    # grows when limits change

@@ -37,8 +37,12 @@ cdef class Holder:
         )
 
     cdef int leave_stale(self, key, error) except -1:
-        """Leave a connection that is not held any more: that is misuse, except in a forked child and after a close."""
+        """Leave a connection that is not held any more: that is misuse, except in a forked child, after a close, and
+        where a retirement took the connection."""
         cdef bint allowed = error is not None or self.inherited or self.core.pool.closed
+        if self.slot is not None and self.slot.s.forced:
+            allowed = True
+            forget_forced(self.core, self.slot.conn)
         self.slot = None
         if not allowed:
             raise ConnectionNotAcquiredError(f'this connection of endpoint {describe(key)} was released already')

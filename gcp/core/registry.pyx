@@ -158,11 +158,22 @@ cdef Slot find_holder(Core core, conn, endpoint):
     slot = None if ep is None else find_equal(conn, ep)
     if slot is not None:
         return slot
-    if core.pool.closed or table_find(&core.pool.inherited, <PyObject*>conn) != NULL:
+    if core.pool.closed or table_find(&core.pool.inherited, <PyObject*>conn) != NULL or forget_forced(core, conn):
         return None
     raise ConnectionNotAcquiredError(
         f'this connection is not acquired for endpoint {describe(endpoint)}: it is foreign, of another endpoint, '
         f'or was released already')
+
+
+cdef bint forget_forced(Core core, conn) except -1:
+    """Whether a connection was taken from its holder by a retirement. It is remembered for one release."""
+    if not core.forced:
+        return False
+    for key, taken in list(core.forced.items()):
+        if taken is conn or taken == conn:
+            core.forced.pop(key, None)
+            return True
+    return False
 
 
 cdef Slot find_equal(conn, Endpoint ep):

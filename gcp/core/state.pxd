@@ -108,6 +108,7 @@ cdef struct slot_t:          # one connection
     uint64_t uses            # how often it was released after a use
     flag_t fresh             # created in the background for the acquire that gets it now
     flag_t retired           # opened before its endpoint was retired
+    flag_t forced            # taken from its holder by a retirement
     double born
     double luck              # which part of `jitter` its lifetime is shortened by
     double checked           # when it was found alive in the background

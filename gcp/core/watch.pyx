@@ -4,8 +4,11 @@
 from gcp.core.jobs cimport end_retirement, keep, next_job_at, retire_endpoint
 from gcp.core.platform cimport gcp_lock, gcp_unlock
 from gcp.core.scheduling cimport note_if_empty
-from gcp.core.state cimport RETIRED, base_size, cap, endpoint_t, pool_t, taken
+from gcp.core.ring cimport ring_t
+from gcp.core.state cimport RETIRED, USED, base_size, cap, endpoint_t, pool_t, slot_in_endpoint, slot_t, taken
 from gcp.core.transitions cimport take_from_holders
+
+cdef int MOST_FORCED = 1000     # holders
 
 cdef enum watch_kind:
     WARM_UP, READINESS, RETIREMENT
@@ -118,6 +121,8 @@ cdef class Watch:
         cdef Endpoint ep
         cdef double now
         core.before('force')
+        for ep in self.records:
+            remember_forced(core, &ep.e)
         now = core.now()
         gcp_lock(&core.mutex)
         core.pool.now = now
@@ -184,6 +189,22 @@ cdef class Watch:
         self.errors[ep] = error
         ep.e.wanted = wanted_of(self.core, ep)
         return True
+
+
+cdef int remember_forced(Core core, endpoint_t* e) except -1:
+    """Remember connections that are about to be taken from their holders: releasing those does nothing then. Those of
+    MOST_FORCED holders that never release are remembered, no more."""
+    cdef ring_t* node = e.used.next
+    cdef slot_t* s
+    while node != &e.used:
+        s = slot_in_endpoint(node)
+        node = node.next
+        if s.acquired and s.state == USED:
+            s.forced = True
+            core.forced[<size_t>s.conn] = <object>s.conn
+    while len(core.forced) > MOST_FORCED:
+        del core.forced[next(iter(core.forced))]
+    return 0
 
 
 cdef int wanted_of(Core core, Endpoint ep) except -1:

@@ -7,7 +7,7 @@ import gc
 import pytest
 from fronts import Front, elapsed
 
-from gcp.exceptions import ConnectionPoolNotFound, EndpointRetiredError
+from gcp.exceptions import ConnectionNotAcquiredError, ConnectionPoolNotFound, EndpointRetiredError
 from gcp.testing import error, never, ok
 
 
@@ -50,6 +50,19 @@ async def test_it_may_be_used_again(front: Front) -> None:
     async with pool.connection('a'):
         pass
     assert pool.stats().endpoints['a'].idle == 1
+
+
+async def test_releasing_what_was_taken_by_force_does_nothing(front: Front) -> None:
+    manager = front.manager()
+    pool = front.pool(manager)
+    held = await pool.acquire('a')
+    async with pool.connection('a'):
+        await pool.retire('a', 0)
+        await front.until(lambda: len(manager.disposed) == 2)
+    await pool.release(held, 'a')
+    with pytest.raises(ConnectionNotAcquiredError):
+        await pool.release(held, 'a')  # a second time is misuse
+    assert pool.stats().size == 0
 
 
 async def test_at_the_time_limit_connections_are_taken_by_force(front: Front) -> None:
