@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from math import inf
 
-from gcp._core import Event
+from gcp._core import Event, set_main_thread
 
 PAUSE = 0.05
 """How long to wait, once the main thread has ended, before looking again, seconds."""
@@ -145,6 +145,8 @@ def begin_exit() -> None:
     for wait in list(waiting.values()):
         wait.event.set()
 
+
+set_main_thread(threading.main_thread().ident or 0)
 
 # Called before Python joins the threads, which atexit's functions are not. concurrent.futures builds on it, too.
 if hasattr(threading, '_register_atexit'):

@@ -14,10 +14,29 @@ cdef extern from 'pythread.h':
     void PyThread_free_lock(PyThread_type_lock) noexcept nogil
     PyLockStatus PyThread_acquire_lock_timed(PyThread_type_lock, long long, int) noexcept nogil
     void PyThread_release_lock(PyThread_type_lock) noexcept nogil
+    unsigned long PyThread_get_thread_ident() noexcept nogil
 
 
 cdef enum:
     LONGEST_WAIT = 1_000_000    # seconds: every platform can count so many in microseconds
+    SIGNAL_WAIT = 1     # seconds: the same for the main thread. A signal that comes just before it begins to wait, or to
+                        # another thread, does not interrupt it: its handler runs when the main thread looks again
+
+
+cdef unsigned long main_thread = 0
+
+
+def set_main_thread(unsigned long ident):
+    """Say which thread runs signal handlers. A forked child sets it itself.
+
+    :param ident: its `threading.get_ident`
+    """
+    global main_thread
+    main_thread = ident
+
+
+cdef inline double longest_wait() noexcept:
+    return SIGNAL_WAIT if PyThread_get_thread_ident() == main_thread else LONGEST_WAIT
 
 
 @cython.final
@@ -57,18 +76,19 @@ cdef class Event:
         :return: whether it was set
         """
         cdef double deadline = gcp_monotonic() + seconds
+        cdef double longest = longest_wait()
         cdef long long microseconds
         cdef PyLockStatus status
         self.has_waiter = True
         try:
             while True:
-                microseconds = <long long>(min(seconds, <double>LONGEST_WAIT) * 1e6) + 1 if seconds > 0 else 0
+                microseconds = <long long>(min(seconds, longest) * 1e6) + 1 if seconds > 0 else 0
                 with nogil:
                     status = PyThread_acquire_lock_timed(self.lock, microseconds, 1)
                 if status == PY_LOCK_ACQUIRED:
                     self.is_set = False
                     return True
-                if status == PY_LOCK_INTR:
+                if status == PY_LOCK_INTR or seconds > longest:
                     PyErr_CheckSignals()
                 seconds = deadline - gcp_monotonic()
                 if seconds <= 0:
@@ -85,7 +105,8 @@ cdef class Event:
         """Set another event, and wait for this one. The other is set after the GIL was released: a thread that wakes
         before that would only block on the GIL."""
         cdef double deadline = gcp_monotonic() + seconds
-        cdef long long microseconds = <long long>(min(seconds, <double>LONGEST_WAIT) * 1e6) + 1
+        cdef double longest = longest_wait()
+        cdef long long microseconds = <long long>(min(seconds, longest) * 1e6) + 1
         cdef PyLockStatus status
         if other.is_set:
             return self.wait(seconds)
@@ -96,7 +117,7 @@ cdef class Event:
         if status == PY_LOCK_ACQUIRED:
             self.is_set = False
             return True
-        if status == PY_LOCK_INTR:
+        if status == PY_LOCK_INTR or seconds > longest:
             PyErr_CheckSignals()
         return self.wait(deadline - gcp_monotonic())
 

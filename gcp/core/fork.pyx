@@ -49,7 +49,9 @@ cdef void empty_pool(pool_t* pool) noexcept:
 
 cdef int reset_after_fork(Core core) except -1:
     """Empty a core in a forked child. What the parent held is remembered, so that its release does nothing there."""
+    global main_thread
     cdef pool_t* pool = &core.pool
+    main_thread = PyThread_get_thread_ident()
     gcp_mutex_init(&core.mutex)
     keep_inherited(pool)
     drop_slots(pool, True)

@@ -159,6 +159,31 @@ def test_a_signal_handler_that_releases_what_is_waited_for(full: Any, limit: flo
 
 
 @has_alarms
+@pytest.mark.parametrize('limit', [60, None])
+def test_a_signal_that_does_not_interrupt_the_wait_is_handled_nevertheless(full: Any, limit: float | None) -> None:
+    """As one does not that comes just before the wait begins. Here another thread gets it."""
+    pool, conn = full
+
+    def send() -> None:
+        while not pool.stats().waiting:
+            time.sleep(0.001)
+        signal.pthread_kill(threading.get_ident(), signal.SIGALRM)
+
+    before = signal.signal(signal.SIGALRM, lambda *_: pool.release(conn, 'db'))
+    try:
+        thread = threading.Thread(target=send)
+        thread.start()
+        began = time.monotonic()
+        assert pool.acquire('db', timeout=limit) is conn
+        assert time.monotonic() - began < SOON
+        thread.join()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    pool.release(conn, 'db')
+    assert pool.stats().acquires['waited'] == 1
+
+
+@has_alarms
 def test_a_signal_handler_that_waits_in_line_itself(full: Any) -> None:
     pool, conn = full
     seen = []
@@ -321,6 +346,12 @@ def test_a_fork_while_others_wait(script: Callable[..., Any]) -> None:
         def use(limit):
             with pool.connection('db', timeout=limit) as each:
                 got.append(each)
+        failed = []
+        def wait():
+            try:
+                pool.acquire('db', timeout=0.01)
+            except TimeoutError as error:
+                failed.append(error)
         threads = [threading.Thread(target=use, args=(limit,)) for limit in (None, 30, 30, None)]
         for thread in threads:
             thread.start()
@@ -331,11 +362,10 @@ def test_a_fork_while_others_wait(script: Callable[..., Any]) -> None:
             assert pool.stats().waiting == 0
             with pool.connection('db', timeout=5) as mine:
                 assert mine is not conn
-                try:
-                    pool.acquire('db', timeout=0.01)
-                except TimeoutError:
-                    os._exit(0)
-            os._exit(1)
+                late = threading.Thread(target=wait)  # in the holder's own thread it would be warned of
+                late.start()
+                late.join()
+            os._exit(0 if failed else 1)
         assert os.waitpid(child, 0)[1] == 0
         pool.release(conn, 'db')
         for thread in threads:
