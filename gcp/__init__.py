@@ -1,8 +1,9 @@
 """A keyed connection pool: many endpoints, one pool, any kind of connection.
 
 The pools are `gcp.threading.ConnectionPool` and `gcp.asyncio.ConnectionPool`. This module has what they share and
-imports neither of them, so a program imports only the one that it uses. `PoolStats`, `EndpointStats` and `Explanation` are
-imported on first access: dataclasses take longer to import than the rest of the package."""
+imports neither of them, so a program imports only the one that it uses. What is a dataclass (`PoolStats`,
+`EndpointStats`, `Explanation`, `Waiter`) is imported on first access: dataclasses take longer to import than the rest
+of the package."""
 
 from __future__ import annotations
 
