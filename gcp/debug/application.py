@@ -116,7 +116,10 @@ class Application:
             ('Content-Security-Policy', page.policy()),
             ('X-Content-Type-Options', 'nosniff'),
             ('X-Frame-Options', 'DENY'),
-            ('Referrer-Policy', 'no-referrer'),
+            (
+                'Referrer-Policy',
+                'same-origin',
+            ),  # with no-referrer, the page's own forms would come from the origin "null"
             ('Cross-Origin-Resource-Policy', 'same-origin'),
             ('Cross-Origin-Opener-Policy', 'same-origin'),
         ]

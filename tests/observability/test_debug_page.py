@@ -430,7 +430,7 @@ def test_headers(client: type[Client], query: str) -> None:
     assert "default-src 'none'" in policy and "frame-ancestors 'none'" in policy and "form-action 'self'" in policy
     assert 'unsafe' not in policy and policy.count("'sha256-") == 2
     assert headers['X-Content-Type-Options'] == 'nosniff'
-    assert headers['Referrer-Policy'] == 'no-referrer'
+    assert headers['Referrer-Policy'] == 'same-origin'
     assert headers['Cache-Control'] == 'no-store'
 
 
