@@ -77,7 +77,7 @@ def longest(one: Facts, pool: Facts) -> str:
     )
     if own:
         return f'. The longest holder: {by(own[0])} at {site(own[0])}, for {span(own[0]["age"])}'
-    return f'. The longest held for {span(one["oldest_checkout"])}' if one['used'] else ''
+    return f'. One has been held for {span(one["oldest_checkout"])}' if one['used'] else ''
 
 
 def by(holder: Facts) -> str:
