@@ -177,20 +177,30 @@ cdef Py_ssize_t insert_ranked(endpoint_t** best, double* ranks, Py_ssize_t n, Py
     return min(n + 1, room)
 
 
-cdef Py_ssize_t view_best(pool_t* pool, view_t* views, endpoint_t** best, double* ranks, Py_ssize_t room,
-                          counts_t* total):
-    """Copy the endpoints that matter most, and add the counts of all up; in `failures`, how many endpoints fail. Return
-    how many were copied."""
-    cdef Py_ssize_t i, n = 0
+cdef struct ranking_t:       # of the endpoints that matter most
+    Py_ssize_t room
+    Py_ssize_t n
+    Py_ssize_t failing       # how many endpoints fail, of all
+    view_t* views
+    endpoint_t** best
+    double* ranks
+
+
+cdef void view_best(pool_t* pool, reading_t* reading, ranking_t* ranking):
+    """Copy the endpoints that matter most, and add the counts of all up."""
+    cdef Py_ssize_t i
     cdef ring_t* node = pool.endpoints.next
+    cdef endpoint_t* e
     while node != &pool.endpoints:
-        n = insert_ranked(best, ranks, n, room, endpoint_link(node))
-        add_counters(&total.counters, &endpoint_link(node).counters)
-        total.failures += endpoint_link(node).failures > 0
+        prefetch_endpoint(node.next)
+        e = endpoint_link(node)
+        ranking.n = insert_ranked(ranking.best, ranking.ranks, ranking.n, ranking.room, e)
+        ranking.failing += e.failures > 0
+        add_counters(&reading.total.counters, &e.counters)
+        find_oldest(e, &reading.oldest)
         node = node.next
-    for i in range(n):
-        view_endpoint(pool, best[i], &views[i])
-    return n
+    for i in range(ranking.n):
+        view_endpoint(pool, ranking.best[i], &ranking.views[i])
 
 
 def inspect_pool(Core core not None, Py_ssize_t room):
@@ -200,34 +210,27 @@ def inspect_pool(Core core not None, Py_ssize_t room):
     :param room: how many endpoints at most
     """
     cdef pool_t* pool = &core.pool
-    cdef counts_t total
-    cdef metrics_t metrics
-    cdef oldest_t oldest
-    cdef Py_ssize_t i, known, n = 0
-    cdef double now = core.now()
-    cdef view_t* views = <view_t*>malloc(max(1, room) * sizeof(view_t))
-    cdef endpoint_t** best = <endpoint_t**>malloc(max(1, room) * sizeof(endpoint_t*))
-    cdef double* ranks = <double*>malloc(max(1, room) * sizeof(double))
+    cdef reading_t reading
+    cdef ranking_t ranking
+    cdef Py_ssize_t i, known
+    memset(&ranking, 0, sizeof(ranking_t))
+    ranking.room = room
     try:
-        if views == NULL or best == NULL or ranks == NULL:
-            raise MemoryError
+        ranking.views = <view_t*>allocate(room, sizeof(view_t))
+        ranking.best = <endpoint_t**>allocate(room, sizeof(endpoint_t*))
+        ranking.ranks = <double*>allocate(room, sizeof(double))
+        begin_reading(core, &reading)
         gcp_lock(&core.mutex)
-        pool.now = now
-        find_leaks(pool)
-        copy_total(pool, &total)
-        total.failures = 0
-        metrics = pool.metrics
-        oldest = find_oldest(pool)
+        read_pool(pool, &reading)
+        view_best(pool, &reading, &ranking)
         known = pool.n_endpoints
-        n = view_best(pool, views, best, ranks, room, &total)
         gcp_unlock(&core.mutex)
-        counts = total_of(&total, &metrics, max(0.0, now - oldest.waiter), max(0.0, now - oldest.use))
-        counts['failing'] = total.failures
-        return counts, [facts_of(&views[i], now) for i in range(n)], known
+        total = {**end_reading(&reading), 'failing': ranking.failing}
+        return total, [facts_of(&ranking.views[i], reading.now) for i in range(ranking.n)], known
     finally:
-        free(views)
-        free(best)
-        free(ranks)
+        free(ranking.views)
+        free(ranking.best)
+        free(ranking.ranks)
 
 
 # --- the wait queues ---

@@ -163,7 +163,7 @@ class Look:
             'other_endpoints': others(total, endpoints, known),
             'holders': holders,
             'other_holders': max(0, held - len(holders)),
-            'tracks_holders': hasattr(self.pool, 'holders'),
+            'tracks_holders': bool(getattr(self.pool._options, 'track_holders', False)),
             'queue': queue,
             'other_waiters': max(0, total['waiting'] - len(queue)),
         }

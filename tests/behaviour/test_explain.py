@@ -1,4 +1,4 @@
-"""Guarantee 23 (docs/guarantees.md): what a pool says about an acquire that would wait, and about those that do."""
+"""Guarantee 24 (docs/guarantees.md): what a pool says about an acquire that would wait, and about those that do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Guarantee 24 (docs/guarantees.md): the debug page with 200 pools, 10,000 endpoints and 1,000 waiters: how long it
+"""Guarantee 25 (docs/guarantees.md): the debug page with 200 pools, 10,000 endpoints and 1,000 waiters: how long it
 takes, how long other threads pause meanwhile, how large it is. The bounds are wide, for a machine that is busy;
 docs/debug.md has what was measured."""
 

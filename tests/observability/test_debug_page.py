@@ -1,4 +1,4 @@
-"""Guarantee 24 (docs/guarantees.md): the debug page: what it shows, to whom, and what it may change."""
+"""Guarantee 25 (docs/guarantees.md): the debug page: what it shows, to whom, and what it may change."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from gcp.testing import AsyncFakeManager, FakeManager
 from gcp.testing import error as raises
 
 HOSTILE = '<script>alert("x")</script>\'"&\u2028\u202e</style>'
+SECRET = 'sesame'
 PATIENCE = 30.0
 
 
@@ -175,10 +176,9 @@ def manager() -> Iterator[FakeManager]:
 def pool(manager: FakeManager) -> Iterator[gcp.threading.ConnectionPool[Any, Any]]:
     """A pool in a process that has no other: those of tests before are gone."""
     gc.collect()
-    with gcp.threading.ConnectionPool(
-        manager, name='orders', max_size=2, total_max_size=5, acquire_timeout=300
-    ) as made:
-        yield made
+    made = gcp.threading.ConnectionPool(manager, name='orders', max_size=2, total_max_size=5, acquire_timeout=300)
+    yield made
+    made.close(timeout=0)
 
 
 def until(predicate: Callable[[], object]) -> None:
@@ -410,9 +410,9 @@ def test_hostile_values_are_text(client: type[Client], manager: FakeManager) -> 
 
 
 def test_credentials_are_not_shown(client: type[Client], pool: gcp.threading.ConnectionPool[Any, Any]) -> None:
-    secrets = ['redis://user:sesame@one', 'redis://user:sesame@two', ('host', 'password=sesame')]
+    secrets = [f'redis://user:{SECRET}@one', f'redis://user:{SECRET}@two', ('host', f'password={SECRET}')]
     held = [(pool.acquire(endpoint), endpoint) for endpoint in secrets]
-    assert 'sesame' not in client()().body + client()('format=json').body
+    assert SECRET not in client()().body + client()('format=json').body
     shown = [one['endpoint'] for one in client().pool('orders')['endpoints']]
     assert len(set(shown)) == 3, 'what looks alike is told apart'
     assert all(re.fullmatch(r'(<a string>|\(\'host\', <a string>\)) #[0-9a-f]{4}', one) for one in shown)

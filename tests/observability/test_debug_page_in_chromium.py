@@ -1,4 +1,4 @@
-"""Guarantee 24 (docs/guarantees.md): the debug page in a browser, with and without scripts, wide and narrow."""
+"""Guarantee 25 (docs/guarantees.md): the debug page in a browser, with and without scripts, wide and narrow."""
 
 from __future__ import annotations
 

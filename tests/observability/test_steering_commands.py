@@ -1,4 +1,4 @@
-"""Guarantee 24 (docs/guarantees.md): `python -m gcp expire`, `suspend`, `resume` and `retire`, by the debug page."""
+"""Guarantee 25 (docs/guarantees.md): `python -m gcp expire`, `suspend`, `resume` and `retire`, by the debug page."""
 
 from __future__ import annotations
 
