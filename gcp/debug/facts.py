@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import os
 import platform
 import socket
@@ -18,6 +17,7 @@ from gcp._core import (
     WAIT_BOUNDS,
     AsyncPool,
     BaseConnectionPool,
+    find_holders,
     inspect_pool,
     list_waiters,
 )
@@ -146,7 +146,9 @@ class Look:
         endpoints = [endpoint_facts(one, secret) for one in pace.over(found)]
         for one in endpoints:
             events.compare_endpoint(self.number, self.name, one)
-        holders, held = self._holders(pace, secret)
+        holders = find_holders(self.pool, None, self.places) if self.places else []
+        pace.step()
+        holders = [holder_facts(holder, secret) for holder in pace.over(holders)]
         queue = [waiter_facts(one, secret) for one in list_waiters(self.pool._core, None, self.seats)]
         pace.step()
         return {
@@ -162,21 +164,11 @@ class Look:
             'endpoints': endpoints,
             'other_endpoints': others(total, endpoints, known),
             'holders': holders,
-            'other_holders': max(0, held - len(holders)),
-            'tracks_holders': bool(getattr(self.pool._options, 'track_holders', False)),
+            'other_holders': max(0, total['used'] - len(holders)),
+            'tracks_holders': self.pool._options.track_holders,
             'queue': queue,
             'other_waiters': max(0, total['waiting'] - len(queue)),
         }
-
-    def _holders(self, pace: Pace, secret: bytes) -> tuple[list[Facts], int]:
-        """Return the longest holders, and how many there are."""
-        find = getattr(self.pool, 'holders', None)
-        if find is None or not self.places:
-            return [], self.total['used']
-        found = list(find())
-        oldest = heapq.nlargest(self.places, found, key=lambda holder: float(holder.age))
-        pace.step()
-        return [holder_facts(holder, secret) for holder in pace.over(oldest)], len(found)
 
 
 def counts_of(total: Mapping[str, Any]) -> Facts:

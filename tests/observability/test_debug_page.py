@@ -327,20 +327,42 @@ class Holder:
         return f'  File "/srv/app/views.py", line 40, in {HOSTILE}\n    time.sleep(1)'
 
 
-class Holding(gcp.threading.ConnectionPool[Any, Any]):
-    def holders(self, endpoint: object = None) -> list[Holder]:
-        return [Holder()]
+@pytest.fixture
+def holding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have each pool say that its connections are held by a `Holder`."""
+    monkeypatch.setattr('gcp.debug.facts.find_holders', lambda pool, endpoint, most: [Holder()])
 
 
-def test_holders_with_their_stacks(client: type[Client], manager: FakeManager) -> None:
+def test_holders_with_their_stacks(client: type[Client], manager: FakeManager, holding: None) -> None:
     gc.collect()
-    with Holding(manager, name='held') as pool, pool.connection('db'):
+    with gcp.threading.ConnectionPool(manager, name='held') as pool, pool.connection('db'):
         [one] = client().pool('held')['holders']
         assert (one['file'], one['line'], one['age'], one['alive']) == ('/srv/app/views.py', 12, 12.5, False)
         assert 'time.sleep(1)' in one['stack']
         page = client()().body
         assert 'held by a thread or task that has ended; acquired at app/views.py:12' in text_of(page)
         assert 'time.sleep(1)' in page
+
+
+def test_the_line_that_acquired_and_where_it_is_now(client: type[Client], manager: FakeManager) -> None:
+    gc.collect()
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with pool.connection('db', tag='report'):
+            entered.set()
+            leave.wait(PATIENCE)
+
+    with gcp.threading.ConnectionPool(manager, name='held') as pool:
+        thread = threading.Thread(target=hold, name='exporter')
+        thread.start()
+        assert entered.wait(PATIENCE)
+        [one] = client().pool('held')['holders']
+        assert (one['thread_name'], one['function'].rpartition('.')[2], one['tag']) == ('exporter', 'hold', 'report')
+        assert one['file'] == __file__ and 'leave.wait(PATIENCE)' in one['stack']
+        assert 'thread exporter' in text_of(client()().body)
+        leave.set()
+        thread.join()
 
 
 # --- hostile values ---
@@ -390,9 +412,9 @@ class Broken:
 ENDPOINTS = [HOSTILE, Liar('liar'), Broken(), ('<img src=x onerror=alert(1)>', 1), '\x00\x1b[31m', '\ud800', 'x' * 5000]
 
 
-def test_hostile_values_are_text(client: type[Client], manager: FakeManager) -> None:
+def test_hostile_values_are_text(client: type[Client], manager: FakeManager, holding: None) -> None:
     gc.collect()
-    with Holding(manager, name=HOSTILE, max_size=1, total_max_size=100, endpoint_labels=0) as pool:
+    with gcp.threading.ConnectionPool(manager, name=HOSTILE, max_size=1, total_max_size=100, endpoint_labels=0) as pool:
         held = [(pool.acquire(endpoint), endpoint) for endpoint in ENDPOINTS]
         for allowed in (False, True):
             ask = client(allow_actions=allowed)

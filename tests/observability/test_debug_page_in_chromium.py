@@ -42,12 +42,9 @@ class Holder:
 
 
 class Pool(gcp.threading.ConnectionPool[Any, Any]):
-    """A pool that notes what it is told, with a holder who says what he likes."""
+    """A pool that notes what it is told."""
 
     told: list[Any]
-
-    def holders(self, endpoint: object = None) -> list[Holder]:
-        return [Holder()]
 
     def expire(self, endpoint: Any = None) -> None:
         self.told.append(endpoint)
@@ -68,9 +65,10 @@ def tab(chromium: Browser) -> Tab:
 
 
 @pytest.fixture
-def pool() -> Iterator[Pool]:
+def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pool]:
     """A pool with connections in use, an endpoint that fails, and names that are no text but tags."""
     gc.collect()
+    monkeypatch.setattr('gcp.debug.facts.find_holders', lambda pool, endpoint, most: [Holder()])
     manager = FakeManager()
     retry = Retry(600, 600)
     with Pool(manager, name='orders', max_size=2, total_max_size=8, breaker_threshold=1, connect_retry=retry) as made:
