@@ -8,12 +8,17 @@ changes nothing, unless it is told otherwise."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
+
 from gcp.debug.entries import AsgiApplication, WsgiApplication
 
 __all__ = ['asgi', 'wsgi']
 
 
-def wsgi(*, allow_actions: bool = False, allow_remote: bool = False, top: int = 50) -> WsgiApplication:
+def wsgi(
+    *, allow_actions: bool = False, allow_remote: bool = False, top: int = 50
+) -> Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]:
     """Return the page as a WSGI application.
 
     :param allow_actions: have buttons that expire, suspend, resume and retire. Requests for that need a token, which
@@ -27,7 +32,9 @@ def wsgi(*, allow_actions: bool = False, allow_remote: bool = False, top: int = 
     return WsgiApplication(allow_actions=allow_actions, allow_remote=allow_remote, top=top)
 
 
-def asgi(*, allow_actions: bool = False, allow_remote: bool = False, top: int = 50) -> AsgiApplication:
+def asgi(
+    *, allow_actions: bool = False, allow_remote: bool = False, top: int = 50
+) -> Callable[[dict[str, Any], Any, Any], Coroutine[Any, Any, None]]:
     """Return the page as an ASGI application. It looks at the pools in a thread, not in the event loop.
 
     :param allow_actions: as for `wsgi`
