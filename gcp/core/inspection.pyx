@@ -1,6 +1,6 @@
-# Looking at a pool while it works: what an acquire of an endpoint would wait for now, who is in the wait queues, and the
-# endpoints that matter most. Copied under the lock into C structs, and made Python objects of after it: of ten thousand
-# endpoints, only those that are asked for cost an object.
+# Looking at a pool while it works: what an acquire of an endpoint would wait for now, who is in the wait queues, and
+# the endpoints that matter most. Copied under the lock into C structs, and made Python objects of after it: of ten
+# thousand endpoints, only those that are asked for cost an object.
 
 from gcp.core.connects cimport is_probe
 from gcp.core.permits cimport endpoint_may_connect, pool_may_connect

@@ -38,13 +38,13 @@ FLAGS = (
 )
 
 #: becomes Chromium, which talks by the descriptors 3 and 4
-START = '''
+START = """
 import fcntl, os, sys
 high = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3]]
 os.dup2(high[0], 3)
 os.dup2(high[1], 4)
 os.execv(sys.argv[3], sys.argv[3:])
-'''
+"""
 
 
 def program() -> str | None:
