@@ -30,7 +30,7 @@ maximum_signature_line_length = 100
 # A reference to a name of gcp that does not exist is an error, private names and type variables excepted. Names of
 # other packages cannot be looked up without the network.
 nitpicky = True
-nitpick_ignore_regex = [(r'py:.*', r'(?!gcp\.).*|.*\.(_.*|[A-Z]|[A-Z]\w*T|Operations)')]
+nitpick_ignore_regex = [(r'py:.*', r'(?!gcp\.).*|.*\.(_.*|[A-Z]|[A-Z]\w*T|Inspection|Operations)')]
 
 #: methods of the pools that are public in the compiled core, but only for gcp itself
 INTERNAL = {'open_acquire', 'open_release'}

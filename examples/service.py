@@ -7,6 +7,7 @@
 
     /orders?customer=3    a query
     /health               the state of the pool; needs no connection, so it answers while none is free
+    /debug/pools          what the pool does now, who holds its connections and who waits: for requests of this host
     /metrics              for Prometheus, and for `python -m gcp top localhost:8000`
 
 SERVICE_SPANS=console writes the spans to stderr (pip install opentelemetry-sdk). The pool's metrics are always on. The
@@ -31,6 +32,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, make_asgi_app, make_w
 from prometheus_client.multiprocess import MultiProcessCollector
 
 import gcp.asyncio
+import gcp.debug
 import gcp.threading
 
 SLOW = 1.0  # unhealthy when an acquire has waited for longer than this, seconds
@@ -109,12 +111,15 @@ class Wsgi:
         self.pool: gcp.threading.ConnectionPool[str, Connection] = gcp.threading.ConnectionPool(
             DbConnectionManager({'orders': {'application_name': 'service'}}), **OPTIONS
         )
-        self._metrics = make_wsgi_app(metrics())
+        self._pages: dict[str, Callable[..., Any]] = {
+            '/metrics': make_wsgi_app(metrics()),
+            '/debug/pools': gcp.debug.wsgi(),
+        }
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         path = environ['PATH_INFO']
-        if path == '/metrics':
-            page: Iterable[bytes] = self._metrics(environ, start_response)
+        if path in self._pages:
+            page: Iterable[bytes] = self._pages[path](environ, start_response)
             return page
         status, answer = self.answer(path, environ.get('QUERY_STRING', ''))
         body = json.dumps(answer).encode()
@@ -156,13 +161,16 @@ class Asgi:
         self.pool: gcp.asyncio.ConnectionPool[str, Any] = gcp.asyncio.ConnectionPool(
             DbConnectionManager({'orders': {'server_settings': {'application_name': 'service'}}}), **OPTIONS
         )
-        self._metrics = make_asgi_app(metrics())
+        self._pages: dict[str, Callable[..., Any]] = {
+            '/metrics': make_asgi_app(metrics()),
+            '/debug/pools': gcp.debug.asgi(),
+        }
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         if scope['type'] == 'lifespan':
             await self.live(receive, send)
-        elif scope['type'] == 'http' and scope['path'] == '/metrics':
-            await self._metrics(scope, receive, send)
+        elif scope['type'] == 'http' and scope['path'] in self._pages:
+            await self._pages[scope['path']](scope, receive, send)
         elif scope['type'] == 'http':
             status, answer = await self.answer(scope['path'], scope['query_string'].decode())
             await send(
@@ -262,7 +270,7 @@ def serve_asgi(port: int) -> None:
 
 
 def announce(port: int) -> None:
-    print(f'http://127.0.0.1:{port}/orders?customer=3, /health, /metrics', flush=True)
+    print(f'http://127.0.0.1:{port}/orders?customer=3, /health, /debug/pools, /metrics', flush=True)
 
 
 def main() -> None:

@@ -1,8 +1,9 @@
 """A keyed connection pool: many endpoints, one pool, any kind of connection.
 
 The pools are `gcp.threading.ConnectionPool` and `gcp.asyncio.ConnectionPool`. This module has what they share and
-imports neither of them, so a program imports only the one that it uses. `PoolStats` and `EndpointStats` are imported on
-first access: dataclasses take longer to import than the rest of the package."""
+imports neither of them, so a program imports only the one that it uses. What is a dataclass (`PoolStats`,
+`EndpointStats`, `Explanation`, `Waiter`) is imported on first access: dataclasses take longer to import than the rest
+of the package."""
 
 from __future__ import annotations
 
@@ -30,10 +31,15 @@ from gcp.exceptions import (
 from gcp.limits import EndpointLimits, Retry
 
 if TYPE_CHECKING:
+    from gcp.explanation import Explanation, Waiter
     from gcp.stats import EndpointStats, PoolStats
 else:
 
     def __getattr__(name: str) -> object:
+        if name in ('Explanation', 'Waiter'):
+            from gcp import explanation
+
+            return getattr(explanation, name)
         if name in ('EndpointStats', 'PoolStats'):
             from gcp import stats
 
@@ -54,10 +60,12 @@ __all__ = [
     'EndpointStats',
     'EndpointUnavailableError',
     'ErrorClass',
+    'Explanation',
     'PoolNotReadyError',
     'PoolStats',
     'Retry',
     'TooManyWaitersError',
+    'Waiter',
     '__version__',
 ]
 

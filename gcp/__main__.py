@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_top(commands)
     _add_advise(commands)
     _add_files(commands)
+    _add_steering(commands)
     return parser
 
 
@@ -129,6 +130,43 @@ def _add_files(commands: Any) -> None:
             )
 
 
+#: what can be done with a pool of another process
+STEERING = {
+    'expire': ('replace the connections of a pool', 'Hand out no connection again that was opened before now.'),
+    'suspend': ('hand out no connections of a pool', 'Have acquires wait until the pool, or the endpoint, is resumed.'),
+    'resume': ('hand out connections again', 'End what suspend has begun; without an endpoint, all of it.'),
+    'retire': ('take an endpoint out of use', 'Take no new acquires of an endpoint, and close its connections.'),
+}
+
+
+def _add_steering(commands: Any) -> None:
+    """Add the commands that ask the debug page of a process to do something with a pool."""
+    for command, (what, then) in STEERING.items():
+        parser = commands.add_parser(
+            command,
+            help=f'{what}, by the debug page of a process',
+            description=f'{then} The process must serve gcp.debug with allow_actions=True. The exit status is 0 if it '
+            'was done or begun, 1 if it has failed, 3 if the process does not allow it.',
+        )
+        parser.add_argument('url', metavar='URL', help='the debug page: http://HOST:PORT/debug/pools, or HOST:PORT')
+        parser.add_argument('pool', metavar='POOL', help='the name of the pool')
+        needed: dict[str, Any] = {} if command == 'retire' else {'nargs': '?'}
+        parser.add_argument(
+            'endpoint',
+            metavar='ENDPOINT',
+            help='the endpoint, as the page shows it' + ('' if command == 'retire' else ' (default: all)'),
+            **needed,
+        )
+        if command == 'retire':
+            parser.add_argument(
+                '--timeout',
+                type=_positive,
+                metavar='SECONDS',
+                help='close connections in use by force after so long (default: wait until they are released)',
+            )
+        parser.set_defaults(run=_steer, command=command, timeout=None)
+
+
 def _demo(options: argparse.Namespace) -> int:
     from gcp import demo
 
@@ -145,6 +183,12 @@ def _advise(options: argparse.Namespace) -> int:
     from gcp import advise
 
     return advise.main(options.targets, options.interval, options.json)
+
+
+def _steer(options: argparse.Namespace) -> int:
+    from gcp.debug import client
+
+    return client.main(options.command, options.url, options.pool, options.endpoint, options.timeout)
 
 
 def _print_file(options: argparse.Namespace) -> int:

@@ -20,6 +20,7 @@ uses                   who holds it: where it was acquired, and since when
 acquire, request       the machine of an acquire, and what it asks of the core
 connecting             what follows from a connect that failed
 blocks                 what holds an acquire up, and the errors that say so
+inspection             what is to be seen of a pool while it works
 release                the machine of a release
 background             jobs: what is done for no caller, one at a time
 watch                  what a caller waits for meanwhile
@@ -117,6 +118,7 @@ include "core/acquire.pyx"
 include "core/request.pyx"
 include "core/connecting.pyx"
 include "core/blocks.pyx"
+include "core/inspection.pyx"
 include "core/release.pyx"
 include "core/background.pyx"
 include "core/watch.pyx"

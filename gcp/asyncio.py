@@ -23,6 +23,7 @@ from gcp.disposal import FORCE_GRACE, report, weakly
 from gcp.disposal.deadline import Bounded, Started, wait_for, without_limit
 from gcp.disposal.tasks import Collector, Disposer, DrainRequest, TimedOut, release_later
 from gcp.holders.watcher import Watched
+from gcp.inspection import Inspection
 from gcp.limits import Limits, Retry
 from gcp.managers import AsyncConnectionManager as BaseConnectionManager
 from gcp.managers import ConnectionT, EndpointT, SyncConnectionManager
@@ -35,7 +36,7 @@ __all__ = ['BaseConnectionManager', 'ConnectionPool', 'ConnectionT', 'EndpointT'
 logger = logging.getLogger(__name__)
 
 
-class ConnectionPool(AsyncPool[EndpointT, ConnectionT], Operations[EndpointT]):
+class ConnectionPool(AsyncPool[EndpointT, ConnectionT], Operations[EndpointT], Inspection[EndpointT]):
     """A pool of connections to many endpoints, for tasks. It belongs to the event loop in which it is first used.
 
     :param connection_manager: creates, disposes of and checks connections

@@ -21,6 +21,7 @@ from gcp.connection import connection_of
 from gcp.disposal import DISPOSE_GRACE, FORCE_GRACE, report, weakly
 from gcp.disposal.threads import Collector, Disposer
 from gcp.holders.watcher import Watched
+from gcp.inspection import Inspection
 from gcp.limits import Limits, Retry
 from gcp.managers import AsyncConnectionManager, ConnectionT, EndpointT
 from gcp.managers import SyncConnectionManager as BaseConnectionManager
@@ -34,7 +35,7 @@ __all__ = ['BaseConnectionManager', 'ConnectionPool', 'ConnectionT', 'EndpointT'
 logger = logging.getLogger(__name__)
 
 
-class ConnectionPool(SyncPool[EndpointT, ConnectionT], Operations[EndpointT]):
+class ConnectionPool(SyncPool[EndpointT, ConnectionT], Operations[EndpointT], Inspection[EndpointT]):
     """A pool of connections to many endpoints, for threads.
 
     :param connection_manager: creates, disposes of and checks connections

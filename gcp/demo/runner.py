@@ -14,7 +14,7 @@ from psycopg2.extensions import parse_dsn
 from gcp.demo.databases import ENDPOINTS, prepared
 from gcp.demo.loads import CONNECTIONS, TasksLoad, ThreadsLoad
 from gcp.demo.losses import Losses
-from gcp.demo.metrics import published
+from gcp.demo.metrics import PAGE, published
 from gcp.demo.server import ServerError, serve
 from gcp.demo.stop import Stop
 from gcp.demo.summary import evaluate
@@ -59,6 +59,7 @@ def run(seconds: float, threads: int, tasks: int, dsn: str | None, stop: Stop) -
             url = stack.enter_context(published())
             if url is not None:
                 print(f'metrics are at {url}; to watch: python -m gcp top {url}', flush=True)
+                print(f'the pools are shown at {url.removesuffix("/metrics")}{PAGE}', flush=True)
             return _run_loads(loads, losses, seconds, over, stop)
     except (ServerError, psycopg2.Error) as error:
         raise NoServerError(f'has no server: {str(error).strip()}') from error

@@ -9,15 +9,22 @@ import weakref
 from itertools import count
 from typing import Any, Final
 
-__all__ = ['Errors', 'Telemetry', 'version']
+__all__ = ['Errors', 'Telemetry', 'living', 'version']
 
 logger: Final = logging.getLogger('gcp.observe')
 numbers: Final = count()
+#: all pools of this process, exported or not
+pools: Final[weakref.WeakValueDictionary[int, Any]] = weakref.WeakValueDictionary()
 
 
 def version() -> str:
     """Return the library's version. Importing the package here would be circular."""
     return str(sys.modules['gcp'].__version__)
+
+
+def living() -> list[Any]:
+    """Return all pools of this process, in the order in which they were made."""
+    return [pool for ref in pools.valuerefs() if (pool := ref()) is not None]
 
 
 class Errors:
@@ -82,4 +89,5 @@ class Telemetry:
         self.errors: Final = Errors(self.name)
         self.exemplars: Final[dict[tuple[str, str | None, int], tuple[dict[str, str], float, float]]] = {}
         self.pool: Final[weakref.ref[Any]] = weakref.ref(pool)
+        pools[self.number] = pool
         self.final_counts: Final = core.final_counts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import importlib.util
+import json
 import os
 import pty
 import re
@@ -35,6 +36,7 @@ REQUIRED = os.environ.get('GCP_REQUIRE_SERVERS') == '1'
 pytestmark = pytest.mark.skipif(bool(MISSING) and not REQUIRED, reason=f'the demo needs {", ".join(MISSING)}')
 
 METRICS = r'metrics are at (http://127\.0\.0\.1:\d+/metrics); to watch: python -m gcp top \1'
+PAGE = r'the pools are shown at (http://127\.0\.0\.1:\d+/debug/pools)'
 KEPT = 'every acquire was served, every lost connection was replaced'
 
 
@@ -87,9 +89,10 @@ def await_line(process: subprocess.Popen[str], pattern: str) -> re.Match[str]:
 def test_three_seconds_on_a_pipe(base: Path) -> None:
     status, out, err = run(base, '--seconds', '3')
     assert (status, err) == (0, ''), out + err
-    first, metrics, *lines, threads, threads_losses, tasks, tasks_losses, verdict = out.splitlines()
+    first, metrics, page, *lines, threads, threads_losses, tasks, tasks_losses, verdict = out.splitlines()
     assert first == 'starting PostgreSQL'
     assert re.fullmatch(METRICS, metrics)
+    assert re.fullmatch(PAGE, page)
     times = [float(line.split()[0]) for line in lines]
     assert times and times == sorted(times) and times[0] > 0.5, out  # each second; later on a busy machine
     for crowd, number, size, figures, losses in (
@@ -122,6 +125,7 @@ def test_a_table_on_a_terminal(base: Path) -> None:
 def test_its_metrics_can_be_watched_while_it_runs(base: Path) -> None:
     with start(base, '--seconds', '300') as process:
         url = await_line(process, METRICS)[1]
+        page = await_line(process, PAGE)[1]
         await_line(process, r'^ +\d+\.\d s')
         path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
         top = subprocess.run(
@@ -131,11 +135,14 @@ def test_its_metrics_can_be_watched_while_it_runs(base: Path) -> None:
             timeout=120,
             env={**os.environ, 'PYTHONPATH': path, 'PYTHONDONTWRITEBYTECODE': '1'},
         )
+        with urllib.request.urlopen(f'{page}?format=json', timeout=60) as answer:
+            shown = json.load(answer)
         with urllib.request.urlopen(url, timeout=60):  # a reader must not delay the exit
             process.send_signal(signal.SIGINT)
             _, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (130, '')
     assert (top.returncode, top.stderr) == (0, '')
+    assert {pool['name']: len(pool['endpoints']) for pool in shown['pools']} == {'threads': 3, 'tasks': 3}
     for pool, front in (('threads', 'threading'), ('tasks', 'asyncio')):
         block = re.search(rf'^{pool}  {front}  .*\n(.+\n){{11}}', top.stdout, re.MULTILINE)
         assert block, top.stdout

@@ -38,6 +38,7 @@ INNER = {
     'gcp.demo',
     'gcp.disposal',
     'gcp.hints',
+    'gcp.inspection',
     'gcp.observe',
     'gcp.options',
     'gcp.top',

@@ -183,6 +183,10 @@ def check_the_service(root: str) -> None:
     health = json.loads(body)
     assert (status, health['status'], health['waiting']) == (200, 'ok', 0)
     assert 1 <= health['connections']['idle'] <= 4
+    status, body = get(f'{root}/debug/pools?format=json')
+    [pool] = json.loads(body)['pools']
+    assert (status, pool['name'], pool['limits']['max_size']) == (200, 'orders', 4)
+    assert get(f'{root}/debug/pools')[0] == 200
 
 
 @pytest.mark.parametrize('kind', ['wsgi', 'asgi'])
