@@ -146,7 +146,7 @@ def answer(status: str, body: bytes, **headers: str) -> Any:
         (answer('302 Found', b'', Location='http://127.0.0.1:1/'), '302 Found'),
         (answer('403 Forbidden', b'{"error": "no\\u001b[31m"}'), 'no\ufffd[31m'),
     ],
-    ids=str,
+    ids=['html', 'list', 'empty', 'not found', 'elsewhere', 'forbidden'],
 )
 def test_other_answers(run: Any, app: Any, said: str) -> None:
     with serving(app) as url:

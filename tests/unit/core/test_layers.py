@@ -18,6 +18,7 @@ import gcp
 #: from the bottom up: a layer may cimport those before it
 ORDER = [
     'platform',
+    'frames',
     'clock',
     'ring',
     'heap',
