@@ -52,7 +52,7 @@ def perform(action: str, url: str, pool: str, endpoint: str | None, timeout: flo
 
     :raises CommandError: if it was not done
     """
-    found = ask(url)
+    found, url = ask(url)
     actions = found.get('actions')
     if not isinstance(actions, dict) or 'pools' not in found:
         raise CommandError(f'{shown(url)} is no debug page of gcp')
@@ -61,7 +61,8 @@ def perform(action: str, url: str, pool: str, endpoint: str | None, timeout: flo
     fields = {'action': action, 'pool': pool, 'endpoint': endpoint, 'timeout': timeout}
     body = json.dumps({name: value for name, value in fields.items() if value is not None})
     headers = {'Content-Type': 'application/json', 'X-Gcp-Token': str(actions.get('token'))}
-    return printable(ask(url, body.encode(), headers).get('message'))
+    answer, _ = ask(url, body.encode(), headers)
+    return printable(answer.get('message'))
 
 
 def page_address(given: str) -> str:
@@ -80,15 +81,21 @@ def page_address(given: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc, parts.path or '/debug/pools', urlencode(query), ''))
 
 
-class NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Follows no redirect: the token is for the process that was named."""
+class SameHost(urllib.request.HTTPRedirectHandler):
+    """Follows a redirect of a question to the same host: frameworks add a slash where an application is mounted. The
+    token goes nowhere else."""
 
-    def redirect_request(self, request: Any, file: Any, code: int, message: str, headers: Any, url: str) -> None:
-        return None
+    def redirect_request(self, request: Any, file: Any, code: int, message: str, headers: Any, url: str) -> Any:
+        same = urlsplit(url)[:2] == urlsplit(request.full_url)[:2]
+        if request.get_method() != 'GET' or not same:
+            return None
+        return super().redirect_request(request, file, code, message, headers, url)
 
 
-def ask(url: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> dict[str, Any]:
+def ask(url: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> tuple[dict[str, Any], str]:
     """Ask the page. Credentials in the URL are sent, and never shown.
+
+    :return: its answer, and the address that has answered
 
     :raises CommandError: if it does not answer, or refuses
     """
@@ -100,8 +107,9 @@ def ask(url: str, body: bytes | None = None, headers: dict[str, str] | None = No
         request.add_header('Authorization', f'Basic {base64.b64encode(unquote(credentials).encode()).decode()}')
     no_proxy = [urllib.request.ProxyHandler({})] * is_loopback(parts.hostname or '')
     try:
-        with urllib.request.build_opener(NoRedirect, *no_proxy).open(request, timeout=TIMEOUT) as response:
+        with urllib.request.build_opener(SameHost, *no_proxy).open(request, timeout=TIMEOUT) as response:
             found = json.loads(response.read(LARGEST))
+            path = urlsplit(response.geturl()).path
     except urllib.error.HTTPError as error:
         refuse(error, url)
     except ValueError:
@@ -114,7 +122,7 @@ def ask(url: str, body: bytes | None = None, headers: dict[str, str] | None = No
         raise CommandError(f'{shown(url)}: {type(error).__name__}') from None
     if not isinstance(found, dict):
         raise CommandError(f'{shown(url)} is no debug page of gcp')
-    return found
+    return found, urlunsplit((parts.scheme, parts.netloc, path, parts.query, ''))
 
 
 def refuse(error: urllib.error.HTTPError, url: str) -> NoReturn:

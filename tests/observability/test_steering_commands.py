@@ -121,6 +121,21 @@ def test_what_the_process_says_is_told(url: str, pool: Steered, run: Any) -> Non
     assert pool.told == []
 
 
+def test_a_slash_that_a_framework_adds(pool: Steered, run: Any) -> None:
+    page = gcp.debug.wsgi(allow_actions=True)
+
+    def mounted(environ: Any, start_response: Any) -> Any:
+        if environ['PATH_INFO'].endswith('/'):
+            return page(environ, start_response)
+        address = f'http://{environ["HTTP_HOST"]}{environ["PATH_INFO"]}/?{environ["QUERY_STRING"]}'
+        start_response('307 Temporary Redirect', [('Location', address)])
+        return [b'']
+
+    with serving(mounted) as url:
+        assert run('expire', url, 'orders')[0] == 0
+    assert pool.told == [('expire', None)]
+
+
 def test_a_proxy_is_not_asked_for_this_host(url: str, pool: Steered, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('http_proxy', 'http://127.0.0.1:1')
     assert run('expire', url, 'orders')[0] == 0
