@@ -5,6 +5,7 @@
 # An idle hit is an acquire_t on its caller's stack. It becomes an Acquire, an object, when it has to wait or to create,
 # or when something is wrong with it.
 
+from gcp.core.frames cimport gcp_forget_site, gcp_site
 from gcp.core.ring cimport ring_empty
 from gcp.core.state cimport (
     CALL_DEAD, CALL_OK, CREATE, DONE, HOOK_CHECK, HOOK_CREATE, HOOK_DISPOSE, HOOK_ON_ACQUIRE, HOOK_ON_DEAD, NEW,

@@ -3,6 +3,7 @@
 # thousand endpoints, only those that are asked for cost an object.
 
 from gcp.core.connects cimport is_probe
+from gcp.core.histogram cimport N_USE_BOUNDS
 from gcp.core.permits cimport endpoint_may_connect, pool_may_connect
 from gcp.core.platform cimport gcp_lock, gcp_unlock
 from gcp.core.ring cimport ring_t

@@ -1,5 +1,7 @@
 # What a pool shows of itself: its limits, its size, who holds its connections.
 
+from gcp.core.state cimport pool_t
+
 
 cdef class PoolView:
     """The part of a pool that only looks."""

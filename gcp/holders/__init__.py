@@ -37,8 +37,8 @@ class HolderInfo:
     :ivar file: the file of the code that acquired it; ``None``: not known
     :ivar line: the line
     :ivar function: the function, with its class on Python 3.11 and newer
-    :ivar trace_id: the OpenTelemetry trace in which the holder is now, if it is sampled, 32 hexadecimal digits; of tasks
-                    on Python 3.12 and newer
+    :ivar trace_id: the OpenTelemetry trace in which the holder is now, if it is sampled, 32 hexadecimal digits; of
+                    tasks on Python 3.12 and newer
     :ivar tag: what the acquire was given as ``tag``
     :ivar alive: whether the task is not done, or the thread has not ended; ``True`` where that is not known
     """
