@@ -26,6 +26,7 @@ from gcp.exceptions import (
     EndpointUnavailableError,
     ErrorClass,
     PoolNotReadyError,
+    PoolSuspendedError,
     TooManyWaitersError,
 )
 from gcp.limits import EndpointLimits, Retry
@@ -63,6 +64,7 @@ __all__ = [
     'Explanation',
     'PoolNotReadyError',
     'PoolStats',
+    'PoolSuspendedError',
     'Retry',
     'TooManyWaitersError',
     'Waiter',

@@ -277,6 +277,17 @@ def begin_readiness(pool: BaseConnectionPool[_EndpointT, _ConnectionT], timeout:
 def begin_retirement(
     pool: BaseConnectionPool[_EndpointT, _ConnectionT], key: _EndpointT, timeout: float | None, event: Any
 ) -> Watch: ...
+def expire_connections(pool: BaseConnectionPool[_EndpointT, _ConnectionT], key: _EndpointT | None) -> None: ...
+def begin_expiry(pool: BaseConnectionPool[_EndpointT, _ConnectionT], timeout: float | None, event: Any) -> Watch: ...
+def begin_suspension(
+    pool: BaseConnectionPool[_EndpointT, _ConnectionT],
+    key: _EndpointT | None,
+    mode: str,
+    drain: bool,
+    timeout: float | None,
+    event: Any,
+) -> Watch | None: ...
+def resume_endpoints(pool: BaseConnectionPool[_EndpointT, _ConnectionT], key: _EndpointT | None) -> None: ...
 
 @final
 class Release(Holder):

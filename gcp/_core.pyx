@@ -4,7 +4,7 @@ halves of the two pools. The contents, in the order in which to read them:
 
 layers                 plain C, a module each, which cimports only those before it: platform, frames, clock, ring, heap,
                        table, histogram, state, permits, screening, scheduling, connects, transitions, closing, checks,
-                       jobs, resizing
+                       jobs, steering, resizing
 records                the objects that own slots and endpoints
 event                  what a thread waits on
 arguments              what callers pass in: checked, and shown in messages
@@ -28,6 +28,7 @@ disposal, worker_pool  victims, and the workers that dispose of them
 pool_view              what a pool shows of itself
 base_pool              what both pools share: the idle hit
 reconfigure            changing limits while a pool is in use
+steering               expiring, suspending and resuming endpoints in use
 fastcall               faster ways through the interpreter for leases
 sync_pool              the compiled half of the threading pool
 async_pool, async_lease  ... of the asyncio pool, and the awaitable that it returns
@@ -96,7 +97,7 @@ from gcp.core.state cimport HOOK_DISPOSE
 from gcp.exceptions import (
     AcquireTimeoutError, ConnectionNotAcquiredError, ConnectionPoolClosedError, ConnectionPoolNotFound,
     DiscardConnection, EndpointRetiredError, EndpointUnavailableError, ErrorClass, HookTimeoutError, PoolNotReadyError,
-    TooManyWaitersError,
+    PoolSuspendedError, TooManyWaitersError,
 )
 
 gcp_clock_init()
@@ -127,6 +128,7 @@ include "core/worker_pool.pyx"
 include "core/pool_view.pyx"
 include "core/base_pool.pyx"
 include "core/reconfigure.pyx"
+include "core/steering.pyx"
 include "core/fastcall.pyx"
 include "core/sync_pool.pyx"
 include "core/async_pool.pyx"

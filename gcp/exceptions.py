@@ -19,6 +19,7 @@ __all__ = [
     'EndpointUnavailableError',
     'ErrorClass',
     'PoolNotReadyError',
+    'PoolSuspendedError',
     'TooManyWaitersError',
 ]
 
@@ -53,8 +54,8 @@ class AcquireTimeoutError(BaseError, TimeoutError):
     :ivar phase: the phase that ran out of time: ``waiting``, ``creation``, ``check_aliveness`` or ``on_acquire``; or
         ``admission``, if its wait was expected to outlast its time-out, so that it was refused when it came
     :ivar blocked_by: what blocked the acquire: ``endpoint cap``, ``total cap``, ``connect limit`` (`max_connecting`),
-                      ``total connect limit``, ``connect workers``, ``retry delay``, ``creation`` or ``None`` (a slow
-                      hook)
+                      ``total connect limit``, ``connect workers``, ``retry delay``, ``creation``, ``suspended`` or
+                      ``None`` (a slow hook)
     :ivar timeout: the time-out of the acquire, seconds
     :ivar idle: idle connections of the endpoint, or of the pool if the total cap blocked
     :ivar used: acquired connections of the same
@@ -176,6 +177,28 @@ class EndpointRetiredError(BaseError):
     def __init__(self, message: str = 'the endpoint is being retired', *, endpoint: object = None) -> None:
         super().__init__(message)
         self.endpoint = endpoint
+
+
+class PoolSuspendedError(BaseError):
+    """The pool or the endpoint is suspended, and acquires do not wait for it (``suspend(mode='raise')``).
+
+    :ivar pool: the name of the pool
+    :ivar endpoint: the endpoint
+    :ivar phase: ``waiting``, or ``admission`` if the acquire was refused when it came
+    """
+
+    def __init__(
+        self,
+        message: str = 'the pool is suspended',
+        *,
+        pool: str = '',
+        endpoint: object = None,
+        phase: str = 'admission',
+    ) -> None:
+        super().__init__(message)
+        self.pool = pool
+        self.endpoint = endpoint
+        self.phase = phase
 
 
 class ErrorClass(Enum):

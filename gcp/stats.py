@@ -31,6 +31,8 @@ class Counts:
     :ivar releases: releases so far, by outcome: idle, handoff, discarded
     :ivar leaks: connections that were held for longer than the pool's ``leak_threshold``
     :ivar connect_failures: connects that have failed, by the class of their error: transient, permanent
+    :ivar suspended: whether the endpoint is suspended, by itself or with its pool; of a pool: as a whole
+    :ivar stale: connections that were opened before `expire`, and are not gone yet
     """
 
     idle: int
@@ -44,6 +46,8 @@ class Counts:
     releases: Mapping[str, int] = field(repr=False)
     leaks: int = field(repr=False)
     connect_failures: Mapping[str, int] = field(repr=False)
+    suspended: bool = field(repr=False)
+    stale: int = field(repr=False)
 
     @property
     def size(self) -> int:

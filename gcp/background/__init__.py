@@ -7,12 +7,37 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Any, Generic
 
-from gcp._core import Watch
+from gcp._core import Watch, expire_connections, resume_endpoints
 from gcp.disposal import log
 from gcp.exceptions import PoolNotReadyError
+from gcp.managers import EndpointT
 
-__all__ = ['raise_errors']
+__all__ = ['Steering', 'raise_errors']
+
+
+class Steering(Generic[EndpointT]):
+    """What is done with endpoints in use at once, the same way by threads and by tasks."""
+
+    def expire(self, endpoint: EndpointT | None = None) -> None:
+        """Let no connection be handed out again that was opened before now, or whose connect has begun. Idle ones are
+        disposed of now, used ones when they are released. `wait_expired` waits until they are gone.
+
+        :param endpoint: the endpoint; ``None``: all. One that the pool does not know has none
+        """
+        pool: Any = self
+        expire_connections(pool, endpoint)
+
+    def resume(self, endpoint: EndpointT | None = None) -> None:
+        """End what `suspend` began: acquires are served again, those first that have waited longest. Does nothing to an
+        endpoint that is not suspended.
+
+        :param endpoint: the endpoint, as it was suspended by itself; ``None``: all, and each that was suspended by
+                         itself
+        """
+        pool: Any = self
+        resume_endpoints(pool, endpoint)
 
 
 def raise_errors(watch: Watch, logger: logging.Logger, pool: str) -> None:

@@ -6,10 +6,21 @@ import asyncio
 import logging
 import weakref
 from contextvars import Context
-from typing import Any, Generic
+from typing import Any, Literal
 
-from gcp._core import AsyncPool, FutureEvent, Job, Watch, begin_readiness, begin_retirement, begin_warm_up, next_job
-from gcp.background import raise_errors
+from gcp._core import (
+    AsyncPool,
+    FutureEvent,
+    Job,
+    Watch,
+    begin_expiry,
+    begin_readiness,
+    begin_retirement,
+    begin_suspension,
+    begin_warm_up,
+    next_job,
+)
+from gcp.background import Steering, raise_errors
 from gcp.disposal import DISPOSE_GRACE, FORCE_GRACE, weakly
 from gcp.disposal.deadline import wait_for
 from gcp.managers import EndpointT
@@ -86,7 +97,7 @@ async def run(pool: AsyncPool[Any, Any], first: Job) -> None:
         job = next_job(pool, True) if job.is_check else None
 
 
-class Operations(Generic[EndpointT]):
+class Operations(Steering[EndpointT]):
     """What is to be done with whole endpoints. Part of `gcp.asyncio.ConnectionPool`."""
 
     async def warm_up(self, *endpoints: EndpointT, size: int | None = None, timeout: float | None = None) -> None:
@@ -143,6 +154,52 @@ class Operations(Generic[EndpointT]):
                 await pool._disposer.dispose_in_background(FORCE_GRACE)
         finally:
             watch.close()
+
+    async def wait_expired(self, timeout: float | None = None) -> None:
+        """Wait until the last connection is gone that `expire` has expired.
+
+        :param timeout: how long to wait at most, seconds; ``None``: no limit
+        :raises TimeoutError: if it took longer
+        """
+        pool: Any = self
+        pool._check_loop()
+        await wait_and_conclude(begin_expiry(pool, timeout, None))
+
+    async def suspend(
+        self,
+        endpoint: EndpointT | None = None,
+        mode: Literal['wait', 'raise'] = 'wait',
+        *,
+        wait: bool = False,
+        drain: bool = False,
+        timeout: float | None = None,
+    ) -> None:
+        """Hand out no connection until `resume`, and neither open nor check any meanwhile. Connections that are held
+        stay so, and a connect that has begun goes on. A forked child starts with nothing suspended.
+
+        :param endpoint: the endpoint, whether the pool knows it or not; ``None``: all
+        :param mode: ``'wait'``: acquires wait, within their time-outs; ``'raise'``: they raise `PoolSuspendedError`,
+                     and so do those that wait already
+        :param wait: return when no connection is held or being created
+        :param drain: the same as `wait`
+        :param timeout: how long to wait for that, seconds; ``None``: no limit
+        :raises TimeoutError: if it took longer; it is suspended all the same
+        :raises ConnectionPoolClosedError: if the pool is closed
+        """
+        pool: Any = self
+        pool._check_loop()
+        watch = begin_suspension(pool, endpoint, mode, wait or drain, timeout, None)
+        if watch is not None:
+            await wait_and_conclude(watch)
+
+
+async def wait_and_conclude(watch: Watch) -> None:
+    """Wait until there is nothing left to wait for, or time has run out, and raise what is to be raised."""
+    try:
+        await wait_until_done(watch)
+        watch.conclude()
+    finally:
+        watch.close()
 
 
 async def wait(watch: Watch) -> None:

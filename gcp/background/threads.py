@@ -7,21 +7,23 @@ import weakref
 from collections import deque
 from functools import partial
 from math import inf
-from typing import Any, Generic
+from typing import Any, Literal
 
 from gcp._core import (
     Core,
     Job,
     SyncPool,
     Watch,
+    begin_expiry,
     begin_readiness,
     begin_retirement,
+    begin_suspension,
     begin_warm_up,
     end_rest,
     next_job,
     rest,
 )
-from gcp.background import raise_errors
+from gcp.background import Steering, raise_errors
 from gcp.disposal import DISPOSE_GRACE, FORCE_GRACE, SHORTEST_SLEEP, WORKER_IDLE_TIME, weakly
 from gcp.disposal.threads import start_daemon
 from gcp.managers import EndpointT
@@ -132,7 +134,7 @@ def run(pool: SyncPool[Any, Any], job: Job) -> None:
         job.abandon(error)
 
 
-class Operations(Generic[EndpointT]):
+class Operations(Steering[EndpointT]):
     """What is to be done with whole endpoints. Part of `gcp.threading.ConnectionPool`."""
 
     def warm_up(self, *endpoints: EndpointT, size: int | None = None, timeout: float | None = None) -> None:
@@ -188,6 +190,54 @@ class Operations(Generic[EndpointT]):
                 pool._disposer.dispose_in_background(FORCE_GRACE)
         finally:
             watch.close()
+
+    def wait_expired(self, timeout: float | None = None) -> None:
+        """Wait until the last connection is gone that `expire` has expired.
+
+        :param timeout: how long to wait at most, seconds; ``None``: no limit
+        :raises TimeoutError: if it took longer
+        """
+        pool: Any = self
+        wait_and_dispose(pool, begin_expiry(pool, timeout, event_class()()))
+
+    def suspend(
+        self,
+        endpoint: EndpointT | None = None,
+        mode: Literal['wait', 'raise'] = 'wait',
+        *,
+        wait: bool = False,
+        drain: bool = False,
+        timeout: float | None = None,
+    ) -> None:
+        """Hand out no connection until `resume`, and neither open nor check any meanwhile. Connections that are held
+        stay so, and a connect that has begun goes on. A forked child starts with nothing suspended.
+
+        :param endpoint: the endpoint, whether the pool knows it or not; ``None``: all
+        :param mode: ``'wait'``: acquires wait, within their time-outs; ``'raise'``: they raise `PoolSuspendedError`,
+                     and so do those that wait already
+        :param wait: return when no connection is held or being created
+        :param drain: the same as `wait`
+        :param timeout: how long to wait for that, seconds; ``None``: no limit
+        :raises TimeoutError: if it took longer; it is suspended all the same
+        :raises ConnectionPoolClosedError: if the pool is closed
+        """
+        pool: Any = self
+        watch = begin_suspension(pool, endpoint, mode, wait or drain, timeout, event_class()())
+        if watch is not None:
+            wait_and_dispose(pool, watch)
+
+
+def wait_and_dispose(pool: Any, watch: Watch) -> None:
+    """Wait until there is nothing left to wait for, and raise what is to be raised. What finalizers leave meanwhile is
+    disposed of."""
+    try:
+        while not wait_until_done(watch, pool._core):
+            pool._disposer.dispose_in_background(DISPOSE_GRACE)
+        watch.conclude()
+    finally:
+        watch.close()
+        if pool._core.has_victims:
+            pool._disposer.dispose_soon(DISPOSE_GRACE)
 
 
 def wait(watch: Watch) -> None:

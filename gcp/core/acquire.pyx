@@ -307,6 +307,8 @@ cdef class Acquire(Holder):
             verdict = ask(self, False)      # a connect has succeeded meanwhile
             if verdict != UNAVAILABLE:
                 return self.decide(verdict)
+        if verdict == CREATE and step_back(self):
+            return self.decide(ask(self, True))
         if verdict != CREATE and verdict != USE:
             raise_refusal(self, verdict)
         if verdict == CREATE:

@@ -3,15 +3,17 @@
 # say how that ended. What there is to do is decided in the layer of jobs.
 
 from gcp.core.checks cimport (
-    begin_check, checks_due, end_check, most_checks, needs_another_worker, plan_checks, stop_checking,
+    begin_check, checks_due, end_check, most_checks, needs_another_worker, plan_checks, put_off_check, stop_checking,
 )
 from gcp.core.connects cimport expire_endpoint
-from gcp.core.jobs cimport begin_connect, book_job, fail_job, fail_waiter, note_time, waiter_of_job
+from gcp.core.jobs cimport begin_connect, book_job, fail_job, fail_waiter, note_time, put_off_job, waiter_of_job
+from gcp.core.permits cimport end_stale_connect
 from gcp.core.platform cimport gcp_lock, gcp_unlock
 from gcp.core.ring cimport ring_empty, ring_init
 from gcp.core.state cimport (
     CALL_CANCELLED, CALL_DEAD, CALL_OK, DEAD, HOOK_CHECK, HOOK_CREATE, HOOK_FAILED, HOOK_KEEPALIVE, HOOK_ON_DEAD,
-    N_HOOKS, count_hook_call, endpoint_object, endpoint_t, first_waiter, pool_t, slot_object, slot_t, waiter_t,
+    N_HOOKS, OPEN, count_hook_call, endpoint_object, endpoint_t, first_waiter, pool_t, slot_object, slot_t, suspension,
+    waiter_t,
 )
 from gcp.core.table cimport table_find
 from gcp.core.transitions cimport discard_slot
@@ -147,7 +149,29 @@ cdef void begin_job(Job job, Core core, Endpoint ep, int todo) noexcept:
     job.epoch = core.pool.epoch
     job.ep = ep
     job.key = ep.key
+    job.expiries = ep.e.expiries
     job.todo = todo
+
+
+cdef int put_off(Job job) except -1:
+    """End a job that was not begun, if its endpoint was suspended meanwhile."""
+    cdef Core core = job.core
+    cdef pool_t* pool = &core.pool
+    cdef bint off
+    cdef double now
+    if job.epoch != pool.epoch or suspension(pool, &job.ep.e) == OPEN:
+        return 0
+    core.before('put_off')
+    now = core.now()
+    gcp_lock(&core.mutex)
+    pool.now = now
+    off = job.epoch == pool.epoch and suspension(pool, &job.ep.e) != OPEN
+    if off and job.slot is None:
+        put_off_job(pool, &job.ep.e, job.expiries)
+    elif off and job.current():
+        put_off_check(pool, &job.slot.s, now)
+    gcp_unlock(&core.mutex)
+    return job.leave() if off else 0
 
 
 @cython.final
@@ -163,6 +187,7 @@ cdef class Job(Holder):
     cdef readonly object own         # for a driver: it has no victims of its own
     cdef readonly bint is_check
     cdef int todo
+    cdef uint64_t expiries           # those of its endpoint when it was permitted
     cdef double began
     cdef HookCall call
     cdef Slot fresh                  # allocated before create is called: the record of what it will return
@@ -172,6 +197,8 @@ cdef class Job(Holder):
 
     cpdef int next(self) except -1:
         """Return what is to be done now: a hook to call, or `TODO_DONE`."""
+        if self.call is None and self.todo != HOOK_ON_DEAD and not self.ended:
+            put_off(self)
         return self.todo
 
     cpdef int completed(self, result=None) except -1:
@@ -320,7 +347,7 @@ cdef class Job(Holder):
         known = table_find(&core.pool.members, <PyObject*>conn) != NULL
         if not known:
             Py_INCREF(slot)                     # the endpoint's
-            book_job(&core.pool, &self.ep.e, &slot.s, now, now - self.began)
+            book_job(&core.pool, &self.ep.e, &slot.s, now, now - self.began, self.expiries)
         gcp_unlock(&core.mutex)
         self.newborn = None
         if known:
@@ -405,6 +432,7 @@ cdef class Job(Holder):
         if tell and e.waiting and not first_waiter(e).creates and not (pool.retries and counts):
             fail_waiter(pool, e)
             told = True
+        end_stale_connect(pool, e, self.expiries)
         fail_job(pool, e, counts, kind is ErrorClass.PERMANENT)
         tell_woken(pool, error)
         gcp_unlock(&core.mutex)

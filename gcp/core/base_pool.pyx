@@ -52,7 +52,7 @@ cdef slot_t* take_slot_of(Core core, Endpoint ep, acquire_t* a, bint checks_only
     """Take an idle connection of an endpoint that was looked up by equality."""
     cdef slot_t* s = NULL
     gcp_lock(&core.mutex)
-    if ep.e.listed:
+    if ep.e.shown:
         s = take_hit(&core.pool, &ep.e, gcp_monotonic(), a, checks_only)
     gcp_unlock(&core.mutex)
     return s

@@ -4,7 +4,7 @@ from gcp.core.permits cimport endpoint_may_connect, pool_may_connect
 from gcp.core.platform cimport gcp_lock, gcp_unlock
 from gcp.core.ring cimport ring_t
 from gcp.core.state cimport (
-    cap, endpoint_link, endpoint_t, pool_t, queue_limit, slot_in_endpoint, slot_object, taken,
+    OPEN, cap, endpoint_link, endpoint_t, pool_t, queue_limit, slot_in_endpoint, slot_object, suspension, taken,
 )
 
 cdef int CLOSED_AT_MOST = 20     # connections are asked whether they are closed
@@ -12,6 +12,8 @@ cdef int CLOSED_AT_MOST = 20     # connections are asked whether they are closed
 
 cdef str what_blocks(pool_t* pool, endpoint_t* e):
     """Say what an acquire that waits for an endpoint waits for: one of those of `AcquireTimeoutError.blocked_by`."""
+    if suspension(pool, e) != OPEN:
+        return 'suspended'
     if taken(e) - e.reserved >= cap(e):
         return 'creation' if e.n_used == 0 and e.creating else 'endpoint cap'
     if e.delayed:
@@ -36,7 +38,7 @@ cdef void note_block(Acquire acquire):
     cdef ring_t* node
     acquire.blocked_by = what_blocks(pool, e)
     limit = limit_of(pool, e, acquire.blocked_by)
-    if own or acquire.blocked_by == 'connect limit' or acquire.blocked_by == 'retry delay':
+    if own or acquire.blocked_by in ('connect limit', 'retry delay', 'suspended'):
         if e.n_used:
             oldest = slot_in_endpoint(e.used.next).since
         acquire.block = (e.n_base + e.n_extra, e.n_used, e.creating, e.waiting, limit, oldest)

@@ -10,8 +10,8 @@ from gcp.core.ring cimport ring_insert, ring_remove, ring_t
 from gcp.core.scheduling cimport begin_use, checked_before, expires_before, note_expiry, remove_idle
 from gcp.core.screening cimport smooth
 from gcp.core.state cimport (
-    IDLE, RETURNING, TO_IDLE, endpoint_t, first_check, idle_limit, pool_t, slot_check, slot_in_endpoint, slot_in_pool,
-    slot_t,
+    IDLE, OPEN, RETURNING, TO_IDLE, endpoint_t, first_check, idle_limit, pool_t, slot_check, slot_in_endpoint,
+    slot_in_pool, slot_t, suspension,
 )
 from gcp.core.table cimport table_has_room, table_remove
 from gcp.core.transitions cimport CHECK_SLACK, end_release, set_check
@@ -123,8 +123,8 @@ cdef inline bint needs_another_worker(pool_t* pool) noexcept nogil:
 cdef inline bint is_later(pool_t* pool, slot_t* s) noexcept nogil:
     """Move a connection to its place in the heap if its check is due later than was noted when it was used, or checked.
     Return whether it is."""
-    cdef double when = pool.now + s.patience        # of one that is used: when it can be due at the earliest
-    if s.state == IDLE:
+    cdef double when = pool.now + s.patience        # of one that is used or suspended: when it can be due at the earliest
+    if s.state == IDLE and suspension(pool, s.ep) == OPEN:
         when = max(s.since, s.checked) + s.patience
     if when <= s.check_at:
         return False
@@ -205,6 +205,15 @@ cdef inline void end_check(pool_t* pool, slot_t* s, double now, double took) noe
     smooth(&pool.check_time, max(took, 1e-9))
     stop_checking(pool, s.ep)
     s.checked = now
+    set_check(pool, s, now)
+    if end_release(pool, s, now) == TO_IDLE and was_extra and s.extra:
+        return_among_extras(pool, s)
+
+
+cdef inline void put_off_check(pool_t* pool, slot_t* s, double now) noexcept nogil:
+    """End a check that was not begun, because the endpoint was suspended: the connection is idle again."""
+    cdef bint was_extra = s.extra
+    stop_checking(pool, s.ep)
     set_check(pool, s, now)
     if end_release(pool, s, now) == TO_IDLE and was_extra and s.extra:
         return_among_extras(pool, s)

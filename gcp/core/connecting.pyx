@@ -5,7 +5,7 @@ from gcp.core.connects cimport end_failed_connect, expire_endpoint
 from gcp.core.platform cimport gcp_is_coroutine, gcp_lock, gcp_unlock
 from gcp.core.ring cimport ring_empty, ring_t
 from gcp.core.state cimport (
-    CROWDED_OUT, DONE, FAILED, HOOK_CREATE, HOPELESS, REFUSED, UNAVAILABLE, cap, count_hook_call, endpoint_link,
+    CROWDED_OUT, DONE, FAILED, HOOK_CREATE, HOPELESS, REFUSED, SUSPENDED, UNAVAILABLE, cap, count_hook_call, endpoint_link,
     endpoint_object, endpoint_t, pool_t, taken, waiter_t,
 )
 
@@ -153,6 +153,8 @@ cdef int raise_refusal(Acquire acquire, int verdict) except -1:
         raise acquire.timed_out('admission') from acquire.last_error
     if verdict == REFUSED:
         raise refused(acquire)
+    if verdict == SUSPENDED:
+        raise suspended(acquire)
     raise ConnectionPoolClosedError(f'{acquire.pool.name} is closed')
 
 
@@ -180,6 +182,8 @@ cdef str describe_block(Acquire acquire, str block, limit):
     """Say what an acquire that ran out of time has waited for."""
     if block == 'creation':
         return block
+    if block == 'suspended':
+        return describe_suspension(acquire.core, acquire.key, acquire.ep)
     if block == 'retry delay':
         failures = describe_failures(acquire.core, acquire.ep, acquire.last_error)
         return f'the retry delay of endpoint {describe(acquire.key)}: {failures}'
@@ -201,11 +205,12 @@ cdef str describe_blocks(Core core):
     gcp_lock(&core.mutex)
     node = pool.endpoints.next
     while node != &pool.endpoints and len(found) < SHOWN:
-        if endpoint_link(node).waiting or endpoint_link(node).broken:
+        if endpoint_link(node).waiting or endpoint_link(node).broken or endpoint_link(node).suspended:
             found.append(<Endpoint>endpoint_object(endpoint_link(node)))
         node = node.next
     gcp_unlock(&core.mutex)
-    return ''.join([f'; {describe(ep.key)}: {describe_endpoint(core, ep)}' for ep in found])
+    whole = '; suspended' if pool.suspended else ''
+    return whole + ''.join([f'; {describe(ep.key)}: {describe_endpoint(core, ep)}' for ep in found])
 
 
 cdef str describe_endpoint(Core core, Endpoint ep):
@@ -214,6 +219,8 @@ cdef str describe_endpoint(Core core, Endpoint ep):
     if e.broken:
         return f"breaker {'half open' if e.creating else 'open'}: {describe_failures(core, ep, ep.last_error)}"
     block = what_blocks(&core.pool, e)
+    if block == 'suspended':
+        return f'{e.waiting} waiting, suspended'
     if block == 'retry delay':
         return f'{e.waiting} waiting, retry delay: {describe_failures(core, ep, ep.last_error)}'
     if block == 'creation':

@@ -4,6 +4,7 @@
 
 from libc.math cimport INFINITY, pow
 
+from gcp.core.permits cimport count_stale, end_stale_connect
 from gcp.core.platform cimport random_fraction
 from gcp.core.ring cimport ring_empty, ring_insert, ring_remove
 from gcp.core.scheduling cimport (
@@ -164,6 +165,7 @@ cdef inline int end_failed_connect(pool_t* pool, waiter_t* w, bint permanent, bi
     ep.creating -= 1
     pool.creating -= 1
     pool.size -= 1
+    end_stale_connect(pool, ep, w.expiries)
     w.state = DONE
     if again and not permanent:
         if pool.closed:
@@ -201,6 +203,9 @@ cdef inline double keep_time(pool_t* pool, waiter_t* w) noexcept nogil:
 cdef inline void expire_endpoint(pool_t* pool, endpoint_t* ep) noexcept nogil:
     """Expire all connections of an endpoint whose connect began before now: idle ones become victims, used ones will
     when they are released."""
-    ep.stale_before = pool.now
+    cdef Py_ssize_t begun = ep.creating - ep.unbegun
+    ep.expiries += 1
+    count_stale(pool, ep, begun - ep.stale_connects)
+    ep.stale_connects = begun
     end_lives(pool, ep, EXPIRED)
     update_blocked(pool, ep)

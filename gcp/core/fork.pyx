@@ -8,7 +8,7 @@ from gcp.core.platform cimport gcp_mutex_init, gcp_take
 from gcp.core.ring cimport ring_empty, ring_init, ring_remove, ring_t
 from gcp.core.screening cimport update_screening
 from gcp.core.state cimport (
-    DONE, FREE, counters_t, endpoint_link, endpoint_object, endpoint_t, first_waiter, metrics_t, pool_t,
+    DONE, FREE, OPEN, counters_t, endpoint_link, endpoint_object, endpoint_t, first_waiter, metrics_t, pool_t,
     slot_in_endpoint, slot_object, slot_t, waiter_t,
 )
 from gcp.core.table cimport table_t
@@ -34,6 +34,8 @@ cdef void empty_pool(pool_t* pool) noexcept:
     pool.reserved = pool.n_over = 0
     pool.due.n = pool.blocked.n = pool.expiring.n = pool.checks.n = 0
     pool.over = False
+    pool.hidden = pool.stale = pool.drains = 0
+    pool.suspended = OPEN
     update_screening(pool)
     pool.woken = NULL
     pool.empties = NULL
@@ -86,7 +88,8 @@ cdef void drop_slots(pool_t* pool, bint inherited):
         ring_remove(&e.link)
         ring_remove(&e.in_unbegun)
         ring_remove(&e.in_short)
-        e.listed = False
+        e.listed = e.shown = False
+        e.suspended = OPEN
         forget_failures(pool, e)
         e.in_called = False
         rings[0], rings[1], rings[2], rings[3] = &e.base, &e.extras, &e.used, &e.disposals

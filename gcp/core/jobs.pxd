@@ -3,18 +3,19 @@
 # connection is due to be checked. There is no queue of requests, so what is no longer needed is not begun.
 
 from libc.math cimport INFINITY
+from libc.stdint cimport uint64_t
 
 from gcp.core.checks cimport next_check_at
 from gcp.core.connects cimport connect_failed, connect_succeeded, delay_after, drop_unbegun, return_job, turn_away_waiters
-from gcp.core.permits cimport is_short, note_room, note_short, pool_may_connect
+from gcp.core.permits cimport end_stale_connect, is_short, note_drained, note_room, note_short, pool_may_connect
 from gcp.core.platform cimport random_fraction
 from gcp.core.ring cimport ring_empty, ring_insert, ring_remove, ring_t
 from gcp.core.scheduling cimport (
     add_idle, dequeue, end_lives, evict_for, hand_off, make_victim, note_if_empty, serve_blocked, update_blocked, wake,
 )
 from gcp.core.state cimport (
-    FAILED, POOL_CLOSED, REFUSED, RETIRED, cap, endpoint_short, endpoint_t, endpoint_unbegun, first_waiter, neediest,
-    pool_t, slot_t, taken, waiter_node, waiter_t,
+    EXPIRED, FAILED, OPEN, POOL_CLOSED, REFUSED, RETIRED, cap, endpoint_short, endpoint_t, endpoint_unbegun,
+    first_waiter, neediest, pool_t, slot_t, suspension, taken, waiter_node, waiter_t,
 )
 from gcp.core.transitions cimport enter_connection
 
@@ -44,7 +45,8 @@ cdef inline bint may_refill(pool_t* pool, endpoint_t* ep) noexcept nogil:
     """Whether an endpoint that has too few connections has room for one more, time aside. Nothing is evicted for it and
     waiters come first. After a connect that failed, one is tried at a time."""
     return (
-        taken(ep) < cap(ep) and pool.size < pool.total_max_size and pool.blocked.n == 0 and pool_may_connect(pool)
+        suspension(pool, ep) == OPEN
+        and taken(ep) < cap(ep) and pool.size < pool.total_max_size and pool.blocked.n == 0 and pool_may_connect(pool)
         and (pool.connect_workers or pool.jobs < MOST_JOBS) and ep.creating + ep.reserved < pool.max_connecting
         and (ep.creating + ep.reserved == 0 or (ep.refill_steps == 0 and not ep.delayed))
     )
@@ -102,17 +104,27 @@ cdef inline waiter_t* waiter_of_job(endpoint_t* ep) noexcept nogil:
     return NULL if node == &ep.queue else waiter_node(node)
 
 
-cdef inline void book_job(pool_t* pool, endpoint_t* ep, slot_t* s, double now, double took) noexcept nogil:
+cdef inline void put_off_job(pool_t* pool, endpoint_t* ep, uint64_t expiries) noexcept nogil:
+    """End a connect that was not begun, because its endpoint was suspended."""
+    end_stale_connect(pool, ep, expiries)
+    give_back_job(pool, ep)
+
+
+cdef inline void book_job(
+    pool_t* pool, endpoint_t* ep, slot_t* s, double now, double took, uint64_t expiries
+) noexcept nogil:
     """Turn the permit of a connect in the background into a connection: for the oldest waiter, or idle."""
     cdef waiter_t* w
-    enter_connection(pool, ep, s, now, took)
+    enter_connection(pool, ep, s, now, took, expiries)
     ep.jobs -= 1
     pool.jobs -= 1
     ep.refill_steps = 0
     ep.refill_at = 0
     if pool.closed or ep.retiring:
         make_victim(pool, s, POOL_CLOSED if pool.closed else RETIRED)
-    elif ep.waiting:
+    elif s.stale:
+        make_victim(pool, s, EXPIRED)
+    elif ep.waiting and suspension(pool, ep) == OPEN:
         w = first_waiter(ep)
         s.fresh = True
         hand_off(pool, s, now)
@@ -121,6 +133,7 @@ cdef inline void book_job(pool_t* pool, endpoint_t* ep, slot_t* s, double now, d
         evict_for(pool, s, neediest(pool))
     else:
         add_idle(pool, s, now)
+    note_drained(pool, ep)
     connect_succeeded(pool, ep)
     update_blocked(pool, ep)
     serve_blocked(pool)

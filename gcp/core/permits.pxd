@@ -1,8 +1,10 @@
 # Permits: which connects may begin, as far as limits of connects and earlier failures are concerned, and which
 # endpoints are to be refilled.
 
+from libc.stdint cimport uint64_t
+
 from gcp.core.ring cimport ring_empty, ring_insert
-from gcp.core.state cimport base_size, endpoint_t, first_waiter, held, pool_t
+from gcp.core.state cimport OPEN, base_size, endpoint_t, first_waiter, held, pool_t, suspension
 
 
 cdef inline bint has_to_delay(pool_t* pool, endpoint_t* ep) noexcept nogil:
@@ -12,7 +14,10 @@ cdef inline bint has_to_delay(pool_t* pool, endpoint_t* ep) noexcept nogil:
 
 cdef inline bint endpoint_may_connect(pool_t* pool, endpoint_t* ep) noexcept nogil:
     """Whether an endpoint may begin one more connect, as far as it is concerned. A reservation counts as a connect."""
-    return ep.creating + ep.reserved < pool.max_connecting and not has_to_delay(pool, ep)
+    return (
+        ep.creating + ep.reserved < pool.max_connecting and not has_to_delay(pool, ep)
+        and suspension(pool, ep) == OPEN
+    )
 
 
 cdef inline bint pool_may_connect(pool_t* pool) noexcept nogil:
@@ -28,6 +33,8 @@ cdef inline bint may_connect(pool_t* pool, endpoint_t* ep) noexcept nogil:
 
 cdef inline bint can_use_reservation(pool_t* pool, endpoint_t* ep) noexcept nogil:
     """Whether an endpoint may begin the connect for which it has a reservation: its connects may have failed since."""
+    if suspension(pool, ep) != OPEN:
+        return False
     return not ep.delayed or (ep.creating == 0 and pool.now >= ep.retry_at)
 
 
@@ -59,3 +66,39 @@ cdef inline void note_room(pool_t* pool) noexcept nogil:
     """Note that a place has become free: an endpoint that has too few connections may use it."""
     if not ring_empty(&pool.short):
         pool.wake_background = True
+
+
+# --- what was opened before it was expired ---
+
+cdef inline void count_stale(pool_t* pool, endpoint_t* ep, Py_ssize_t more) noexcept nogil:
+    """Count what was opened before it was expired and is not gone, and tell those who wait for the last one."""
+    ep.stale += more
+    pool.stale += more
+    if ep.stale == 0:
+        pool.wake_background = True
+
+
+cdef inline void end_stale_connect(pool_t* pool, endpoint_t* ep, uint64_t expiries) noexcept nogil:
+    """A connect has ended without a connection.
+
+    :param expiries: those of its endpoint when it was permitted
+    """
+    if ep.stale_connects and expiries < ep.expiries:
+        ep.stale_connects -= 1
+        count_stale(pool, ep, -1)
+
+
+cdef inline void limit_stale_connects(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """Connects were dropped, and it is not known which: no more can have begun before than are in progress."""
+    while ep.stale_connects > ep.creating - ep.unbegun:
+        ep.stale_connects -= 1
+        count_stale(pool, ep, -1)
+
+
+# --- suspended endpoints that hold no connection any more ---
+
+cdef inline void note_drained(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """Tell those who wait until suspended endpoints hold no connection, if that may be so now."""
+    if pool.drains and ep.n_used + ep.creating == 0 and suspension(pool, ep) != OPEN:
+        pool.wake_background = True
+        pool.wake_collector = True      # so that a release looks what it has left to do

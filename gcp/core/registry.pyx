@@ -6,10 +6,11 @@ from gcp.core.ring cimport ring_empty, ring_insert, ring_remove, ring_t
 from gcp.core.scheduling cimport expires_before
 from gcp.core.screening cimport forget_over
 from gcp.core.state cimport (
-    USED, counters_t, endpoint_object, endpoint_t, limits_t, pool_t, set_limits, slot_in_endpoint, slot_object, slot_t,
+    OPEN, USED, counters_t, endpoint_object, endpoint_t, limits_t, pool_t, set_limits, slot_in_endpoint, slot_object, slot_t,
     table_find_of, taken,
 )
-from gcp.core.table cimport table_add, table_find, table_has_room, table_remove, table_shrink
+from gcp.core.steering cimport hide, show
+from gcp.core.table cimport table_find, table_resize, table_shrink
 
 
 cdef inline Endpoint find_endpoint(Core core, key):
@@ -28,6 +29,12 @@ cdef Endpoint register_endpoint(Core core, key):
     return ep
 
 
+cdef inline bint room_for_key(pool_t* pool) noexcept nogil:
+    """Make room for one more endpoint in the table of keys, in which suspended endpoints have theirs as well."""
+    cdef size_t n = <size_t>pool.n_endpoints
+    return 2 * (n + 1) <= pool.known.mask or table_resize(&pool.known, 2 * n + 1)
+
+
 cdef int list_endpoint(Core core, Endpoint ep) except -1:
     """List a record with its limits, unless another thread has listed it, or limits have changed meanwhile."""
     cdef pool_t* pool = &core.pool
@@ -36,10 +43,12 @@ cdef int list_endpoint(Core core, Endpoint ep) except -1:
     cdef bint room = True
     gcp_lock(&core.mutex)
     if not ep.e.listed and core.limits_version == version:
-        room = heap_has_room(&pool.blocked, pool.n_endpoints + 1) and table_has_room(&pool.known) \
+        room = heap_has_room(&pool.blocked, pool.n_endpoints + 1) and room_for_key(pool) \
             and heap_has_room(&pool.expiring, pool.n_endpoints + 1)
         if room:
-            table_add(&pool.known, &ep.e)
+            pool.hidden += 1
+            if pool.suspended == OPEN:
+                show(pool, &ep.e)
             ring_insert(&pool.endpoints, &ep.e.link)
             pool.n_endpoints += 1
             pool.listings += 1
@@ -65,7 +74,7 @@ cdef void forget_call(pool_t* pool, endpoint_t* e) noexcept nogil:
 
 cdef bint unregister(pool_t* pool, endpoint_t* e) noexcept nogil:
     """Drop the record of an endpoint unless it is in use again. Its counts go to the retired totals."""
-    if e.waiting or taken(e) or e.kept or not e.listed or not ring_empty(&e.in_failing):
+    if e.waiting or taken(e) or e.kept or e.suspended or not e.listed or not ring_empty(&e.in_failing):
         return False
     if e.in_called:
         forget_call(pool, e)
@@ -77,9 +86,11 @@ cdef bint unregister(pool_t* pool, endpoint_t* e) noexcept nogil:
     e.retiring = False
     e.refill_steps = 0
     e.refill_at = 0
-    table_remove(&pool.known, e)
-    table_shrink(&pool.known)
+    hide(pool, e)
+    pool.hidden -= 1
     pool.n_endpoints -= 1
+    if pool.hidden == 0:
+        table_shrink(&pool.known)
     e.listed = False
     add_counters(&pool.retired, &e.counters)
     memset(&e.counters, 0, sizeof(counters_t))

@@ -8,8 +8,8 @@ from gcp.core.ring cimport ring_empty, ring_init
 from gcp.core.scheduling cimport note_if_empty
 from gcp.core.state cimport (
     CALL_ERROR, CANCELLED, CREATE, CREATED, CROWDED_OUT, DEAD, DONE, ERROR, HIT, HOOK_CREATE, HOOK_FAILED, HOPELESS,
-    NEW, N_HOOKS, REJECTED, TIMED_OUT, TURNED_AWAY, USE, WAIT, WAITED, count_hook_call, counters_t, endpoint_object,
-    endpoint_t, pool_t, slot_object, slot_t,
+    NEW, N_HOOKS, OPEN, REJECTED, TIMED_OUT, TURNED_AWAY, USE, WAIT, WAITED, count_hook_call, counters_t, endpoint_object,
+    endpoint_t, pool_t, slot_object, slot_t, suspension,
 )
 from gcp.core.table cimport table_find
 from gcp.core.transitions cimport book_connection, discard_slot, end_release, make_room, request_slot, withdraw
@@ -109,7 +109,9 @@ cdef inline int submit(Acquire acquire, bint again, double now) noexcept:
     verdict = request_slot(pool, &acquire.w, now)
     if acquire.w.queued:
         # Does it wait for a disposal that it has set off, or for others?
-        acquire.set_off = acquire.ep.e.reserved + acquire.ep.e.disposing >= acquire.ep.e.waiting
+        acquire.set_off = (
+            acquire.ep.e.reserved + acquire.ep.e.disposing >= acquire.ep.e.waiting
+            and suspension(pool, &acquire.ep.e) == OPEN)
         acquire.waited = acquire.waited or not acquire.set_off
         if acquire.core.tracer is not None:
             acquire.blocked_by = what_blocks(pool, &acquire.ep.e)      # for its span
@@ -320,9 +322,29 @@ cdef void restore_permit(Acquire acquire) noexcept:
         arrive(acquire)
         acquire.w.state = CREATE
         acquire.w.ep = &acquire.ep.e
+        acquire.w.expiries = acquire.ep.e.expiries
         acquire.ep.e.creating += 1
         pool.creating += 1
         pool.size += 1
+
+
+cdef bint step_back(Acquire acquire) except -1:
+    """Return the permit of a connect that has not begun, if its endpoint was suspended meanwhile. Returns whether the
+    acquire has to ask again."""
+    cdef Core core = acquire.core
+    cdef bint back = False
+    cdef double now
+    if acquire.epoch != core.pool.epoch or suspension(&core.pool, &acquire.ep.e) == OPEN:
+        return False
+    core.before('step_back')
+    now = core.now()
+    gcp_lock(&core.mutex)
+    core.pool.now = now
+    if acquire.epoch == core.pool.epoch and suspension(&core.pool, &acquire.ep.e) != OPEN:
+        back = withdraw(&core.pool, &acquire.w) == CREATE
+    gcp_unlock(&core.mutex)
+    core.after()
+    return back
 
 
 # --- the end ---
@@ -357,7 +379,8 @@ cdef int result_of(error):
     """Return how an acquire that has raised an error is counted."""
     if isinstance(error, AcquireTimeoutError):
         return TIMED_OUT
-    return REJECTED if isinstance(error, (TooManyWaitersError, EndpointUnavailableError)) else ERROR
+    refusals = (TooManyWaitersError, EndpointUnavailableError, PoolSuspendedError)
+    return REJECTED if isinstance(error, refusals) else ERROR
 
 
 cdef bint withdraw_acquire(Acquire acquire, error) except -1:

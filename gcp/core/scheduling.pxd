@@ -9,15 +9,16 @@ from libc.stdint cimport uint64_t
 from gcp.core.heap cimport heap_push, heap_remove, heap_sift, place_t
 from gcp.core.histogram cimport N_AGE_BOUNDS, gcp_ages, observe
 from gcp.core.permits cimport (
-    call_timekeeper, can_use_reservation, endpoint_may_connect, note_short, pool_may_connect,
+    call_timekeeper, can_use_reservation, count_stale, endpoint_may_connect, note_drained, note_short,
+    pool_may_connect,
 )
 from gcp.core.platform cimport gcp_prefetch
 from gcp.core.ring cimport ring_empty, ring_insert, ring_remove, ring_t
 from gcp.core.state cimport (
-    CREATE, DISCARDED, DISPOSING, EVICTED, EXPIRED, HANDOFF, IDLE, IDLE_TIMEOUT, MAX_LIFETIME, N_REASONS, RETIRED,
-    TO_DISPOSAL, TO_IDLE, USE, USED, WAIT, base_size, cap, endpoint_expiring, endpoint_link, endpoint_rank, endpoint_t,
-    first_waiter, held, idle_limit, neediest, pool_t, slot_check, slot_due, slot_in_endpoint, slot_in_pool,
-    slot_reservation, slot_t, taken, waiter_node, waiter_t,
+    CREATE, DISCARDED, DISPOSING, EVICTED, EXPIRED, HANDOFF, IDLE, IDLE_TIMEOUT, MAX_LIFETIME, N_REASONS, OPEN,
+    RETIRED, TO_DISPOSAL, TO_IDLE, USE, USED, WAIT, base_size, cap, endpoint_expiring, endpoint_link, endpoint_rank,
+    endpoint_t, first_waiter, held, idle_limit, neediest, pool_t, slot_check, slot_due, slot_in_endpoint, slot_in_pool,
+    slot_reservation, slot_t, suspension, taken, waiter_node, waiter_t,
 )
 from gcp.core.table cimport home_of, table_add, table_has_room, table_remove
 
@@ -115,13 +116,14 @@ cdef inline void note_if_empty(pool_t* pool, endpoint_t* ep) noexcept nogil:
     """Note an endpoint without connections and waiters: its record can be dropped."""
     if (
         ep.waiting == 0 and taken(ep) == 0 and not ep.in_empties and ep.listed and not ep.kept
-        and not is_remembered(pool, ep)
+        and not is_remembered(pool, ep) and not ep.suspended
     ):
         ep.in_empties = True
         ep.next_empty = pool.empties
         pool.empties = ep
     if ep.retiring:
         pool.wake_background = True
+    note_drained(pool, ep)
 
 
 # --- used slots ---
@@ -284,6 +286,13 @@ cdef inline void make_victim(pool_t* pool, slot_t* s, int reason) noexcept nogil
     note_short(pool, ep)
 
 
+cdef inline void mark_stale(pool_t* pool, slot_t* s) noexcept nogil:
+    """Count a connection among those that were opened before they were expired, until it is gone."""
+    if not s.stale:
+        s.stale = True
+        count_stale(pool, s.ep, 1)
+
+
 cdef inline void end_lives(pool_t* pool, endpoint_t* ep, int reason) noexcept nogil:
     """End the lives of an endpoint's connections: idle ones become victims, used ones will when they are released.
 
@@ -297,13 +306,17 @@ cdef inline void end_lives(pool_t* pool, endpoint_t* ep, int reason) noexcept no
         heap_remove(&pool.due, &s.due, dies_before)
         s.expires = -INFINITY
         if reason == EXPIRED:
-            s.stale = True
+            mark_stale(pool, s)
         else:
             s.retired = True
     while ep.n_base or ep.n_extra:
         s = slot_in_endpoint(ep.base.next if ep.n_base else ep.extras.next)
         remove_idle(pool, s)
         make_victim(pool, s, reason)
+    node = ep.disposals.next
+    while reason == EXPIRED and node != &ep.disposals:
+        mark_stale(pool, slot_in_endpoint(node))
+        node = node.next
 
 
 cdef inline void evict_for(pool_t* pool, slot_t* s, endpoint_t* needy) noexcept nogil:
@@ -338,6 +351,7 @@ cdef inline void grant_permit(pool_t* pool, endpoint_t* ep) noexcept nogil:
     pool.creating += 1
     pool.size += 1
     if w.creates:
+        w.expiries = ep.expiries
         dequeue(pool, w)
         wake(pool, w, CREATE)
     else:
@@ -423,6 +437,7 @@ cdef inline int find_use(pool_t* pool, slot_t* s, double now, bint acquired) noe
     cdef endpoint_t* needy
     cdef int reason
     if pool.screen != NULL:
+        note_drained(pool, ep)
         reason = pool.screen(pool, s, now, acquired)
         if reason != N_REASONS:
             make_victim(pool, s, reason)
@@ -435,7 +450,7 @@ cdef inline int find_use(pool_t* pool, slot_t* s, double now, bint acquired) noe
     needy = neediest(pool)
     if needy != NULL and not pool_may_connect(pool):
         needy = NULL
-    if ep.waiting:
+    if ep.waiting and suspension(pool, ep) == OPEN:
         if needy != NULL and needy != ep and yields_to(pool, s, needy, now):
             evict_for(pool, s, needy)
             return TO_DISPOSAL

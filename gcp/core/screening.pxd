@@ -36,14 +36,15 @@ cdef inline int screen(pool_t* pool, slot_t* s, double now, bint acquired) noexc
         return MAX_USES
     if exceeds_a_cap(pool, s):
         return EVICTED
-    if not pool.over and not pool.n_over and not pool.max_uses and not pool.admits_by_deadline:
+    if not (pool.over or pool.n_over or pool.max_uses or pool.admits_by_deadline or pool.drains):
         pool.screen = NULL
     return N_REASONS
 
 
 cdef inline void update_screening(pool_t* pool) noexcept nogil:
-    """Have released connections screened where one may be of no use any more, or where its use is measured."""
-    if pool.closed or pool.over or pool.n_over or pool.max_uses or pool.admits_by_deadline:
+    """Have released connections screened where one may be of no use any more, where its use is measured, or where a
+    caller waits until none is held."""
+    if pool.closed or pool.over or pool.n_over or pool.max_uses or pool.admits_by_deadline or pool.drains:
         pool.screen = screen
     else:
         pool.screen = NULL

@@ -9,9 +9,9 @@ from gcp.core.platform cimport gcp_lock, gcp_prefetch, gcp_unlock
 from gcp.core.ring cimport ring_t
 from gcp.core.scheduling cimport find_leaks
 from gcp.core.state cimport (
-    CALL_DEAD, HIT, HOOK_CHECK, HOOK_KEEPALIVE, N_HOOKS, N_HOOK_OUTCOMES, N_OUTCOMES, N_REASONS, N_RESULTS, base_size,
-    cap, counters_t, endpoint_link, endpoint_t, first_waiter, idle_limit, lifetime, limits_t, metrics_t, pool_t,
-    queue_limit, slot_in_endpoint, taken,
+    CALL_DEAD, HIT, HOOK_CHECK, HOOK_KEEPALIVE, N_HOOKS, N_HOOK_OUTCOMES, N_OUTCOMES, N_REASONS, N_RESULTS, OPEN,
+    base_size, cap, counters_t, endpoint_link, endpoint_t, first_waiter, idle_limit, lifetime, limits_t, metrics_t, pool_t,
+    queue_limit, slot_in_endpoint, suspension, taken,
 )
 
 REASONS = (
@@ -47,6 +47,8 @@ cdef struct counts_t:
     int failures
     int breaker
     double retry_at
+    bint suspended
+    Py_ssize_t stale
 
 
 cdef struct oldest_t:
@@ -82,7 +84,9 @@ cdef limits_t limits_of_endpoint(endpoint_t* e) noexcept nogil:
 cdef Py_ssize_t connect_queue(pool_t* pool, endpoint_t* e) noexcept nogil:
     """Return how many acquires wait until their endpoint may connect: a limit of connects or a retry delay forbids it,
     not its cap."""
-    if not e.waiting or taken(e) - e.reserved >= cap(e) or (endpoint_may_connect(pool, e) and pool_may_connect(pool)):
+    if not e.waiting or suspension(pool, e) != OPEN or taken(e) - e.reserved >= cap(e):
+        return 0
+    if endpoint_may_connect(pool, e) and pool_may_connect(pool):
         return 0
     return e.waiting
 
@@ -108,6 +112,8 @@ cdef void copy_endpoint(pool_t* pool, endpoint_t* e, counts_t* copy) noexcept no
     copy.failures = e.failures
     copy.breaker = 0 if not e.broken else 2 if e.creating + e.reserved else 1
     copy.retry_at = e.retry_at if e.delayed else 0.0
+    copy.suspended = suspension(pool, e) != OPEN
+    copy.stale = e.stale
 
 
 cdef void copy_total(pool_t* pool, counts_t* copy) noexcept nogil:
@@ -117,6 +123,8 @@ cdef void copy_total(pool_t* pool, counts_t* copy) noexcept nogil:
     copy.disposing = pool.disposing
     copy.waiting = pool.waiting
     copy.counters = pool.retired
+    copy.suspended = pool.suspended != OPEN
+    copy.stale = pool.stale
 
 
 cdef inline void find_oldest(endpoint_t* e, oldest_t* oldest) noexcept nogil:
@@ -176,6 +184,8 @@ cdef dict counts_of(counts_t* copy):
         'creating': copy.creating,
         'disposing': copy.disposing,
         'waiting': copy.waiting,
+        'suspended': copy.suspended,
+        'stale': copy.stale,
         'created': copy.counters.created,
         'leaks': copy.counters.leaks,
         'closed': {REASONS[i]: copy.counters.closed[i] for i in range(<int>N_REASONS)},

@@ -14,9 +14,9 @@ cdef enum slot_state:
     FREE, IDLE, USED, RETURNING, DISPOSING
 
 cdef enum waiter_state:
-    # from WAIT to HOPELESS: the verdicts of an acquire. CROWDED_OUT: too many wait; HOPELESS: its time would run out;
-    # REFUSED: its endpoint is being retired
-    NEW, WAIT, CREATE, USE, TURNED_AWAY, REFUSED, UNAVAILABLE, FAILED, CROWDED_OUT, HOPELESS, DONE
+    # from WAIT to SUSPENDED: the verdicts of an acquire. CROWDED_OUT: too many wait; HOPELESS: its time would run out;
+    # REFUSED: its endpoint is being retired; SUSPENDED: its endpoint is suspended, and it is not to wait
+    NEW, WAIT, CREATE, USE, TURNED_AWAY, REFUSED, UNAVAILABLE, FAILED, CROWDED_OUT, HOPELESS, SUSPENDED, DONE
 
 cdef enum close_reason:
     IDLE_TIMEOUT, MAX_LIFETIME, DEAD, DISCARDED, EVICTED, POOL_CLOSED, HOOK_FAILED, EXPIRED, MAX_USES, RETIRED,
@@ -24,6 +24,9 @@ cdef enum close_reason:
 
 cdef enum acquire_result:
     HIT, CREATED, WAITED, TIMED_OUT, CANCELLED, ERROR, REJECTED, N_RESULTS
+
+cdef enum suspend_mode:
+    OPEN, ACQUIRES_WAIT, ACQUIRES_FAIL      # the larger one counts where an endpoint and its pool are both suspended
 
 cdef enum release_outcome:
     # TO_IDLE comes last, so that its counter lies beside that of HIT: an idle hit uses both
@@ -104,7 +107,7 @@ cdef struct slot_t:          # one connection
     flag_t acquired          # its acquire has succeeded, so that its release will be counted
     flag_t leaked            # held for longer than leak_after, and counted as a leak
     flag_t started           # abandoned after its dispose was called
-    flag_t stale             # opened before its endpoint's connections were expired
+    flag_t stale             # opened before its endpoint's connections were expired; part of `endpoint_t.stale`
     uint64_t uses            # how often it was released after a use
     flag_t fresh             # created in the background for the acquire that gets it now
     flag_t retired           # opened before its endpoint was retired
@@ -184,11 +187,16 @@ cdef struct endpoint_t:
     waiter_t* timekeeper     # the waiter that looks again at `retry_at`
     endpoint_t* next_called
     flag_t in_called         # in the pool's list of endpoints whose timekeeper is to be woken
-    double stale_before      # connections whose connect began before count as expired
+    # connects that were permitted before the latest of so many `expire` count as begun before it
+    uint64_t expiries
+    Py_ssize_t stale         # connections opened before they were expired, and connects in progress that began before
+    Py_ssize_t stale_connects
+    int suspended            # by itself, see `suspension`: OPEN, ACQUIRES_WAIT, ACQUIRES_FAIL
     endpoint_t* next_empty
     flag_t over              # it has held more than its cap since that was lowered
     flag_t in_empties        # in the pool's list of empty endpoints
     flag_t listed            # in the pool's ring of endpoints, which owns a reference then
+    flag_t shown             # listed, and not suspended: idle hits see it
 
 
 cdef struct waiter_t:
@@ -209,6 +217,7 @@ cdef struct waiter_t:
     bint admitted            # it may wait, however many do: it does not wait for others, or was served before
     bint fresh               # its connection was used or checked lately, and needs no check
     bint creates             # it creates its connection by itself
+    uint64_t expiries        # those of its endpoint when it was permitted to create a connection
 
 
 cdef struct pool_t:
@@ -255,6 +264,10 @@ cdef struct pool_t:
     Py_ssize_t jobs          # connects in the background
     Py_ssize_t checking      # checks in the background; part of `used`, shown as idle
     flag_t unchecked         # the manager has no hook to check idle connections with
+    int suspended            # as a whole, see `suspension`
+    Py_ssize_t hidden        # endpoints that idle hits do not see, because they are suspended
+    Py_ssize_t drains        # callers that wait until suspended endpoints hold no connection
+    Py_ssize_t stale         # as for its endpoints, in all
     heap_t checks            # connections by the time of their next check: see `first_check`
     double check_time        # of one check in the background, smoothed, seconds; 0 before the first
     double check_began       # when the last one did
@@ -269,7 +282,7 @@ cdef struct pool_t:
     heap_t due               # connections, the first to expire first: see `first_due`
     heap_t blocked           # endpoints whose waiters only the total cap holds back: see `neediest`
     heap_t expiring          # endpoints that have or had extras, by a time before which none expires
-    table_t known            # endpoints by their key
+    table_t known            # endpoints by their key, except those that are suspended: idle hits look here
     table_t held             # used slots by their connection
     table_t members          # idle and used slots by their connection
     table_t inherited        # in a forked child: slots that its parent uses
@@ -341,6 +354,13 @@ cdef inline void set_limits(pool_t* pool, endpoint_t* ep) noexcept nogil:
     ep.max_waiting = own.max_waiting if own.max_waiting >= 0 else pool.max_waiting
     ep.weight = own.weight if own.weight >= 0 else 1.0
     ep.floor = max(own.floor, 0)
+
+
+# --- suspension ---
+
+cdef inline int suspension(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """Return how an endpoint is suspended, by itself or with its pool; OPEN: it is not."""
+    return max(pool.suspended, ep.suspended)
 
 
 # --- how many places are taken ---

@@ -11,20 +11,23 @@ from libc.stdint cimport uint64_t
 from gcp.core.connects cimport connect_succeeded, forget_old_failures, is_probe
 from gcp.core.heap cimport heap_has_room, heap_push, heap_remove, heap_sift
 from gcp.core.histogram cimport N_USE_BOUNDS, gcp_seconds, observe
-from gcp.core.permits cimport may_connect, note_room, note_short
+from gcp.core.permits cimport (
+    count_stale, end_stale_connect, limit_stale_connects, may_connect, note_drained, note_room, note_short,
+)
 from gcp.core.platform cimport random_fraction
 from gcp.core.ring cimport ring_empty, ring_remove, ring_t
 from gcp.core.scheduling cimport (
     IN_CACHE, add_idle, begin_use, cancel_reservation, checked_before, count_leak, dequeue, dies_before, end_use,
-    enqueue, expires_before, find_use, grant_permit, has_expired, make_victim, note_expiry, note_if_empty,
-    prefetch_next, remove_idle, serve_blocked, update_blocked,
+    enqueue, expires_before, find_use, grant_permit, has_expired, make_victim, mark_stale, note_expiry,
+    note_if_empty, prefetch_next, remove_idle, serve_blocked, update_blocked,
 )
 from gcp.core.screening cimport smooth
 from gcp.core.state cimport (
-    CALL_OK, CREATE, CROWDED_OUT, DONE, FREE, HOOK_CREATE, HOPELESS, IDLE, IDLE_TIMEOUT, MAX_LIFETIME, POOL_CLOSED,
-    REFUSED, RETIRED, RETURNING, TO_DISPOSAL, TO_IDLE, TURNED_AWAY, UNAVAILABLE, USE, USED, WAIT, cap, count_hook_call,
-    endpoint_expiring, endpoint_link, endpoint_t, first_check, first_due, first_waiter, idle_limit, lifetime, pool_t,
-    queue_limit, slot_in_endpoint, slot_in_pool, slot_t, taken, waiter_t,
+    ACQUIRES_FAIL, CALL_OK, CREATE, CROWDED_OUT, DONE, FREE, HOOK_CREATE, HOPELESS, IDLE, IDLE_TIMEOUT, MAX_LIFETIME,
+    OPEN, POOL_CLOSED, REFUSED, RETIRED, RETURNING, SUSPENDED, TO_DISPOSAL, TO_IDLE, TURNED_AWAY, UNAVAILABLE, USE,
+    USED, WAIT, cap, count_hook_call, endpoint_expiring, endpoint_link, endpoint_t, first_check, first_due,
+    first_waiter, idle_limit, lifetime, pool_t, queue_limit, slot_in_endpoint, slot_in_pool, slot_t, suspension, taken,
+    waiter_t,
 )
 from gcp.core.table cimport table_add, table_has_room, table_remove, table_reserve
 
@@ -113,14 +116,27 @@ cdef inline void refuse(pool_t* pool, waiter_t* w, double now) noexcept nogil:
         update_blocked(pool, ep)
 
 
+cdef inline int turn_away(pool_t* pool, waiter_t* w, double now) noexcept nogil:
+    """Refuse an acquire of an endpoint that hands out nothing; if it is suspended, enqueue it where it is to wait."""
+    if pool.closed or w.ep.retiring:
+        w.state = TURNED_AWAY if pool.closed else REFUSED
+        return w.state
+    if suspension(pool, w.ep) == ACQUIRES_FAIL:
+        w.state = SUSPENDED
+        return w.state
+    enqueue(pool, w)
+    if not w.admitted:
+        refuse(pool, w, now)
+    return w.state
+
+
 cdef inline int request_slot(pool_t* pool, waiter_t* w, double now) noexcept nogil:
     """Serve an acquire at once, or enqueue it. Idle connections found expired become victims."""
     cdef endpoint_t* ep = w.ep
     cdef slot_t* s
     pool.now = now
-    if pool.closed or ep.retiring:
-        w.state = TURNED_AWAY if pool.closed else REFUSED
-        return w.state
+    if pool.closed or ep.retiring or suspension(pool, ep) != OPEN:
+        return turn_away(pool, w, now)
     if ep.waiting == 0 or w.seq < first_waiter(ep).seq:
         while True:
             w.fresh = needs_no_check(pool, ep, now)
@@ -140,6 +156,7 @@ cdef inline int request_slot(pool_t* pool, waiter_t* w, double now) noexcept nog
             pool.creating += 1
             pool.size += 1
             w.state = CREATE
+            w.expiries = ep.expiries
             update_blocked(pool, ep)
             return w.state
     elif ep.broken:
@@ -167,6 +184,7 @@ cdef inline int withdraw(pool_t* pool, waiter_t* w) noexcept nogil:
         ep.creating -= 1
         pool.creating -= 1
         pool.size -= 1
+        end_stale_connect(pool, ep, w.expiries)
         update_blocked(pool, ep)
         serve_blocked(pool)
         note_short(pool, ep)
@@ -200,8 +218,13 @@ cdef inline void set_check(pool_t* pool, slot_t* s, double now) noexcept nogil:
         pool.wake_collector = True
 
 
-cdef inline void enter_connection(pool_t* pool, endpoint_t* ep, slot_t* s, double now, double took) noexcept nogil:
-    """Turn a permit into a connection that is in no ring yet. `make_room` has succeeded before its creation."""
+cdef inline void enter_connection(
+    pool_t* pool, endpoint_t* ep, slot_t* s, double now, double took, uint64_t expiries
+) noexcept nogil:
+    """Turn a permit into a connection that is in no ring yet. `make_room` has succeeded before its creation.
+
+    :param expiries: those of its endpoint when it was permitted
+    """
     cdef double life = lifetime(ep)
     pool.now = now
     ep.creating -= 1
@@ -215,9 +238,10 @@ cdef inline void enter_connection(pool_t* pool, endpoint_t* ep, slot_t* s, doubl
     s.luck = random_fraction(&pool.random)
     s.expires = now + life * (1.0 - pool.jitter * s.luck)
     table_add(&pool.members, s)
-    if now - took < ep.stale_before:
+    if expiries < ep.expiries:
         s.expires = -INFINITY
-        s.stale = True
+        mark_stale(pool, s)
+        end_stale_connect(pool, ep, expiries)
     elif s.expires < INFINITY:
         heap_push(&pool.due, &s.due, dies_before)
         note_expiry(pool, s.expires)
@@ -230,7 +254,7 @@ cdef inline void enter_connection(pool_t* pool, endpoint_t* ep, slot_t* s, doubl
 cdef inline void book_connection(pool_t* pool, waiter_t* w, slot_t* s, double now, double took) noexcept nogil:
     """Turn a permit into a used connection."""
     cdef endpoint_t* ep = w.ep
-    enter_connection(pool, ep, s, now, took)
+    enter_connection(pool, ep, s, now, took, w.expiries)
     begin_use(pool, s, now)
     connect_succeeded(pool, ep)
     w.slot = s
@@ -259,6 +283,7 @@ cdef inline void reclaim_permits(pool_t* pool) noexcept nogil:
             ep.jobs -= ep.abandoned_jobs
             pool.jobs -= ep.abandoned_jobs
             ep.abandoned_jobs = 0
+            limit_stale_connects(pool, ep)
             update_blocked(pool, ep)
             note_short(pool, ep)
             note_if_empty(pool, ep)
@@ -312,6 +337,7 @@ cdef inline void discard_slot(pool_t* pool, slot_t* s, int reason) noexcept nogi
     end_use(pool, s)
     make_victim(pool, s, POOL_CLOSED if pool.closed else reason)
     update_blocked(pool, s.ep)
+    note_drained(pool, s.ep)
     if pool.blocked.n:
         serve_blocked(pool)
 
@@ -352,6 +378,9 @@ cdef inline void end_disposal(pool_t* pool, slot_t* s) noexcept nogil:
     ep.disposing -= 1
     pool.disposing -= 1
     pool.size -= 1
+    if s.stale:
+        s.stale = False
+        count_stale(pool, ep, -1)
     if needy != NULL:
         if (
             needy.waiting > needy.jobs and taken(needy) < cap(needy) and pool.size < pool.total_max_size

@@ -1,17 +1,18 @@
 # What a caller waits for while it happens in the background: that endpoints are warmed up, that the pool is ready, that
-# an endpoint is retired.
+# an endpoint is retired, that suspended endpoints hold no connection, that what was expired is gone.
 
 from gcp.core.jobs cimport end_retirement, keep, next_job_at, retire_endpoint
 from gcp.core.platform cimport gcp_lock, gcp_unlock
 from gcp.core.scheduling cimport note_if_empty
 from gcp.core.ring cimport ring_t
 from gcp.core.state cimport RETIRED, USED, base_size, cap, endpoint_t, pool_t, slot_in_endpoint, slot_t, taken
+from gcp.core.steering cimport count_drain
 from gcp.core.transitions cimport take_from_holders
 
 cdef int MOST_FORCED = 1000     # holders
 
 cdef enum watch_kind:
-    WARM_UP, READINESS, RETIREMENT
+    WARM_UP, READINESS, RETIREMENT, DRAIN, EXPIRY
 
 
 cdef inline Py_ssize_t ready(endpoint_t* e) noexcept nogil:
@@ -30,6 +31,7 @@ cdef class Watch:
     cdef dict records        # Endpoint: how many connections it is to have
     cdef dict errors         # the first error of each endpoint that is warmed up
     cdef double deadline
+    cdef object timeout
     cdef object context
     cdef public object event  # set when there may be something new
 
@@ -39,7 +41,7 @@ cdef class Watch:
         cdef bint over, due
         cdef double now
         core.before('watch')
-        if core.pool.closed or self.epoch != core.pool.epoch:
+        if (core.pool.closed and self.kind != EXPIRY) or self.epoch != core.pool.epoch:
             return True
         now = core.now()
         gcp_lock(&core.mutex)
@@ -76,6 +78,8 @@ cdef class Watch:
                 ep.e.wanted = wanted_of(core, ep)
             elif self.kind == RETIREMENT and not is_being_retired(core, ep):
                 end_retirement(&core.pool, &ep.e)
+        if self.kind == DRAIN:
+            count_drain(&core.pool, -1)
         gcp_unlock(&core.mutex)
         core.after()
 
@@ -100,11 +104,18 @@ cdef class Watch:
 
         :raises ConnectionPoolClosedError: if the pool was closed meanwhile
         :raises PoolNotReadyError: if connections are missing, and no error says why
+        :raises TimeoutError: if time ran out before what was suspended, or expired, was released
         """
         if self.kind == RETIREMENT or self.epoch != self.core.pool.epoch:
             return
+        if self.kind == EXPIRY:
+            conclude_expiry(self)
+            return
         if self.core.pool.closed:
             raise ConnectionPoolClosedError(f'{self.name} was closed meanwhile')
+        if self.kind == DRAIN:
+            conclude_drain(self)
+            return
         missing = self.missing()
         if not missing or not self.late():
             return
@@ -160,6 +171,10 @@ cdef class Watch:
     cdef bint is_over(self) except -1:
         """Whether what it waits for has come. Within the lock."""
         cdef Endpoint ep
+        if self.kind == EXPIRY:
+            return self.core.pool.stale == 0
+        if self.kind == DRAIN:
+            return is_drained(self) or not is_suspended(self)
         if self.kind == READINESS:
             for ep in self.core.kept:
                 if ready(&ep.e) < base_size(&ep.e):
@@ -244,8 +259,9 @@ cdef Watch new_watch(BaseConnectionPool pool, int kind, timeout):
     watch.records = {}
     watch.context = copy_context()
     watch.errors = {}
+    watch.timeout = timeout
     watch.deadline = INFINITY if timeout is None else watch.core.now() + max(0.0, <double>timeout)
-    if watch.core.pool.closed and kind != RETIREMENT:
+    if watch.core.pool.closed and kind != RETIREMENT and kind != EXPIRY:
         raise ConnectionPoolClosedError(f'{pool.name} is closed')
     return watch
 

@@ -33,6 +33,7 @@ ORDER = [
     'closing',
     'checks',
     'jobs',
+    'steering',
     'resizing',
 ]
 
