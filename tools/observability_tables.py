@@ -54,6 +54,10 @@ READ = {
     '`connect_retry`. A label of several endpoints shows the longest.',
     'gcpool_missing_connections': 'Above 0 for more than moments: `refill` fails, or the limits leave no room. '
     'Always 0 for endpoints that were not warmed up.',
+    'gcpool_suspended': 'Above 0: `suspend` was called, and acquires wait or fail until `resume`. If a pool is '
+    'suspended as a whole, each endpoint that it knows counts.',
+    'gcpool_stale_connections': 'After `expire`, it falls to 0 as connections are released. If it does not, a '
+    'connection from before is still held.',
     'gcpool_endpoint_max_connections': '`max_size`, unless `limits` gives the endpoint its own. A label of several '
     'endpoints shows the sum.',
     'gcpool_limits_errors_total': 'If it is not 0, the limits of the pool hold for endpoints that should have '

@@ -4,7 +4,7 @@
 from gcp.core.platform cimport gcp_lock, gcp_unlock
 from gcp.core.ring cimport ring_t
 from gcp.core.state cimport (
-    N_OUTCOMES, N_REASONS, N_RESULTS, cap, counters_t, endpoint_link, endpoint_t, pool_t,
+    N_OUTCOMES, N_REASONS, N_RESULTS, OPEN, cap, counters_t, endpoint_link, endpoint_t, pool_t, suspension,
 )
 
 
@@ -17,6 +17,8 @@ cdef struct sums_t:          # of several endpoints
     Py_ssize_t connect_queue
     Py_ssize_t broken        # how many fail at once
     Py_ssize_t missing
+    Py_ssize_t suspended
+    Py_ssize_t stale
     Py_ssize_t max_size
     double retry_at          # the latest; 0: none is delayed
 
@@ -55,6 +57,8 @@ cdef inline void add_endpoint(pool_t* pool, endpoint_t* e, sums_t* to) noexcept 
     to.connect_queue += connect_queue(pool, e)
     to.broken += e.broken
     to.missing += missing(pool, e)
+    to.suspended += suspension(pool, e) != OPEN
+    to.stale += e.stale
     to.max_size = capped_sum(to.max_size, cap(e))
     if e.delayed:
         to.retry_at = max(to.retry_at, e.retry_at)
@@ -69,6 +73,8 @@ cdef void add_sums(sums_t* to, sums_t* more) noexcept nogil:
     to.connect_queue += more.connect_queue
     to.broken += more.broken
     to.missing += more.missing
+    to.suspended += more.suspended
+    to.stale += more.stale
     to.max_size = capped_sum(to.max_size, more.max_size)
     to.retry_at = max(to.retry_at, more.retry_at)
 
@@ -188,7 +194,10 @@ cdef class LabelReader:
 cdef tuple sums_as_values(sums_t* sums, double now):
     return (
         [sums.idle, sums.used, sums.creating, sums.waiting, *counters_as_row(&sums.counters)],
-        (sums.connect_queue, sums.broken, max(0.0, sums.retry_at - now), sums.missing, sums.max_size),
+        (
+            sums.connect_queue, sums.broken, max(0.0, sums.retry_at - now), sums.missing, sums.suspended, sums.stale,
+            sums.max_size,
+        ),
     )
 
 

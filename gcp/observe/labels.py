@@ -77,6 +77,8 @@ STATES: Final = (
     'gcpool_breaker_open',
     'gcpool_retry_delay_seconds',
     'gcpool_missing_connections',
+    'gcpool_suspended',
+    'gcpool_stale_connections',
     'gcpool_endpoint_max_connections',
 )
 COMBINE: Final = tuple(max if BY_NAME[metric].merge == 'max' else add for metric in STATES)

@@ -283,6 +283,20 @@ METRICS: Final[tuple[Metric, ...]] = (
         ENDPOINT,
     ),
     Metric(
+        'gcpool_suspended',
+        'gauge',
+        'Endpoints that are suspended, 0 or 1 where the label is that of one endpoint',
+        '{endpoint}',
+        ENDPOINT,
+    ),
+    Metric(
+        'gcpool_stale_connections',
+        'gauge',
+        'Connections that were opened before they were expired, and are not gone yet',
+        '{connection}',
+        ENDPOINT,
+    ),
+    Metric(
         'gcpool_endpoint_max_connections',
         'gauge',
         'Limit of the connections to the endpoint, its own or that of the pool',
@@ -423,6 +437,18 @@ INSTRUMENTS: Final[tuple[Instrument, ...]] = (
         GAUGE,
         'Connections that endpoints lack of their min_idle, and that the pool is to open',
         'gcpool_missing_connections',
+    ),
+    instrument(
+        'gcpool.connection.suspended',
+        GAUGE,
+        'Endpoints that are suspended',
+        'gcpool_suspended',
+    ),
+    instrument(
+        'gcpool.connection.stale',
+        GAUGE,
+        'Connections that were opened before they were expired, and are not gone yet',
+        'gcpool_stale_connections',
     ),
     instrument(
         'gcpool.connection.endpoint_max',

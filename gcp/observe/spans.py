@@ -19,7 +19,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode, get_current_span, set_span_in_context
 
 from gcp._core import HOOKS, WAIT_BOUNDS, describe
-from gcp.exceptions import ConnectionPoolClosedError, EndpointUnavailableError, TooManyWaitersError
+from gcp.exceptions import ConnectionPoolClosedError, EndpointUnavailableError, PoolSuspendedError, TooManyWaitersError
 from gcp.observe.addresses import address_of, location
 from gcp.observe.labels import clean, default_label
 from gcp.observe.names import ATTRIBUTES, OTHER
@@ -315,6 +315,8 @@ def blocked(acquire: Any, error: BaseException | None) -> dict[str, str]:
         return {BLOCKED_BY: 'breaker'}
     if isinstance(error, TooManyWaitersError):
         return {BLOCKED_BY: 'queue limit'}
+    if isinstance(error, PoolSuspendedError):
+        return {BLOCKED_BY: 'suspended'}
     block = getattr(error, 'blocked_by', None) or acquire.blocked_by
     return {BLOCKED_BY: block} if isinstance(block, str) else {}
 

@@ -181,6 +181,8 @@ def endpoint_lines(figures: PoolFigures, symbols: Symbols) -> Iterator[Line]:
         text.append(f', {waiters:.0f} waiting' if waiters else '')
         if figures.gauge('gcpool_breaker_open', pool_endpoint=label):
             text.append(', unavailable', 'red')
+        if figures.gauge('gcpool_suspended', pool_endpoint=label):
+            text.append(', suspended', 'yellow')
         yield f'  {shortened(printable(label))}', text
     if len(labels) > ENDPOINTS:
         yield '', Text(f'and {len(labels) - ENDPOINTS} endpoints less full', STYLES['free'])
@@ -246,6 +248,8 @@ def connecting(figures: PoolFigures, symbols: Symbols) -> Text:
         (figures.by('gcpool_acquires_total', 'result').get('rejected', 0), 'refused', 'bold red'),
         (figures.gauge('gcpool_connect_waiters'), 'waiting to connect', 'yellow'),
         (figures.gauge('gcpool_missing_connections'), 'below min_idle', 'yellow'),
+        (figures.gauge('gcpool_suspended'), 'suspended', 'yellow'),
+        (figures.gauge('gcpool_stale_connections'), 'expired but not gone', 'yellow'),
     ):
         if count:
             found.append(Text(f'{count:,.0f} {what}', style))

@@ -121,6 +121,9 @@ class PoolFigures:
         broken = int(self.gauge('gcpool_breaker_open'))
         if broken:
             return 2, '1 endpoint is unavailable' if broken == 1 else f'{broken} endpoints are unavailable'
+        suspended = int(self.gauge('gcpool_suspended'))
+        if suspended:
+            return 2, '1 endpoint is suspended' if suspended == 1 else f'{suspended} endpoints are suspended'
         if self.gauge('gcpool_waiters'):
             return 2, 'acquires are waiting'
         if failing:

@@ -47,6 +47,8 @@ PROMISED = {
     'gcpool.connection.breakers_open': (False, '{endpoint}', {'gcpool.endpoint'}),
     'gcpool.connection.retry_delay': (None, 's', {'gcpool.endpoint'}),
     'gcpool.connection.missing': (False, '{connection}', {'gcpool.endpoint'}),
+    'gcpool.connection.suspended': (False, '{endpoint}', {'gcpool.endpoint'}),
+    'gcpool.connection.stale': (False, '{connection}', {'gcpool.endpoint'}),
     'gcpool.connection.endpoint_max': (False, '{connection}', {'gcpool.endpoint'}),
     'gcpool.connection.limits_errors': (True, '{error}', set()),
 }
@@ -177,6 +179,8 @@ async def test_connecting_is_shown(front: Front) -> None:
     assert values_of(shown, 'gcpool.connection.breakers_open') == {(): 1}
     assert values_of(shown, 'gcpool.connection.connect_waiters') == {(): 0}
     assert values_of(shown, 'gcpool.connection.missing') == {(): 0}
+    assert values_of(shown, 'gcpool.connection.suspended') == {(): 0}
+    assert values_of(shown, 'gcpool.connection.stale') == {(): 0}
     assert values_of(shown, 'gcpool.connection.endpoint_max') == {(): 6}
     assert values_of(shown, 'gcpool.connection.limits_errors') == {(): 0}
     assert 0 < values_of(shown, 'gcpool.connection.retry_delay')[()] <= 60

@@ -185,6 +185,30 @@ async def test_limits_and_what_the_pool_is(front: Front) -> None:
     assert 0 < page.value('gcpool_collect_seconds') < 5
 
 
+# --- steering ---
+
+
+async def test_suspended_endpoints_and_expired_connections_that_are_left(front: Front) -> None:
+    own = registry()
+    pool = front.pool(front.manager(), name='orders', registry=own)
+    assert scrape(own).value('gcpool_suspended', pool_endpoint='_other') == 0
+    held = await front.fill(pool, 'a', 2)
+    async with pool.connection('b'):
+        pass
+    pool.expire('a')
+    await pool.suspend('b')
+    page = scrape(own)
+    assert page.by('pool_endpoint', 'gcpool_suspended') == {'b': 1}
+    assert page.by('pool_endpoint', 'gcpool_stale_connections') == {'a': 2}
+    await pool.suspend()
+    assert scrape(own).by('pool_endpoint', 'gcpool_suspended') == {'a': 1, 'b': 1}
+    pool.resume()
+    await front.give_back(pool, held)
+    await pool.wait_expired(30)
+    page = scrape(own)
+    assert page.by('pool_endpoint', 'gcpool_suspended') == page.by('pool_endpoint', 'gcpool_stale_connections') == {}
+
+
 # --- connecting ---
 
 

@@ -19,7 +19,7 @@ from opentelemetry.trace import SpanKind, get_current_span
 from traces import Traces, attributes_of, errors_of, id_of, links_of, parent_of, scope_of, status_of, trace_of
 
 import gcp
-from gcp import AcquireTimeoutError, ConnectionPoolClosedError, EndpointUnavailableError, Retry
+from gcp import AcquireTimeoutError, ConnectionPoolClosedError, EndpointUnavailableError, PoolSuspendedError, Retry
 from gcp.observe.names import SCHEMA_URL
 from gcp.observe.spans import address_of
 from gcp.testing import FakeManager, calling, dead, error, never, ok, slow
@@ -354,6 +354,21 @@ async def test_endpoint_that_is_unavailable(front: Front, traces: Traces) -> Non
     assert status_of(wait) == ('ERROR', 'gcp.exceptions.EndpointUnavailableError')
     assert attributes_of(wait)['gcpool.result'] == 'rejected'
     assert attributes_of(wait)['gcpool.blocked_by'] == 'breaker'
+
+
+async def test_endpoint_that_is_suspended(front: Front, traces: Traces) -> None:
+    pool = pool_of(front, front.manager(), traces)
+    await pool.suspend(DB)
+    with pytest.raises(AcquireTimeoutError):
+        await pool.acquire(DB, timeout=0.01)
+    assert attributes_of(traces.one(WAIT))['gcpool.blocked_by'] == 'suspended'
+    traces.clear()
+    await pool.suspend(DB, mode='raise')
+    with pytest.raises(PoolSuspendedError):
+        await pool.acquire(DB)
+    wait = attributes_of(traces.one(WAIT))
+    assert (wait['gcpool.result'], wait['gcpool.blocked_by']) == ('rejected', 'suspended')
+    pool.resume(DB)
 
 
 @pytest.mark.parametrize(

@@ -351,6 +351,8 @@ def test_a_pool_that_is_closed(tmp_path: Path) -> None:
         ({'gcpool_breaker_open': 1}, '1 endpoint is unavailable'),
         ({'gcpool_breaker_open': 3, 'gcpool_waiters': 1}, '3 endpoints are unavailable'),
         ({'gcpool_missing_connections': 2}, 'below min_idle'),
+        ({'gcpool_suspended': 1, 'gcpool_waiters': 1}, '1 endpoint is suspended'),
+        ({'gcpool_suspended': 2}, '2 endpoints are suspended'),
         ({}, 'healthy'),
     ],
 )

@@ -65,6 +65,8 @@ PROMISED = {
     'gcpool_breaker_open': ('gauge', 'pool pool_endpoint', {}),
     'gcpool_retry_delay_seconds': ('gauge', 'pool pool_endpoint', {}),
     'gcpool_missing_connections': ('gauge', 'pool pool_endpoint', {}),
+    'gcpool_suspended': ('gauge', 'pool pool_endpoint', {}),
+    'gcpool_stale_connections': ('gauge', 'pool pool_endpoint', {}),
     'gcpool_endpoint_max_connections': ('gauge', 'pool pool_endpoint', {}),
     'gcpool_limits_errors_total': ('counter', 'pool', {}),
     'gcpool_endpoint_label_overflow_total': ('counter', 'pool', {}),

@@ -554,6 +554,21 @@ CONNECTING: Final = Row(
             (Query(gauge('gcpool_missing_connections', 'pool, pool_endpoint'), '{{pool}}: {{pool_endpoint}}'),),
             width=8,
         ),
+        Panel(
+            'Suspended endpoints',
+            'Endpoints whose acquires wait, or fail, until resume is called.',
+            'short',
+            (Query(gauge('gcpool_suspended', 'pool, pool_endpoint'), '{{pool}}: {{pool_endpoint}}'),),
+            width=12,
+        ),
+        Panel(
+            'Expired connections that are left',
+            'Connections that were opened before expire was called, and are not gone yet: those that are held go when they '
+            'are released.',
+            'short',
+            (Query(gauge('gcpool_stale_connections', 'pool, pool_endpoint'), '{{pool}}: {{pool_endpoint}}'),),
+            width=12,
+        ),
     ),
 )
 
