@@ -3,8 +3,8 @@
 halves of the two pools. The contents, in the order in which to read them:
 
 layers                 plain C, a module each, which cimports only those before it: platform, frames, clock, ring, heap,
-                       table, histogram, state, permits, screening, scheduling, connects, transitions, closing, checks,
-                       jobs, steering, resizing
+                       table, histogram, state, permits, sharing, screening, scheduling, connects, transitions, closing,
+                       checks, jobs, steering, resizing
 records                the objects that own slots and endpoints
 event                  what a thread waits on
 arguments              what callers pass in: checked, and shown in messages

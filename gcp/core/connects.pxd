@@ -8,11 +8,12 @@ from gcp.core.permits cimport count_stale, end_stale_connect
 from gcp.core.platform cimport random_fraction
 from gcp.core.ring cimport ring_empty, ring_insert, ring_remove
 from gcp.core.scheduling cimport (
-    dequeue, end_lives, enqueue, note_if_empty, serve_blocked, update_blocked, wake,
+    dequeue, end_lives, enqueue, longest_idle, note_if_empty, serve_blocked, update_blocked, wake,
 )
+from gcp.core.sharing cimport connect_price
 from gcp.core.state cimport (
-    DONE, EXPIRED, FAILED, TURNED_AWAY, UNAVAILABLE, WAIT, endpoint_failing, endpoint_t, first_waiter, pool_t, taken,
-    waiter_t,
+    DONE, EXPIRED, FAILED, TURNED_AWAY, UNAVAILABLE, WAIT, endpoint_failing, endpoint_t, first_waiter, neediest, pool_t,
+    slot_t, taken, waiter_t,
 )
 
 cdef enum:
@@ -48,6 +49,7 @@ cdef inline void forget_old_failures(pool_t* pool) noexcept nogil:
             ring_insert(&pool.failing, &ep.in_failing)
             break
         forget_failures(pool, ep)
+        ep.virtual = 0
         note_if_empty(pool, ep)
 
 
@@ -198,6 +200,19 @@ cdef inline double keep_time(pool_t* pool, waiter_t* w) noexcept nogil:
     if ep.timekeeper == NULL:
         ep.timekeeper = w
     return ep.retry_at if ep.timekeeper == w else INFINITY
+
+
+cdef inline double watch_lingering(pool_t* pool, waiter_t* w) noexcept nogil:
+    """Evict idle connections that linger no more. Return when the waiter that sees to it is to look again."""
+    cdef slot_t* s
+    serve_blocked(pool)
+    if pool.lingerer != w:
+        return INFINITY
+    s = longest_idle(pool)
+    if s == NULL or not pool.blocked.n:
+        pool.lingerer = NULL
+        return INFINITY
+    return max(pool.now, s.since + connect_price(pool, neediest(pool)))
 
 
 cdef inline void expire_endpoint(pool_t* pool, endpoint_t* ep) noexcept nogil:

@@ -317,6 +317,8 @@ cdef Acquire next_timekeeper(Core core):
         ep.in_called = False
         if ep.timekeeper != NULL:
             acquire = <Acquire>ep.timekeeper.self
+        elif pool.lingerer != NULL and pool.lingerer.ep == ep:
+            acquire = <Acquire>pool.lingerer.self
     gcp_unlock(&core.mutex)
     return acquire
 

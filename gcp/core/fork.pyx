@@ -36,6 +36,8 @@ cdef void empty_pool(pool_t* pool) noexcept:
     pool.over = False
     pool.hidden = pool.stale = pool.drains = 0
     pool.suspended = OPEN
+    pool.virtual = 0
+    pool.lingerer = NULL
     update_screening(pool)
     pool.woken = NULL
     pool.empties = NULL

@@ -4,7 +4,7 @@ from gcp.core.heap cimport heap_has_room, heap_remove
 from gcp.core.platform cimport PyDict_GetItemWithError, gcp_delete_if, gcp_lock, gcp_unlock
 from gcp.core.ring cimport ring_empty, ring_insert, ring_remove, ring_t
 from gcp.core.scheduling cimport expires_before
-from gcp.core.screening cimport forget_over
+from gcp.core.screening cimport forget_over, update_screening
 from gcp.core.state cimport (
     OPEN, USED, counters_t, endpoint_object, endpoint_t, limits_t, pool_t, set_limits, slot_in_endpoint, slot_object, slot_t,
     table_find_of, taken,
@@ -55,6 +55,7 @@ cdef int list_endpoint(Core core, Endpoint ep) except -1:
             ep.e.listing = pool.listings
             ep.e.own = own
             set_limits(pool, &ep.e)
+            update_screening(pool)
             ep.e.listed = True
             Py_INCREF(ep)
     gcp_unlock(&core.mutex)

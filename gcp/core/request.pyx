@@ -1,6 +1,6 @@
 # What an acquire asks of the core, one transition each: for a slot, for its verdict, to book a connection, to end.
 
-from gcp.core.connects cimport keep_time, serve_due
+from gcp.core.connects cimport keep_time, serve_due, watch_lingering
 from gcp.core.frames cimport gcp_note_site
 from gcp.core.histogram cimport N_WAIT_BOUNDS, gcp_seconds, observe
 from gcp.core.platform cimport gcp_lock, gcp_unlock
@@ -165,20 +165,26 @@ cdef int arm(Acquire acquire, event) except -1:
     """Say which event ends the wait. Returns the verdict: WAIT, or what has come meanwhile."""
     cdef Core core = acquire.core
     cdef endpoint_t* e = &acquire.ep.e
-    cdef bint delayed
+    cdef bint timed
     cdef double now
     core.before('arm')
-    now = core.now() if e.delayed else 0.0
+    timed = e.delayed or core.pool.lingerer == &acquire.w
+    now = core.now() if timed else 0.0
     gcp_lock(&core.mutex)
     acquire.event = event
-    delayed = e.delayed and now > 0 and acquire.epoch == core.pool.epoch and acquire.w.state == WAIT
-    if delayed:
-        serve_due(&core.pool, e, now)
-        acquire.alarm = keep_time(&core.pool, &acquire.w)
+    timed = timed and acquire.epoch == core.pool.epoch and acquire.w.state == WAIT
+    if timed:
+        core.pool.now = now
+        acquire.alarm = INFINITY
+        if core.pool.lingerer == &acquire.w:
+            acquire.alarm = watch_lingering(&core.pool, &acquire.w)
+        if e.delayed and acquire.w.state == WAIT:
+            serve_due(&core.pool, e, now)
+            acquire.alarm = min(acquire.alarm, keep_time(&core.pool, &acquire.w))
         if acquire.nowait or acquire.alarm >= acquire.a.deadline:
             acquire.alarm = INFINITY
     gcp_unlock(&core.mutex)
-    if delayed:
+    if timed:
         core.after()
     return look(acquire)
 

@@ -14,6 +14,10 @@ from gcp.core.permits cimport (
 )
 from gcp.core.platform cimport gcp_prefetch
 from gcp.core.ring cimport ring_empty, ring_insert, ring_remove, ring_t
+from gcp.core.sharing cimport (
+    advance, call_lingerer, connect_price, join_contest, lingers, may_linger, owes_place, remember_ahead, settle,
+    virtual_time,
+)
 from gcp.core.state cimport (
     CREATE, DISCARDED, DISPOSING, EVICTED, EXPIRED, HANDOFF, IDLE, IDLE_TIMEOUT, MAX_LIFETIME, N_REASONS, OPEN,
     RETIRED, TO_DISPOSAL, TO_IDLE, USE, USED, WAIT, base_size, cap, endpoint_expiring, endpoint_link, endpoint_rank,
@@ -41,11 +45,16 @@ cdef inline bint checked_before(place_t* a, place_t* b) noexcept nogil:
 
 
 cdef inline bint needier(place_t* a, place_t* b) noexcept nogil:
-    """Whether an endpoint holds less than another one; or as much, and its first waiter is older."""
+    """Whether an endpoint holds less than another one; or as much, and its first waiter is older. Where there are
+    weights or floors, the endpoint below its floor, or else the one with the lesser virtual time."""
     cdef endpoint_t* p = endpoint_rank(a)
     cdef endpoint_t* q = endpoint_rank(b)
     cdef Py_ssize_t x = held(p) + p.reserved
     cdef Py_ssize_t y = held(q) + q.reserved
+    if (x < p.floor) != (y < q.floor):
+        return x < p.floor
+    if p.virtual != q.virtual:
+        return p.virtual < q.virtual
     return x < y or (x == y and first_waiter(p).seq < first_waiter(q).seq)
 
 
@@ -88,6 +97,8 @@ cdef inline void dequeue(pool_t* pool, waiter_t* w) noexcept nogil:
     ring_remove(&w.node)
     if w.ep.timekeeper == w:
         w.ep.timekeeper = NULL
+    if pool.lingerer == w:
+        pool.lingerer = NULL
     w.ep.waiting -= 1
     pool.waiting -= 1
 
@@ -96,8 +107,11 @@ cdef inline void dequeue(pool_t* pool, waiter_t* w) noexcept nogil:
 
 cdef inline void update_blocked(pool_t* pool, endpoint_t* ep) noexcept nogil:
     """Update the heap of blocked endpoints after an endpoint's wait queue, holdings or reservations have changed."""
+    if pool.sharing:
+        settle(pool, ep)
     if ep.waiting > ep.reserved + ep.jobs and taken(ep) < cap(ep) and endpoint_may_connect(pool, ep):
         if ep.rank < 0:
+            join_contest(pool, ep)
             heap_push(&pool.blocked, &ep.rank, needier)
         else:
             heap_sift(&pool.blocked, ep.rank, needier)
@@ -113,10 +127,10 @@ cdef inline bint is_remembered(pool_t* pool, endpoint_t* ep) noexcept nogil:
 
 
 cdef inline void note_if_empty(pool_t* pool, endpoint_t* ep) noexcept nogil:
-    """Note an endpoint without connections and waiters: its record can be dropped."""
+    """Note an endpoint without connections and waiters: its record can be dropped, or is remembered for a while."""
     if (
         ep.waiting == 0 and taken(ep) == 0 and not ep.in_empties and ep.listed and not ep.kept
-        and not is_remembered(pool, ep) and not ep.suspended
+        and not is_remembered(pool, ep) and not ep.suspended and not remember_ahead(pool, ep)
     ):
         ep.in_empties = True
         ep.next_empty = pool.empties
@@ -407,6 +421,9 @@ cdef inline void serve_blocked(pool_t* pool) noexcept nogil:
         s = longest_idle(pool)
         if s == NULL:
             break
+        if lingers(pool, s, needy):
+            call_lingerer(pool, needy)
+            break
         remove_idle(pool, s)
         evict_for(pool, s, needy)
     serve_reserved(pool)
@@ -420,7 +437,10 @@ cdef inline bint yields_to(pool_t* pool, slot_t* s, endpoint_t* needy, double no
     """
     cdef Py_ssize_t mine = held(s.ep) + 1           # with this slot, which is counted nowhere now
     cdef Py_ssize_t theirs = held(needy) + needy.reserved
-    cdef double price = needy.create_time if needy.create_time > 0 else pool.create_time
+    cdef double price = connect_price(pool, needy)
+    if pool.sharing:
+        return owes_place(pool, s.ep, needy, now, mine) and (
+            theirs < needy.floor or now - s.born >= LIVES * price)
     if mine - theirs <= 1 and not (theirs == 0 and first_waiter(needy).seq < first_waiter(s.ep).seq):
         return False
     return now - s.born >= LIVES * price
@@ -437,7 +457,6 @@ cdef inline int find_use(pool_t* pool, slot_t* s, double now, bint acquired) noe
     cdef endpoint_t* needy
     cdef int reason
     if pool.screen != NULL:
-        note_drained(pool, ep)
         reason = pool.screen(pool, s, now, acquired)
         if reason != N_REASONS:
             make_victim(pool, s, reason)
@@ -451,6 +470,8 @@ cdef inline int find_use(pool_t* pool, slot_t* s, double now, bint acquired) noe
     if needy != NULL and not pool_may_connect(pool):
         needy = NULL
     if ep.waiting and suspension(pool, ep) == OPEN:
+        if pool.sharing and needy != NULL:
+            advance(pool, min(virtual_time(ep, now), virtual_time(needy, now)))
         if needy != NULL and needy != ep and yields_to(pool, s, needy, now):
             evict_for(pool, s, needy)
             return TO_DISPOSAL
@@ -460,7 +481,7 @@ cdef inline int find_use(pool_t* pool, slot_t* s, double now, bint acquired) noe
             return TO_DISPOSAL
         hand_off(pool, s, now)
         return HANDOFF
-    if needy != NULL:
+    if needy != NULL and not (pool.sharing and may_linger(pool, s, needy, now)):
         evict_for(pool, s, needy)
         return TO_DISPOSAL
     add_idle(pool, s, now)

@@ -3,6 +3,7 @@
 
 from libc.stdint cimport uint64_t
 
+from gcp.core.permits cimport note_drained
 from gcp.core.state cimport EVICTED, MAX_USES, N_REASONS, POOL_CLOSED, cap, endpoint_t, held, pool_t, slot_t
 
 
@@ -28,15 +29,16 @@ cdef inline bint exceeds_a_cap(pool_t* pool, slot_t* s) noexcept nogil:
 
 cdef inline int screen(pool_t* pool, slot_t* s, double now, bint acquired) noexcept nogil:
     """Return why a slot that was released and is in no ring is not used again, or N_REASONS. Measure its use."""
+    note_drained(pool, s.ep)
     if pool.closed:
         return POOL_CLOSED
-    if acquired and pool.admits_by_deadline:
+    if acquired and (pool.admits_by_deadline or pool.sharing):
         smooth(&s.ep.use_time, now - s.since)
     if pool.max_uses and s.uses + acquired >= <uint64_t>pool.max_uses:
         return MAX_USES
     if exceeds_a_cap(pool, s):
         return EVICTED
-    if not (pool.over or pool.n_over or pool.max_uses or pool.admits_by_deadline or pool.drains):
+    if not (pool.over or pool.n_over or pool.max_uses or pool.admits_by_deadline or pool.drains or pool.sharing):
         pool.screen = NULL
     return N_REASONS
 
@@ -44,7 +46,11 @@ cdef inline int screen(pool_t* pool, slot_t* s, double now, bint acquired) noexc
 cdef inline void update_screening(pool_t* pool) noexcept nogil:
     """Have released connections screened where one may be of no use any more, where its use is measured, or where a
     caller waits until none is held."""
-    if pool.closed or pool.over or pool.n_over or pool.max_uses or pool.admits_by_deadline or pool.drains:
+    cdef bint asked = (
+        pool.closed or pool.over or pool.n_over or pool.max_uses or pool.admits_by_deadline or pool.drains
+        or pool.sharing
+    )
+    if asked:
         pool.screen = screen
     else:
         pool.screen = NULL

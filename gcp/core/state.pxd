@@ -154,6 +154,9 @@ cdef struct endpoint_t:
     Py_ssize_t max_waiting
     double weight
     Py_ssize_t floor
+    double virtual           # what it has had of the total cap: see `sharing`. 0 where no endpoint has weight or floor
+    double settled           # when that was so
+    Py_ssize_t places        # what it has had since
     limits_t own             # what it was given
     limits_t next_own        # what it is given by limits that are not in force yet
     uint64_t asked           # the number under which it was asked for them
@@ -172,7 +175,7 @@ cdef struct endpoint_t:
     flag_t kept              # it was warmed up: it is to have `min_idle` connections
     flag_t retiring          # it takes no new acquires
     double create_time       # smoothed, seconds; 0 before the first
-    double use_time          # smoothed, seconds; 0 before the first. Only known where admission is by deadline
+    double use_time          # smoothed, seconds; 0 before the first. Only known where it is asked for, see `screen`
     # connects that have failed since the last one that succeeded: see `may_connect`
     int failures
     flag_t delayed           # its connects are made one at a time, the next one not before `retry_at`
@@ -264,6 +267,9 @@ cdef struct pool_t:
     Py_ssize_t jobs          # connects in the background
     Py_ssize_t checking      # checks in the background; part of `used`, shown as idle
     flag_t unchecked         # the manager has no hook to check idle connections with
+    flag_t sharing           # an endpoint has, or had, a weight or a floor
+    double virtual           # the greatest virtual time that was served, see `sharing`
+    waiter_t* lingerer       # the waiter that looks again when an idle connection lingers no more
     int suspended            # as a whole, see `suspension`
     Py_ssize_t hidden        # endpoints that idle hits do not see, because they are suspended
     Py_ssize_t drains        # callers that wait until suspended endpoints hold no connection
@@ -352,8 +358,10 @@ cdef inline void set_limits(pool_t* pool, endpoint_t* ep) noexcept nogil:
         ep.max_lifetime = max(ep.max_lifetime, own.idle_timeout)
     ep.idle_timeout = own.idle_timeout if own.idle_timeout >= 0 else min(pool.idle_timeout, ep.max_lifetime)
     ep.max_waiting = own.max_waiting if own.max_waiting >= 0 else pool.max_waiting
-    ep.weight = own.weight if own.weight >= 0 else 1.0
+    ep.weight = own.weight if own.weight > 0 else 1.0
     ep.floor = max(own.floor, 0)
+    if ep.weight != 1.0 or ep.floor:
+        pool.sharing = True
 
 
 # --- suspension ---

@@ -180,6 +180,8 @@ cdef inline int withdraw(pool_t* pool, waiter_t* w) noexcept nogil:
     if found == WAIT:
         dequeue(pool, w)
         update_blocked(pool, ep)
+        if pool.sharing:
+            serve_blocked(pool)     # it may have been the one that watches what lingers
     elif found == CREATE:
         ep.creating -= 1
         pool.creating -= 1

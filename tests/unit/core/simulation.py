@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections import Counter
-from collections.abc import Generator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from math import inf
 
 from core.helpers import CREATE, BenchPool, Clock, Conn
 from gcp._core import TODO_DISPOSE, TODO_DONE, TODO_WAIT, Victim, dispose_of, gather
+from gcp.limits import EndpointLimits
 
 Process = Generator[float | None, None, None]
 """Yields for how many seconds to sleep; ``None``: until woken."""
@@ -22,6 +24,7 @@ class Outcome:
     """What came of a simulation, its first second not counted.
 
     :ivar served: acquires, by endpoint
+    :ivar longest: the longest wait, seconds, by endpoint
     :ivar seconds: how long it ran
     :ivar evicted: connections disposed of to make room for other endpoints
     :ivar creating: connection-seconds spent on creation
@@ -29,6 +32,7 @@ class Outcome:
     """
 
     served: Counter[int] = field(default_factory=Counter)
+    longest: defaultdict[int, float] = field(default_factory=lambda: defaultdict(float))
     seconds: float = 0.0
     evicted: int = 0
     creating: float = 0.0
@@ -57,35 +61,48 @@ class Simulation:
     """Clients of several endpoints on one core.
 
     :param endpoints: how many
-    :param clients: of each endpoint
+    :param clients: of each endpoint; or of each one, in order
     :param cap: of the whole pool
     :param create: what a creation takes, seconds
     :param use: for how long each client holds a connection, seconds
     :param dispose: what a disposal takes, seconds
+    :param limits: of single endpoints
     """
 
     def __init__(
-        self, endpoints: int, clients: int, cap: int, *, create: float = 0.02, use: float = 0.002, dispose: float = 0.0
+        self,
+        endpoints: int,
+        clients: int | Sequence[int],
+        cap: int,
+        *,
+        create: float = 0.02,
+        use: float = 0.002,
+        dispose: float = 0.0,
+        limits: Callable[[int], EndpointLimits] | None = None,
     ) -> None:
         self.clock = Clock(0.0)
-        self.pool = BenchPool(self.clock, max_size=cap, total_max_size=cap)
+        self.pool = BenchPool(self.clock, max_size=cap, total_max_size=cap, limits=limits)
         self.pool._make_event = lambda: partial(self._wake, self._running)
         self.create, self.use, self.dispose, self.cap = create, use, dispose, cap
         self.outcome = Outcome()
         self._order = itertools.count()
         self._events: list[tuple[float, int, Process]] = []
         self._asleep: set[Process] = set()
+        self._wakes: Counter[Process] = Counter()
         self._running: Process
-        for number in range(clients):
+        counts = [clients] * endpoints if isinstance(clients, int) else clients
+        for number in range(max(counts)):
             for endpoint in range(endpoints):
                 self.outcome.served[endpoint] = 0
-                # one after the other: else the order in this loop would decide who is served first
-                self._start(self._client(endpoint), (number * endpoints + endpoint) * 1e-4)
+                if number < counts[endpoint]:
+                    # one after the other: else the order in this loop would decide who is served first
+                    self._start(self._client(endpoint), (number * endpoints + endpoint) * 1e-4)
 
     def run(self, seconds: float, warm_up: float = 1.0) -> Outcome:
         """Run for so many seconds of simulated time, after a warm-up."""
         self._until(warm_up)
         outcome, served = self.outcome, Counter(self.outcome.served)
+        outcome.longest.clear()
         evicted, creating = self._evictions(), outcome.creating
         self._until(warm_up + seconds)
         outcome.served.subtract(served)
@@ -118,20 +135,34 @@ class Simulation:
 
     def _wake(self, process: Process) -> None:
         if process in self._asleep:
+            self._wakes[process] += 1
             self._asleep.remove(process)
             self._start(process)
+
+    def _set_alarm(self, seconds: float) -> None:
+        """Wake the running process when it is to look again, unless it was woken before."""
+        if seconds < inf:
+            number = self._wakes[self._running]
+            self._start(self._alarm(self._running, number), seconds)
+
+    def _alarm(self, process: Process, number: int) -> Process:
+        if self._wakes[process] == number:
+            self._wake(process)
+        yield None
 
     # --- the processes ---
 
     def _client(self, endpoint: int) -> Process:
         pool = self.pool
         while True:
+            began = self.clock.now
             acquire = pool.open_acquire(endpoint, None)
             while (todo := acquire.next()) != TODO_DONE:
                 if todo == TODO_DISPOSE:
                     self._dispose_victims()
                     acquire.completed()
                 elif todo == TODO_WAIT:
+                    self._set_alarm(acquire.time_to_wait())
                     yield None
                     acquire.completed(True)
                 elif acquire.todo == CREATE:
@@ -141,6 +172,7 @@ class Simulation:
                 else:
                     acquire.completed(True)
             self.outcome.served[endpoint] += 1
+            self.outcome.longest[endpoint] = max(self.outcome.longest[endpoint], self.clock.now - began)
             yield self.use
             release = pool.open_release(acquire.conn, endpoint)
             assert release is not None

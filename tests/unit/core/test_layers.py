@@ -26,6 +26,7 @@ ORDER = [
     'histogram',
     'state',
     'permits',
+    'sharing',
     'screening',
     'scheduling',
     'connects',
