@@ -481,13 +481,17 @@ class BaseConnectionPool(PoolView[_EndpointT, _ConnectionT]):
 @disjoint_base
 class SyncPool(BaseConnectionPool[_EndpointT, _ConnectionT]):
     _wait: Any
-    def acquire(self, endpoint: _EndpointT, timeout: float | None = None, tag: str | None = None) -> _ConnectionT:
+    def acquire(
+        self, endpoint: _EndpointT, timeout: float | None = None, tag: str | None = None, priority: int = 0
+    ) -> _ConnectionT:
         """Acquire a connection. The caller must release it; for a with statement use `connection`.
 
         :param endpoint: what to connect to; any hashable
         :param timeout: seconds for everything: waiting, creating, checking; zero or less: do not wait; ``inf``: no
                         limit; ``None``: the pool's ``acquire_timeout``
         :param tag: a word for `holders` that says what the connection is used for, of at most 64 characters
+        :param priority: a whole number: of acquires that wait for the same endpoint, those with a higher one are served
+                         first
         :raises AcquireTimeoutError: if it took longer
         :raises ConnectionPoolClosedError: if the pool is closed
         """
@@ -501,13 +505,14 @@ class SyncPool(BaseConnectionPool[_EndpointT, _ConnectionT]):
         :raises ConnectionNotAcquiredError: if it is not held; nothing has changed then
         """
     def connection(
-        self, endpoint: _EndpointT, timeout: float | None = None, tag: str | None = None
+        self, endpoint: _EndpointT, timeout: float | None = None, tag: str | None = None, priority: int = 0
     ) -> Lease[_ConnectionT]:
         """Return a context manager that acquires a connection and releases it at the end.
 
         :param endpoint: what to connect to; any hashable
         :param timeout: as for `acquire`
         :param tag: as for `acquire`
+        :param priority: as for `acquire`
         """
 
 @final
@@ -532,7 +537,7 @@ class AsyncPool(BaseConnectionPool[_EndpointT, _ConnectionT]):
     ) -> None: ...
     def _attach_loop(self, loop: Any) -> None: ...
     def acquire(
-        self, endpoint: _EndpointT, timeout: float | None = None, tag: str | None = None
+        self, endpoint: _EndpointT, timeout: float | None = None, tag: str | None = None, priority: int = 0
     ) -> AsyncLease[_ConnectionT]:
         """Acquire a connection. The caller must release it.
 
@@ -543,6 +548,8 @@ class AsyncPool(BaseConnectionPool[_EndpointT, _ConnectionT]):
         :param timeout: seconds for everything: waiting, creating, checking; zero or less: do not wait; ``inf``: no
                         limit; ``None``: the pool's ``acquire_timeout``
         :param tag: a word for `holders` that says what the connection is used for, of at most 64 characters
+        :param priority: a whole number: of acquires that wait for the same endpoint, those with a higher one are served
+                         first
         :raises AcquireTimeoutError: if it took longer
         :raises ConnectionPoolClosedError: if the pool is closed
         """
@@ -558,13 +565,14 @@ class AsyncPool(BaseConnectionPool[_EndpointT, _ConnectionT]):
         :raises ConnectionNotAcquiredError: if it is not held; nothing has changed then
         """
     def connection(
-        self, endpoint: _EndpointT, timeout: float | None = None, tag: str | None = None
+        self, endpoint: _EndpointT, timeout: float | None = None, tag: str | None = None, priority: int = 0
     ) -> AsyncLease[_ConnectionT]:
         """Return an asynchronous context manager that acquires a connection and releases it at the end.
 
         :param endpoint: what to connect to; any hashable
         :param timeout: as for `acquire`
         :param tag: as for `acquire`
+        :param priority: as for `acquire`
         """
 
 @final

@@ -34,6 +34,15 @@ def check_timeout(timeout, str name='timeout'):
     return seconds
 
 
+cdef int check_priority(priority) except? -1:
+    """Check the priority of an acquire."""
+    if isinstance(priority, bool) or not isinstance(priority, int):
+        raise TypeError(f'priority must be a whole number, not {type(priority).__name__}: {priority!r}')
+    if not -1000000 <= priority <= 1000000:
+        raise ValueError(f'priority must be from -1000000 to 1000000, not {priority}')
+    return priority
+
+
 cdef int check_hashable(endpoint) except -1:
     try:
         hash(endpoint)

@@ -25,6 +25,7 @@ cdef class AsyncLease(Holder):
     cdef object key
     cdef object timeout
     cdef object tag
+    cdef int priority
     cdef Acquire acquire
     cdef object coro             # what is awaited: the driver at work, or the future of a plain wait
     cdef object body             # the error that leaves the block

@@ -122,7 +122,7 @@ cdef class AsyncPool(BaseConnectionPool):
         event.future = self.loop.create_future()
         return event
 
-    def acquire(self, endpoint, timeout=None, tag=None):
+    def acquire(self, endpoint, timeout=None, tag=None, priority=0):
         """Acquire a connection. The caller must release it.
 
         Returns an awaitable that is also an asynchronous context manager. It takes a connection when it is first
@@ -132,19 +132,24 @@ cdef class AsyncPool(BaseConnectionPool):
         :param timeout: seconds for everything: waiting, creating, checking; zero or less: do not wait; ``inf``: no
                         limit; ``None``: the pool's ``acquire_timeout``
         :param tag: a word for `holders` that says what the connection is used for, of at most 64 characters
+        :param priority: a whole number: of acquires that wait for the same endpoint, those with a higher one are served
+                         first
         :raises AcquireTimeoutError: if it took longer
         :raises ConnectionPoolClosedError: if the pool is closed
         """
-        return tagged(new_async_lease(self, endpoint, timeout, True), tag)
+        cdef int first = check_priority(priority)
+        return tagged(new_async_lease(self, endpoint, timeout, True), tag, first)
 
-    def connection(self, endpoint, timeout=None, tag=None):
+    def connection(self, endpoint, timeout=None, tag=None, priority=0):
         """Return an asynchronous context manager that acquires a connection and releases it at the end.
 
         :param endpoint: what to connect to; any hashable
         :param timeout: as for `acquire`
         :param tag: as for `acquire`
+        :param priority: as for `acquire`
         """
-        return tagged(new_async_lease(self, endpoint, timeout, False), tag)
+        cdef int first = check_priority(priority)
+        return tagged(new_async_lease(self, endpoint, timeout, False), tag, first)
 
     def release(self, conn, endpoint, error=None):
         """Release a connection. To be awaited; without hooks to run, it is done before, where the pool's loop runs.
@@ -159,7 +164,9 @@ cdef class AsyncPool(BaseConnectionPool):
 
     cdef slot_t* begin_for(self, AsyncLease lease) except? NULL:
         """Begin an acquire that is no idle hit. A method of the pool, so that the compiler keeps it out of the hit."""
-        return lease.begin(self.open_acquire(lease.key, lease.timeout), None)
+        cdef Acquire acquire = self.open_acquire(lease.key, lease.timeout)
+        acquire.w.priority = lease.priority
+        return lease.begin(acquire, None)
 
     cdef AsyncLease release_slot(self, Slot slot, error):
         """Return what to await for a release by way of `clean_after_error` and `on_release`."""
@@ -203,7 +210,8 @@ cdef inline AsyncLease new_async_lease(AsyncPool pool, endpoint, timeout, bint b
     return lease
 
 
-cdef inline AsyncLease tagged(AsyncLease lease, tag):
+cdef inline AsyncLease tagged(AsyncLease lease, tag, int priority):
+    lease.priority = priority
     if tag is not None:
         lease.by_name, by_name = False, lease.by_name
         lease.tag = check_tag(tag)

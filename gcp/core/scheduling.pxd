@@ -22,7 +22,7 @@ from gcp.core.state cimport (
     CREATE, DISCARDED, DISPOSING, EVICTED, EXPIRED, HANDOFF, IDLE, IDLE_TIMEOUT, MAX_LIFETIME, N_REASONS, OPEN,
     RETIRED, TO_DISPOSAL, TO_IDLE, USE, USED, WAIT, base_size, cap, endpoint_expiring, endpoint_link, endpoint_rank,
     endpoint_t, first_waiter, held, idle_limit, neediest, pool_t, slot_check, slot_due, slot_in_endpoint, slot_in_pool,
-    slot_reservation, slot_t, suspension, taken, waiter_node, waiter_t,
+    slot_reservation, slot_t, suspension, taken, waiter_node, waiter_t, waits_behind,
 )
 from gcp.core.table cimport home_of, table_add, table_has_room, table_remove
 
@@ -76,15 +76,15 @@ cdef inline void wake(pool_t* pool, waiter_t* w, int state) noexcept nogil:
 
 
 cdef inline void enqueue(pool_t* pool, waiter_t* w) noexcept nogil:
-    """Insert a waiter into the wait queue by its age: an acquire that was given a dead connection keeps its turn."""
+    """Insert a waiter into the wait queue by its priority and age: an acquire that was given a dead connection keeps its turn."""
     cdef endpoint_t* ep = w.ep
     cdef ring_t* before = &ep.queue
     w.ahead = ep.waiting
-    if ep.waiting and first_waiter(ep).seq > w.seq:
+    if ep.waiting and waits_behind(first_waiter(ep), w):
         before = ep.queue.next
         w.ahead = 0
     else:
-        while before.prev != &ep.queue and waiter_node(before.prev).seq > w.seq:
+        while before.prev != &ep.queue and waits_behind(waiter_node(before.prev), w):
             before = before.prev
     ring_insert(before, &w.node)
     w.state = WAIT

@@ -206,6 +206,7 @@ cdef struct waiter_t:
     ring_t node              # in the wait queue of its endpoint
     endpoint_t* ep
     uint64_t seq             # its age: smaller is older
+    int priority             # higher is served first, of waiters of the same endpoint
     PyObject* self           # the Acquire; the core owns a reference while it is queued or woken
     waiter_t* next_woken
     waiter_t* next_abandoned
@@ -450,6 +451,11 @@ cdef inline waiter_t* waiter_node(ring_t* node) noexcept nogil:
 cdef inline waiter_t* first_waiter(endpoint_t* ep) noexcept nogil:
     """Return the oldest waiter of an endpoint that has one."""
     return waiter_node(ep.queue.next)
+
+
+cdef inline bint waits_behind(waiter_t* w, waiter_t* other) noexcept nogil:
+    """Whether a waiter comes after another one of its endpoint: by priority, then by age."""
+    return w.priority < other.priority or (w.priority == other.priority and w.seq > other.seq)
 
 
 cdef inline slot_t* first_due(pool_t* pool) noexcept nogil:

@@ -11,22 +11,26 @@ cdef class SyncPool(BaseConnectionPool):
     """Serves idle hits without a Python frame, with and without hooks."""
     cdef public object _wait        # waits for an event without a time limit, and not beyond the end of the interpreter
 
-    def acquire(self, endpoint, timeout=None, tag=None):
+    def acquire(self, endpoint, timeout=None, tag=None, priority=0):
         """Acquire a connection. The caller must release it; for a with statement use `connection`.
 
         :param endpoint: what to connect to; any hashable
         :param timeout: seconds for everything: waiting, creating, checking; zero or less: do not wait; ``inf``: no
                         limit; ``None``: the pool's ``acquire_timeout``
         :param tag: a word for `holders` that says what the connection is used for, of at most 64 characters
+        :param priority: a whole number: of acquires that wait for the same endpoint, those with a higher one are served
+                         first
         :raises AcquireTimeoutError: if it took longer
         :raises ConnectionPoolClosedError: if the pool is closed
         """
         cdef slot_t* s
-        if tag is None:
+        cdef int first = check_priority(priority)
+        if tag is None and not first:
             return <object>self.take(endpoint, timeout).conn
         check_tag(tag)
-        s = self.take(endpoint, timeout)
-        note_tagged(self, s, tag)
+        s = self.take_by_priority(endpoint, timeout, first)
+        if tag is not None:
+            note_tagged(self, s, tag)
         return <object>s.conn
 
     def release(self, conn, endpoint, error=None):
@@ -43,14 +47,16 @@ cdef class SyncPool(BaseConnectionPool):
         else:
             self.release_named(conn, endpoint, error)
 
-    def connection(self, endpoint, timeout=None, tag=None):
+    def connection(self, endpoint, timeout=None, tag=None, priority=0):
         """Return a context manager that acquires a connection and releases it at the end.
 
         :param endpoint: what to connect to; any hashable
         :param timeout: as for `acquire`
         :param tag: as for `acquire`
+        :param priority: as for `acquire`
         """
         cdef Lease lease = new_lease(self, endpoint, timeout)
+        lease.priority = check_priority(priority)
         lease.tag = check_tag(tag)
         return lease
 
@@ -69,6 +75,15 @@ cdef class SyncPool(BaseConnectionPool):
         if self.tracks:
             note_use(s, NULL)
         return s if self.direct or a.fresh == ENDED else self.call_hooks(s, &a, endpoint, timeout)
+
+    cdef slot_t* take_by_priority(self, endpoint, timeout, int priority) except NULL:
+        """Acquire a slot. With a priority, even an idle one is left to the machine."""
+        cdef Acquire acquire
+        if not priority:
+            return self.take(endpoint, timeout)
+        acquire = self.open_acquire(endpoint, timeout)
+        acquire.w.priority = priority
+        return self.serve(acquire, None)
 
     cdef slot_t* serve_anew(self, endpoint, timeout) except NULL:
         """Drive an acquire that found no idle connection."""
@@ -220,6 +235,7 @@ cdef class Lease(Holder):
     cdef object key
     cdef object timeout
     cdef object tag
+    cdef int priority
     cdef bint entered
     cdef bint discarded
 
@@ -249,7 +265,10 @@ cdef class Lease(Holder):
         if self.entered:
             raise RuntimeError('a lease can be entered only once: call connection() again')
         self.entered = True
-        s = self.pool.take(self.key, self.timeout)
+        if self.priority:
+            s = self.pool.take_by_priority(self.key, self.timeout, self.priority)
+        else:
+            s = self.pool.take(self.key, self.timeout)
         if self.tag is not None:
             note_tagged(self.pool, s, self.tag)
         self.hold(self.pool._core, <Slot>slot_object(s), s.lease)

@@ -27,7 +27,7 @@ from gcp.core.state cimport (
     OPEN, POOL_CLOSED, REFUSED, RETIRED, RETURNING, SUSPENDED, TO_DISPOSAL, TO_IDLE, TURNED_AWAY, UNAVAILABLE, USE,
     USED, WAIT, cap, count_hook_call, endpoint_expiring, endpoint_link, endpoint_t, first_check, first_due,
     first_waiter, idle_limit, lifetime, pool_t, queue_limit, slot_in_endpoint, slot_in_pool, slot_t, suspension, taken,
-    waiter_t,
+    waiter_t, waits_behind,
 )
 from gcp.core.table cimport table_add, table_has_room, table_remove, table_reserve
 
@@ -137,7 +137,7 @@ cdef inline int request_slot(pool_t* pool, waiter_t* w, double now) noexcept nog
     pool.now = now
     if pool.closed or ep.retiring or suspension(pool, ep) != OPEN:
         return turn_away(pool, w, now)
-    if ep.waiting == 0 or w.seq < first_waiter(ep).seq:
+    if ep.waiting == 0 or waits_behind(first_waiter(ep), w):
         while True:
             w.fresh = needs_no_check(pool, ep, now)
             s = take_idle(pool, ep, now)
