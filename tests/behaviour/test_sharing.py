@@ -1,4 +1,4 @@
-"""Guarantee 26 (docs/guarantees.md): places of the total cap where endpoints have weights or floors."""
+"""Guarantee 28 (docs/guarantees.md): places of the total cap where endpoints have weights or floors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Guarantee 26 (docs/guarantees.md): how endpoints with weights and floors share the total cap, in simulated time."""
+"""Guarantee 28 (docs/guarantees.md): how endpoints with weights and floors share the total cap, in simulated time."""
 
 from __future__ import annotations
 
