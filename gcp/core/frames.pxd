@@ -20,15 +20,15 @@ cdef extern from *:
         int at;                 /* offset of the instruction, bytes */
     } gcp_site;
 
-    /* Return a new reference to the code object that a thread executes, or NULL where it executes none. From 3.12 on
-       there are functions for it. The layout of 3.11's frames does not change any more. */
+    /* Return the code object that a thread executes, or NULL where it executes none: a borrowed reference, or from 3.12
+       on, where there are functions for it, a new one. The layout of 3.11's frames does not change any more. */
+    #define GCP_CODE_IS_NEW (PY_VERSION_HEX >= 0x030C0000)
     #if PY_VERSION_HEX < 0x030B0000
     static inline PyObject *gcp_code_of(PyThreadState *thread, int *at) {
         PyFrameObject *frame = thread->frame;
         if (frame == NULL)
             return NULL;
         *at = frame->f_lasti * (int)sizeof(_Py_CODEUNIT);
-        Py_INCREF(frame->f_code);
         return (PyObject *)frame->f_code;
     }
     #elif PY_VERSION_HEX < 0x030C0000
@@ -44,7 +44,6 @@ cdef extern from *:
         if (frame == NULL)
             return NULL;
         *at = (int)((char *)frame->instruction - (char *)_PyCode_CODE(frame->code));
-        Py_INCREF(frame->code);
         return (PyObject *)frame->code;
     }
     #else
@@ -67,7 +66,15 @@ cdef extern from *:
     }
     #endif
 
-    static inline void gcp_set_task(gcp_site *site, PyObject *task) {
+    static void gcp_set_code(gcp_site *site, PyObject *code) {
+        PyObject *old = site->code;
+        if (!GCP_CODE_IS_NEW)
+            Py_XINCREF(code);
+        site->code = code;
+        Py_XDECREF(old);
+    }
+
+    static void gcp_set_task(gcp_site *site, PyObject *task) {
         PyObject *old = site->task;
         site->task = task == NULL ? NULL : PyWeakref_NewRef(task, NULL);
         if (task != NULL && site->task == NULL)
@@ -85,12 +92,13 @@ cdef extern from *:
        task   the running task, or NULL */
     static inline void gcp_note_site(gcp_site *site, PyObject *task) {
         PyThreadState *thread = PyThreadState_Get();
-        PyObject *old = site->code;
         PyObject *code = gcp_code_of(thread, &site->at);
         site->thread = thread->id;
         site->ident = thread->thread_id;
-        site->code = code;
-        Py_XDECREF(old);
+        if (code != site->code)
+            gcp_set_code(site, code);
+        else if (GCP_CODE_IS_NEW)
+            Py_XDECREF(code);
         if (!gcp_is_of_task(site, task))
             gcp_set_task(site, task);
         if (site->tag != NULL)
