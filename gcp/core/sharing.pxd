@@ -14,14 +14,14 @@ cdef enum:
     # percent of the acquires.
     QUANTUM = 96
     # A quantum, in connects.
-    CONNECTS = 8
+    WORTH_CONNECTS = 8
     # Quanta by which an endpoint may be ahead. A floor above its share puts an endpoint ahead for ever.
     MOST_AHEAD = 10
 
 
 cdef inline double quantum(pool_t* pool, endpoint_t* ep) noexcept nogil:
     """Return for how long a place stays with an endpoint, seconds: much longer than what it costs to move it."""
-    return max(QUANTUM * ep.use_time, CONNECTS * pool.create_time)
+    return max(QUANTUM * ep.use_time, WORTH_CONNECTS * pool.create_time)
 
 
 cdef inline double virtual_time(endpoint_t* ep, double now) noexcept nogil:
