@@ -143,7 +143,6 @@ def explanation(endpoint: Any, facts: dict[str, Any] | None) -> Explanation[Any]
         **{name: value for name, value in facts.items() if name in names},
         known=True,
         max_size=facts['limits'][0],
-        suspended=facts['blocked_by'] == 'suspended',
     )
 
 

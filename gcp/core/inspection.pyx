@@ -8,7 +8,8 @@ from gcp.core.permits cimport endpoint_may_connect, pool_may_connect
 from gcp.core.platform cimport gcp_lock, gcp_unlock
 from gcp.core.ring cimport ring_t
 from gcp.core.state cimport (
-    cap, endpoint_link, endpoint_object, endpoint_t, first_waiter, held, pool_t, slot_in_endpoint, taken, waiter_node,
+    OPEN, cap, endpoint_link, endpoint_object, endpoint_t, first_waiter, held, pool_t, slot_in_endpoint, suspension,
+    taken, waiter_node,
 )
 
 cdef str CONNECTS = ''      # what an acquire does that finds no idle connection, and need not wait
@@ -24,6 +25,7 @@ cdef struct view_t:          # of one endpoint
     double expected          # how long one more acquire would wait, seconds; negative: not known
     double trouble           # the higher, the earlier it is shown
     bint retiring
+    bint suspended
 
 
 cdef struct queued_t:        # one waiter
@@ -44,6 +46,8 @@ cdef str what_would_block(pool_t* pool, endpoint_t* e):
         return 'closed'
     if e.retiring:
         return 'retiring'
+    if suspension(pool, e) != OPEN:
+        return 'suspended'
     if e.waiting == 0 and e.n_base + e.n_extra:
         return None
     if e.broken and not is_probe(pool, e):
@@ -95,6 +99,7 @@ cdef void view_endpoint(pool_t* pool, endpoint_t* e, view_t* view):
     view.used_since = slot_in_endpoint(e.used.next).since if e.n_used > e.checking else INFINITY
     view.expected = expected_wait(pool, e, block)
     view.retiring = e.retiring
+    view.suspended = suspension(pool, e) != OPEN
 
 
 cdef str cap_of(PyObject* block, Py_ssize_t limit):
@@ -121,6 +126,7 @@ cdef dict facts_of(view_t* view, double now):
             'retry_at': counts.retry_at or None,
             'last_error': ep.last_error,
             'retiring': view.retiring,
+            'suspended': view.suspended,
         }
     finally:
         Py_DECREF(ep)

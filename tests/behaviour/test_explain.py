@@ -168,6 +168,18 @@ async def test_an_endpoint_that_is_being_retired_and_a_closed_pool(front: Front)
     await closing
 
 
+async def test_a_suspended_endpoint(front: Front) -> None:
+    pool = front.pool(front.manager())
+    async with pool.connection('db'):
+        pass
+    await pool.suspend('db')
+    found = explain(front, 'db')
+    assert (found.blocked_by, found.suspended, found.idle) == ('suspended', True, 1)
+    assert 'would wait: the endpoint is suspended' in str(found)
+    front.pools[0].resume('db')
+    assert not explain(front, 'db').waits and not explain(front, 'db').suspended
+
+
 async def test_an_endpoint_that_may_carry_credentials_is_not_shown(front: Front) -> None:
     pool = front.pool(front.manager())
     async with pool.connection('redis://user:secret@host'):
