@@ -43,6 +43,7 @@ NO_ENDPOINT: Final[object]
 # --- events ---
 
 def set_main_thread(ident: int) -> None: ...
+
 @final
 class Event:
     def __call__(self, *unknown: NoReturn, **named: NoReturn) -> None: ...
