@@ -166,6 +166,8 @@ class PoolStats(Counts, Generic[EndpointT]):
     :ivar oldest_waiter: how long the oldest waiter has been waiting, seconds; 0 without waiters
     :ivar oldest_checkout: how long the connection that was acquired first has been held, seconds; 0 without any
     :ivar limits_errors: how often the function `limits` has failed, so that the pool's limits hold for an endpoint
+    :ivar abandoned_leases: leases that were garbage-collected before they were released
+    :ivar reclaim_runs: how often the garbage collector was run because the holder of a connection is gone
     """
 
     name: str
@@ -179,6 +181,8 @@ class PoolStats(Counts, Generic[EndpointT]):
     oldest_waiter: float = field(repr=False)
     oldest_checkout: float = field(repr=False)
     limits_errors: int = field(repr=False)
+    abandoned_leases: int = field(repr=False)
+    reclaim_runs: int = field(repr=False)
 
 
 def snapshot(

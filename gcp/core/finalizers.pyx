@@ -103,6 +103,7 @@ cdef int reclaim_slot(Core core, slot_t* abandoned, double now) except -1:
     core.pool.now = now
     if abandoned.abandoned_lease:
         if abandoned.lease == abandoned.abandoned_lease and is_held(abandoned):
+            core.pool.metrics.abandoned_leases += abandoned.acquired
             discard_slot(&core.pool, abandoned, DISCARDED)
         else:
             use = None

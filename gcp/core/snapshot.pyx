@@ -160,6 +160,8 @@ cdef dict metrics_of(metrics_t* metrics):
         'wait': histogram_of(&metrics.wait, N_WAIT_BOUNDS),
         'age': histogram_of(&metrics.age, N_AGE_BOUNDS),
         'limits_errors': metrics.limits_errors,
+        'abandoned_leases': metrics.abandoned_leases,
+        'reclaim_runs': metrics.reclaim_runs,
         'hook_time': {
             HOOKS[i]: {
                 'ok': histogram_of(&metrics.hook_time[i], N_WAIT_BOUNDS),

@@ -61,6 +61,8 @@ cdef struct metrics_t:       # of a pool
     histogram_t failed_hook_time[<int>N_HOOKS]
     uint64_t hook_calls[<int>N_HOOKS][<int>N_HOOK_OUTCOMES]
     uint64_t limits_errors   # how often the limits of an endpoint could not be determined
+    uint64_t abandoned_leases    # leases that were garbage-collected before they were released
+    uint64_t reclaim_runs        # how often the garbage collector was run for holders that are gone
 
 
 cdef inline void count_hook_call(metrics_t* metrics, int hook, int outcome, double seconds) noexcept nogil:

@@ -287,6 +287,13 @@ def set_watched(BaseConnectionPool pool not None, bint watched):
     pool.watched = watched
 
 
+def count_reclaim_run(BaseConnectionPool pool not None):
+    """Count that the garbage collector was run for holders that are gone."""
+    gcp_lock(&pool._core.mutex)
+    pool._core.pool.metrics.reclaim_runs += 1
+    gcp_unlock(&pool._core.mutex)
+
+
 def find_holders(BaseConnectionPool pool not None, endpoint, Py_ssize_t most):
     """Describe the holders of connections, the longest held first.
 

@@ -12,7 +12,7 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from gcp._core import find_holders, look_at_waits, look_for_leaks, set_watched
+from gcp._core import count_reclaim_run, find_holders, look_at_waits, look_for_leaks, set_watched
 from gcp.disposal import SHORTEST_SLEEP
 from gcp.disposal.threads import start_daemon
 from gcp.holders import describe_holders
@@ -52,7 +52,6 @@ class Watched:
         self._leaks: dict[int, tuple[HolderInfo, float]] = {}
         self._reclaimed_at = -RECLAIM_INTERVAL
         self._alerts: Alerts | None = None
-        self.collections = 0
         pool._core.describe_holders = describe_holders
         pool._core.on_lost = self.tell_lost
         if options.leak_threshold < inf:
@@ -135,7 +134,7 @@ class Watched:
         gone = [holder for holder in find_holders(pool, None, ABANDONED) if not holder.alive]
         if gone:
             self._reclaimed_at = monotonic()
-            self.collections += 1
+            count_reclaim_run(pool)
             self.alerts(pool).reclaimed(gone[:SHOWN], gc.collect())
             pool._core.drain()
 

@@ -306,6 +306,13 @@ METRICS: Final[tuple[Metric, ...]] = (
     Metric(
         'gcpool_limits_errors_total', 'counter', 'Failed calls of the function that limits single endpoints', '{error}'
     ),
+    Metric(
+        'gcpool_abandoned_leases_total',
+        'counter',
+        'Leases that were garbage-collected before they were released',
+        '{lease}',
+    ),
+    Metric('gcpool_reclaim_runs_total', 'counter', 'Runs of the garbage collector for holders that are gone', '{run}'),
     Metric('gcpool_endpoint_label_overflow_total', 'counter', 'Endpoints that got no label of their own', '{endpoint}'),
     Metric('gcpool_telemetry_errors_total', 'counter', 'Errors of label functions, exporters and callbacks', '{error}'),
     Metric('gcpool_collect_seconds', 'gauge', 'Duration of the last collection of these metrics', 's', (), merge='max'),
@@ -461,5 +468,17 @@ INSTRUMENTS: Final[tuple[Instrument, ...]] = (
         COUNTER,
         'Failed calls of the function that limits single endpoints',
         'gcpool_limits_errors_total',
+    ),
+    instrument(
+        'gcpool.connection.abandoned_leases',
+        COUNTER,
+        'Leases that were garbage-collected before they were released',
+        'gcpool_abandoned_leases_total',
+    ),
+    instrument(
+        'gcpool.connection.reclaim_runs',
+        COUNTER,
+        'Runs of the garbage collector for holders that are gone',
+        'gcpool_reclaim_runs_total',
     ),
 )

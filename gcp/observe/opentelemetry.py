@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache, partial
 from time import monotonic, perf_counter, sleep, time_ns
 from typing import Any, Final
@@ -47,6 +47,13 @@ collected: Final = threading.local()
 
 # --- figures ---
 
+#: counters of a whole pool, by their names in `Core.snapshot`
+TOTALS: Final[Mapping[str, str]] = {
+    'gcpool_limits_errors_total': 'limits_errors',
+    'gcpool_abandoned_leases_total': 'abandoned_leases',
+    'gcpool_reclaim_runs_total': 'reclaim_runs',
+}
+
 
 def counted(reading: Reading, metric: str) -> Iterator[tuple[dict[str, str], float]]:
     """Yield a metric's values with their labels other than the pool's."""
@@ -65,8 +72,8 @@ def counted(reading: Reading, metric: str) -> Iterator[tuple[dict[str, str], flo
         yield {}, reading.capacity
     elif metric == 'gcpool_min_idle_connections' and reading.limits is not None:
         yield {}, reading.limits[2]
-    elif metric == 'gcpool_limits_errors_total':
-        yield {}, reading.total['limits_errors']
+    elif metric in TOTALS:
+        yield {}, reading.total[TOTALS[metric]]
 
 
 @lru_cache(maxsize=256)

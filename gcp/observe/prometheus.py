@@ -44,6 +44,8 @@ NUMBERS: Final[Mapping[str, Callable[[Reading], float | None]]] = {
     'gcpool_endpoints': lambda reading: reading.endpoints,
     'gcpool_endpoint_label_overflow_total': lambda reading: reading.overflow,
     'gcpool_limits_errors_total': lambda reading: reading.total['limits_errors'],
+    'gcpool_abandoned_leases_total': lambda reading: reading.total['abandoned_leases'],
+    'gcpool_reclaim_runs_total': lambda reading: reading.total['reclaim_runs'],
     'gcpool_telemetry_errors_total': lambda reading: reading.errors,
 }
 

@@ -288,6 +288,7 @@ async def test_a_lease_that_was_garbage_collected_is_told(front: Front, caplog: 
     [message] = messages(caplog, logging.WARNING, 'garbage-collected')
     assert "'db'" in message
     assert 'acquired by' in message
+    assert pool.stats().abandoned_leases == 1
 
 
 async def test_a_caller_that_waits_for_itself_is_told_at_once(front: Front, caplog: pytest.LogCaptureFixture) -> None:
@@ -356,7 +357,7 @@ def test_what_an_ended_thread_left_in_a_cycle_is_reclaimed(caplog: pytest.LogCap
             thread.start()
             thread.join()
             with pool.connection('db', timeout=PATIENCE):
-                pass
+                assert pool.stats().reclaim_runs == 1
     finally:
         gc.enable()
     until(lambda: messages(caplog, logging.WARNING, 'reclaim_abandoned'))

@@ -157,11 +157,12 @@ def test_what_it_is() -> None:
         'Overview',
         'Saturation',
         'Acquire latency',
-        'Use and leaks',
+        'Who holds',
         'Hook calls',
         'Connecting',
         'Churn',
         'Endpoints',
+        'Sharing',
         'Self-telemetry',
     ]
 

@@ -51,6 +51,8 @@ PROMISED = {
     'gcpool.connection.stale': (False, '{connection}', {'gcpool.endpoint'}),
     'gcpool.connection.endpoint_max': (False, '{connection}', {'gcpool.endpoint'}),
     'gcpool.connection.limits_errors': (True, '{error}', set()),
+    'gcpool.connection.abandoned_leases': (True, '{lease}', set()),
+    'gcpool.connection.reclaim_runs': (True, '{run}', set()),
 }
 
 

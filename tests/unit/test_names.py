@@ -69,6 +69,8 @@ PROMISED = {
     'gcpool_stale_connections': ('gauge', 'pool pool_endpoint', {}),
     'gcpool_endpoint_max_connections': ('gauge', 'pool pool_endpoint', {}),
     'gcpool_limits_errors_total': ('counter', 'pool', {}),
+    'gcpool_abandoned_leases_total': ('counter', 'pool', {}),
+    'gcpool_reclaim_runs_total': ('counter', 'pool', {}),
     'gcpool_endpoint_label_overflow_total': ('counter', 'pool', {}),
     'gcpool_telemetry_errors_total': ('counter', 'pool', {}),
     'gcpool_collect_seconds': ('gauge', '', {}),

@@ -288,7 +288,7 @@ SATURATION: Final = Row(
             'Pool fullness',
             'Connections in use or being created, as a share of the capacity; of several processes the fullest. A pool '
             'that reaches the dashed line while acquires wait is too small for its load, or its connections are held for '
-            'too long: see Use and leaks.',
+            'too long: see Who holds.',
             'percentunit',
             (Query(f'max by (pool) ({FULLNESS})', '{{pool}}'),),
             width=6,
@@ -387,7 +387,7 @@ LATENCY: Final = Row(
 )
 
 USE: Final = Row(
-    'Use and leaks',
+    'Who holds',
     (
         Panel(
             'Time held',
@@ -406,10 +406,15 @@ USE: Final = Row(
         ),
         Panel(
             'Leaks detected',
-            'Connections that were held for longer than the leak_threshold of their pool, each counted once. Always 0 '
-            'without a threshold.',
+            'Connections that were held for longer than the leak_threshold of their pool, each counted once (always 0 '
+            'without a threshold), and leases that were garbage-collected before they were released. The log names the '
+            'line that acquired each; pool.holders() and the debug page show who holds what now.',
             'short',
-            (Query(added('gcpool_leaks_detected_total', 'pool'), '{{pool}}'),),
+            (
+                Query(added('gcpool_leaks_detected_total', 'pool'), '{{pool}}'),
+                Query(added('gcpool_abandoned_leases_total', 'pool', labels=POOL), '{{pool}}: garbage-collected'),
+                Query(added('gcpool_reclaim_runs_total', 'pool', labels=POOL), '{{pool}}: reclaimed'),
+            ),
         ),
         Panel(
             'Time held, p95 by pool',
@@ -692,6 +697,40 @@ ENDPOINTS: Final = Row(
     ),
 )
 
+SHARING: Final = Row(
+    'Sharing',
+    (
+        Panel(
+            'Connections in use by endpoint',
+            'Connections that each endpoint has in use. Where endpoints wait for the total limit, they share it in '
+            'proportion to their weights, and none gets less than its floor while it has demand.',
+            'short',
+            (
+                Query(
+                    average('gcpool_connections', 'pool, pool_endpoint', 'state="used"'), '{{pool}}: {{pool_endpoint}}'
+                ),
+            ),
+            width=12,
+            stacked=True,
+        ),
+        Panel(
+            'Evictions per acquire',
+            'How often an idle connection of one endpoint was closed to make room for another, per acquire. Above a few '
+            'percent the endpoints take places from each other all the time: raise total_max_size.',
+            'percentunit',
+            (
+                Query(
+                    rate('gcpool_connections_closed_total', 'pool', 'reason="evicted"', POOL)
+                    + ' / '
+                    + rate('gcpool_acquire_wait_seconds_count', 'pool', labels=POOL),
+                    '{{pool}}',
+                ),
+            ),
+            width=12,
+        ),
+    ),
+)
+
 SELF: Final = Row(
     'Self-telemetry',
     (
@@ -739,4 +778,4 @@ SELF: Final = Row(
     ),
 )
 
-ROWS: Final[tuple[Row, ...]] = (OVERVIEW, SATURATION, LATENCY, USE, HOOKS, CONNECTING, CHURN, ENDPOINTS, SELF)
+ROWS: Final[tuple[Row, ...]] = (OVERVIEW, SATURATION, LATENCY, USE, HOOKS, CONNECTING, CHURN, ENDPOINTS, SHARING, SELF)
