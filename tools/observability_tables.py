@@ -52,8 +52,8 @@ READ = {
     'A label of several endpoints counts them.',
     'gcpool_retry_delay_seconds': 'Above 0: the latest connects have failed. It grows up to the maximum of '
     '`connect_retry`. A label of several endpoints shows the longest.',
-    'gcpool_missing_connections': 'Above 0 for more than moments: `refill` fails, or the limits leave no room. '
-    'Always 0 for endpoints that were not warmed up.',
+    'gcpool_missing_connections': 'Above 0 for more than moments: connects fail, or the limits leave no room. '
+    'Always 0 for endpoints that were not warmed up, and without `refill` once the warm-up has ended.',
     'gcpool_endpoint_max_connections': '`max_size`, unless `limits` gives the endpoint its own. A label of several '
     'endpoints shows the sum.',
     'gcpool_limits_errors_total': 'If it is not 0, the limits of the pool hold for endpoints that should have '
