@@ -1,9 +1,9 @@
 """HikariCP's spike: how long the slowest request took, and whether one created while a connection was idle.
 
-Without `connect_workers`, creation is inline: a request that has begun to create waits for its own connection. From the log of when each request
-asked, began to create, got and released: an idle connection was passed over when it certainly was idle from before a
-request asked until that request began to create. With `connect_workers`, which psycopg_pool has always (by another
-name), requests take what is released first."""
+Without `connect_workers`, creation is inline: a request that has begun to create waits for its own connection. From the
+log of when each request asked, began to create, got and released: an idle connection was passed over when it certainly
+was idle from before a request asked until that request began to create. With `connect_workers`, which psycopg_pool has
+always (as `num_workers`), requests take what is released first."""
 
 from __future__ import annotations
 
