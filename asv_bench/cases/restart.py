@@ -17,6 +17,7 @@ from math import inf
 from typing import Any
 
 from benchmarks.adapters import THREADS
+from benchmarks.adapters.peer import is_installed
 
 import gcp.asyncio
 import gcp.threading
@@ -219,14 +220,18 @@ def contenders(server: Server, callers: str) -> dict[str, Callable[[], Seen]]:
         load, pools = in_threads, {GCP: open_gcp, PSYCOPG: open_psycopg_pool}
     else:
         load, pools = in_tasks, {GCP: open_async_gcp, PSYCOPG: open_async_psycopg_pool}
-    return {name: functools.partial(load, open_pool, server) for name, open_pool in pools.items()}
+    return {
+        name: functools.partial(load, open_pool, server)
+        for name, open_pool in pools.items()
+        if not THREADS[name].missing
+    }
 
 
 def case_restart(effort: float) -> Iterator[Row]:
     """PostgreSQL restarted under 8 threads and 100 tasks, 2 s away, time-out 5 s: the worst of a few; by the clock"""
     what = f'PostgreSQL {AWAY:g} s away'
-    if psycopg_is_missing := THREADS[PSYCOPG].missing:
-        yield unmeasured(f'{what}: callers that got an error', 0, '', psycopg_is_missing)
+    if not is_installed('psycopg'):
+        yield unmeasured(f'{what}: callers that got an error', 0, '', 'not installed: psycopg')
         return
     logging.disable(logging.CRITICAL)  # psycopg_pool logs each failed connect
     try:
@@ -234,6 +239,8 @@ def case_restart(effort: float) -> Iterator[Row]:
             for callers in CALLERS:
                 seen = interleave(contenders(server, callers), repetitions(effort, 3, 1))
                 yield from rows(f'{what}, {callers}', seen)
+                if missing := THREADS[PSYCOPG].missing:
+                    yield unmeasured(f'{what}, {callers}, {PSYCOPG}: callers that got an error', 0, '', missing)
     except ServerError as error:
         yield unmeasured(f'{what}: callers that got an error', 0, '', str(error))
     finally:
