@@ -52,8 +52,8 @@ READ = {
     'A label of several endpoints counts them.',
     'gcpool_retry_delay_seconds': 'Above 0: the latest connects have failed. It grows up to the maximum of '
     '`connect_retry`. A label of several endpoints shows the longest.',
-    'gcpool_missing_connections': 'Above 0 for more than moments: `refill` fails, or the limits leave no room. '
-    'Always 0 for endpoints that were not warmed up.',
+    'gcpool_missing_connections': 'Above 0 for more than moments: connects fail, or the limits leave no room. '
+    'Always 0 for endpoints that were not warmed up, and without `refill` once the warm-up has ended.',
     'gcpool_suspended': 'Above 0: `suspend` was called, and acquires wait or fail until `resume`. If a pool is '
     'suspended as a whole, each endpoint that it knows counts.',
     'gcpool_stale_connections': 'After `expire`, it falls to 0 as connections are released. If it does not, a '

@@ -7,10 +7,11 @@ How late is the last request, how many connections were created, and was one cre
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any
@@ -19,10 +20,12 @@ import gcp.asyncio
 import gcp.threading
 
 from . import effort, managers, tracks
+from .adapters import fakes
 
 IDLE, REQUESTS = 5, 50
 CONNECT = effort.choose(0.02, 0.15, 0.15)
 USE = 0.002
+WORKERS = 3
 
 
 @dataclass
@@ -43,11 +46,13 @@ class Spike:
     """What was seen.
 
     :ivar creations: when the creation of each connection began, those before the spike included
+    :ivar attempts: when each connect began, those included that have not ended
     """
 
     requests: list[Request] = field(default_factory=list)
     creations: dict[object, float] = field(default_factory=dict)
     start: float = inf
+    attempts: list[float] = field(default_factory=list)
 
     @property
     def slowest(self) -> float:
@@ -57,7 +62,12 @@ class Spike:
     @property
     def created(self) -> int:
         """How many connections were created for the requests."""
-        return sum(begun >= self.start for begun in self.creations.values())
+        return sum(begun >= self.start for begun in self.attempts)
+
+    def begin(self) -> float:
+        """Record that a connect begins, and return the time."""
+        self.attempts.append(begun := time.monotonic())
+        return begun
 
     @property
     def passed_over(self) -> int:
@@ -83,13 +93,13 @@ def noting(manager: Any, spike: Spike) -> Any:
     create = manager.create
 
     def note_and_create(endpoint: object, timeout: float | None = None) -> object:
-        begun = time.monotonic()
+        begun = spike.begin()
         conn = create(endpoint, timeout)
         spike.creations[conn] = begun
         return conn
 
     async def note_and_await(endpoint: object) -> object:
-        begun = time.monotonic()
+        begun = spike.begin()
         conn = await create(endpoint)
         spike.creations[conn] = begun
         return conn
@@ -98,52 +108,112 @@ def noting(manager: Any, spike: Spike) -> Any:
     return manager
 
 
-def in_threads() -> Spike:
+def in_threads(connect_workers: int = 0) -> Spike:
     spike = Spike()
     manager = noting(managers.blocking(gcp.threading, CONNECT), spike)
+    with gcp.threading.ConnectionPool(
+        manager, min_idle=IDLE, max_size=REQUESTS, connect_workers=connect_workers
+    ) as pool:
+        pool.warm_up('db')
+        request_in_threads(spike, lambda: pool.connection('db'))
+    return spike
+
+
+def in_threads_of_psycopg_pool() -> Spike:
+    """The same with psycopg_pool, by as many workers."""
+    from psycopg_pool import ConnectionPool
+
+    spike = Spike()
+
+    class Connection(fakes.psycopg_connection()):  # type: ignore[misc]
+        @classmethod
+        def connect(cls, conninfo: str, **options: Any) -> object:
+            begun = spike.begin()
+            time.sleep(CONNECT)
+            spike.creations[conn := cls()] = begun
+            return conn
+
+    with ConnectionPool(
+        connection_class=Connection, min_size=IDLE, max_size=REQUESTS, num_workers=WORKERS, open=False
+    ) as pool:
+        pool.wait()
+        request_in_threads(spike, pool.connection)
+    return spike
+
+
+def request_in_threads(spike: Spike, connection: Callable[[], Any]) -> None:
     ready = threading.Barrier(REQUESTS)
 
     def work() -> None:
         ready.wait()
         spike.requests.append(request := Request())
-        with pool.connection('db') as conn:
+        with connection() as conn:
             request.take(conn)
             time.sleep(USE)
         request.gave = time.monotonic()
 
-    with gcp.threading.ConnectionPool(manager, min_idle=IDLE, max_size=REQUESTS) as pool:
-        for conn in [pool.acquire('db') for _ in range(IDLE)]:
-            pool.release(conn, 'db')
-        threads = [threading.Thread(target=work) for _ in range(REQUESTS)]
-        spike.start = time.monotonic()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    return spike
+    threads = [threading.Thread(target=work) for _ in range(REQUESTS)]
+    spike.start = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
-async def in_tasks() -> Spike:
+async def in_tasks(connect_workers: int = 0) -> Spike:
     """The same for asyncio."""
     spike = Spike()
     manager = noting(managers.asynchronous(gcp.asyncio, CONNECT), spike)
+    async with gcp.asyncio.ConnectionPool(
+        manager, min_idle=IDLE, max_size=REQUESTS, connect_workers=connect_workers
+    ) as pool:
+        await pool.warm_up('db')
+        await request_in_tasks(spike, lambda: pool.connection('db'))
+    return spike
 
+
+async def in_tasks_of_psycopg_pool() -> Spike:
+    from psycopg_pool import AsyncConnectionPool
+
+    spike = Spike()
+
+    class Connection(fakes.psycopg_async_connection()):  # type: ignore[misc]
+        @classmethod
+        async def connect(cls, conninfo: str, **options: Any) -> object:
+            begun = spike.begin()
+            await asyncio.sleep(CONNECT)
+            spike.creations[conn := cls()] = begun
+            return conn
+
+    async with AsyncConnectionPool(
+        connection_class=Connection, min_size=IDLE, max_size=REQUESTS, num_workers=WORKERS, open=False
+    ) as pool:
+        await pool.wait()
+        await request_in_tasks(spike, pool.connection)
+    return spike
+
+
+async def request_in_tasks(spike: Spike, connection: Callable[[], Any]) -> None:
     async def work() -> None:
         spike.requests.append(request := Request())
-        async with pool.connection('db') as conn:
+        async with connection() as conn:
             request.take(conn)
             await asyncio.sleep(USE)
         request.gave = time.monotonic()
 
-    async with gcp.asyncio.ConnectionPool(manager, min_idle=IDLE, max_size=REQUESTS) as pool:
-        for conn in await asyncio.gather(*(pool.acquire('db') for _ in range(IDLE))):
-            await pool.release(conn, 'db')
-        spike.start = time.monotonic()
-        await asyncio.gather(*(work() for _ in range(REQUESTS)))
-    return spike
+    spike.start = time.monotonic()
+    await asyncio.gather(*(work() for _ in range(REQUESTS)))
 
 
-FRONTS = {'threads': in_threads, 'asyncio': lambda: asyncio.run(in_tasks())}
+FRONTS: dict[str, Callable[[], Spike]] = {'threads': in_threads, 'asyncio': lambda: asyncio.run(in_tasks())}
+WITH_WORKERS: dict[str, Callable[[], Spike]] = {
+    'threads': functools.partial(in_threads, WORKERS),
+    'asyncio': lambda: asyncio.run(in_tasks(WORKERS)),
+}
+OF_PSYCOPG_POOL: dict[str, Callable[[], Spike]] = {
+    'threads': in_threads_of_psycopg_pool,
+    'asyncio': lambda: asyncio.run(in_tasks_of_psycopg_pool()),
+}
 
 
 class Hikari:

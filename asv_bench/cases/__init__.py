@@ -13,6 +13,7 @@ endpoints       one endpoint, and a hundred thousand
 memory          the memory of idle connections and endpoints
 expiry          idle connections that expire, all at once
 spike           many requests at once for few connections
+restart         PostgreSQL that is restarted under load
 imports         what `import gcp.threading` takes
 handover        a place of the total cap that moves to another endpoint
 sharing         endpoints that overload the total cap
@@ -31,6 +32,7 @@ from .hit import case_hit, case_keys
 from .hooks import case_hooks
 from .imports import case_imports
 from .memory import case_memory
+from .restart import case_restart
 from .rows import Row
 from .scrape import case_scrape
 from .sharing import case_sharing
@@ -50,6 +52,7 @@ CASES: dict[str, Callable[[float], Iterator[Row]]] = {
     'memory': case_memory,
     'expiry': case_expiry,
     'spike': case_spike,
+    'restart': case_restart,
     'imports': case_imports,
     'handover': case_handover,
     'sharing': case_sharing,

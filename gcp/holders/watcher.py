@@ -71,8 +71,10 @@ class Watched:
         watcher.watch(self)
 
     def end(self, _: object = None) -> None:
-        """Have it watched no more: it is closed, or gone."""
-        watcher.forget(self)
+        """Have it watched no more: it is closed, or gone. A pool of a module may outlive the names of this one, at the
+        end of the interpreter: there is no watcher then."""
+        if watcher is not None:
+            watcher.forget(self)
 
     def tell_nested(self, endpoint: Any) -> None:
         """Tell that an acquire waits for a connection of an endpoint of which its caller holds one."""

@@ -155,6 +155,23 @@ def test_a_pool_in_a_global_of_a_module_that_goes_away(script: Run) -> None:
     ).quietly()
 
 
+def test_a_pool_that_outlives_the_modules_of_the_package(script: Run) -> None:
+    """Another module keeps the globals, and the pool among them, until what is left is collected."""
+    pytest.importorskip('prometheus_client')
+    script(
+        """
+        import prometheus_client
+        import gcp.threading
+        from gcp.testing import BareFakeManager
+
+        prometheus_client.kept = lambda: pool
+        with gcp.threading.ConnectionPool(BareFakeManager()) as pool:
+            with pool.connection('db'):
+                pass
+        """
+    ).quietly()
+
+
 def test_ctrl_c_in_a_blocked_acquire(script: Run) -> None:
     ended = script(
         """

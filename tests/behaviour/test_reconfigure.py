@@ -6,15 +6,17 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import threading
+from collections import Counter
 from typing import Any
 
 import pytest
-from fronts import Front
+from fronts import PATIENCE, Front
 
 from gcp import AcquireTimeoutError, EndpointLimits, Retry, TooManyWaitersError
 from gcp.asyncio import ConnectionPool as AsyncConnectionPool
 from gcp.options import FIXED, NAMES
-from gcp.testing import AsyncFakeManager, never, slow
+from gcp.testing import AsyncFakeManager, calling, never, slow
 
 
 async def test_waiters_are_served_at_once_where_a_cap_has_grown(front: Front) -> None:
@@ -248,6 +250,62 @@ async def test_up_and_down_under_load(front: Front, connecting: bool) -> None:
     await front.until(lambda: not pool.stats().disposing)
     assert pool.get_size() <= 3
     assert all(endpoint.size <= 2 for endpoint in pool.stats().endpoints.values())
+
+
+@pytest.mark.parametrize('changes', [100, pytest.param(1000, marks=pytest.mark.nightly)])
+async def test_nothing_is_closed_that_need_not_be(front: Front, changes: int) -> None:
+    """Change the caps of four endpoints again and again, up and down, while eight users work. Each endpoint is full
+    before a change: as many connections are closed as are beyond the new caps, and none because of other limits."""
+    manager = front.manager()
+    pool: Any = front.pool(manager, total_max_size=24)
+    caps = allowed = dict.fromkeys('abcd', 1)
+    existing: Counter[str] = Counter()
+    begun: list[tuple[str, int, int]] = []
+    stopped: list[bool] = []
+
+    lock = threading.Lock()
+
+    def create(endpoint: str, _: object) -> None:
+        with lock:
+            existing[endpoint] += 1
+            begun.append((endpoint, existing[endpoint], allowed[endpoint]))
+
+    def dispose(endpoint: str, _: object) -> None:
+        with lock:
+            existing[endpoint] -= 1
+
+    async def work(actor: int) -> None:
+        random_ = random.Random(actor)
+        while not stopped:
+            async with pool.connection(random_.choice('abcd'), timeout=PATIENCE) as connection:
+                with manager.hold(connection):
+                    await front.sleep(0.0001)
+
+    def is_settled() -> bool:
+        return all(each.size <= caps[name] for name, each in pool.stats().endpoints.items())
+
+    manager.create.does(calling(create))
+    manager.dispose.does(calling(dispose))
+    pool.reconfigure(limits=lambda endpoint: EndpointLimits(max_size=caps[endpoint]))
+    actors = [front.spawn(work(actor)) for actor in range(8)]
+    random_ = random.Random(1)
+    needless = 0
+    for _ in range(changes):
+        for endpoint, cap in caps.items():
+            await pool.warm_up(endpoint, size=cap)
+        old, before = caps, sum(pool.stats().closed.values())
+        new = {name: random_.randint(1, 6) for name in caps}
+        allowed = {name: max(old[name], new[name]) for name in caps}
+        caps = new
+        pool.reconfigure(max_size=random_.randint(1, 6), **some_limits_of_connects(random_) | {'refill': False})
+        await front.until(is_settled)
+        beyond = sum(max(0, old[name] - new[name]) for name in caps)
+        needless += sum(pool.stats().closed.values()) - before - beyond
+        assert not needless, (old, new, pool.stats())
+    stopped.append(True)
+    for actor in actors:
+        await actor
+    assert [(endpoint, number) for endpoint, number, cap in begun if number > cap] == []
 
 
 def some_limits(random_: random.Random) -> dict[str, Any]:

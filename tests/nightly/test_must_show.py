@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -147,6 +147,26 @@ def test_what_lacks_a_peer_is_told_and_neither_met_nor_missed(
     ]
     assert all(rows[what].ok is None and rows[what].seen.startswith('not installed: ') for what in lacking)
     assert rows['acquire+release / deque pop+append'].ok is not None
+
+
+def test_a_restart_is_not_measured_without_its_driver(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.import_module('cases.restart'), 'is_installed', lambda package: False)
+    (row,) = script.CASES['restart'](0.01)
+    assert row.ok is None and row.seen == 'not installed: psycopg'
+
+
+def test_a_restart_is_measured_without_another_pool(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases: Any = importlib.import_module('cases.restart')
+    contest = importlib.import_module('cases.contest')
+    pools = {name: SimpleNamespace(missing='' if name == contest.GCP else 'not installed') for name in cases.THREADS}
+    monkeypatch.setattr(cases, 'THREADS', pools)
+    for name in ('AWAY', 'AROUND'):
+        monkeypatch.setattr(cases, name, 0.1)
+    rows = list(script.CASES['restart'](0.01))
+    if rows[0].value is None:
+        pytest.skip(rows[0].missing)
+    assert [row.missing for row in rows if row.value is None] == ['not installed'] * 2
+    assert len(rows) == 10
 
 
 def test_all_that_wait_in_line_are_compared_round_by_round(script: ModuleType) -> None:

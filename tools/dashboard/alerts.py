@@ -246,12 +246,12 @@ ALERTS: Final = (
         '2m',
         'warning',
         'has fewer connections than it is to keep',
-        'Endpoints that were warmed up lack {{ $value | humanize }} of their min_idle connections. The next burst of '
-        'acquires will wait for connects. "Missing connections" shows where. If "Failed connects by class" is above '
-        '0, the server refuses connections: see GcpoolCreateErrors. If not, refill is off, so that no connection is '
-        'replaced before it is needed; or the limits leave no room: refilling evicts nothing, so total_max_size must '
-        'be above what the kept endpoints and the others need together; or the connections end as fast as they are '
-        'made, see GcpoolChurn.',
+        'Endpoints that are kept by refill, or that are being warmed up, lack {{ $value | humanize }} of their '
+        'min_idle connections. The next burst of acquires will wait for connects. "Missing connections" shows where. '
+        'If "Failed connects by class" is above 0, the server refuses connections: see GcpoolCreateErrors. If not, '
+        'connects hang; or the limits leave no room: refilling evicts nothing, so total_max_size must be above what '
+        'the kept endpoints and the others need together; or the connections end as fast as they are made, see '
+        'GcpoolChurn.',
     ),
     Alert(
         'GcpoolDeadConnections',

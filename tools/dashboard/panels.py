@@ -553,8 +553,8 @@ CONNECTING: Final = Row(
         ),
         Panel(
             'Missing connections',
-            'Connections that kept endpoints (those that were warmed up, with refill) lack of their min_idle. Above 0 for '
-            'more than moments: refilling fails, or the total limit leaves no room.',
+            'Connections that endpoints lack of their min_idle: those kept by refill, and those that are being warmed '
+            'up. Above 0 for more than moments: connects fail, or the total limit leaves no room.',
             'short',
             (Query(gauge('gcpool_missing_connections', 'pool, pool_endpoint'), '{{pool}}: {{pool_endpoint}}'),),
             width=8,
