@@ -123,7 +123,7 @@ cdef inline bint needs_another_worker(pool_t* pool) noexcept nogil:
 cdef inline bint is_later(pool_t* pool, slot_t* s) noexcept nogil:
     """Move a connection to its place in the heap if its check is due later than was noted when it was used, or checked.
     Return whether it is."""
-    cdef double when = pool.now + s.patience        # of one that is used or suspended: when it can be due at the earliest
+    cdef double when = pool.now + s.patience    # of one that is used or suspended: when it can be due at the earliest
     if s.state == IDLE and suspension(pool, s.ep) == OPEN:
         when = max(s.since, s.checked) + s.patience
     if when <= s.check_at:

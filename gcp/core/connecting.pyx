@@ -5,8 +5,8 @@ from gcp.core.connects cimport end_failed_connect, expire_endpoint
 from gcp.core.platform cimport gcp_is_coroutine, gcp_lock, gcp_unlock
 from gcp.core.ring cimport ring_empty, ring_t
 from gcp.core.state cimport (
-    CROWDED_OUT, DONE, FAILED, HOOK_CREATE, HOPELESS, REFUSED, SUSPENDED, UNAVAILABLE, cap, count_hook_call, endpoint_link,
-    endpoint_object, endpoint_t, pool_t, taken, waiter_t,
+    CROWDED_OUT, DONE, FAILED, HOOK_CREATE, HOPELESS, REFUSED, SUSPENDED, UNAVAILABLE, cap, count_hook_call,
+    endpoint_link, endpoint_object, endpoint_t, pool_t, taken, waiter_t,
 )
 
 

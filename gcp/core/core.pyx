@@ -62,7 +62,7 @@ cdef class Core:
     cdef public object on_drained       # called when a closed pool has become empty
     cdef public object on_fork          # called in a forked child
     cdef public object limits_of        # returns the limits that an endpoint is given; None: no endpoint has its own
-    cdef public object describe_holders # makes what is shown of holders from what `use_of` returns: (list)
+    cdef public object describe_holders     # makes what is shown of holders from what `use_of` returns: (list)
     cdef public object on_lost          # called when a lease was garbage-collected: (its holder)
     cdef public object report           # logs an error that is not raised: (message, endpoint, error)
     cdef public object tracer           # records spans; None: nothing does

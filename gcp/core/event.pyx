@@ -19,8 +19,9 @@ cdef extern from 'pythread.h':
 
 cdef enum:
     LONGEST_WAIT = 1_000_000    # seconds: every platform can count so many in microseconds
-    SIGNAL_WAIT = 1     # seconds: the same for the main thread. A signal that comes just before it begins to wait, or to
-                        # another thread, does not interrupt it: its handler runs when the main thread looks again
+    # seconds: the same for the main thread. A signal that comes just before it begins to wait, or to another thread,
+    # does not interrupt it: its handler runs when the main thread looks again
+    SIGNAL_WAIT = 1
 
 
 cdef unsigned long main_thread = 0

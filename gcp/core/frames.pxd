@@ -119,8 +119,8 @@ cdef extern from *:
         gcp_forget_site(&old);
     }
 
-    /* The state of a thread by its id, or NULL when the thread has ended. A thread's state is removed with the GIL held,
-       so with the GIL held the list does not change. Not to be asked in a free-threaded build. */
+    /* The state of a thread by its id, or NULL when the thread has ended. A thread's state is removed with the GIL
+       held, so with the GIL held the list does not change. Not to be asked in a free-threaded build. */
     static inline PyThreadState *gcp_thread_of(uint64_t id) {
         PyThreadState *thread = PyInterpreterState_ThreadHead(PyInterpreterState_Get());
         while (thread != NULL && thread->id != id)

@@ -6,7 +6,9 @@ from libc.math cimport INFINITY
 from libc.stdint cimport uint64_t
 
 from gcp.core.checks cimport next_check_at
-from gcp.core.connects cimport connect_failed, connect_succeeded, delay_after, drop_unbegun, return_job, turn_away_waiters
+from gcp.core.connects cimport (
+    connect_failed, connect_succeeded, delay_after, drop_unbegun, return_job, turn_away_waiters,
+)
 from gcp.core.permits cimport end_stale_connect, is_short, note_drained, note_room, note_short, pool_may_connect
 from gcp.core.platform cimport random_fraction
 from gcp.core.ring cimport ring_empty, ring_insert, ring_remove, ring_t

@@ -6,8 +6,8 @@ from gcp.core.ring cimport ring_empty, ring_insert, ring_remove, ring_t
 from gcp.core.scheduling cimport expires_before
 from gcp.core.screening cimport forget_over, update_screening
 from gcp.core.state cimport (
-    OPEN, USED, counters_t, endpoint_object, endpoint_t, limits_t, pool_t, set_limits, slot_in_endpoint, slot_object, slot_t,
-    table_find_of, taken,
+    OPEN, USED, counters_t, endpoint_object, endpoint_t, limits_t, pool_t, set_limits, slot_in_endpoint, slot_object,
+    slot_t, table_find_of, taken,
 )
 from gcp.core.steering cimport hide, show
 from gcp.core.table cimport table_find, table_resize, table_shrink

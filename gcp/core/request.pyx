@@ -8,8 +8,8 @@ from gcp.core.ring cimport ring_empty, ring_init
 from gcp.core.scheduling cimport note_if_empty
 from gcp.core.state cimport (
     CALL_ERROR, CANCELLED, CREATE, CREATED, CROWDED_OUT, DEAD, DONE, ERROR, HIT, HOOK_CREATE, HOOK_FAILED, HOPELESS,
-    NEW, N_HOOKS, OPEN, REJECTED, TIMED_OUT, TURNED_AWAY, USE, WAIT, WAITED, count_hook_call, counters_t, endpoint_object,
-    endpoint_t, pool_t, slot_object, slot_t, suspension,
+    NEW, N_HOOKS, OPEN, REJECTED, TIMED_OUT, TURNED_AWAY, USE, WAIT, WAITED, count_hook_call, counters_t,
+    endpoint_object, endpoint_t, pool_t, slot_object, slot_t, suspension,
 )
 from gcp.core.table cimport table_find
 from gcp.core.transitions cimport book_connection, discard_slot, end_release, make_room, request_slot, withdraw

@@ -76,7 +76,8 @@ cdef inline void wake(pool_t* pool, waiter_t* w, int state) noexcept nogil:
 
 
 cdef inline void enqueue(pool_t* pool, waiter_t* w) noexcept nogil:
-    """Insert a waiter into the wait queue by its priority and age: an acquire that was given a dead connection keeps its turn."""
+    """Insert a waiter into the wait queue by its priority and age: an acquire that was given a dead connection keeps
+    its turn."""
     cdef endpoint_t* ep = w.ep
     cdef ring_t* before = &ep.queue
     w.ahead = ep.waiting

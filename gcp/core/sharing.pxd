@@ -1,10 +1,11 @@
 # Sharing: which endpoints get the places of the total cap, where some have weights or floors of their own. Without any,
 # `scheduling` shares by what endpoints hold, and nothing here has a part in it.
 #
-# Each endpoint has a virtual time, as in start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996): the place-seconds
-# that it has had, divided by its weight. A place goes to the blocked endpoint whose virtual time is least. An endpoint
-# that comes back does not catch up on what it did not ask for: it starts at the virtual time of the pool. What is shared
-# are places, which are costly to move, not packets: so one moves only when its endpoint is ahead by a quantum.
+# Each endpoint has a virtual time, as in start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996): the place-
+# seconds that it has had, divided by its weight. A place goes to the blocked endpoint whose virtual time is least.
+# An endpoint that comes back does not catch up on what it did not ask for: it starts at the virtual time of the
+# pool. What is shared are places, which are costly to move, not packets: so one moves only when its endpoint is
+# ahead by a quantum.
 
 from gcp.core.ring cimport ring_insert
 from gcp.core.state cimport endpoint_t, first_waiter, held, pool_t, slot_t, waiter_t

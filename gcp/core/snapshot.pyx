@@ -10,8 +10,8 @@ from gcp.core.ring cimport ring_t
 from gcp.core.scheduling cimport find_leaks
 from gcp.core.state cimport (
     CALL_DEAD, HIT, HOOK_CHECK, HOOK_KEEPALIVE, N_HOOKS, N_HOOK_OUTCOMES, N_OUTCOMES, N_REASONS, N_RESULTS, OPEN,
-    base_size, cap, counters_t, endpoint_link, endpoint_t, first_waiter, idle_limit, lifetime, limits_t, metrics_t, pool_t,
-    queue_limit, slot_in_endpoint, suspension, taken,
+    base_size, cap, counters_t, endpoint_link, endpoint_t, first_waiter, idle_limit, lifetime, limits_t, metrics_t,
+    pool_t, queue_limit, slot_in_endpoint, suspension, taken,
 )
 
 REASONS = (

@@ -1,7 +1,8 @@
 # Steering: the transitions of what an operator does with endpoints in use, apart from retiring them: no connection that
 # was opened before is handed out again, or no connection at all for a while.
 #
-# Idle hits do not see a suspended endpoint: it is not in the table in which they look. So suspending costs them nothing.
+# Idle hits do not see a suspended endpoint: it is not in the table in which they look. So suspending costs them
+# nothing.
 
 from gcp.core.connects cimport drop_unbegun, expire_endpoint, turn_away_waiters
 from gcp.core.permits cimport note_room, note_short

@@ -1,17 +1,19 @@
-# Steering: what an operator does with endpoints in use. Expiring what was opened before now, and suspending; the waiting
-# for either is in watch.
+# Steering: what an operator does with endpoints in use. Expiring what was opened before now, and suspending; the
+# waiting for either is in watch.
 
 from gcp.core.connects cimport expire_endpoint
 from gcp.core.platform cimport gcp_lock, gcp_unlock
-from gcp.core.ring cimport ring_t
-from gcp.core.state cimport ACQUIRES_FAIL, ACQUIRES_WAIT, OPEN, endpoint_link, endpoint_t, pool_t, suspension
-from gcp.core.steering cimport count_drain, expire_every_endpoint, resume_all, resume_endpoint, suspend_all, suspend_endpoint
+from gcp.core.state cimport ACQUIRES_FAIL, ACQUIRES_WAIT, OPEN, pool_t, suspension
+from gcp.core.steering cimport (
+    count_drain, expire_every_endpoint, resume_all, resume_endpoint, suspend_all, suspend_endpoint,
+)
 
 cdef dict SUSPEND_MODES = {'wait': <int>ACQUIRES_WAIT, 'raise': <int>ACQUIRES_FAIL}
 
 
 cdef int follow_up_soon(BaseConnectionPool pool) except -1:
-    """Wake those that are served now, and have what was expired disposed of; in the pool's event loop, if it has one."""
+    """Wake those that are served now, and have what was expired disposed of: in the pool's event loop, if it has
+    one."""
     if isinstance(pool, AsyncPool) and not is_in_its_loop(<AsyncPool>pool):
         return follow_up_later(<AsyncPool>pool)
     follow_up(pool)

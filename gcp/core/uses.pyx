@@ -41,7 +41,7 @@ cdef int note_tagged(BaseConnectionPool pool, slot_t* s, tag) except -1:
 cdef object check_tag(tag):
     """Return a tag, or raise what is wrong with it."""
     if tag is not None and (not isinstance(tag, str) or len(tag) > LONGEST_TAG):
-        shown = f'{type(tag).__name__}: {tag!r:.80}' if not isinstance(tag, str) else f'one of {len(tag)}: {tag[:16]!r}...'
+        shown = f'one of {len(tag)}: {tag[:16]!r}...' if isinstance(tag, str) else f'{type(tag).__name__}: {tag!r:.80}'
         raise TypeError(f'tag must be a str of at most {LONGEST_TAG} characters, not {shown}')
     return tag
 
