@@ -20,13 +20,21 @@ cdef inline Endpoint find_endpoint(Core core, key):
 
 
 cdef Endpoint register_endpoint(Core core, key):
-    """Return the record of an endpoint; make one if there is none."""
-    cdef Endpoint ep = find_endpoint(core, key)
-    if ep is None:
-        ep = core.endpoints.setdefault(key, Endpoint(key))
-    while not ep.e.listed:
-        list_endpoint(core, ep)
-    return ep
+    """Return the record of an endpoint; make one if there is none. While limits are asked for, which runs user code,
+    another thread may list the record, and drop it: then there is to be a new one."""
+    cdef Endpoint ep
+    while True:
+        ep = find_endpoint(core, key)
+        if ep is None:
+            ep = core.endpoints.setdefault(key, Endpoint(key))
+        while not ep.e.listed and not ep.e.dropped:
+            list_endpoint(core, ep)
+        if ep.e.listed:
+            return ep
+        try:
+            gcp_delete_if(core.endpoints, key, is_dropped)
+        except KeyError:
+            pass    # the thread that dropped it has removed it
 
 
 cdef inline bint room_for_key(pool_t* pool) noexcept nogil:
@@ -42,7 +50,7 @@ cdef int list_endpoint(Core core, Endpoint ep) except -1:
     cdef limits_t own = own_limits(core, ep.key, core.limits_of)
     cdef bint room = True
     gcp_lock(&core.mutex)
-    if not ep.e.listed and core.limits_version == version:
+    if not ep.e.listed and not ep.e.dropped and core.limits_version == version:
         room = heap_has_room(&pool.blocked, pool.n_endpoints + 1) and room_for_key(pool) \
             and heap_has_room(&pool.expiring, pool.n_endpoints + 1)
         if room:
@@ -93,14 +101,15 @@ cdef bint unregister(pool_t* pool, endpoint_t* e) noexcept nogil:
     if pool.hidden == 0:
         table_shrink(&pool.known)
     e.listed = False
+    e.dropped = True
     add_counters(&pool.retired, &e.counters)
     memset(&e.counters, 0, sizeof(counters_t))
     return True
 
 
-cdef int is_unlisted(PyObject* endpoint) noexcept:
-    """Whether a record may leave the dict: it stays if it was registered again meanwhile."""
-    return not (<Endpoint>endpoint).e.listed
+cdef int is_dropped(PyObject* endpoint) noexcept:
+    """Whether a record may leave the dict: it stays if it is a new one."""
+    return (<Endpoint>endpoint).e.dropped
 
 
 cdef int forget_empty_endpoints(Core core) except -1:
@@ -124,7 +133,7 @@ cdef int forget_empty_endpoints(Core core) except -1:
         ep = <Endpoint>endpoint_object(e)
         Py_DECREF(ep)
         try:
-            gcp_delete_if(core.endpoints, ep.key, is_unlisted)
+            gcp_delete_if(core.endpoints, ep.key, is_dropped)
         except Exception:
             pass    # removed already; or the key cannot be hashed any more: its record is never found again
     return 0

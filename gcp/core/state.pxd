@@ -202,6 +202,7 @@ cdef struct endpoint_t:
     flag_t in_empties        # in the pool's list of empty endpoints
     flag_t listed            # in the pool's ring of endpoints, which owns a reference then
     flag_t shown             # listed, and not suspended: idle hits see it
+    flag_t dropped           # it was listed, and is not any more: it is not listed again
 
 
 cdef struct waiter_t:

@@ -278,7 +278,6 @@ def begin_warm_up(BaseConnectionPool pool, tuple keys, size, timeout, event):
     cdef Core core = pool._core
     cdef Watch watch = new_watch(pool, WARM_UP, timeout)
     cdef Endpoint ep
-    cdef int wanted
     watch.event = event
     for key in keys:
         check_hashable(key)
@@ -297,15 +296,30 @@ def begin_warm_up(BaseConnectionPool pool, tuple keys, size, timeout, event):
         core.after()
         raise
     core.watches.append(watch)
+    keep_all(core, watch)
+    core.after()
+    return watch
+
+
+cdef int keep_all(Core core, Watch watch) except -1:
+    """Keep the endpoints of a warm-up. One that another thread has used meanwhile, and that was dropped, is registered
+    again."""
+    cdef Endpoint ep
+    cdef int wanted
     for ep, wanted in list(watch.records.items()):
         gcp_lock(&core.mutex)
+        while not ep.e.listed:
+            gcp_unlock(&core.mutex)
+            del watch.records[ep]
+            ep = register_endpoint(core, ep.key)
+            watch.records[ep] = wanted
+            gcp_lock(&core.mutex)
         ep.e.wanted = max(ep.e.wanted, wanted)
         ep.e.refill_at = ep.e.refill_steps = 0
         keep(&core.pool, &ep.e)
         core.kept[ep] = None
         gcp_unlock(&core.mutex)
-    core.after()
-    return watch
+    return 0
 
 
 cdef int check_size(BaseConnectionPool pool, size) except -1:

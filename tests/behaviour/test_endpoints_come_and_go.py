@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gc
+import threading
 import tracemalloc
 import weakref
 from typing import Any
 
 import pytest
-from fronts import Front
+from fronts import Front, drive
 
+from gcp import AcquireTimeoutError, EndpointLimits
 from gcp.testing import error
 
 
@@ -134,3 +136,54 @@ async def test_endpoints_by_the_thousand_leave_no_memory_behind(front: Front, th
     assert len(gc.get_objects()) - objects < 500
     assert len(pool.stats().endpoints) == pool.get_size() == 10
     assert pool.stats().created == total
+
+
+async def test_an_endpoint_that_goes_while_its_limits_are_asked_for_is_one_all_the_same(threads_front: Front) -> None:
+    """A slow function of limits: meanwhile another thread uses the endpoint, and it is forgotten."""
+    asked, gate = threads_front.gate(), threads_front.gate()
+    first = threading.Lock()
+
+    def limits(endpoint: str) -> EndpointLimits:
+        if first.acquire(blocking=False):
+            asked.open()
+            drive(gate.passed())
+        return EndpointLimits(max_size=1)
+
+    manager = threads_front.manager()
+    pool: Any = threads_front.pool(manager, limits=limits, max_uses=1)
+    slow = threads_front.spawn(pool.acquire('a'))
+    await asked.passed()
+    async with pool.connection('a'):
+        pass
+    await threads_front.until(lambda: not pool.stats().endpoints)
+    gate.open()
+    conn = await slow
+    with pytest.raises(AcquireTimeoutError):
+        await pool.acquire('a', timeout=0)
+    pool.reconfigure(max_size=1)
+    await pool.release(conn, 'a')
+    manager.check(max_size=1)
+
+
+async def test_an_endpoint_that_goes_while_it_is_warmed_up_with_others_is_kept(threads_front: Front) -> None:
+    asked, gate = threads_front.gate(), threads_front.gate()
+
+    def limits(endpoint: str) -> EndpointLimits:
+        if endpoint == 'b':
+            asked.open()
+            drive(gate.passed())
+        return EndpointLimits(max_size=1)
+
+    pool: Any = threads_front.pool(threads_front.manager(), limits=limits, min_idle=1, max_uses=1)
+    warming = threads_front.spawn(pool.warm_up('a', 'b'))
+    await asked.passed()
+    async with pool.connection('a'):
+        pass
+    await threads_front.until(lambda: not pool.stats().endpoints)
+    gate.open()
+    await warming
+    assert {name: each.idle for name, each in pool.stats().endpoints.items()} == {'a': 1, 'b': 1}
+    await pool.wait_ready(timeout=0)
+    await pool.retire('a')
+    await pool.retire('b')
+    assert pool.get_size() == 0
