@@ -321,7 +321,9 @@ class Event:
 
 @contextmanager
 def cooperative(scheduler: Scheduler) -> Iterator[None]:
-    """Put the threading pool and its disposer under a scheduler's control, for the pools made meanwhile."""
+    """Put the threading pool, its background and its disposer under a scheduler's control, for the pools made
+    meanwhile."""
+    import gcp.background.threads as background
     import gcp.disposal.threads as disposal
     import gcp.threading as front
 
@@ -371,6 +373,8 @@ def cooperative(scheduler: Scheduler) -> Iterator[None]:
         (front, 'wait_for', wait_for),
         (front, 'monotonic', now),
         (front.ConnectionPool, '__init__', set_up),
+        (background, 'event_class', lambda: new_closers_event),
+        (background, 'wait_for', wait_for),
         (disposal, 'threading', SimpleNamespace(Thread=Thread)),
         (disposal, 'Worker', Worker),
         (disposal, 'event_class', lambda: new_event),

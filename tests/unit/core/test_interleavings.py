@@ -7,6 +7,7 @@ it is one less. ``GCP_SCHEDULES`` (default 250, ``inf`` for all) limits the sche
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
@@ -22,8 +23,15 @@ from fronts import audit
 from core.explorer import Broken, Event, Report, Scenario, Scheduler, explore
 from gcp import _core as core
 from gcp.disposal import COLLECT_BATCH, DISPOSE_GRACE
-from gcp.exceptions import AcquireTimeoutError, ConnectionPoolClosedError
-from gcp.limits import Retry
+from gcp.exceptions import (
+    AcquireTimeoutError,
+    ConnectionPoolClosedError,
+    ConnectionPoolNotFound,
+    EndpointRetiredError,
+    EndpointUnavailableError,
+    TooManyWaitersError,
+)
+from gcp.limits import EndpointLimits, Retry
 from gcp.threading import BaseConnectionManager, ConnectionPool
 
 PREEMPTIONS = int(os.environ.get('GCP_PREEMPTIONS', '2'))
@@ -34,6 +42,9 @@ LONG = 1000.0
 
 class Fault(Exception):
     """What a hook raises."""
+
+
+REFUSALS = (EndpointUnavailableError, TooManyWaitersError, Fault)
 
 
 class Conn:
@@ -125,6 +136,8 @@ class World:
     held: list[Conn] = field(default_factory=list)
     is_closing: bool = False
     is_forced: bool = False
+    is_retiring: bool = False
+    refusals: tuple[type[Exception], ...] = ()
 
     def hold(self, conn: Conn) -> None:
         assert conn not in self.held, f'{conn} has two holders'
@@ -209,6 +222,10 @@ class Action:
             self.act()
         except ConnectionPoolClosedError:
             assert self.world.is_closing
+        except EndpointRetiredError:
+            assert self.world.is_retiring
+        except REFUSALS as error:
+            assert isinstance(error, self.world.refusals), error
 
 
 class Acquire(Action):
@@ -343,6 +360,36 @@ class FindDead(Acquire):
         self.world.leave_idle(self.creation)
 
 
+class Grow(Action):
+    """Raises the cap of endpoints by one."""
+
+    def act(self) -> None:
+        self.pool.reconfigure(max_size=self.pool.max_size + 1)
+
+
+class Shrink(Action):
+    """Lowers the cap of endpoints by one, but for the last."""
+
+    def act(self) -> None:
+        self.pool.reconfigure(max_size=max(1, self.pool.max_size - 1), min_idle=0)
+
+
+class Retire(Action):
+    """Retires the endpoint, which may be unknown."""
+
+    def act(self) -> None:
+        self.world.is_retiring = True
+        with contextlib.suppress(ConnectionPoolNotFound):
+            self.pool.retire(self.endpoint)
+
+
+class WarmUp(Action):
+    """Opens a connection in the background."""
+
+    def act(self) -> None:
+        self.pool.warm_up(self.endpoint, size=1)
+
+
 ACTIONS: dict[str, type[Action]] = {
     'acquire': Acquire,
     'release': Release,
@@ -358,34 +405,47 @@ ACTIONS: dict[str, type[Action]] = {
 }
 
 
-def meeting(*names: str, shared: bool, warm: bool = False, alone: bool = False, failures: int = 0) -> Scenario:
+OPERATIONS: dict[str, type[Action]] = {
+    'grow': Grow,
+    'shrink': Shrink,
+    'retire': Retire,
+    'warm_up': WarmUp,
+}
+
+
+def meeting(
+    *names: str, shared: bool, warm: bool = False, alone: bool = False, failures: int = 0, **settings: Any
+) -> Scenario:
     """Make a scenario: callers that do these things at the same time.
 
     :param shared: on one endpoint, under its cap; otherwise each on an endpoint of its own, under the total cap
     :param warm: with an idle connection to begin with
     :param alone: dispose of victims in the callers' threads, always, so that there are no others
     :param failures: so many connects fail, and are tried again at once, one at a time
+    :param settings: limits that hold from when the callers begin
     """
-    actions = [ACTIONS[name] for name in names]
+    actions = [(ACTIONS | OPERATIONS)[name] for name in names]
     endpoints = 'a' * len(names) if shared else 'abc'[: len(names)]
     places = max(1, sum(action.brings for action in actions))
     expires = any(action.expires for action in actions)
 
     def scenario(scheduler: Scheduler) -> Callable[[], None]:
         manager_class = HookedManager if any(action.hooked for action in actions) else Manager
-        manager = manager_class(scheduler, places, places)
+        most = places + names.count('grow')
+        manager = manager_class(scheduler, most, most)
         if failures:
-            manager = FailingManager(scheduler, places, places, failures)
-        pool = ConnectionPool[str, Conn](
-            manager, max_size=places, total_max_size=places + shared, min_idle=0 if expires else 1,
-            idle_timeout=0.0 if expires else None, max_connecting=1 if failures else None,
-            connect_retry=Retry(1e-9, 1e-9) if failures else None, warn_after=None,
-        )  # fmt: skip
+            manager = FailingManager(scheduler, most, most, failures)
+        arguments: dict[str, Any] = {
+            'max_size': places, 'total_max_size': most + shared, 'min_idle': 0 if expires else 1,
+            'idle_timeout': 0.0 if expires else None, 'max_connecting': 1 if failures else None,
+            'connect_retry': Retry(1e-9, 1e-9) if failures else None, 'warn_after': None,
+        }  # fmt: skip
+        pool = ConnectionPool[str, Conn](manager, **arguments)
         if alone:
             disposer: Any = pool._disposer
             disposer.dispose_in_background = disposer.dispose_soon = lambda seconds: disposer.dispose_all(inf)
             disposer.dispose = lambda own, seconds: disposer.dispose_all(inf)
-        world = World(scheduler, manager, pool)
+        world = World(scheduler, manager, pool, refusals=refusals(settings))
         callers = [action(world, endpoint) for action, endpoint in zip(actions, endpoints, strict=True)]
         for caller in callers:
             caller.prepare()
@@ -393,12 +453,23 @@ def meeting(*names: str, shared: bool, warm: bool = False, alone: bool = False, 
             caller.leave()
         if warm:
             world.leave_idle(world.create('a'))
+        pool.reconfigure(**settings)
         pool._core.on_transition = scheduler.pause
         for name, caller in zip(names, callers, strict=True):
             scheduler.spawn(name, caller, impatience=caller.impatience)
         return world.verify
 
     return scenario
+
+
+def refusals(settings: dict[str, Any]) -> tuple[type[Exception], ...]:
+    """The errors that an acquire may raise with these settings."""
+    refused: list[type[Exception]] = []
+    if settings.get('max_waiting'):
+        refused.append(TooManyWaitersError)
+    if settings.get('breaker_threshold'):
+        refused += [EndpointUnavailableError, Fault]
+    return tuple(refused)
 
 
 # --- the tests ---
@@ -495,6 +566,54 @@ def test_connects_that_fail(names: tuple[str, ...], shared: bool, failures: int)
     scenario = meeting(*names, shared=shared, alone=True, failures=failures)
     report = explore(scenario, preemptions=PREEMPTIONS if len(names) == 2 else PREEMPTIONS - 1, most=2 * MOST)
     assert report.total >= 4
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    'inline': {},
+    'a worker': {'connect_workers': 1},
+    'two workers': {'connect_workers': 2, 'max_connecting': 1, 'connect_timeout': LONG},
+    'one use': {'max_uses': 1},
+    'one waiter': {'max_waiting': 1},
+    'checks': {'check_interval': LONG, 'max_connecting_total': 1},
+    'limits': {'limits': {'a': EndpointLimits(min_idle=0)}, 'admission': 'deadline'},
+}
+MEETINGS = [
+    ('acquire', 'acquire', 'acquire'),
+    ('acquire', 'acquire', 'grow'),
+    ('acquire', 'release', 'shrink'),
+    ('acquire', 'release', 'retire'),
+    ('acquire', 'time_out', 'retire'),
+    ('acquire', 'warm_up', 'close'),
+    ('acquire', 'warm_up', 'retire'),
+    ('release', 'release', 'shrink'),
+    ('time_out', 'release', 'grow'),
+    ('interrupt', 'acquire', 'retire'),
+    ('no_wait', 'release', 'retire'),
+    ('time_out', 'warm_up', 'grow'),
+    ('drop', 'acquire', 'retire'),
+]
+
+
+@pytest.mark.sample(12)
+@pytest.mark.parametrize('settings', SETTINGS)
+@pytest.mark.parametrize('names', MEETINGS, ids='+'.join)
+def test_operations(names: tuple[str, ...], settings: str) -> None:
+    """Limits change, endpoints are retired and warmed up, and connections are made in the background, while others
+    acquire and release."""
+    alone = settings not in ('a worker', 'two workers')
+    scenario = meeting(*names, shared=True, alone=alone, **SETTINGS[settings])
+    assert explore(scenario, preemptions=PREEMPTIONS - 1, most=MOST).total >= 4
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.parametrize(
+    'names', [('acquire', 'acquire'), ('acquire', 'time_out'), ('no_wait', 'acquire')], ids='+'.join
+)
+def test_a_breaker(names: tuple[str, ...], workers: int) -> None:
+    """The first connect fails and opens the breaker: the others fail at once, or come when it is closed again."""
+    settings = {'connect_retry': None, 'breaker_threshold': 1, 'connect_workers': workers}
+    scenario = meeting(*names, shared=True, alone=True, failures=1, **settings)
+    assert explore(scenario, preemptions=PREEMPTIONS - 1, most=MOST).total >= 4
 
 
 def test_all_that_was_tried() -> None:
