@@ -6,9 +6,10 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import threading
 import weakref
+from collections import deque
 from math import inf
+from operator import itemgetter
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from gcp._core import count_reclaim_run, find_holders, look_at_waits, look_for_l
 from gcp.disposal import SHORTEST_SLEEP
 from gcp.disposal.threads import start_daemon
 from gcp.holders import describe_holders
+from gcp.waiting import AnyEvent, event_class
 
 if TYPE_CHECKING:
     from gcp.holders import HolderInfo
@@ -142,58 +144,75 @@ class Watched:
 
 
 class Watcher:
-    """The thread, and what it looks at."""
+    """The thread, and what it looks at. No lock is held here: one may be asked to forget a pool by a finalizer, also when
+    the interpreter exits and the thread has ended wherever it was."""
 
     def __init__(self) -> None:
-        self._changed: threading.Condition | None = None
         self._due: dict[Watched, float] = {}
-        self._running = False
+        self._event: AnyEvent | None = None
+        self._may_start = deque([True])  # empty while the thread runs
 
     def watch(self, watched: Watched) -> None:
         """Look at a pool from now on, at once for the first time."""
-        if self._changed is None:  # not at import: gevent may patch `threading` after that
-            self._changed = threading.Condition()
-        with self._changed:
-            self._due[watched] = 0.0
-            if not self._running:
-                self._running = start_daemon(self._work, 'gcp-watcher')
-            self._changed.notify()
+        self._due[watched] = 0.0
+        if self._claim():
+            self._event = event_class()()  # not at import: gevent may patch `threading` after that
+            if not start_daemon(self._work, 'gcp-watcher'):
+                self._may_start.append(True)
+        else:
+            self._wake()
 
     def forget(self, watched: Watched) -> None:
         """Look at a pool no more."""
-        if self._changed is not None:
-            with self._changed:
-                self._due.pop(watched, None)
-                self._changed.notify()
+        if self._due.pop(watched, None) is not None:
+            self._wake()
+
+    def _claim(self) -> bool:
+        """Whether no thread runs; it is the caller's then to see to that."""
+        try:
+            return self._may_start.pop()
+        except IndexError:
+            return False
+
+    def _wake(self) -> None:
+        event = self._event
+        if event is not None:
+            event.set()
 
     def _work(self) -> None:
-        assert self._changed is not None
-        while (watched := self._next(self._changed)) is not None:
-            try:
-                again = watched.look()
-            except Exception:
-                logger.exception('a pool could not be watched')
-                again = LOOK_INTERVAL
-            with self._changed:
-                if self._due.get(watched, 0.0) == 0.0:  # a wait has begun meanwhile, or the pool is gone
-                    continue
-                if again is None:
-                    del self._due[watched]
-                else:
-                    self._due[watched] = monotonic() + max(again, SHORTEST_SLEEP)
+        while True:
+            while (watched := self._next()) is not None:
+                self._look_at(watched)
+            self._may_start.append(True)
+            if not self._due or not self._claim():
+                return
 
-    def _next(self, changed: threading.Condition) -> Watched | None:
-        """Wait until a pool is to be looked at, and return it; ``None`` ends the thread: there is none left."""
-        with changed:
-            while self._due:
-                watched = min(self._due, key=self._due.__getitem__)
-                seconds = self._due[watched] - monotonic()
-                if seconds <= 0:
-                    self._due[watched] = inf
-                    return watched
-                changed.wait(min(seconds, LONGEST_SLEEP))
-            self._running = False
-            return None
+    def _look_at(self, watched: Watched) -> None:
+        try:
+            again = watched.look()
+        except Exception:
+            logger.exception('a pool could not be watched')
+            again = LOOK_INTERVAL
+        if self._due.get(watched) != inf:  # a wait has begun meanwhile, or the pool is gone
+            return
+        if again is None:
+            self._due.pop(watched, None)
+        else:
+            self._due[watched] = monotonic() + max(again, SHORTEST_SLEEP)
+
+    def _next(self) -> Watched | None:
+        """Wait until a pool is to be looked at, and return it; ``None``: there is none left."""
+        event = self._event
+        assert event is not None
+        while due := list(self._due.items()):
+            watched, when = min(due, key=itemgetter(1))
+            seconds = when - monotonic()
+            if seconds > 0:
+                event.wait(min(seconds, LONGEST_SLEEP))
+            elif watched in self._due:
+                self._due[watched] = inf
+                return watched
+        return None
 
 
 watcher = Watcher()

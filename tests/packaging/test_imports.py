@@ -57,7 +57,7 @@ ALLOWED = {
         'gcp.waiting',
     },
     'gcp.disposal': {'gcp._core', 'gcp.disposal', 'gcp.exceptions', 'gcp.waiting'},
-    'gcp.holders': {'gcp._core', 'gcp.disposal', 'gcp.holders', 'gcp.options'},
+    'gcp.holders': {'gcp._core', 'gcp.disposal', 'gcp.holders', 'gcp.options', 'gcp.waiting'},
     'gcp.core_error': set(),
     'gcp': {'gcp._core', 'gcp.core_error', 'gcp.exceptions', 'gcp.explanation', 'gcp.limits', 'gcp.stats'},
     'gcp.threading': FRONT,
