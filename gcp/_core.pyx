@@ -26,6 +26,7 @@ background             jobs: what is done for no caller, one at a time
 watch                  what a caller waits for meanwhile
 disposal, worker_pool  victims, and the workers that dispose of them
 pool_view              what a pool shows of itself
+events                 what listeners are told of
 base_pool              what both pools share: the idle hit
 reconfigure            changing limits while a pool is in use
 steering               expiring, suspending and resuming endpoints in use
@@ -126,6 +127,7 @@ include "core/watch.pyx"
 include "core/disposal.pyx"
 include "core/worker_pool.pyx"
 include "core/pool_view.pyx"
+include "core/events.pyx"
 include "core/base_pool.pyx"
 include "core/reconfigure.pyx"
 include "core/steering.pyx"

@@ -39,6 +39,11 @@ cdef enum hook_kind:
 cdef enum hook_outcome:
     CALL_OK, CALL_ERROR, CALL_TIMEOUT, CALL_CANCELLED, CALL_DEAD, N_HOOK_OUTCOMES
 
+# What listeners are told of.
+cdef enum event_kind:
+    CONNECTION_CREATED, CONNECTION_CLOSED, CONNECTION_ACQUIRED, CONNECTION_RELEASED, ACQUIRE_TIMED_OUT, BREAKER_CHANGED,
+    CONNECTION_LEAKED, N_EVENTS
+
 ctypedef unsigned char flag_t
 
 
@@ -63,6 +68,8 @@ cdef struct metrics_t:       # of a pool
     uint64_t limits_errors   # how often the limits of an endpoint could not be determined
     uint64_t abandoned_leases    # leases that were garbage-collected before they were released
     uint64_t reclaim_runs        # how often the garbage collector was run for holders that are gone
+    uint64_t listener_errors            # calls of listeners that have raised
+    uint64_t listener_events_dropped    # events that no listener was told of: too many were queued
 
 
 cdef inline void count_hook_call(metrics_t* metrics, int hook, int outcome, double seconds) noexcept nogil:
@@ -82,6 +89,14 @@ cdef struct pool_t
 
 # Returns why a connection is not used again. Called by its address, so that no compiler makes it part of the release.
 ctypedef int (*screen_t)(pool_t* pool, slot_t* s, double now, bint acquired) noexcept nogil
+
+# Queues an event for listeners. Called by its address: see gcp/core/events.pxd.
+ctypedef void (*note_t)(pool_t* pool, int kind, PyObject* about, int detail) noexcept nogil
+
+cdef struct event_t:         # what listeners are to be told
+    int kind
+    int detail               # of CONNECTION_CLOSED the reason, of BREAKER_CHANGED whether it has opened
+    PyObject* about          # owned: the endpoint's key; of CONNECTION_LEAKED the holder
 
 cdef struct limits_t:        # what an endpoint was given; negative: nothing
     Py_ssize_t max_size
@@ -303,7 +318,7 @@ cdef struct pool_t:
     waiter_t* last_woken
     endpoint_t* empties
     endpoint_t* called       # their timekeepers are to look how long they have to wait now
-    bint wake_collector      # something expires before the collector wakes
+    int wake_collector       # something expires before the collector wakes; WAKE_LISTENERS: or there are but events
     bint wake_background     # there may be something to do in the background, or something there has ended
     # left by finalizers, reclaimed by the next call
     bint pending             # there may be something
@@ -318,6 +333,10 @@ cdef struct pool_t:
     double create_time
     double collector_wakes_at     # -inf without a collector
     bint closed
+    note_t note              # queues an event; NULL: there are no listeners
+    event_t* events          # queued for them
+    int n_events
+    unsigned int wanted      # which kinds they are told of, a bit each
     screen_t screen          # asked about a connection that is released: see `update_screening`; NULL: it may be used
     bint over                # it has held more than the total cap since that was lowered
     Py_ssize_t n_over        # endpoints that have held more than their cap since that was lowered
