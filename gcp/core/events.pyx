@@ -151,7 +151,7 @@ cdef class ListenedPool(PoolView):
 
     def __del__(self):
         cdef pool_t* pool = &self._core.pool
-        if not pool.closed and pool.idle + pool.used + pool.creating > 0:
+        if not pool.closed and pool.idle + pool.used + pool.creating > 0 and not is_finalizing():
             PyErr_ResourceWarning(
                 self, 1, b'pool %U was dropped without close(): %zd connections are left', <PyObject*>self.name,
                 pool.idle + pool.used + pool.creating)
