@@ -7,7 +7,7 @@ from gcp.core.events cimport MAX_EVENTS, WAKE_LISTENERS, queue_event, tells_acqu
 from gcp.core.platform cimport gcp_lock, gcp_unlock
 from gcp.core.screening cimport update_screening
 from gcp.core.state cimport (
-    BREAKER_CHANGED, CONNECTION_CLOSED, CONNECTION_LEAKED, N_EVENTS, event_t, pool_t,
+    BREAKER_CHANGED, CONNECTION_CLOSED, CONNECTION_LEAKED, event_t, pool_t,
 )
 
 # The methods of `gcp.PoolListener`, in the order of `event_kind`.
