@@ -30,6 +30,7 @@ from gcp.exceptions import (
     TooManyWaitersError,
 )
 from gcp.limits import EndpointLimits, Retry
+from gcp.listener import PoolListener
 
 if TYPE_CHECKING:
     from gcp.explanation import Explanation, Waiter
@@ -62,6 +63,7 @@ __all__ = [
     'EndpointUnavailableError',
     'ErrorClass',
     'Explanation',
+    'PoolListener',
     'PoolNotReadyError',
     'PoolStats',
     'PoolSuspendedError',

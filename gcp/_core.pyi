@@ -1,10 +1,12 @@
 from asyncio import Future
-from collections.abc import Callable, Collection, Coroutine, Generator, Hashable, Iterator
+from collections.abc import Callable, Collection, Coroutine, Generator, Hashable, Iterable, Iterator
 from contextvars import Context
 from types import GenericAlias, TracebackType
 from typing import Any, Final, Generic, Literal, NoReturn, SupportsFloat, TypeVar, final, overload
 
 from typing_extensions import disjoint_base
+
+from gcp.listener import PoolListener
 
 _EndpointT = TypeVar('_EndpointT', bound=Hashable)
 _ConnectionT = TypeVar('_ConnectionT')
@@ -23,6 +25,7 @@ _Reason = Literal[
 ]
 
 HOOKS: Final[tuple[str, ...]]
+EVENTS: Final[tuple[str, ...]]
 HOOK_OUTCOMES: Final[tuple[str, ...]]
 REASONS: Final[tuple[str, ...]]
 RESULTS: Final[tuple[str, ...]]
@@ -99,6 +102,7 @@ class Core:
     on_fork: Callable[[], object] | None
     on_transition: Callable[[str], object] | None
     limits_of: Callable[[Any], tuple[Any, ...] | None] | None
+    listener_thread: Any
     describe_holders: Callable[[list[Any]], list[Any]] | None
     on_lost: Callable[[Any], object] | None
     report: Callable[[str, Any, BaseException], object] | None
@@ -443,7 +447,26 @@ class PoolView(Generic[_EndpointT, _ConnectionT]):
     def get_size(self) -> int: ...
 
 @disjoint_base
-class BaseConnectionPool(PoolView[_EndpointT, _ConnectionT]):
+class ListenedPool(PoolView[_EndpointT, _ConnectionT]):
+    _make_listener_thread: Any
+    def add_listener(self, listener: PoolListener) -> None:
+        """Have a listener told of what happens in the pool from now on, in the pool's listener thread. One that was
+        added before is not added again.
+
+        :param listener: a `gcp.PoolListener`
+        :raises TypeError: if it is none, or if one of its methods is a coroutine function
+        """
+    def remove_listener(self, listener: PoolListener) -> None:
+        """Have a listener told no more; a call in progress may still end. Does nothing for one that was not added."""
+
+def listen(core: Core, kinds: Iterable[str]) -> None: ...
+def has_events(core: Core) -> bool: ...
+def take_events(core: Core) -> list[tuple[str, tuple[Any, ...]]]: ...
+def tell_leak(core: Core, holder: object) -> None: ...
+def count_listener_error(core: Core) -> None: ...
+
+@disjoint_base
+class BaseConnectionPool(ListenedPool[_EndpointT, _ConnectionT]):
     @property
     def _manager(self) -> Any: ...
     @property

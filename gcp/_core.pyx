@@ -26,6 +26,7 @@ background             jobs: what is done for no caller, one at a time
 watch                  what a caller waits for meanwhile
 disposal, worker_pool  victims, and the workers that dispose of them
 pool_view              what a pool shows of itself
+events                 what listeners are told of
 base_pool              what both pools share: the idle hit
 reconfigure            changing limits while a pool is in use
 steering               expiring, suspending and resuming endpoints in use
@@ -40,6 +41,7 @@ from collections import deque
 from _socket import socket     # the base of socket.socket, which takes long to import
 from contextvars import Context, copy_context
 from functools import partial
+from sys import is_finalizing
 from types import AsyncGeneratorType, BuiltinFunctionType, CoroutineType, GenericAlias
 
 cimport cython
@@ -126,6 +128,7 @@ include "core/watch.pyx"
 include "core/disposal.pyx"
 include "core/worker_pool.pyx"
 include "core/pool_view.pyx"
+include "core/events.pyx"
 include "core/base_pool.pyx"
 include "core/reconfigure.pyx"
 include "core/steering.pyx"

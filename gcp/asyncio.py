@@ -25,6 +25,7 @@ from gcp.disposal.tasks import Collector, Disposer, DrainRequest, TimedOut, rele
 from gcp.holders.watcher import Watched
 from gcp.inspection import Inspection
 from gcp.limits import Limits, Retry
+from gcp.listener import listener_thread
 from gcp.managers import AsyncConnectionManager as BaseConnectionManager
 from gcp.managers import ConnectionT, EndpointT, SyncConnectionManager
 
@@ -152,6 +153,7 @@ class ConnectionPool(AsyncPool[EndpointT, ConnectionT], Operations[EndpointT], I
         self._collector = Collector(self, self._disposer) if given.background_collector else None
         self._background = Background(self)
         self._watched = Watched(self, given)
+        self._make_listener_thread = listener_thread
         self._snapshot = snapshot
         self._telemetry = observe.attach(self, self._core, given, 'asyncio')
 

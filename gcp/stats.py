@@ -168,6 +168,8 @@ class PoolStats(Counts, Generic[EndpointT]):
     :ivar limits_errors: how often the function `limits` has failed, so that the pool's limits hold for an endpoint
     :ivar abandoned_leases: leases that were garbage-collected before they were released
     :ivar reclaim_runs: how often the garbage collector was run because the holder of a connection is gone
+    :ivar listener_errors: how many calls of listeners have raised
+    :ivar listener_events_dropped: events that no listener was told of, because too many were queued
     """
 
     name: str
@@ -183,6 +185,8 @@ class PoolStats(Counts, Generic[EndpointT]):
     limits_errors: int = field(repr=False)
     abandoned_leases: int = field(repr=False)
     reclaim_runs: int = field(repr=False)
+    listener_errors: int = field(repr=False)
+    listener_events_dropped: int = field(repr=False)
 
 
 def snapshot(

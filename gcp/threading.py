@@ -23,6 +23,7 @@ from gcp.disposal.threads import Collector, Disposer
 from gcp.holders.watcher import Watched
 from gcp.inspection import Inspection
 from gcp.limits import Limits, Retry
+from gcp.listener import listener_thread
 from gcp.managers import AsyncConnectionManager, ConnectionT, EndpointT
 from gcp.managers import SyncConnectionManager as BaseConnectionManager
 from gcp.waiting import AnyEvent, event_class, is_patched, wait_for
@@ -150,6 +151,7 @@ class ConnectionPool(SyncPool[EndpointT, ConnectionT], Operations[EndpointT], In
         self._collector = Collector(self, self._disposer) if given.background_collector else None
         self._background = Background(self)
         self._watched = Watched(self, given)
+        self._make_listener_thread = listener_thread
         self._snapshot = snapshot
         self._telemetry = observe.attach(self, self._core, given, 'threading')
 

@@ -65,6 +65,9 @@ READ = {
     'gcpool_abandoned_leases_total': 'Above 0: code drops connections without releasing them; the log names the line '
     'that acquired each.',
     'gcpool_reclaim_runs_total': 'Grows only with `reclaim_abandoned`: holders were gone while acquires waited.',
+    'gcpool_listener_errors_total': 'If it is not 0, the logger `gcp.listener` has the first error of each method of a '
+    'listener.',
+    'gcpool_listener_events_dropped_total': 'If it grows, a listener blocks, or takes too long for so many events.',
     'gcpool_endpoint_label_overflow_total': 'Raise `endpoint_labels`, or group endpoints with `endpoint_label`.',
     'gcpool_telemetry_errors_total': 'If it is not 0, the logger `gcp.observe` has the first error of each kind.',
     'gcpool_collect_seconds': 'A part of the duration of a scrape.',

@@ -58,7 +58,7 @@ cdef slot_t* take_slot_of(Core core, Endpoint ep, acquire_t* a, bint checks_only
     return s
 
 
-cdef class BaseConnectionPool(PoolView):
+cdef class BaseConnectionPool(ListenedPool):
     """What the threading and the asyncio pool share. Not to be instantiated.
 
     Their Python halves override `_drive`, and set the collaborators: `_disposer`, `_collector`, `_report`."""
@@ -153,7 +153,8 @@ cdef class BaseConnectionPool(PoolView):
         cdef PyObject* found
         if timeout is not None:
             check_timeout(timeout)
-        core.before('acquire')
+        if core.pool.pending and begin_hit(core):
+            return NULL     # a listener is told of each acquire
         gcp_lock(&core.mutex)
         e = <endpoint_t*>table_find(&core.pool.known, <PyObject*>endpoint)
         if e != NULL:

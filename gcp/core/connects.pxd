@@ -12,8 +12,8 @@ from gcp.core.scheduling cimport (
 )
 from gcp.core.sharing cimport connect_price
 from gcp.core.state cimport (
-    DONE, EXPIRED, FAILED, TURNED_AWAY, UNAVAILABLE, WAIT, endpoint_failing, endpoint_t, first_waiter, neediest, pool_t,
-    slot_t, taken, waiter_t,
+    BREAKER_CHANGED, DONE, EXPIRED, FAILED, TURNED_AWAY, UNAVAILABLE, WAIT, endpoint_failing, endpoint_t, first_waiter,
+    neediest, pool_t, slot_t, taken, waiter_t,
 )
 
 cdef enum:
@@ -25,8 +25,16 @@ cdef inline bint is_probe(pool_t* pool, endpoint_t* ep) noexcept nogil:
     return pool.now >= ep.retry_at and ep.waiting == 0 and ep.creating + ep.reserved == 0
 
 
+cdef inline void tell_breaker(pool_t* pool, endpoint_t* ep, bint opened) noexcept nogil:
+    """Have listeners told that acquires of an endpoint which find no idle connection fail at once, or no longer do."""
+    if pool.note != NULL:
+        pool.note(pool, BREAKER_CHANGED, ep.key, opened)
+
+
 cdef inline void forget_failures(pool_t* pool, endpoint_t* ep) noexcept nogil:
     """Let an endpoint connect as one whose connects have never failed."""
+    if ep.broken:
+        tell_breaker(pool, ep, False)
     ep.failures = 0
     ep.delayed = False
     ep.broken = False
@@ -133,6 +141,8 @@ cdef inline void review_failures(pool_t* pool, endpoint_t* ep) noexcept nogil:
         set_retry(pool, ep)
     elif not pool.breaker_threshold:
         ring_remove(&ep.in_failing)
+    if ep.broken != was_broken:
+        tell_breaker(pool, ep, ep.broken)
     if ep.broken and not was_broken:
         turn_away_waiters(pool, ep, UNAVAILABLE)
 
@@ -142,6 +152,7 @@ cdef inline void connect_failed(pool_t* pool, endpoint_t* ep, bint permanent) no
 
     :param permanent: it is not worth another try: all waiters get its error
     """
+    cdef bint was_broken = ep.broken
     ep.failures += 1
     ep.failed_at = pool.now
     ep.counters.connect_failures[permanent] += 1
@@ -152,6 +163,8 @@ cdef inline void connect_failed(pool_t* pool, endpoint_t* ep, bint permanent) no
     if (ep.broken or pool.retries or pool.breaker_threshold) and ep.listed:
         ring_remove(&ep.in_failing)
         ring_insert(&pool.failing, &ep.in_failing)
+    if ep.broken and not was_broken:
+        tell_breaker(pool, ep, True)
     if ep.broken:
         turn_away_waiters(pool, ep, FAILED if permanent else UNAVAILABLE)
     forget_old_failures(pool)

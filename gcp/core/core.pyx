@@ -5,6 +5,7 @@ from cpython.mem cimport PyMem_RawFree
 
 from gcp.core.clock cimport gcp_monotonic
 from gcp.core.closing cimport close_pool, force_close
+from gcp.core.events cimport tells_acquires
 from gcp.core.jobs cimport next_job_at
 from gcp.core.platform cimport PyTypeObject, gcp_lock, gcp_mutex, gcp_mutex_init, gcp_unlock
 from gcp.core.ring cimport ring_empty, ring_init, ring_insert, ring_remove
@@ -64,6 +65,7 @@ cdef class Core:
     cdef public object limits_of        # returns the limits that an endpoint is given; None: no endpoint has its own
     cdef public object describe_holders     # makes what is shown of holders from what `use_of` returns: (list)
     cdef public object on_lost          # called when a lease was garbage-collected: (its holder)
+    cdef public object listener_thread  # tells listeners of events: `gcp.listener_thread.ListenerThread`; None: no listeners
     cdef public object report           # logs an error that is not raised: (message, endpoint, error)
     cdef public object tracer           # records spans; None: nothing does
     cdef public bint traces_hits        # whether the hooks at an idle hit and at a release have spans, too
@@ -98,6 +100,7 @@ cdef class Core:
             close_final_counts(self)
             drop_slots(&self.pool, False)
             drop_abandoned(&self.pool)
+        forget_events(&self.pool)
         PyMem_RawFree(self.pool.due.items)
         PyMem_RawFree(self.pool.blocked.items)
         PyMem_RawFree(self.pool.expiring.items)
@@ -131,7 +134,7 @@ cdef class Core:
 
     cdef int prepare(self, str transition) except -1:
         """Before a transition: tell the debugger, reclaim what finalizers left."""
-        self.pool.pending = self.debugger is not None
+        self.pool.pending = self.debugger is not None or tells_acquires(&self.pool)
         if self.debugger is not None:
             self.debugger(transition)
         if self.pool.abandoned_slots != NULL or self.pool.abandoned_waiters != NULL or self.pool.abandoned_permits:
@@ -147,9 +150,7 @@ cdef class Core:
         if self.pool.empties != NULL:
             forget_empty_endpoints(self)
         if self.pool.wake_collector:
-            self.pool.wake_collector = False
-            if self.wake_collector is not None:
-                self.wake_collector()
+            wake_threads(self)
         if self.pool.wake_background:
             tell_background(self)
         if self.pool.closed and self.pool.size == 0 and self.on_drained is not None:

@@ -46,6 +46,7 @@ cdef void empty_pool(pool_t* pool) noexcept:
     pool.abandoned_waiters = NULL
     pool.abandoned_permits = False
     pool.wake_collector = False
+    pool.n_events = 0
     pool.collector_wakes_at = -INFINITY
     memset(&pool.retired, 0, sizeof(counters_t))
     memset(&pool.metrics, 0, sizeof(metrics_t))
@@ -64,6 +65,8 @@ cdef int reset_after_fork(Core core) except -1:
     core.endpoints = {}
     forget_background(core)
     seed(core)
+    if core.listener_thread is not None:
+        core.listener_thread.reset_after_fork()
     if core.on_fork is not None:
         core.on_fork()
     return 0

@@ -22,7 +22,8 @@ cdef class Batch
 cdef class HookCall
 cdef class FinalCounts
 cdef class PoolView
-cdef class BaseConnectionPool(PoolView)
+cdef class ListenedPool(PoolView)
+cdef class BaseConnectionPool(ListenedPool)
 cdef class AsyncPool(BaseConnectionPool)
 
 

@@ -7,10 +7,10 @@ from gcp.core.scheduling cimport expires_before
 from gcp.core.screening cimport forget_over, update_screening
 from gcp.core.state cimport (
     OPEN, USED, counters_t, endpoint_object, endpoint_t, limits_t, pool_t, set_limits, slot_in_endpoint, slot_object,
-    slot_t, table_find_of, taken,
+    slot_t, taken,
 )
 from gcp.core.steering cimport hide, show
-from gcp.core.table cimport table_find, table_resize, table_shrink
+from gcp.core.table cimport home_of, table_find, table_resize, table_shrink, table_t
 
 
 cdef inline Endpoint find_endpoint(Core core, key):
@@ -140,6 +140,19 @@ cdef int forget_empty_endpoints(Core core) except -1:
 
 
 # --- who holds a connection ---
+
+cdef inline slot_t* table_find_of(table_t* table, PyObject* conn, endpoint_t* ep) noexcept nogil:
+    """Return the slot of an endpoint that has this connection, or NULL. Another endpoint may have the same object."""
+    cdef size_t i
+    if table.items == NULL:
+        return NULL
+    i = home_of(conn, table.mask)
+    while table.items[i] != NULL:
+        if table.items[i][0] == conn and (<slot_t*>table.items[i]).ep == ep:
+            return <slot_t*>table.items[i]
+        i = (i + 1) & table.mask
+    return NULL
+
 
 cdef inline slot_t* find_held(Core core, conn, endpoint) except? NULL:
     """Find a held connection by identity. Runs user code where the key is not the very object."""

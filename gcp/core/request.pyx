@@ -7,9 +7,9 @@ from gcp.core.platform cimport gcp_lock, gcp_unlock
 from gcp.core.ring cimport ring_empty, ring_init
 from gcp.core.scheduling cimport note_if_empty
 from gcp.core.state cimport (
-    CALL_ERROR, CANCELLED, CREATE, CREATED, CROWDED_OUT, DEAD, DONE, ERROR, HIT, HOOK_CREATE, HOOK_FAILED, HOPELESS,
-    NEW, N_HOOKS, OPEN, REJECTED, TIMED_OUT, TURNED_AWAY, USE, WAIT, WAITED, count_hook_call, counters_t,
-    endpoint_object, endpoint_t, pool_t, slot_object, slot_t, suspension,
+    ACQUIRE_TIMED_OUT, CALL_ERROR, CANCELLED, CONNECTION_ACQUIRED, CREATE, CREATED, CROWDED_OUT, DEAD, DONE, ERROR, HIT,
+    HOOK_CREATE, HOOK_FAILED, HOPELESS, NEW, N_HOOKS, OPEN, REJECTED, TIMED_OUT, TURNED_AWAY, USE, WAIT, WAITED,
+    count_hook_call, counters_t, endpoint_object, endpoint_t, pool_t, slot_object, slot_t, suspension,
 )
 from gcp.core.table cimport table_find
 from gcp.core.transitions cimport book_connection, discard_slot, end_release, make_room, request_slot, withdraw
@@ -372,6 +372,8 @@ cdef int finish(Acquire acquire) except -1:
         raise ConnectionPoolClosedError('the pool was closed while the connection was being acquired')
     try:
         trace_wait(acquire, None)
+        if core.pool.wake_collector:
+            core.after()
     except BaseException:       # a signal handler's: the caller will never see the connection
         gcp_lock(&core.mutex)
         if acquire.current():
@@ -430,12 +432,17 @@ cdef inline void count_acquire(Acquire acquire, int result, double now) noexcept
     """Count an acquire that has ended, and how long it took. A hit is not timed."""
     cdef bint known = acquire.ep is not None and acquire.ep.e.listed
     cdef counters_t* counters = &acquire.ep.e.counters if known else &acquire.core.pool.retired
+    cdef pool_t* pool = &acquire.core.pool
     acquire.result = result
     acquire.took = now - acquire.w.began
     counters.acquires[result] += 1
     if result != HIT:
         observe(&acquire.core.pool.metrics.wait, gcp_seconds, N_WAIT_BOUNDS, acquire.took)
     acquire.ended = True
+    if pool.note != NULL and result == TIMED_OUT:
+        pool.note(pool, ACQUIRE_TIMED_OUT, <PyObject*>acquire.key, 0)
+    elif pool.note != NULL and (result == HIT or result == CREATED or result == WAITED):
+        pool.note(pool, CONNECTION_ACQUIRED, acquire.ep.e.key, 0)
 
 
 cdef int stop_timer(Acquire acquire) except -1:

@@ -19,10 +19,10 @@ from gcp.core.sharing cimport (
     virtual_time,
 )
 from gcp.core.state cimport (
-    CREATE, DISCARDED, DISPOSING, EVICTED, EXPIRED, HANDOFF, IDLE, IDLE_TIMEOUT, MAX_LIFETIME, N_REASONS, OPEN,
-    RETIRED, TO_DISPOSAL, TO_IDLE, USE, USED, WAIT, base_size, cap, endpoint_expiring, endpoint_link, endpoint_rank,
-    endpoint_t, first_waiter, held, idle_limit, neediest, pool_t, slot_check, slot_due, slot_in_endpoint, slot_in_pool,
-    slot_reservation, slot_t, suspension, taken, waiter_node, waiter_t, waits_behind,
+    CONNECTION_CLOSED, CREATE, DISCARDED, DISPOSING, EVICTED, EXPIRED, HANDOFF, IDLE, IDLE_TIMEOUT, MAX_LIFETIME,
+    N_REASONS, OPEN, RETIRED, TO_DISPOSAL, TO_IDLE, USE, USED, WAIT, base_size, cap, endpoint_expiring, endpoint_link,
+    endpoint_rank, endpoint_t, first_waiter, held, idle_limit, neediest, pool_t, slot_check, slot_due, slot_in_endpoint,
+    slot_in_pool, slot_reservation, slot_t, suspension, taken, waiter_node, waiter_t, waits_behind,
 )
 from gcp.core.table cimport home_of, table_add, table_has_room, table_remove
 
@@ -298,6 +298,8 @@ cdef inline void make_victim(pool_t* pool, slot_t* s, int reason) noexcept nogil
     ep.disposing += 1
     pool.disposing += 1
     ep.counters.closed[reason] += 1
+    if pool.note != NULL:
+        pool.note(pool, CONNECTION_CLOSED, ep.key, reason)
     note_short(pool, ep)
 
 

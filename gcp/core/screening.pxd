@@ -3,8 +3,11 @@
 
 from libc.stdint cimport uint64_t
 
+from gcp.core.events cimport tells_releases
 from gcp.core.permits cimport note_drained
-from gcp.core.state cimport EVICTED, MAX_USES, N_REASONS, POOL_CLOSED, cap, endpoint_t, held, pool_t, slot_t
+from gcp.core.state cimport (
+    CONNECTION_RELEASED, EVICTED, MAX_USES, N_REASONS, POOL_CLOSED, cap, endpoint_t, held, pool_t, slot_t,
+)
 
 
 cdef inline void smooth(double* mean, double value) noexcept nogil:
@@ -28,7 +31,10 @@ cdef inline bint exceeds_a_cap(pool_t* pool, slot_t* s) noexcept nogil:
 
 
 cdef inline int screen(pool_t* pool, slot_t* s, double now, bint acquired) noexcept nogil:
-    """Return why a slot that was released and is in no ring is not used again, or N_REASONS. Measure its use."""
+    """Return why a slot that was released and is in no ring is not used again, or N_REASONS. Measure its use, and
+    queue the event for those who listen to releases."""
+    if acquired and pool.note != NULL:
+        pool.note(pool, CONNECTION_RELEASED, s.ep.key, 0)
     note_drained(pool, s.ep)
     if pool.closed:
         return POOL_CLOSED
@@ -38,17 +44,16 @@ cdef inline int screen(pool_t* pool, slot_t* s, double now, bint acquired) noexc
         return MAX_USES
     if exceeds_a_cap(pool, s):
         return EVICTED
-    if not (pool.over or pool.n_over or pool.max_uses or pool.admits_by_deadline or pool.drains or pool.sharing):
-        pool.screen = NULL
+    update_screening(pool)
     return N_REASONS
 
 
 cdef inline void update_screening(pool_t* pool) noexcept nogil:
-    """Have released connections screened where one may be of no use any more, where its use is measured, or where a
-    caller waits until none is held."""
+    """Have released connections screened where one may be of no use any more, where its use is measured, where a caller
+    waits until none is held, or where a listener is told."""
     cdef bint asked = (
         pool.closed or pool.over or pool.n_over or pool.max_uses or pool.admits_by_deadline or pool.drains
-        or pool.sharing
+        or pool.sharing or (pool.note != NULL and tells_releases(pool))
     )
     if asked:
         pool.screen = screen

@@ -162,6 +162,8 @@ cdef dict metrics_of(metrics_t* metrics):
         'limits_errors': metrics.limits_errors,
         'abandoned_leases': metrics.abandoned_leases,
         'reclaim_runs': metrics.reclaim_runs,
+        'listener_errors': metrics.listener_errors,
+        'listener_events_dropped': metrics.listener_events_dropped,
         'hook_time': {
             HOOKS[i]: {
                 'ok': histogram_of(&metrics.hook_time[i], N_WAIT_BOUNDS),

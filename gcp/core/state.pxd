@@ -8,7 +8,7 @@ from libc.stdint cimport uint64_t
 from gcp.core.heap cimport heap_t, place_t
 from gcp.core.histogram cimport N_WAIT_BOUNDS, gcp_seconds, histogram_t, observe
 from gcp.core.ring cimport ring_t
-from gcp.core.table cimport home_of, table_t
+from gcp.core.table cimport table_t
 
 cdef enum slot_state:
     FREE, IDLE, USED, RETURNING, DISPOSING
@@ -39,6 +39,10 @@ cdef enum hook_kind:
 cdef enum hook_outcome:
     CALL_OK, CALL_ERROR, CALL_TIMEOUT, CALL_CANCELLED, CALL_DEAD, N_HOOK_OUTCOMES
 
+cdef enum event_kind:        # what listeners are told of
+    CONNECTION_CREATED, CONNECTION_CLOSED, CONNECTION_ACQUIRED, CONNECTION_RELEASED, ACQUIRE_TIMED_OUT, BREAKER_CHANGED,
+    CONNECTION_LEAKED
+
 ctypedef unsigned char flag_t
 
 
@@ -63,6 +67,7 @@ cdef struct metrics_t:       # of a pool
     uint64_t limits_errors   # how often the limits of an endpoint could not be determined
     uint64_t abandoned_leases    # leases that were garbage-collected before they were released
     uint64_t reclaim_runs        # how often the garbage collector was run for holders that are gone
+    uint64_t listener_errors, listener_events_dropped     # calls that have raised; events that found no room
 
 
 cdef inline void count_hook_call(metrics_t* metrics, int hook, int outcome, double seconds) noexcept nogil:
@@ -82,6 +87,12 @@ cdef struct pool_t
 
 # Returns why a connection is not used again. Called by its address, so that no compiler makes it part of the release.
 ctypedef int (*screen_t)(pool_t* pool, slot_t* s, double now, bint acquired) noexcept nogil
+
+ctypedef void (*note_t)(pool_t* pool, int kind, PyObject* about, int detail) noexcept nogil     # queues an event
+
+cdef struct event_t:         # what listeners are to be told
+    int kind, detail         # the detail: of CONNECTION_CLOSED the reason, of BREAKER_CHANGED whether it has opened
+    PyObject* about          # owned: the endpoint's key; of CONNECTION_LEAKED the holder
 
 cdef struct limits_t:        # what an endpoint was given; negative: nothing
     Py_ssize_t max_size
@@ -303,7 +314,7 @@ cdef struct pool_t:
     waiter_t* last_woken
     endpoint_t* empties
     endpoint_t* called       # their timekeepers are to look how long they have to wait now
-    bint wake_collector      # something expires before the collector wakes
+    int wake_collector       # something expires before the collector wakes; WAKE_LISTENERS: or there are but events
     bint wake_background     # there may be something to do in the background, or something there has ended
     # left by finalizers, reclaimed by the next call
     bint pending             # there may be something
@@ -318,6 +329,10 @@ cdef struct pool_t:
     double create_time
     double collector_wakes_at     # -inf without a collector
     bint closed
+    note_t note              # queues an event; NULL: there are no listeners
+    event_t* events          # queued for them
+    int n_events
+    unsigned int wanted      # which kinds they are told of, a bit each
     screen_t screen          # asked about a connection that is released: see `update_screening`; NULL: it may be used
     bint over                # it has held more than the total cap since that was lowered
     Py_ssize_t n_over        # endpoints that have held more than their cap since that was lowered
@@ -474,19 +489,6 @@ cdef inline slot_t* first_check(pool_t* pool) noexcept nogil:
 cdef inline endpoint_t* neediest(pool_t* pool) noexcept nogil:
     """Return the blocked endpoint that is to be served first, or NULL."""
     return endpoint_rank(pool.blocked.items[0]) if pool.blocked.n else NULL
-
-
-cdef inline slot_t* table_find_of(table_t* table, PyObject* conn, endpoint_t* ep) noexcept nogil:
-    """Return the slot of an endpoint that has this connection, or NULL. Another endpoint may have the same object."""
-    cdef size_t i
-    if table.items == NULL:
-        return NULL
-    i = home_of(conn, table.mask)
-    while table.items[i] != NULL:
-        if table.items[i][0] == conn and (<slot_t*>table.items[i]).ep == ep:
-            return <slot_t*>table.items[i]
-        i = (i + 1) & table.mask
-    return NULL
 
 
 # --- the Python object that a slot or an endpoint lies in: they are its first members ---

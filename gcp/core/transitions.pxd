@@ -23,11 +23,11 @@ from gcp.core.scheduling cimport (
 )
 from gcp.core.screening cimport smooth
 from gcp.core.state cimport (
-    ACQUIRES_FAIL, CALL_OK, CREATE, CROWDED_OUT, DONE, FREE, HOOK_CREATE, HOPELESS, IDLE, IDLE_TIMEOUT, MAX_LIFETIME,
-    OPEN, POOL_CLOSED, REFUSED, RETIRED, RETURNING, SUSPENDED, TO_DISPOSAL, TO_IDLE, TURNED_AWAY, UNAVAILABLE, USE,
-    USED, WAIT, cap, count_hook_call, endpoint_expiring, endpoint_link, endpoint_t, first_check, first_due,
-    first_waiter, idle_limit, lifetime, pool_t, queue_limit, slot_in_endpoint, slot_in_pool, slot_t, suspension, taken,
-    waiter_t, waits_behind,
+    ACQUIRES_FAIL, CALL_OK, CONNECTION_CREATED, CONNECTION_RELEASED, CREATE, CROWDED_OUT, DONE, FREE, HOOK_CREATE,
+    HOPELESS, IDLE, IDLE_TIMEOUT, MAX_LIFETIME, OPEN, POOL_CLOSED, REFUSED, RETIRED, RETURNING, SUSPENDED, TO_DISPOSAL,
+    TO_IDLE, TURNED_AWAY, UNAVAILABLE, USE, USED, WAIT, cap, count_hook_call, endpoint_expiring, endpoint_link,
+    endpoint_t, first_check, first_due, first_waiter, idle_limit, lifetime, pool_t, queue_limit, slot_in_endpoint,
+    slot_in_pool, slot_t, suspension, taken, waiter_t, waits_behind,
 )
 from gcp.core.table cimport table_add, table_has_room, table_remove, table_reserve
 
@@ -234,6 +234,8 @@ cdef inline void enter_connection(
     smooth(&ep.create_time, took)
     smooth(&pool.create_time, took)
     ep.counters.created += 1
+    if pool.note != NULL:
+        pool.note(pool, CONNECTION_CREATED, ep.key, 0)
     count_hook_call(&pool.metrics, HOOK_CREATE, CALL_OK, took)
     s.ep = ep
     s.born = now
@@ -333,6 +335,8 @@ cdef inline void discard_slot(pool_t* pool, slot_t* s, int reason) noexcept nogi
     cdef double used = pool.now - s.since
     if s.acquired:
         s.ep.counters.releases[<int>TO_DISPOSAL] += 1
+        if pool.note != NULL:
+            pool.note(pool, CONNECTION_RELEASED, s.ep.key, 0)
         observe(&pool.metrics.use, gcp_seconds, N_USE_BOUNDS, used)
         if used > pool.leak_after:
             count_leak(s)

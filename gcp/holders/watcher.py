@@ -13,7 +13,7 @@ from operator import itemgetter
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from gcp._core import count_reclaim_run, find_holders, look_at_waits, look_for_leaks, set_watched
+from gcp._core import count_reclaim_run, find_holders, look_at_waits, look_for_leaks, set_watched, tell_leak
 from gcp.disposal import SHORTEST_SLEEP
 from gcp.disposal.threads import start_daemon
 from gcp.holders import describe_holders
@@ -115,6 +115,7 @@ class Watched:
         for lease, holder in found:
             self._leaks[lease] = holder, now - holder.age
             self.alerts(pool).leak(holder, threshold)
+            tell_leak(pool._core, holder)
         return min(again, LOOK_INTERVAL) if self._leaks else float(again)
 
     def _look_at_waits(self, pool: Any) -> float:

@@ -313,6 +313,13 @@ METRICS: Final[tuple[Metric, ...]] = (
         '{lease}',
     ),
     Metric('gcpool_reclaim_runs_total', 'counter', 'Runs of the garbage collector for holders that are gone', '{run}'),
+    Metric('gcpool_listener_errors_total', 'counter', 'Calls of listeners that have raised', '{error}'),
+    Metric(
+        'gcpool_listener_events_dropped_total',
+        'counter',
+        'Events that listeners were too slow to be told of',
+        '{event}',
+    ),
     Metric('gcpool_endpoint_label_overflow_total', 'counter', 'Endpoints that got no label of their own', '{endpoint}'),
     Metric('gcpool_telemetry_errors_total', 'counter', 'Errors of label functions, exporters and callbacks', '{error}'),
     Metric('gcpool_collect_seconds', 'gauge', 'Duration of the last collection of these metrics', 's', (), merge='max'),
@@ -480,5 +487,17 @@ INSTRUMENTS: Final[tuple[Instrument, ...]] = (
         COUNTER,
         'Runs of the garbage collector for holders that are gone',
         'gcpool_reclaim_runs_total',
+    ),
+    instrument(
+        'gcpool.connection.listener_errors',
+        COUNTER,
+        'Calls of listeners that have raised',
+        'gcpool_listener_errors_total',
+    ),
+    instrument(
+        'gcpool.connection.listener_events_dropped',
+        COUNTER,
+        'Events that listeners were too slow to be told of',
+        'gcpool_listener_events_dropped_total',
     ),
 )

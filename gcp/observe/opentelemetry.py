@@ -52,6 +52,8 @@ TOTALS: Final[Mapping[str, str]] = {
     'gcpool_limits_errors_total': 'limits_errors',
     'gcpool_abandoned_leases_total': 'abandoned_leases',
     'gcpool_reclaim_runs_total': 'reclaim_runs',
+    'gcpool_listener_errors_total': 'listener_errors',
+    'gcpool_listener_events_dropped_total': 'listener_events_dropped',
 }
 
 

@@ -46,6 +46,8 @@ NUMBERS: Final[Mapping[str, Callable[[Reading], float | None]]] = {
     'gcpool_limits_errors_total': lambda reading: reading.total['limits_errors'],
     'gcpool_abandoned_leases_total': lambda reading: reading.total['abandoned_leases'],
     'gcpool_reclaim_runs_total': lambda reading: reading.total['reclaim_runs'],
+    'gcpool_listener_errors_total': lambda reading: reading.total['listener_errors'],
+    'gcpool_listener_events_dropped_total': lambda reading: reading.total['listener_events_dropped'],
     'gcpool_telemetry_errors_total': lambda reading: reading.errors,
 }
 

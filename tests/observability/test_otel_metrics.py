@@ -53,6 +53,8 @@ PROMISED = {
     'gcpool.connection.limits_errors': (True, '{error}', set()),
     'gcpool.connection.abandoned_leases': (True, '{lease}', set()),
     'gcpool.connection.reclaim_runs': (True, '{run}', set()),
+    'gcpool.connection.listener_errors': (True, '{error}', set()),
+    'gcpool.connection.listener_events_dropped': (True, '{event}', set()),
 }
 
 

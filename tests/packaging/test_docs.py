@@ -39,6 +39,7 @@ INNER = {
     'gcp.disposal',
     'gcp.hints',
     'gcp.inspection',
+    'gcp.listener_thread',
     'gcp.observe',
     'gcp.options',
     'gcp.top',

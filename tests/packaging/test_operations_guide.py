@@ -47,7 +47,7 @@ def test_each_feature_of_the_table_has_a_section() -> None:
 
 def test_what_is_named_exists() -> None:
     features = re.findall(r'^\| \[`(\w+)`\]', TEXT, flags=re.MULTILINE)
-    methods = {'holders', 'warm_up', 'wait_ready', 'retire', 'reconfigure', 'classify'}
+    methods = {'add_listener', 'holders', 'warm_up', 'wait_ready', 'retire', 'reconfigure', 'classify'}
     assert set(features) - methods <= set(options.NAMES)
     series = {metric.name for metric in METRICS}
     assert set(re.findall(r'\bgcpool_\w+', TEXT)) <= series

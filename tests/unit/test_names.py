@@ -71,6 +71,8 @@ PROMISED = {
     'gcpool_limits_errors_total': ('counter', 'pool', {}),
     'gcpool_abandoned_leases_total': ('counter', 'pool', {}),
     'gcpool_reclaim_runs_total': ('counter', 'pool', {}),
+    'gcpool_listener_errors_total': ('counter', 'pool', {}),
+    'gcpool_listener_events_dropped_total': ('counter', 'pool', {}),
     'gcpool_endpoint_label_overflow_total': ('counter', 'pool', {}),
     'gcpool_telemetry_errors_total': ('counter', 'pool', {}),
     'gcpool_collect_seconds': ('gauge', '', {}),

@@ -743,12 +743,15 @@ SELF: Final = Row(
         ),
         Panel(
             'Telemetry errors',
-            'Errors of label functions, exporters and callbacks, and of the function that limits single endpoints. They '
-            'never reach a caller; the first of each kind is logged.',
+            'Errors of label functions, exporters and callbacks, of the function that limits single endpoints, and of '
+            'listeners, and the events that those were too slow for. They never reach a caller; the first of each kind is '
+            'logged.',
             'short',
             (
                 Query(added('gcpool_telemetry_errors_total', 'pool', labels=POOL), '{{pool}}'),
                 Query(added('gcpool_limits_errors_total', 'pool', labels=POOL), '{{pool}}: limits'),
+                Query(added('gcpool_listener_errors_total', 'pool', labels=POOL), '{{pool}}: listeners'),
+                Query(added('gcpool_listener_events_dropped_total', 'pool', labels=POOL), '{{pool}}: events dropped'),
             ),
             width=6,
         ),

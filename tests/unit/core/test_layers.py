@@ -25,6 +25,7 @@ ORDER = [
     'table',
     'histogram',
     'state',
+    'events',
     'permits',
     'sharing',
     'screening',
