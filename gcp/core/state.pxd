@@ -258,8 +258,7 @@ cdef struct pool_t:
     double connect_timeout           # inf: no limit but the acquire's
     double retry_initial             # delays between the connects of an endpoint that fail, see gcp.limits.Retry
     double retry_maximum
-    double retry_factor
-    double retry_jitter
+    double retry_factor, retry_jitter
     flag_t retries                   # a failed connect is tried again for its acquire
     flag_t admits_by_deadline
     flag_t refills

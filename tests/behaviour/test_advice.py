@@ -58,7 +58,10 @@ def test_editors_show_the_same(pool: str, name: str) -> None:
     )
     shown = inspect.getdoc(getattr(getattr(gcp._core, pool), name)) or ''
     assert (ast.get_docstring(method) or '?') in shown
-    assert all(isinstance(default, ast.Constant) and default.value is None for default in method.args.defaults)
+    signature = inspect.signature(getattr(getattr(gcp._core, pool), name))
+    assert [argument.arg for argument in method.args.args] == list(signature.parameters)
+    defaults = [p.default for p in signature.parameters.values() if p.default is not inspect.Parameter.empty]
+    assert [ast.literal_eval(default) for default in method.args.defaults] == defaults
 
 
 def test_errors_are_shown_by_their_public_module() -> None:
