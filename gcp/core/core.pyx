@@ -65,7 +65,8 @@ cdef class Core:
     cdef public object limits_of        # returns the limits that an endpoint is given; None: no endpoint has its own
     cdef public object describe_holders     # makes what is shown of holders from what `use_of` returns: (list)
     cdef public object on_lost          # called when a lease was garbage-collected: (its holder)
-    cdef public object listener_thread  # tells listeners of events: `gcp.listener_thread.ListenerThread`; None: no listeners
+    # tells listeners of events: `gcp.listener_thread.ListenerThread`; None: no listeners
+    cdef public object listener_thread
     cdef public object report           # logs an error that is not raised: (message, endpoint, error)
     cdef public object tracer           # records spans; None: nothing does
     cdef public bint traces_hits        # whether the hooks at an idle hit and at a release have spans, too

@@ -1,5 +1,5 @@
-# Events: what listeners are told of. Transitions queue them (see events.pxd), the pool's listener thread takes them from
-# there. Without listeners nothing is queued.
+# Events: what listeners are told of. Transitions queue them (see events.pxd), the pool's listener thread takes them
+# from there. Without listeners nothing is queued.
 
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 

@@ -145,8 +145,8 @@ class Watched:
 
 
 class Watcher:
-    """The thread, and what it looks at. No lock is held here: one may be asked to forget a pool by a finalizer, also when
-    the interpreter exits and the thread has ended wherever it was."""
+    """The thread, and what it looks at. No lock is held here: a finalizer may ask it to forget a pool, also when the
+    interpreter exits and the thread has ended wherever it was."""
 
     def __init__(self) -> None:
         self._due: dict[Watched, float] = {}
