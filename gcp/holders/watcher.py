@@ -78,6 +78,10 @@ class Watched:
         if watcher is not None:
             watcher.forget(self)
 
+    def forget_leaks(self) -> None:
+        """Forget what has leaked: a forked child holds none of its parent's connections."""
+        self._leaks.clear()
+
     def tell_nested(self, endpoint: Any) -> None:
         """Tell that an acquire waits for a connection of an endpoint of which its caller holds one."""
         pool = self._pool()
@@ -153,9 +157,12 @@ class Watcher:
         self._event: AnyEvent | None = None
         self._may_start = deque([True])  # empty while the thread runs
 
-    def watch(self, watched: Watched) -> None:
-        """Look at a pool from now on, at once for the first time."""
-        self._due[watched] = 0.0
+    def watch(self, watched: Watched, delay: float = 0.0) -> None:
+        """Look at a pool from now on.
+
+        :param delay: how long to wait before the first time, seconds
+        """
+        self._due[watched] = monotonic() + delay if delay else 0.0
         if self._claim():
             self._event = event_class()()  # not at import: gevent may patch `threading` after that
             if not start_daemon(self._work, 'gcp-watcher'):
@@ -220,12 +227,14 @@ watcher = Watcher()
 
 
 def reset_after_fork() -> None:
-    """A forked child has no watcher: one begins with what is to be watched there."""
+    """A forked child has no watcher: one begins with what is to be watched there. Not at once: what else runs after a
+    fork must have ended before another thread looks at a pool."""
     global watcher  # noqa: PLW0603  # it is the process's
     watched = list(watcher._due)
     watcher = Watcher()
     for one in watched:
-        one.begin()
+        one.forget_leaks()
+        watcher.watch(one, LOOK_INTERVAL)
 
 
 if hasattr(os, 'register_at_fork'):

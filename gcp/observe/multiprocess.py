@@ -250,17 +250,20 @@ class Writer:
 
         :param delay: how long it waits before it writes, seconds
         """
-        if not self._is_over and self._running.acquire(blocking=False):
+        running = self._running
+        if not self._is_over and running.acquire(blocking=False):
             self._starting = True
             try:
-                _thread.start_new_thread(self._run, (delay,))
+                _thread.start_new_thread(self._run, (delay, running))
             except RuntimeError:
                 self._starting = False
-                self._running.release()  # the interpreter is exiting: `finish` writes the last values
+                running.release()  # the interpreter is exiting: `finish` writes the last values
 
-    def _run(self, delay: float) -> None:
-        """Write until nothing changes any more."""
-        running = self._running
+    def _run(self, delay: float, running: threading.Lock) -> None:
+        """Write until nothing changes any more.
+
+        :param running: the lock that was acquired for this thread; a fork replaces that of the writer
+        """
         self._starting = False
         while True:
             time.sleep(delay)  # looked up here: gevent may have replaced it meanwhile
