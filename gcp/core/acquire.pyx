@@ -356,8 +356,7 @@ cdef class Acquire(Holder):
         if uses:
             self.a.hook = hook
         elif hook == HOOK_CREATE:
-            if self.pool._collector is not None:
-                self.pool._collector.ensure()
+            have_looked_after(self.pool)
             self.fresh = prepare_booking(self.core)
         self.call = new_hook_call(self.core, hook, self.key, None, uses and not self.made and not self.w.queued)
         return self.call.begin()

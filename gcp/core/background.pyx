@@ -300,8 +300,7 @@ cdef class Job(Holder):
         if self.todo == HOOK_CREATE:
             if self.pool._telemetry is not None:
                 self.pool._telemetry.recheck()
-            if self.pool._collector is not None:
-                self.pool._collector.ensure()
+            have_looked_after(self.pool)
             self.fresh = prepare_booking(self.core)
         self.call = new_hook_call(self.core, self.todo, self.key, None, False)
         return self.call.begin()

@@ -264,7 +264,7 @@ cdef int use_options(BaseConnectionPool pool, options) except -1:
     pool._options = options
     pool.acquire_timeout = options.acquire_timeout
     pool.dispose_batch_size = options.dispose_batch_size
-    if pool._watched is not None and options.leak_threshold < INFINITY:
+    if pool._watched is not None and options.leak_threshold < INFINITY and pool._core.pool.size:
         pool._watched.begin()
     if not isinstance(pool, AsyncPool):     # there, disposals may suspend
         pool._dispose = getattr(pool._manager, 'dispose', None) if options.dispose_timeout is None else None

@@ -234,6 +234,15 @@ cdef int expire(Acquire acquire) except -1:
 
 # --- creation ---
 
+cdef int have_looked_after(BaseConnectionPool pool) except -1:
+    """Before a connection is created: see that what looks for expired and leaked ones runs."""
+    if pool._collector is not None:
+        pool._collector.ensure()
+    if pool._watched is not None and pool._core.pool.leak_after < INFINITY:
+        pool._watched.ensure()
+    return 0
+
+
 cdef Slot prepare_booking(Core core):
     """Allocate all that a connection needs, before `create` is called: one that was created must not be lost. Returns
     its record."""

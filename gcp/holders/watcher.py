@@ -56,8 +56,7 @@ class Watched:
         self._alerts: Alerts | None = None
         pool._core.describe_holders = describe_holders
         pool._core.on_lost = self.tell_lost
-        if options.leak_threshold < inf:
-            self.begin()
+        self._begun = False
 
     def alerts(self, pool: Any) -> Alerts:
         """Return what logs for the pool. Imported when there is something to log."""
@@ -72,15 +71,26 @@ class Watched:
         """Have the pool watched from now on."""
         watcher.watch(self)
 
+    def ensure(self) -> None:
+        """A connection is about to be made: have the pool watched for leaks. Not before, so that a process that makes
+        pools, and then forks, has no thread."""
+        if not self._begun:
+            self._begun = True
+            self.begin()
+
+    def reset_after_fork(self) -> None:
+        """Begin anew: a forked child has no watcher, and holds none of its parent's connections."""
+        self._begun = False
+        self._leaks.clear()
+        pool = self._pool()
+        if pool is not None:
+            set_watched(pool, False)
+
     def end(self, _: object = None) -> None:
         """Have it watched no more: it is closed, or gone. A pool of a module may outlive the names of this one, at the
         end of the interpreter: there is no watcher then."""
         if watcher is not None:
             watcher.forget(self)
-
-    def forget_leaks(self) -> None:
-        """Forget what has leaked: a forked child holds none of its parent's connections."""
-        self._leaks.clear()
 
     def tell_nested(self, endpoint: Any) -> None:
         """Tell that an acquire waits for a connection of an endpoint of which its caller holds one."""
@@ -105,7 +115,10 @@ class Watched:
         if pool is None or pool.closed:
             return None
         again = min(self._look_for_leaks(pool), self._look_at_waits(pool))
-        return None if again == inf else again
+        if again == inf:
+            self._begun = False
+            return None
+        return again
 
     def _look_for_leaks(self, pool: Any) -> float:
         threshold = pool._options.leak_threshold
@@ -157,12 +170,9 @@ class Watcher:
         self._event: AnyEvent | None = None
         self._may_start = deque([True])  # empty while the thread runs
 
-    def watch(self, watched: Watched, delay: float = 0.0) -> None:
-        """Look at a pool from now on.
-
-        :param delay: how long to wait before the first time, seconds
-        """
-        self._due[watched] = monotonic() + delay if delay else 0.0
+    def watch(self, watched: Watched) -> None:
+        """Look at a pool from now on, at once for the first time."""
+        self._due[watched] = 0.0
         if self._claim():
             self._event = event_class()()  # not at import: gevent may patch `threading` after that
             if not start_daemon(self._work, 'gcp-watcher'):
@@ -227,14 +237,12 @@ watcher = Watcher()
 
 
 def reset_after_fork() -> None:
-    """A forked child has no watcher: one begins with what is to be watched there. Not at once: what else runs after a
-    fork must have ended before another thread looks at a pool."""
+    """A forked child has no watcher. One begins when something is to be watched there."""
     global watcher  # noqa: PLW0603  # it is the process's
     watched = list(watcher._due)
     watcher = Watcher()
     for one in watched:
-        one.forget_leaks()
-        watcher.watch(one, LOOK_INTERVAL)
+        one.reset_after_fork()
 
 
 if hasattr(os, 'register_at_fork'):

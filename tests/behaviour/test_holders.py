@@ -277,6 +277,23 @@ async def test_a_leak_is_told_once_and_so_is_its_return(front: Front, caplog: py
     }
 
 
+def test_no_thread_before_a_connection() -> None:
+    """A process that makes its pools before it forks its workers must not have threads then."""
+    before = set(threading.enumerate())
+    with gcp.threading.ConnectionPool(BareFakeManager(), leak_threshold=60) as pool:
+        assert set(threading.enumerate()) <= before
+        pool.release(pool.acquire('db'), 'db')
+        assert {thread.name for thread in set(threading.enumerate()) - before} <= {'gcp-watcher'}
+
+
+async def test_a_leak_after_limits_have_changed(front: Front, caplog: pytest.LogCaptureFixture) -> None:
+    pool = front.pool(front.manager())
+    conn = await pool.acquire('db')
+    front.pools[0].reconfigure(leak_threshold=0.01)
+    await front.until(lambda: messages(caplog, logging.WARNING, 'leak_threshold'))
+    await pool.release(conn, 'db')
+
+
 async def test_a_lease_that_was_garbage_collected_is_told(front: Front, caplog: pytest.LogCaptureFixture) -> None:
     pool = front.pool(front.manager(), max_size=1)
     lease = pool.connection('db')
