@@ -326,7 +326,8 @@ def asyncio_script(in_flight: str, ending: str, collector: bool, kept: bool) -> 
     head = ASYNCIO.replace('BODY', body).replace('COLLECTOR', str(collector)).replace('KEPT', str(kept))
     collect = '60' if in_flight == 'a check' else '0.01'
     # In its debug mode asyncio warns of a step that took long, as one does on a busy machine. Errors are still shown.
-    calm = "import logging\nlogging.getLogger('asyncio').setLevel(logging.ERROR)"
+    # A lease that is dropped before the loop has ended is warned of.
+    calm = "import logging\nfor name in ('asyncio', 'gcp'): logging.getLogger(name).setLevel(logging.ERROR)"
     return '\n'.join([calm, head.replace('COLLECT', collect), textwrap.dedent(ASYNCIO_ENDINGS[ending][0])])
 
 
