@@ -453,7 +453,7 @@ class ListenedPool(PoolView[_EndpointT, _ConnectionT]):
         """Have a listener told of what happens in the pool from now on, in the pool's listener thread. One that was
         added before is not added again.
 
-        :param listener: a `gcp.PoolListener`
+        :param listener: a ``gcp.PoolListener``
         :raises TypeError: if it is none, or if one of its methods is a coroutine function
         """
     def remove_listener(self, listener: PoolListener) -> None:

@@ -137,7 +137,7 @@ cdef class ListenedPool(PoolView):
         """Have a listener told of what happens in the pool from now on, in the pool's listener thread. One that was
         added before is not added again.
 
-        :param listener: a `gcp.PoolListener`
+        :param listener: a ``gcp.PoolListener``
         :raises TypeError: if it is none, or if one of its methods is a coroutine function
         """
         if self._core.listener_thread is None:

@@ -21,7 +21,7 @@ from gcp.waiting import AnyEvent, event_class
 
 if TYPE_CHECKING:
     from gcp.holders import HolderInfo
-    from gcp.holders.alerts import Alerts
+    from gcp.holders.messages import Messages
     from gcp.options import Options
 
 __all__ = ['Watched']
@@ -53,19 +53,19 @@ class Watched:
         self._warn_after = options.warn_after
         self._leaks: dict[int, tuple[HolderInfo, float]] = {}
         self._reclaimed_at = -RECLAIM_INTERVAL
-        self._alerts: Alerts | None = None
+        self._messages: Messages | None = None
         pool._core.describe_holders = describe_holders
         pool._core.on_lost = self.tell_lost
         self._begun = False
 
-    def alerts(self, pool: Any) -> Alerts:
+    def messages(self, pool: Any) -> Messages:
         """Return what logs for the pool. Imported when there is something to log."""
-        if self._alerts is None:
-            from gcp.holders.alerts import Alerts
+        if self._messages is None:
+            from gcp.holders.messages import Messages
 
             front = next(kind.__module__ for kind in type(pool).__mro__ if kind.__module__.startswith('gcp.'))
-            self._alerts = Alerts(logging.getLogger(front), pool.name)
-        return self._alerts
+            self._messages = Messages(logging.getLogger(front), pool.name)
+        return self._messages
 
     def begin(self) -> None:
         """Have the pool watched from now on."""
@@ -96,13 +96,13 @@ class Watched:
         """Tell that an acquire waits for a connection of an endpoint of which its caller holds one."""
         pool = self._pool()
         if pool is not None:
-            self.alerts(pool).nested(endpoint, find_holders(pool, endpoint, SHOWN))
+            self.messages(pool).nested(endpoint, find_holders(pool, endpoint, SHOWN))
 
     def tell_lost(self, holder: HolderInfo) -> None:
         """Tell that a lease was garbage-collected."""
         pool = self._pool()
         if pool is not None:
-            self.alerts(pool).abandoned(holder)
+            self.messages(pool).abandoned(holder)
 
     # --- in the watcher's thread ---
 
@@ -128,10 +128,10 @@ class Watched:
         now = monotonic()
         for lease in self._leaks.keys() - lasting:
             holder, since = self._leaks.pop(lease)
-            self.alerts(pool).came_back(holder, now - since)
+            self.messages(pool).came_back(holder, now - since)
         for lease, holder in found:
             self._leaks[lease] = holder, now - holder.age
-            self.alerts(pool).leak(holder, threshold)
+            self.messages(pool).leak(holder, threshold)
             tell_leak(pool._core, holder)
         return min(again, LOOK_INTERVAL) if self._leaks else float(again)
 
@@ -145,7 +145,7 @@ class Watched:
             self._reclaim(pool)
         if waiter is not None and self._warn_after < inf:
             if waiter.age >= self._warn_after:
-                self.alerts(pool).long_wait(waiter, block, holds_one, find_holders(pool, None, SHOWN))
+                self.messages(pool).long_wait(waiter, block, holds_one, find_holders(pool, None, SHOWN))
             again = min(again, max(LOOK_INTERVAL, self._warn_after - waiter.age))
         return min(again, max(self._warn_after, LOOK_INTERVAL))
 
@@ -157,7 +157,7 @@ class Watched:
         if gone:
             self._reclaimed_at = monotonic()
             count_reclaim_run(pool)
-            self.alerts(pool).reclaimed(gone[:SHOWN], gc.collect())
+            self.messages(pool).reclaimed(gone[:SHOWN], gc.collect())
             pool._core.drain()
 
 

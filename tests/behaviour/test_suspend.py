@@ -432,7 +432,7 @@ def test_a_permit_that_was_given_just_before_is_returned() -> None:
         manager: Any = AsyncFakeManager()
         async with ConnectionPool(manager, total_max_size=1) as pool:
             conn = await pool.acquire('a')
-            waiting = asyncio.create_task(pool.acquire('b'))
+            waiting = asyncio.create_task(use(pool))
             await asyncio.sleep(0)
             await pool.discard(conn, 'a')
             await pool.suspend('b', wait=True)
@@ -442,7 +442,11 @@ def test_a_permit_that_was_given_just_before_is_returned() -> None:
             if calls == 1:
                 assert pool.stats().waiting == 1
             pool.resume('b')
-            await pool.release(await waiting, 'b')
+            await waiting
+
+    async def use(pool: Any) -> None:
+        async with pool.connection('b'):
+            pass
 
     asyncio.run(main())
 

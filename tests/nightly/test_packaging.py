@@ -69,7 +69,9 @@ def modules() -> set[str]:
     """The files of the package that are installed, the core excepted."""
     paths = [path for path in cloned_files() if path.parts[0] in ('contrib', 'gcp') and path != Path('gcp', 'contrib')]
     names = {
-        path.as_posix() for path in paths if path.suffix in ('.py', '.pyi', '.json', '.yml') or path.name == 'py.typed'
+        path.as_posix()
+        for path in paths
+        if path.suffix in ('.py', '.pyi', '.json', '.yml', '.css', '.js') or path.name == 'py.typed'
     }
 
     return {f'gcp/{name}' if name.startswith('contrib/') else name for name in names}

@@ -9,13 +9,13 @@ from time import monotonic
 from gcp._core import describe
 from gcp.holders import HolderInfo
 
-__all__ = ['Alerts']
+__all__ = ['Messages']
 
 WARNING_INTERVAL = 60.0
 """Long waits, and acquires that wait for their own caller, are told at most so often, seconds."""
 
 
-class Alerts:
+class Messages:
     """Logs for one pool."""
 
     def __init__(self, logger: logging.Logger, pool: str) -> None:
