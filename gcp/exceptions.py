@@ -117,7 +117,9 @@ class AcquireTimeoutError(BaseError, TimeoutError):
         state = {
             name: value for name, value in vars(self).items() if name not in ('_find_holders', '_holders', '_text')
         }
-        return type(self), (str(self),), state
+        # a subclass that only adds asyncio's own class, before Python 3.11, cannot be found by its name
+        named = AcquireTimeoutError if type(self).__qualname__ == AcquireTimeoutError.__qualname__ else type(self)
+        return named, (str(self),), state
 
 
 class EndpointUnavailableError(BaseError):
