@@ -105,7 +105,7 @@ def test_threads(capsys: pytest.CaptureFixture[str]) -> None:
     verify(stats, checks, proxy.dropped, count)
     with capsys.disabled():
         print(f'\n{count} connections, {checks.count} checks: the workers used {share:.2%} of a core between them')
-    assert share < 0.05
+    assert share < 0.2
 
 
 def test_tasks() -> None:
