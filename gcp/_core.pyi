@@ -249,6 +249,8 @@ class Job(Holder):
     @property
     def context(self) -> Context: ...
 
+HOLDERS_SHOWN: Final[int]
+
 def find_holders(pool: BaseConnectionPool[_EndpointT, _ConnectionT], endpoint: object, most: int) -> list[Any]: ...
 def look_at_waits(pool: BaseConnectionPool[_EndpointT, _ConnectionT]) -> tuple[bool, Any, str, bool]: ...
 def look_for_leaks(
@@ -439,11 +441,6 @@ class PoolView(Generic[_EndpointT, _ConnectionT]):
     def is_full(self) -> bool: ...
     @property
     def closed(self) -> bool: ...
-    def holders(self, endpoint: _EndpointT | None = None) -> list[Any]:
-        """Return who holds connections, as a list of `gcp.holders.HolderInfo`, the longest held first.
-
-        :param endpoint: whose connections; ``None``: of all endpoints. For an unknown one the list is empty
-        """
     def get_size(self) -> int: ...
 
 @disjoint_base

@@ -131,9 +131,7 @@ class Operations(Steering[EndpointT]):
         """
         pool: Any = self
         pool._check_loop()
-        watch = begin_readiness(pool, timeout, None)
-        await wait(watch)
-        watch.conclude()
+        await wait_and_conclude(begin_readiness(pool, timeout, None))
 
     async def retire(self, endpoint: EndpointT, timeout: float | None = None) -> None:
         """Take an endpoint out of use, and return when its connections are gone. It is not kept any more; until this

@@ -183,7 +183,7 @@ cdef str describe_block(Acquire acquire, str block, limit):
     if block == 'creation':
         return block
     if block == 'suspended':
-        return describe_suspension(acquire.core, acquire.key, acquire.ep)
+        return f'suspend(): {what_is_suspended(acquire.key, acquire.ep)}'
     if block == 'retry delay':
         failures = describe_failures(acquire.core, acquire.ep, acquire.last_error)
         return f'the retry delay of endpoint {describe(acquire.key)}: {failures}'

@@ -270,8 +270,7 @@ cdef class Core:
         cdef Endpoint ep
         if acquired is not None and not isinstance(acquired, bool):
             raise TypeError(f'acquired must be True, False or None, not {type(acquired).__name__}: {acquired!r}')
-        check_hashable(endpoint)
-        ep = find_endpoint(self, endpoint)
+        ep = known_endpoint(self, endpoint)
         if ep is None:
             return 0
         if acquired is None:

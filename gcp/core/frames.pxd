@@ -160,7 +160,6 @@ cdef extern from *:
     void gcp_note_site(gcp_site*, PyObject* task) noexcept
     void gcp_move_site(gcp_site* to, gcp_site* source) noexcept
     void gcp_forget_site(gcp_site*) noexcept
-    bint gcp_is_of_task(gcp_site*, PyObject* task) noexcept nogil
     gcp_thread* gcp_thread_of(uint64_t) noexcept
     object gcp_context_of(gcp_thread*)
     PyObject* gcp_task_in_thread() noexcept

@@ -142,8 +142,7 @@ def explain_endpoint(Core core not None, key):
     cdef view_t view
     cdef bint known
     cdef Endpoint ep
-    check_hashable(key)
-    ep = find_endpoint(core, key)
+    ep = known_endpoint(core, key)
     if ep is None:
         return None
     cdef double now = core.now()
@@ -307,8 +306,7 @@ def list_waiters(Core core not None, endpoints, Py_ssize_t room):
     cdef double now = core.now()
     cdef queued_t* found
     if endpoints is not None:
-        check_hashable(endpoints[0])
-        ep = find_endpoint(core, endpoints[0])
+        ep = known_endpoint(core, endpoints[0])
         if ep is None:
             return []
     size = pool.waiting if room < 0 else min(room, pool.waiting)

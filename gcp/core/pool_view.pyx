@@ -9,13 +9,6 @@ cdef class PoolView:
     cdef readonly object _options
     cdef readonly str name
 
-    def holders(self, endpoint=None):
-        """Return who holds connections, as a list of `gcp.holders.HolderInfo`, the longest held first.
-
-        :param endpoint: whose connections; ``None``: of all endpoints. For an unknown one the list is empty
-        """
-        return self._core.describe_holders(find_uses(self._core, endpoint))
-
     def get_size(self):
         """Return the number of places taken: connections idle, used, being created and being disposed of."""
         return self._core.pool.size

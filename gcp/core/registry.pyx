@@ -19,6 +19,17 @@ cdef inline Endpoint find_endpoint(Core core, key):
     return None if found == NULL else <Endpoint>found
 
 
+cdef Endpoint known_endpoint(Core core, key):
+    """Return the record of an endpoint that a caller has named; None: the pool does not know it.
+
+    :raises TypeError: if the key cannot be hashed
+    """
+    cdef Endpoint ep
+    check_hashable(key)
+    ep = find_endpoint(core, key)
+    return None if ep is None or not ep.e.listed else ep
+
+
 cdef Endpoint register_endpoint(Core core, key):
     """Return the record of an endpoint; make one if there is none. While limits are asked for, which runs user code,
     another thread may list the record, and drop it: then there is to be a new one."""

@@ -136,12 +136,18 @@ cdef inline void open_door(pool_t* pool, endpoint_t* ep) noexcept nogil:
     note_if_empty(pool, ep)
 
 
+cdef inline void go_on(pool_t* pool) noexcept nogil:
+    """After a suspension: serve waiters, and have refills and checks go on. No drain is waited for any more."""
+    serve_blocked(pool)
+    note_room(pool)
+    pool.wake_background = True
+
+
 cdef inline void resume_endpoint(pool_t* pool, endpoint_t* ep) noexcept nogil:
     """End the suspension of an endpoint."""
     ep.suspended = OPEN
     open_door(pool, ep)
-    serve_blocked(pool)
-    note_room(pool)
+    go_on(pool)
 
 
 cdef inline void resume_all(pool_t* pool) noexcept nogil:
@@ -154,8 +160,7 @@ cdef inline void resume_all(pool_t* pool) noexcept nogil:
         node = node.next
         ep.suspended = OPEN
         open_door(pool, ep)
-    serve_blocked(pool)
-    note_room(pool)
+    go_on(pool)
 
 
 # --- waiting until nothing is held ---

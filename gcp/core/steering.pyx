@@ -3,7 +3,7 @@
 
 from gcp.core.connects cimport expire_endpoint
 from gcp.core.platform cimport gcp_lock, gcp_unlock
-from gcp.core.state cimport ACQUIRES_FAIL, ACQUIRES_WAIT, OPEN, pool_t, suspension
+from gcp.core.state cimport ACQUIRES_FAIL, ACQUIRES_WAIT, OPEN, endpoint_t, pool_t, suspension
 from gcp.core.steering cimport (
     count_drain, expire_every_endpoint, resume_all, resume_endpoint, suspend_all, suspend_endpoint,
 )
@@ -20,12 +20,30 @@ cdef int follow_up_soon(BaseConnectionPool pool) except -1:
     return 0
 
 
-cdef Endpoint known_endpoint(Core core, key):
-    """Return the record of an endpoint; None: the pool does not know it."""
-    cdef Endpoint ep
-    check_hashable(key)
-    ep = find_endpoint(core, key)
-    return None if ep is None or not ep.e.listed else ep
+ctypedef void (*steer_one_t)(pool_t*, endpoint_t*) noexcept nogil
+ctypedef void (*steer_all_t)(pool_t*) noexcept nogil
+
+
+cdef int steer(BaseConnectionPool pool, key, str transition, steer_one_t one, steer_all_t every) except -1:
+    """Make a transition of one endpoint, or of all, and what follows from it.
+
+    :param key: the endpoint; None: all. Of one that the pool does not know, nothing is to be done
+    """
+    cdef Core core = pool._core
+    cdef Endpoint ep = None if key is None else known_endpoint(core, key)
+    cdef double now
+    if key is not None and ep is None:
+        return 0
+    core.before(transition)
+    now = core.now()
+    gcp_lock(&core.mutex)
+    core.pool.now = now
+    if ep is None:
+        every(&core.pool)
+    else:
+        one(&core.pool, &ep.e)
+    gcp_unlock(&core.mutex)
+    return follow_up_soon(pool)
 
 
 # --- expire ---
@@ -35,21 +53,7 @@ def expire_connections(BaseConnectionPool pool, key):
 
     :param key: the endpoint; None: all. One that is not known has none
     """
-    cdef Core core = pool._core
-    cdef Endpoint ep = None if key is None else known_endpoint(core, key)
-    cdef double now
-    if key is not None and ep is None:
-        return
-    core.before('expire_connections')
-    now = core.now()
-    gcp_lock(&core.mutex)
-    core.pool.now = now
-    if ep is None:
-        expire_every_endpoint(&core.pool)
-    else:
-        expire_endpoint(&core.pool, &ep.e)
-    gcp_unlock(&core.mutex)
-    follow_up_soon(pool)
+    steer(pool, key, 'expire_connections', expire_endpoint, expire_every_endpoint)
 
 
 def begin_expiry(BaseConnectionPool pool, timeout, event):
@@ -128,22 +132,7 @@ def resume_endpoints(BaseConnectionPool pool, key):
 
     :param key: the endpoint; None: all, and each that is suspended by itself
     """
-    cdef Core core = pool._core
-    cdef Endpoint ep = None if key is None else known_endpoint(core, key)
-    cdef double now
-    if key is not None and ep is None:
-        return
-    core.before('resume')
-    now = core.now()
-    gcp_lock(&core.mutex)
-    core.pool.now = now
-    core.pool.wake_background = True        # refills and checks go on, and no drain is waited for any more
-    if ep is None:
-        resume_all(&core.pool)
-    else:
-        resume_endpoint(&core.pool, &ep.e)
-    gcp_unlock(&core.mutex)
-    follow_up_soon(pool)
+    steer(pool, key, 'resume', resume_endpoint, resume_all)
 
 
 cdef bint is_suspended(Watch watch) except -1:
@@ -184,19 +173,14 @@ cdef int conclude_drain(Watch watch) except -1:
 
 # --- what acquires are told ---
 
-cdef str describe_suspension(Core core, key, Endpoint ep):
-    """Say what is suspended."""
-    if ep is not None and ep.e.suspended:
-        return f'suspend(): endpoint {describe(key)} is suspended'
-    return 'suspend(): the pool is suspended'
+cdef str what_is_suspended(key, Endpoint ep):
+    """Say what is suspended: an endpoint by itself, or the pool."""
+    return 'the pool is suspended' if ep is None or not ep.e.suspended else f'endpoint {describe(key)} is suspended'
 
 
 cdef object suspended(Acquire acquire):
     """Make the error of an acquire that may not wait, because its endpoint is suspended."""
     cdef bint queued = acquire.tried or acquire.w.queued
-    what = f'endpoint {describe(acquire.key)} is suspended'
-    if acquire.ep is not None and not acquire.ep.e.suspended:
-        what = 'the pool is suspended'
     return PoolSuspendedError(
-        f'{acquire.pool.name}: no connection to {describe(acquire.key)}: {what}', pool=acquire.pool.name,
-        endpoint=acquire.key, phase='waiting' if queued else 'admission')
+        f'{acquire.pool.name}: no connection to {describe(acquire.key)}: {what_is_suspended(acquire.key, acquire.ep)}',
+        pool=acquire.pool.name, endpoint=acquire.key, phase='waiting' if queued else 'admission')

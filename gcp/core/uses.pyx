@@ -12,7 +12,9 @@ from gcp.core.state cimport (
 )
 
 cdef int LONGEST_TAG = 64      # characters
-cdef int HOLDERS_SHOWN = 3      # in the error of an acquire that ran out of time
+cdef int SURPLUS = 64          # how many more holders than wanted are collected, before the others are dropped
+
+HOLDERS_SHOWN = 3       # in the error of an acquire that ran out of time, and in warnings
 
 
 cdef inline void note_use(slot_t* s, PyObject* task) noexcept:
@@ -46,18 +48,16 @@ cdef object check_tag(tag):
     return tag
 
 
-cdef object line_of(gcp_site* site):
-    """Return ``(file, line, function)``, or None where they were not noted."""
-    if site.code == NULL:
-        return None
+cdef tuple line_of(gcp_site* site):
+    """Return ``(file, line, function)`` of a site that was noted."""
     code = <object>site.code
     return code.co_filename, gcp_line_of(code, site.at), getattr(code, 'co_qualname', code.co_name)
 
 
-cdef inline void add_uses(list found, endpoint_t* e, Py_ssize_t most):
-    """Collect the connections that are held, the longest held first. Within the lock."""
+cdef inline void add_uses(list found, endpoint_t* e, Py_ssize_t most, double before):
+    """Collect the connections that have been held since before a time, the longest held first. Within the lock."""
     cdef ring_t* node = e.used.next
-    while node != &e.used and most > 0:
+    while node != &e.used and most > 0 and slot_in_endpoint(node).since < before:
         if slot_in_endpoint(node).acquired:
             found.append(<Slot>slot_object(slot_in_endpoint(node)))
             most -= 1
@@ -76,33 +76,49 @@ cdef list slots_in_use(Core core, Endpoint ep, Py_ssize_t most):
     """
     cdef list found = []
     cdef ring_t* node
+    cdef double before = INFINITY
     gcp_lock(&core.mutex)
     if ep is not None:
-        add_uses(found, &ep.e, most)
+        add_uses(found, &ep.e, most, before)
     else:
         node = core.pool.endpoints.next
         while node != &core.pool.endpoints:
-            add_uses(found, endpoint_link(node), most)
+            add_uses(found, endpoint_link(node), most, before)
+            if len(found) - SURPLUS > most:
+                before = keep_longest(found, most)
             node = node.next
+        keep_longest(found, most)
     gcp_unlock(&core.mutex)
-    if ep is None:
-        found.sort(key=since_when)
-        del found[most:]
     return found
+
+
+cdef double keep_longest(list found, Py_ssize_t most):
+    """Keep those that have been held longest, in order. Returns since when the last of them is held."""
+    found.sort(key=since_when)
+    del found[most:]
+    return (<Slot>found[len(found) - 1]).s.since if found else INFINITY
 
 
 cdef tuple use_of(Core core, Slot slot, double now):
     """Return what is known of a connection's holder, for `gcp.holders`."""
-    cdef bint noted = slot.noted == slot.s.lease
-    cdef gcp_site* site = &slot.site
+    return facts_of_site(slot.endpoint, now - slot.s.since, &slot.site if slot.noted == slot.s.lease else NULL)
+
+
+cdef tuple facts_of_site(endpoint, double seconds, gcp_site* site):
+    """Return what is known of who holds a connection, or waits for one, and for how long.
+
+    :param site: NULL: it was not noted
+    """
+    if site == NULL or site.code == NULL:
+        return endpoint, max(0.0, seconds), None, None, 0, None, None
     return (
-        slot.endpoint,
-        max(0.0, now - slot.s.since),
-        line_of(site) if noted else None,
-        site.ident if noted else None,
-        site.thread if noted else 0,
-        <object>site.task if noted and site.task != NULL else None,
-        <object>site.tag if noted and site.tag != NULL else None,
+        endpoint,
+        max(0.0, seconds),
+        line_of(site),
+        site.ident,
+        site.thread,
+        <object>site.task if site.task != NULL else None,
+        <object>site.tag if site.tag != NULL else None,
     )
 
 
@@ -116,8 +132,7 @@ cdef list find_uses(Core core, endpoint, Py_ssize_t most=PY_SSIZE_T_MAX):
     cdef double now
     core.before('holders')
     if endpoint is not None:
-        check_hashable(endpoint)
-        ep = find_endpoint(core, endpoint)
+        ep = known_endpoint(core, endpoint)
         if ep is None:
             return []
     now = core.now()
@@ -196,21 +211,6 @@ cdef int begin_wait(Acquire acquire) except -1:
     return 0
 
 
-cdef tuple use_of_waiter(Acquire acquire, double now):
-    """Return what is known of the caller of an acquire, as of the holder of a connection."""
-    cdef gcp_site* site = &acquire.site
-    cdef bint noted = site.code != NULL
-    return (
-        acquire.key,
-        max(0.0, now - acquire.w.began),
-        line_of(site),
-        site.ident if noted else None,
-        site.thread if noted else 0,
-        <object>site.task if site.task != NULL else None,
-        None,
-    )
-
-
 cdef Acquire longest_unlimited(Core core, bint* any_waits):
     """Return the acquire that has waited longest without a time limit, or None.
 
@@ -251,7 +251,8 @@ def look_at_waits(BaseConnectionPool pool not None):
         return any_waits, None, '', False
     blocked_by = what_blocks(&core.pool, &acquire.ep.e)
     block = describe_block(acquire, blocked_by, limit_of(&core.pool, &acquire.ep.e, blocked_by))
-    return any_waits, core.describe_holders([use_of_waiter(acquire, core.now())])[0], block, holds_one(acquire)
+    waiter = facts_of_site(acquire.key, core.now() - acquire.w.began, &acquire.site)
+    return any_waits, core.describe_holders([waiter])[0], block, holds_one(acquire)
 
 
 def look_for_leaks(BaseConnectionPool pool not None, told):

@@ -378,10 +378,9 @@ def begin_retirement(BaseConnectionPool pool, key, timeout, event):
     cdef Endpoint ep
     cdef double now
     watch.event = event
-    check_hashable(key)
     core.before('retire')
-    ep = find_endpoint(core, key)
-    if ep is None or not ep.e.listed:
+    ep = known_endpoint(core, key)
+    if ep is None:
         if core.pool.closed:
             return watch
         raise ConnectionPoolNotFound(f'{pool.name}: there is no endpoint {describe(key)} to retire')

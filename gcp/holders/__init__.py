@@ -67,57 +67,55 @@ class HolderInfo:
         self.task_name: str | None = None
         self.thread_name: str | None = None
         self.trace_id: str | None = None
+        self.alive = True
         if site is not None:
             self.file, self.line, self.function = site
-        self.alive = self.thread_ident is None or self._lives()
         if self.thread_ident is not None:
-            self._look(names)
+            self._look(self.thread_ident, names)
 
-    def _look(self, names: dict[int, str]) -> None:
-        """Look up the names and the trace of the holder."""
-        task = self._running_task()
+    def _look(self, ident: int, names: dict[int, str]) -> None:
+        """Look up whether the holder is still there, its names and its trace."""
         context, runs = thread_context(self._thread)
+        task = self._running_task()
         if runs is not False:
-            self.thread_name = names.get(self.thread_ident or 0)
+            self.thread_name = names.get(ident)
         if task is not None:
             self.task_name = task.get_name()
-        if self._task is not None:
-            context = task.get_context() if task is not None and hasattr(task, 'get_context') else None
-        self.trace_id = trace_of(context) if self.alive else None
+            context = task.get_context() if hasattr(task, 'get_context') else None
+        self.alive = self._lives(task, runs)
+        if self.alive:
+            self.trace_id = trace_of(context)
 
     def _running_task(self) -> asyncio.Task[Any] | None:
         return None if self._task is None else self._task()
 
-    def _lives(self) -> bool:
+    def _lives(self, task: asyncio.Task[Any] | None, runs: bool | None) -> bool:
+        """Whether the holder is there.
+
+        :param runs: whether its thread is; ``None``: that cannot be told by its state
+        """
         if self._task is not None:
-            task = self._task()
             return task is not None and not task.done()
-        _, runs = thread_context(self._thread)
         return self.thread_ident in sys._current_frames() if runs is None else runs
 
-    def _frames(self) -> list[FrameType]:
-        """Return the frames in which the holder is now."""
-        if self.thread_ident is None or not self._lives():
-            return []
-        task = self._running_task()
-        return frames_of_thread(self.thread_ident) if task is None else frames_of_task(task, self.thread_ident)
-
-    @property
-    def state(self) -> str:
-        """What is to be said of a holder that is not there any more, or of which nothing is known; else ``''``."""
+    def _frames(self) -> list[FrameType] | str:
+        """Return the frames in which the holder is now, or what is to be said where there are none."""
         if self.thread_ident is None:
             return 'its holder is not known: the pool was made with track_holders=False'
-        if self._lives():
-            return ''
-        return 'the thread has ended' if self._task is None else 'the task is done'
+        task = self._running_task()
+        if not self._lives(task, thread_context(self._thread)[1]):
+            return 'the thread has ended' if self._task is None else 'the task is done'
+        return frames_of_thread(self.thread_ident) if task is None else frames_of_task(task, self.thread_ident)
 
     def stack(self) -> str:
         """Return where the holder is at this moment: its stack as in a traceback, or why there is none."""
-        return self.state or format_frames(self._frames()) or 'it executes no Python code'
+        frames = self._frames()
+        return frames if isinstance(frames, str) else format_frames(frames) or 'it executes no Python code'
 
     def where(self) -> str:
         """Return where the holder is at this moment, in a few words: the innermost frame, or why there is none."""
-        return self.state or innermost(self._frames())
+        frames = self._frames()
+        return frames if isinstance(frames, str) else innermost(frames)
 
     @property
     def site(self) -> str:

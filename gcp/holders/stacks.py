@@ -6,6 +6,7 @@ import gc
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
+from itertools import dropwhile
 from types import AsyncGeneratorType, FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -33,14 +34,9 @@ def frames_of_task(task: asyncio.Task[Any], ident: int) -> list[FrameType]:
 
     :param ident: of the thread in which its event loop runs: where the task runs now, its frames are on that stack
     """
-    frames = list(suspended_frames(task.get_coro()))
-    running = [frame for frame in frames_of_thread(ident) if frames and frame is frames[0]]
-    return frames_from(frames[0], frames_of_thread(ident)) if running else frames
-
-
-def frames_from(first: FrameType, frames: list[FrameType]) -> list[FrameType]:
-    """Return the frames of a stack from one on."""
-    return frames[next(i for i, frame in enumerate(frames) if frame is first) :]
+    suspended = list(suspended_frames(task.get_coro()))
+    running = list(dropwhile(lambda frame: frame not in suspended[:1], frames_of_thread(ident)))
+    return running or suspended
 
 
 def suspended_frames(awaited: Any) -> Iterator[FrameType]:

@@ -13,7 +13,15 @@ from operator import itemgetter
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from gcp._core import count_reclaim_run, find_holders, look_at_waits, look_for_leaks, set_watched, tell_leak
+from gcp._core import (
+    HOLDERS_SHOWN,
+    count_reclaim_run,
+    find_holders,
+    look_at_waits,
+    look_for_leaks,
+    set_watched,
+    tell_leak,
+)
 from gcp.disposal import SHORTEST_SLEEP
 from gcp.disposal.threads import start_daemon
 from gcp.holders import describe_holders
@@ -36,9 +44,6 @@ LOOK_INTERVAL = 1.0
 
 LONGEST_SLEEP = 3600.0
 """The longest sleep of the watcher, seconds."""
-
-SHOWN = 3
-"""How many holders a warning shows."""
 
 ABANDONED = 100
 """Among how many holders, the longest held first, those that are gone are looked for."""
@@ -96,7 +101,7 @@ class Watched:
         """Tell that an acquire waits for a connection of an endpoint of which its caller holds one."""
         pool = self._pool()
         if pool is not None:
-            self.messages(pool).nested(endpoint, find_holders(pool, endpoint, SHOWN))
+            self.messages(pool).nested(endpoint, find_holders(pool, endpoint, HOLDERS_SHOWN))
 
     def tell_lost(self, holder: HolderInfo) -> None:
         """Tell that a lease was garbage-collected."""
@@ -145,7 +150,7 @@ class Watched:
             self._reclaim(pool)
         if waiter is not None and self._warn_after < inf:
             if waiter.age >= self._warn_after:
-                self.messages(pool).long_wait(waiter, block, holds_one, find_holders(pool, None, SHOWN))
+                self.messages(pool).long_wait(waiter, block, holds_one, find_holders(pool, None, HOLDERS_SHOWN))
             again = min(again, max(LOOK_INTERVAL, self._warn_after - waiter.age))
         return min(again, max(self._warn_after, LOOK_INTERVAL))
 
@@ -157,7 +162,7 @@ class Watched:
         if gone:
             self._reclaimed_at = monotonic()
             count_reclaim_run(pool)
-            self.messages(pool).reclaimed(gone[:SHOWN], gc.collect())
+            self.messages(pool).reclaimed(gone[:HOLDERS_SHOWN], gc.collect())
             pool._core.drain()
 
 

@@ -18,6 +18,7 @@ from fronts import PATIENCE, AsyncioFront, Front, ThreadsFront
 
 import gcp.asyncio
 import gcp.threading
+from gcp._core import find_holders
 from gcp.exceptions import AcquireTimeoutError
 from gcp.holders import HolderInfo
 from gcp.testing import AsyncBareFakeManager, BareFakeManager
@@ -140,6 +141,19 @@ def test_without_tracking_only_tagged_holders_are_known() -> None:
         assert (known.tag, known.line) == ('report', line_of('tagged'))
         pool.release(plain, 'db')
         pool.release(tagged, 'db')
+
+
+def test_the_longest_held_of_many_endpoints() -> None:
+    with gcp.threading.ConnectionPool(BareFakeManager(), total_max_size=400) as pool:
+        numbers = [number * 7 % 400 for number in range(400)]  # in another order than that of the endpoints
+        for number in range(400):
+            pool.release(pool.acquire(number), number)
+        conns = {number: pool.acquire(number) for number in numbers}
+        assert [holder.endpoint for holder in pool.holders()] == numbers
+        for most in (0, 1, 3, 70, 500):
+            assert [holder.endpoint for holder in find_holders(pool, None, most)] == numbers[:most]
+        for number, conn in conns.items():
+            pool.release(conn, number)
 
 
 @pytest.mark.parametrize('tag', [7, b'x', 'x' * 65, ['x']])

@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 from wsgiref.validate import validator
 
 import pytest
+from steered import Steered
 
 import gcp.asyncio
 import gcp.debug
@@ -572,23 +573,6 @@ def test_refusals_are_json_where_json_is_asked_for(client: type[Client]) -> None
 
 
 # --- actions ---
-
-
-class Steered(gcp.threading.ConnectionPool[Any, Any]):
-    """A pool that notes what it is told."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.told: list[Any] = []
-
-    def expire(self, endpoint: Any = None) -> None:
-        self.told.append(('expire', endpoint))
-
-    def suspend(self, endpoint: Any = None, mode: str = 'wait') -> None:
-        self.told.append(('suspend', endpoint))
-
-    def resume(self, endpoint: Any = None) -> None:
-        self.told.append(('resume', endpoint))
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ ALLOWED = {
     'gcp.stats': {'gcp._core', 'gcp.exceptions', 'gcp.limits'},
     'gcp.managers': {'gcp._core', 'gcp.exceptions'},
     'gcp.explanation': {'gcp._core'},
-    'gcp.inspection': {'gcp._core', 'gcp.explanation', 'gcp.managers'},
+    'gcp.inspection': {'gcp._core', 'gcp.explanation', 'gcp.holders', 'gcp.managers'},
     'gcp.hints': set(),
     'gcp.options': {'gcp._core', 'gcp.checks', 'gcp.exceptions', 'gcp.hints', 'gcp.limits'},
     'gcp.connection': {'gcp._core'},
