@@ -8,7 +8,7 @@ from gcp.core.permits cimport endpoint_may_connect, pool_may_connect
 from gcp.core.platform cimport gcp_lock, gcp_unlock
 from gcp.core.ring cimport ring_t
 from gcp.core.state cimport (
-    OPEN, cap, endpoint_link, endpoint_object, endpoint_t, first_waiter, held, pool_t, slot_in_endpoint, suspension,
+    OPEN, cap, endpoint_link, endpoint_object, endpoint_t, held, pool_t, slot_in_endpoint, suspension,
     taken, waiter_node,
 )
 
@@ -95,7 +95,7 @@ cdef void view_endpoint(pool_t* pool, endpoint_t* e, view_t* view):
     Py_INCREF(<object>view.record)
     view.block = NULL if block is None else <PyObject*>block
     view.limit = limit_of(pool, e, block) if block in CAPS else 0
-    view.began = first_waiter(e).began if e.waiting else INFINITY
+    view.began = waiting_since(e)
     view.used_since = slot_in_endpoint(e.used.next).since if e.n_used > e.checking else INFINITY
     view.expected = expected_wait(pool, e, block)
     view.retiring = e.retiring
@@ -250,7 +250,8 @@ cdef Py_ssize_t copy_queue(pool_t* pool, endpoint_t* e, queued_t* found, Py_ssiz
     while node != &e.queue:
         position += 1
         if n == room and waiter_node(node).began >= found[n - 1].began:
-            break
+            node = node.next
+            continue        # not the end: an older one with a lower priority may come behind
         i = n if n < room else n - 1
         n = min(n + 1, room)
         while i > 0 and found[i - 1].began > waiter_node(node).began:

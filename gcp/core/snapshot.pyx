@@ -10,8 +10,8 @@ from gcp.core.ring cimport ring_t
 from gcp.core.scheduling cimport find_leaks
 from gcp.core.state cimport (
     CALL_DEAD, HIT, HOOK_CHECK, HOOK_KEEPALIVE, N_HOOKS, N_HOOK_OUTCOMES, N_OUTCOMES, N_REASONS, N_RESULTS, OPEN,
-    base_size, cap, counters_t, endpoint_link, endpoint_t, first_waiter, idle_limit, lifetime, limits_t, metrics_t,
-    pool_t, queue_limit, slot_in_endpoint, suspension, taken,
+    base_size, cap, counters_t, endpoint_link, endpoint_t, idle_limit, lifetime, limits_t, metrics_t, pool_t,
+    queue_limit, slot_in_endpoint, suspension, taken, waiter_node,
 )
 
 REASONS = (
@@ -127,10 +127,21 @@ cdef void copy_total(pool_t* pool, counts_t* copy) noexcept nogil:
     copy.stale = pool.stale
 
 
+cdef double waiting_since(endpoint_t* e) noexcept nogil:
+    """Return when the acquire was called that has waited longest for an endpoint; inf: none waits. The first in the
+    queue is another one where that has a higher priority."""
+    cdef ring_t* node = e.queue.next
+    cdef double began = INFINITY
+    while node != &e.queue:
+        began = min(began, waiter_node(node).began)
+        node = node.next
+    return began
+
+
 cdef inline void find_oldest(endpoint_t* e, oldest_t* oldest) noexcept nogil:
     """Note the longest waiting acquire and the longest held connection of an endpoint if they are the pool's so far."""
-    if e.waiting and first_waiter(e).began < oldest.waiter:
-        oldest.waiter = first_waiter(e).began
+    if e.waiting:
+        oldest.waiter = min(oldest.waiter, waiting_since(e))
     if e.n_used > e.checking and slot_in_endpoint(e.used.next).since < oldest.use:
         oldest.use = slot_in_endpoint(e.used.next).since
 

@@ -466,7 +466,7 @@ cdef inline waiter_t* waiter_node(ring_t* node) noexcept nogil:
 # --- the first of each ---
 
 cdef inline waiter_t* first_waiter(endpoint_t* ep) noexcept nogil:
-    """Return the oldest waiter of an endpoint that has one."""
+    """Return the waiter that is served next, of an endpoint that has one."""
     return waiter_node(ep.queue.next)
 
 

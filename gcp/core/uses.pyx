@@ -220,6 +220,7 @@ cdef Acquire longest_unlimited(Core core, bint* any_waits):
     cdef ring_t* node = pool.endpoints.next
     cdef ring_t* waiting
     cdef endpoint_t* e
+    cdef waiter_t* w
     cdef waiter_t* longest = NULL
     gcp_lock(&core.mutex)
     any_waits[0] = pool.waiting > 0
@@ -228,10 +229,9 @@ cdef Acquire longest_unlimited(Core core, bint* any_waits):
         node = node.next
         waiting = e.queue.next
         while waiting != &e.queue:
-            if waiter_node(waiting).deadline == INFINITY:
-                if longest == NULL or waiter_node(waiting).began < longest.began:
-                    longest = waiter_node(waiting)
-                break       # those behind it have come later
+            w = waiter_node(waiting)
+            if w.deadline == INFINITY and (longest == NULL or w.began < longest.began):
+                longest = w
             waiting = waiting.next
     found = None if longest == NULL else <Acquire>longest.self
     gcp_unlock(&core.mutex)

@@ -52,3 +52,19 @@ async def test_bad_priorities(front: Front, value: Any, error: type[Exception]) 
         await pool.acquire('a', priority=value)
     with pytest.raises(error, match='priority must be'):
         pool.connection('a', priority=value)
+
+
+async def test_the_oldest_waiter_is_told_whatever_is_served_first(front: Front) -> None:
+    pool = front.pool(front.manager(), max_size=1)
+    conn = await pool.acquire('db')
+    [low] = await front.line_up(pool, 'db', 1)
+    await front.until(lambda: pool.stats().oldest_waiter > 0.01)
+    high = front.spawn(pool.acquire('db', priority=1))
+    await front.waiting(pool, 2)
+    assert pool.stats().oldest_waiter > 0.01
+    first, second = front.pools[0].waiters()
+    assert first.age > 0.01 and first.age > second.age
+    assert (first.position, second.position) == (2, 1)
+    await pool.release(conn, 'db')
+    await pool.release(await high, 'db')
+    await pool.release(await low, 'db')
