@@ -22,7 +22,7 @@ from gcp.connection import async_connection_of
 from gcp.disposal import FORCE_GRACE, report, weakly
 from gcp.disposal.deadline import Bounded, Started, wait_for, without_limit
 from gcp.disposal.tasks import Collector, Disposer, DrainRequest, TimedOut, release_later
-from gcp.holders.watcher import Watched
+from gcp.holders.monitor import MonitoredPool
 from gcp.inspection import Inspection
 from gcp.limits import Limits, Retry
 from gcp.listener import listener_thread
@@ -152,7 +152,7 @@ class ConnectionPool(AsyncPool[EndpointT, ConnectionT], Operations[EndpointT], I
         self._make_collector = Collector
         self._collector = Collector(self, self._disposer) if given.background_collector else None
         self._background = Background(self)
-        self._watched = Watched(self, given)
+        self._monitored = MonitoredPool(self, given)
         self._make_listener_thread = listener_thread
         self._snapshot = snapshot
         self._telemetry = observe.attach(self, self._core, given, 'asyncio')
@@ -215,7 +215,7 @@ class ConnectionPool(AsyncPool[EndpointT, ConnectionT], Operations[EndpointT], I
             if self._collector is not None:
                 self._collector.stop()
             self._background.stop()
-            self._watched.end()
+            self._monitored.end()
             await self._disposer.dispose_all(max(0.0, deadline - monotonic()))
             if self._core.size:
                 await wait_for(drained, deadline - monotonic())

@@ -20,7 +20,7 @@ from gcp.background.threads import Background, Operations
 from gcp.connection import connection_of
 from gcp.disposal import DISPOSE_GRACE, FORCE_GRACE, report, weakly
 from gcp.disposal.threads import Collector, Disposer
-from gcp.holders.watcher import Watched
+from gcp.holders.monitor import MonitoredPool
 from gcp.inspection import Inspection
 from gcp.limits import Limits, Retry
 from gcp.listener import listener_thread
@@ -150,7 +150,7 @@ class ConnectionPool(SyncPool[EndpointT, ConnectionT], Operations[EndpointT], In
         self._make_collector = Collector
         self._collector = Collector(self, self._disposer) if given.background_collector else None
         self._background = Background(self)
-        self._watched = Watched(self, given)
+        self._monitored = MonitoredPool(self, given)
         self._make_listener_thread = listener_thread
         self._snapshot = snapshot
         self._telemetry = observe.attach(self, self._core, given, 'threading')
@@ -202,7 +202,7 @@ class ConnectionPool(SyncPool[EndpointT, ConnectionT], Operations[EndpointT], In
             if self._collector is not None:
                 self._collector.stop()
             self._background.stop()
-            self._watched.end()
+            self._monitored.end()
             self._disposer.dispose_all(max(0.0, deadline - monotonic()))
             while self._core.size and wait_for(drained, deadline - monotonic()):
                 self._core.drain()  # a finalizer may have left a lease, and set the event

@@ -81,8 +81,8 @@ cdef class BaseConnectionPool(ListenedPool):
     cdef readonly object _keepalive
     cdef bint judges                    # whether the manager is asked about the error of a holder
     cdef bint tracks                    # whether each acquire notes where it was called
-    cdef public object _watched         # has long waits and leaks looked for; None: nothing is looked for
-    cdef bint watched                   # whether that has begun
+    cdef public object _monitored       # has long waits and leaks looked for; None: nothing is looked for
+    cdef bint monitored                 # whether that has begun
     cdef bint warns                     # whether waits without a time limit are looked for
     cdef bint reclaims                  # whether holders that are gone are looked for while an acquire waits
     cdef public object _dispose         # for what a caller disposes of by itself; None: it does not
@@ -264,8 +264,8 @@ cdef int use_options(BaseConnectionPool pool, options) except -1:
     pool._options = options
     pool.acquire_timeout = options.acquire_timeout
     pool.dispose_batch_size = options.dispose_batch_size
-    if pool._watched is not None and options.leak_threshold < INFINITY and pool._core.pool.size:
-        pool._watched.begin()
+    if pool._monitored is not None and options.leak_threshold < INFINITY and pool._core.pool.size:
+        pool._monitored.begin()
     if not isinstance(pool, AsyncPool):     # there, disposals may suspend
         pool._dispose = getattr(pool._manager, 'dispose', None) if options.dispose_timeout is None else None
     return 0

@@ -1,6 +1,6 @@
 # Where a connection was acquired: the code object of the innermost Python frame and the offset of its instruction, the
 # thread, the task. Noted at each acquire, so no frame object is made: that would cost as much as the acquire itself.
-# Line numbers are looked up when somebody asks.
+# Line numbers are looked up when they are asked for.
 
 from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t

@@ -238,8 +238,8 @@ cdef int have_looked_after(BaseConnectionPool pool) except -1:
     """Before a connection is created: see that what looks for expired and leaked ones runs."""
     if pool._collector is not None:
         pool._collector.ensure()
-    if pool._watched is not None and pool._core.pool.leak_after < INFINITY:
-        pool._watched.ensure()
+    if pool._monitored is not None and pool._core.pool.leak_after < INFINITY:
+        pool._monitored.ensure()
     return 0
 
 

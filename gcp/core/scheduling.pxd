@@ -22,7 +22,7 @@ from gcp.core.state cimport (
     CONNECTION_CLOSED, CREATE, DISCARDED, DISPOSING, EVICTED, EXPIRED, HANDOFF, IDLE, IDLE_TIMEOUT, MAX_LIFETIME,
     N_REASONS, OPEN, RETIRED, TO_DISPOSAL, TO_IDLE, USE, USED, WAIT, base_size, cap, endpoint_expiring, endpoint_link,
     endpoint_rank, endpoint_t, first_waiter, held, idle_limit, neediest, pool_t, slot_check, slot_due, slot_in_endpoint,
-    slot_in_pool, slot_reservation, slot_t, suspension, taken, waiter_node, waiter_t, waits_behind,
+    slot_in_pool, slot_reservation, slot_t, suspension, taken, waiter_node, waiter_t,
 )
 from gcp.core.table cimport home_of, table_add, table_has_room, table_remove
 
@@ -73,6 +73,11 @@ cdef inline void wake(pool_t* pool, waiter_t* w, int state) noexcept nogil:
     else:
         pool.last_woken.next_woken = w
     pool.last_woken = w
+
+
+cdef inline bint waits_behind(waiter_t* w, waiter_t* other) noexcept nogil:
+    """Whether a waiter comes after another one of its endpoint: by priority, then by age."""
+    return w.priority < other.priority or (w.priority == other.priority and w.seq > other.seq)
 
 
 cdef inline void enqueue(pool_t* pool, waiter_t* w) noexcept nogil:

@@ -470,11 +470,6 @@ cdef inline waiter_t* first_waiter(endpoint_t* ep) noexcept nogil:
     return waiter_node(ep.queue.next)
 
 
-cdef inline bint waits_behind(waiter_t* w, waiter_t* other) noexcept nogil:
-    """Whether a waiter comes after another one of its endpoint: by priority, then by age."""
-    return w.priority < other.priority or (w.priority == other.priority and w.seq > other.seq)
-
-
 cdef inline slot_t* first_due(pool_t* pool) noexcept nogil:
     """Return the connection that reaches the end of its life first, or NULL."""
     return slot_due(pool.due.items[0]) if pool.due.n else NULL

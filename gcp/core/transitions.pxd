@@ -19,7 +19,7 @@ from gcp.core.ring cimport ring_empty, ring_remove, ring_t
 from gcp.core.scheduling cimport (
     IN_CACHE, add_idle, begin_use, cancel_reservation, checked_before, count_leak, dequeue, dies_before, end_use,
     enqueue, expires_before, find_use, grant_permit, has_expired, make_victim, mark_stale, note_expiry,
-    note_if_empty, prefetch_next, remove_idle, serve_blocked, update_blocked,
+    note_if_empty, prefetch_next, remove_idle, serve_blocked, update_blocked, waits_behind,
 )
 from gcp.core.screening cimport smooth
 from gcp.core.state cimport (
@@ -27,7 +27,7 @@ from gcp.core.state cimport (
     HOPELESS, IDLE, IDLE_TIMEOUT, MAX_LIFETIME, OPEN, POOL_CLOSED, REFUSED, RETIRED, RETURNING, SUSPENDED, TO_DISPOSAL,
     TO_IDLE, TURNED_AWAY, UNAVAILABLE, USE, USED, WAIT, cap, count_hook_call, endpoint_expiring, endpoint_link,
     endpoint_t, first_check, first_due, first_waiter, idle_limit, lifetime, pool_t, queue_limit, slot_in_endpoint,
-    slot_in_pool, slot_t, suspension, taken, waiter_t, waits_behind,
+    slot_in_pool, slot_t, suspension, taken, waiter_t,
 )
 from gcp.core.table cimport table_add, table_has_room, table_remove, table_reserve
 

@@ -1,5 +1,5 @@
 # Who holds a connection: where it was acquired, by which thread and task, with which tag. Noted in the record of the
-# connection at each acquire; made into something to read when somebody asks.
+# connection at each acquire; described when it is asked for.
 
 from gcp.core.frames cimport (
     gcp_context_of, gcp_line_of, gcp_move_site, gcp_note_site, gcp_sees_threads, gcp_site, gcp_thread, gcp_thread_of,
@@ -163,7 +163,7 @@ def thread_context(uint64_t thread):
     return context if isinstance(context, Context) else None, True
 
 
-# --- what `gcp.holders.watcher` looks for ---
+# --- what `gcp.holders.monitor` looks for ---
 
 cdef int MOST_COMPARED = 256    # connections of an endpoint
 
@@ -195,17 +195,17 @@ cdef bint holds_one(Acquire acquire) noexcept:
 
 
 cdef int begin_wait(Acquire acquire) except -1:
-    """An acquire begins to wait for others: have the pool watched if that may take long, and say at once if its caller
-    holds what it waits for. An error in here, of a logging handler say, must not end the acquire."""
+    """An acquire begins to wait for others: have the pool monitored if that may take long, and say at once if its
+    caller holds what it waits for. An error in here, of a logging handler say, must not end the acquire."""
     cdef BaseConnectionPool pool = acquire.pool
-    if acquire.nowait or pool._watched is None:
+    if acquire.nowait or pool._monitored is None:
         return 0
     try:
-        if not pool.watched and (pool.reclaims or (pool.warns and acquire.a.deadline == INFINITY)):
-            pool.watched = True
-            pool._watched.begin()
+        if not pool.monitored and (pool.reclaims or (pool.warns and acquire.a.deadline == INFINITY)):
+            pool.monitored = True
+            pool._monitored.begin()
         if taken(&acquire.ep.e) >= cap(&acquire.ep.e) and holds_one(acquire):
-            pool._watched.tell_nested(acquire.key)
+            pool._monitored.tell_nested(acquire.key)
     except Exception:
         pass
     return 0
@@ -283,9 +283,9 @@ def look_for_leaks(BaseConnectionPool pool not None, told):
     return found, lasting, oldest + after - now
 
 
-def set_watched(BaseConnectionPool pool not None, bint watched):
-    """Note whether a pool is watched, so that its next wait does not ask for it."""
-    pool.watched = watched
+def set_monitored(BaseConnectionPool pool not None, bint monitored):
+    """Note whether a pool is monitored, so that its next wait does not ask for it."""
+    pool.monitored = monitored
 
 
 def count_reclaim_run(BaseConnectionPool pool not None):

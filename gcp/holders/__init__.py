@@ -1,7 +1,7 @@
 """Who holds the connections of a pool: where each was acquired, by which thread or task, and where that is now.
 
-The core notes the place at each acquire (`gcp._core`, chapter uses). What takes time is done here, when somebody asks:
-looking up line numbers, names, stacks and traces."""
+The core notes the site of each acquire (`gcp._core`, chapter uses). What takes time is done here, on
+request: looking up line numbers, names, stacks and traces."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def generator_of(awaited: object) -> Any:
 
 
 def without_ours(frames: list[FrameType]) -> list[FrameType]:
-    """Leave out the frames of gcp that a stack ends with: whoever asks for holders is in them."""
+    """Leave out the frames of gcp that a stack ends with: they are those of the call that asks."""
     while frames and is_ours(frames[-1]):
         frames.pop()
     return frames

@@ -15,7 +15,7 @@ DIRECTORIES = ('/proc/self/fd', '/dev/fd')
 
 #: Prefixes of the names of threads that do not count as leaks: those of the pool and of gcp.contrib that are shared by
 #: connections, those of the event loop's default executor, which asyncio keeps, and those of the check itself.
-SHARED_THREADS = ('gcp-collector', 'gcp-disposer', 'gcp-watch', 'gcp-check', 'asyncio_')
+SHARED_THREADS = ('gcp-collector', 'gcp-disposer', 'gcp-monitor', 'gcp-watch', 'gcp-check', 'asyncio_')
 
 
 @dataclass(frozen=True, slots=True)

@@ -297,7 +297,7 @@ def test_no_thread_before_a_connection() -> None:
     with gcp.threading.ConnectionPool(BareFakeManager(), leak_threshold=60) as pool:
         assert set(threading.enumerate()) <= before
         pool.release(pool.acquire('db'), 'db')
-        assert {thread.name for thread in set(threading.enumerate()) - before} <= {'gcp-watcher'}
+        assert {thread.name for thread in set(threading.enumerate()) - before} <= {'gcp-monitor'}
 
 
 async def test_a_leak_after_limits_have_changed(front: Front, caplog: pytest.LogCaptureFixture) -> None:

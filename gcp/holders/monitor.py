@@ -19,7 +19,7 @@ from gcp._core import (
     find_holders,
     look_at_waits,
     look_for_leaks,
-    set_watched,
+    set_monitored,
     tell_leak,
 )
 from gcp.disposal import SHORTEST_SLEEP
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from gcp.holders.messages import Messages
     from gcp.options import Options
 
-__all__ = ['Watched']
+__all__ = ['MonitoredPool']
 
 logger = logging.getLogger(__name__)
 
@@ -43,14 +43,14 @@ LOOK_INTERVAL = 1.0
 """How often to look whether a leaked connection has come back, or a holder of a pool that reclaims is gone, seconds."""
 
 LONGEST_SLEEP = 3600.0
-"""The longest sleep of the watcher, seconds."""
+"""The longest sleep of the monitor, seconds."""
 
 ABANDONED = 100
 """Among how many holders, the longest held first, those that are gone are looked for."""
 
 
-class Watched:
-    """What the watcher does for one pool. It does not keep the pool alive."""
+class MonitoredPool:
+    """What the monitor does for one pool. It does not keep the pool alive."""
 
     def __init__(self, pool: Any, options: Options) -> None:
         self._reclaims = options.reclaim_abandoned
@@ -73,29 +73,29 @@ class Watched:
         return self._messages
 
     def begin(self) -> None:
-        """Have the pool watched from now on."""
-        watcher.watch(self)
+        """have the pool monitored from now on."""
+        monitor.add(self)
 
     def ensure(self) -> None:
-        """A connection is about to be made: have the pool watched for leaks. Not before, so that a process that makes
+        """A connection is about to be made: have the pool monitored for leaks. Not before, so that a process that makes
         pools, and then forks, has no thread."""
         if not self._begun:
             self._begun = True
             self.begin()
 
     def reset_after_fork(self) -> None:
-        """Begin anew: a forked child has no watcher, and holds none of its parent's connections."""
+        """Begin anew: a forked child has no monitor, and holds none of its parent's connections."""
         self._begun = False
         self._leaks.clear()
         pool = self._pool()
         if pool is not None:
-            set_watched(pool, False)
+            set_monitored(pool, False)
 
     def end(self, _: object = None) -> None:
-        """Have it watched no more: it is closed, or gone. A pool of a module may outlive the names of this one, at the
-        end of the interpreter: there is no watcher then."""
-        if watcher is not None:
-            watcher.forget(self)
+        """Have it monitored no more: it is closed, or gone. A pool of a module may outlive the names of this one, at
+        the end of the interpreter: there is no monitor then."""
+        if monitor is not None:
+            monitor.forget(self)
 
     def tell_nested(self, endpoint: Any) -> None:
         """Tell that an acquire waits for a connection of an endpoint of which its caller holds one."""
@@ -109,7 +109,7 @@ class Watched:
         if pool is not None:
             self.messages(pool).abandoned(holder)
 
-    # --- in the watcher's thread ---
+    # --- in the monitor's thread ---
 
     def look(self) -> float | None:
         """Look at the pool once.
@@ -142,7 +142,7 @@ class Watched:
 
     def _look_at_waits(self, pool: Any) -> float:
         any_waits, waiter, block, holds_one = look_at_waits(pool)
-        set_watched(pool, any_waits)
+        set_monitored(pool, any_waits)
         if not any_waits:
             return inf
         again = LOOK_INTERVAL if self._reclaims else inf
@@ -166,28 +166,28 @@ class Watched:
             pool._core.drain()
 
 
-class Watcher:
+class Monitor:
     """The thread, and what it looks at. No lock is held here: a finalizer may ask it to forget a pool, also when the
     interpreter exits and the thread has ended wherever it was."""
 
     def __init__(self) -> None:
-        self._due: dict[Watched, float] = {}
+        self._due: dict[MonitoredPool, float] = {}
         self._event: AnyEvent | None = None
         self._may_start = deque([True])  # empty while the thread runs
 
-    def watch(self, watched: Watched) -> None:
+    def add(self, pool: MonitoredPool) -> None:
         """Look at a pool from now on, at once for the first time."""
-        self._due[watched] = 0.0
+        self._due[pool] = 0.0
         if self._claim():
             self._event = event_class()()  # not at import: gevent may patch `threading` after that
-            if not start_daemon(self._work, 'gcp-watcher'):
+            if not start_daemon(self._work, 'gcp-monitor'):
                 self._may_start.append(True)
         else:
             self._wake()
 
-    def forget(self, watched: Watched) -> None:
+    def forget(self, pool: MonitoredPool) -> None:
         """Look at a pool no more."""
-        if self._due.pop(watched, None) is not None:
+        if self._due.pop(pool, None) is not None:
             self._wake()
 
     def _claim(self) -> bool:
@@ -204,49 +204,49 @@ class Watcher:
 
     def _work(self) -> None:
         while True:
-            while (watched := self._next()) is not None:
-                self._look_at(watched)
+            while (pool := self._next()) is not None:
+                self._look_at(pool)
             self._may_start.append(True)
             if not self._due or not self._claim():
                 return
 
-    def _look_at(self, watched: Watched) -> None:
+    def _look_at(self, pool: MonitoredPool) -> None:
         try:
-            again = watched.look()
+            again = pool.look()
         except Exception:
-            logger.exception('a pool could not be watched')
+            logger.exception('a pool could not be monitored')
             again = LOOK_INTERVAL
-        if self._due.get(watched) != inf:  # a wait has begun meanwhile, or the pool is gone
+        if self._due.get(pool) != inf:  # a wait has begun meanwhile, or the pool is gone
             return
         if again is None:
-            self._due.pop(watched, None)
+            self._due.pop(pool, None)
         else:
-            self._due[watched] = monotonic() + max(again, SHORTEST_SLEEP)
+            self._due[pool] = monotonic() + max(again, SHORTEST_SLEEP)
 
-    def _next(self) -> Watched | None:
+    def _next(self) -> MonitoredPool | None:
         """Wait until a pool is to be looked at, and return it; ``None``: there is none left."""
         event = self._event
         assert event is not None
         while due := list(self._due.items()):
-            watched, when = min(due, key=itemgetter(1))
+            pool, when = min(due, key=itemgetter(1))
             seconds = when - monotonic()
             if seconds > 0:
                 event.wait(min(seconds, LONGEST_SLEEP))
-            elif watched in self._due:
-                self._due[watched] = inf
-                return watched
+            elif pool in self._due:
+                self._due[pool] = inf
+                return pool
         return None
 
 
-watcher = Watcher()
+monitor = Monitor()
 
 
 def reset_after_fork() -> None:
-    """A forked child has no watcher. One begins when something is to be watched there."""
-    global watcher  # noqa: PLW0603  # it is the process's
-    watched = list(watcher._due)
-    watcher = Watcher()
-    for one in watched:
+    """A forked child has no monitor. One begins when something is to be monitored there."""
+    global monitor  # noqa: PLW0603  # it is the process's
+    pools = list(monitor._due)
+    monitor = Monitor()
+    for one in pools:
         one.reset_after_fork()
 
 
