@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic
 
 from gcp._core import describe
 from gcp.holders import HolderInfo
 
 __all__ = ['Messages']
+
+Find = Callable[[], Sequence[HolderInfo]]
 
 WARNING_INTERVAL = 60.0
 """Long waits, and acquires that wait for their own caller, are told at most so often, seconds."""
@@ -36,8 +38,11 @@ class Messages:
         except Exception:  # of a handler: it changes nothing
             pass
 
-    def long_wait(self, waiter: HolderInfo, block: str, holds_one: bool, holders: Sequence[HolderInfo]) -> None:
-        """An acquire without a time limit has waited for long."""
+    def long_wait(self, waiter: HolderInfo, block: str, holds_one: bool, find: Find) -> None:
+        """An acquire without a time limit has waited for long.
+
+        :param find: finds the holders to show, if it is time to
+        """
         if not self._is_time_to('long wait'):
             return
         itself = f'; this {waiter.kind} itself holds one of them' if holds_one else ''
@@ -45,17 +50,20 @@ class Messages:
             logging.WARNING,
             'an acquire of endpoint %s by %s at %s has waited for %.0f s, and has no time limit (acquire_timeout): '
             'blocked by %s%s%s',
-            describe(waiter.endpoint), waiter.who, waiter.site, waiter.age, block, itself, listed(holders),
+            describe(waiter.endpoint), waiter.who, waiter.site, waiter.age, block, itself, listed(find()),
         )  # fmt: skip
 
-    def nested(self, endpoint: object, holders: Sequence[HolderInfo]) -> None:
-        """An acquire waits for a connection of an endpoint although its caller holds one."""
+    def nested(self, endpoint: object, find: Find) -> None:
+        """An acquire waits for a connection of an endpoint although its caller holds one.
+
+        :param find: finds the holders to show, if it is time to: this is called at each such wait
+        """
         if self._is_time_to('nested'):
             self._log(
                 logging.WARNING,
                 'an acquire waits for a connection to endpoint %s, of which all are in use, while its own thread or '
                 'task holds one: if all holders do so, they wait for each other%s',
-                describe(endpoint), listed(holders),
+                describe(endpoint), listed(find()),
             )  # fmt: skip
 
     def leak(self, holder: HolderInfo, threshold: float) -> None:

@@ -8,6 +8,7 @@ import logging
 import os
 import weakref
 from collections import deque
+from functools import partial
 from math import inf
 from operator import itemgetter
 from time import monotonic
@@ -101,7 +102,7 @@ class MonitoredPool:
         """Tell that an acquire waits for a connection of an endpoint of which its caller holds one."""
         pool = self._pool()
         if pool is not None:
-            self.messages(pool).nested(endpoint, find_holders(pool, endpoint, HOLDERS_SHOWN))
+            self.messages(pool).nested(endpoint, partial(find_holders, pool, endpoint, HOLDERS_SHOWN))
 
     def tell_lost(self, holder: HolderInfo) -> None:
         """Tell that a lease was garbage-collected."""
@@ -150,7 +151,8 @@ class MonitoredPool:
             self._reclaim(pool)
         if waiter is not None and self._warn_after < inf:
             if waiter.age >= self._warn_after:
-                self.messages(pool).long_wait(waiter, block, holds_one, find_holders(pool, None, HOLDERS_SHOWN))
+                find = partial(find_holders, pool, None, HOLDERS_SHOWN)
+                self.messages(pool).long_wait(waiter, block, holds_one, find)
             again = min(again, max(LOOK_INTERVAL, self._warn_after - waiter.age))
         return min(again, max(self._warn_after, LOOK_INTERVAL))
 

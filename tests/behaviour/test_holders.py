@@ -428,3 +428,16 @@ def test_bad_options(front: Any) -> None:
     ]:
         with pytest.raises((TypeError, ValueError), match=words):
             made.pool_class(made._make_manager(True), **{name: value})
+
+
+def test_holders_are_looked_up_only_for_what_is_told(monkeypatch: pytest.MonkeyPatch, pool: Any) -> None:
+    """A program may wait for itself each time, where another thread releases what it holds."""
+    found = []
+    monkeypatch.setattr('gcp.holders.monitor.find_holders', lambda *asked: found.append(asked) or [])
+    conns = [pool.acquire('db') for _ in range(5)]
+    for _ in range(10):
+        with pytest.raises(AcquireTimeoutError):
+            pool.acquire('db', timeout=0.001)
+    assert len(found) == 1
+    for conn in conns:
+        pool.release(conn, 'db')
