@@ -27,6 +27,7 @@ from gcp import (
     EndpointRetiredError,
     EndpointUnavailableError,
     ErrorClass,
+    HookTimeoutError,
     PoolNotReadyError,
     Retry,
     TooManyWaitersError,
@@ -50,7 +51,8 @@ class Abort(BaseException):
 
 
 REFUSALS = (AcquireTimeoutError, EndpointRetiredError, EndpointUnavailableError, TooManyWaitersError)
-TOLERATED = (Fault, Abort, asyncio.CancelledError, ConnectionPoolNotFound, PoolNotReadyError, *REFUSALS)
+OWN = (Fault, Abort, HookTimeoutError, asyncio.CancelledError)
+TOLERATED = (*OWN, ConnectionPoolNotFound, PoolNotReadyError, *REFUSALS)
 
 
 @pytest.fixture(autouse=True)

@@ -169,7 +169,7 @@ def test_a_session_that_ends_in_a_block_is_broken(make: type[Driver], postgres: 
         pg = make()
         parameters = {**postgres.parameters, 'host': '127.0.0.1', 'port': proxy.port, 'sslmode': 'disable'}
         async with pg.connected(postgres.parameters) as (_, other), pg.connected(parameters) as (manager, conn):
-            question = f'SELECT pg_terminate_backend({pg.backend(conn)}, 5000)'
+            question = f'SELECT pg_terminate_backend({pg.backend(conn)}, 60000)'
             with pytest.raises(pg.errors) as caught:
                 if how == 'in a query':
                     await pg.ask(conn, 'SELECT pg_terminate_backend(pg_backend_pid())')
@@ -367,7 +367,7 @@ def test_a_keepalive_of_postgres_finds_a_session_that_has_ended(make: type[Drive
             pg.connected(postgres.parameters) as (manager, conn),
         ):
             await pg.release(manager, conn)
-            assert await pg.ask(other, f'SELECT pg_terminate_backend({pg.backend(conn)}, 5000)')
+            assert await pg.ask(other, f'SELECT pg_terminate_backend({pg.backend(conn)}, 60000)')
             assert await done(manager.keepalive('orders', conn)) is False
 
     run(body())

@@ -250,7 +250,7 @@ def test_a_session_that_the_server_ended_is_discarded_at_release_without_an_erro
             pg.connected(postgres.parameters) as (_, other),
         ):
             await pg.ask(conn, 'BEGIN' if pg.name == 'asyncpg' else 'SELECT 1')
-            await pg.ask(other, f'SELECT pg_terminate_backend({pg.backend(conn)}, 5000)')
+            await pg.ask(other, f'SELECT pg_terminate_backend({pg.backend(conn)}, 60000)')
             with pytest.raises(DiscardConnection, match='terminating connection due to administrator command'):
                 await pg.release(manager, conn)
 
@@ -283,7 +283,7 @@ def test_a_pool_discards_it_and_logs_the_servers_words(
         async with pg.connected(postgres.parameters) as (_, other):
             conn = await done(pool.acquire('orders'))
             await pg.ask(conn, 'BEGIN' if pg.name == 'asyncpg' else 'SELECT 1')
-            await pg.ask(other, f'SELECT pg_terminate_backend({pg.backend(conn)}, 5000)')
+            await pg.ask(other, f'SELECT pg_terminate_backend({pg.backend(conn)}, 60000)')
             await done(pool.release(conn, 'orders'))
             assert pg.is_closed(conn)
             assert pool.get_size() == 0

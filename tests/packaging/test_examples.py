@@ -85,6 +85,16 @@ def processes_in(directory: Path) -> dict[int, str]:
     return found
 
 
+def ended(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """Wait for the end of an example. One that hangs shows the stacks of its threads."""
+    try:
+        return process.communicate(timeout=120)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)
+        _, err = process.communicate(timeout=120)
+        pytest.fail(f'the example does not end:\n{err}')
+
+
 @contextlib.contextmanager
 def running(
     base: Path,
@@ -95,7 +105,7 @@ def running(
 ) -> Iterator[subprocess.Popen[str]]:
     path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
     process = subprocess.Popen(
-        [sys.executable, *mode, EXAMPLES / example, *map(str, options)],
+        [sys.executable, '-X', 'faulthandler', *mode, EXAMPLES / example, *map(str, options)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -115,7 +125,7 @@ def running(
 def run(base: Path, example: str, *options: object, **env: str) -> tuple[int, str, str]:
     """Give an example's exit status, and what it said on stdout and stderr."""
     with running(base, example, *options, **env) as process:
-        out, err = process.communicate(timeout=120)
+        out, err = ended(process)
         return process.returncode, out, err
 
 
@@ -370,7 +380,7 @@ class TestCtrlC:
             silent.settimeout(20)
             with silent.accept()[0]:
                 os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-                out, err = process.communicate(timeout=120)
+                out, err = ended(process)
         assert (process.returncode, out) == (130, '')
         # where the signal comes in the middle of a task, asyncio complains of its own way to end it, up to 3.10
         # and asyncpg of a connection that it is about to make
@@ -387,7 +397,7 @@ class TestCtrlC:
                 pass
             with contextlib.suppress(ProcessLookupError):  # it was quicker
                 os.killpg(process.pid, signal.SIGINT)
-            _, err = process.communicate(timeout=120)
+            _, err = ended(process)
         assert process.returncode in (0, 130) and err == ''
 
     @pytest.mark.parametrize('example', WITH_POSTGRES)
