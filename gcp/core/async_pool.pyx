@@ -2,11 +2,11 @@
 # in async_lease.
 
 from cpython.exc cimport PyErr_WarnEx
+from cpython.version cimport PY_VERSION_HEX
 
-from gcp.core.frames cimport GCP_TASK_IN_THREAD, gcp_task_in_thread
 from gcp.core.platform cimport (
-    GCP_NO_MARK, PYGEN_NEXT, PYGEN_RETURN, PyIter_Send, PySendResult, PyThreadState_Get, PyThreadState_GetID,
-    gcp_mark_init, gcp_mark_of, gcp_running_mark, look_up_quietly,
+    GCP_NO_MARK, GCP_TASK_IN_THREAD, PYGEN_NEXT, PYGEN_RETURN, PyIter_Send, PySendResult, PyThreadState_Get,
+    PyThreadState_GetID, gcp_mark_init, gcp_mark_of, gcp_running_mark, gcp_task_in_thread, look_up_quietly,
 )
 from gcp.core.state cimport HOOK_DISPOSE, slot_t
 
@@ -28,7 +28,7 @@ cdef class AsyncPool(BaseConnectionPool):
     cdef object begun            # makes what is to be awaited of an iterator that has suspended already
     cdef object drain_request    # makes what a finalizer calls, so that the loop reclaims what was abandoned
     cdef object current_task     # returns the task that runs in a loop
-    cdef object current_tasks    # asyncio's own table of those, up to Python 3.13; None: it is to be asked
+    cdef object current_tasks    # asyncio's own table of those, to be read up to Python 3.13; None: it is to be asked
     cdef bint task_in_thread     # whether asyncio keeps it in the state of the thread
 
     def _bind(self, running_loop, iterate, begun, drain_request, tasks):
@@ -43,7 +43,7 @@ cdef class AsyncPool(BaseConnectionPool):
         self.begun = begun
         self.drain_request = drain_request
         self.current_task = tasks.current_task
-        self.current_tasks = None if GCP_TASK_IN_THREAD else getattr(tasks, '_current_tasks', None)
+        self.current_tasks = getattr(tasks, '_current_tasks', None) if PY_VERSION_HEX < 0x030E0000 else None
 
     def _attach_loop(self, loop):
         """Make the first event loop the pool's own; refuse any other."""

@@ -138,15 +138,6 @@ cdef extern from *:
     }
 
     static inline int gcp_line_of(PyObject *code, int at) { return PyCode_Addr2Line((PyCodeObject *)code, at); }
-
-    /* The task that runs in this thread, borrowed, from where asyncio of 3.14 and newer keeps it. */
-    #ifdef GCP_LOOP_IN_THREAD_STATE
-    #define gcp_task_in_thread() (((_PyThreadStateImpl *)PyThreadState_Get())->asyncio_running_task)
-    #define GCP_TASK_IN_THREAD 1
-    #else
-    #define gcp_task_in_thread() ((PyObject *)NULL)
-    #define GCP_TASK_IN_THREAD 0
-    #endif
     """
     ctypedef struct gcp_site:
         PyObject* code
@@ -162,7 +153,5 @@ cdef extern from *:
     void gcp_forget_site(gcp_site*) noexcept
     gcp_thread* gcp_thread_of(uint64_t) noexcept
     object gcp_context_of(gcp_thread*)
-    PyObject* gcp_task_in_thread() noexcept
     bint gcp_sees_threads
-    bint GCP_TASK_IN_THREAD
     int gcp_line_of(object code, int at) noexcept

@@ -131,6 +131,16 @@ cdef extern from *:
             return GCP_NO_MARK;
         return mark;
     }
+
+    /* The task that runs in this thread, borrowed, from where asyncio of 3.14 and newer keeps it. It stands behind the
+       definition of the macro: of the texts of several files, any may come first in what Cython writes. */
+    #ifdef GCP_LOOP_IN_THREAD_STATE
+    #define gcp_task_in_thread() (((_PyThreadStateImpl *)PyThreadState_Get())->asyncio_running_task)
+    #define GCP_TASK_IN_THREAD 1
+    #else
+    #define gcp_task_in_thread() ((PyObject *)NULL)
+    #define GCP_TASK_IN_THREAD 0
+    #endif
     """
     ctypedef int (*gcp_condition_t)(PyObject*) noexcept
     int gcp_delete_if(object, object, gcp_condition_t) except -1
@@ -144,6 +154,8 @@ cdef extern from *:
     uint64_t gcp_running_mark() noexcept
     uint64_t gcp_mark_of(object) noexcept
     void gcp_mark_init() noexcept
+    PyObject* gcp_task_in_thread() noexcept
+    bint GCP_TASK_IN_THREAD
     bint gcp_is_awaitable(object) noexcept
     bint gcp_is_coroutine(object) noexcept
     void gcp_push(void* head, void* node, void* next) noexcept nogil

@@ -10,6 +10,8 @@ import threading
 import weakref
 from collections.abc import Callable
 from math import inf
+from threading import get_ident
+from time import monotonic, sleep
 from typing import Any
 
 from gcp._core import NO_ENDPOINT, Core, SyncPool, Victim, Worker, WorkerPool, dispose_here, gather
@@ -18,8 +20,14 @@ from gcp.waiting import AnyEvent, event_class, wait_for
 
 logger = logging.getLogger('gcp.threading')
 
-starting = threading.RLock()
+starting: list[int] = []
+"""The threads that start others now, by their idents. No lock: one stays locked if a signal comes just after it was
+taken and the handler raises (Python 3.14)."""
+
 exiting = False
+
+START_PATIENCE = 5.0
+"""How long the interpreter's exit waits for a thread that is being started, seconds."""
 
 clock: Callable[[], float] | None = None
 """For tests: returns seconds."""
@@ -29,32 +37,31 @@ def start_daemon(target: Callable[[], object], name: str) -> bool:
     """Start a daemon thread. Returns whether that was possible: there may be too many, or the interpreter is exiting.
 
     A thread that starts while CPython finalizes may crash it (seen on 3.10), so from then on none is started."""
-    with starting:
+    ident = get_ident()
+    starting.append(ident)
+    try:
         if exiting:
             return False
-        try:
-            threading.Thread(target=target, name=name, daemon=True).start()
-        except RuntimeError:
-            return False
-        return True
+        threading.Thread(target=target, name=name, daemon=True).start()
+    except RuntimeError:
+        return False
+    finally:
+        starting.remove(ident)
+    return True
 
 
 @atexit.register  # at import, so it runs after what programs have registered
 def stop_starting() -> None:
     """The interpreter is exiting. A thread that is just being started is waited for."""
     global exiting  # noqa: PLW0603  # it is the process's
-    with starting:
-        exiting = True
-
-
-def after_fork_in_child() -> None:
-    """Replace the lock: the thread that may hold it does not exist here."""
-    global starting  # noqa: PLW0603  # it is the process's
-    starting = threading.RLock()
+    exiting = True
+    ident, deadline = get_ident(), monotonic() + START_PATIENCE
+    while any(one != ident for one in starting) and monotonic() < deadline:
+        sleep(0.001)
 
 
 if hasattr(os, 'register_at_fork'):
-    os.register_at_fork(after_in_child=after_fork_in_child)
+    os.register_at_fork(after_in_child=starting.clear)  # those threads do not exist in the child
 
 
 class Disposer:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ['HolderInfo', 'describe_holders']
 
+active_threads: dict[int, threading.Thread] = getattr(threading, '_active', {})
+
 Use = tuple[Any, float, 'tuple[str, int, str] | None', 'int | None', int, 'Callable[[], Any] | None', 'str | None']
 
 
@@ -147,7 +149,9 @@ class HolderInfo:
 
 def describe_holders(uses: Iterable[Use]) -> list[HolderInfo]:
     """Look up all that can be known of the holders of connections."""
-    names = {thread.ident: thread.name for thread in threading.enumerate() if thread.ident is not None}
+    # not `threading.enumerate()`: this may be called by a finalizer, or interrupted by a signal, and the lock of that
+    # function stays locked if a signal comes just after it was taken and the handler raises (Python 3.14)
+    names = {ident: thread.name for ident, thread in active_threads.copy().items()}
     return [HolderInfo(use, names) for use in uses]
 
 

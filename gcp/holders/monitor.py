@@ -6,6 +6,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import sys
 import weakref
 from collections import deque
 from functools import partial
@@ -26,11 +27,11 @@ from gcp._core import (
 from gcp.disposal import SHORTEST_SLEEP
 from gcp.disposal.threads import start_daemon
 from gcp.holders import describe_holders
+from gcp.holders.messages import Messages
 from gcp.waiting import AnyEvent, event_class
 
 if TYPE_CHECKING:
     from gcp.holders import HolderInfo
-    from gcp.holders.messages import Messages
     from gcp.options import Options
 
 __all__ = ['MonitoredPool']
@@ -65,12 +66,10 @@ class MonitoredPool:
         self._begun = False
 
     def messages(self, pool: Any) -> Messages:
-        """Return what logs for the pool. Imported when there is something to log."""
+        """Return what logs for the pool. Takes no lock of `import` or `logging`: a signal may interrupt it."""
         if self._messages is None:
-            from gcp.holders.messages import Messages
-
             front = next(kind.__module__ for kind in type(pool).__mro__ if kind.__module__.startswith('gcp.'))
-            self._messages = Messages(logging.getLogger(front), pool.name)
+            self._messages = Messages(sys.modules[front].logger, pool.name)
         return self._messages
 
     def begin(self) -> None:

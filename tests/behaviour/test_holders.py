@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -154,6 +155,15 @@ def test_the_longest_held_of_many_endpoints() -> None:
             assert [holder.endpoint for holder in find_holders(pool, None, most)] == numbers[:most]
         for number, conn in conns.items():
             pool.release(conn, number)
+
+
+def test_they_are_described_without_the_lock_of_threading(pool: Any) -> None:
+    """A signal whose handler raises may leave it locked, and a finalizer may describe the holder of a lost lease."""
+    with ThreadPoolExecutor(1) as others, pool.connection('db'):
+        others.submit(int).result()
+        with threading._active_limbo_lock:
+            [holder] = others.submit(pool.holders).result(PATIENCE)
+        assert holder.thread_name == threading.current_thread().name
 
 
 @pytest.mark.parametrize('tag', [7, b'x', 'x' * 65, ['x']])

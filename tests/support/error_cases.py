@@ -92,11 +92,15 @@ def answering(words: bytes) -> Iterator[dict[str, Any]]:
             while True:
                 client, _ = listener.accept()
                 with client, contextlib.suppress(OSError):
+                    client.settimeout(60)
                     if client.recv(8)[4:] == b'\x04\xd2\x16\x2f':  # SSLRequest
                         client.sendall(b'N')
                         client.recv(8)
                     client.recv(1000)
                     client.sendall(words)
+                    client.shutdown(socket.SHUT_WR)
+                    while client.recv(1000):  # a close with unread data would be a reset, and the words be lost
+                        pass
 
     with socket.create_server(('127.0.0.1', 0)) as listener:
         thread = threading.Thread(target=serve_all, daemon=True)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import abc
 import asyncio
-import faulthandler
 import gc
 import sys
 import threading
@@ -236,18 +235,14 @@ class AsyncioFront(Front):
         async def main() -> None:
             asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
             me = asyncio.current_task()
-            await asyncio.wait_for(self.finish(body), 6 * PATIENCE)
+            await asyncio.wait_for(self.finish(body), 3 * PATIENCE)
             for actor in self._actors:
                 actor.cancel()
             await self.until(lambda: asyncio.all_tasks() <= {me})  # the pool leaves no task behind
             gc.collect()  # of tasks whose error nobody saw
             await asyncio.sleep(0)
 
-        faulthandler.dump_traceback_later(7 * PATIENCE, exit=True)  # a loop that is stuck cannot be timed out
-        try:
-            asyncio.run(main())
-        finally:
-            faulthandler.cancel_dump_traceback_later()
+        asyncio.run(main())
         assert not complaints, complaints
 
 
@@ -310,7 +305,7 @@ class ThreadsFront(Front):
         time.sleep(seconds)
 
     def run(self, body: Coroutine[Any, Any, None]) -> None:
-        ThreadActor(self.finish(body)).result(6 * PATIENCE)
+        ThreadActor(self.finish(body)).result(3 * PATIENCE)
 
 
 def drive(doing: Awaitable[T]) -> T:

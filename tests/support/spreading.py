@@ -13,6 +13,7 @@ import pytest
 
 if TYPE_CHECKING:
     from xdist.scheduler import LoadScopeScheduling
+    from xdist.workermanage import WorkerController
 
 #: These files are not split up.
 TOGETHER = re.compile(
@@ -60,6 +61,30 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
             if TOGETHER.match(nodeid) or config.getoption('--nightly') and TOGETHER_AT_NIGHT.match(nodeid):
                 return nodeid.partition('::')[0]
             return nodeid.partition('[')[0]
+
+        def remove_node(self, node: WorkerController) -> str | None:
+            """Take back what a worker has not run, but not the test in which it ended: that one has failed."""
+            units = self.assigned_work[node]
+            begun = next(((unit, test) for unit in units.values() for test, done in unit.items() if not done), None)
+            if begun is None:
+                super().remove_node(node)
+                return None
+            unit, test = begun
+            unit[test] = True
+            self.assigned_work[node] = {scope: unit for scope, unit in units.items() if not all(unit.values())}
+            super().remove_node(node)
+            return test
+
+        def _reschedule(self, node: WorkerController) -> None:
+            """Give a worker its next tests. It begins one when it knows the next, or that there is none. One that takes
+            another's place has none yet, and is given none before it has collected them."""
+            if node not in self.registered_collections:
+                return
+            super()._reschedule(node)
+            while self.workqueue and not node.shutting_down and self._pending_of(self.assigned_work[node]) < 2:
+                self._assign_work_unit(node)
+            if not self.workqueue:
+                node.shutdown()
 
     config.option.loadscopereorder = False
     return Spreading(config, log)

@@ -172,6 +172,18 @@ def test_compiled_code_calls_no_method_of_the_python_halves() -> None:
     assert defined >= OVERRIDES
 
 
+# --- C: its texts are compiled in no order that Cython promises ---
+
+
+@each_file
+def test_a_text_in_c_decides_only_by_macros_that_it_defines(path: Path) -> None:
+    texts = '\n'.join(re.findall(r'^cdef extern from \*:\n    """(.*?)"""', SOURCE[path], re.DOTALL | re.MULTILINE))
+    conditions = re.findall(r'^ *# *(?:if|ifdef|ifndef|elif) (.*)', texts, re.MULTILINE)
+    asked = set(re.findall(r'\bgcp_\w+', '\n'.join(conditions), re.IGNORECASE))
+
+    assert asked <= set(re.findall(r'^ *# *define (\w+)', texts, re.MULTILINE)), 'another text may come first'
+
+
 # --- hops: what docs/design.md says ---
 
 

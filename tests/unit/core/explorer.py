@@ -24,7 +24,7 @@ import os
 import threading as real
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import inf
 from types import SimpleNamespace
@@ -380,7 +380,6 @@ def cooperative(scheduler: Scheduler) -> Iterator[None]:
         (disposal, 'event_class', lambda: new_event),
         (disposal, 'wait_for', wait_for),
         (disposal, 'clock', now),
-        (disposal, 'starting', nullcontext()),  # its holder can be switched where it starts a thread
     ]
     before = [(module, name, getattr(module, name)) for module, name, _ in replacements]
     for module, name, value in replacements:
