@@ -18,14 +18,14 @@ def simulated(
     clients: Sequence[int],
     cap: int,
     floors: dict[int, int] | None = None,
-    seconds: float = 20.0,
+    seconds: float = 8.0,
     create: float = 0.02,
 ) -> Outcome:
     """Simulate endpoints that use a connection for 2 ms each."""
     found = floors or {}
     limits = [EndpointLimits(weight=weight, floor=found.get(number)) for number, weight in enumerate(weights)]
     simulation = Simulation(len(weights), clients, cap, limits=limits.__getitem__, create=create, use=USE_TIME)
-    return simulation.run(seconds, warm_up=5.0)
+    return simulation.run(seconds, warm_up=3.0)
 
 
 def shares(
@@ -60,7 +60,7 @@ def test_one_endpoint_with_a_hundred_times_the_load(others: int) -> None:
     """50 endpoints under a total cap of 20, with weights of 1 to 5, and floors on three."""
     clients = [100 * others] + [others] * 49
     floors = {1: 1, 2: 1, 3: 1}
-    outcome = simulated(FIFTY, clients, 20, floors, seconds=30.0)
+    outcome = simulated(FIFTY, clients, 20, floors, seconds=20.0)
     found = deviations(outcome, shares(FIFTY, clients, 20, floors))
     assert 0.9 <= found[0] <= found[-1] <= 1.1, found
     assert outcome.evicted < 0.01 * outcome.served.total(), str(outcome)
