@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,18 @@ class Heap:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Heap())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Release what the fixtures made. The collected test is hidden from the collector: a cycle through its dict, by the
+    traceback of an error say, would never be freed."""
+    made = getattr(item, 'funcargs', None)
+    try:
+        return (yield)
+    finally:
+        if made:
+            made.clear()
 
 
 @pytest.hookimpl(tryfirst=True)

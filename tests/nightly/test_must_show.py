@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / 'asv_bench' / 'must_show.py'
 
 pytest.importorskip('rich')
-pytestmark = pytest.mark.timeout(540)
+pytestmark = pytest.mark.timeout(400)
 
 
 @pytest.fixture

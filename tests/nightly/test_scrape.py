@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / 'asv_bench' / 'must_show.py'
 
 pytest.importorskip('rich')
 pytest.importorskip('opentelemetry.sdk')
-pytestmark = pytest.mark.timeout(540)
+pytestmark = pytest.mark.timeout(400)
 
 
 def test_10_000_endpoints_take_hardly_longer_than_100(tmp_path: Path) -> None:
@@ -23,7 +23,7 @@ def test_10_000_endpoints_take_hardly_longer_than_100(tmp_path: Path) -> None:
         [sys.executable, str(SCRIPT), '--quick', 'scrape', '--json', str(file)],
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=390,
     )
     assert done.stderr == ''
     rows = json.loads(file.read_text())['rows']
