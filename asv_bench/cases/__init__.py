@@ -14,6 +14,7 @@ memory          the memory of idle connections and endpoints
 expiry          idle connections that expire, all at once
 spike           many requests at once for few connections
 restart         PostgreSQL that is restarted under load
+orm             sessions of SQLAlchemy's ORM that share ten connections
 imports         what `import gcp.threading` takes
 handover        a place of the total cap that moves to another endpoint
 sharing         endpoints that overload the total cap
@@ -32,6 +33,7 @@ from .hit import case_hit, case_keys
 from .hooks import case_hooks
 from .imports import case_imports
 from .memory import case_memory
+from .orm import case_orm
 from .restart import case_restart
 from .rows import Row
 from .scrape import case_scrape
@@ -53,6 +55,7 @@ CASES: dict[str, Callable[[float], Iterator[Row]]] = {
     'expiry': case_expiry,
     'spike': case_spike,
     'restart': case_restart,
+    'orm': case_orm,
     'imports': case_imports,
     'handover': case_handover,
     'sharing': case_sharing,

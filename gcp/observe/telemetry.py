@@ -6,15 +6,18 @@ import logging
 import sys
 import threading
 import weakref
+from collections.abc import Callable
 from itertools import count
 from typing import Any, Final
 
-__all__ = ['Errors', 'Telemetry', 'living', 'version']
+__all__ = ['Errors', 'Telemetry', 'living', 'version', 'watchers']
 
 logger: Final = logging.getLogger('gcp.observe')
 numbers: Final = count()
 #: all pools of this process, exported or not
 pools: Final[weakref.WeakValueDictionary[int, Any]] = weakref.WeakValueDictionary()
+#: called with each pool that is created; `gcp.pytest_plugin` adds one
+watchers: Final[list[Callable[[Any], object]]] = []
 
 
 def version() -> str:
@@ -90,4 +93,6 @@ class Telemetry:
         self.exemplars: Final[dict[tuple[str, str | None, int], tuple[dict[str, str], float, float]]] = {}
         self.pool: Final[weakref.ref[Any]] = weakref.ref(pool)
         pools[self.number] = pool
+        for watch in watchers:
+            watch(pool)
         self.final_counts: Final = core.final_counts

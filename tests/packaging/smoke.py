@@ -23,7 +23,13 @@ from pathlib import Path
 CHECKS: list[Callable[[], None]] = []
 
 #: module of gcp.contrib -> the package that it needs
-DRIVERS = {'asyncpg': 'asyncpg', 'psycopg': 'psycopg', 'psycopg2': 'psycopg2', 'redis': 'redis'}
+DRIVERS = {
+    'asyncpg': 'asyncpg',
+    'psycopg': 'psycopg',
+    'psycopg2': 'psycopg2',
+    'redis': 'redis',
+    'sqlalchemy': 'sqlalchemy',
+}
 OTHERS = ('http', 'socket', 'socket_async', 'unix', 'unix_async')
 
 

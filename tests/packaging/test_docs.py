@@ -42,6 +42,7 @@ INNER = {
     'gcp.listener_thread',
     'gcp.observe',
     'gcp.options',
+    'gcp.pytest_plugin',
     'gcp.top',
     'gcp.waiting',
 }

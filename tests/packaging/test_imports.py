@@ -76,6 +76,7 @@ ALLOWED = {
     'gcp.observe': {'gcp._core', 'gcp.exceptions', 'gcp.observe', 'gcp.options', 'gcp.stats'},
     'gcp.debug': {'gcp._core', 'gcp.debug', 'gcp.explanation', 'gcp.observe', 'gcp.stats'},
     'gcp.dropin': {'gcp', 'gcp.managers'},
+    'gcp.pytest_plugin': {'gcp.asyncio', 'gcp.observe', 'gcp.threading'},
     'gcp.testing': {
         'gcp',
         'gcp._core',

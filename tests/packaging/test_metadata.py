@@ -166,6 +166,7 @@ def test_only_users_extras_are_published() -> None:
         'psycopg',
         'psycopg2',
         'redis',
+        'sqlalchemy',
         'top',
     }
     assert {'bench', 'dev', 'docs', 'release', 'test'} <= set(PROJECT['dependency-groups'])
