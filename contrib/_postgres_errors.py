@@ -139,6 +139,7 @@ LOST = (
     'SSL SYSCALL error',
     'EOF detected',
     'terminating connection',
+    'cannot switch to ',  # asyncpg: its state machine is out of step, as when the session ended in between
 )
 
 #: A name in a text, in the quotation marks of any language.

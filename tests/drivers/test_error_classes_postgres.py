@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from error_cases import BROKEN, PERMANENT, STALE, TRANSIENT, UNKNOWN, answering, check_permanent, failure
 from peers import Proxy, authority, await_input, client_context, driver, missing
-from pg_drivers import Driver, done, each_driver, run
+from pg_drivers import Asyncpg, Driver, done, each_driver, run
 from servers import DEBIAN, Bouncer, free_port
 
 from gcp import ErrorClass, Retry
@@ -269,6 +269,13 @@ def test_the_error_of_another_connection_in_a_block_is_no_reason_to_discard_this
     for error in (ConnectionResetError(errno.ECONNRESET, 'reset'), BrokenPipeError(), TimeoutError(), KeyError('x')):
         assert manager.classify('orders', error) is TRANSIENT
     assert manager.classify('orders', asyncio.CancelledError()) is TRANSIENT
+
+
+def test_asyncpg_that_is_out_of_step_is_broken() -> None:
+    """What it says now and then when the session ended while no query was in progress."""
+    asyncpg = driver('asyncpg')
+    error = asyncpg.InternalClientError('cannot switch to state 12; protocol is in the "failed" state')
+    assert Asyncpg().manager({}).classify('orders', error) is BROKEN
 
 
 @each_driver
