@@ -35,13 +35,14 @@ from gcp.contrib._wire import has_ended
 
 __all__ = ['Connection', 'DbConnectionManager', 'DbEndpoint', 'DsnParameters', 'UnknownEndpointError']
 
-Connection = asyncpg.Connection
 DsnParameters = Mapping[DbEndpoint, Parameters]
 if TYPE_CHECKING:
+    from asyncpg import Connection
     from typing_extensions import TypeVar as TypeVarWithDefault
 
     RecordT = TypeVarWithDefault('RecordT', bound=asyncpg.Record, default=asyncpg.Record)
 else:
+    Connection = asyncpg.Connection
     RecordT = TypeVar('RecordT', bound=asyncpg.Record)
 
 #: What users register on a connection: callbacks on notifications, messages, its end and queries.

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Mapping
 from ssl import SSLContext, create_default_context
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from gcp.contrib._errors import BROKEN, classify_error, look_at_socket
@@ -139,8 +139,9 @@ class HttpResponse(http.client.HTTPResponse):
     is_truncated = False
     _reader: _Reader | None = None
 
-    read, read1, readinto = _tracking_failures('read'), _tracking_failures('read1'), _tracking_failures('readinto')
-    readline, peek = _tracking_failures('readline'), _tracking_failures('peek')
+    if not TYPE_CHECKING:  # their types are those of the base class
+        read, read1, readinto = map(_tracking_failures, ('read', 'read1', 'readinto'))
+        readline, peek = map(_tracking_failures, ('readline', 'peek'))
 
     def __init__(
         self,

@@ -24,7 +24,8 @@ from typing import Any, Literal, overload
 
 try:
     import redis
-    import redis.asyncio
+    import redis.asyncio.connection
+    import redis.connection
 except ImportError as exc:
     raise ImportError('gcp.contrib.redis needs redis: pip install gcpool[redis]', name='redis') from exc
 

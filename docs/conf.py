@@ -69,14 +69,14 @@ def take_from_stub(
     """Give a compiled method the signature in its stub."""
     if type(thing).__name__ != 'cython_function_or_method':
         return signature, returns
-    front, _, method = name.removeprefix('gcp.').partition('.ConnectionPool.')
-    bases = importlib.import_module(f'gcp.{front}').ConnectionPool.__mro__
+    module, kind, method = name.rsplit('.', 2)
+    bases = getattr(importlib.import_module(module), kind).__mro__
     function = next(STUB[base.__name__, method] for base in bases if (base.__name__, method) in STUB)
     arguments = ast.unparse(function.args).removeprefix('self').removeprefix(', ')
     return f'({arguments})', ast.unparse(function.returns or ast.Constant(None))
 
 
-def read_stub(path: Path) -> dict[tuple[str, str], ast.FunctionDef]:
+def read_stub(path: Path) -> dict[tuple[str, str], ast.FunctionDef | ast.AsyncFunctionDef]:
     """Return the methods of a stub by class and name, with type variables named as in the fronts."""
     text = path.read_text().replace('_EndpointT', 'EndpointT').replace('_ConnectionT', 'ConnectionT')
     return {
@@ -84,7 +84,7 @@ def read_stub(path: Path) -> dict[tuple[str, str], ast.FunctionDef]:
         for kind in ast.parse(text).body
         if isinstance(kind, ast.ClassDef)
         for method in kind.body
-        if isinstance(method, ast.FunctionDef)
+        if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef)
     }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 try:
-    from gcp._core import BaseConnectionPool
+    from gcp._core import AsyncLease, BaseConnectionPool, Lease
 except ImportError as error:
     from gcp.core_error import explained
 
@@ -54,6 +54,7 @@ else:
 
 __all__ = [
     'AcquireTimeoutError',
+    'AsyncLease',
     'BaseConnectionPool',
     'BaseError',
     'ConnectionNotAcquiredError',
@@ -68,6 +69,7 @@ __all__ = [
     'ErrorClass',
     'Explanation',
     'HookTimeoutError',
+    'Lease',
     'PoolListener',
     'PoolNotReadyError',
     'PoolStats',

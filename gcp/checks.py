@@ -15,7 +15,7 @@ class Default:
         return 'DEFAULT'
 
 
-DEFAULT: Final = Default()
+DEFAULT: Final[Any] = Default()
 
 
 def whole(name: str, value: Any, least: int) -> int:

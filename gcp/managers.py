@@ -17,13 +17,15 @@ __all__ = ['AsyncConnectionManager', 'ConnectionT', 'EndpointT', 'SyncConnection
 
 EndpointT = TypeVar('EndpointT', bound=Hashable)
 ConnectionT = TypeVar('ConnectionT')
+# a manager of tuple[str | IPv4Address, int] can serve a pool of tuple[str, int]: it accepts more endpoints
+_EndpointT_contra = TypeVar('_EndpointT_contra', bound=Hashable, contravariant=True)
 
 
-class SyncConnectionManager(abc.ABC, Generic[EndpointT, ConnectionT]):
+class SyncConnectionManager(abc.ABC, Generic[_EndpointT_contra, ConnectionT]):
     """Base class of managers for the threading pool; `gcp.threading` exports it as ``BaseConnectionManager``."""
 
     @abc.abstractmethod
-    def create(self, endpoint: EndpointT, timeout: float | None = None) -> ConnectionT:
+    def create(self, endpoint: _EndpointT_contra, timeout: float | None = None) -> ConnectionT:
         """Create a connection.
 
         :param endpoint: the endpoint to connect to
@@ -32,7 +34,7 @@ class SyncConnectionManager(abc.ABC, Generic[EndpointT, ConnectionT]):
         """
 
     @abc.abstractmethod
-    def dispose(self, endpoint: EndpointT, conn: ConnectionT, timeout: float | None = None) -> None:
+    def dispose(self, endpoint: _EndpointT_contra, conn: ConnectionT, timeout: float | None = None) -> None:
         """Close a connection. An error is counted and logged, and the connection counts as closed nevertheless.
 
         :param endpoint: the endpoint of the connection
@@ -40,7 +42,7 @@ class SyncConnectionManager(abc.ABC, Generic[EndpointT, ConnectionT]):
         :param timeout: how long the call may take, seconds; ``None``: no limit
         """
 
-    def check_aliveness(self, endpoint: EndpointT, conn: ConnectionT, timeout: float | None = None) -> bool:
+    def check_aliveness(self, endpoint: _EndpointT_contra, conn: ConnectionT, timeout: float | None = None) -> bool:
         """Check whether an idle connection can still be used. The pool calls it before each reuse.
 
         :param endpoint: the endpoint of the connection
@@ -50,28 +52,28 @@ class SyncConnectionManager(abc.ABC, Generic[EndpointT, ConnectionT]):
         """
         return True
 
-    def on_acquire(self, endpoint: EndpointT, conn: ConnectionT) -> None:
+    def on_acquire(self, endpoint: _EndpointT_contra, conn: ConnectionT) -> None:
         """Prepare a connection before the pool hands it to a caller, new or reused.
 
         :param endpoint: the endpoint of the connection
         :param conn: the connection
         """
 
-    def on_release(self, endpoint: EndpointT, conn: ConnectionT) -> None:
+    def on_release(self, endpoint: _EndpointT_contra, conn: ConnectionT) -> None:
         """Clean up a connection when it is released, before another caller can get it.
 
         :param endpoint: the endpoint of the connection
         :param conn: the connection
         """
 
-    def on_connection_dead(self, endpoint: EndpointT, conn: ConnectionT) -> None:
+    def on_connection_dead(self, endpoint: _EndpointT_contra, conn: ConnectionT) -> None:
         """Take note of a connection that a check found dead, before it is disposed of. An error is counted and logged.
 
         :param endpoint: the endpoint of the connection
         :param conn: the dead connection
         """
 
-    def clean_after_error(self, endpoint: EndpointT, conn: ConnectionT, error: BaseException) -> bool:
+    def clean_after_error(self, endpoint: _EndpointT_contra, conn: ConnectionT, error: BaseException) -> bool:
         """Say whether a connection may be used again after an error in the block of its holder. It only looks: it must
         neither send nor receive. An error that it raises is logged, and the connection discarded.
 
@@ -85,7 +87,7 @@ class SyncConnectionManager(abc.ABC, Generic[EndpointT, ConnectionT]):
         """
         return True
 
-    def keepalive(self, endpoint: EndpointT, conn: ConnectionT, timeout: float | None = None) -> bool:
+    def keepalive(self, endpoint: _EndpointT_contra, conn: ConnectionT, timeout: float | None = None) -> bool:
         """Keep an idle connection alive: exchange something with its server. The pool calls it in the background after
         `keepalive_interval`; without it, `check_aliveness`.
 
@@ -96,7 +98,7 @@ class SyncConnectionManager(abc.ABC, Generic[EndpointT, ConnectionT]):
         """
         return True
 
-    def classify(self, endpoint: EndpointT, error: BaseException) -> ErrorClass:
+    def classify(self, endpoint: _EndpointT_contra, error: BaseException) -> ErrorClass:
         """Say what an error means: of a failed create, or one that leaves the block of a connection's holder. It only
         looks. An error that it raises is logged, and the other one counts as transient.
 
@@ -108,27 +110,27 @@ class SyncConnectionManager(abc.ABC, Generic[EndpointT, ConnectionT]):
         return ErrorClass.TRANSIENT
 
 
-class AsyncConnectionManager(abc.ABC, Generic[EndpointT, ConnectionT]):
+class AsyncConnectionManager(abc.ABC, Generic[_EndpointT_contra, ConnectionT]):
     """Base class of managers for the asyncio pool; `gcp.asyncio` exports it as ``BaseConnectionManager``.
 
     Hooks take no time-out: the pool cancels a hook that runs out of time."""
 
     @abc.abstractmethod
-    async def create(self, endpoint: EndpointT) -> ConnectionT:
+    async def create(self, endpoint: _EndpointT_contra) -> ConnectionT:
         """Create a connection.
 
         :param endpoint: the endpoint to connect to
         """
 
     @abc.abstractmethod
-    async def dispose(self, endpoint: EndpointT, conn: ConnectionT) -> None:
+    async def dispose(self, endpoint: _EndpointT_contra, conn: ConnectionT) -> None:
         """Close a connection. An error is counted and logged, and the connection counts as closed nevertheless.
 
         :param endpoint: the endpoint of the connection
         :param conn: the connection
         """
 
-    async def check_aliveness(self, endpoint: EndpointT, conn: ConnectionT) -> bool:
+    async def check_aliveness(self, endpoint: _EndpointT_contra, conn: ConnectionT) -> bool:
         """Check whether an idle connection can still be used. The pool calls it before each reuse.
 
         :param endpoint: the endpoint of the connection
@@ -137,28 +139,28 @@ class AsyncConnectionManager(abc.ABC, Generic[EndpointT, ConnectionT]):
         """
         return True
 
-    async def on_acquire(self, endpoint: EndpointT, conn: ConnectionT) -> None:
+    async def on_acquire(self, endpoint: _EndpointT_contra, conn: ConnectionT) -> None:
         """Prepare a connection before the pool hands it to a caller, new or reused.
 
         :param endpoint: the endpoint of the connection
         :param conn: the connection
         """
 
-    async def on_release(self, endpoint: EndpointT, conn: ConnectionT) -> None:
+    async def on_release(self, endpoint: _EndpointT_contra, conn: ConnectionT) -> None:
         """Clean up a connection when it is released, before another caller can get it.
 
         :param endpoint: the endpoint of the connection
         :param conn: the connection
         """
 
-    async def on_connection_dead(self, endpoint: EndpointT, conn: ConnectionT) -> None:
+    async def on_connection_dead(self, endpoint: _EndpointT_contra, conn: ConnectionT) -> None:
         """Take note of a connection that a check found dead, before it is disposed of. An error is counted and logged.
 
         :param endpoint: the endpoint of the connection
         :param conn: the dead connection
         """
 
-    def clean_after_error(self, endpoint: EndpointT, conn: ConnectionT, error: BaseException) -> bool:
+    def clean_after_error(self, endpoint: _EndpointT_contra, conn: ConnectionT, error: BaseException) -> bool:
         """Say whether a connection may be used again after an error in the block of its holder. It only looks: it must
         neither send nor receive. An error that it raises is logged, and the connection discarded.
 
@@ -172,7 +174,7 @@ class AsyncConnectionManager(abc.ABC, Generic[EndpointT, ConnectionT]):
         """
         return True
 
-    async def keepalive(self, endpoint: EndpointT, conn: ConnectionT) -> bool:
+    async def keepalive(self, endpoint: _EndpointT_contra, conn: ConnectionT) -> bool:
         """Keep an idle connection alive: exchange something with its server. The pool calls it in the background after
         `keepalive_interval`; without it, `check_aliveness`.
 
@@ -182,7 +184,7 @@ class AsyncConnectionManager(abc.ABC, Generic[EndpointT, ConnectionT]):
         """
         return True
 
-    def classify(self, endpoint: EndpointT, error: BaseException) -> ErrorClass:
+    def classify(self, endpoint: _EndpointT_contra, error: BaseException) -> ErrorClass:
         """Say what an error means: of a failed create, or one that leaves the block of a connection's holder. It only
         looks. An error that it raises is logged, and the other one counts as transient.
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import wraps
 from types import MappingProxyType
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 
 from gcp.checks import (
     DEFAULT,
@@ -27,7 +28,9 @@ from gcp.checks import (
 )
 from gcp.limits import EndpointLimits, LimitsOf, Retry
 
-__all__ = ['DEFAULT', 'NAMES', 'Options', 'check_manager', 'hooks', 'resolve']
+__all__ = ['DEFAULT', 'NAMES', 'Options', 'check_manager', 'declared', 'hooks', 'resolve']
+
+InitT = TypeVar('InitT', bound=Callable[..., None])
 
 
 class DefaultInt(int):
@@ -51,7 +54,16 @@ MAX_SIZE = DefaultInt(10)
 TOTAL_MAX_SIZE = DefaultInt(100)
 IDLE_TIMEOUT = DefaultFloat(60.0)
 MAX_LIFETIME = DefaultFloat(3600.0)
-LIFETIME_JITTER: Final = 0.05
+DEFAULTS: Final[Mapping[str, Any]] = MappingProxyType(
+    {
+        'background_collector': BACKGROUND_COLLECTOR,
+        'min_idle': MIN_IDLE,
+        'max_size': MAX_SIZE,
+        'total_max_size': TOTAL_MAX_SIZE,
+        'idle_timeout': IDLE_TIMEOUT,
+        'max_lifetime': MAX_LIFETIME,
+    }
+)
 ADMISSION = ('deadline',)
 TRACING = ('off', 'lifecycle', 'all')
 
@@ -171,19 +183,30 @@ class Options:
                 )
             if name not in NAMES:
                 reject(name, 'reconfigure')
-        return resolve({**self.given, **changes}, {})
+        return resolve({**self.given, **changes})
 
 
-def resolve(given: Mapping[str, Any], unknown: Mapping[str, Any]) -> Options:
+def declared(init: InitT) -> InitT:
+    """Have the ``__init__`` of a pool get its defaults as objects that tell whether they were given, and an unknown
+    argument answered with the nearest name. Its signature, which editors and `help` show, has the plain defaults."""
+
+    @wraps(init)
+    def checked(self: Any, connection_manager: Any, **given: Any) -> None:
+        for name in given:
+            if name not in NAMES:
+                reject(name)
+        init(self, connection_manager, **{**DEFAULTS, **given})
+
+    return checked  # type: ignore[return-value]
+
+
+def resolve(given: Mapping[str, Any]) -> Options:
     """Check the arguments of a pool's constructor.
 
     :param given: the options by name, given or default
-    :param unknown: arguments that the constructor does not know
-    :raises TypeError: for an unknown argument, or one of a wrong type
+    :raises TypeError: for one of a wrong type
     :raises ValueError: for a value that is out of range, or two that contradict each other
     """
-    if unknown:
-        reject(next(iter(unknown)))
     min_idle, max_size, total_max_size = resolve_sizes(given['min_idle'], given['max_size'], given['total_max_size'])
     idle_timeout, max_lifetime = resolve_times(given['idle_timeout'], given['max_lifetime'])
     max_connecting, max_connecting_total = resolve_connecting(given['max_connecting'], given['max_connecting_total'])

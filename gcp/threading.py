@@ -12,10 +12,10 @@ from functools import partial
 from math import inf
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal
 
 from gcp import observe, options
-from gcp._core import TODO_DISPOSE, TODO_DONE, TODO_WAIT, Acquire, Job, Release, SyncPool, check_timeout
+from gcp._core import TODO_DISPOSE, TODO_DONE, TODO_WAIT, Acquire, Job, Lease, Release, SyncPool, check_timeout
 from gcp.background.threads import Background, Operations
 from gcp.connection import connection_of
 from gcp.disposal import DISPOSE_GRACE, FORCE_GRACE, report, weakly
@@ -29,9 +29,10 @@ from gcp.managers import SyncConnectionManager as BaseConnectionManager
 from gcp.waiting import AnyEvent, event_class, is_patched, wait_for
 
 if TYPE_CHECKING:
+    from gcp.protocols import MeterProvider, Registry, TracerProvider
     from gcp.stats import PoolStats
 
-__all__ = ['BaseConnectionManager', 'ConnectionPool', 'ConnectionT', 'EndpointT']
+__all__ = ['BaseConnectionManager', 'ConnectionPool', 'ConnectionT', 'EndpointT', 'Lease']
 
 logger = logging.getLogger(__name__)
 
@@ -92,25 +93,26 @@ class ConnectionPool(SyncPool[EndpointT, ConnectionT], Operations[EndpointT], In
     :raises ValueError: for an argument out of range, or two that contradict each other
     """
 
+    @options.declared
     def __init__(
         self,
         connection_manager: BaseConnectionManager[EndpointT, ConnectionT],
         *,
         acquire_timeout: float | None = None,
-        background_collector: bool = options.BACKGROUND_COLLECTOR,
+        background_collector: bool = False,
         dispose_batch_size: int = 0,
         dispose_timeout: float | None = None,
-        min_idle: int = options.MIN_IDLE,
-        max_size: int = options.MAX_SIZE,
-        idle_timeout: float | None = options.IDLE_TIMEOUT,
-        max_lifetime: float | None = options.MAX_LIFETIME,
-        total_max_size: int = options.TOTAL_MAX_SIZE,
-        lifetime_jitter: float = options.LIFETIME_JITTER,
+        min_idle: int = 1,
+        max_size: int = 10,
+        idle_timeout: float | None = 60.0,
+        max_lifetime: float | None = 3600.0,
+        total_max_size: int = 100,
+        lifetime_jitter: float = 0.05,
         name: str | None = None,
         leak_threshold: float | None = None,
-        registry: Any = options.DEFAULT,
-        meter_provider: Any = options.DEFAULT,
-        tracer_provider: Any = options.DEFAULT,
+        registry: Registry | None = options.DEFAULT,
+        meter_provider: MeterProvider | None = options.DEFAULT,
+        tracer_provider: TracerProvider | None = options.DEFAULT,
         tracing: Literal['off', 'lifecycle', 'all'] = 'lifecycle',
         endpoint_labels: int = 20,
         endpoint_label: Callable[[EndpointT], str] | None = None,
@@ -130,11 +132,10 @@ class ConnectionPool(SyncPool[EndpointT, ConnectionT], Operations[EndpointT], In
         track_holders: bool = True,
         warn_after: float | None = 30.0,
         reclaim_abandoned: bool = False,
-        **unknown: NoReturn,
     ) -> None:
         from gcp.stats import snapshot  # its dataclasses take as long to import as all the rest
 
-        given = options.resolve({key: value for key, value in locals().items() if key in options.NAMES}, unknown)
+        given = options.resolve({key: value for key, value in locals().items() if key in options.NAMES})
         manager = connection_manager
         options.check_manager(
             manager, base=BaseConnectionManager, other=AsyncConnectionManager, wrong='asyncio', right='threading'

@@ -58,11 +58,11 @@ def project_urls(base: str | None) -> dict[str, str]:
 
 
 def absolute_links(text: str, base: str | None, version: str) -> str:
-    """Return a Markdown page of the root folder with absolute links: to the pages as the tag of the version has them.
+    """Return the README with absolute links: to the pages as the tag of the version has them.
 
-    Code, links to other sites and links within the page are left as they are.
+    Code and links to other sites are left as they are. A link to a heading leads to the README in the repository.
 
-    :param text: the page
+    :param text: the README
     :param base: the address of the repository; ``None``: nothing is changed
     :param version: the version, whose tag is ``v<version>``
     """
@@ -89,8 +89,10 @@ def absolute_links(text: str, base: str | None, version: str) -> str:
 
 
 def _absolute(target: str, base: str, version: str) -> str:
-    if re.match(r'[a-z][a-z0-9+.-]*:|//|#', target, re.I):
+    if re.match(r'[a-z][a-z0-9+.-]*:|//', target, re.I):
         return target
+    if target.startswith('#'):  # an index names the anchors of headings otherwise
+        target = f'README.md{target}'
     path, _, fragment = target.removeprefix('./').lstrip('/').partition('#')
     kind = 'raw' if IMAGE.search(path) else 'blob'
 

@@ -176,6 +176,7 @@ class Operations(Steering[EndpointT]):
         or at the time-out by force; releasing those later does nothing. Then the endpoint is forgotten, and may be used
         as if it were new.
 
+        :param endpoint: the endpoint
         :param timeout: how long to wait for used connections, seconds; ``None``: until all are released
         :raises ConnectionPoolNotFound: if the pool knows no such endpoint
         """

@@ -16,10 +16,10 @@ cdef enum lease_phase:
 @cython.final
 @cython.no_gc_clear
 cdef class AsyncLease(Holder):
-    """One use of a connection, as an awaitable and as an asynchronous context manager. Single use. It is what `async
-    with` calls, too: see `BoundLease`.
-
-    It is its own iterator, for entering and for leaving: an idle hit costs one object and no Python frame."""
+    """One use of a connection, as an asynchronous context manager and as an awaitable: what ``connection`` and
+    ``acquire`` return. Single use: ``async with`` acquires and releases the connection, ``await`` only acquires it."""
+    # It is what `async with` calls, too (see `BoundLease`), and its own iterator: an idle hit costs one object.
+    __class_getitem__ = classmethod(GenericAlias)
     cdef called_t called
     cdef AsyncPool pool
     cdef object key

@@ -249,7 +249,8 @@ cdef class BaseConnectionPool(ListenedPool):
         and nothing has changed if an error is raised. They hold from now on. Where a cap has grown, waiters are served
         at once. Where it has shrunk, idle connections beyond it are disposed of now, used ones when they are released.
 
-        :param changes: any arguments of the constructor, except `name`, `background_collector` and those of telemetry
+        :param changes: any arguments of the constructor, except ``name``, ``background_collector``, ``track_holders``,
+                        ``warn_after``, ``reclaim_abandoned`` and those of telemetry
         :raises TypeError: for an argument that is unknown, that cannot change, or that has a wrong type
         :raises ValueError: for an argument out of range, or two that contradict each other
         """

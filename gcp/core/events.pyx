@@ -145,7 +145,10 @@ cdef class ListenedPool(PoolView):
         self._core.listener_thread.add(listener)
 
     def remove_listener(self, listener):
-        """Have a listener told no more; a call in progress may still end. Does nothing for one that was not added."""
+        """Have a listener told no more; a call in progress may still end. Does nothing for one that was not added.
+
+        :param listener: what `add_listener` was given
+        """
         if self._core.listener_thread is not None:
             self._core.listener_thread.remove(listener)
 

@@ -229,7 +229,10 @@ cdef inline object seconds_left(acquire_t* a):
 @cython.final
 @cython.no_gc_clear
 cdef class Lease(Holder):
-    """One use of a connection, as a context manager. Single use. It is what `with` calls, too: see `BoundLease`."""
+    """One use of a connection, as a context manager: what ``connection`` of a threading pool returns. It can be entered
+    once: the connection is acquired then, and released at the end of the block."""
+    # It is what `with` calls, too: see `BoundLease`.
+    __class_getitem__ = classmethod(GenericAlias)
     cdef called_t called
     cdef SyncPool pool
     cdef object key

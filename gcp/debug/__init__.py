@@ -8,7 +8,7 @@ changes nothing, unless it is told otherwise."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, MutableMapping
 from typing import Any
 
 from gcp.debug.entries import AsgiApplication, WsgiApplication
@@ -34,7 +34,7 @@ def wsgi(
 
 def asgi(
     *, allow_actions: bool = False, allow_remote: bool = False, top: int = 50
-) -> Callable[[dict[str, Any], Any, Any], Coroutine[Any, Any, None]]:
+) -> Callable[[MutableMapping[str, Any], Any, Any], Coroutine[Any, Any, None]]:
     """Return the page as an ASGI application. It looks at the pools in a thread, not in the event loop.
 
     :param allow_actions: as for `wsgi`

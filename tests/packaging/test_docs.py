@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import html
+import importlib
 import importlib.util
 import pkgutil
 import re
@@ -23,7 +24,8 @@ DOCS = ROOT / 'docs'
 
 pytestmark = pytest.mark.skipif(not DOCS.exists(), reason='no docs beside the tests: this is not a checkout')
 
-PAGES = sorted([*DOCS.glob('*.md'), *DOCS.glob('decisions/*.md')])
+PAGES = sorted(path for path in DOCS.rglob('*.md') if '_build' not in path.parts)
+RECIPES = ROOT / 'examples' / 'recipes'
 DECISIONS = sorted(path.stem for path in DOCS.glob('decisions/[0-9]*.md'))
 
 #: Modules that users never import, or that are documented under the name of another.
@@ -53,16 +55,46 @@ def read(name: str) -> str:
 
 
 def toctree(page: str) -> list[str]:
-    found = re.search(r'^```\{toctree\}\n(?::.*\n)*\n(.*?)```', read(page), flags=re.MULTILINE | re.DOTALL)
-    assert found
-    return found[1].split()
+    """Return what the trees of contents of a page lead to, from the root of the pages."""
+    found = re.findall(r'^```\{toctree\}\n(?::[^\n]*\n)*\n(.*?)```', read(page), flags=re.MULTILINE | re.DOTALL)
+    return [name for tree in found for name in tree.split()]
 
 
-def test_each_page_is_in_the_index() -> None:
-    pages = [path.stem for path in DOCS.glob('*.md') if path.stem != 'index']
-    assert sorted(toctree('index.md')) == sorted([*pages, 'decisions/index'])
-    for name in toctree('index.md'):
-        assert f'[]({name}.md)' in read('index.md'), name
+@pytest.mark.parametrize('index', ['index.md', *(f'{path.parent.name}/index.md' for path in DOCS.glob('*/index.md'))])
+def test_each_page_is_in_the_index(index: str) -> None:
+    folder = (DOCS / index).parent
+    there = [path.stem for path in folder.glob('*.md') if path.stem != 'index']
+    there += [f'{path.parent.name}/index' for path in folder.glob('*/index.md') if path.parent.name != '_build']
+    assert sorted(toctree(index)) == sorted(there)
+    for name in toctree(index) if 'decisions' not in index else []:
+        assert f'[]({name}.md)' in read(index), name
+
+
+def test_each_page_says_what_it_is_about() -> None:
+    titles = [path.read_text().splitlines()[0] for path in PAGES if path.stem != 'changelog']
+    assert all(title.startswith('# ') for title in titles)
+    assert len(set(titles)) == len(titles)
+
+
+def test_each_recipe_is_shown_on_one_page() -> None:
+    shown = [
+        name
+        for path in DOCS.glob('recipes/*.md')
+        for name in re.findall(
+            r'^```\{literalinclude\} \.\./\.\./examples/recipes/(\S+)$', path.read_text(), re.MULTILINE
+        )
+    ]
+    assert sorted(shown) == sorted(path.name for path in RECIPES.glob('*.py'))
+
+
+def test_all_public_names_of_the_pools_are_in_the_reference() -> None:
+    for front in ('threading', 'asyncio'):
+        part = read('api.md').partition(f'automodule:: gcp.{front}\n')[2].partition('## ')[0]
+        listed = re.findall(r'auto(?:method|attribute):: (\w+)', part)
+        pool = importlib.import_module(f'gcp.{front}').ConnectionPool
+        public = [name for name in dir(pool) if not name.startswith('_')]
+        assert sorted(listed) == sorted({*public} - {'open_acquire', 'open_release'})
+        assert listed[0] == 'acquire'
 
 
 def test_each_example_is_shown() -> None:

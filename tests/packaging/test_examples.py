@@ -539,6 +539,6 @@ def test_each_program_for_the_predecessor_is_run() -> None:
 
 def test_each_file_is_run() -> None:
     elsewhere = {'service.py', 'gunicorn.conf.py'}
-    assert {path.name for path in EXAMPLES.iterdir() if path.name != '__pycache__'} == {*SAID, *elsewhere}
+    assert {path.name for path in EXAMPLES.iterdir() if path.suffix == '.py'} == {*SAID, *elsewhere}
     text = Path(__file__).with_name('test_service.py').read_text()
     assert [name for name in elsewhere if f"'{name}'" not in text] == []

@@ -66,7 +66,7 @@ def test_the_example_keeps_what_a_pool_builds_on(
     namespace: dict[str, Any] = {}
     for code in examples():
         exec(code, namespace)
-    namespace['test_my_manager'](server)
+    namespace['test_my_manager'](namespace['MemcachedConnectionManager'](), server)
     assert '12 rules passed, 2 skipped' in capsys.readouterr().out
     with namespace['pool'].connection(server.address, timeout=5) as conn:
         namespace['ask'](conn)

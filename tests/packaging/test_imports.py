@@ -31,6 +31,7 @@ FRONT = {
     'gcp.managers',
     'gcp.observe',
     'gcp.options',
+    'gcp.protocols',
     'gcp.stats',
     'gcp.waiting',
 }
@@ -46,6 +47,7 @@ ALLOWED = {
     'gcp.explanation': {'gcp._core'},
     'gcp.inspection': {'gcp._core', 'gcp.explanation', 'gcp.holders', 'gcp.managers'},
     'gcp.hints': set(),
+    'gcp.protocols': set(),
     'gcp.options': {'gcp._core', 'gcp.checks', 'gcp.exceptions', 'gcp.hints', 'gcp.limits'},
     'gcp.connection': {'gcp._core'},
     'gcp.waiting': {'gcp._core'},

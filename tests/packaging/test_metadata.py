@@ -119,6 +119,7 @@ def test_a_bad_address_is_named(value: object) -> None:
     [
         ('[a](docs/pool.md)', f'[a]({BASE}/blob/v1.2.3/docs/pool.md)'),
         ('[a](docs/pool.md#limits "title")', f'[a]({BASE}/blob/v1.2.3/docs/pool.md#limits "title")'),
+        ('[a](#speed)', f'[a]({BASE}/blob/v1.2.3/README.md#speed)'),
         ('[a](./LICENSE)', f'[a]({BASE}/blob/v1.2.3/LICENSE)'),
         ('[two\nlines](docs/pool.md)', f'[two\nlines]({BASE}/blob/v1.2.3/docs/pool.md)'),
         ('![a](docs/top.png)', f'![a]({BASE}/raw/v1.2.3/docs/top.png)'),
@@ -143,7 +144,6 @@ def test_a_relative_link_becomes_absolute(markdown: str, expected: str) -> None:
     [
         '[a](https://elsewhere.example/x)',
         '[a](mailto:someone@elsewhere.example)',
-        '[a](#speed)',
         '`[a](docs/pool.md)`',
         '``[a](docs/pool.md) ` ``',
         '```python\nvalues[0](argument)\n```',
@@ -183,7 +183,8 @@ def test_the_requirements_of_each_group_are_resolved(name: str) -> None:
 
 def test_the_developers_group_has_all_others() -> None:
     listed = {
-        name: set(REQUIREMENTS['requirements'](name, PROJECT)) for name in ('bench', 'dev', 'docs', 'release', 'test')
+        name: set(REQUIREMENTS['requirements'](name, PROJECT))
+        for name in ('bench', 'dev', 'docs', 'frameworks', 'release', 'test')
     }
     assert listed['dev'] == set.union(*listed.values())
 

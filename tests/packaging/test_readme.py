@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import ftplib
 import importlib.metadata
 import os
 import re
-import socketserver
+import runpy
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-import gcp.threading
 
 ROOT = next(path for path in Path(__file__).resolve().parents if (path / 'pyproject.toml').exists())
 README = (ROOT / 'README.md').read_text() if (ROOT / 'README.md').exists() else ''
@@ -74,35 +70,24 @@ def test_the_asyncio_example_passes_mypy(tmp_path: Path) -> None:
     assert checked.returncode == 0, checked.stdout
 
 
-class FtpServer(socketserver.StreamRequestHandler):
-    """Answer what a login and a NOOP need."""
-
-    def handle(self) -> None:
-        self.wfile.write(b'220 ready\r\n')
-        for line in self.rfile:
-            self.wfile.write(b'230 logged in\r\n' if line.startswith(b'USER') else b'200 ok\r\n')
-
-
-def test_the_manager_in_the_example_connects_and_is_pooled(monkeypatch: pytest.MonkeyPatch) -> None:
-    namespace: dict[str, Any] = {}
-    exec(EXAMPLES[-1], namespace)
-    pool = namespace['pool']
-    assert isinstance(pool, gcp.threading.ConnectionPool)
-    with socketserver.ThreadingTCPServer(('127.0.0.1', 0), FtpServer) as server:
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setattr(ftplib.FTP, 'port', server.server_address[1])
-        with pool:
-            for _ in range(2):
-                with pool.connection('127.0.0.1', timeout=10.0) as ftp:
-                    assert ftp.voidcmd('NOOP') == '200 ok'
-            assert pool.stats().created == 1
-        server.shutdown()
+def test_the_first_program_says_what_the_readme_shows(script: Callable[..., Any]) -> None:
+    shown = re.search(r'^```python\n(.*?)^```\n\n^```\n(.*?)^```', README, flags=re.MULTILINE | re.DOTALL)
+    assert shown and shown[1] == EXAMPLES[0]
+    expected = shown[2].splitlines()
+    assert expected[-1] == '...'
+    said = script(EXAMPLES[0]).quietly().splitlines()
+    assert said[: len(expected) - 1] == expected[:-1]
+    assert len(said) > len(expected)
 
 
 def test_no_example_is_left_out() -> None:
-    assert [*DATABASE_EXAMPLES, EXAMPLES[-1]] == EXAMPLES
+    assert [EXAMPLES[0], *DATABASE_EXAMPLES] == EXAMPLES
     assert len(EXAMPLES) == 3
+
+
+def test_it_says_that_the_distribution_has_another_name() -> None:
+    assert '$ pip install gcpool ' in README
+    assert '`pip install gcp` installs another project' in README
 
 
 # --- the rest ---
@@ -142,6 +127,19 @@ def test_all_modules_of_contrib_are_in_the_table() -> None:
     assert named == {path.stem for path in (ROOT / 'contrib').glob('[!_]*.py')}
 
 
-def test_all_files_it_points_to_are_there() -> None:
-    for target in re.findall(r'\]\(([\w./-]+)', README):
-        assert (ROOT / target).exists(), target
+# --- as an index shows it ---
+
+
+@pytest.mark.parametrize('base', [None, 'https://code.example/owner/gcpool'])
+def test_it_is_rendered_as_it_stands(base: str | None) -> None:
+    renderer = pytest.importorskip('readme_renderer.markdown')
+    metadata = runpy.run_path(str(ROOT / 'tools' / 'metadata.py'))
+    page = renderer.render(metadata['description'](ROOT, base, '1.2.3'), variant='GFM')
+    assert page, 'it cannot be rendered'
+    assert page.count('<table') == README.count('\n|---') + README.count('\n| ---')
+    assert page.count('<img') == README.count('![')
+    assert page.count('<h2') == len(re.findall(r'^## ', README, flags=re.MULTILINE))
+    links = re.findall(r'(?:href|src)="([^"]+)"', page)
+    assert len(links) > 30
+    relative = [link for link in links if not link.startswith(('https://', '#user-content-'))]
+    assert (relative == []) is (base is not None)

@@ -43,7 +43,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_redis_with_threads(server: RedisServer) -> None:
-    namespace = example('pipeline', **{'6379': str(server.port)})
+    namespace = example('greeting', **{'6379': str(server.port)})
     assert (namespace['length'], namespace['greeting']) == (5, b'hello')
     namespace['pool'].close()
 

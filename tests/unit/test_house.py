@@ -52,6 +52,7 @@ SUBSTITUTIONS = {
     'AsyncConnectionManager': 'ConnectionManager',
     'SyncConnectionManager': 'ConnectionManager',
     'async_connection_of': 'connection_of',
+    'from gcp._core import AsyncLease as Lease\n': '',
     'FutureEvent': 'Event',
     'AnyEvent': 'Event',
     'gcp.disposal.tasks': 'gcp.disposal.threads',

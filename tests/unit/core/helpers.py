@@ -3,12 +3,14 @@ or a release on by one piece at a time, through the methods that the pools' own 
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Callable, Generator, Hashable
 from math import inf
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+from gcp import options
 from gcp._core import (
     TODO_DISPOSE,
     Acquire,
@@ -28,8 +30,9 @@ from gcp.threading import ConnectionPool
 WAIT, CREATE, USE, SHUT = 'wait', 'create', 'use', 'shut'
 """What an acquire is told: to wait, to create, to use a connection, that the pool is closed."""
 
+ARGUMENTS = inspect.signature(ConnectionPool).parameters
 DEFAULTS: dict[str, Any] = {
-    **vars(resolve(ConnectionPool.__init__.__kwdefaults__ or {}, {})),
+    **vars(resolve({**{name: one.default for name, one in ARGUMENTS.items()}, **options.DEFAULTS})),
     'name': 'bench',
     'background_collector': True,
 }
