@@ -17,6 +17,7 @@ restart         PostgreSQL that is restarted under load
 imports         what `import gcp.threading` takes
 handover        a place of the total cap that moves to another endpoint
 sharing         endpoints that overload the total cap
+reserve         health checks of a pool that is overloaded
 scrape          a page of metrics, and `stats()`, of a pool of many endpoints
 """
 
@@ -32,6 +33,7 @@ from .hit import case_hit, case_keys
 from .hooks import case_hooks
 from .imports import case_imports
 from .memory import case_memory
+from .reserve import case_reserve
 from .restart import case_restart
 from .rows import Row
 from .scrape import case_scrape
@@ -56,5 +58,6 @@ CASES: dict[str, Callable[[float], Iterator[Row]]] = {
     'imports': case_imports,
     'handover': case_handover,
     'sharing': case_sharing,
+    'reserve': case_reserve,
     'scrape': case_scrape,
 }

@@ -5,6 +5,7 @@ from libc.stdint cimport uint64_t
 
 from gcp.core.events cimport tells_releases
 from gcp.core.permits cimport note_drained
+from gcp.core.reserve cimport end_preferred
 from gcp.core.state cimport (
     CONNECTION_RELEASED, EVICTED, MAX_USES, N_REASONS, POOL_CLOSED, cap, endpoint_t, held, pool_t, slot_t,
 )
@@ -35,6 +36,7 @@ cdef inline int screen(pool_t* pool, slot_t* s, double now, bint acquired) noexc
     queue the event for those who listen to releases."""
     if acquired and pool.note != NULL:
         pool.note(pool, CONNECTION_RELEASED, s.ep.key, 0)
+    end_preferred(s)
     note_drained(pool, s.ep)
     if pool.closed:
         return POOL_CLOSED
@@ -50,10 +52,10 @@ cdef inline int screen(pool_t* pool, slot_t* s, double now, bint acquired) noexc
 
 cdef inline void update_screening(pool_t* pool) noexcept nogil:
     """Have released connections screened where one may be of no use any more, where its use is measured, where a caller
-    waits until none is held, or where a listener is told."""
+    waits until none is held, where there are places for acquires with a priority, or where a listener is told."""
     cdef bint asked = (
         pool.closed or pool.over or pool.n_over or pool.max_uses or pool.admits_by_deadline or pool.drains
-        or pool.sharing or (pool.note != NULL and tells_releases(pool))
+        or pool.sharing or pool.reserves or (pool.note != NULL and tells_releases(pool))
     )
     if asked:
         pool.screen = screen
