@@ -6,6 +6,7 @@ import logging
 import sys
 import threading
 import weakref
+from collections.abc import Callable
 from itertools import count
 from typing import Any, Final
 
@@ -15,6 +16,8 @@ logger: Final = logging.getLogger('gcp.observe')
 numbers: Final = count()
 #: all pools of this process, exported or not
 pools: Final[weakref.WeakValueDictionary[int, Any]] = weakref.WeakValueDictionary()
+#: called with each new pool
+on_new_pool: Final[list[Callable[[Any], None]]] = []
 
 
 def version() -> str:
@@ -91,3 +94,8 @@ class Telemetry:
         self.pool: Final[weakref.ref[Any]] = weakref.ref(pool)
         pools[self.number] = pool
         self.final_counts: Final = core.final_counts
+        for tell in on_new_pool:
+            try:
+                tell(pool)
+            except Exception as error:
+                self.errors.record('a look at the new pool', error)
