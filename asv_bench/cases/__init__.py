@@ -16,6 +16,7 @@ spike           many requests at once for few connections
 restart         PostgreSQL that is restarted under load
 imports         what `import gcp.threading` takes
 handover        a place of the total cap that moves to another endpoint
+disconnects     a web service whose clients disconnect at random
 sharing         endpoints that overload the total cap
 reserve         health checks of a pool that is overloaded
 scrape          a page of metrics, and `stats()`, of a pool of many endpoints
@@ -26,6 +27,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from .contention import case_race, case_threads
+from .disconnects import case_disconnects
 from .endpoints import case_endpoints
 from .expiry import case_expiry
 from .handover import case_handover
@@ -57,6 +59,7 @@ CASES: dict[str, Callable[[float], Iterator[Row]]] = {
     'restart': case_restart,
     'imports': case_imports,
     'handover': case_handover,
+    'disconnects': case_disconnects,
     'sharing': case_sharing,
     'reserve': case_reserve,
     'scrape': case_scrape,

@@ -436,10 +436,10 @@ cdef inline int find_use(pool_t* pool, slot_t* s, double now, bint acquired) noe
     """
     cdef endpoint_t* ep = s.ep
     cdef endpoint_t* needy
-    cdef int reason
+    cdef int reason = N_REASONS
     if pool.screen != NULL:
         reason = pool.screen(pool, s, now, acquired)
-        if reason != N_REASONS:
+        if reason < N_REASONS:
             make_victim(pool, s, reason)
             update_blocked(pool, ep)
             return TO_DISPOSAL
@@ -450,7 +450,7 @@ cdef inline int find_use(pool_t* pool, slot_t* s, double now, bint acquired) noe
     needy = neediest(pool)
     if needy != NULL and not pool_may_connect(pool):
         needy = NULL
-    if ep.waiting and suspension(pool, ep) == OPEN and may_serve(pool, ep):
+    if ep.waiting and reason == N_REASONS and suspension(pool, ep) == OPEN:
         if pool.sharing and needy != NULL:
             advance(pool, min(virtual_time(ep, now), virtual_time(needy, now)))
         if needy != NULL and needy != ep and yields_to(pool, s, needy, now):

@@ -5,10 +5,14 @@ from libc.stdint cimport uint64_t
 
 from gcp.core.events cimport tells_releases
 from gcp.core.permits cimport note_drained
-from gcp.core.reserve cimport end_preferred
+from gcp.core.reserve cimport end_preferred, may_serve
 from gcp.core.state cimport (
     CONNECTION_RELEASED, EVICTED, MAX_USES, N_REASONS, POOL_CLOSED, cap, endpoint_t, held, pool_t, slot_t,
 )
+
+
+cdef enum:
+    HELD_BACK = N_REASONS + 1       # a released connection may be used again, but not by the first waiter
 
 
 cdef inline void smooth(double* mean, double value) noexcept nogil:
@@ -32,8 +36,8 @@ cdef inline bint exceeds_a_cap(pool_t* pool, slot_t* s) noexcept nogil:
 
 
 cdef inline int screen(pool_t* pool, slot_t* s, double now, bint acquired) noexcept nogil:
-    """Return why a slot that was released and is in no ring is not used again, or N_REASONS. Measure its use, and
-    queue the event for those who listen to releases."""
+    """Return why a slot that was released and is in no ring is not used again, or N_REASONS, or HELD_BACK. Measure its
+    use, and queue the event for those who listen to releases."""
     if acquired and pool.note != NULL:
         pool.note(pool, CONNECTION_RELEASED, s.ep.key, 0)
     end_preferred(s)
@@ -47,7 +51,7 @@ cdef inline int screen(pool_t* pool, slot_t* s, double now, bint acquired) noexc
     if exceeds_a_cap(pool, s):
         return EVICTED
     update_screening(pool)
-    return N_REASONS
+    return HELD_BACK if s.ep.waiting and not may_serve(pool, s.ep) else N_REASONS
 
 
 cdef inline void update_screening(pool_t* pool) noexcept nogil:

@@ -156,8 +156,7 @@ cdef struct endpoint_t:
     ring_t queue             # the wait queue, the oldest waiter first
     ring_t link              # in the pool's ring of endpoints
     uint64_t listing         # the number under which it was listed there: they ascend in that ring
-    int creating
-    int disposing
+    int creating, disposing
     int reserved             # permits reserved for this endpoint, to be granted when victims of others are gone
     int abandoned_permits    # permits of acquires that were dropped; part of `creating` until they are reclaimed
     place_t rank             # its place in the heap of blocked endpoints
@@ -313,7 +312,8 @@ cdef struct pool_t:
     double now               # the time of the transition in progress
     double next_expiry       # no idle connection expires before
     # what a transition leaves to its caller
-    waiter_t *woken, *last_woken     # in the order in which they were woken
+    waiter_t* woken          # in the order in which they were woken
+    waiter_t* last_woken
     endpoint_t* empties
     endpoint_t* called       # their timekeepers are to look how long they have to wait now
     int wake_collector       # something expires before the collector wakes; WAKE_LISTENERS: or there are but events
