@@ -2,7 +2,7 @@ from asyncio import Future
 from collections.abc import Callable, Collection, Coroutine, Generator, Hashable, Iterable, Iterator
 from contextvars import Context
 from math import inf
-from types import GenericAlias, TracebackType
+from types import CodeType, GenericAlias, TracebackType
 from typing import Any, Final, Generic, Literal, NoReturn, SupportsFloat, TypedDict, TypeVar, final, overload
 
 from typing_extensions import Unpack, disjoint_base
@@ -196,6 +196,8 @@ class Core:
         breaker_threshold: int | None = None,
         max_waiting: int | None = None,
         admission: str | None = None,
+        reserve: int = 0,
+        reserve_timeout: float = ...,
     ) -> Core: ...
     def time(self) -> float:
         """Read the core's clock, seconds."""
@@ -318,6 +320,9 @@ class Holder:
     @property
     def conn(self) -> Any:
         """The connection, or None."""
+    @property
+    def is_current(self) -> bool:
+        """Whether the connection is still held by this. It is, too, after its release has begun."""
     @property
     def inherited(self) -> bool:
         """Whether this was made by the parent of this forked process."""
@@ -458,6 +463,12 @@ def look_at_waits(pool: BaseConnectionPool[_EndpointT, _ConnectionT]) -> tuple[b
 
     :return: ``(whether any acquire waits, the caller that has waited longest, what blocks it, whether it holds a
              connection of the same endpoint)``; the second is None where all have time limits
+    """
+
+def line_of(code: CodeType, at: int) -> tuple[str, int, str]:
+    """Return ``(file, line, function)`` of a place in code.
+
+    :param at: the offset of its instruction, bytes
     """
 
 def look_for_leaks(
@@ -873,6 +884,8 @@ class _Changes(TypedDict, Generic[_EndpointT], total=False):
     breaker_threshold: int | None
     max_waiting: int | None
     admission: Literal['deadline'] | None
+    reserve: int
+    reserve_timeout: float | None
 
 @disjoint_base
 class PoolView(Generic[_EndpointT, _ConnectionT]):
@@ -980,7 +993,7 @@ class BaseConnectionPool(ListenedPool[_EndpointT, _ConnectionT]):
         self, manager: object, options: object, hooks: dict[str, Any], clock: Callable[[], float] | None = None
     ) -> None: ...
     def _drive(self, operation: Acquire | Job | Release) -> Any: ...
-    def open_acquire(self, endpoint: _EndpointT, timeout: float | None) -> Acquire:
+    def open_acquire(self, endpoint: _EndpointT, timeout: float | None, priority: int = 0) -> Acquire:
         """Make an acquire that is no idle hit."""
     def open_release(self, conn: _ConnectionT, endpoint: _EndpointT) -> Release | None:
         """Begin a release by name. Returns None if there is nothing to release: see `claim`."""

@@ -124,6 +124,17 @@ def function(name: str, value: Any) -> Any:
     return value
 
 
+def no_place_left(name: str, reserve: int, other: str, bound: float) -> NoReturn:
+    """Raise the error for a reserve that leaves no place to acquires without a priority.
+
+    :raises ValueError: always
+    """
+    raise ValueError(
+        f'{name}={reserve} contradicts {other}={bound:g}: {name} must be less than {other}, so that acquires without a '
+        f'priority have a place; write {name}={bound - 1:g}, or a greater {other}'
+    )
+
+
 def contradict(name: str, value: float, other: str, bound: float) -> NoReturn:
     """Raise the error for two options that contradict each other.
 

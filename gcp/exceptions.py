@@ -54,8 +54,8 @@ class AcquireTimeoutError(BaseError, TimeoutError):
     :ivar phase: the phase that ran out of time: ``waiting``, ``creation``, ``check_aliveness`` or ``on_acquire``; or
         ``admission``, if its wait was expected to outlast its time-out, so that it was refused when it came
     :ivar blocked_by: what blocked the acquire: ``endpoint cap``, ``total cap``, ``connect limit`` (`max_connecting`),
-                      ``total connect limit``, ``connect workers``, ``retry delay``, ``creation``, ``suspended`` or
-                      ``None`` (a slow hook)
+                      ``total connect limit``, ``connect workers``, ``retry delay``, ``creation``, ``suspended``,
+                      ``reserve`` (free places are for acquires with a priority) or ``None`` (a slow hook)
     :ivar timeout: the time-out of the acquire, seconds
     :ivar idle: idle connections of the endpoint, or of the pool if the total cap blocked
     :ivar used: acquired connections of the same

@@ -98,6 +98,8 @@ class Explanation(Generic[EndpointT]):
         if self.blocked_by in ('breaker', 'retry delay'):
             breaker = f'breaker {self.breaker.replace("_", " ")}'
             return f'{breaker if self.blocked_by == "breaker" else self.blocked_by}: {self.failed()}'
+        if self.blocked_by == 'reserve':
+            return f'{self.cap}: what is free is for acquires with a priority'
         if self.cap is not None:
             return f'{self.cap} ({self.blocked_by})'
         return WORDS.get(self.blocked_by or '', self.blocked_by or '')

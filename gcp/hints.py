@@ -53,6 +53,11 @@ _ADVICE: Final[tuple[tuple[str, str], ...]] = (
     ),
     ('one pool serves any number of endpoints; total_max_size limits their connections', 'num_pools'),
     ('use max_waiting', 'max_wait_queue_size wait_queue_multiple'),
+    (
+        'use reserve, and acquire with priority=1 what is to have those places',
+        'reserve_pool reserve_pool_size reserved_connections superuser_reserved_connections min_reserved',
+    ),
+    ('use reserve_timeout, in seconds', 'reserve_pool_timeout'),
     (f'{NOT_OFFERED} a connection has one holder at a time; use max_size', 'maxshared'),
     # names and telemetry
     ('use name', 'pool_name logging_name pool_logging_name'),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple, Optional, TypeVar, Union
 
 from gcp._core import describe
-from gcp.checks import contradict, count, expiry, fraction, positive
+from gcp.checks import contradict, count, expiry, fraction, no_place_left, positive
 
 __all__ = ['EndpointLimits', 'Retry']
 
@@ -26,6 +26,7 @@ _Limits = NamedTuple(  # noqa: UP014
         ('max_waiting', int | None),
         ('weight', float | None),
         ('floor', int | None),
+        ('reserve', int | None),
     ],
 )
 
@@ -40,6 +41,7 @@ class EndpointLimits(_Limits):
     :ivar max_waiting: acquires that may wait at a time; one more gets `TooManyWaitersError`
     :ivar weight: the endpoint's share of the places under the total cap, relative to that of the others
     :ivar floor: places under the total cap that the others leave to this endpoint while it has use for them
+    :ivar reserve: places that are only for acquires with a priority above 0
     """
 
     __slots__ = ()
@@ -53,8 +55,9 @@ class EndpointLimits(_Limits):
         max_waiting: int | None = None,
         weight: float | None = None,
         floor: int | None = None,
+        reserve: int | None = None,
     ) -> EndpointLimits:
-        return super().__new__(cls, max_size, min_idle, idle_timeout, max_lifetime, max_waiting, weight, floor)
+        return super().__new__(cls, max_size, min_idle, idle_timeout, max_lifetime, max_waiting, weight, floor, reserve)
 
 
 #: what the argument `limits` of a pool may be
@@ -88,7 +91,7 @@ class Retry(NamedTuple('Retry', [('initial', float), ('maximum', float), ('facto
 # --- the limits of endpoints as the core asks for them ---
 
 #: the limits of an endpoint in the order of `EndpointLimits`; negative: the pool's
-Own = tuple[int, int, float, float, int, float, int]
+Own = tuple[int, int, float, float, int, float, int, int]
 
 
 class LimitsOf:
@@ -142,6 +145,7 @@ class LimitsOf:
             own_count(f'{where}.max_waiting', entry.max_waiting, 0),
             -1.0 if entry.weight is None else positive(f'{where}.weight', entry.weight, 'a number'),
             own_count(f'{where}.floor', entry.floor, 0),
+            own_count(f'{where}.reserve', entry.reserve, 0),
         )
         self._compare(where, own)
         return own
@@ -149,7 +153,7 @@ class LimitsOf:
     def _compare(self, where: str, own: Own) -> None:
         """Compare limits with each other, and with those that the pool was given: what is not an endpoint's own and was
         not given adapts."""
-        max_size, min_idle, idle_timeout, max_lifetime, _, _, floor = own
+        max_size, min_idle, idle_timeout, max_lifetime, _, _, floor, reserve = own
         bounds = {name: value for name, value in self._given.items() if value is not None}
         if max_size >= 0:
             bounds[f'{where}.max_size'] = max_size
@@ -170,6 +174,9 @@ class LimitsOf:
             for other in upper:
                 if value > bounds.get(other, math.inf):
                     contradict(f'{where}.{name}', value, other, bounds[other])
+        for other in (f'{where}.max_size', 'max_size', 'total_max_size'):
+            if reserve > 0 and reserve >= bounds.get(other, math.inf):
+                no_place_left(f'{where}.reserve', reserve, other, bounds[other])
 
 
 def own_count(name: str, value: Any, least: int) -> int:

@@ -22,6 +22,7 @@ from gcp.checks import (
     having,
     interval,
     limit,
+    no_place_left,
     one_of,
     text,
     whole,
@@ -102,6 +103,8 @@ NAMES = (
     'track_holders',
     'warn_after',
     'reclaim_abandoned',
+    'reserve',
+    'reserve_timeout',
 )
 
 #: what a pool keeps for its whole life
@@ -163,6 +166,8 @@ class Options:
     track_holders: bool
     warn_after: float
     reclaim_abandoned: bool
+    reserve: int
+    reserve_timeout: float
     given: Mapping[str, Any]
     limits_of: LimitsOf | None
 
@@ -208,6 +213,7 @@ def resolve(given: Mapping[str, Any]) -> Options:
     :raises ValueError: for a value that is out of range, or two that contradict each other
     """
     min_idle, max_size, total_max_size = resolve_sizes(given['min_idle'], given['max_size'], given['total_max_size'])
+    reserve, max_size, total_max_size = resolve_reserve(given, max_size, total_max_size)
     idle_timeout, max_lifetime = resolve_times(given['idle_timeout'], given['max_lifetime'])
     max_connecting, max_connecting_total = resolve_connecting(given['max_connecting'], given['max_connecting_total'])
     limits_of = resolve_limits(given)
@@ -248,6 +254,8 @@ def resolve(given: Mapping[str, Any]) -> Options:
         track_holders=flag('track_holders', given['track_holders']),
         warn_after=interval('warn_after', given['warn_after']),
         reclaim_abandoned=flag('reclaim_abandoned', given['reclaim_abandoned']),
+        reserve=reserve,
+        reserve_timeout=expiry('reserve_timeout', given['reserve_timeout']),
         given=MappingProxyType({name: given[name] for name in NAMES}),
         limits_of=limits_of,
     )
@@ -318,6 +326,21 @@ def resolve_sizes(min_idle: int, max_size: int, total_max_size: int) -> tuple[in
     if not given_total:
         total_max_size = max(total_max_size, max_size)
     return min_idle, max_size, total_max_size
+
+
+def resolve_reserve(given: Mapping[str, Any], max_size: int, total_max_size: int) -> tuple[int, int, int]:
+    """Check the places for acquires with a priority against the caps, and adapt caps that were not given: one place at
+    least is for all acquires.
+
+    :return: the reserve, `max_size`, `total_max_size`
+    """
+    reserve = whole('reserve', given['reserve'], least=0)
+    if reserve and reserve >= max_size and given['max_size'] is not MAX_SIZE:
+        no_place_left('reserve', reserve, 'max_size', max_size)
+    if reserve and reserve >= total_max_size and given['total_max_size'] is not TOTAL_MAX_SIZE:
+        no_place_left('reserve', reserve, 'total_max_size', total_max_size)
+    max_size = max(max_size, reserve + 1)
+    return reserve, max_size, max(total_max_size, max_size)
 
 
 def resolve_times(idle_timeout: float | None, max_lifetime: float | None) -> tuple[float, float]:

@@ -160,13 +160,13 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
 
     watch = Watch(getattr(inspect.unwrap(getattr(item, 'function', _is_watched)), '__code__', None))
     item.stash[_watch] = watch
-    telemetry.watchers.append(watch.note)
+    telemetry.on_new_pool.append(watch.note)
     _running.append(watch)
     try:
         return (yield)
     finally:
         _running.remove(watch)
-        telemetry.watchers.remove(watch.note)
+        telemetry.on_new_pool.remove(watch.note)
         del item.stash[_watch]
 
 

@@ -67,7 +67,8 @@ class EndpointStats(Counts, Generic[EndpointT]):
     :ivar connect_queue: acquires that wait until a connect may begin: for the limits of connects, or the retry delay
     :ivar missing: how many connections it lacks of its `min_idle` that the pool is to open: where it was warmed up and
                    `refill` is on, or a warm-up is in progress; else 0
-    :ivar limits: the limits that hold for it: its own, else the pool's; `max_waiting` is ``None`` without a limit
+    :ivar limits: the limits that hold for it: its own, else the pool's; `max_waiting` is ``None`` without a limit, and
+        `reserve` without one
     """
 
     endpoint: EndpointT

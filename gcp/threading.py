@@ -132,6 +132,8 @@ class ConnectionPool(SyncPool[EndpointT, ConnectionT], Operations[EndpointT], In
         track_holders: bool = True,
         warn_after: float | None = 30.0,
         reclaim_abandoned: bool = False,
+        reserve: int = 0,
+        reserve_timeout: float | None = 5.0,
     ) -> None:
         from gcp.stats import snapshot  # its dataclasses take as long to import as all the rest
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,16 @@ def asyncio_front() -> Front:
 @pytest.fixture
 def threads_front() -> Front:
     return ThreadsFront()
+
+
+@pytest.fixture(autouse=True)
+def unmounted() -> Iterator[None]:
+    """After a test that has mounted the debug page: have it listen to no pool of other tests."""
+    yield
+    application = sys.modules.get('gcp.debug.application')
+    if application is not None and application.EVENTS.listening:
+        application.EVENTS.listening = False
+        sys.modules['gcp.observe.telemetry'].on_new_pool.clear()
 
 
 class Heap:

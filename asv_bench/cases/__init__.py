@@ -17,7 +17,9 @@ restart         PostgreSQL that is restarted under load
 orm             sessions of SQLAlchemy's ORM that share ten connections
 imports         what `import gcp.threading` takes
 handover        a place of the total cap that moves to another endpoint
+disconnects     a web service whose clients disconnect at random
 sharing         endpoints that overload the total cap
+reserve         health checks of a pool that is overloaded
 scrape          a page of metrics, and `stats()`, of a pool of many endpoints
 """
 
@@ -26,6 +28,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from .contention import case_race, case_threads
+from .disconnects import case_disconnects
 from .endpoints import case_endpoints
 from .expiry import case_expiry
 from .handover import case_handover
@@ -34,6 +37,7 @@ from .hooks import case_hooks
 from .imports import case_imports
 from .memory import case_memory
 from .orm import case_orm
+from .reserve import case_reserve
 from .restart import case_restart
 from .rows import Row
 from .scrape import case_scrape
@@ -58,6 +62,8 @@ CASES: dict[str, Callable[[float], Iterator[Row]]] = {
     'orm': case_orm,
     'imports': case_imports,
     'handover': case_handover,
+    'disconnects': case_disconnects,
     'sharing': case_sharing,
+    'reserve': case_reserve,
     'scrape': case_scrape,
 }

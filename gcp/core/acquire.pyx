@@ -28,6 +28,7 @@ TODOS = (*HOOKS, 'wait', 'done')
 cdef dict CAPS = {
     'endpoint cap': 'max_size', 'total cap': 'total_max_size', 'connect limit': 'max_connecting',
     'total connect limit': 'max_connecting_total', 'connect workers': 'connect_workers',
+    'reserve': 'reserve',
 }
 NO_ENDPOINT = object()      # of a caller that has no victims of its own
 
@@ -434,6 +435,7 @@ cdef class Acquire(Holder):
             return
         if self.w.state == CREATE and self.ep.e.listed:
             self.ep.e.abandoned_permits += 1
+            self.ep.e.abandoned_preferred += self.w.priority > 0
             self.core.pool.abandoned_permits = True
             request_drain(self.core, &self.ep.e)
         elif self.w.state == USE:

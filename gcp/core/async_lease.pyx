@@ -3,14 +3,13 @@
 # wait.
 
 from gcp.core.clock cimport gcp_monotonic
-from gcp.core.platform cimport (
-    PYGEN_NEXT, PYGEN_RETURN, PyIter_Send, PySendResult, gcp_lock, gcp_unlock,
-)
+from gcp.core.platform cimport PYGEN_NEXT, PYGEN_RETURN, PyIter_Send, PySendResult, gcp_lock, gcp_unlock
 from gcp.core.state cimport CALL_DEAD, HOOK_CHECK, HOOK_ON_ACQUIRE, HOOK_ON_RELEASE, slot_object, slot_t
 
 
 cdef enum lease_phase:
-    FRESH, WAITING, ACQUIRING, HELD, RELEASING, RELEASING_BY_NAME, CLEANING_UP, ENDING, OVER, DISCARDED_EARLY
+    FRESH, FRESH_WITH_PRIORITY, WAITING, ACQUIRING, HELD, RELEASING, RELEASING_BY_NAME, CLEANING_UP, ENDING, OVER,
+    DISCARDED_EARLY
 
 
 @cython.final
@@ -114,7 +113,7 @@ cdef class AsyncLease(Holder):
         return self.leave(error)
 
     cdef int enter(self) except -1:
-        if self.phase != FRESH:
+        if self.phase != FRESH and (self.phase != FRESH_WITH_PRIORITY or self.entered):
             raise RuntimeError('a lease can be entered only once: call connection() again')
         self.entered = True
         return 0
@@ -163,6 +162,9 @@ cdef class AsyncLease(Holder):
             if not self.begin_release():
                 result[0] = <PyObject*>None
                 Py_INCREF(None)
+                return PYGEN_RETURN
+        elif self.phase == FRESH_WITH_PRIORITY:
+            if self.pool.begin_with_priority(self, result):
                 return PYGEN_RETURN
         elif self.coro is None:
             raise RuntimeError('cannot reuse what was awaited already')
@@ -380,8 +382,8 @@ cdef class AsyncLease(Holder):
 
     def __dealloc__(self):
         cdef Acquire acquire = self.acquire
-        if self.by_name and (self.phase == FRESH and not self.entered or self.phase == RELEASING_BY_NAME):
-            warn_of_unawaited(self.pool, 'acquire' if self.phase == FRESH else 'release')
+        if self.by_name and (self.phase <= FRESH_WITH_PRIORITY and not self.entered or self.phase == RELEASING_BY_NAME):
+            warn_of_unawaited(self.pool, 'release' if self.phase == RELEASING_BY_NAME else 'acquire')
         if acquire is not None and not acquire.ended and acquire.epoch == acquire.core.pool.epoch:
             abandon_acquire(acquire)
 
@@ -474,10 +476,8 @@ gcp_advance = advance_lease
 gcp_make_awaitable(AsyncLease, gcp_lease_send, gcp_lease_next)
 gcp_make_awaitable(Finished, gcp_finished_send, gcp_finished_next)
 gcp_make_awaitable(Released, send_released, next_released)
-cdef AsyncLease any_async_lease = AsyncLease.__new__(AsyncLease)
-call_directly(
-    AsyncLease, <char*>&any_async_lease.called - <char*><PyObject*>any_async_lease, ('__aenter__', '__aexit__'),
-)
+cdef AsyncLease any_awaitable = AsyncLease.__new__(AsyncLease)
+call_directly(AsyncLease, <char*>&any_awaitable.called - <char*><PyObject*>any_awaitable, ('__aenter__', '__aexit__'))
 gcp_keep_async_leases(AsyncLease)
 
 

@@ -164,9 +164,19 @@ cdef class AsyncPool(BaseConnectionPool):
 
     cdef slot_t* begin_for(self, AsyncLease lease) except? NULL:
         """Begin an acquire that is no idle hit. A method of the pool, so that the compiler keeps it out of the hit."""
-        cdef Acquire acquire = self.open_acquire(lease.key, lease.timeout)
-        acquire.w.priority = lease.priority
-        return lease.begin(acquire, None)
+        return lease.begin(self.open_acquire(lease.key, lease.timeout, lease.priority), None)
+
+    cdef bint begin_with_priority(self, AsyncLease lease, PyObject** result) except -1:
+        """Begin an acquire with a priority: even an idle connection is left to the machine, which knows of it. Returns
+        whether it has ended; if not, there is something to be awaited."""
+        cdef slot_t* s
+        self.check_loop()
+        s = self.begin_for(lease)
+        if s != NULL:
+            lease.take_over(s)
+            result[0] = s.conn
+            Py_INCREF(<object>s.conn)
+        return s != NULL
 
     cdef AsyncLease release_slot(self, Slot slot, error):
         """Return what to await for a release by way of `clean_after_error` and `on_release`."""
@@ -212,6 +222,8 @@ cdef inline AsyncLease new_async_lease(AsyncPool pool, endpoint, timeout, bint b
 
 cdef inline AsyncLease tagged(AsyncLease lease, tag, int priority):
     lease.priority = priority
+    if priority:
+        lease.phase = FRESH_WITH_PRIORITY
     if tag is not None:
         lease.by_name, by_name = False, lease.by_name
         lease.tag = check_tag(tag)

@@ -2,6 +2,7 @@
 
 from gcp.core.clock cimport gcp_monotonic
 from gcp.core.platform cimport gcp_lock, gcp_unlock, look_up_quietly
+from gcp.core.reserve cimport may_hit
 from gcp.core.ring cimport ring_empty
 from gcp.core.state cimport HIT, N_HOOKS, RETURNING, TO_IDLE, USED, endpoint_t, pool_t, slot_t
 from gcp.core.table cimport table_find
@@ -49,10 +50,12 @@ cdef inline slot_t* take_hit(pool_t* pool, endpoint_t* e, double now, acquire_t*
 
 
 cdef slot_t* take_slot_of(Core core, Endpoint ep, acquire_t* a, bint checks_only):
-    """Take an idle connection of an endpoint that was looked up by equality."""
+    """Take an idle connection of an endpoint that was looked up by equality, or that has a reserve."""
     cdef slot_t* s = NULL
     gcp_lock(&core.mutex)
     if ep.e.shown:
+        s = take_hit(&core.pool, &ep.e, gcp_monotonic(), a, checks_only)
+    elif ep.e.reserve and ep.e.listed and may_hit(&core.pool, &ep.e):
         s = take_hit(&core.pool, &ep.e, gcp_monotonic(), a, checks_only)
     gcp_unlock(&core.mutex)
     return s
@@ -181,12 +184,15 @@ cdef class BaseConnectionPool(ListenedPool):
         gcp_unlock(&core.mutex)
         return ours
 
-    cpdef Acquire open_acquire(self, endpoint, timeout):
+    cpdef Acquire open_acquire(self, endpoint, timeout, int priority=0):
         """Make an acquire that is no idle hit."""
+        cdef Acquire acquire
         check_hashable(endpoint)
         if self._telemetry is not None:
             self._telemetry.recheck()
-        return new_acquire(self, endpoint, self.limit(timeout))
+        acquire = new_acquire(self, endpoint, self.limit(timeout))
+        acquire.w.priority = priority
+        return acquire
 
     cdef inline object limit(self, timeout):
         """Return what an acquire may take: what its caller says, else what the pool says."""

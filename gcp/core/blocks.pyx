@@ -2,18 +2,25 @@
 
 from gcp.core.permits cimport endpoint_may_connect, pool_may_connect
 from gcp.core.platform cimport gcp_lock, gcp_unlock
+from gcp.core.reserve cimport holds_back
 from gcp.core.ring cimport ring_t
 from gcp.core.state cimport (
     OPEN, cap, endpoint_link, endpoint_t, pool_t, queue_limit, slot_in_endpoint, slot_object, suspension, taken,
+    waiter_t,
 )
 
 cdef int CLOSED_AT_MOST = 20     # connections are asked whether they are closed
 
 
-cdef str what_blocks(pool_t* pool, endpoint_t* e):
-    """Say what an acquire that waits for an endpoint waits for: one of those of `AcquireTimeoutError.blocked_by`."""
+cdef str what_blocks(pool_t* pool, endpoint_t* e, waiter_t* w):
+    """Say what an acquire that waits for an endpoint waits for: one of those of `AcquireTimeoutError.blocked_by`.
+
+    :param w: NULL: one that comes now, without a priority
+    """
     if suspension(pool, e) != OPEN:
         return 'suspended'
+    if holds_back(pool, e, w):
+        return 'reserve'
     if taken(e) - e.reserved >= cap(e):
         return 'creation' if e.n_used == 0 and e.creating else 'endpoint cap'
     if e.delayed:
@@ -36,9 +43,9 @@ cdef void note_block(Acquire acquire):
     cdef bint own = taken(e) - e.reserved >= cap(e)
     cdef double oldest = INFINITY
     cdef ring_t* node
-    acquire.blocked_by = what_blocks(pool, e)
+    acquire.blocked_by = what_blocks(pool, e, &acquire.w)
     limit = limit_of(pool, e, acquire.blocked_by)
-    if own or acquire.blocked_by in ('connect limit', 'retry delay', 'suspended'):
+    if own or acquire.blocked_by in ('connect limit', 'retry delay', 'suspended', 'reserve'):
         if e.n_used:
             oldest = slot_in_endpoint(e.used.next).since
         acquire.block = (e.n_base + e.n_extra, e.n_used, e.creating, e.waiting, limit, oldest)

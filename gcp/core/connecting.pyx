@@ -6,7 +6,7 @@ from gcp.core.platform cimport gcp_is_coroutine, gcp_lock, gcp_unlock
 from gcp.core.ring cimport ring_empty, ring_t
 from gcp.core.state cimport (
     CROWDED_OUT, DONE, FAILED, HOOK_CREATE, HOPELESS, REFUSED, SUSPENDED, UNAVAILABLE, cap, count_hook_call,
-    endpoint_link, endpoint_object, endpoint_t, pool_t, taken, waiter_t,
+    endpoint_link, endpoint_object, endpoint_t, first_waiter, pool_t, taken, waiter_t,
 )
 
 
@@ -88,7 +88,7 @@ cdef int report_failed(Acquire acquire, error, told, bint permanent, bint stale,
     end_failed_connect(pool, &acquire.w, permanent, again and now < acquire.a.deadline)
     tell_woken(pool, told)
     if acquire.w.queued and core.tracer is not None:
-        acquire.blocked_by = what_blocks(pool, acquire.w.ep)            # for its span
+        acquire.blocked_by = what_blocks(pool, acquire.w.ep, &acquire.w)       # for its span
     gcp_unlock(&core.mutex)
     if not acquire.w.queued:
         Py_DECREF(acquire)
@@ -169,6 +169,8 @@ cdef object own_error(Acquire acquire):
 
 cdef object limit_of(pool_t* pool, endpoint_t* e, str block):
     """Return the limit that blocks."""
+    if block == 'reserve':
+        return e.reserve
     if block == 'connect limit':
         return pool.max_connecting
     if block == 'connect workers':
@@ -187,7 +189,7 @@ cdef str describe_block(Acquire acquire, str block, limit):
     if block == 'retry delay':
         failures = describe_failures(acquire.core, acquire.ep, acquire.last_error)
         return f'the retry delay of endpoint {describe(acquire.key)}: {failures}'
-    owner = f' of endpoint {describe(acquire.key)}' if block in ('connect limit', 'endpoint cap') else ''
+    owner = f' of endpoint {describe(acquire.key)}' if block in ('connect limit', 'endpoint cap', 'reserve') else ''
     return f'{CAPS[block]}={limit}{owner} ({block})'
 
 
@@ -218,7 +220,7 @@ cdef str describe_endpoint(Core core, Endpoint ep):
     cdef str block
     if e.broken:
         return f"breaker {'half open' if e.creating else 'open'}: {describe_failures(core, ep, ep.last_error)}"
-    block = what_blocks(&core.pool, e)
+    block = what_blocks(&core.pool, e, first_waiter(e) if e.waiting else NULL)
     if block == 'suspended':
         return f'{e.waiting} waiting, suspended'
     if block == 'retry delay':

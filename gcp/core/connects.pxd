@@ -4,16 +4,19 @@
 
 from libc.math cimport INFINITY, pow
 
+from gcp.core.heap cimport heap_remove
 from gcp.core.permits cimport count_stale, end_stale_connect
 from gcp.core.platform cimport random_fraction
-from gcp.core.ring cimport ring_empty, ring_insert, ring_remove
+from gcp.core.reserve cimport count_permit, may_borrow
+from gcp.core.ring cimport ring_empty, ring_insert, ring_remove, ring_t
 from gcp.core.scheduling cimport (
-    dequeue, end_lives, enqueue, longest_idle, note_if_empty, serve_blocked, update_blocked, wake,
+    dequeue, dies_before, enqueue, longest_idle, make_victim, note_if_empty, remove_idle, serve_blocked, update_blocked,
+    wake,
 )
 from gcp.core.sharing cimport connect_price
 from gcp.core.state cimport (
     BREAKER_CHANGED, DONE, EXPIRED, FAILED, TURNED_AWAY, UNAVAILABLE, WAIT, endpoint_failing, endpoint_t, first_waiter,
-    neediest, pool_t, slot_t, taken, waiter_t,
+    neediest, pool_t, slot_in_endpoint, slot_t, taken, waiter_t,
 )
 
 cdef enum:
@@ -177,6 +180,7 @@ cdef inline int end_failed_connect(pool_t* pool, waiter_t* w, bint permanent, bi
     :return: DONE: its error is that of the connect; else a verdict
     """
     cdef endpoint_t* ep = w.ep
+    count_permit(w, -1)
     ep.creating -= 1
     pool.creating -= 1
     pool.size -= 1
@@ -215,6 +219,17 @@ cdef inline double keep_time(pool_t* pool, waiter_t* w) noexcept nogil:
     return ep.retry_at if ep.timekeeper == w else INFINITY
 
 
+cdef inline double watch_reserve(pool_t* pool, waiter_t* w) noexcept nogil:
+    """Let a waiter borrow a place of the reserve, if it has waited for long enough. Return when it is to look again."""
+    if w.ep.reserve == 0 or w.priority > 0:
+        return INFINITY
+    if not may_borrow(pool, w):
+        return w.began + pool.reserve_timeout
+    update_blocked(pool, w.ep)
+    serve_blocked(pool)
+    return INFINITY
+
+
 cdef inline double watch_lingering(pool_t* pool, waiter_t* w) noexcept nogil:
     """Evict idle connections that linger no more. Return when the waiter that sees to it is to look again."""
     cdef slot_t* s
@@ -226,6 +241,39 @@ cdef inline double watch_lingering(pool_t* pool, waiter_t* w) noexcept nogil:
         pool.lingerer = NULL
         return INFINITY
     return max(pool.now, s.since + connect_price(pool, neediest(pool)))
+
+
+cdef inline void mark_stale(pool_t* pool, slot_t* s) noexcept nogil:
+    """Count a connection among those that were opened before they were expired, until it is gone."""
+    if not s.stale:
+        s.stale = True
+        count_stale(pool, s.ep, 1)
+
+
+cdef inline void end_lives(pool_t* pool, endpoint_t* ep, int reason) noexcept nogil:
+    """End the lives of an endpoint's connections: idle ones become victims, used ones will when they are released.
+
+    :param reason: EXPIRED or RETIRED
+    """
+    cdef ring_t* node = ep.used.next
+    cdef slot_t* s
+    while node != &ep.used:
+        s = slot_in_endpoint(node)
+        node = node.next
+        heap_remove(&pool.due, &s.due, dies_before)
+        s.expires = -INFINITY
+        if reason == EXPIRED:
+            mark_stale(pool, s)
+        else:
+            s.retired = True
+    while ep.n_base or ep.n_extra:
+        s = slot_in_endpoint(ep.base.next if ep.n_base else ep.extras.next)
+        remove_idle(pool, s)
+        make_victim(pool, s, reason)
+    node = ep.disposals.next
+    while reason == EXPIRED and node != &ep.disposals:
+        mark_stale(pool, slot_in_endpoint(node))
+        node = node.next
 
 
 cdef inline void expire_endpoint(pool_t* pool, endpoint_t* ep) noexcept nogil:

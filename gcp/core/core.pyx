@@ -9,7 +9,6 @@ from gcp.core.events cimport tells_acquires
 from gcp.core.jobs cimport next_job_at
 from gcp.core.platform cimport PyTypeObject, gcp_lock, gcp_mutex, gcp_mutex_init, gcp_unlock
 from gcp.core.ring cimport ring_empty, ring_init, ring_insert, ring_remove
-from gcp.core.scheduling cimport find_leaks
 from gcp.core.screening cimport update_screening
 from gcp.core.state cimport (
     CALL_OK, USE, count_hook_call, endpoint_expiring, endpoint_t, first_due, pool_t, taken, waiter_t,
@@ -200,11 +199,11 @@ cdef class Core:
         now = self.now()
         gcp_lock(&self.mutex)
         n = collect_expired(&self.pool, now, limit)
-        find_leaks(&self.pool)
         if next_job_at(&self.pool) <= now:
             self.pool.wake_background = True
         gcp_unlock(&self.mutex)
         self.after()
+        find_leaks(self)
         return n
 
     def next_expiry(self):

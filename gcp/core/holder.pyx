@@ -59,6 +59,11 @@ cdef class Holder:
         return None if self.slot is None else self.slot.conn
 
     @property
+    def is_current(self):
+        """Whether the connection is still held by this. It is, too, after its release has begun."""
+        return self.current()
+
+    @property
     def inherited(self):
         """Whether this was made by the parent of this forked process."""
         return self.epoch != self.core.pool.epoch

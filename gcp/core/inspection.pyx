@@ -6,9 +6,10 @@ from gcp.core.connects cimport is_probe
 from gcp.core.histogram cimport N_USE_BOUNDS
 from gcp.core.permits cimport endpoint_may_connect, pool_may_connect
 from gcp.core.platform cimport gcp_lock, gcp_unlock
+from gcp.core.reserve cimport for_all, holds_back
 from gcp.core.ring cimport ring_t
 from gcp.core.state cimport (
-    OPEN, cap, endpoint_link, endpoint_object, endpoint_t, held, pool_t, slot_in_endpoint, suspension,
+    OPEN, cap, endpoint_link, endpoint_object, endpoint_t, first_waiter, held, pool_t, slot_in_endpoint, suspension,
     taken, waiter_node,
 )
 
@@ -42,20 +43,25 @@ cdef struct queued_t:        # one waiter
 cdef str what_would_block(pool_t* pool, endpoint_t* e):
     """Return what an acquire that comes now would wait for, or be refused for; '' if it would connect, None if there
     is an idle connection for it."""
+    cdef bint held_back
     if pool.closed:
         return 'closed'
     if e.retiring:
         return 'retiring'
     if suspension(pool, e) != OPEN:
         return 'suspended'
-    if e.waiting == 0 and e.n_base + e.n_extra:
+    held_back = e.reserve > 0 and holds_back(pool, e, NULL)
+    if e.waiting == 0 and e.n_base + e.n_extra and not held_back:
         return None
     if e.broken and not is_probe(pool, e):
         return 'breaker'
-    if e.waiting == 0 and taken(e) < cap(e) and endpoint_may_connect(pool, e) and pool_may_connect(pool):
+    if (
+        e.waiting == 0 and not held_back and taken(e) < cap(e) and endpoint_may_connect(pool, e)
+        and pool_may_connect(pool)
+    ):
         if pool.size < pool.total_max_size or pool.idle:
             return CONNECTS
-    return what_blocks(pool, e)
+    return what_blocks(pool, e, NULL)
 
 
 cdef double mean_use(pool_t* pool, endpoint_t* e) noexcept nogil:
@@ -73,6 +79,7 @@ cdef double expected_wait(pool_t* pool, endpoint_t* e, str block):
     """Return how long an acquire that comes now would wait, seconds; negative if that is not known. As admission by
     deadline does, it assumes that connections are used as long as before."""
     cdef double use = mean_use(pool, e)
+    cdef double wait
     cdef double create = e.create_time if e.create_time > 0 else pool.create_time
     if block is None or block == CONNECTS:
         return 0.0
@@ -80,6 +87,10 @@ cdef double expected_wait(pool_t* pool, endpoint_t* e, str block):
         return max(0.0, e.retry_at - pool.now)
     if block == 'creation' or block.endswith('connect limit') or block == 'connect workers':
         return create if create > 0 else -1.0
+    if block == 'reserve':
+        wait = (e.waiting + 1) * use / for_all(e) if use > 0 else INFINITY
+        wait = min(wait, pool.reserve_timeout) if e.waiting == 0 else wait
+        return wait if wait < INFINITY else -1.0
     if block == 'endpoint cap' and use > 0 and held(e):
         return (e.waiting + 1) * use / held(e)
     if block == 'total cap' and use > 0 and pool.used:
@@ -243,12 +254,15 @@ def inspect_pool(Core core not None, Py_ssize_t room):
 
 cdef Py_ssize_t copy_queue(pool_t* pool, endpoint_t* e, queued_t* found, Py_ssize_t n, Py_ssize_t room):
     """Copy the waiters of an endpoint among those of others, the oldest first. Return how many there are."""
-    cdef str block = what_blocks(pool, e)
+    cdef str block = what_blocks(pool, e, first_waiter(e))
     cdef Py_ssize_t limit = limit_of(pool, e, block) if block in CAPS else 0
     cdef Py_ssize_t i, position = 0
     cdef ring_t* node = e.queue.next
     while node != &e.queue:
         position += 1
+        if e.reserve:
+            block = what_blocks(pool, e, waiter_node(node))
+            limit = limit_of(pool, e, block) if block in CAPS else 0
         if n == room and waiter_node(node).began >= found[n - 1].began:
             node = node.next
             continue        # not the end: an older one with a lower priority may come behind

@@ -7,13 +7,14 @@ from libc.stdint cimport uint64_t
 
 from gcp.core.checks cimport next_check_at
 from gcp.core.connects cimport (
-    connect_failed, connect_succeeded, delay_after, drop_unbegun, return_job, turn_away_waiters,
+    connect_failed, connect_succeeded, delay_after, drop_unbegun, end_lives, return_job, turn_away_waiters,
 )
 from gcp.core.permits cimport end_stale_connect, is_short, note_drained, note_room, note_short, pool_may_connect
 from gcp.core.platform cimport random_fraction
+from gcp.core.reserve cimport may_serve
 from gcp.core.ring cimport ring_empty, ring_insert, ring_remove, ring_t
 from gcp.core.scheduling cimport (
-    add_idle, dequeue, end_lives, evict_for, hand_off, make_victim, note_if_empty, serve_blocked, update_blocked, wake,
+    add_idle, dequeue, evict_for, hand_off, make_victim, note_if_empty, serve_blocked, update_blocked, wake,
 )
 from gcp.core.state cimport (
     EXPIRED, FAILED, OPEN, POOL_CLOSED, REFUSED, RETIRED, cap, endpoint_short, endpoint_t, endpoint_unbegun,
@@ -126,7 +127,7 @@ cdef inline void book_job(
         make_victim(pool, s, POOL_CLOSED if pool.closed else RETIRED)
     elif s.stale:
         make_victim(pool, s, EXPIRED)
-    elif ep.waiting and suspension(pool, ep) == OPEN:
+    elif ep.waiting and suspension(pool, ep) == OPEN and may_serve(pool, ep):
         w = first_waiter(ep)
         s.fresh = True
         hand_off(pool, s, now)

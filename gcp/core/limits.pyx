@@ -18,7 +18,7 @@ cdef dict DEFAULT_LIMITS = {
     'lifetime_jitter': 0.05, 'leak_threshold': NEVER, 'max_uses': None, 'keepalive_interval': NEVER,
     'check_interval': 0.0, 'refill': False, 'connect_workers': 0, 'connect_timeout': None, 'max_connecting': None,
     'max_connecting_total': None, 'connect_retry': None, 'breaker_threshold': None, 'max_waiting': None,
-    'admission': None,
+    'admission': None, 'reserve': 0, 'reserve_timeout': NEVER,
 }
 
 
@@ -57,6 +57,8 @@ cdef int set_pool_limits(pool_t* pool, dict limits) except -1:
     pool.retry_initial, pool.retry_maximum, pool.retry_factor, pool.retry_jitter = limits['connect_retry'] or RETRY
     pool.breaker_threshold = limits['breaker_threshold'] or 0
     pool.max_waiting = no_more_than(limits['max_waiting'])
+    pool.reserve = limits['reserve']
+    pool.reserve_timeout = limits['reserve_timeout']
     pool.admits_by_deadline = limits['admission'] == 'deadline'
     return 0
 
@@ -77,7 +79,7 @@ cdef limits_t own_limits(Core core, key, limits_of) except *:
         limits_failed(core, key, error)
     if given is not None:
         (own.max_size, own.min_idle, own.idle_timeout, own.max_lifetime, own.max_waiting, own.weight,
-         own.floor) = given
+         own.floor, own.reserve) = given
     return own
 
 

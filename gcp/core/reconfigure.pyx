@@ -2,12 +2,13 @@
 
 from gcp.core.platform cimport gcp_lock, gcp_unlock
 from gcp.core.resizing cimport all_asked, put_in_force
-from gcp.core.ring cimport ring_empty
-from gcp.core.state cimport limits_t, pool_t
+from gcp.core.ring cimport ring_empty, ring_t
+from gcp.core.state cimport endpoint_link, limits_t, pool_t, waiter_node
 
 #: options that the limits of single endpoints are compared with, or take the place of
 cdef frozenset OF_ENDPOINTS = frozenset([
     'limits', 'max_size', 'total_max_size', 'min_idle', 'idle_timeout', 'max_lifetime', 'max_waiting',
+    'reserve',
 ])
 
 
@@ -83,8 +84,33 @@ def follow_up(BaseConnectionPool pool):
     """Wake those that are served by the new limits, and have what these leave no room for disposed of."""
     cdef Core core = pool._core
     core.after()
+    if core.pool.reserves:
+        wake_to_look(core)
     if not ring_empty(&core.pool.victims):
         pool._disposer.dispose_soon(GRACE)
+
+
+cdef int wake_to_look(Core core) except -1:
+    """Wake all waiters: each looks anew when it may borrow a place of the reserve."""
+    cdef list found = []
+    cdef ring_t* each = core.pool.endpoints.next
+    cdef ring_t* node
+    cdef Acquire acquire
+    gcp_lock(&core.mutex)
+    while each != &core.pool.endpoints:
+        node = endpoint_link(each).queue.next
+        while node != &endpoint_link(each).queue:
+            found.append(<Acquire>waiter_node(node).self)
+            node = node.next
+        each = each.next
+    gcp_unlock(&core.mutex)
+    for acquire in found:
+        if acquire.event is not None:
+            try:
+                set_event(acquire.event)
+            except Exception:
+                pass                # its event loop is closed
+    return 0
 
 
 cdef bint is_in_its_loop(AsyncPool pool) except -1:

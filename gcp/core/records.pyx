@@ -79,7 +79,7 @@ cdef class Endpoint:
 
 cdef void forget_limits(limits_t* own) noexcept nogil:
     """Forget what an endpoint was given."""
-    own.max_size = own.min_idle = own.max_waiting = own.floor = -1
+    own.max_size = own.min_idle = own.max_waiting = own.floor = own.reserve = -1
     own.idle_timeout = own.max_lifetime = own.weight = -1.0
 
 

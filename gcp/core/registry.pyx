@@ -65,15 +65,15 @@ cdef int list_endpoint(Core core, Endpoint ep) except -1:
         room = heap_has_room(&pool.blocked, pool.n_endpoints + 1) and room_for_key(pool) \
             and heap_has_room(&pool.expiring, pool.n_endpoints + 1)
         if room:
-            pool.hidden += 1
-            if pool.suspended == OPEN:
-                show(pool, &ep.e)
             ring_insert(&pool.endpoints, &ep.e.link)
             pool.n_endpoints += 1
             pool.listings += 1
             ep.e.listing = pool.listings
             ep.e.own = own
             set_limits(pool, &ep.e)
+            pool.hidden += 1
+            if pool.suspended == OPEN:
+                show(pool, &ep.e)
             update_screening(pool)
             ep.e.listed = True
             Py_INCREF(ep)

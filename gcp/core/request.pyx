@@ -1,9 +1,10 @@
 # What an acquire asks of the core, one transition each: for a slot, for its verdict, to book a connection, to end.
 
-from gcp.core.connects cimport keep_time, serve_due, watch_lingering
+from gcp.core.connects cimport keep_time, serve_due, watch_lingering, watch_reserve
 from gcp.core.frames cimport gcp_note_site
 from gcp.core.histogram cimport N_WAIT_BOUNDS, gcp_seconds, observe
 from gcp.core.platform cimport gcp_lock, gcp_unlock
+from gcp.core.reserve cimport count_permit
 from gcp.core.ring cimport ring_empty, ring_init
 from gcp.core.scheduling cimport note_if_empty
 from gcp.core.state cimport (
@@ -114,7 +115,7 @@ cdef inline int submit(Acquire acquire, bint again, double now) noexcept:
             and suspension(pool, &acquire.ep.e) == OPEN)
         acquire.waited = acquire.waited or not acquire.set_off
         if acquire.core.tracer is not None:
-            acquire.blocked_by = what_blocks(pool, &acquire.ep.e)      # for its span
+            acquire.blocked_by = what_blocks(pool, &acquire.ep.e, &acquire.w)      # for its span
     if verdict == CREATE:
         acquire.create_began = now
     elif verdict == CROWDED_OUT or verdict == HOPELESS:
@@ -168,7 +169,7 @@ cdef int arm(Acquire acquire, event) except -1:
     cdef bint timed
     cdef double now
     core.before('arm')
-    timed = e.delayed or core.pool.lingerer == &acquire.w
+    timed = e.delayed or core.pool.lingerer == &acquire.w or (e.reserve and acquire.w.priority <= 0)
     now = core.now() if timed else 0.0
     gcp_lock(&core.mutex)
     acquire.event = event
@@ -178,6 +179,8 @@ cdef int arm(Acquire acquire, event) except -1:
         acquire.alarm = INFINITY
         if core.pool.lingerer == &acquire.w:
             acquire.alarm = watch_lingering(&core.pool, &acquire.w)
+        if acquire.w.state == WAIT:
+            acquire.alarm = min(acquire.alarm, watch_reserve(&core.pool, &acquire.w))
         if e.delayed and acquire.w.state == WAIT:
             serve_due(&core.pool, e, now)
             acquire.alarm = min(acquire.alarm, keep_time(&core.pool, &acquire.w))
@@ -338,6 +341,7 @@ cdef void restore_permit(Acquire acquire) noexcept:
         acquire.w.state = CREATE
         acquire.w.ep = &acquire.ep.e
         acquire.w.expiries = acquire.ep.e.expiries
+        count_permit(&acquire.w, 1)
         acquire.ep.e.creating += 1
         pool.creating += 1
         pool.size += 1

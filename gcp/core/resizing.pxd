@@ -8,16 +8,18 @@ from gcp.core.connects cimport review_failures
 from gcp.core.heap cimport heap_push
 from gcp.core.jobs cimport set_refill
 from gcp.core.permits cimport note_short
+from gcp.core.reserve cimport recount_preferred
 from gcp.core.ring cimport ring_empty, ring_insert, ring_remove, ring_t
 from gcp.core.scheduling cimport (
     cancel_reservation, dies_before, expires_before, longest_idle, make_victim, note_if_empty, remove_idle,
-    serve_blocked, update_blocked,
+    serve_blocked, serve_idle, update_blocked,
 )
 from gcp.core.screening cimport update_screening
 from gcp.core.state cimport (
-    EVICTED, MAX_USES, base_size, cap, endpoint_link, endpoint_t, held, idle_limit, lifetime, pool_t, set_limits,
-    slot_in_endpoint, slot_in_pool, slot_reservation, slot_t, taken,
+    EVICTED, MAX_USES, OPEN, base_size, cap, endpoint_link, endpoint_t, held, idle_limit, lifetime, pool_t, set_limits,
+    slot_in_endpoint, slot_in_pool, slot_reservation, slot_t, suspension, taken,
 )
+from gcp.core.steering cimport hide, show
 from gcp.core.transitions cimport collect_expired, set_check
 
 
@@ -30,6 +32,7 @@ cdef inline void copy_limits(pool_t* pool, pool_t* new) noexcept nogil:
     pool.max_lifetime = new.max_lifetime
     pool.jitter = new.jitter
     pool.leak_after = new.leak_after
+    pool.leaks_at = -INFINITY
     pool.max_uses = new.max_uses
     pool.max_connecting = new.max_connecting
     pool.max_connecting_total = new.max_connecting_total
@@ -47,6 +50,8 @@ cdef inline void copy_limits(pool_t* pool, pool_t* new) noexcept nogil:
     pool.admits_by_deadline = new.admits_by_deadline
     pool.refills = new.refills
     pool.skips_checks = new.skips_checks
+    pool.reserve = new.reserve
+    pool.reserve_timeout = new.reserve_timeout
 
 
 cdef inline bint all_asked(pool_t* pool, uint64_t asked) noexcept nogil:
@@ -182,6 +187,17 @@ cdef inline void renew_checks(pool_t* pool) noexcept nogil:
                     set_check(pool, s, max(s.since, s.checked))
 
 
+# --- places for acquires with a priority ---
+
+cdef inline void renew_reserve(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """Count anew what is held of the reserve of an endpoint, and let idle hits see one that has none."""
+    recount_preferred(ep)
+    if ep.reserve:
+        hide(pool, ep)
+    elif suspension(pool, ep) == OPEN:
+        show(pool, ep)
+
+
 # --- what is too much ---
 
 cdef inline void dispose_idle(pool_t* pool, slot_t* s, int reason) noexcept nogil:
@@ -258,9 +274,9 @@ cdef inline void put_in_force(pool_t* pool, pool_t* new, uint64_t asked, double 
     while node != &pool.endpoints:
         ep = endpoint_link(node)
         node = node.next
-        if asked:
-            ep.own = ep.next_own
+        ep.own = ep.next_own if asked else ep.own
         set_limits(pool, ep)
+        renew_reserve(pool, ep)
         ep.wanted = min(ep.wanted, cap(ep))     # a warm-up in progress
         review_failures(pool, ep)
         if ep.refill_steps:
@@ -278,6 +294,7 @@ cdef inline void put_in_force(pool_t* pool, pool_t* new, uint64_t asked, double 
     while node != &pool.endpoints:
         ep = endpoint_link(node)
         node = node.next
+        serve_idle(pool, ep)
         update_blocked(pool, ep)
         note_if_empty(pool, ep)
         note_short(pool, ep)

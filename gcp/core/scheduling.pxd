@@ -9,10 +9,11 @@ from libc.stdint cimport uint64_t
 from gcp.core.heap cimport heap_push, heap_remove, heap_sift, place_t
 from gcp.core.histogram cimport N_AGE_BOUNDS, gcp_ages, observe
 from gcp.core.permits cimport (
-    call_timekeeper, can_use_reservation, count_stale, endpoint_may_connect, note_drained, note_short,
+    call_timekeeper, can_use_reservation, endpoint_may_connect, note_drained, note_short,
     pool_may_connect,
 )
 from gcp.core.platform cimport gcp_prefetch
+from gcp.core.reserve cimport begin_preferred, count_permit, end_preferred, may_ask, may_serve
 from gcp.core.ring cimport ring_empty, ring_insert, ring_remove, ring_t
 from gcp.core.sharing cimport (
     advance, call_lingerer, connect_price, join_contest, lingers, may_linger, owes_place, remember_ahead, settle,
@@ -92,10 +93,12 @@ cdef inline void enqueue(pool_t* pool, waiter_t* w) noexcept nogil:
     else:
         while before.prev != &ep.queue and waits_behind(waiter_node(before.prev), w):
             before = before.prev
+            w.ahead -= 1
     ring_insert(before, &w.node)
     w.state = WAIT
     w.queued = True
     ep.waiting += 1
+    ep.preferring += w.priority > 0
     pool.waiting += 1
 
 
@@ -106,6 +109,7 @@ cdef inline void dequeue(pool_t* pool, waiter_t* w) noexcept nogil:
     if pool.lingerer == w:
         pool.lingerer = NULL
     w.ep.waiting -= 1
+    w.ep.preferring -= w.priority > 0
     pool.waiting -= 1
 
 
@@ -113,9 +117,14 @@ cdef inline void dequeue(pool_t* pool, waiter_t* w) noexcept nogil:
 
 cdef inline void update_blocked(pool_t* pool, endpoint_t* ep) noexcept nogil:
     """Update the heap of blocked endpoints after an endpoint's wait queue, holdings or reservations have changed."""
+    if ep.reserve and ep.waiting:
+        serve_idle(pool, ep)
     if pool.sharing:
         settle(pool, ep)
-    if ep.waiting > ep.reserved + ep.jobs and taken(ep) < cap(ep) and endpoint_may_connect(pool, ep):
+    if (
+        ep.waiting > ep.reserved + ep.jobs and taken(ep) < cap(ep) and endpoint_may_connect(pool, ep)
+        and may_ask(pool, ep, ep.reserved + ep.jobs, 0)
+    ):
         if ep.rank < 0:
             join_contest(pool, ep)
             heap_push(&pool.blocked, &ep.rank, needier)
@@ -160,30 +169,6 @@ cdef inline void begin_use(pool_t* pool, slot_t* s, double now) noexcept nogil:
     ep.n_used += 1
     pool.used += 1
     table_add(&pool.held, s)
-
-
-cdef inline void count_leak(slot_t* s) noexcept nogil:
-    """Count a use that takes longer than the threshold, once."""
-    if not s.leaked:
-        s.leaked = True
-        s.ep.counters.leaks += 1
-
-
-cdef inline void find_leaks(pool_t* pool) noexcept nogil:
-    """Count uses that take longer than the threshold. The longest of an endpoint comes first in its ring."""
-    cdef ring_t* node = pool.endpoints.next
-    cdef ring_t* used
-    cdef endpoint_t* ep
-    if pool.leak_after == INFINITY:
-        return
-    while node != &pool.endpoints:
-        ep = endpoint_link(node)
-        node = node.next
-        used = ep.used.next
-        while used != &ep.used and pool.now - slot_in_endpoint(used).since > pool.leak_after:
-            if slot_in_endpoint(used).acquired:
-                count_leak(slot_in_endpoint(used))
-            used = used.next
 
 
 cdef inline void end_use(pool_t* pool, slot_t* s) noexcept nogil:
@@ -292,6 +277,7 @@ cdef inline void make_victim(pool_t* pool, slot_t* s, int reason) noexcept nogil
     s.state = DISPOSING
     s.reason = reason
     s.reserved_for = NULL
+    end_preferred(s)
     pool.leases += 1
     s.lease = pool.leases
     heap_remove(&pool.due, &s.due, dies_before)
@@ -306,39 +292,6 @@ cdef inline void make_victim(pool_t* pool, slot_t* s, int reason) noexcept nogil
     if pool.note != NULL:
         pool.note(pool, CONNECTION_CLOSED, ep.key, reason)
     note_short(pool, ep)
-
-
-cdef inline void mark_stale(pool_t* pool, slot_t* s) noexcept nogil:
-    """Count a connection among those that were opened before they were expired, until it is gone."""
-    if not s.stale:
-        s.stale = True
-        count_stale(pool, s.ep, 1)
-
-
-cdef inline void end_lives(pool_t* pool, endpoint_t* ep, int reason) noexcept nogil:
-    """End the lives of an endpoint's connections: idle ones become victims, used ones will when they are released.
-
-    :param reason: EXPIRED or RETIRED
-    """
-    cdef ring_t* node = ep.used.next
-    cdef slot_t* s
-    while node != &ep.used:
-        s = slot_in_endpoint(node)
-        node = node.next
-        heap_remove(&pool.due, &s.due, dies_before)
-        s.expires = -INFINITY
-        if reason == EXPIRED:
-            mark_stale(pool, s)
-        else:
-            s.retired = True
-    while ep.n_base or ep.n_extra:
-        s = slot_in_endpoint(ep.base.next if ep.n_base else ep.extras.next)
-        remove_idle(pool, s)
-        make_victim(pool, s, reason)
-    node = ep.disposals.next
-    while reason == EXPIRED and node != &ep.disposals:
-        mark_stale(pool, slot_in_endpoint(node))
-        node = node.next
 
 
 cdef inline void evict_for(pool_t* pool, slot_t* s, endpoint_t* needy) noexcept nogil:
@@ -374,6 +327,7 @@ cdef inline void grant_permit(pool_t* pool, endpoint_t* ep) noexcept nogil:
     pool.size += 1
     if w.creates:
         w.expiries = ep.expiries
+        count_permit(w, 1)
         dequeue(pool, w)
         wake(pool, w, CREATE)
     else:
@@ -392,11 +346,30 @@ cdef inline void hand_off(pool_t* pool, slot_t* s, double now) noexcept nogil:
     cdef waiter_t* w = first_waiter(ep)
     dequeue(pool, w)
     begin_use(pool, s, now)
+    begin_preferred(s, w)
     w.slot = s
     w.lease = s.lease
     w.fresh = pool.skips_checks
     wake(pool, w, USE)
     update_blocked(pool, ep)
+
+
+cdef inline void serve_idle(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """Give idle connections of an endpoint to its waiters, after a suspension, or where it has a reserve."""
+    cdef slot_t* s
+    cdef waiter_t* w
+    while (
+        ep.waiting and ep.n_base + ep.n_extra and table_has_room(&pool.held) and may_serve(pool, ep)
+        and suspension(pool, ep) == OPEN
+    ):
+        s = slot_in_endpoint(ep.base.next if ep.n_base else ep.extras.prev)
+        remove_idle(pool, s)
+        if has_expired(pool, s, pool.now):
+            make_victim(pool, s, s.reason)
+            continue
+        w = first_waiter(ep)
+        hand_off(pool, s, pool.now)
+        w.fresh = False     # nothing is known of what has become of its server meanwhile
 
 
 cdef inline void serve_reserved(pool_t* pool) noexcept nogil:
@@ -408,7 +381,7 @@ cdef inline void serve_reserved(pool_t* pool) noexcept nogil:
         node = node.next
         if (
             s.reserved_for.waiting and taken(s.reserved_for) <= cap(s.reserved_for)
-            and can_use_reservation(pool, s.reserved_for)
+            and can_use_reservation(pool, s.reserved_for) and may_ask(pool, s.reserved_for, s.reserved_for.jobs, 1)
         ):
             grant_permit(pool, cancel_reservation(pool, s))
 
@@ -463,10 +436,10 @@ cdef inline int find_use(pool_t* pool, slot_t* s, double now, bint acquired) noe
     """
     cdef endpoint_t* ep = s.ep
     cdef endpoint_t* needy
-    cdef int reason
+    cdef int reason = N_REASONS
     if pool.screen != NULL:
         reason = pool.screen(pool, s, now, acquired)
-        if reason != N_REASONS:
+        if reason < N_REASONS:
             make_victim(pool, s, reason)
             update_blocked(pool, ep)
             return TO_DISPOSAL
@@ -477,7 +450,7 @@ cdef inline int find_use(pool_t* pool, slot_t* s, double now, bint acquired) noe
     needy = neediest(pool)
     if needy != NULL and not pool_may_connect(pool):
         needy = NULL
-    if ep.waiting and suspension(pool, ep) == OPEN:
+    if ep.waiting and reason == N_REASONS and suspension(pool, ep) == OPEN:
         if pool.sharing and needy != NULL:
             advance(pool, min(virtual_time(ep, now), virtual_time(needy, now)))
         if needy != NULL and needy != ep and yields_to(pool, s, needy, now):

@@ -5,9 +5,14 @@ from libc.stdint cimport uint64_t
 
 from gcp.core.events cimport tells_releases
 from gcp.core.permits cimport note_drained
+from gcp.core.reserve cimport end_preferred, may_serve
 from gcp.core.state cimport (
     CONNECTION_RELEASED, EVICTED, MAX_USES, N_REASONS, POOL_CLOSED, cap, endpoint_t, held, pool_t, slot_t,
 )
+
+
+cdef enum:
+    HELD_BACK = N_REASONS + 1       # a released connection may be used again, but not by the first waiter
 
 
 cdef inline void smooth(double* mean, double value) noexcept nogil:
@@ -31,10 +36,11 @@ cdef inline bint exceeds_a_cap(pool_t* pool, slot_t* s) noexcept nogil:
 
 
 cdef inline int screen(pool_t* pool, slot_t* s, double now, bint acquired) noexcept nogil:
-    """Return why a slot that was released and is in no ring is not used again, or N_REASONS. Measure its use, and
-    queue the event for those who listen to releases."""
+    """Return why a slot that was released and is in no ring is not used again, or N_REASONS, or HELD_BACK. Measure its
+    use, and queue the event for those who listen to releases."""
     if acquired and pool.note != NULL:
         pool.note(pool, CONNECTION_RELEASED, s.ep.key, 0)
+    end_preferred(s)
     note_drained(pool, s.ep)
     if pool.closed:
         return POOL_CLOSED
@@ -45,15 +51,15 @@ cdef inline int screen(pool_t* pool, slot_t* s, double now, bint acquired) noexc
     if exceeds_a_cap(pool, s):
         return EVICTED
     update_screening(pool)
-    return N_REASONS
+    return HELD_BACK if s.ep.waiting and not may_serve(pool, s.ep) else N_REASONS
 
 
 cdef inline void update_screening(pool_t* pool) noexcept nogil:
     """Have released connections screened where one may be of no use any more, where its use is measured, where a caller
-    waits until none is held, or where a listener is told."""
+    waits until none is held, where there are places for acquires with a priority, or where a listener is told."""
     cdef bint asked = (
         pool.closed or pool.over or pool.n_over or pool.max_uses or pool.admits_by_deadline or pool.drains
-        or pool.sharing or (pool.note != NULL and tells_releases(pool))
+        or pool.sharing or pool.reserves or (pool.note != NULL and tells_releases(pool))
     )
     if asked:
         pool.screen = screen

@@ -7,7 +7,6 @@ from gcp.core.histogram cimport N_AGE_BOUNDS, N_USE_BOUNDS, N_WAIT_BOUNDS, gcp_a
 from gcp.core.permits cimport endpoint_may_connect, pool_may_connect
 from gcp.core.platform cimport gcp_lock, gcp_prefetch, gcp_unlock
 from gcp.core.ring cimport ring_t
-from gcp.core.scheduling cimport find_leaks
 from gcp.core.state cimport (
     CALL_DEAD, HIT, HOOK_CHECK, HOOK_KEEPALIVE, N_HOOKS, N_HOOK_OUTCOMES, N_OUTCOMES, N_REASONS, N_RESULTS, OPEN,
     base_size, cap, counters_t, endpoint_link, endpoint_t, idle_limit, lifetime, limits_t, metrics_t, pool_t,
@@ -78,6 +77,7 @@ cdef limits_t limits_of_endpoint(endpoint_t* e) noexcept nogil:
     limits.max_waiting = queue_limit(e)
     limits.weight = e.weight
     limits.floor = e.floor
+    limits.reserve = e.reserve
     return limits
 
 
@@ -227,6 +227,7 @@ cdef tuple plain_limits(limits_t* limits):
     return (
         limits.max_size, limits.min_idle, limits.idle_timeout, limits.max_lifetime,
         None if limits.max_waiting == PY_SSIZE_T_MAX else limits.max_waiting, limits.weight, limits.floor,
+        limits.reserve or None,
     )
 
 
@@ -252,7 +253,8 @@ cdef struct reading_t:       # what is read of a pool beside its endpoints
 
 
 cdef int begin_reading(Core core, reading_t* reading) except -1:
-    """Read the clock. It may be user code, in tests."""
+    """Count leaks, and read the clock. It may be user code, in tests."""
+    find_leaks(core)
     reading.now = core.now()
     reading.oldest.waiter = reading.oldest.use = INFINITY
     return 0
@@ -261,7 +263,6 @@ cdef int begin_reading(Core core, reading_t* reading) except -1:
 cdef void read_pool(pool_t* pool, reading_t* reading) noexcept nogil:
     """Copy the counts of a pool, without those of its present endpoints."""
     pool.now = reading.now
-    find_leaks(pool)
     copy_total(pool, &reading.total)
     reading.metrics = pool.metrics
 

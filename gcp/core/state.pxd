@@ -101,7 +101,7 @@ cdef struct limits_t:        # what an endpoint was given; negative: nothing
     double max_lifetime
     Py_ssize_t max_waiting
     double weight
-    Py_ssize_t floor
+    Py_ssize_t floor, reserve
 
 # What an idle hit touches comes first in a slot and in an endpoint, and takes two cache lines of 64 bytes in each. The
 # first line also holds the header of the Python object, 16 bytes.
@@ -122,6 +122,7 @@ cdef struct slot_t:          # one connection
     flag_t started           # abandoned after its dispose was called
     flag_t stale             # opened before its endpoint's connections were expired; part of `endpoint_t.stale`
     uint64_t uses            # how often it was released after a use
+    uint64_t preferred       # the number of its use for an acquire with a priority, see `reserve`; 0 after that
     flag_t fresh             # created in the background for the acquire that gets it now
     flag_t retired           # opened before its endpoint was retired
     flag_t forced            # taken from its holder by a retirement
@@ -155,8 +156,7 @@ cdef struct endpoint_t:
     ring_t queue             # the wait queue, the oldest waiter first
     ring_t link              # in the pool's ring of endpoints
     uint64_t listing         # the number under which it was listed there: they ascend in that ring
-    int creating
-    int disposing
+    int creating, disposing
     int reserved             # permits reserved for this endpoint, to be granted when victims of others are gone
     int abandoned_permits    # permits of acquires that were dropped; part of `creating` until they are reclaimed
     place_t rank             # its place in the heap of blocked endpoints
@@ -167,6 +167,10 @@ cdef struct endpoint_t:
     Py_ssize_t max_waiting
     double weight
     Py_ssize_t floor
+    Py_ssize_t reserve       # places that are only for acquires with a priority, see `reserve`
+    int n_preferred          # connections that those hold, of an endpoint with such places
+    int preferred_permits    # part of `creating` that they have
+    int preferring           # how many of them wait
     double virtual           # what it has had of the total cap: see `sharing`. 0 where no endpoint has weight or floor
     double settled           # when that was so
     Py_ssize_t places        # what it has had since
@@ -178,7 +182,7 @@ cdef struct endpoint_t:
     int jobs                 # connects in the background, begun or not; part of `creating`
     int unbegun              # those that no worker has begun
     int wanted               # connections that a warm-up is to bring it to
-    int abandoned_jobs       # part of `abandoned_permits`
+    int abandoned_jobs, abandoned_preferred     # parts of `abandoned_permits`
     int checking             # connections that are being checked; part of `n_used`, shown as idle
     ring_t in_unbegun        # in the pool's ring of endpoints that have unbegun connects
     ring_t in_short          # in the pool's ring of endpoints that may have too few connections
@@ -241,15 +245,12 @@ cdef struct waiter_t:
 cdef struct pool_t:
     # limits
     Py_ssize_t max_size
-    Py_ssize_t total_max_size
-    Py_ssize_t min_idle
-    double idle_timeout
-    double max_lifetime
-    double jitter
+    Py_ssize_t total_max_size, min_idle
+    double idle_timeout, max_lifetime, jitter
     double leak_after        # seconds after which a use counts as a leak; inf: none does
+    double leaks_at          # before that, none has become a leak that was not counted
     Py_ssize_t max_uses              # 0: no limit
-    Py_ssize_t max_connecting        # connects of one endpoint at a time
-    Py_ssize_t max_connecting_total
+    Py_ssize_t max_connecting, max_connecting_total     # connects at a time: of one endpoint, of all
     Py_ssize_t max_waiting
     Py_ssize_t breaker_threshold     # failed connects in a row; 0: no breaker, unless an error is permanent
     Py_ssize_t connect_workers       # 0: callers create connections
@@ -257,8 +258,9 @@ cdef struct pool_t:
     double check_interval            # 0: idle connections are checked at each acquire
     double connect_timeout           # inf: no limit but the acquire's
     double retry_initial             # delays between the connects of an endpoint that fail, see gcp.limits.Retry
-    double retry_maximum
-    double retry_factor, retry_jitter
+    double retry_maximum, retry_factor, retry_jitter
+    Py_ssize_t reserve               # see `reserve`
+    double reserve_timeout           # inf: never
     flag_t retries                   # a failed connect is tried again for its acquire
     flag_t admits_by_deadline
     flag_t refills
@@ -282,6 +284,7 @@ cdef struct pool_t:
     Py_ssize_t checking      # checks in the background; part of `used`, shown as idle
     flag_t unchecked         # the manager has no hook to check idle connections with
     flag_t sharing           # an endpoint has, or had, a weight or a floor
+    flag_t reserves          # an endpoint has, or had, a reserve
     double virtual           # the greatest virtual time that was served, see `sharing`
     waiter_t* lingerer       # the waiter that looks again when an idle connection lingers no more
     int suspended            # as a whole, see `suspension`
@@ -378,6 +381,8 @@ cdef inline void set_limits(pool_t* pool, endpoint_t* ep) noexcept nogil:
     ep.max_waiting = own.max_waiting if own.max_waiting >= 0 else pool.max_waiting
     ep.weight = own.weight if own.weight > 0 else 1.0
     ep.floor = max(own.floor, 0)
+    ep.reserve = min(own.reserve if own.reserve >= 0 else pool.reserve, ep.max_size - 1)
+    pool.reserves = pool.reserves or ep.reserve > 0
     if ep.weight != 1.0 or ep.floor:
         pool.sharing = True
 

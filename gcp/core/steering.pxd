@@ -2,20 +2,18 @@
 # was opened before is handed out again, or no connection at all for a while.
 #
 # Idle hits do not see a suspended endpoint: it is not in the table in which they look. So suspending costs them
-# nothing.
+# nothing. Nor do they see one with a reserve: `take_slot_of` looks whether they may have its connections.
 
 from gcp.core.connects cimport drop_unbegun, expire_endpoint, turn_away_waiters
 from gcp.core.permits cimport note_room, note_short
 from gcp.core.ring cimport ring_t
-from gcp.core.scheduling cimport (
-    cancel_reservation, hand_off, has_expired, make_victim, note_if_empty, remove_idle, serve_blocked, update_blocked,
-)
+from gcp.core.scheduling cimport cancel_reservation, note_if_empty, serve_blocked, serve_idle, update_blocked
 from gcp.core.screening cimport update_screening
 from gcp.core.state cimport (
-    ACQUIRES_FAIL, OPEN, SUSPENDED, endpoint_link, endpoint_t, first_waiter, pool_t, slot_in_endpoint,
-    slot_reservation, slot_t, suspension, waiter_t,
+    ACQUIRES_FAIL, OPEN, SUSPENDED, endpoint_link, endpoint_t, pool_t, slot_in_endpoint, slot_reservation, slot_t,
+    suspension,
 )
-from gcp.core.table cimport table_add, table_has_room, table_remove
+from gcp.core.table cimport table_add, table_remove
 
 
 # --- expire ---
@@ -31,8 +29,9 @@ cdef inline void expire_every_endpoint(pool_t* pool) noexcept nogil:
 # --- what idle hits see ---
 
 cdef inline void show(pool_t* pool, endpoint_t* ep) noexcept nogil:
-    """Let idle hits see an endpoint. The table has room for all endpoints."""
-    if not ep.shown:
+    """Let idle hits see an endpoint, unless they have to look who may take its places. The table has room for all
+    endpoints."""
+    if not ep.shown and not ep.reserve:
         ep.shown = True
         pool.hidden -= 1
         table_add(&pool.known, ep)
@@ -87,25 +86,6 @@ cdef inline void suspend_all(pool_t* pool, int mode) noexcept nogil:
 
 
 # --- resume ---
-
-cdef inline void serve_idle(pool_t* pool, endpoint_t* ep) noexcept nogil:
-    """Give idle connections of an endpoint to its waiters."""
-    cdef slot_t* s
-    while ep.waiting and ep.n_base + ep.n_extra and table_has_room(&pool.held):
-        s = slot_in_endpoint(ep.base.next if ep.n_base else ep.extras.prev)
-        if has_expired(pool, s, pool.now):
-            remove_idle(pool, s)
-            make_victim(pool, s, s.reason)
-            continue
-        serve_with(pool, ep, s)
-
-
-cdef inline void serve_with(pool_t* pool, endpoint_t* ep, slot_t* s) noexcept nogil:
-    cdef waiter_t* w = first_waiter(ep)
-    remove_idle(pool, s)
-    hand_off(pool, s, pool.now)
-    w.fresh = False     # nothing is known of what has become of its server meanwhile
-
 
 cdef inline void forget_checks(pool_t* pool, endpoint_t* ep) noexcept nogil:
     """Have each idle connection of an endpoint checked at its next acquire, however lately it was used."""

@@ -78,12 +78,9 @@ cdef class SyncPool(BaseConnectionPool):
 
     cdef slot_t* take_by_priority(self, endpoint, timeout, int priority) except NULL:
         """Acquire a slot. With a priority, even an idle one is left to the machine."""
-        cdef Acquire acquire
         if not priority:
             return self.take(endpoint, timeout)
-        acquire = self.open_acquire(endpoint, timeout)
-        acquire.w.priority = priority
-        return self.serve(acquire, None)
+        return self.serve(self.open_acquire(endpoint, timeout, priority), None)
 
     cdef slot_t* serve_anew(self, endpoint, timeout) except NULL:
         """Drive an acquire that found no idle connection."""

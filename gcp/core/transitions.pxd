@@ -8,17 +8,19 @@
 from libc.math cimport INFINITY
 from libc.stdint cimport uint64_t
 
-from gcp.core.connects cimport connect_succeeded, forget_old_failures, is_probe
+from gcp.core.connects cimport connect_succeeded, forget_old_failures, is_probe, mark_stale
 from gcp.core.heap cimport heap_has_room, heap_push, heap_remove, heap_sift
 from gcp.core.histogram cimport N_USE_BOUNDS, gcp_seconds, observe
+from gcp.core.leaks cimport count_leak
 from gcp.core.permits cimport (
     count_stale, end_stale_connect, limit_stale_connects, may_connect, note_drained, note_room, note_short,
 )
 from gcp.core.platform cimport random_fraction
+from gcp.core.reserve cimport begin_preferred, count_permit, may_ask, may_take
 from gcp.core.ring cimport ring_empty, ring_remove, ring_t
 from gcp.core.scheduling cimport (
-    IN_CACHE, add_idle, begin_use, cancel_reservation, checked_before, count_leak, dequeue, dies_before, end_use,
-    enqueue, expires_before, find_use, grant_permit, has_expired, make_victim, mark_stale, note_expiry,
+    IN_CACHE, add_idle, begin_use, cancel_reservation, checked_before, dequeue, dies_before, end_use,
+    enqueue, expires_before, find_use, grant_permit, has_expired, make_victim, note_expiry,
     note_if_empty, prefetch_next, remove_idle, serve_blocked, update_blocked, waits_behind,
 )
 from gcp.core.screening cimport smooth
@@ -107,7 +109,7 @@ cdef inline void refuse(pool_t* pool, waiter_t* w, double now) noexcept nogil:
     if ep.waiting - ep.jobs > queue_limit(ep):
         w.state = CROWDED_OUT
     elif pool.admits_by_deadline and ep.use_time > 0 and size > 0:
-        w.expected = ep.waiting * ep.use_time / size
+        w.expected = (w.ahead + 1) * ep.use_time / size
         if w.expected > w.deadline - now:
             w.state = HOPELESS
     if w.state != WAIT:
@@ -137,11 +139,12 @@ cdef inline int request_slot(pool_t* pool, waiter_t* w, double now) noexcept nog
     pool.now = now
     if pool.closed or ep.retiring or suspension(pool, ep) != OPEN:
         return turn_away(pool, w, now)
-    if ep.waiting == 0 or waits_behind(first_waiter(ep), w):
+    if (ep.waiting == 0 or waits_behind(first_waiter(ep), w)) and may_take(pool, w):
         while True:
             w.fresh = needs_no_check(pool, ep, now)
             s = take_idle(pool, ep, now)
             if s != NULL:
+                begin_preferred(s, w)
                 w.slot = s
                 w.lease = s.lease
                 w.state = USE
@@ -157,6 +160,7 @@ cdef inline int request_slot(pool_t* pool, waiter_t* w, double now) noexcept nog
             pool.size += 1
             w.state = CREATE
             w.expiries = ep.expiries
+            count_permit(w, 1)
             update_blocked(pool, ep)
             return w.state
     elif ep.broken:
@@ -183,6 +187,7 @@ cdef inline int withdraw(pool_t* pool, waiter_t* w) noexcept nogil:
         if pool.sharing:
             serve_blocked(pool)     # it may have been the one that watches what lingers
     elif found == CREATE:
+        count_permit(w, -1)
         ep.creating -= 1
         pool.creating -= 1
         pool.size -= 1
@@ -260,6 +265,8 @@ cdef inline void book_connection(pool_t* pool, waiter_t* w, slot_t* s, double no
     cdef endpoint_t* ep = w.ep
     enter_connection(pool, ep, s, now, took, w.expiries)
     begin_use(pool, s, now)
+    count_permit(w, -1)
+    begin_preferred(s, w)
     connect_succeeded(pool, ep)
     w.slot = s
     w.lease = s.lease
@@ -284,6 +291,8 @@ cdef inline void reclaim_permits(pool_t* pool) noexcept nogil:
             pool.creating -= ep.abandoned_permits
             pool.size -= ep.abandoned_permits
             ep.abandoned_permits = 0
+            ep.preferred_permits -= ep.abandoned_preferred
+            ep.abandoned_preferred = 0
             ep.jobs -= ep.abandoned_jobs
             pool.jobs -= ep.abandoned_jobs
             ep.abandoned_jobs = 0
@@ -390,7 +399,7 @@ cdef inline void end_disposal(pool_t* pool, slot_t* s) noexcept nogil:
     if needy != NULL:
         if (
             needy.waiting > needy.jobs and taken(needy) < cap(needy) and pool.size < pool.total_max_size
-            and may_connect(pool, needy)
+            and may_connect(pool, needy) and may_ask(pool, needy, needy.jobs, 0)
         ):
             grant_permit(pool, needy)
         update_blocked(pool, needy)

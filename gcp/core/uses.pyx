@@ -6,7 +6,6 @@ from gcp.core.frames cimport (
 )
 from gcp.core.platform cimport gcp_lock, gcp_unlock
 from gcp.core.ring cimport ring_t
-from gcp.core.scheduling cimport find_leaks
 from gcp.core.state cimport (
     cap, endpoint_link, endpoint_t, pool_t, slot_in_endpoint, slot_object, slot_t, taken, waiter_node, waiter_t,
 )
@@ -48,10 +47,12 @@ cdef object check_tag(tag):
     return tag
 
 
-cdef tuple line_of(gcp_site* site):
-    """Return ``(file, line, function)`` of a site that was noted."""
-    code = <object>site.code
-    return code.co_filename, gcp_line_of(code, site.at), getattr(code, 'co_qualname', code.co_name)
+def line_of(code, int at):
+    """Return ``(file, line, function)`` of a place in code.
+
+    :param at: the offset of its instruction, bytes
+    """
+    return code.co_filename, gcp_line_of(code, at), getattr(code, 'co_qualname', code.co_name)
 
 
 cdef inline void add_uses(list found, endpoint_t* e, Py_ssize_t most, double before):
@@ -114,7 +115,7 @@ cdef tuple facts_of_site(endpoint, double seconds, gcp_site* site):
     return (
         endpoint,
         max(0.0, seconds),
-        line_of(site),
+        (<object>site.code, site.at),
         site.ident,
         site.thread,
         <object>site.task if site.task != NULL else None,
@@ -249,7 +250,7 @@ def look_at_waits(BaseConnectionPool pool not None):
     cdef Acquire acquire = longest_unlimited(core, &any_waits)
     if acquire is None or acquire.ep is None:
         return any_waits, None, '', False
-    blocked_by = what_blocks(&core.pool, &acquire.ep.e)
+    blocked_by = what_blocks(&core.pool, &acquire.ep.e, &acquire.w)
     block = describe_block(acquire, blocked_by, limit_of(&core.pool, &acquire.ep.e, blocked_by))
     waiter = facts_of_site(acquire.key, core.now() - acquire.w.began, &acquire.site)
     return any_waits, core.describe_holders([waiter])[0], block, holds_one(acquire)
@@ -262,25 +263,21 @@ def look_for_leaks(BaseConnectionPool pool not None, told):
     :return: ``(the new ones: (number, holder), those of `told` that still last, seconds until the next may be found)``
     """
     cdef Core core = pool._core
-    cdef double now, oldest
-    cdef double after = core.pool.leak_after
+    cdef double now
     cdef Slot slot
+    cdef list held = []
     cdef list found = []
     cdef set lasting = set()
     core.before('leaks')
-    now = oldest = core.now()
-    gcp_lock(&core.mutex)
-    core.pool.now = now
-    find_leaks(&core.pool)
-    gcp_unlock(&core.mutex)
-    for slot in slots_in_use(core, None, PY_SSIZE_T_MAX):
+    find_leaks(core, held)
+    now = core.now()
+    held.sort(key=since_when)
+    for slot in held:
         if slot.s.lease in told:
             lasting.add(slot.s.lease)
-        elif now - slot.s.since > after:
+        elif slot.s.acquired and now - slot.s.since > core.pool.leak_after:
             found.append((slot.s.lease, core.describe_holders([use_of(core, slot, now)])[0]))
-        else:
-            oldest = min(oldest, slot.s.since)
-    return found, lasting, oldest + after - now
+    return found, lasting, core.pool.leaks_at - now if core.pool.leaks_at > now else core.pool.leak_after
 
 
 def set_monitored(BaseConnectionPool pool not None, bint monitored):

@@ -9,6 +9,7 @@ from gcp.debug import page
 from gcp.debug.actions import perform
 from gcp.debug.events import Events
 from gcp.debug.facts import collect
+from gcp.debug.listening import listen
 from gcp.debug.requests import Refusal, Request, Token, check_action, check_client, fields_of
 
 __all__ = ['Application', 'Response']
@@ -74,6 +75,7 @@ class Application:
         self._allow_actions = allow_actions
         self._allow_remote = allow_remote
         self._top = top
+        listen(EVENTS, TOKEN.key)
 
     def respond(self, request: Request) -> Response:
         """Answer a request. Takes up to a tenth of a second of a busy process; call it in no event loop."""

@@ -1,7 +1,7 @@
 """What has happened lately: the last events that the application has told of, or has seen between two looks.
 
-Whatever tells of single events, as a listener of a pool does, calls `Events.record`. Without it, each look at a pool is
-compared with the one before: what was counted in between is an event."""
+Listeners of the pools tell of single events. What they are not told of is counted: each look at a pool is compared with
+the one before."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ __all__ = ['Events']
 
 KEPT = 200
 REMEMBERED = 20_000  # looks at endpoints
+TOGETHER = 5.0  # seconds in which the same event of a pool is told of once, with its number
+HEARD = ('acquires timeout', 'leaks')  # what listeners tell of, and is counted
+UNKNOWN = ('closed', False, False)
 
 #: what is told of a count that has grown, one and several
 ACQUIRES = {
@@ -38,29 +41,106 @@ BREAKER = {
 class Events:
     """The last events of all pools.
 
+    What a listener tells of is counted as well, and either may come first: each is told of once.
+
     :param keep: how many
+    :ivar listening: whether listeners are added to all pools
     """
 
     def __init__(self, keep: int = KEPT) -> None:
         self._events: deque[dict[str, Any]] = deque(maxlen=keep)
-        self._lock = threading.Lock()
-        self._counts: dict[int, Mapping[str, int]] = {}
+        self._lock = threading.RLock()  # reentrant: a finalizer may run here, and forget a pool
+        self._counts: dict[int, dict[str, int]] = {}  # what was told of, and for all else what was counted
+        self._ahead: dict[int, dict[str, int]] = {}  # what was counted, and told of before the listener did
+        self._open: dict[tuple[int, str], tuple[float, int, dict[str, Any]]] = {}  # since when, and how often
         self._states: dict[tuple[int, str], tuple[str, bool, bool]] = {}
+        self.listening = False
         self.since = time.time()
 
-    def record(self, pool: str, what: str, endpoint: str | None = None, level: str = 'info') -> None:
-        """Add an event.
+    def record(self, pool: str, what: str, endpoint: str | None = None, level: str = 'info') -> dict[str, Any]:
+        """Add an event, and return it.
 
         :param pool: the name of the pool
         :param what: what has happened, as plain text
         :param endpoint: the endpoint, as it is shown
         :param level: ``'bad'`` or ``'info'``
         """
-        self._events.append({'time': time.time(), 'pool': pool, 'endpoint': endpoint, 'what': what, 'level': level})
+        event = {'time': time.time(), 'pool': pool, 'endpoint': endpoint, 'what': what, 'level': level}
+        self._events.append(event)
+        return event
 
     def latest(self, count: int) -> list[dict[str, Any]]:
         """Return the last events, the last one first."""
-        return list(self._events.copy())[::-1][:count]
+        return sorted(self._events.copy(), key=lambda event: event['time'])[::-1][:count]
+
+    # --- by listeners ---
+
+    def begin(self, number: int) -> bool:
+        """Note that a pool has a listener from now on. Returns whether it had none.
+
+        :param number: identifies the pool
+        """
+        with self._lock:
+            if number in self._ahead:
+                return False
+            self._counts.pop(number, None)
+            self._ahead[number] = dict.fromkeys(HEARD, 0)
+            return True
+
+    def forget(self, number: int) -> None:
+        """Forget what was counted of a pool that is gone."""
+        with self._lock:
+            self._counts.pop(number, None)
+            self._ahead.pop(number, None)
+            for key in TOLD:
+                self._open.pop((number, key), None)
+
+    def heard(self, number: int, pool: str, key: str, endpoint: str, detail: str = '') -> None:
+        """Tell of something that a listener was told of, unless it was counted before.
+
+        :param key: one of those that are counted
+        :param detail: more about it, as plain text
+        """
+        with self._lock:
+            ahead = self._ahead.setdefault(number, dict.fromkeys(HEARD, 0))
+            if ahead[key] > 0:
+                ahead[key] -= 1
+                return
+            if number in self._counts:
+                self._counts[number][key] += 1
+            self._add(number, pool, key, 1, endpoint, detail)
+
+    def _add(self, number: int, pool: str, key: str, count: int, endpoint: str | None, detail: str = '') -> None:
+        """Tell of something that has happened a number of times: together with the same of a moment ago."""
+        one, several = TOLD[key]
+        began, before, event = self._open.get((number, key), (0.0, 0, {}))
+        if not 0 <= time.time() - began <= TOGETHER:
+            event = self.record(pool, '', endpoint, 'bad')
+            began, before = event['time'], 0
+        count += before
+        self._open[number, key] = began, count, event
+        event['what'] = f'{count:,} {one if count == 1 else several}{f", {detail}" if detail and count == 1 else ""}'
+        event['time'] = time.time()
+        if endpoint != event['endpoint']:
+            event['endpoint'] = None  # several, or not known
+
+    def breaker(self, number: int, pool: str, ident: str, endpoint: str, state: str, error: str | None) -> None:
+        """Tell of a breaker that has opened or closed, unless that was seen before.
+
+        :param ident: the id of the endpoint
+        :param endpoint: the endpoint, as it is shown
+        :param state: ``'open'`` or ``'closed'``
+        :param error: why, as it is shown
+        """
+        with self._lock:
+            before = self._states.get((number, ident), UNKNOWN)
+            if (before[0] == 'closed') == (state == 'closed'):
+                return
+            self._states[number, ident] = (state, *before[1:])
+        said = f' ({error})' if error and state != 'closed' else ''
+        self.record(pool, BREAKER[state] + said, endpoint, 'info' if state == 'closed' else 'bad')
+
+    # --- by looks at the pool ---
 
     def compare(self, number: int, pool: str, total: Mapping[str, Any]) -> None:
         """Tell what a pool has counted since the last look at it.
@@ -73,12 +153,14 @@ class Events:
         with self._lock:
             before = self._counts.get(number)
             self._counts[number] = now
-        if before is None:
-            return
-        for key, (one, several) in TOLD.items():
-            more = now[key] - before[key]
-            if more > 0:
-                self.record(pool, f'{more:,} {one if more == 1 else several}', level='bad')
+            if before is None:
+                return
+            for key in TOLD:
+                more = now[key] - before[key]
+                if more > 0 and key in HEARD and number in self._ahead:
+                    self._ahead[number][key] += more
+                if more > 0:
+                    self._add(number, pool, key, more, None)
         closed = {reason: now[reason] - before[reason] for reason in now if reason.startswith('closed ')}
         said = ', '.join(f'{count:,} {reason[7:]}' for reason, count in closed.items() if count > 0)
         if said:
@@ -90,7 +172,7 @@ class Events:
         """Tell what has become of an endpoint since the last look at it."""
         state = endpoint['breaker'], bool(endpoint['suspended']), bool(endpoint['retiring'])
         with self._lock:
-            before = self._states.get((number, endpoint['id']), ('closed', False, False))
+            before = self._states.get((number, endpoint['id']), UNKNOWN)
             if len(self._states) > REMEMBERED:
                 self._states.clear()
             self._states[number, endpoint['id']] = state

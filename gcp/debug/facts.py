@@ -192,7 +192,8 @@ def limits_of(pool: Any) -> Facts:
     options = pool._options
     names = ('max_size', 'total_max_size', 'min_idle', 'idle_timeout', 'max_lifetime', 'acquire_timeout', 'max_waiting')
     more = ('leak_threshold', 'max_connecting', 'max_connecting_total', 'connect_workers', 'breaker_threshold')
-    return {name: finite(getattr(options, name)) for name in names + more}
+    shared = ('reserve', 'reserve_timeout')
+    return {name: finite(getattr(options, name)) for name in names + more + shared}
 
 
 def times_of(total: Mapping[str, Any]) -> Facts:
@@ -224,7 +225,7 @@ def histogram_facts(bounds: tuple[float, ...], counts: tuple[int, ...], total: f
 def endpoint_facts(found: dict[str, Any], secret: bytes) -> Facts:
     """Return what is shown of an endpoint."""
     why = explanation(found['endpoint'], found)
-    max_size, min_idle, idle_timeout, max_lifetime, max_waiting, weight, floor = found['limits']
+    max_size, min_idle, idle_timeout, max_lifetime, max_waiting, weight, floor, reserve = found['limits']
     return {
         'endpoint': shown(found['endpoint'], secret),
         'id': endpoint_id(found['endpoint'], secret),
@@ -237,6 +238,7 @@ def endpoint_facts(found: dict[str, Any], secret: bytes) -> Facts:
             'max_waiting': max_waiting,
             'weight': weight,
             'floor': floor,
+            'reserve': reserve,
         },
         'blocked_by': why.blocked_by,
         'cap': why.cap,

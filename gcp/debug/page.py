@@ -364,7 +364,7 @@ def recent(facts: Facts, view: View) -> str:
         for one in facts['events']
         if facts['only'] is None or one['pool'] == facts['only']
     )
-    empty = 'Nothing has happened since the first look at this page.'
+    empty = 'Nothing has happened since this page was mounted.'
     return section('events', 'Recent events', table(view, heads, rows, empty))
 
 

@@ -9,10 +9,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 from contextvars import Context
-from types import FrameType
+from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
-from gcp._core import describe, thread_context
+from gcp._core import describe, line_of, thread_context
 from gcp.holders.stacks import format_frames, frames_of_task, frames_of_thread, innermost
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ __all__ = ['HolderInfo', 'describe_holders']
 
 active_threads: dict[int, threading.Thread] = getattr(threading, '_active', {})
 
-Use = tuple[Any, float, 'tuple[str, int, str] | None', 'int | None', int, 'Callable[[], Any] | None', 'str | None']
+Use = tuple[Any, float, 'tuple[CodeType, int] | None', 'int | None', int, 'Callable[[], Any] | None', 'str | None']
 
 
 class HolderInfo:
@@ -71,7 +71,7 @@ class HolderInfo:
         self.trace_id: str | None = None
         self.alive = True
         if site is not None:
-            self.file, self.line, self.function = site
+            self.file, self.line, self.function = line_of(*site)
         if self.thread_ident is not None:
             self._look(self.thread_ident, names)
 

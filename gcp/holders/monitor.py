@@ -38,8 +38,9 @@ __all__ = ['MonitoredPool']
 
 logger = logging.getLogger(__name__)
 
-RECLAIM_INTERVAL = 10.0
-"""The garbage collector is run at most so often for abandoned leases, seconds."""
+RECLAIM_INTERVAL = 9.0
+"""The garbage collector is run at most so often for abandoned leases, seconds: no place of one is gone for longer than
+10 s, with what it takes to look, to collect and to give it back."""
 
 LOOK_INTERVAL = 1.0
 """How often to look whether a leaked connection has come back, or a holder of a pool that reclaims is gone, seconds."""
@@ -145,9 +146,7 @@ class MonitoredPool:
         set_monitored(pool, any_waits)
         if not any_waits:
             return inf
-        again = LOOK_INTERVAL if self._reclaims else inf
-        if self._reclaims:
-            self._reclaim(pool)
+        again = self._reclaim(pool) if self._reclaims else inf
         if waiter is not None and self._warn_after < inf:
             if waiter.age >= self._warn_after:
                 find = partial(find_holders, pool, None, HOLDERS_SHOWN)
@@ -155,16 +154,18 @@ class MonitoredPool:
             again = min(again, max(LOOK_INTERVAL, self._warn_after - waiter.age))
         return min(again, max(self._warn_after, LOOK_INTERVAL))
 
-    def _reclaim(self, pool: Any) -> None:
-        """Run the garbage collector if the holder of a connection is gone."""
-        if monotonic() - self._reclaimed_at < RECLAIM_INTERVAL:
-            return
+    def _reclaim(self, pool: Any) -> float:
+        """Run the garbage collector if the holder of a connection is gone. Returns when to look again, in seconds."""
+        left = self._reclaimed_at + RECLAIM_INTERVAL - monotonic()
+        if left > 0:
+            return min(left, LOOK_INTERVAL)
         gone = [holder for holder in find_holders(pool, None, ABANDONED) if not holder.alive]
         if gone:
             self._reclaimed_at = monotonic()
             count_reclaim_run(pool)
             self.messages(pool).reclaimed(gone[:HOLDERS_SHOWN], gc.collect())
             pool._core.drain()
+        return LOOK_INTERVAL
 
 
 class Monitor:

@@ -10,14 +10,14 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any, Final
 
-__all__ = ['Errors', 'Telemetry', 'living', 'version', 'watchers']
+__all__ = ['Errors', 'Telemetry', 'living', 'on_new_pool', 'version']
 
 logger: Final = logging.getLogger('gcp.observe')
 numbers: Final = count()
 #: all pools of this process, exported or not
 pools: Final[weakref.WeakValueDictionary[int, Any]] = weakref.WeakValueDictionary()
-#: called with each pool that is created; `gcp.pytest_plugin` adds one
-watchers: Final[list[Callable[[Any], object]]] = []
+#: called with each new pool: `gcp.debug` and `gcp.pytest_plugin` add theirs
+on_new_pool: Final[list[Callable[[Any], None]]] = []
 
 
 def version() -> str:
@@ -93,6 +93,9 @@ class Telemetry:
         self.exemplars: Final[dict[tuple[str, str | None, int], tuple[dict[str, str], float, float]]] = {}
         self.pool: Final[weakref.ref[Any]] = weakref.ref(pool)
         pools[self.number] = pool
-        for watch in watchers:
-            watch(pool)
         self.final_counts: Final = core.final_counts
+        for tell in on_new_pool:
+            try:
+                tell(pool)
+            except Exception as error:
+                self.errors.record('a look at the new pool', error)

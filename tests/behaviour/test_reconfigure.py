@@ -114,6 +114,8 @@ CAN_CHANGE: dict[str, Any] = {
     'breaker_threshold': 3,
     'max_waiting': 8,
     'admission': 'deadline',
+    'reserve': 1,
+    'reserve_timeout': 2.0,
 }
 
 

@@ -7,7 +7,10 @@ import gc
 import io
 import json
 import re
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from html.parser import HTMLParser
 from typing import Any
@@ -21,8 +24,10 @@ import gcp.asyncio
 import gcp.debug
 import gcp.threading
 from gcp import Retry
+from gcp.debug import application
+from gcp.debug.events import Events
 from gcp.debug.facts import shares
-from gcp.testing import AsyncFakeManager, FakeManager
+from gcp.testing import AsyncFakeManager, FakeManager, ok
 from gcp.testing import error as raises
 
 HOSTILE = '<script>alert("x")</script>\'"&\u2028\u202e</style>'
@@ -289,6 +294,109 @@ def test_events_tell_what_has_happened_between_looks(
     assert '2 acquires timed out' in text_of(ask().body)
     for conn in held:
         pool.release(conn, 'db')
+
+
+def told_of(ask: Client, name: str) -> list[dict[str, Any]]:
+    """Return the events of a pool, the oldest first."""
+    return [event for event in ask('format=json').json['events'][::-1] if event['pool'] == name]
+
+
+def heard(name: str, count: int) -> list[dict[str, Any]]:
+    """Wait until so many events of a pool are known, without a look at it. Return them, the oldest first."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        found = [event for event in application.EVENTS.latest(1000)[::-1] if event['pool'] == name]
+        if len(found) >= count or time.monotonic() > deadline:
+            return found
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize('mounted', ['before', 'after'])
+def test_events_are_heard_of_as_they_happen(client: type[Client], manager: FakeManager, mounted: str) -> None:
+    ask = client() if mounted == 'before' else None
+    pool = gcp.threading.ConnectionPool(manager, max_size=1, name=f'{client.__name__}, mounted {mounted}')
+    try:
+        ask = ask or client()
+        pool.acquire('db')
+        with pytest.raises(gcp.AcquireTimeoutError):
+            pool.acquire('db', timeout=0)
+        [event] = heard(pool.name, 1)
+        assert (event['what'], event['endpoint'], event['level']) == ('1 acquire timed out', "'db'", 'bad')
+        told_of(ask, pool.name)
+        with pytest.raises(gcp.AcquireTimeoutError):
+            pool.acquire('db', timeout=0)
+        for _ in range(2):
+            told = [event['what'] for event in told_of(ask, pool.name) if 'timed out' in event['what']]
+            assert sum(int(what.split()[0]) for what in told) == 2  # each once, whoever tells of it first
+    finally:
+        pool.close(0)
+
+
+def test_what_a_look_has_counted_first_is_told_of_once() -> None:
+    events = Events()
+    assert events.begin(1) and not events.begin(1)
+    counts = {
+        'acquires': dict.fromkeys(('timeout', 'rejected', 'error', 'cancelled'), 0),
+        'connect_failures': {'transient': 0, 'permanent': 0},
+        'closed': {},
+        'leaks': 0,
+        'created': 0,
+    }
+    events.compare(1, 'p', counts)
+    events.compare(1, 'p', counts | {'leaks': 2})
+    events.heard(1, 'p', 'leaks', 'a')
+    events.heard(1, 'p', 'leaks', 'a')
+    assert [event['what'] for event in events.latest(9)] == ['2 connections are held for longer than leak_threshold']
+    events.heard(1, 'p', 'leaks', 'b', 'acquired at x.py:1')
+    events.compare(1, 'p', counts | {'leaks': 3})
+    assert [event['what'][:2] for event in events.latest(9)] == ['3 ']
+    events.breaker(1, 'p', 'ab', 'b', 'open', 'OSError')
+    events.breaker(1, 'p', 'ab', 'b', 'open', None)
+    events.breaker(1, 'p', 'ab', 'b', 'closed', None)
+    assert [event['level'] for event in events.latest(9)] == ['info', 'bad', 'bad']
+    events.forget(1)
+    events.compare(1, 'p', counts)
+    assert len(events.latest(9)) == 3
+
+
+def test_a_breaker_that_closes_between_two_looks_is_heard_of(client: type[Client], manager: FakeManager) -> None:
+    ask = client()
+    manager.create.does(raises(OSError('refused')), ok())
+    with gcp.threading.ConnectionPool(
+        manager, breaker_threshold=1, connect_retry=Retry(0.001, 0.001), name=f'flaps, {client.__name__}'
+    ) as pool:
+        told_of(ask, pool.name)
+        with pytest.raises(gcp.EndpointUnavailableError):
+            pool.acquire('db', timeout=5)
+        deadline = time.monotonic() + PATIENCE
+        while pool.stats().endpoints and time.monotonic() < deadline:
+            try:
+                pool.release(pool.acquire('db', timeout=5), 'db')
+                break
+            except gcp.EndpointUnavailableError:
+                time.sleep(0.005)
+        found = heard(pool.name, 2)
+        assert [event['what'] for event in found if 'breaker' in event['what']] == [
+            'unavailable: its breaker is open (OSError: refused)',
+            'available again: its breaker is closed',
+        ]
+        assert sum('breaker' in event['what'] for event in told_of(ask, pool.name)) == 2
+
+
+def test_without_a_page_no_pool_has_a_listener() -> None:
+    code = """
+import gcp.threading, gcp.testing
+make = lambda: gcp.threading.ConnectionPool(gcp.testing.FakeManager())
+first = make()
+assert first._core.listener_thread is None
+import gcp.debug
+assert first._core.listener_thread is None
+gcp.debug.wsgi(); gcp.debug.asgi()
+assert first._core.listener_thread is not None and len(first._core.listener_thread._listeners) == 1
+second = make()
+assert second._core.listener_thread is not None and len(second._core.listener_thread._listeners) == 1
+"""
+    subprocess.run([sys.executable, '-c', code], check=True, timeout=PATIENCE * 4)
 
 
 def test_a_pool_that_is_gone_is_not_shown(client: type[Client], manager: FakeManager) -> None:

@@ -76,7 +76,15 @@ ALLOWED = {
     'gcp.threading': FRONT,
     'gcp.asyncio': FRONT,
     'gcp.observe': {'gcp._core', 'gcp.exceptions', 'gcp.observe', 'gcp.options', 'gcp.stats'},
-    'gcp.debug': {'gcp._core', 'gcp.debug', 'gcp.explanation', 'gcp.observe', 'gcp.stats'},
+    'gcp.debug': {
+        'gcp._core',
+        'gcp.debug',
+        'gcp.explanation',
+        'gcp.holders',
+        'gcp.listener',
+        'gcp.observe',
+        'gcp.stats',
+    },
     'gcp.dropin': {'gcp', 'gcp.managers'},
     'gcp.pytest_plugin': {'gcp.asyncio', 'gcp.observe', 'gcp.threading'},
     'gcp.testing': {

@@ -65,7 +65,7 @@ def threads() -> None:
     pool.release('connection', ('localhost', 1))  # type: ignore[arg-type]
     gcp.threading.ConnectionPool(Streams())  # type: ignore[arg-type]
     gcp.threading.ConnectionPool[str, bytes](Sockets())  # type: ignore[arg-type]
-    gcp.threading.ConnectionPool(Sockets(), max_sizes=1)  # type: ignore[arg-type]
+    gcp.threading.ConnectionPool(Sockets(), max_sizes=1)  # type: ignore[call-arg]
     gcp.threading.ConnectionPool(Sockets(), max_size='4')  # type: ignore[arg-type]
     pool.max_size = 7  # type: ignore[misc]
 

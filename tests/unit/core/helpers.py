@@ -58,6 +58,8 @@ LIMITS: dict[str, Any] = {
     'breaker_threshold': None,
     'max_waiting': None,
     'admission': None,
+    'reserve': 0,
+    'reserve_timeout': inf,
 }
 
 
@@ -174,9 +176,9 @@ class Bench:
 
     # --- acquire ---
 
-    def acquire(self, endpoint: Hashable, timeout: float | None = None) -> Acquire:
+    def acquire(self, endpoint: Hashable, timeout: float | None = None, priority: int = 0) -> Acquire:
         """Open an acquire that has asked for nothing yet."""
-        return self.pool.open_acquire(endpoint, timeout)
+        return self.pool.open_acquire(endpoint, timeout, priority)
 
     def ask(self, endpoint: Hashable, timeout: float | None = None) -> Acquire:
         """Open an acquire and let it ask."""

@@ -236,6 +236,14 @@ class Acquire(Action):
         self.world.use_and_release(conn, self.endpoint)
 
 
+class Urgent(Action):
+    """Acquires with a priority, uses, releases."""
+
+    def act(self) -> None:
+        conn = self.pool.acquire(self.endpoint, priority=1)
+        self.world.use_and_release(conn, self.endpoint)
+
+
 class Release(Action):
     brings = 1
 
@@ -410,6 +418,7 @@ OPERATIONS: dict[str, type[Action]] = {
     'shrink': Shrink,
     'retire': Retire,
     'warm_up': WarmUp,
+    'urgent': Urgent,
 }
 
 
@@ -431,7 +440,7 @@ def meeting(
 
     def scenario(scheduler: Scheduler) -> Callable[[], None]:
         manager_class = HookedManager if any(action.hooked for action in actions) else Manager
-        most = places + names.count('grow')
+        most = max(places + names.count('grow'), settings.get('max_size', 0))
         manager = manager_class(scheduler, most, most)
         if failures:
             manager = FailingManager(scheduler, most, most, failures)
@@ -602,6 +611,30 @@ def test_operations(names: tuple[str, ...], settings: str) -> None:
     acquire and release."""
     alone = settings not in ('a worker', 'two workers')
     scenario = meeting(*names, shared=True, alone=alone, **SETTINGS[settings])
+    assert explore(scenario, preemptions=PREEMPTIONS - 1, most=MOST).total >= 4
+
+
+@pytest.mark.parametrize(
+    'settings', [{'reserve': 1, 'max_size': 2}, {'reserve': 1, 'max_size': 2, 'connect_workers': 1}]
+)
+@pytest.mark.parametrize(
+    'names',
+    [
+        ('urgent', 'acquire', 'acquire'),
+        ('urgent', 'urgent', 'acquire'),
+        ('urgent', 'time_out', 'acquire'),
+        ('urgent', 'interrupt', 'acquire'),
+        ('urgent', 'acquire', 'release'),
+        ('urgent', 'acquire', 'discard'),
+        ('acquire', 'acquire', 'drop'),
+        ('urgent', 'acquire', 'retire'),
+        ('urgent', 'acquire', 'close'),
+    ],
+    ids='+'.join,
+)
+def test_a_reserve(names: tuple[str, ...], settings: dict[str, Any]) -> None:
+    """One of two places is only for acquires with a priority: no acquire waits for ever, and no place is lost."""
+    scenario = meeting(*names, shared=True, alone=True, total_max_size=2, reserve_timeout=None, **settings)
     assert explore(scenario, preemptions=PREEMPTIONS - 1, most=MOST).total >= 4
 
 

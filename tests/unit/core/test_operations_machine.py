@@ -1,5 +1,6 @@
-"""Guarantees 1, 4, 18, 19, 20 and 21 (docs/guarantees.md): whatever callers, workers, a collector and `reconfigure` do,
-in any order and with all limits at random, the counts of the core agree, its limits hold, and no acquire waits in vain.
+"""Guarantees 1, 4, 18 to 22, 26 to 28 and 30 (docs/guarantees.md): whatever callers, workers, a collector and operators
+do, in any order and with all limits at random, the counts of the core agree, its limits hold, and no acquire waits in
+vain. Nothing is handed out that was expired, or that is suspended; what is reserved is for acquires with a priority.
 
 ``GCP_HYPOTHESIS=long`` tries many more sequences, new ones each time."""
 
@@ -15,17 +16,35 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from core.helpers import CREATE, WAIT, Conn
 from core.test_background import BackgroundBench
 from gcp import EndpointLimits, ErrorClass, Retry
-from gcp._core import Acquire, Job, Watch, begin_readiness, begin_retirement, rest
+from gcp._core import (
+    Acquire,
+    Job,
+    Watch,
+    begin_readiness,
+    begin_retirement,
+    begin_suspension,
+    expire_connections,
+    list_waiters,
+    rest,
+    resume_endpoints,
+)
 from gcp.exceptions import (
     AcquireTimeoutError,
     ConnectionPoolNotFound,
     EndpointRetiredError,
     EndpointUnavailableError,
     PoolNotReadyError,
+    PoolSuspendedError,
     TooManyWaitersError,
 )
 
-REFUSALS = (AcquireTimeoutError, EndpointRetiredError, EndpointUnavailableError, TooManyWaitersError)
+REFUSALS = (
+    AcquireTimeoutError,
+    EndpointRetiredError,
+    EndpointUnavailableError,
+    PoolSuspendedError,
+    TooManyWaitersError,
+)
 SOME = st.integers(0, 7)
 INTERVAL = 10.0
 
@@ -61,8 +80,18 @@ OPTIONS: dict[str, st.SearchStrategy[Any]] = {
     'breaker_threshold': st.sampled_from([None, 1, 3]),
     'max_waiting': st.sampled_from([None, 0, 2]),
     'admission': st.sampled_from([None, 'deadline']),
-    'limits': st.sampled_from([None, {'a': EndpointLimits(max_size=1, min_idle=1, max_waiting=1)}]),
+    'limits': st.sampled_from(
+        [
+            None,
+            {'a': EndpointLimits(max_size=1, min_idle=1, max_waiting=1)},
+            {'a': EndpointLimits(weight=3.0), 'b': EndpointLimits(floor=1), 'c': EndpointLimits(reserve=2, weight=0.5)},
+            {'a': EndpointLimits(floor=2, reserve=1), 'b': EndpointLimits(weight=2.0, reserve=0)},
+        ]
+    ),
+    'reserve': st.sampled_from([0, 1, 3]),
+    'reserve_timeout': st.sampled_from([float('inf'), 4.0]),
 }
+TARGETS = st.sampled_from(['a', 'b', 'c', None])
 
 
 class OperationsMachine(RuleBasedStateMachine):
@@ -80,12 +109,19 @@ class OperationsMachine(RuleBasedStateMachine):
         self.watches: list[Watch] = []
         self.retired: list[Watch] = []
         self.made = 0
+        self.suspended: set[str | None] = set()
+        self.expired: set[Conn] = set()  # those that lived when they were
+        self.priorities: dict[Acquire, int] = {}
+        self.older: set[Acquire] = set()  # that may have been served before
+        self.alive: dict[str, set[Conn]] = {endpoint: set() for endpoint in 'abc'}
 
     # --- callers ---
 
     def conn(self, endpoint: Any) -> Conn:
         self.made += 1
-        return Conn(endpoint, self.made)
+        conn = Conn(endpoint, self.made)
+        self.alive[endpoint].add(conn)
+        return conn
 
     def tell(self, acquire: Acquire, how: Any) -> None:
         """Let an acquire go on; put it where it belongs then."""
@@ -96,15 +132,24 @@ class OperationsMachine(RuleBasedStateMachine):
             if acquire.todo == 'done':
                 acquire.next()
                 self.holders.append((acquire, acquire.conn))
+                assert acquire in self.older or acquire.conn not in self.expired, 'it was expired'
                 return
         except (*REFUSALS, Refused) as error:
             acquire.abandon(error)
             return
         self.acquires.append(acquire)
 
-    @rule(endpoint=st.sampled_from('abc'), timeout=st.sampled_from([None, 0, 5.0]))
-    def acquire(self, endpoint: str, timeout: float | None) -> None:
-        self.tell(self.bench.acquire(endpoint, timeout), lambda: None)
+    @rule(
+        endpoint=st.sampled_from('abc'),
+        timeout=st.sampled_from([None, 0, 5.0]),
+        priority=st.sampled_from([0, 0, 0, 1, 2, -1]),
+    )
+    def acquire(self, endpoint: str, timeout: float | None, priority: int) -> None:
+        acquire = self.bench.acquire(endpoint, timeout, priority)
+        self.priorities[acquire] = priority
+        self.tell(acquire, lambda: None)
+        if {endpoint, None} & self.suspended:
+            assert acquire.todo != CREATE and not acquire.is_current, 'it is suspended'
 
     @precondition(lambda self: self.acquires)
     @rule(number=SOME, kind=st.sampled_from(['ok', 'ok', 'ok', 'fail', 'permanent', 'stale', 'cancel']))
@@ -220,6 +265,28 @@ class OperationsMachine(RuleBasedStateMachine):
             watch.force()
         watch.close()
 
+    @rule(whom=TARGETS)
+    def expire(self, whom: str | None) -> None:
+        for endpoint in self.alive if whom is None else [whom]:
+            self.expired |= self.alive[endpoint]
+        self.older |= set(self.acquires)
+        expire_connections(self.bench.pool, whom)
+
+    @rule(whom=TARGETS, mode=st.sampled_from(['wait', 'wait', 'raise']), drains=st.booleans())
+    def suspend(self, whom: str | None, mode: str, drains: bool) -> None:
+        self.suspended.add(whom)
+        watch = begin_suspension(self.bench.pool, whom, mode, drains, 1.0, None)
+        if watch is not None:
+            assert not watch.done() or not [acquire for acquire, conn in self.holders if self.is_held(acquire, conn) and
+                                            whom in (conn.endpoint, None)]  # fmt: skip
+            watch.close()
+
+    @precondition(lambda self: self.suspended)
+    @rule(whom=TARGETS)
+    def resume(self, whom: str | None) -> None:
+        self.suspended = set() if whom is None else self.suspended - {whom}
+        resume_endpoints(self.bench.pool, whom)
+
     @rule(data=st.data())
     def reconfigure(self, data: st.DataObject) -> None:
         names = data.draw(st.lists(st.sampled_from(sorted(OPTIONS)), min_size=1, max_size=3, unique=True))
@@ -253,26 +320,67 @@ class OperationsMachine(RuleBasedStateMachine):
             return
         total, endpoints = self.core.snapshot()
         assert self.core.size <= self.options['total_max_size']
-        for endpoint, counts in endpoints:
-            own = (self.options['limits'] or {}).get(endpoint)
-            most = own.max_size if own else self.options['max_size']
-            assert counts['idle'] + counts['used'] + counts['creating'] + counts['disposing'] <= most
+        for _, counts in endpoints:
+            taken = counts['idle'] + counts['used'] + counts['creating'] + counts['disposing']
+            assert taken <= counts['limits'][0]
             assert counts['creating'] <= (self.options['max_connecting'] or 100)
         assert total['creating'] <= (self.options['max_connecting_total'] or 100)
         checks = sum(job.is_check for job in self.jobs)
         assert checks <= min(self.options['max_connecting'] or 8, self.options['max_connecting_total'] or 8)
 
+    @staticmethod
+    def is_held(acquire: Acquire, conn: Any) -> bool:
+        """Whether a connection is still held: a retirement may have taken it."""
+        return acquire.is_current and acquire.conn is conn
+
+    def ordinary(self, endpoint: str, counts: dict[str, Any]) -> int:
+        """Count the places that are taken for acquires without a priority: what is idle takes none."""
+        preferred = sum(
+            self.priorities[acquire] > 0 and conn.endpoint == endpoint and self.is_held(acquire, conn)
+            for acquire, conn in self.holders
+        )
+        preferred += sum(
+            self.priorities[acquire] > 0
+            and acquire.endpoint == endpoint
+            and (acquire.todo == CREATE or acquire.is_current)
+            for acquire in self.acquires
+        )
+        checked = sum(job.is_check and job.key == endpoint for job in self.jobs)
+        return counts['used'] + checked + counts['creating'] + counts['disposing'] - preferred
+
     @invariant()
     def no_acquire_waits_in_vain(self) -> None:
-        """No acquire waits beside an idle connection of its endpoint, except one that is being checked."""
+        """No acquire waits beside an idle connection of its endpoint, except one that is being checked, that is
+        suspended, or that is reserved for acquires with a priority."""
         if not hasattr(self, 'bench'):
             return
         checked: dict[Any, int] = {}
         for job in self.jobs:
             checked[job.key] = checked.get(job.key, 0) + job.is_check
         for endpoint, counts in self.core.snapshot()[1]:
-            if counts['waiting']:
-                assert counts['idle'] <= checked.get(endpoint, 0), endpoint
+            if counts['waiting'] and not counts['suspended'] and counts['idle'] > checked.get(endpoint, 0):
+                max_size, reserve = counts['limits'][0], counts['limits'][-1] or 0
+                assert reserve, endpoint
+                if self.options['reserve_timeout'] < 100:
+                    continue  # one may borrow by now, and has not looked yet
+                assert {waiter[4] for waiter in list_waiters(self.core, (endpoint,), -1)} == {'reserve'}
+                if (
+                    self.core.snapshot()[0]['closed']['evicted'] == 0
+                ):  # else a place of another endpoint may be reserved
+                    assert self.ordinary(endpoint, counts) >= max_size - reserve, endpoint
+
+    @invariant()
+    def the_reserve_is_kept(self) -> None:
+        """Acquires without a priority take no place that is reserved, unless they have waited for it."""
+        if not hasattr(self, 'bench') or self.lowered or self.options['reserve_timeout'] < 100:
+            return
+        for endpoint, counts in self.core.snapshot()[1]:
+            max_size, reserve = counts['limits'][0], counts['limits'][-1] or 0
+            without = sum(
+                conn.endpoint == endpoint and self.priorities[acquire] <= 0 and self.is_held(acquire, conn)
+                for acquire, conn in self.holders
+            )
+            assert not reserve or without <= max_size - reserve, endpoint
 
     def teardown(self) -> None:
         """Let all end well: no place is lost."""

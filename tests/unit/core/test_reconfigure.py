@@ -326,11 +326,11 @@ def test_endpoints_are_asked_again() -> None:
     held = [made.get('a') for _ in range(2)]
     limits['a'] = EndpointLimits(max_size=1, min_idle=0, idle_timeout=7, max_lifetime=70, max_waiting=3)
     made.pool.reconfigure(max_size=4)
-    assert made.endpoints['a']['limits'] == (1, 0, 7.0, 70.0, 3, 1.0, 0)
+    assert made.endpoints['a']['limits'] == (1, 0, 7.0, 70.0, 3, 1.0, 0, None)
     made.put(*held)
     assert made.dispose_all() == [('a1', 'evicted')]
     made.pool.reconfigure(limits=None)
-    assert made.endpoints['a']['limits'] == (4, 1, 60.0, 3600.0, None, 1.0, 0)
+    assert made.endpoints['a']['limits'] == (4, 1, 60.0, 3600.0, None, 1.0, 0, None)
 
 
 def test_an_endpoint_that_is_gone_leaves_no_trace() -> None:
