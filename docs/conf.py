@@ -36,6 +36,8 @@ nitpick_ignore_regex = [(r'py:.*', r'(?!gcp\.).*|.*\.(_.*|[A-Z]|[A-Z]\w*T|Inspec
 INTERNAL = {'open_acquire', 'open_release'}
 
 html_theme = 'furo'
+html_static_path = ['_static']
+html_css_files = ['pages.css']
 html_title = f'gcp {version}'
 
 

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -186,6 +187,25 @@ def test_sdist_has_what_a_clone_has(archives: tuple[Path, Path]) -> None:
 def test_installed_wheel_works(archives: tuple[Path, Path], tmp_path: Path) -> None:
     python = make_environment(tmp_path / 'venv', archives[1])
     check_import(python, tmp_path, tmp_path / 'venv')
+
+
+def test_the_first_minute_is_as_the_readme_says(archives: tuple[Path, Path], tmp_path: Path) -> None:
+    """From a bare environment, with no compiler to be found: the command and the first program of the README."""
+    readme = (ROOT / 'README.md').read_text(encoding='utf-8')
+    program = re.search(r'^```python\n(.*?)^```', readme, re.MULTILINE | re.DOTALL)
+    assert program and '\n$ pip install gcpool ' in readme
+    (tmp_path / 'first.py').write_text(program[1], encoding='utf-8')
+    began = time.monotonic()
+    call(sys.executable, '-m', 'venv', 'venv', cwd=tmp_path)
+    programs = tmp_path / 'venv' / 'bin'
+    # its two dependencies are downloaded, and nothing is compiled
+    quietly = ('--quiet', '--disable-pip-version-check', '--only-binary', ':all:')
+    call(programs / 'pip', 'install', *quietly, archives[1], cwd=tmp_path, PATH=str(programs))
+    said = call(programs / 'python', '-W', 'error', 'first.py', cwd=tmp_path, PATH=str(programs))
+    took = time.monotonic() - began
+    assert said.startswith('(42,)\n')
+    assert 'gcpool_acquires_total{pool="shop",pool_endpoint="orders",result="created"} 1.0' in said
+    assert took < 60.0
 
 
 @pytest.mark.parametrize('mode', ['lenient', 'strict'])
