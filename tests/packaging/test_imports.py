@@ -92,6 +92,7 @@ ALLOWED = {
         'gcp.asyncio',
         'gcp.contrib',
         'gcp.exceptions',
+        'gcp.limits',
         'gcp.managers',
         'gcp.stats',
         'gcp.threading',
