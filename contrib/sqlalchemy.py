@@ -65,7 +65,7 @@ class Pool(SqlAlchemyPool):
     :param use_lifo: `pool_use_lifo`: whether the connection that was returned last is used first
     :param recycle: `pool_recycle`: seconds after which a connection is replaced; -1: never
     :param pre_ping: `pool_pre_ping`: whether to check a connection by a round trip before each use
-    :param gcp_options: other options of gcp's `ConnectionPool`, such as ``name`` or ``leak_threshold``
+    :param gcp_options: other options of `gcp.threading.ConnectionPool`, such as ``name`` or ``leak_threshold``
     :param named: `echo`, `logging_name`, `reset_on_return`, `events` and `dialect` of SQLAlchemy's `Pool`
     :ivar pool: the `gcp.threading.ConnectionPool`, or that of `gcp.asyncio`
     :ivar endpoint: its endpoint: the name of the dialect and of the driver
