@@ -88,7 +88,10 @@ class ConnectionPool(SyncPool[EndpointT, ConnectionT], Operations[EndpointT], In
     :param warn_after: log a warning when an acquire without a time limit has waited for so many seconds; ``None``: do
                        not
     :param reclaim_abandoned: have Python's garbage collector run when an acquire waits while the task of a holder is
-                              done, or its thread has ended, at most every 10 s
+                              done, or its thread has ended, at most every 9 s
+    :param reserve: places of each endpoint that are only for acquires with a priority above 0
+    :param reserve_timeout: an acquire without a priority that has waited for so many seconds may take one of those
+                            places; ``None``: never
     :raises TypeError: for an argument that is unknown or has a wrong type
     :raises ValueError: for an argument out of range, or two that contradict each other
     """

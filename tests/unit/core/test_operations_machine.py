@@ -1,6 +1,6 @@
-"""Guarantees 1, 4, 18 to 22, 26 to 28 and 30 (docs/guarantees.md): whatever callers, workers, a collector and operators
-do, in any order and with all limits at random, the counts of the core agree, its limits hold, and no acquire waits in
-vain. Nothing is handed out that was expired, or that is suspended; what is reserved is for acquires with a priority.
+"""Guarantees 1, 4, 18, 19, 20, 21, 26, 27, 28 and 30 (docs/guarantees.md): whatever callers, workers, a collector and
+operators do, in any order and with all limits at random, the counts of the core agree, its limits hold, and no acquire
+waits in vain. Nothing is handed out that was expired, or is suspended; a reserve is for acquires with a priority.
 
 ``GCP_HYPOTHESIS=long`` tries many more sequences, new ones each time."""
 

@@ -66,6 +66,7 @@ def test_one_endpoint_with_a_hundred_times_the_load(others: int) -> None:
     assert outcome.evicted < 0.01 * outcome.served.total(), str(outcome)
     assert outcome.rate > 0.9 * 20 / USE_TIME
     assert max(outcome.longest[number] for number in floors) <= 2 * others * USE_TIME
+    assert max(outcome.longest[number] for number in range(1, 50)) <= 4.0  # those without a floor wait for their turn
 
 
 @pytest.mark.parametrize('create', [0.002, 0.02])
