@@ -1,6 +1,6 @@
 """The asyncio connection pool, the base class of its connection managers, and its leases."""
 
-# It drives the machines in gcp._core. They decide what is to be done. Here it is done: awaiting, disposing, calling hooks.
+# It drives the machines in gcp._core. They decide what is to be done; this does it: awaiting, disposing, calling hooks.
 # Read it beside gcp.threading, which differs in the awaiting. Idle hits do not come here: compiled code serves them.
 
 from __future__ import annotations
