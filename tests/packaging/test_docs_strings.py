@@ -130,6 +130,14 @@ def test_all_public_methods_of_a_pool_have_docstrings_that_name_their_arguments(
             assert [one for one in parameters if f':param {one}:' not in (inspect.getdoc(method) or '')] == [], name
 
 
+def test_what_can_be_changed_in_use_is_typed() -> None:
+    (changes,) = [one for one in TREE.body if isinstance(one, ast.ClassDef) and one.name == '_Changes']
+    named = [
+        one.target.id for one in changes.body if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name)
+    ]
+    assert sorted(named) == sorted({*options.NAMES} - {*options.FIXED})
+
+
 def test_leases_are_public() -> None:
     assert gcp.threading.Lease is gcp.Lease is _core.Lease
     assert gcp.asyncio.Lease is gcp.AsyncLease is _core.AsyncLease
