@@ -30,7 +30,7 @@ DRIVERS = {
     'redis': 'redis',
     'sqlalchemy': 'sqlalchemy',
 }
-OTHERS = ('http', 'socket', 'socket_async', 'unix', 'unix_async')
+OTHERS = ('django', 'http', 'socket', 'socket_async', 'unix', 'unix_async')
 
 
 def check(function: Callable[[], None]) -> Callable[[], None]:

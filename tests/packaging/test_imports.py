@@ -102,6 +102,7 @@ ALLOWED = {
         'gcp.asyncio',
         'gcp.contrib',
         'gcp.exceptions',
+        'gcp.limits',
         'gcp.managers',
         'gcp.stats',
         'gcp.threading',

@@ -163,6 +163,7 @@ def test_only_users_extras_are_published() -> None:
     assert set(PROJECT['project']['optional-dependencies']) == {
         'asyncpg',
         'demo',
+        'django',
         'psycopg',
         'psycopg2',
         'redis',

@@ -157,4 +157,4 @@ def test_the_files_that_the_guide_names_are_there() -> None:
 def test_all_packages_are_installed() -> None:
     (listed,) = re.findall(r'^packages = \[("gcp", .*)\]$', PYPROJECT, flags=re.MULTILINE)
     packages = {'.'.join(path.parent.relative_to(ROOT).parts) for path in ROOT.glob('gcp/**/__init__.py')}
-    assert set(re.findall(r'"([\w.]+)"', listed)) == packages | {'gcp.contrib'}
+    assert set(re.findall(r'"([\w.]+)"', listed)) == packages | {'gcp.contrib', 'gcp.contrib.django'}
