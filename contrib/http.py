@@ -17,29 +17,21 @@ import functools
 import http.client
 import io
 import math
-import re
 import socket
 import time
 from collections.abc import Callable, Mapping
 from ssl import SSLContext, create_default_context
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from gcp.contrib._errors import BROKEN, classify_error, look_at_socket
-from gcp.contrib._tcp import decode_scope
+from gcp.contrib._origin import Origin, keep_alive, split_origin
 from gcp.contrib._wire import clamp, restore_timeout
 from gcp.contrib.socket import KeepAlive, SslSocketConnectionManager, TcpEndpoint, TcpSocketConnectionManager
 from gcp.exceptions import ErrorClass
 from gcp.threading import BaseConnectionManager
 
 __all__ = ['HttpConnection', 'HttpConnectionManager', 'HttpResponse', 'HttpsConnection', 'KeepAlive', 'Origin']
-
-Origin = str
-
-#: How long before the end of a server's keep-alive time-out a connection is no longer reused, seconds, at most: the
-#: server could close it while a request is on its way.
-MARGIN = 1.0
 
 #: The attributes of a connection of `http.client` that change how it talks to the server.
 CHANGEABLE = (
@@ -182,11 +174,7 @@ class HttpResponse(http.client.HTTPResponse):
 
     def keep_alive(self) -> float:
         """Return for how many seconds the connection can be reused, by the server's ``Keep-Alive`` header."""
-        hint = re.search(r'\btimeout *= *"?(\d+)', self.headers.get('Keep-Alive', ''))
-        if hint is None:
-            return math.inf
-        seconds = float(hint[1])
-        return seconds - min(MARGIN, seconds / 2)
+        return keep_alive(self.headers.get('Keep-Alive', ''))
 
 
 class HttpConnection(http.client.HTTPConnection):
@@ -405,7 +393,7 @@ class HttpConnectionManager(BaseConnectionManager[Origin, HttpConnection]):
         :raises TypeError: when the endpoint is not a string
         :raises ValueError: when it is not an origin
         """
-        scheme, host, port = _split_origin(endpoint)
+        scheme, host, port = split_origin(endpoint)
         conn: HttpConnection
         if scheme == 'http':
             conn = HttpConnection(host, port)
@@ -496,23 +484,3 @@ class HttpConnectionManager(BaseConnectionManager[Origin, HttpConnection]):
 
 def _look_at_error(error: BaseException) -> ErrorClass | None:
     return BROKEN if isinstance(error, LOST) else look_at_socket(error)
-
-
-def _split_origin(endpoint: Origin) -> tuple[str, str, int]:
-    """Return scheme, host and port of an origin. Errors do not quote parts that may contain a secret."""
-    if not isinstance(endpoint, str):
-        raise TypeError(f"endpoint: an origin such as 'https://example.org' was expected, not {endpoint!r}")
-    expected = "endpoint: an origin, 'http://host[:port]' or 'https://host[:port]', was expected"
-    if '@' in endpoint:
-        raise ValueError(f'{expected}, without user name and password: those belong in a header of the request')
-    place = re.split('[?#]', endpoint)[0]
-    try:
-        parts = urlsplit(endpoint)
-        scheme, host, port = parts.scheme, parts.hostname, parts.port
-    except ValueError:
-        raise ValueError(f'{expected}, not {place!r}') from None
-    if scheme not in ('http', 'https') or not host or endpoint != endpoint.strip():
-        raise ValueError(f'{expected}, not {place!r}')
-    if parts.path or place != endpoint:
-        raise ValueError(f'{expected}, without path and query, unlike that for {host!r}')
-    return scheme, decode_scope(host), (80 if scheme == 'http' else 443) if port is None else port

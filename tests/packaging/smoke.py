@@ -25,11 +25,14 @@ CHECKS: list[Callable[[], None]] = []
 #: module of gcp.contrib -> the package that it needs
 DRIVERS = {
     'asyncpg': 'asyncpg',
+    'http_async': 'h11',
     'psycopg': 'psycopg',
     'psycopg2': 'psycopg2',
     'redis': 'redis',
     'sqlalchemy': 'sqlalchemy',
 }
+#: the extra, where it is not called like the module
+EXTRAS = {'http_async': 'http'}
 OTHERS = ('django', 'http', 'socket', 'socket_async', 'unix', 'unix_async')
 
 
@@ -158,7 +161,7 @@ def managers_are_there_or_name_their_extra() -> None:
             try:
                 importlib.import_module(f'gcp.contrib.{name}')
             except ImportError as error:
-                assert f'gcpool[{name}]' in str(error)
+                assert f'gcpool[{EXTRAS.get(name, name)}]' in str(error)
             else:
                 raise AssertionError(f'gcp.contrib.{name} can be imported without {driver}')
 

@@ -164,6 +164,7 @@ def test_only_users_extras_are_published() -> None:
         'asyncpg',
         'demo',
         'django',
+        'http',
         'psycopg',
         'psycopg2',
         'redis',

@@ -42,6 +42,18 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('REDIS_PASSWORD', PASSWORD)
 
 
+def test_http_with_asyncio() -> None:
+    driver('h11')
+    namespace = example('download')
+
+    async def body(origin: str) -> None:
+        assert await namespace['download'](origin, '/peer')
+        await namespace['async_pool'].close()
+
+    with http_server() as port:
+        asyncio.run(body(f'http://127.0.0.1:{port}'))
+
+
 def test_redis_with_threads(server: RedisServer) -> None:
     namespace = example('greeting', **{'6379': str(server.port)})
     assert (namespace['length'], namespace['greeting']) == (5, b'hello')

@@ -322,6 +322,23 @@ class Https(Http):
         return {'ssl': self.identities.trusting()}
 
 
+class AsyncHttp(Http):
+    module, manager, front = 'http_async', 'HttpConnectionManager', AsyncioFront
+
+    async def ask(self, conn: Any) -> None:
+        assert await (await conn.request('GET', '/')).read() == b'ok'
+
+
+class AsyncHttps(AsyncHttp):
+    note = 'https'
+    upstream = 'https'
+    scheme = 'https'
+    cannot = {**NO_LOGIN, **ASKS_NOTHING}  # noqa: RUF012
+
+    def options(self) -> dict[str, Any]:
+        return {'ssl': self.identities.trusting()}
+
+
 KINDS: tuple[type[Kind], ...] = (
     Tcp,
     Ssl,
@@ -339,4 +356,6 @@ KINDS: tuple[type[Kind], ...] = (
     AsyncRedis,
     Http,
     Https,
+    AsyncHttp,
+    AsyncHttps,
 )
