@@ -20,7 +20,7 @@ TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
 
 #: What `make test` leaves to the night; what a worker gets; the fixtures for servers; what tests say at the end.
-pytest_plugins = ['selection', 'spreading', 'servers', 'summary', 'task_factories']
+pytest_plugins = ['selection', 'spreading', 'servers', 'mysql_peers', 'summary', 'task_factories']
 
 # A shell starts jobs in the background with Ctrl-C ignored, which they and all their children inherit. Tests send it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

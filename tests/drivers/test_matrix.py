@@ -400,6 +400,8 @@ def servers(
                 home = directory / 'redis'
                 home.mkdir(exist_ok=True)
                 return ('127.0.0.1', stack.enter_context(RedisServer(home).running()).port)
+            if name == 'mariadb':
+                return ('127.0.0.1', request.getfixturevalue('mariadb').port)
             serve = echo if name.endswith('echo') else http
             context = identities.sound if name in ('tls echo', 'https') else None
             return stack.enter_context(TcpServer(serve, context)).address

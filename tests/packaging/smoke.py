@@ -26,13 +26,15 @@ CHECKS: list[Callable[[], None]] = []
 DRIVERS = {
     'asyncpg': 'asyncpg',
     'http_async': 'h11',
+    'mysql': 'pymysql',
+    'mysql_async': 'aiomysql',
     'psycopg': 'psycopg',
     'psycopg2': 'psycopg2',
     'redis': 'redis',
     'sqlalchemy': 'sqlalchemy',
 }
 #: the extra, where it is not called like the module
-EXTRAS = {'http_async': 'http'}
+EXTRAS = {'http_async': 'http', 'mysql_async': 'mysql'}
 OTHERS = ('django', 'http', 'socket', 'socket_async', 'unix', 'unix_async')
 
 

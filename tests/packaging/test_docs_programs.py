@@ -41,7 +41,12 @@ def place(postgres: Server) -> dict[str, str]:
     """Say where the server is."""
     driver('psycopg')
     driver('asyncpg')
-    return {'PGHOST': str(postgres.directory), 'PGUSER': 'postgres', 'PGDATABASE': 'postgres'}
+    return {
+        'PGHOST': str(postgres.directory),
+        'PGUSER': 'postgres',
+        'PGDATABASE': 'postgres',
+        'DB_PASSWORD': 'unused',  # the page of MySQL makes a pool, but no connection
+    }
 
 
 def needs(code: str) -> None:

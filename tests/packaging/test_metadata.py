@@ -165,6 +165,7 @@ def test_only_users_extras_are_published() -> None:
         'demo',
         'django',
         'http',
+        'mysql',
         'psycopg',
         'psycopg2',
         'redis',

@@ -293,6 +293,68 @@ class AsyncRedis(Redis):
         await self.load().client(conn).execute_command('WATCH', 'key')
 
 
+def _packet(number: int, body: bytes) -> bytes:
+    """A packet as a MySQL server sends it."""
+    return len(body).to_bytes(3, 'little') + bytes([number]) + body
+
+
+#: The words with which a MySQL server begins: it can do TLS, and has 41 and newer authentications.
+GREETING = _packet(
+    0,
+    b'\x0a10.11.0-MariaDB\0' + (7).to_bytes(4, 'little') + b'saltsalt\0' + (0xFEFF).to_bytes(2, 'little')
+    + b'\x21\x02\0' + (0x000F).to_bytes(2, 'little') + bytes([21]) + bytes(10) + b'saltsaltsalt\0'
+    + b'mysql_native_password\0',
+)  # fmt: skip
+
+
+class MySql(Kind):
+    module, manager, front = 'mysql', 'DbConnectionManager', ThreadsFront
+    upstream = 'mariadb'
+    limits = ('gcp.contrib._postgres.RESET_TIMEOUT',)
+    denial: Sequence[bytes] = ()  # the server's own
+    database = 'database'
+    cannot = {  # noqa: RUF012
+        'hangs at TLS': 'its server speaks before TLS begins: tested apart',
+        'handshake fails': 'its server speaks before TLS begins: tested apart',
+        'wrong certificate': 'its server speaks before TLS begins: tested apart',
+    }
+
+    def target(self, address: Address, **variant: bool) -> tuple[Any, Any]:
+        from mysql_peers import PASSWORD, USER
+
+        host, port = address
+        parameters = {
+            'host': host,
+            'port': port,
+            'user': USER,
+            'password': SECRET if variant.get('wrong_password') else PASSWORD,
+            self.database: 'gcp',
+            'ssl': self.identities.trusting() if variant.get('secure') else None,
+        }
+        manager = getattr(self.load(), self.manager)
+        return manager({'db': parameters}, aliveness='query' if variant.get('asks') else 'socket'), 'db'
+
+    async def ask(self, conn: Any) -> None:
+        with conn.cursor() as cursor:
+            cursor.execute('SELECT 1')
+            assert cursor.fetchone() == (1,)
+
+    async def leave_open(self, conn: Any) -> None:
+        conn.begin()
+
+
+class AsyncMySql(MySql):
+    module, front, database = 'mysql_async', AsyncioFront, 'db'
+
+    async def ask(self, conn: Any) -> None:
+        async with conn.cursor() as cursor:
+            await cursor.execute('SELECT 1')
+            assert await cursor.fetchone() == (1,)
+
+    async def leave_open(self, conn: Any) -> None:
+        await conn.begin()
+
+
 # ---- HTTP
 
 
@@ -358,4 +420,6 @@ KINDS: tuple[type[Kind], ...] = (
     Https,
     AsyncHttp,
     AsyncHttps,
+    MySql,
+    AsyncMySql,
 )
