@@ -49,9 +49,9 @@ def unmounted() -> Iterator[None]:
     """After a test that has mounted the debug page: have it listen to no pool of other tests."""
     yield
     application = sys.modules.get('gcp.debug.application')
-    if application is not None and application.EVENTS.listening:
-        application.EVENTS.listening = False
-        sys.modules['gcp.observe.telemetry'].on_new_pool.clear()
+    if application is not None and application.EVENTS.watcher is not None:
+        sys.modules['gcp.observe.telemetry'].on_new_pool.remove(application.EVENTS.watcher)
+        application.EVENTS.watcher = None
 
 
 class Heap:

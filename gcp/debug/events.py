@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 __all__ = ['Events']
@@ -44,7 +44,7 @@ class Events:
     What a listener tells of is counted as well, and either may come first: each is told of once.
 
     :param keep: how many
-    :ivar listening: whether listeners are added to all pools
+    :ivar watcher: adds a listener to each new pool; ``None``: no page is mounted
     """
 
     def __init__(self, keep: int = KEPT) -> None:
@@ -54,7 +54,7 @@ class Events:
         self._ahead: dict[int, dict[str, int]] = {}  # what was counted, and told of before the listener did
         self._open: dict[tuple[int, str], tuple[float, int, dict[str, Any]]] = {}  # since when, and how often
         self._states: dict[tuple[int, str], tuple[str, bool, bool]] = {}
-        self.listening = False
+        self.watcher: Callable[[Any], None] | None = None
         self.since = time.time()
 
     def record(self, pool: str, what: str, endpoint: str | None = None, level: str = 'info') -> dict[str, Any]:
