@@ -16,7 +16,7 @@ from gcp.core.permits cimport (
     count_stale, end_stale_connect, limit_stale_connects, may_connect, note_drained, note_room, note_short,
 )
 from gcp.core.platform cimport random_fraction
-from gcp.core.reserve cimport begin_preferred, count_permit, may_ask, may_take
+from gcp.core.reserve cimport begin_preferred, count_permit, for_all, may_ask, may_take
 from gcp.core.ring cimport ring_empty, ring_remove, ring_t
 from gcp.core.scheduling cimport (
     IN_CACHE, add_idle, begin_use, cancel_reservation, checked_before, dequeue, dies_before, end_use,
@@ -103,12 +103,14 @@ cdef inline void refuse(pool_t* pool, waiter_t* w, double now) noexcept nogil:
     """Refuse a waiter that has just come, if too many wait, or its wait is expected to outlast its deadline. One that
     waits for a disposal, not for others, is not refused."""
     cdef endpoint_t* ep = w.ep
-    cdef int size = ep.n_base + ep.n_extra + ep.n_used
+    cdef Py_ssize_t size = ep.n_base + ep.n_extra + ep.n_used
     if ep.reserved + ep.disposing + ep.jobs >= ep.waiting:
         return
     if ep.waiting - ep.jobs > queue_limit(ep):
         w.state = CROWDED_OUT
     elif pool.admits_by_deadline and ep.use_time > 0 and size > 0:
+        if ep.reserve and not w.priority > 0 and w.deadline < w.began + pool.reserve_timeout:
+            size = min(size, for_all(ep))
         w.expected = (w.ahead + 1) * ep.use_time / size
         if w.expected > w.deadline - now:
             w.state = HOPELESS
