@@ -225,6 +225,7 @@ cdef inline double watch_reserve(pool_t* pool, waiter_t* w) noexcept nogil:
         return INFINITY
     if not may_borrow(pool, w):
         return w.began + pool.reserve_timeout
+    w.borrows = True        # for transitions, too, whose clock was read before
     update_blocked(pool, w.ep)
     serve_blocked(pool)
     return INFINITY

@@ -27,7 +27,7 @@ cdef inline Py_ssize_t for_all(endpoint_t* ep) noexcept nogil:
 
 cdef inline bint may_borrow(pool_t* pool, waiter_t* w) noexcept nogil:
     """Whether an acquire may take a place of the reserve: it has a priority, or has waited for long enough."""
-    return w.priority > 0 or pool.now >= w.began + pool.reserve_timeout
+    return w.priority > 0 or w.borrows or pool.now >= w.began + pool.reserve_timeout
 
 
 cdef inline bint may_take(pool_t* pool, waiter_t* w) noexcept nogil:

@@ -238,7 +238,7 @@ cdef struct waiter_t:
     bint queued              # it has been in the wait queue
     bint admitted            # it may wait, however many do: it does not wait for others, or was served before
     bint fresh               # its connection was used or checked lately, and needs no check
-    bint creates             # it creates its connection by itself
+    bint creates, borrows    # it creates its connection by itself; it has waited for long enough to borrow a place
     uint64_t expiries        # those of its endpoint when it was permitted to create a connection
 
 
