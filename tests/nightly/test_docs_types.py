@@ -17,6 +17,8 @@ from snippets import ROOT, snippets
 if not (ROOT / 'docs').exists():
     pytest.skip('no docs beside the tests: this is not a checkout', allow_module_level=True)
 
+pytestmark = pytest.mark.timeout(900)
+
 #: packages of types that users of a driver may have or not
 STUBS = ('asyncpg-stubs', 'asyncpg_stubs')
 

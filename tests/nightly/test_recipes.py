@@ -29,6 +29,8 @@ RECIPES = ROOT / 'examples' / 'recipes'
 if not RECIPES.exists():
     pytest.skip('no examples beside the tests: this is not a checkout', allow_module_level=True)
 
+pytestmark = pytest.mark.timeout(900)
+
 PATIENCE = 120.0
 CLIENTS = 12
 #: requests of each client before the restart, and after it
