@@ -1,6 +1,8 @@
 """A thousand sessions of SQLAlchemy's ORM, in threads and in tasks, that share ten connections to PostgreSQL.
 
-The engine's pool is that of gcp, and SQLAlchemy's own. Each session reads a row and commits."""
+The engine's pool is that of gcp, and SQLAlchemy's own. Each session reads a row and commits. On a busy machine, a
+thread that does not get the processor while it holds a connection has fewer sessions than others, though it waits no
+longer for a connection: so the waits are compared, too."""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ from benchmarks.loads import jain
 from gcp.demo.server import Server, ServerError, serve
 
 from .contest import GCP, interleave, repetitions
-from .rows import Row, at_least, at_most, unmeasured
+from .rows import Row, at_least, at_most, inform, unmeasured
 
 OWN = 'SQLAlchemy'
 WHAT = f'a thousand ORM sessions: time / by {OWN}'
@@ -34,11 +36,13 @@ class Seen:
     """What was seen of a thousand sessions.
 
     :ivar served: how many each worker had
+    :ivar waits: how long each worker waited for a connection, on average, seconds
     :ivar seconds: how long all took
     :ivar is_exact: whether the pool's counts are those of the program; those of SQLAlchemy's pool are not looked at
     """
 
     served: list[int]
+    waits: list[float]
     seconds: float
     is_exact: bool
 
@@ -54,6 +58,7 @@ class Tally:
     def __init__(self, workers: int) -> None:
         self.counts = False
         self.served = [0] * workers
+        self.waited = [0.0] * workers
         self._warm = [0] * workers
         self._budget = itertools.count()
 
@@ -66,6 +71,11 @@ class Tally:
             return False
         self.served[worker] += 1
         return True
+
+    def mean_waits(self) -> list[float]:
+        """Return how long each worker waited for a connection, on average, seconds, the warm-up included."""
+        begun = map(sum, zip(self.served, self._warm, strict=True))
+        return [waited / count for waited, count in zip(self.waited, begun, strict=True) if count]
 
     @property
     def begun(self) -> int:
@@ -97,6 +107,8 @@ def rows(server: Server, what: str, effort: float) -> Iterator[Row]:
     fair = {name: statistics.median(jain(one.served) for one in all_of) for name, all_of in seen.items()}
     yield at_most(f'{what}: time / by {OWN}', 1.05, ratio, **{f'{name}, s': took for name, took in seconds.items()})
     yield at_least(f"{what}: Jain's index of sessions", 0.99, fair[GCP], **fair)
+    waits = {name: statistics.median(jain(one.waits) for one in all_of) for name, all_of in seen.items()}
+    yield inform(f"{what}: Jain's index of the workers' mean waits", waits[GCP], **waits)
     yield at_least(
         f'{what}: part of rounds with exact metrics', 1.0, statistics.mean(one.is_exact for one in seen[GCP])
     )
@@ -138,6 +150,9 @@ def in_threads(url: Any, options: dict[str, Any], workers: int) -> Seen:
     def work(number: int) -> None:
         while tally.goes_on(number):
             with Session(engine) as session:
+                asked = time.perf_counter()
+                session.connection()
+                tally.waited[number] += time.perf_counter() - asked
                 session.execute(ask).scalar_one()
                 session.commit()
 
@@ -152,7 +167,7 @@ def in_threads(url: Any, options: dict[str, Any], workers: int) -> Seen:
     took = time.perf_counter() - began
     exact = is_exact(engine.pool, before, tally)
     engine.dispose()
-    return Seen(tally.served, took, exact)
+    return Seen(tally.served, tally.mean_waits(), took, exact)
 
 
 async def in_tasks(url: Any, options: dict[str, Any], workers: int) -> Seen:
@@ -171,6 +186,9 @@ async def in_tasks(url: Any, options: dict[str, Any], workers: int) -> Seen:
     async def work(number: int) -> None:
         while tally.goes_on(number):
             async with AsyncSession(engine) as session:
+                asked = time.perf_counter()
+                await session.connection()
+                tally.waited[number] += time.perf_counter() - asked
                 (await session.execute(ask)).scalar_one()
                 await session.commit()
 
@@ -182,7 +200,7 @@ async def in_tasks(url: Any, options: dict[str, Any], workers: int) -> Seen:
     took = time.perf_counter() - began
     exact = is_exact(engine.pool, before, tally)
     await engine.dispose()
-    return Seen(tally.served, took, exact)
+    return Seen(tally.served, tally.mean_waits(), took, exact)
 
 
 def counts(pool: Any) -> tuple[int, int, int]:
