@@ -1,6 +1,8 @@
 """A thousand sessions of SQLAlchemy's ORM, in threads and in tasks, that share ten connections to PostgreSQL.
 
-The engine's pool is that of gcp, and SQLAlchemy's own. Each session reads a row and commits."""
+The engine's pool is that of gcp, and SQLAlchemy's own. Each session reads a row and commits. On a busy machine, a
+thread that does not get the processor while it holds a connection has fewer sessions than others, though it waits no
+longer for a connection: so the waits are compared, too."""
 
 from __future__ import annotations
 
@@ -21,11 +23,11 @@ from benchmarks.loads import jain
 from gcp.demo.server import Server, ServerError, serve
 
 from .contest import GCP, interleave, repetitions
-from .rows import Row, at_least, at_most, unmeasured
+from .rows import Row, at_least, at_most, inform, unmeasured
 
 OWN = 'SQLAlchemy'
 WHAT = f'a thousand ORM sessions: time / by {OWN}'
-SESSIONS, SIZE = 1000, 10
+SESSIONS, SIZE, WARM_UP = 1000, 10, 0.3
 KINDS = {'32 threads': ('psycopg', 32), '200 tasks': ('asyncpg', 200)}
 
 
@@ -34,13 +36,51 @@ class Seen:
     """What was seen of a thousand sessions.
 
     :ivar served: how many each worker had
+    :ivar waits: how long each worker waited for a connection, on average, seconds
     :ivar seconds: how long all took
     :ivar is_exact: whether the pool's counts are those of the program; those of SQLAlchemy's pool are not looked at
     """
 
     served: list[int]
+    waits: list[float]
     seconds: float
     is_exact: bool
+
+
+class Tally:
+    """Counts sessions: a thousand, once the warm-up is over. Threads that have just started are not served evenly by
+    the system: some are in the queue before others run at all.
+
+    :ivar counts: whether the warm-up is over
+    :ivar served: how many of the thousand each worker had
+    """
+
+    def __init__(self, workers: int) -> None:
+        self.counts = False
+        self.served = [0] * workers
+        self.waited = [0.0] * workers
+        self._warm = [0] * workers
+        self._budget = itertools.count()
+
+    def goes_on(self, worker: int) -> bool:
+        """Count a session that a worker is about to begin. Returns False when there were enough."""
+        if not self.counts:
+            self._warm[worker] += 1
+            return True
+        if next(self._budget) >= SESSIONS:
+            return False
+        self.served[worker] += 1
+        return True
+
+    def mean_waits(self) -> list[float]:
+        """Return how long each worker waited for a connection, on average, seconds, the warm-up included."""
+        begun = map(sum, zip(self.served, self._warm, strict=True))
+        return [waited / count for waited, count in zip(self.waited, begun, strict=True) if count]
+
+    @property
+    def begun(self) -> int:
+        """All sessions, those of the warm-up included."""
+        return sum(self.served) + sum(self._warm)
 
 
 def case_orm(effort: float) -> Iterator[Row]:
@@ -67,6 +107,8 @@ def rows(server: Server, what: str, effort: float) -> Iterator[Row]:
     fair = {name: statistics.median(jain(one.served) for one in all_of) for name, all_of in seen.items()}
     yield at_most(f'{what}: time / by {OWN}', 1.05, ratio, **{f'{name}, s': took for name, took in seconds.items()})
     yield at_least(f"{what}: Jain's index of sessions", 0.99, fair[GCP], **fair)
+    waits = {name: statistics.median(jain(one.waits) for one in all_of) for name, all_of in seen.items()}
+    yield inform(f"{what}: Jain's index of the workers' mean waits", waits[GCP], **waits)
     yield at_least(
         f'{what}: part of rounds with exact metrics', 1.0, statistics.mean(one.is_exact for one in seen[GCP])
     )
@@ -103,28 +145,29 @@ def in_threads(url: Any, options: dict[str, Any], workers: int) -> Seen:
         for _ in range(SIZE):
             stack.enter_context(engine.connect())
     before = counts(engine.pool)
-    budget, served = itertools.count(), [0] * workers
-    ready = threading.Barrier(workers + 1)
+    tally = Tally(workers)
 
     def work(number: int) -> None:
-        ready.wait()
-        while next(budget) < SESSIONS:
+        while tally.goes_on(number):
             with Session(engine) as session:
+                asked = time.perf_counter()
+                session.connection()
+                tally.waited[number] += time.perf_counter() - asked
                 session.execute(ask).scalar_one()
                 session.commit()
-            served[number] += 1
 
     threads = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(workers)]
     for thread in threads:
         thread.start()
-    ready.wait()
+    time.sleep(WARM_UP)
+    tally.counts = True
     began = time.perf_counter()
     for thread in threads:
         thread.join()
     took = time.perf_counter() - began
-    exact = is_exact(engine.pool, before)
+    exact = is_exact(engine.pool, before, tally)
     engine.dispose()
-    return Seen(served, took, exact)
+    return Seen(tally.served, tally.mean_waits(), took, exact)
 
 
 async def in_tasks(url: Any, options: dict[str, Any], workers: int) -> Seen:
@@ -138,21 +181,26 @@ async def in_tasks(url: Any, options: dict[str, Any], workers: int) -> Seen:
         for _ in range(SIZE):
             await stack.enter_async_context(engine.connect())
     before = counts(engine.pool)
-    budget, served = itertools.count(), [0] * workers
+    tally = Tally(workers)
 
     async def work(number: int) -> None:
-        while next(budget) < SESSIONS:
+        while tally.goes_on(number):
             async with AsyncSession(engine) as session:
+                asked = time.perf_counter()
+                await session.connection()
+                tally.waited[number] += time.perf_counter() - asked
                 (await session.execute(ask)).scalar_one()
                 await session.commit()
-            served[number] += 1
 
+    tasks = [asyncio.create_task(work(number)) for number in range(workers)]
+    await asyncio.sleep(WARM_UP)
+    tally.counts = True
     began = time.perf_counter()
-    await asyncio.gather(*map(work, range(workers)))
+    await asyncio.gather(*tasks)
     took = time.perf_counter() - began
-    exact = is_exact(engine.pool, before)
+    exact = is_exact(engine.pool, before, tally)
     await engine.dispose()
-    return Seen(served, took, exact)
+    return Seen(tally.served, tally.mean_waits(), took, exact)
 
 
 def counts(pool: Any) -> tuple[int, int, int]:
@@ -163,10 +211,10 @@ def counts(pool: Any) -> tuple[int, int, int]:
     return sum(stats.acquires.values()), sum(stats.releases.values()), stats.created
 
 
-def is_exact(pool: Any, before: tuple[int, int, int]) -> bool:
+def is_exact(pool: Any, before: tuple[int, int, int], tally: Tally) -> bool:
     """Tell whether the pool has counted the sessions, no more and no less."""
     if not hasattr(pool, 'pool'):
         return True
     stats = pool.pool.stats()
     acquires, releases, created = (now - then for now, then in zip(counts(pool), before, strict=True))
-    return (acquires, releases, created, stats.idle, stats.used) == (SESSIONS, SESSIONS, 0, SIZE, 0)
+    return (acquires, releases, created, stats.idle, stats.used) == (tally.begun, tally.begun, 0, SIZE, 0)

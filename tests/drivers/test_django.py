@@ -229,27 +229,46 @@ assert pid() != first
 """)
 
 
+def test_contradictions_say_what_to_set(program: Program) -> None:
+    program("""
+configure()
+from gcp.contrib.django.shared import check_options
+for options, max_age, words in [
+    (True, 60, "CONN_MAX_AGE=60 of 'default' contradicts OPTIONS['pool'], which wins: set CONN_MAX_AGE to 0"),
+    (True, None, "CONN_MAX_AGE=None of 'default' contradicts"),
+    (5, 0, "OPTIONS['pool'] of 'default' must be True or a mapping, not 5"),
+    ({'min_size': 2}, 0, "OPTIONS['pool'] of 'default': use min_idle instead of min_size"),
+    ({'timeout': 2}, 0, 'use acquire_timeout instead of timeout'),
+    ({'max_size': 0}, 0, "OPTIONS['pool'] of 'default': limits['default'].max_size"),
+    ({'max_size': 1, 'min_idle': 2}, 0, "OPTIONS['pool'] of 'default': limits['default'].min_idle"),
+    ({'limits': {}}, 0, 'limits cannot be set here: give each alias its own limits'),
+]:
+    try:
+        check_options('default', options, max_age)
+        raise SystemExit(f'no error: {options}')
+    except ImproperlyConfigured as error:
+        assert words in str(error), error
+from django.db import connection
+connection.settings_dict['CONN_MAX_AGE'] = 60
+try:
+    pid()
+    raise SystemExit('no error')
+except ImproperlyConfigured as error:
+    assert 'set CONN_MAX_AGE to 0' in str(error)
+""")
+
+
 @pytest.mark.parametrize(
     ('changes', 'words'),
     [
-        (
-            'CONN_MAX_AGE=60',
-            "CONN_MAX_AGE=60 of 'default' contradicts OPTIONS['pool'], which wins: set CONN_MAX_AGE to 0",
-        ),
-        ('CONN_MAX_AGE=None', "CONN_MAX_AGE=None of 'default' contradicts"),
-        ("OPTIONS={'pool': 5}", "OPTIONS['pool'] of 'default' must be True or a mapping, not 5"),
-        ("OPTIONS={'pool': {'min_size': 2}}", "OPTIONS['pool'] of 'default': use min_idle instead of min_size"),
-        ("OPTIONS={'pool': {'timeout': 2}}", 'use acquire_timeout instead of timeout'),
-        ("OPTIONS={'pool': {'max_size': 0}}", "OPTIONS['pool'] of 'default': limits['default'].max_size"),
         ("OPTIONS={'pool': {'max_sise': 2}}", "OPTIONS['pool']: "),
-        ("OPTIONS={'pool': {'limits': {}}}", 'limits cannot be set here: give each alias its own limits'),
         (
             "OPTIONS={'pool': {'leak_threshold': 5}}, second={'OPTIONS': {'pool': {'leak_threshold': 6}}}",
             "OPTIONS['pool']: leak_threshold=6 of 'other' contradicts leak_threshold=5 of 'default'",
         ),
     ],
 )
-def test_contradictions_say_what_to_set(program: Program, changes: str, words: str) -> None:
+def test_aliases_that_contradict_each_other_are_named(program: Program, changes: str, words: str) -> None:
     program(f"""
 configure({changes})
 try:
