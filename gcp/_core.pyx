@@ -41,7 +41,6 @@ from collections import deque
 from _socket import socket     # the base of socket.socket, which takes long to import
 from contextvars import Context, copy_context
 from functools import partial
-from sys import is_finalizing
 from types import AsyncGeneratorType, BuiltinFunctionType, CoroutineType, GenericAlias
 
 cimport cython

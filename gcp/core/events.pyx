@@ -4,7 +4,7 @@
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 
 from gcp.core.events cimport MAX_EVENTS, WAKE_LISTENERS, queue_event, tells_acquires
-from gcp.core.platform cimport gcp_lock, gcp_unlock
+from gcp.core.platform cimport gcp_is_finalizing, gcp_lock, gcp_unlock
 from gcp.core.screening cimport update_screening
 from gcp.core.state cimport (
     BREAKER_CHANGED, CONNECTION_CLOSED, CONNECTION_LEAKED, event_t, pool_t,
@@ -154,7 +154,7 @@ cdef class ListenedPool(PoolView):
 
     def __del__(self):
         cdef pool_t* pool = &self._core.pool
-        if not pool.closed and pool.idle + pool.used + pool.creating > 0 and not is_finalizing():
+        if not pool.closed and pool.idle + pool.used + pool.creating > 0 and not gcp_is_finalizing():
             PyErr_ResourceWarning(
                 self, 1, b'pool %U was dropped without close(): %zd connections are left', <PyObject*>self.name,
                 pool.idle + pool.used + pool.creating)

@@ -38,11 +38,13 @@ cdef extern from *:
        weakref.WeakValueDictionary uses the same function; its signature changed in 3.13. */
     typedef int (*gcp_condition_t)(PyObject *);
     #if PY_VERSION_HEX < 0x030D0000
+    #define gcp_is_finalizing _Py_IsFinalizing
     PyAPI_FUNC(int) _PyDict_DelItemIf(PyObject *, PyObject *, int (*)(PyObject *));
     static int gcp_delete_if(PyObject *dict, PyObject *key, gcp_condition_t holds) {
         return _PyDict_DelItemIf(dict, key, holds);
     }
     #else
+    #define gcp_is_finalizing Py_IsFinalizing
     PyAPI_FUNC(int) _PyDict_DelItemIf(PyObject *, PyObject *, int (*)(PyObject *, void *), void *);
     static int gcp_call_condition(PyObject *value, void *holds) { return ((gcp_condition_t)holds)(value); }
     static int gcp_delete_if(PyObject *dict, PyObject *key, gcp_condition_t holds) {
@@ -144,6 +146,7 @@ cdef extern from *:
     """
     ctypedef int (*gcp_condition_t)(PyObject*) noexcept
     int gcp_delete_if(object, object, gcp_condition_t) except -1
+    bint gcp_is_finalizing() noexcept       # sys.is_finalizing, which is gone late in the interpreter's exit
     ctypedef struct gcp_mutex:
         pass
     void gcp_mutex_init(gcp_mutex*) noexcept nogil

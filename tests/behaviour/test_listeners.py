@@ -306,6 +306,21 @@ def test_a_dropped_pool_is_named(shown: list[warnings.WarningMessage]) -> None:
     assert type(warning.source) is gcp.threading.ConnectionPool
 
 
+def test_nothing_is_said_of_one_that_outlives_the_modules(script: Callable[..., Any]) -> None:
+    """The interpreter takes its own modules apart last."""
+    ended = script(
+        """
+        import sys
+        import gcp.threading
+        from gcp.testing import BareFakeManager
+
+        sys.pool = gcp.threading.ConnectionPool(BareFakeManager())
+        sys.pool.release(sys.pool.acquire('db'), 'db')
+        """
+    )
+    assert ended.quietly() == ''
+
+
 def test_a_dropped_pool_of_asyncio_is_named(shown: list[warnings.WarningMessage]) -> None:
     async def main() -> None:
         pool = gcp.asyncio.ConnectionPool(AsyncBareFakeManager(), name='forgotten')
