@@ -382,7 +382,7 @@ class AsyncEngineManager(_Classifying, AsyncConnectionManager[str, Record]):
         :param endpoint: not looked at
         """
         self._owner._loop = asyncio.get_running_loop()
-        return await greenlet_spawn(self._owner._connect)
+        return await _spawn(self._owner._connect)
 
     async def dispose(self, endpoint: str, conn: Record) -> None:
         """Close the connection.
@@ -390,7 +390,7 @@ class AsyncEngineManager(_Classifying, AsyncConnectionManager[str, Record]):
         :param endpoint: not looked at
         :param conn: the record
         """
-        await greenlet_spawn(self._owner._close_record, conn)
+        await _spawn(self._owner._close_record, conn)
 
     async def keepalive(self, endpoint: str, conn: Record) -> bool:
         """Make a round trip, as the dialect does for `pool_pre_ping`.
@@ -399,7 +399,7 @@ class AsyncEngineManager(_Classifying, AsyncConnectionManager[str, Record]):
         :param conn: the record
         :return: whether the server answered, and the connection is still valid
         """
-        return not self._owner._is_stale(conn) and await greenlet_spawn(self._owner._ping, conn)
+        return not self._owner._is_stale(conn) and await _spawn(self._owner._ping, conn)
 
 
 class AsyncPingingManager(AsyncEngineManager):
@@ -450,6 +450,14 @@ def _check_sizes(pool_size: int, max_overflow: int) -> tuple[int, int]:
 def _describe(dialect: Any) -> str:
     name, driver = getattr(dialect, 'name', None), getattr(dialect, 'driver', None)
     return f'{name}+{driver}' if isinstance(name, str) and isinstance(driver, str) else 'database'
+
+
+async def _spawn(function: Any, *arguments: Any) -> Any:
+    """Call a function that may await. It returns to the greenlet from which it is called here: that has to be the event
+    loop's, and not the one of a caller, in which an eager task begins."""
+    if _in_greenlet():
+        await asyncio.sleep(0)
+    return await greenlet_spawn(function, *arguments)
 
 
 def _in_greenlet() -> bool:

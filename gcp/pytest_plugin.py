@@ -6,6 +6,7 @@ whether one exists."""
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -20,7 +21,7 @@ __all__ = ['gcp_async_pool', 'gcp_pool']
 
 MARK = 'gcp_leaks'
 CHOICES = ('fail', 'off')
-PACKAGE = str(Path(__file__).parent)
+PACKAGE = str(Path(__file__).parent) + os.sep
 
 #: How far a lease's time of acquire, which is told as an age, may be off, seconds.
 BLUR = 0.001

@@ -78,6 +78,11 @@ cdef inline void count_permit(waiter_t* w, int more) noexcept nogil:
         w.ep.preferred_permits += more
 
 
+cdef inline bint is_preferred(slot_t* s) noexcept nogil:
+    """Whether a preferred acquire has the last use of a connection. One that was not used yet has the number 0."""
+    return s.preferred != 0 and s.preferred == s.lease
+
+
 cdef inline void begin_preferred(slot_t* s, waiter_t* w) noexcept nogil:
     """Count a connection that an acquire gets. Its use has begun."""
     if w.priority > 0:
@@ -87,7 +92,7 @@ cdef inline void begin_preferred(slot_t* s, waiter_t* w) noexcept nogil:
 
 cdef inline void end_preferred(slot_t* s) noexcept nogil:
     """Count a connection that was released, or taken from its holder. It has the number of its last use still."""
-    if s.preferred == s.lease:
+    if is_preferred(s):
         s.preferred = 0
         s.ep.n_preferred -= s.ep.reserve > 0
 
@@ -107,4 +112,4 @@ cdef inline void recount_preferred(endpoint_t* ep) noexcept nogil:
             node = node.next
             if i < 2:
                 s.preferred = 0
-            ep.n_preferred += s.preferred == s.lease
+            ep.n_preferred += is_preferred(s)

@@ -14,7 +14,7 @@ from typing import Any
 __all__ = ['Events']
 
 KEPT = 200
-REMEMBERED = 20_000  # looks at endpoints
+REMEMBERED = 20_000  # endpoints of a pool
 TOGETHER = 5.0  # seconds in which the same event of a pool is told of once, with its number
 HEARD = ('acquires timeout', 'leaks')  # what listeners tell of, and is counted
 UNKNOWN = ('closed', False, False)
@@ -53,7 +53,7 @@ class Events:
         self._counts: dict[int, dict[str, int]] = {}  # what was told of, and for all else what was counted
         self._ahead: dict[int, dict[str, int]] = {}  # what was counted, and told of before the listener did
         self._open: dict[tuple[int, str], tuple[float, int, dict[str, Any]]] = {}  # since when, and how often
-        self._states: dict[tuple[int, str], tuple[str, bool, bool]] = {}
+        self._states: dict[int, dict[str, tuple[str, bool, bool]]] = {}  # of the endpoints of each pool
         self.watcher: Callable[[Any], None] | None = None
         self.since = time.time()
 
@@ -88,9 +88,10 @@ class Events:
             return True
 
     def forget(self, number: int) -> None:
-        """Forget what was counted of a pool that is gone."""
+        """Forget what was counted and seen of a pool that is gone: another one may get its number."""
         with self._lock:
             self._counts.pop(number, None)
+            self._states.pop(number, None)
             self._ahead.pop(number, None)
             for key in TOLD:
                 self._open.pop((number, key), None)
@@ -133,10 +134,11 @@ class Events:
         :param error: why, as it is shown
         """
         with self._lock:
-            before = self._states.get((number, ident), UNKNOWN)
+            states = self._states.setdefault(number, {})
+            before = states.get(ident, UNKNOWN)
             if (before[0] == 'closed') == (state == 'closed'):
                 return
-            self._states[number, ident] = (state, *before[1:])
+            states[ident] = (state, *before[1:])
         said = f' ({error})' if error and state != 'closed' else ''
         self.record(pool, BREAKER[state] + said, endpoint, 'info' if state == 'closed' else 'bad')
 
@@ -172,10 +174,11 @@ class Events:
         """Tell what has become of an endpoint since the last look at it."""
         state = endpoint['breaker'], bool(endpoint['suspended']), bool(endpoint['retiring'])
         with self._lock:
-            before = self._states.get((number, endpoint['id']), UNKNOWN)
-            if len(self._states) > REMEMBERED:
-                self._states.clear()
-            self._states[number, endpoint['id']] = state
+            states = self._states.setdefault(number, {})
+            before = states.get(endpoint['id'], UNKNOWN)
+            if len(states) > REMEMBERED:
+                states.clear()
+            states[endpoint['id']] = state
         name = endpoint['endpoint']
         if state[0] != before[0]:
             error = f' ({endpoint["last_error"]})' if endpoint['last_error'] and state[0] != 'closed' else ''

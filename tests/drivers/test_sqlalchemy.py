@@ -130,7 +130,19 @@ def until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline, 'it does not come true'
+        pause()
+
+
+def pause() -> None:
+    """Let others go on, among them the tasks of an event loop in whose thread this is."""
+    from sqlalchemy.util import await_only
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
         time.sleep(0.005)
+    else:
+        await_only(asyncio.sleep(0.005))
 
 
 # ---- checkout and checkin

@@ -27,6 +27,7 @@ from gcp import Retry
 from gcp.debug import application
 from gcp.debug.events import Events
 from gcp.debug.facts import shares
+from gcp.observe import telemetry
 from gcp.testing import AsyncFakeManager, FakeManager, ok
 from gcp.testing import error as raises
 
@@ -178,10 +179,18 @@ def manager() -> Iterator[FakeManager]:
     made.unblock()
 
 
+@pytest.fixture(autouse=True)
+def alone() -> Iterator[None]:
+    """Hide the pools of tests before: some are kept by what pytest remembers of them."""
+    gc.collect()
+    others = dict(telemetry.pools)
+    telemetry.pools.clear()
+    yield
+    telemetry.pools.update(others)
+
+
 @pytest.fixture
 def pool(manager: FakeManager) -> Iterator[gcp.threading.ConnectionPool[Any, Any]]:
-    """A pool in a process that has no other: those of tests before are gone."""
-    gc.collect()
     made = gcp.threading.ConnectionPool(manager, name='orders', max_size=2, total_max_size=5, acquire_timeout=300)
     yield made
     made.close(timeout=0)
@@ -381,6 +390,16 @@ def test_a_breaker_that_closes_between_two_looks_is_heard_of(client: type[Client
             'available again: its breaker is closed',
         ]
         assert sum('breaker' in event['what'] for event in told_of(ask, pool.name)) == 2
+
+
+def test_what_was_seen_of_a_pool_that_is_gone_is_forgotten() -> None:
+    """Another one may get its number."""
+    events = Events()
+    for _ in range(2):
+        assert events.begin(7)
+        events.breaker(7, 'orders', 'ab12', "'db'", 'open', None)
+        events.forget(7)
+    assert [event['what'] for event in events.latest(9)] == ['unavailable: its breaker is open'] * 2
 
 
 def test_without_a_page_no_pool_has_a_listener() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from core.helpers import CREATE, USE, WAIT, Bench, Conn, Shape
 from core.test_background import BackgroundBench
-from gcp._core import Acquire
+from gcp._core import Acquire, expire_connections
 from gcp.exceptions import AcquireTimeoutError
 
 
@@ -96,6 +96,28 @@ def test_a_connect_in_the_background_for_one_that_has_left_serves_no_other() -> 
     assert (bench.verdict(waiting), bench.shape) == (WAIT, Shape(idle=1, used=1, waiting=1))
     bench.put(first)
     assert bench.verdict(waiting) == USE
+
+
+@pytest.mark.parametrize('how', ['expire', 'reconfigure'])
+def test_a_connection_that_was_never_used_is_no_part_of_the_reserve(how: str) -> None:
+    """It was opened in advance, and closed or counted anew before its first use."""
+    bench = BackgroundBench(max_size=2, reserve=1)
+    watch = bench.warm_up('a', size=1)
+    job = bench.begin()
+    if how == 'expire':
+        expire_connections(bench.pool, 'a')  # what is being opened counts as opened before
+        bench.connect(job)
+        bench.dispose_all()
+        bench.connect()
+    else:
+        bench.connect(job)
+        bench.pool.reconfigure(reserve=0)
+        bench.pool.reconfigure(reserve=1)
+    watch.close()
+    acquire = ask(bench)
+    assert (bench.verdict(acquire), bench.shape) == (USE, Shape(used=1))
+    assert bench.verdict(ask(bench)) == WAIT
+    assert bench.verdict(ask(bench, 1)) == CREATE
 
 
 @pytest.mark.parametrize(('timeout', 'admitted'), [(7.9, False), (8.1, True)])
