@@ -222,7 +222,7 @@ def test_200_refusals_leave_no_descriptor(manager: UnixSocketConnectionManager, 
             manager.create(path, 5.0)
         with pytest.raises(FileNotFoundError):
             manager.create(path.with_name('other'))
-    assert open_sockets() == before
+    assert open_sockets() <= before
 
 
 def test_dispose_tells_the_peer_also_twice(manager: UnixSocketConnectionManager, service: Service, path: Path) -> None:
