@@ -6,11 +6,11 @@ import os
 import re
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import pytest
 from peers import driver
+from sdists import unpack_sdist
 
 from gcp.demo.server import Server
 
@@ -39,18 +39,7 @@ LEFT_OUT = {'test_connect_pool', 'test_pooling_health_checks'}
 @pytest.fixture(scope='module')
 def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Django's sdist of the version that is installed; skips where it cannot be had."""
-    version = driver('django').__version__
-    folder = tmp_path_factory.mktemp('django')
-    command = [sys.executable, '-m', 'pip', 'download', '--quiet', '--no-deps', '--no-binary=:all:']
-    got = subprocess.run(
-        [*command, '--no-build-isolation', f'--dest={folder}', f'django=={version}'], capture_output=True, text=True
-    )
-    archives = list(folder.glob('*.tar.gz'))
-    if got.returncode or not archives:
-        pytest.skip(f'no sdist of Django {version}: {got.stderr.strip()[-200:]}')
-    with tarfile.open(archives[0]) as archive:
-        archive.extractall(folder, filter='data')
-    return next(folder.glob('*/tests')).parent
+    return unpack_sdist('django', 'tests', tmp_path_factory)
 
 
 @pytest.mark.timeout(900)

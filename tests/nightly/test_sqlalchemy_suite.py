@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import pytest
-from peers import driver
+from sdists import unpack_sdist
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,18 +35,7 @@ LEFT_OUT = (
 @pytest.fixture(scope='module')
 def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SQLAlchemy's sdist of the version that is installed; skips where it cannot be had."""
-    version = driver('sqlalchemy').__version__
-    folder = tmp_path_factory.mktemp('sqlalchemy')
-    command = [sys.executable, '-m', 'pip', 'download', '--quiet', '--no-deps', '--no-binary=:all:']
-    got = subprocess.run(
-        [*command, '--no-build-isolation', f'--dest={folder}', f'sqlalchemy=={version}'], capture_output=True, text=True
-    )
-    archives = list(folder.glob('*.tar.gz'))
-    if got.returncode or not archives:
-        pytest.skip(f'no sdist of SQLAlchemy {version}: {got.stderr.strip()[-200:]}')
-    with tarfile.open(archives[0]) as archive:
-        archive.extractall(folder, filter='data')
-    return next(folder.glob('*/test')).parent
+    return unpack_sdist('sqlalchemy', 'test', tmp_path_factory)
 
 
 def test_the_tests_of_pools_pass(sdist: Path, tmp_path: Path) -> None:
