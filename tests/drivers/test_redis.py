@@ -607,7 +607,7 @@ def test_a_ping_sees_a_server_that_is_gone_without_a_word(connect: Callable[...,
     proxy.silent = True
     started = time.monotonic()
     assert not made.alive(timeout=0.2)
-    assert 0.15 <= time.monotonic() - started < SOON
+    assert 0.199 <= time.monotonic() - started < SOON  # a timer of uvloop may be early by a millisecond
 
 
 @pytest.mark.parametrize('answer', [b'garbage', b'+PING\r\n', b'-ERR\r\n', b'*-7\r\n', b':x\r\n', b'$3\r\nab'])
@@ -720,7 +720,7 @@ def test_a_silent_server_costs_the_timeout(frontend: Frontend) -> None:
         before, started = open_descriptors(), time.monotonic()
         with pytest.raises(TimeoutError):
             frontend.create(frontend.manager(password=PASSWORD), ('127.0.0.1', port), 0.2)
-        assert 0.15 <= time.monotonic() - started < SOON
+        assert 0.199 <= time.monotonic() - started < SOON  # a timer of uvloop may be early by a millisecond
         assert open_descriptors() <= before
 
 
