@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import json
 import math
 import re
@@ -265,7 +266,7 @@ class Cast:
         retry = Retry(initial=0.2, maximum=1.0)  # some connect fails within each range of the rules
         limits: dict[str, dict[str, Any]] = {
             'orders': {'max_size': 6, 'total_max_size': 10},
-            'reports': {'max_size': 2, 'total_max_size': 2},
+            'reports': {'max_size': 2, 'total_max_size': 2, 'reclaim_abandoned': True},
             'search': {'max_size': 1, 'total_max_size': 1},
             'mail': {'max_size': 4, 'total_max_size': 4, 'leak_threshold': 1.0},
             'sessions': {'max_size': 2, 'total_max_size': 8, 'min_idle': 0, 'idle_timeout': 0.1},
@@ -287,6 +288,7 @@ class Cast:
             )
             self._pools[name] = ConnectionPool(manager, name=name, background_collector=True, **own, **options)
         self._lost: list[Any] = []
+        self._operated = contextlib.ExitStack()
 
     def live(self) -> Users:
         """What goes on all the time."""
@@ -309,9 +311,11 @@ class Cast:
     def suffer(self) -> Users:
         """Trouble, of one kind each. The pool that is called orders has none."""
         users = Users()
+        self._abandon('reports', 'db')
         users.add(self._pools['reports'], hold=0.3, pause=0, number=6)
         users.add(self._pools['search'], hold=0.4, pause=0.02)
         self._lost.append(self._pools['mail'].acquire('db'))
+        self._operate('orders', users)
         for shard in SHARDS:
             users.add(self._pools['sessions'], shard, hold=0.005, pause=0.2)
         users.add(self._pools['billing'], 'gone', hold=0, pause=0.1)
@@ -330,6 +334,7 @@ class Cast:
             self._managers[name].is_away = False
         while self._lost:
             self._pools['mail'].release(self._lost.pop(), 'db')
+        self._operated.close()
 
     def close(self) -> None:
         self.recover()
@@ -339,6 +344,32 @@ class Cast:
     def _discard(self, name: str, endpoint: str) -> None:
         """Close a connection of an endpoint."""
         self._pools[name].discard(self._pools[name].acquire(endpoint, timeout=5), endpoint)
+
+    def _abandon(self, name: str, endpoint: str) -> None:
+        """Lose a lease in a thread that ends, where only the garbage collector finds it."""
+
+        def lose() -> None:
+            lease = self._pools[name].connection(endpoint, timeout=5)
+            lease.__enter__()
+            cycle: list[Any] = [lease]
+            cycle.append(cycle)
+            gc.collect()  # of the oldest generation now: it is not found by chance
+
+        thread = threading.Thread(target=lose)
+        thread.start()
+        thread.join()
+
+    def _operate(self, name: str, users: Users) -> None:
+        """What is done to a pool without trouble: more endpoints are used than fit beside each other, one is suspended,
+        and the connections of another one are replaced while they are in use."""
+        pool = self._pools[name]
+        for shard in SHARDS:
+            with pool.connection(shard, timeout=5), pool.connection(shard, timeout=5):
+                pass
+        pool.suspend(SHARDS[0])
+        self._operated.callback(pool.resume, SHARDS[0])
+        users.add(pool, SHARDS[1], hold=2, pause=0.1)
+        users.repeat(lambda: pool.expire(SHARDS[1]), 1)
 
     def _kill(self) -> None:
         """End one session that is idle."""
