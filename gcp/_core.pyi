@@ -1016,6 +1016,8 @@ class SyncPool(BaseConnectionPool[_EndpointT, _ConnectionT]):
     """Serves idle hits without a Python frame, with and without hooks."""
 
     _wait: Any
+    def _drive_release(self, release: Release) -> int:
+        """Do what a release asks for. What an error or a signal leaves behind is the collector's."""
     def acquire(
         self, endpoint: _EndpointT, timeout: float | None = None, tag: str | None = None, priority: int = 0
     ) -> _ConnectionT:

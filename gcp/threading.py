@@ -189,7 +189,7 @@ class ConnectionPool(SyncPool[EndpointT, ConnectionT], Operations[EndpointT], In
         release = self.open_release(conn, endpoint)
         if release is not None:
             release.discard('discarded')
-            self._drive(release)
+            self._drive_release(release)
 
     # --- close ---
 

@@ -208,8 +208,7 @@ cdef class Acquire(Holder):
         Does nothing for one that has ended."""
         if withdraw_acquire(self, error):
             trace_wait(self, error)
-        if not ring_empty(&self.core.pool.victims):
-            self.pool._disposer.dispose_soon(self.patience(GRACE))
+        dispose_soon(self.pool, self.patience(GRACE))
         return 0
 
     def begin_call(self):

@@ -9,7 +9,7 @@ from gcp.core.connects cimport expire_endpoint
 from gcp.core.jobs cimport begin_connect, book_job, fail_job, fail_waiter, note_time, put_off_job, waiter_of_job
 from gcp.core.permits cimport end_stale_connect
 from gcp.core.platform cimport gcp_lock, gcp_unlock
-from gcp.core.ring cimport ring_empty, ring_init
+from gcp.core.ring cimport ring_init
 from gcp.core.state cimport (
     CALL_CANCELLED, CALL_DEAD, CALL_OK, DEAD, HOOK_CHECK, HOOK_CREATE, HOOK_FAILED, HOOK_KEEPALIVE, HOOK_ON_DEAD,
     N_HOOKS, OPEN, count_hook_call, endpoint_object, endpoint_t, first_waiter, pool_t, slot_object, slot_t, suspension,
@@ -359,7 +359,7 @@ cdef class Job(Holder):
             self.end_call(CALL_OK, None)
         finally:
             core.after()
-            self.dispose_of_victims()
+            dispose_soon(self.pool, 0.0)
         return 0
 
     cdef bint keep_newborn(self) except -1:
@@ -469,18 +469,13 @@ cdef class Job(Holder):
         self.slot = None
         self.finish()
         self.core.after()
-        return self.dispose_of_victims()
+        return dispose_soon(self.pool, 0.0)
 
     # --- the end ---
 
     cdef void finish(self) noexcept:
         self.ended = True
         self.todo = DO_DONE
-
-    cdef int dispose_of_victims(self) except -1:
-        if not ring_empty(&self.core.pool.victims):
-            self.pool._disposer.dispose_soon(0.0)
-        return 0
 
     def __dealloc__(self):
         # Dropped in the middle: its permit, or its connection, goes back with the next call.

@@ -291,3 +291,18 @@ cdef Py_ssize_t batch_size(BaseConnectionPool pool) noexcept:
     if each > 0 and size >= few * LARGE:
         return max(few, <Py_ssize_t>min(<double>(size / LARGE), NO_TIME / each))
     return few
+
+
+cdef int dispose_soon(BaseConnectionPool pool, double seconds) except -1:
+    """Have the workers dispose of the victims, if there are any.
+
+    :param seconds: how long to wait for it at most, where a caller can wait
+    """
+    if ring_empty(&pool._core.pool.victims):
+        return 0
+    try:
+        pool._disposer.dispose_soon(seconds)
+    except BaseException:
+        wake_collector(pool._core)
+        raise
+    return 0

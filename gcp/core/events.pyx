@@ -29,6 +29,13 @@ cdef int wake_threads(Core core) except -1:
     return 0
 
 
+cdef int wake_collector(Core core) except -1:
+    """A caller leaves victims behind, because a signal came or an error: the collector, if there is one, looks."""
+    if core.wake_collector is not None:
+        core.wake_collector()
+    return 0
+
+
 cdef bint begin_hit(Core core) except -1:
     """Before an idle hit of a pool that needs a look first. Returns whether it has to go the long way."""
     core.prepare('acquire')

@@ -41,8 +41,8 @@ cdef void abandon_acquire(Acquire acquire):
 
 
 cdef void request_drain(Core core, endpoint_t* ep):
-    """Have what was abandoned reclaimed soon: by what the front has set, by the caller that closes the pool, or by the
-    waiter that it would serve."""
+    """Have what was abandoned reclaimed soon: by what the front has set, by the caller that closes the pool, by the
+    waiter that it would serve, or by the collector."""
     cdef object wake = core.on_abandoned
     core.pool.pending = True
     if wake is None and core.pool.closed:
@@ -54,6 +54,8 @@ cdef void request_drain(Core core, endpoint_t* ep):
             wake = (<Acquire>first_waiter(ep).self).event
     if wake is None and core.watches:
         wake = (<Watch>core.watches[0]).event
+    if wake is None:
+        wake = core.wake_collector
     if wake is not None:
         try:
             PyObject_CallNoArgs(wake)

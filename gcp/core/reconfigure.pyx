@@ -2,7 +2,7 @@
 
 from gcp.core.platform cimport gcp_lock, gcp_unlock
 from gcp.core.resizing cimport all_asked, put_in_force
-from gcp.core.ring cimport ring_empty, ring_t
+from gcp.core.ring cimport ring_t
 from gcp.core.state cimport endpoint_link, limits_t, pool_t, waiter_node
 
 #: options that the limits of single endpoints are compared with, or take the place of
@@ -86,8 +86,7 @@ def follow_up(BaseConnectionPool pool):
     core.after()
     if core.pool.reserves:
         wake_to_look(core)
-    if not ring_empty(&core.pool.victims):
-        pool._disposer.dispose_soon(GRACE)
+    dispose_soon(pool, GRACE)
 
 
 cdef int wake_to_look(Core core) except -1:

@@ -68,8 +68,7 @@ cdef class Release(Holder):
         finally:
             self.discard('error')       # whatever a tracer raises
         if not isinstance(error, Exception):
-            if not ring_empty(&self.core.pool.victims):
-                self.pool._disposer.dispose_soon(GRACE)
+            dispose_soon(self.pool, GRACE)
             raise error
         if isinstance(error, DiscardConnection):
             self.pool._report('', self.own, error)

@@ -167,8 +167,7 @@ cdef class SyncPool(BaseConnectionPool):
         r.epoch = core.pool.epoch
         r.lease = lease
         if self._on_release is not None and core.traces_hits:
-            self._drive(new_release(self, slot, r.epoch, lease, body))
-            return 0
+            return self._drive_release(new_release(self, slot, r.epoch, lease, body))
         r.hook_began = core.now()
         try:
             if self._on_release is not None:
@@ -177,12 +176,21 @@ cdef class SyncPool(BaseConnectionPool):
             release = new_release(self, slot, r.epoch, lease, body)
             release.hook_began = r.hook_began
             release.failed(error)
-            self._drive(release)
-            return 0
+            return self._drive_release(release)
         if self._on_release is not None:
             r.hook_began = core.hook_succeeded(HOOK_ON_RELEASE, r.hook_began)
         if self.put_back_seen(slot, &r, r.hook_began) == PUT_BACK_AND_MORE:
             self.clean_up(slot.endpoint)
+        return 0
+
+    cpdef int _drive_release(self, Release release) except -1:
+        """Do what a release asks for. What an error or a signal leaves behind is the collector's."""
+        try:
+            self._drive(release)
+        except BaseException:
+            if not ring_empty(&self._core.pool.victims):
+                wake_collector(self._core)
+            raise
         return 0
 
     cdef int clean_up(self, endpoint) except -1:
@@ -198,7 +206,11 @@ cdef class SyncPool(BaseConnectionPool):
             if batch is not None:
                 dispose_here(batch, self._dispose, self._disposer.report)
         elif not ring_empty(&core.pool.victims):
-            self._disposer.dispose(endpoint, GRACE)
+            try:
+                self._disposer.dispose(endpoint, GRACE)
+            except BaseException:
+                wake_collector(core)
+                raise
         return 0
 
 
@@ -258,7 +270,7 @@ cdef class Lease(Holder):
         take_back(self.core, slot, self.lease, self.epoch)
         self.slot = None
         self.discarded = True
-        self.pool._drive(discard_now(self.pool, slot, self.lease, 'discarded'))
+        self.pool._drive_release(discard_now(self.pool, slot, self.lease, 'discarded'))
 
     cdef object enter(self):
         cdef slot_t* s

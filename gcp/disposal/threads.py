@@ -223,12 +223,12 @@ class Collector:
         self._disposer = disposer
         self.reset_after_fork()
         self._pool = weakref.ref(pool, lambda _: self.wake())
-        self._core.wake_collector = self.wake
         self.ensure()
 
     def reset_after_fork(self) -> None:
         """Begin without a thread: a forked child has none."""
         self._event = event_class()()
+        self._core.wake_collector = self._event.set  # compiled: no signal handler can run in it
         self._runs = False
 
     def ensure(self) -> None:

@@ -247,6 +247,25 @@ def test_hundreds_of_signals_cost_no_slot(manager: Any, background_collector: bo
     assert pool.get_size() == 0
 
 
+@pytest.mark.parametrize('manager', [Plain, Hooked])
+def test_what_a_signal_leaves_behind_is_the_collector_s(manager: Any) -> None:
+    pool = ConnectionPool[str, object](
+        manager(), max_size=2, total_max_size=3, min_idle=1, idle_timeout=0.0005, background_collector=True
+    )
+
+    def work() -> None:
+        for endpoint in 'aabac' * 12:
+            with pool.connection(endpoint, timeout=5), pool.connection(endpoint, timeout=5):
+                pass
+
+    struck = 0
+    while struck < 200:
+        with thunderstorm(longest=0.0004) as bolt:
+            struck += bolt(work)
+        settle(pool)  # without another call
+    pool.close(timeout=5)
+
+
 def test_signals_while_others_use_the_pool() -> None:
     pool = ConnectionPool[str, object](HOOKED(), max_size=2, total_max_size=3, idle_timeout=0.001)
     runs, trouble = True, []

@@ -214,7 +214,8 @@ def test_the_collector_is_woken_by_what_expires_before_it_would_look() -> None:
     bench.put(held)  # expires at 1010
     assert calls == [1000.0]
     assert bench.core.next_expiry() == 1010.0
-    bench.fill('b', 1)  # does not expire before the one that the collector knows of
+    second = bench.get('b')
+    bench.put(second)  # does not expire before the one that the collector knows of
     assert calls == [1000.0]
 
 
