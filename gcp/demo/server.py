@@ -17,6 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from gcp.demo.programs import ServerError, account, find_base, find_programs
+from gcp.demo.stop import hold_back
 
 __all__ = ['Server', 'ServerError', 'serve']
 
@@ -59,7 +60,8 @@ class Server:
         :raises ServerError: when it does not start
         """
         (self.directory / 'postmaster.pid').unlink(missing_ok=True)  # after a kill, it still says: ready
-        self._process = self._launch.start(self._command)
+        with hold_back():
+            self._process = self._launch.start(self._command)
         self._launch.await_ready(self._process)
 
     def stop(self, *, kindly: bool = True) -> None:
@@ -166,13 +168,16 @@ class _Launch:
             )
 
     def run(self, command: Sequence[str | Path]) -> None:
-        process = self.start(command)
+        process: subprocess.Popen[bytes] | None = None
         try:
+            with hold_back():
+                process = self.start(command)
             self._await(lambda: process.poll() is not None)
         except BaseException:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # after SIGTERM, initdb would finish its current phase first
-            process.wait()
+            if process is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)  # after SIGTERM, initdb would finish its current phase first
+                process.wait()
             raise
         self._check(process)
 

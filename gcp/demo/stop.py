@@ -1,13 +1,15 @@
-"""SIGINT and SIGTERM as a flag, so that nothing is interrupted half-way."""
+"""SIGINT and SIGTERM as a flag, or held back for a moment, so that nothing is interrupted half-way."""
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-__all__ = ['Stop']
+__all__ = ['Stop', 'hold_back']
 
 
 class Stop:
@@ -45,3 +47,23 @@ class Stop:
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.signal = self.signal or number
         self._asked.set()
+
+
+@contextlib.contextmanager
+def hold_back() -> Iterator[None]:
+    """Have the handlers of SIGINT and SIGTERM called at the end of the block: what the block starts is known then.
+
+    Only the main thread's block can be interrupted by a handler; elsewhere this does nothing."""
+    came: list[int] = []
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for held in (signal.SIGINT, signal.SIGTERM):
+            if callable(signal.getsignal(held)):
+                before[held] = signal.signal(held, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in came[:1]:
+            signal.raise_signal(number)

@@ -26,6 +26,7 @@ import pytest
 from starvation import SOON
 
 from gcp.demo import programs
+from gcp.demo import server as demo_server
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ('psycopg2', 'asyncpg', 'rich')
@@ -253,6 +254,24 @@ def program_folder(folder: Path) -> Path:
     return folder
 
 
+def test_a_signal_that_comes_while_a_program_is_started_ends_the_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Popen(subprocess.Popen[bytes]):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            started.append(self)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(subprocess, 'Popen', Popen)
+    launch = demo_server._Launch(None, tmp_path, tmp_path / 'log', lambda: False)
+    with pytest.raises(KeyboardInterrupt):
+        launch.run(['sleep', '60'])
+    assert [process.returncode for process in started] == [-signal.SIGKILL]
+
+
 def test_without_the_wheel_the_servers_on_the_path_and_of_the_distribution_are_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,7 +291,7 @@ def test_without_the_wheel_the_servers_on_the_path_and_of_the_distribution_are_t
 def test_a_missing_server_is_told_in_a_line(script: Any) -> None:
     ended = script("""
         import sys
-        from gcp.demo import programs
+        from gcp.demo import programs, server as demo_server
         programs.is_installed = lambda: False
         from gcp.__main__ import main
         sys.exit(main(['demo']))
