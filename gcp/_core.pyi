@@ -993,6 +993,8 @@ class BaseConnectionPool(ListenedPool[_EndpointT, _ConnectionT]):
         self, manager: object, options: object, hooks: dict[str, Any], clock: Callable[[], float] | None = None
     ) -> None: ...
     def _drive(self, operation: Acquire | Job | Release) -> Any: ...
+    def _drive_release(self, release: Release) -> Any:
+        """Drive a release. What an error or a signal leaves behind is the collector's, if there is one."""
     def open_acquire(self, endpoint: _EndpointT, timeout: float | None, priority: int = 0) -> Acquire:
         """Make an acquire that is no idle hit."""
     def open_release(self, conn: _ConnectionT, endpoint: _EndpointT) -> Release | None:
@@ -1016,8 +1018,6 @@ class SyncPool(BaseConnectionPool[_EndpointT, _ConnectionT]):
     """Serves idle hits without a Python frame, with and without hooks."""
 
     _wait: Any
-    def _drive_release(self, release: Release) -> int:
-        """Do what a release asks for. What an error or a signal leaves behind is the collector's."""
     def acquire(
         self, endpoint: _EndpointT, timeout: float | None = None, tag: str | None = None, priority: int = 0
     ) -> _ConnectionT:

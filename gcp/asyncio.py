@@ -198,7 +198,7 @@ class ConnectionPool(AsyncPool[EndpointT, ConnectionT], Operations[EndpointT], I
         release = self.open_release(conn, endpoint)
         if release is not None:
             release.discard('discarded')
-            await self._drive(release)
+            await self._drive_release(release)
 
     def _check_loop(self) -> None:
         if self._loop is not (loop := asyncio.get_running_loop()):

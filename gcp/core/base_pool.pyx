@@ -135,6 +135,10 @@ cdef class BaseConnectionPool(ListenedPool):
         between threads and tasks."""
         raise NotImplementedError
 
+    cpdef object _drive_release(self, release):
+        """Drive a release. What an error or a signal leaves behind is the collector's, if there is one."""
+        return self._drive(release)
+
     cdef object new_event(self):
         """Make what an acquire that waits is woken by."""
         return Event.__new__(Event) if self._make_event is None else self._make_event()

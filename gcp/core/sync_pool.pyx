@@ -167,7 +167,8 @@ cdef class SyncPool(BaseConnectionPool):
         r.epoch = core.pool.epoch
         r.lease = lease
         if self._on_release is not None and core.traces_hits:
-            return self._drive_release(new_release(self, slot, r.epoch, lease, body))
+            self._drive_release(new_release(self, slot, r.epoch, lease, body))
+            return 0
         r.hook_began = core.now()
         try:
             if self._on_release is not None:
@@ -176,22 +177,21 @@ cdef class SyncPool(BaseConnectionPool):
             release = new_release(self, slot, r.epoch, lease, body)
             release.hook_began = r.hook_began
             release.failed(error)
-            return self._drive_release(release)
+            self._drive_release(release)
+            return 0
         if self._on_release is not None:
             r.hook_began = core.hook_succeeded(HOOK_ON_RELEASE, r.hook_began)
         if self.put_back_seen(slot, &r, r.hook_began) == PUT_BACK_AND_MORE:
             self.clean_up(slot.endpoint)
         return 0
 
-    cpdef int _drive_release(self, Release release) except -1:
-        """Do what a release asks for. What an error or a signal leaves behind is the collector's."""
+    cpdef object _drive_release(self, release):
         try:
             self._drive(release)
         except BaseException:
             if not ring_empty(&self._core.pool.victims):
                 wake_collector(self._core)
             raise
-        return 0
 
     cdef int clean_up(self, endpoint) except -1:
         """Dispose of what a release left, and of a few connections that have expired."""
