@@ -270,7 +270,7 @@ def test_endpoints_that_are_gone_leave_the_table(script: Callable[..., Any]) -> 
         before = memory()
         visit(60_000)
         grown = memory() - before
-        assert grown < 200_000, grown
+        assert grown < 400_000, grown  # less than 7 bytes for each
         assert len(pool.stats().endpoints) <= 4
     """).quietly()
 

@@ -959,7 +959,7 @@ def test_no_growth() -> None:
     gc.collect()
     tracemalloc.start()
     try:
-        churn(100)
+        churn(1000)  # until all that the pool keeps was allocated while this counts
         gc.collect()
         before = tracemalloc.get_traced_memory()[0]
         churn(1000)
@@ -968,7 +968,7 @@ def test_no_growth() -> None:
     finally:
         tracemalloc.stop()
     pool.close()
-    assert grown < 100_000, grown
+    assert grown < 20_000, grown
 
 
 async def test_a_connect_in_the_background_belongs_to_the_trace_of_its_acquire(front: Front, traces: Traces) -> None:
