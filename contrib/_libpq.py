@@ -17,8 +17,8 @@ from operator import itemgetter
 from typing import Any, Generic, TypeVar
 
 from gcp._core import get_option, set_option
+from gcp.contrib._database import DbEndpoint
 from gcp.contrib._endpoints import Parameters
-from gcp.contrib._postgres import DbEndpoint
 from gcp.contrib._wire import shut_down, start_call, wait_for_outcome
 
 __all__ = ['connect_with_deadline', 'expand_conninfo']

@@ -18,19 +18,18 @@ except ImportError as exc:
 
 from gcp._core import set_option
 from gcp.asyncio import BaseConnectionManager
-from gcp.contrib._postgres import (
+from gcp.contrib._database import (
     CHECK_TIMEOUT,
     AsyncManager,
     ClientSettings,
     DbEndpoint,
-    MessageReader,
     Parameters,
     UnknownEndpointError,
     Verdict,
     call_user,
-    error_message,
     is_coroutine_function,
 )
+from gcp.contrib._postgres import MessageReader, Postgres, error_message
 from gcp.contrib._wire import has_ended
 
 __all__ = ['Connection', 'DbConnectionManager', 'DbEndpoint', 'DsnParameters', 'UnknownEndpointError']
@@ -62,6 +61,7 @@ CLOSE_TIMEOUT = 2.0
 
 
 class DbConnectionManager(
+    Postgres['Connection[RecordT]'],
     AsyncManager['Connection[RecordT]'],
     BaseConnectionManager[DbEndpoint, 'Connection[RecordT]'],
     Generic[RecordT],

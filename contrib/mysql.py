@@ -16,8 +16,7 @@ try:
 except ImportError as exc:
     raise ImportError('gcp.contrib.mysql needs PyMySQL: pip install gcpool[mysql]', name='pymysql') from exc
 
-from gcp.contrib._mysql import AUTOCOMMIT, IN_TRANSACTION, RESET_CONNECTION, look_at_mysql, status_of
-from gcp.contrib._postgres import (
+from gcp.contrib._database import (
     CHECK_TIMEOUT,
     ClientSettings,
     DbEndpoint,
@@ -27,6 +26,7 @@ from gcp.contrib._postgres import (
     Verdict,
     clamped,
 )
+from gcp.contrib._mysql import AUTOCOMMIT, IN_TRANSACTION, RESET_CONNECTION, look_at_mysql, status_of
 from gcp.contrib._watchdog import Watchdog
 from gcp.contrib._wire import deadline_in, is_quiet, is_writable, shut_down, time_left
 from gcp.contrib.socket import TcpSocketConnectionManager

@@ -15,8 +15,7 @@ except ImportError as exc:
     raise ImportError('gcp.contrib.mysql_async needs aiomysql: pip install gcpool[mysql]', name='aiomysql') from exc
 
 from gcp.asyncio import BaseConnectionManager
-from gcp.contrib._mysql import AUTOCOMMIT, IN_TRANSACTION, RESET_CONNECTION, look_at_mysql, status_of
-from gcp.contrib._postgres import (
+from gcp.contrib._database import (
     CHECK_TIMEOUT,
     AsyncManager,
     ClientSettings,
@@ -25,6 +24,7 @@ from gcp.contrib._postgres import (
     UnknownEndpointError,
     Verdict,
 )
+from gcp.contrib._mysql import AUTOCOMMIT, IN_TRANSACTION, RESET_CONNECTION, look_at_mysql, status_of
 from gcp.contrib.socket_async import StreamAlivenessCheckingMixin, close_stream
 from gcp.exceptions import ErrorClass
 

@@ -20,21 +20,19 @@ try:
 except ImportError as exc:
     raise ImportError('gcp.contrib.psycopg needs psycopg: pip install gcpool[psycopg]', name='psycopg') from exc
 
-from gcp.contrib._libpq import connect_with_deadline, expand_conninfo
-from gcp.contrib._postgres import (
-    ASYNC_MESSAGES,
+from gcp.contrib._database import (
     CHECK_TIMEOUT,
     AsyncManager,
     ClientSettings,
     DbEndpoint,
-    Manager,
     Parameters,
     SyncManager,
     UnknownEndpointError,
     Verdict,
     clamped,
-    judge_notices,
 )
+from gcp.contrib._libpq import connect_with_deadline, expand_conninfo
+from gcp.contrib._postgres import ASYNC_MESSAGES, Postgres, judge_notices
 from gcp.contrib._wire import deadline_in, is_quiet, is_writable, peek, shut_down
 from gcp.managers import AsyncConnectionManager, SyncConnectionManager
 
@@ -75,7 +73,7 @@ IDLE, ACTIVE = TransactionStatus.IDLE, TransactionStatus.ACTIVE
 BETWEEN_COMMANDS = (IDLE, TransactionStatus.INTRANS, TransactionStatus.INERROR)
 
 
-class _Psycopg(Manager[AnyConnectionT]):
+class _Psycopg(Postgres[AnyConnectionT]):
     """What the managers of psycopg's sync and async connections share."""
 
     _dsn_key = 'conninfo'

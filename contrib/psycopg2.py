@@ -28,11 +28,8 @@ try:
 except ImportError as exc:
     raise ImportError('gcp.contrib.psycopg2 needs psycopg2: pip install gcpool[psycopg2]', name='psycopg2') from exc
 
-from gcp.contrib._libpq import connect_with_deadline, expand_conninfo
-from gcp.contrib._postgres import (
-    ASYNC_MESSAGES,
+from gcp.contrib._database import (
     CHECK_TIMEOUT,
-    HARMLESS,
     ClientSettings,
     DbEndpoint,
     Parameters,
@@ -40,8 +37,9 @@ from gcp.contrib._postgres import (
     UnknownEndpointError,
     Verdict,
     clamped,
-    judge_notices,
 )
+from gcp.contrib._libpq import connect_with_deadline, expand_conninfo
+from gcp.contrib._postgres import ASYNC_MESSAGES, HARMLESS, Postgres, judge_notices
 from gcp.contrib._wire import deadline_in, is_quiet, is_writable, peek, shut_down
 from gcp.threading import BaseConnectionManager
 
@@ -75,7 +73,7 @@ BETWEEN_COMMANDS = (TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INTRANS, TRANSAC
 CLOSED = 1
 
 
-class DbConnectionManager(SyncManager[Connection], BaseConnectionManager[DbEndpoint, Connection]):
+class DbConnectionManager(Postgres[Connection], SyncManager[Connection], BaseConnectionManager[DbEndpoint, Connection]):
     """Connects to PostgreSQL databases by name.
 
     A released connection is rolled back if it is in a transaction, and its settings (autocommit, isolation level,

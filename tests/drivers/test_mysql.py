@@ -318,3 +318,13 @@ def test_the_page_shows_the_table_of_errors() -> None:
     for numbers, name in re.findall(r'^\| ([^|]*\d{4}[^|]*) \| `(\w+)` \|$', page.read_text(), flags=re.MULTILINE):
         shown |= dict.fromkeys(map(int, re.findall(r'\d{4}', numbers)), name)
     assert shown == {number: found.name for number, found in ERRORS.items()}
+
+
+def test_a_reset_that_cannot_be_is_told(face: Face) -> None:
+    with pytest.raises(ValueError, match="reset: 'rollback', 'reset connection' or a function was expected, not 'all'"):
+        face.manager(reset='all')
+    if not face.is_async:
+        with pytest.raises(TypeError, match='reset: a plain function was expected, not a coroutine function'):
+            face.manager(reset=done)
+    else:
+        face.manager(reset=done)

@@ -11,7 +11,8 @@ from peers import Proxy, await_input
 from pg_drivers import Asyncpg, AsyncPsycopg, Driver, Psycopg, Psycopg2, each_driver, run
 from starvation import SOON
 
-from gcp.contrib._postgres import MessageReader, Verdict, error_message, judge_notices
+from gcp.contrib._database import Verdict
+from gcp.contrib._postgres import MessageReader, error_message, judge_notices
 from gcp.demo.server import Server
 from gcp.exceptions import DiscardConnection
 
@@ -149,7 +150,7 @@ def test_asyncpg_hears_a_goodbye_in_pieces(proxy: Proxy, proxied: dict[str, Any]
 def test_a_release_does_not_wait_for_the_end_of_a_session_that_has_ended(
     make: type[Driver], proxy: Proxy, proxied: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr('gcp.contrib._postgres.RESET_TIMEOUT', 60.0)
+    monkeypatch.setattr('gcp.contrib._database.RESET_TIMEOUT', 60.0)
 
     async def body() -> None:
         pg = make()

@@ -176,7 +176,7 @@ def test_a_reset_that_is_met_with_silence_runs_out_of_its_time(
     proxied: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr('gcp.contrib._postgres.RESET_TIMEOUT', 0.2)
+    monkeypatch.setattr('gcp.contrib._database.RESET_TIMEOUT', 0.2)
 
     async def body() -> None:
         pg = make()

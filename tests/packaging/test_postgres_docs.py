@@ -39,10 +39,10 @@ def test_the_tests_run_a_bouncer_that_is_set_up_as_shown() -> None:
 
 
 def test_the_numbers_are_those_of_the_code() -> None:
-    from gcp.contrib import _postgres
+    from gcp.contrib import _database
 
-    assert '`check_timeout` (1 second' in TEXT and _postgres.CHECK_TIMEOUT == 1
-    assert 'within five seconds' in TEXT and _postgres.RESET_TIMEOUT == 5
+    assert '`check_timeout` (1 second' in TEXT and _database.CHECK_TIMEOUT == 1
+    assert 'within five seconds' in TEXT and _database.RESET_TIMEOUT == 5
 
 
 @pytest.mark.parametrize('name', ['psycopg2', 'psycopg', 'asyncpg'])

@@ -185,7 +185,7 @@ DENY = _message(b'E', b'SFATAL\0VFATAL\0C28P01\0Mpassword authentication failed 
 class Postgres(Kind):
     upstream = 'postgres'
     opening = (b'S',)
-    limits = ('gcp.contrib._postgres.RESET_TIMEOUT',)
+    limits = ('gcp.contrib._database.RESET_TIMEOUT',)
     denial: Sequence[bytes] = (ASK_PASSWORD, DENY)
 
     def target(self, address: Address, **variant: bool) -> tuple[Any, Any]:
@@ -310,7 +310,7 @@ GREETING = _packet(
 class MySql(Kind):
     module, manager, front = 'mysql', 'DbConnectionManager', ThreadsFront
     upstream = 'mariadb'
-    limits = ('gcp.contrib._postgres.RESET_TIMEOUT',)
+    limits = ('gcp.contrib._database.RESET_TIMEOUT',)
     denial: Sequence[bytes] = ()  # the server's own
     database = 'database'
     cannot = {  # noqa: RUF012
