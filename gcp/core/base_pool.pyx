@@ -12,6 +12,18 @@ from gcp.core.transitions cimport end_release, needs_no_check, take_idle
 cdef enum:
     LARGE = 64              # a release disposes of at most 1/64 of a large pool at once
 
+cdef extern from *:
+    """
+    /* Cython makes the dict with the object; the interpreter would make it when an attribute is set. Python 3.11 looks
+       a method up quickly if there is a dict, 3.12 and later if there is none. */
+    static void gcp_drop_dict(PyObject *o) {
+    #if PY_VERSION_HEX >> 16 != 0x030B
+        Py_CLEAR(*(PyObject **)((char *)o + Py_TYPE(o)->tp_dictoffset));
+    #endif
+    }
+    """
+    void gcp_drop_dict(object)
+
 cdef double NO_TIME = 1e-4  # seconds: what a switch to another thread and back costs anyway
 
 cdef dict sequences = {}    # of unnamed pools, by their manager's class
@@ -69,6 +81,9 @@ cdef class BaseConnectionPool(ListenedPool):
     cdef object acquire_timeout
     cdef public object _telemetry       # asked on slow paths whether spans are recorded by now
     cdef public object _disposer        # disposes of victims
+    cdef public object _background      # its workers connect and check in the background
+    cdef public object _closers         # the events of those that wait in `close`
+    cdef public object _snapshot        # makes a snapshot of the pool's state
     cdef public object _collector       # looks for expired connections in the background; None: releases do
     cdef public object _report          # logs an error of a hook that is not raised: (message, endpoint, error)
     cdef public object _make_collector  # makes a collector, should one be needed later: (pool, disposer)
@@ -96,11 +111,15 @@ cdef class BaseConnectionPool(ListenedPool):
     cdef bint collects
     cdef Py_ssize_t dispose_batch_size
     cdef object __weakref__
+    # What users set on a pool: see `gcp_drop_dict`. 3.12 and 3.13 look no method up quickly in an object with the dict
+    # that they would give to a subclass of a compiled class.
+    cdef dict __dict__
 
     __class_getitem__ = classmethod(GenericAlias)
 
     def __cinit__(self, *args, **kwargs):
         self._core = Core()         # so that using a pool whose __init__ has failed does not crash
+        gcp_drop_dict(self)
         self._timeout_error = AcquireTimeoutError
 
     def _set_up(self, manager, options, dict hooks not None, clock=None):

@@ -80,8 +80,8 @@ cdef extern from *:
     }
 
     /* Raise StopIteration(value). From 3.12 to 3.14 the interpreter asks tp_iternext of all but coroutines, so every
-       awaited connection comes this way. A call of the type takes 1,500 to 2,200 instructions there; this skips it,
-       its __new__ and __init__, the tuple of its `args`, which stay empty, and the look for a __context__. On 3.10, 3.11
+       awaited connection comes this way. A call of the type takes 1,500 to 2,200 instructions there; this skips it, its
+       __new__ and __init__, the tuple of its `args`, which stay empty, and the look for a __context__. On 3.10, 3.11
        and 3.15 the interpreter asks am_send. */
     static void gcp_stop_with(PyObject *value) {
     #if PY_VERSION_HEX >= 0x030C0000

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -77,3 +79,20 @@ async def test_the_error_of_the_body_comes_through(front: Front) -> None:
     assert calls == ['acquire', 'release']
     assert pool.stats().used == 0
     await pool.close()
+
+
+async def test_users_may_set_attributes_on_a_pool_as_on_any_object(front: Front) -> None:
+    pool: Any = front.pool_class(front.manager())
+    pool.owner = 'orders'
+    assert vars(pool) == {'owner': 'orders'}
+    acquire, pool.acquire = pool.acquire, None  # as a test's double does
+    assert pool.acquire is None
+    del pool.acquire, pool.owner
+    assert pool.acquire == acquire
+    assert vars(pool) == {}
+    pool.itself = pool
+    gone = weakref.ref(pool)
+    await front.face(pool).close()
+    del pool, acquire
+    gc.collect()
+    assert gone() is None
