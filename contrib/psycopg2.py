@@ -136,8 +136,8 @@ class DbConnectionManager(Postgres[Connection], SyncManager[Connection], BaseCon
         if not self._fork_guard.is_inherited(conn):
             self._failure_detector.remove(endpoint, conn)
             with contextlib.suppress(psycopg2.Error, ValueError):  # ValueError: libpq has closed its socket
-                if _close_would_block(conn):
-                    shut_down(conn.fileno())
+                # `close` would wait for a command that another thread begins only now: let that receive nothing.
+                shut_down(conn.fileno(), receiving_only=not _close_would_block(conn))
             with contextlib.suppress(psycopg2.Error):
                 conn.close()
 

@@ -1168,11 +1168,12 @@ def poll_now(fd: int, events: int) -> int:
     :raises ValueError: when the descriptor is negative, as that of a closed socket
     """
 
-def shut_down(fd: int) -> bool:
-    """Shut a connection down in both directions, so that every thread that waits on it returns at once. The descriptor
-    stays open; its owner closes it. Returns whether that was possible.
+def shut_down(fd: int, receiving_only: bool = False) -> bool:
+    """Shut a connection down, so that every thread that waits on it returns at once. The descriptor stays open; its
+    owner closes it. Returns whether that was possible.
 
     :param fd: the descriptor; what is not a connected socket (any more) is left alone
+    :param receiving_only: whether it may still send
     """
 
 def peek(fd: int, size: int = 1) -> bytes:

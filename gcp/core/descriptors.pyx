@@ -7,7 +7,7 @@ cdef extern from *:
     #ifdef _WIN32
     #include <errno.h>
     static int gcp_poll(int fd, int events) { errno = ENOSYS; return -1; }
-    static int gcp_shut_down(int fd) { errno = ENOSYS; return -1; }
+    static int gcp_shut_down(int fd, int receiving_only) { errno = ENOSYS; return -1; }
     static Py_ssize_t gcp_peek(int fd, void *data, size_t size) { errno = ENOSYS; return -1; }
     static int gcp_get_option(int fd, int level, int name, int *value) { errno = ENOSYS; return -1; }
     static int gcp_set_option(int fd, int level, int name, int value) { errno = ENOSYS; return -1; }
@@ -24,7 +24,9 @@ cdef extern from *:
         return looked_at.revents;
     }
 
-    static int gcp_shut_down(int fd) { return shutdown(fd, SHUT_RDWR); }
+    static int gcp_shut_down(int fd, int receiving_only) {
+        return shutdown(fd, receiving_only ? SHUT_RD : SHUT_RDWR);
+    }
 
     static Py_ssize_t gcp_peek(int fd, void *data, size_t size) {
         Py_ssize_t got;
@@ -45,7 +47,7 @@ cdef extern from *:
     #endif
     """
     int gcp_poll(int, int) noexcept nogil
-    int gcp_shut_down(int) noexcept nogil
+    int gcp_shut_down(int, int) noexcept nogil
     Py_ssize_t gcp_peek(int, void*, size_t) noexcept nogil
     int gcp_get_option(int, int, int, int*) noexcept nogil
     int gcp_set_option(int, int, int, int) noexcept nogil
@@ -72,13 +74,14 @@ def poll_now(int fd, int events):
     return found
 
 
-def shut_down(int fd):
-    """Shut a connection down in both directions, so that every thread that waits on it returns at once. The descriptor
-    stays open; its owner closes it. Returns whether that was possible.
+def shut_down(int fd, bint receiving_only=False):
+    """Shut a connection down, so that every thread that waits on it returns at once. The descriptor stays open; its
+    owner closes it. Returns whether that was possible.
 
     :param fd: the descriptor; what is not a connected socket (any more) is left alone
+    :param receiving_only: whether it may still send
     """
-    return gcp_shut_down(fd) == 0
+    return gcp_shut_down(fd, receiving_only) == 0
 
 
 def peek(int fd, Py_ssize_t size=1):

@@ -496,6 +496,20 @@ def test_dispose_does_not_wait_for_a_command_in_another_thread(
     assert conn.closed
 
 
+def test_dispose_does_not_wait_for_a_command_that_begins_once_it_has_looked(
+    manager: DbConnectionManager,
+    conn: Connection,
+    busy: threading.Thread,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr('gcp.contrib.psycopg2._close_would_block', lambda conn: False)
+    started = time.monotonic()
+    manager.dispose('orders', conn)
+    busy.join(60)
+    assert time.monotonic() - started < SOON
+    assert conn.closed
+
+
 @pytest.mark.filterwarnings('ignore:.*fork:DeprecationWarning')
 def test_a_forked_child_says_nothing_to_the_parents_server(proxy: Proxy, proxied: dict[str, Any]) -> None:
     manager = DbConnectionManager({'orders': proxied}, aliveness='query')

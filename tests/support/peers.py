@@ -318,11 +318,12 @@ def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..
 
 @contextlib.contextmanager
 def lasting(seconds: float, *, spare: float = SOON) -> Iterator[None]:
-    """Check that something takes as long as it should, and not much longer, but for the time without a core."""
+    """Check that something takes as long as it should, and not much longer, but for the time without a core. A timer
+    of uvloop, which counts milliseconds, may be early by one."""
     started, starved = time.monotonic(), starvation()
     yield
     took = time.monotonic() - started
-    assert seconds <= took < seconds + spare + starvation() - starved, f'took {took:.3f} s'
+    assert seconds - 0.001 <= took < seconds + spare + starvation() - starved, f'took {took:.3f} s'
 
 
 class Proxy:
