@@ -307,8 +307,11 @@ class Collector:
         self.reset_after_fork()
 
     def reset_after_fork(self) -> None:
-        """Begin without a timer: a forked child has none."""
+        """Begin without a timer: a forked child has none, nor the event loop of its parent."""
         self._timer: asyncio.TimerHandle | None = None
+        pool = self._pool()
+        if pool is not None:
+            pool._core.wake_collector = None  # finalizers call it where no event loop is asked to drain
 
     def ensure(self) -> None:
         """Set the timer, unless it is set."""

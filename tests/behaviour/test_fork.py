@@ -331,7 +331,7 @@ def test_an_asyncio_pool_works_in_the_child_s_own_loop(story: Callable[[str], st
 
         async def parent():
             global pool
-            pool = gcp.asyncio.ConnectionPool(manager, max_size=1)
+            pool = gcp.asyncio.ConnectionPool(manager, max_size=1, background_collector=True)
             held = await pool.acquire('db')
             await asyncio.to_thread(lambda: None)
             return held
@@ -345,6 +345,7 @@ def test_an_asyncio_pool_works_in_the_child_s_own_loop(story: Callable[[str], st
 
         def child():
             assert pool.get_size() == 0
+            assert pool._core.wake_collector is None  # what finalizers would call is the parent's loop's
             asyncio.run(use())
             assert held not in manager.disposed
 
