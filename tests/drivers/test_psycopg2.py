@@ -17,7 +17,7 @@ from starvation import SOON, attempts
 
 psycopg2 = driver('psycopg2')
 
-from psycopg2.extensions import TRANSACTION_STATUS_IDLE  # noqa: E402
+from psycopg2.extensions import TRANSACTION_STATUS_ACTIVE, TRANSACTION_STATUS_IDLE  # noqa: E402
 
 from gcp.contrib.psycopg2 import Connection, DbConnectionManager, UnknownEndpointError  # noqa: E402
 from gcp.demo.server import Server  # noqa: E402
@@ -453,6 +453,8 @@ def busy(conn: Connection, admin: Callable[..., Any]) -> Iterator[threading.Thre
     thread.start()
     pid = conn.info.backend_pid
     while admin('SELECT state FROM pg_stat_activity WHERE pid = %s', pid) != 'active':
+        pass
+    while conn.get_transaction_status() != TRANSACTION_STATUS_ACTIVE:  # libpq notes it a moment after the server has it
         pass
     yield thread
     admin('SELECT pg_terminate_backend(%s)', pid)
