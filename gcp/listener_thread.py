@@ -57,7 +57,7 @@ class ListenerThread:
     def reset_after_fork(self) -> None:
         """Begin without a thread: a forked child has none."""
         self._event = event_class()()
-        self._permits = [None]  # whoever takes it starts the thread
+        self._permits = [None]  # empty while the thread runs, which takes it: its starter may be interrupted
 
     def add(self, listener: PoolListener) -> None:
         """Tell a listener from now on."""
@@ -78,19 +78,18 @@ class ListenerThread:
 
     def wake(self) -> None:
         """Have it look at what is queued. Takes no lock: it is called by any thread, and by signal handlers."""
-        try:
-            self._permits.pop()
-        except IndexError:  # it runs
-            pass
-        else:
-            if not start_daemon(self._run, 'gcp-listener'):
-                self._permits.append(None)  # the next event tries again
+        if self._permits:
+            start_daemon(self._run, 'gcp-listener')  # if that is not possible, the next event tries again
         self._event.set()
 
     # --- in the thread ---
 
     def _run(self) -> None:
         event, permits = self._event, self._permits
+        try:
+            permits.pop()
+        except IndexError:  # another one runs
+            return
         while event is self._event:  # otherwise a listener has forked, and this is the child
             if events := take_events(self._core):
                 self._tell(events, event)

@@ -48,8 +48,8 @@ class Background:
         self._more = True
         if self._called or pool is None or pool._core.closed or pool._loop is None or pool._loop.is_closed():
             return
-        self._called = True
         pool._loop.call_soon(self._look, context=Context())
+        self._called = True
 
     def stop(self) -> None:
         """Nothing rests here: the tasks end with their jobs."""

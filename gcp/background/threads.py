@@ -53,7 +53,14 @@ class Background:
         """Have a worker look for jobs, unless one that was told to has not looked yet."""
         if self._called or self._core.closed:
             return
-        self._called = True
+        try:
+            self._called = True
+            self._call_worker()
+        except BaseException:  # a signal came: the next call tells one
+            self._called = False
+            raise
+
+    def _call_worker(self) -> None:
         try:
             event = self._resting.pop()
         except IndexError:

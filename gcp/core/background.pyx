@@ -53,10 +53,14 @@ cdef int tell_background(Core core) except -1:
     """Have the workers look whether there is something to do, and those who wait whether they are done."""
     cdef Watch watch
     core.pool.wake_background = False
-    for watch in list(core.watches):
-        watch.look()
-    if core.wake_background is not None:
-        core.wake_background()
+    try:
+        for watch in list(core.watches):
+            watch.look()
+        if core.wake_background is not None:
+            core.wake_background()
+    except BaseException:       # a signal came: the next call has them look
+        core.pool.wake_background = True
+        raise
     return 0
 
 

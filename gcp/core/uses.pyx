@@ -204,7 +204,11 @@ cdef int begin_wait(Acquire acquire) except -1:
     try:
         if not pool.monitored and (pool.reclaims or (pool.warns and acquire.a.deadline == INFINITY)):
             pool.monitored = True
-            pool._monitored.begin()
+            try:
+                pool._monitored.begin()
+            except BaseException:       # a signal came: the next wait begins it
+                pool.monitored = False
+                raise
         if taken(&acquire.ep.e) >= cap(&acquire.ep.e) and holds_one(acquire):
             pool._monitored.tell_nested(acquire.key)
     except Exception:

@@ -322,6 +322,7 @@ class Collector:
         """Cancel the timer."""
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
 
     def look(self) -> None:
         """Dispose of what has expired, and look again when more will have."""

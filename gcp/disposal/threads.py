@@ -8,6 +8,7 @@ import logging
 import os
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable
 from math import inf
 from threading import get_ident
@@ -182,9 +183,13 @@ class Disposer:
     def _watch(self) -> None:
         """Start the watchdog, unless it runs."""
         if not self._watching:
-            self._watching = True
-            if not start_daemon(self._run_watchdog, 'gcp-watchdog'):
+            try:
+                self._watching = True
+                if not start_daemon(self._run_watchdog, 'gcp-watchdog'):
+                    self._watching = False
+            except BaseException:  # a signal came: the next wait starts it
                 self._watching = False
+                raise
 
     def _run_watchdog(self) -> None:
         """While disposals are in progress: give the work behind one that is stuck to another worker, and give up on
@@ -229,12 +234,12 @@ class Collector:
         """Begin without a thread: a forked child has none."""
         self._event = event_class()()
         self._core.wake_collector = self._event.set  # compiled: no signal handler can run in it
-        self._runs = False
+        self._may_start = deque([True])  # empty while the thread runs, which takes it: its starter may be interrupted
 
     def ensure(self) -> None:
         """Start the thread, unless it runs. If that is not possible now, the next creation tries again."""
-        if not self._runs and not self._core.closed:
-            self._runs = start_daemon(self._run, 'gcp-collector')
+        if self._may_start and not self._core.closed:
+            start_daemon(self._run, 'gcp-collector')
 
     def wake(self) -> None:
         """Have it look again."""
@@ -244,6 +249,10 @@ class Collector:
 
     def _run(self) -> None:
         core, disposer, event = self._core, self._disposer, self._event
+        try:
+            self._may_start.pop()
+        except IndexError:  # another one runs
+            return
         while not core.closed and self._pool() is not None:
             core.collect(COLLECT_BATCH)
             if core.has_victims:

@@ -74,15 +74,15 @@ class MonitoredPool:
         return self._messages
 
     def begin(self) -> None:
-        """have the pool monitored from now on."""
+        """Have the pool monitored from now on."""
         monitor.add(self)
 
     def ensure(self) -> None:
         """A connection is about to be made: have the pool monitored for leaks. Not before, so that a process that makes
         pools, and then forks, has no thread."""
         if not self._begun:
-            self._begun = True
             self.begin()
+            self._begun = True  # not before: a signal may come between
 
     def reset_after_fork(self) -> None:
         """Begin anew: a forked child has no monitor, and holds none of its parent's connections."""
@@ -175,15 +175,13 @@ class Monitor:
     def __init__(self) -> None:
         self._due: dict[MonitoredPool, float] = {}
         self._event: AnyEvent | None = None
-        self._may_start = deque([True])  # empty while the thread runs
+        self._may_start = deque([True])  # empty while the thread runs, which takes it: its starter may be interrupted
 
     def add(self, pool: MonitoredPool) -> None:
         """Look at a pool from now on, at once for the first time."""
         self._due[pool] = 0.0
-        if self._claim():
-            self._event = event_class()()  # not at import: gevent may patch `threading` after that
-            if not start_daemon(self._work, 'gcp-monitor'):
-                self._may_start.append(True)
+        if self._may_start:
+            start_daemon(self._work, 'gcp-monitor')  # one that is not needed ends at once
         else:
             self._wake()
 
@@ -193,7 +191,7 @@ class Monitor:
             self._wake()
 
     def _claim(self) -> bool:
-        """Whether no thread runs; it is the caller's then to see to that."""
+        """Whether no other thread runs; then the caller's is the one that does."""
         try:
             return self._may_start.pop()
         except IndexError:
@@ -205,6 +203,9 @@ class Monitor:
             event.set()
 
     def _work(self) -> None:
+        if not self._claim():
+            return
+        self._event = event_class()()  # not at import: gevent may patch `threading` after that
         while True:
             while (pool := self._next()) is not None:
                 self._look_at(pool)

@@ -6,6 +6,7 @@ statement starts and ends between two signals), and the counts of the pool decid
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import logging
@@ -22,6 +23,11 @@ import pytest
 from fronts import audit
 from starvation import SOON
 
+import gcp.background.threads
+import gcp.disposal.threads
+import gcp.holders.monitor
+import gcp.listener_thread
+from gcp import PoolListener
 from gcp.exceptions import AcquireTimeoutError
 from gcp.testing import BareFakeManager, Behaviour, FakeManager, dead, error, never, ok, slow
 from gcp.threading import ConnectionPool
@@ -468,3 +474,101 @@ def test_a_signal_handler_may_use_the_pool(background_collector: bool) -> None:
     settle(pool)
     check_that_all_places_are_free(pool)
     pool.close()
+
+
+# --- a signal while a thread of the pool's is being started ---
+
+
+@pytest.fixture
+def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
+    """Give a function that has a module's next start of a thread interrupted."""
+
+    def once(module: Any) -> None:
+        start, left = module.start_daemon, [True]
+
+        def start_daemon(target: Callable[[], object], name: str) -> bool:
+            if left and left.pop():
+                raise Struck
+            started: bool = start(target, name)
+            return started
+
+        monkeypatch.setattr(module, 'start_daemon', start_daemon)
+
+    return once
+
+
+def test_the_monitor_starts_with_the_next_wait(interrupted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def leave() -> None:
+        lease = pool.connection('db')
+        lease.__enter__()
+        cycle: list[Any] = [lease]
+        cycle.append(cycle)
+
+    monkeypatch.setattr(gcp.holders.monitor, 'monitor', gcp.holders.monitor.Monitor())
+    interrupted(gcp.holders.monitor)
+    gc.disable()
+    try:
+        pool = ConnectionPool[str, object](PLAIN(), max_size=1, reclaim_abandoned=True)
+        thread = threading.Thread(target=leave)
+        thread.start()
+        thread.join()
+        with pytest.raises(Struck):
+            pool.acquire('db', timeout=60)
+        with pool.connection('db', timeout=60):
+            assert pool.stats().reclaim_runs == 1
+    finally:
+        gc.enable()
+    pool.close(timeout=5)
+
+
+def test_a_worker_that_connects_starts_with_the_next_acquire(interrupted: Any) -> None:
+    interrupted(gcp.background.threads)
+    pool = ConnectionPool[str, object](PLAIN(), max_size=1, connect_workers=1)
+    with pytest.raises(Struck):
+        pool.acquire('db', timeout=60)
+    with pool.connection('db', timeout=60):
+        pass
+    pool.close(timeout=5)
+    settle(pool)
+
+
+def test_a_listener_is_told_with_the_next_event(interrupted: Any) -> None:
+    heard: list[str] = []
+    told = threading.Event()
+
+    class Listener(PoolListener):
+        def on_created(self, *args: Any) -> None:
+            heard.append('created')
+            told.set()
+
+    interrupted(gcp.listener_thread)
+    pool = ConnectionPool[str, object](PLAIN(), max_size=1)
+    pool.add_listener(Listener())
+    with contextlib.suppress(Struck):
+        use(pool, 'db')
+    use(pool, 'other')
+    assert told.wait(60)
+    pool.close(timeout=5)
+
+
+def test_the_watchdog_starts_with_the_next_wait(interrupted: Any) -> None:
+    pool: Any = ConnectionPool[str, object](PLAIN(), max_size=1)
+    interrupted(gcp.disposal.threads)
+    with pytest.raises(Struck):
+        pool._disposer._watch()
+    assert not pool._disposer._watching
+    pool.close(timeout=5)
+
+
+def test_the_collector_starts_with_the_next_creation(interrupted: Any) -> None:
+    interrupted(gcp.disposal.threads)
+    with pytest.raises(Struck):
+        ConnectionPool[str, object](PLAIN(), max_size=1, background_collector=True)
+    pool = ConnectionPool[str, object](PLAIN(), min_idle=0, idle_timeout=0.001, background_collector=True)
+    with pool.connection('db', timeout=60):
+        pass
+    deadline = time.monotonic() + 60
+    while pool.get_size():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    pool.close(timeout=5)
