@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 import logging
 import weakref
+from collections import deque
 from math import inf
 from typing import Any
 
 from gcp._core import EVENTS, count_listener_error, has_events, listen, take_events
 from gcp.disposal import log
-from gcp.disposal.threads import start_daemon
+from gcp.disposal.threads import claim_start, start_daemon
 from gcp.listener import PoolListener
 from gcp.waiting import event_class, wait_for
 
@@ -57,7 +58,7 @@ class ListenerThread:
     def reset_after_fork(self) -> None:
         """Begin without a thread: a forked child has none."""
         self._event = event_class()()
-        self._permits = [None]  # empty while the thread runs, which takes it: its starter may be interrupted
+        self._may_start = deque([True])  # empty while the thread runs
 
     def add(self, listener: PoolListener) -> None:
         """Tell a listener from now on."""
@@ -78,17 +79,15 @@ class ListenerThread:
 
     def wake(self) -> None:
         """Have it look at what is queued. Takes no lock: it is called by any thread, and by signal handlers."""
-        if self._permits:
+        if self._may_start:
             start_daemon(self._run, 'gcp-listener')  # if that is not possible, the next event tries again
         self._event.set()
 
     # --- in the thread ---
 
     def _run(self) -> None:
-        event, permits = self._event, self._permits
-        try:
-            permits.pop()
-        except IndexError:  # another one runs
+        event, may_start = self._event, self._may_start
+        if not claim_start(may_start):
             return
         while event is self._event:  # otherwise a listener has forked, and this is the child
             if events := take_events(self._core):
@@ -97,7 +96,7 @@ class ListenerThread:
                 break
             else:
                 wait_for(event, inf)
-        permits.append(None)
+        may_start.append(True)
         if event is self._event and has_events(self._core):  # one came in meanwhile
             self.wake()
 

@@ -61,6 +61,7 @@ class Background:
             raise
 
     def _call_worker(self) -> None:
+        """Wake a worker that rests, or start one."""
         try:
             event = self._resting.pop()
         except IndexError:

@@ -51,6 +51,19 @@ def start_daemon(target: Callable[[], object], name: str) -> bool:
     return True
 
 
+def claim_start(may_start: deque[bool]) -> bool:
+    """Take the token of a thread of which one is enough; the thread calls this when it begins. Its starter does not: a
+    signal may interrupt it, and then no thread would ever begin.
+
+    :param may_start: holds the token while no thread has it
+    :return: whether no other thread has it; otherwise the caller ends
+    """
+    try:
+        return may_start.pop()
+    except IndexError:
+        return False
+
+
 @atexit.register  # at import, so it runs after what programs have registered
 def stop_starting() -> None:
     """The interpreter is exiting. A thread that is just being started is waited for."""
@@ -234,7 +247,7 @@ class Collector:
         """Begin without a thread: a forked child has none."""
         self._event = event_class()()
         self._core.wake_collector = self._event.set  # compiled: no signal handler can run in it
-        self._may_start = deque([True])  # empty while the thread runs, which takes it: its starter may be interrupted
+        self._may_start = deque([True])  # empty while the thread runs
 
     def ensure(self) -> None:
         """Start the thread, unless it runs. If that is not possible now, the next creation tries again."""
@@ -249,9 +262,7 @@ class Collector:
 
     def _run(self) -> None:
         core, disposer, event = self._core, self._disposer, self._event
-        try:
-            self._may_start.pop()
-        except IndexError:  # another one runs
+        if not claim_start(self._may_start):
             return
         while not core.closed and self._pool() is not None:
             core.collect(COLLECT_BATCH)

@@ -25,7 +25,7 @@ from gcp._core import (
     tell_leak,
 )
 from gcp.disposal import SHORTEST_SLEEP
-from gcp.disposal.threads import start_daemon
+from gcp.disposal.threads import claim_start, start_daemon
 from gcp.holders import describe_holders
 from gcp.holders.messages import Messages
 from gcp.waiting import AnyEvent, event_class
@@ -175,7 +175,7 @@ class Monitor:
     def __init__(self) -> None:
         self._due: dict[MonitoredPool, float] = {}
         self._event: AnyEvent | None = None
-        self._may_start = deque([True])  # empty while the thread runs, which takes it: its starter may be interrupted
+        self._may_start = deque([True])  # empty while the thread runs
 
     def add(self, pool: MonitoredPool) -> None:
         """Look at a pool from now on, at once for the first time."""
@@ -190,27 +190,20 @@ class Monitor:
         if self._due.pop(pool, None) is not None:
             self._wake()
 
-    def _claim(self) -> bool:
-        """Whether no other thread runs; then the caller's is the one that does."""
-        try:
-            return self._may_start.pop()
-        except IndexError:
-            return False
-
     def _wake(self) -> None:
         event = self._event
         if event is not None:
             event.set()
 
     def _work(self) -> None:
-        if not self._claim():
+        if not claim_start(self._may_start):
             return
         self._event = event_class()()  # not at import: gevent may patch `threading` after that
         while True:
             while (pool := self._next()) is not None:
                 self._look_at(pool)
             self._may_start.append(True)
-            if not self._due or not self._claim():
+            if not self._due or not claim_start(self._may_start):
                 return
 
     def _look_at(self, pool: MonitoredPool) -> None:
