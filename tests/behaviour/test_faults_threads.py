@@ -72,6 +72,13 @@ def use(pool: Any, endpoint: str) -> None:
         pass
 
 
+def use_two_at_a_time(pool: Any) -> None:
+    """Take and give back many pairs of connections, of several endpoints in turn."""
+    for endpoint in 'aabac' * 12:
+        with pool.connection(endpoint, timeout=5), pool.connection(endpoint, timeout=5):
+            pass
+
+
 def check_that_all_places_are_free(pool: Any, endpoint: str = 'z') -> None:
     """See that as many connections as the caps allow can be acquired, without waiting for anybody."""
     held = [pool.acquire(endpoint, timeout=5) for _ in range(pool.max_size)]
@@ -237,13 +244,8 @@ def test_hundreds_of_signals_cost_no_slot(manager: Any, background_collector: bo
         background_collector=background_collector,
     )
 
-    def work() -> None:
-        for endpoint in 'aabac' * 12:
-            with pool.connection(endpoint, timeout=5), pool.connection(endpoint, timeout=5):
-                pass
-
     with thunderstorm(longest=0.0004) as bolt:
-        assert sum(bolt(work) for _ in range(500)) > 100
+        assert sum(bolt(partial(use_two_at_a_time, pool)) for _ in range(500)) > 100
     if not background_collector:
         use(pool, 'next')
     settle(pool)
@@ -259,15 +261,10 @@ def test_what_a_signal_leaves_behind_is_the_collector_s(manager: Any) -> None:
         manager(), max_size=2, total_max_size=3, min_idle=1, idle_timeout=0.0005, background_collector=True
     )
 
-    def work() -> None:
-        for endpoint in 'aabac' * 12:
-            with pool.connection(endpoint, timeout=5), pool.connection(endpoint, timeout=5):
-                pass
-
     struck = 0
     while struck < 200:
         with thunderstorm(longest=0.0004) as bolt:
-            struck += bolt(work)
+            struck += bolt(partial(use_two_at_a_time, pool))
         settle(pool)  # without another call
     pool.close(timeout=5)
 
