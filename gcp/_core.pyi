@@ -980,7 +980,6 @@ class BaseConnectionPool(ListenedPool[_EndpointT, _ConnectionT]):
     def _classify(self) -> Any: ...
     @property
     def _keepalive(self) -> Any: ...
-    _dispose: Any
     _telemetry: Any
     _disposer: Any
     _collector: Any

@@ -3,8 +3,8 @@
 halves of the two pools. The contents, in the order in which to read them:
 
 layers                 plain C, a module each, which cimports only those before it: platform, frames, clock, ring, heap,
-                       table, histogram, state, permits, sharing, screening, scheduling, connects, transitions, closing,
-                       checks, jobs, steering, resizing
+                       table, histogram, state, stripes, permits, sharing, screening, scheduling, connects,
+                       transitions, closing, checks, jobs, steering, resizing
 records                the objects that own slots and endpoints
 event                  what a thread waits on
 arguments              what callers pass in: checked, and shown in messages
@@ -13,11 +13,15 @@ snapshot               what a pool has counted, as plain values
 fork, finalizers       what a forked child forgets, what finalizers leave behind
 limits                 the pool's limits, and those of single endpoints
 registry               endpoints by their key
+collaborators          what a core calls: set by the front and the telemetry
 core                   the state of one pool behind its lock
+looks                  what is looked at outside a transition
 by_label               the counts of endpoints by label, for exporters
 holder                 what holds a connection
 uses                   who holds it: where it was acquired, and since when
+hand-over              what the caller of an acquire gets of its slot
 acquire, request       the machine of an acquire, and what it asks of the core
+errors                 those of the connects of an endpoint
 connecting             what follows from a connect that failed
 blocks                 what holds an acquire up, and the errors that say so
 inspection             what is to be seen of a pool while it works
@@ -37,10 +41,10 @@ descriptors            what the managers of gcp.contrib do with descriptors
 """
 
 import os
-from collections import deque
 from _socket import socket     # the base of socket.socket, which takes long to import
 from contextvars import Context, copy_context
 from functools import partial
+from operator import itemgetter
 from types import AsyncGeneratorType, BuiltinFunctionType, CoroutineType, GenericAlias
 
 cimport cython
@@ -113,11 +117,15 @@ include "core/fork.pyx"
 include "core/finalizers.pyx"
 include "core/limits.pyx"
 include "core/registry.pyx"
+include "core/collaborators.pyx"
 include "core/core.pyx"
+include "core/looks.pyx"
 include "core/by_label.pyx"
 include "core/holder.pyx"
 include "core/uses.pyx"
+include "core/handover.pyx"
 include "core/acquire.pyx"
+include "core/errors.pyx"
 include "core/request.pyx"
 include "core/connecting.pyx"
 include "core/blocks.pyx"

@@ -6,11 +6,12 @@
 # or when something is wrong with it.
 
 from gcp.core.frames cimport gcp_forget_site, gcp_site
-from gcp.core.ring cimport ring_empty
+from gcp.core.platform cimport gcp_lock, gcp_lock_outer, gcp_unlock, gcp_unlock_outer
 from gcp.core.state cimport (
     CALL_DEAD, CALL_OK, CREATE, DONE, HOOK_CHECK, HOOK_CREATE, HOOK_DISPOSE, HOOK_ON_ACQUIRE, HOOK_ON_DEAD, NEW,
     N_HOOKS, REFUSED, TURNED_AWAY, UNAVAILABLE, USE, WAIT, cap, pool_t, waiter_t,
 )
+from gcp.core.stripes cimport count_idle, count_used
 
 
 # What `next` asks for: a hook by its number (HOOK_DISPOSE: have the victims disposed of), or one of these.
@@ -240,7 +241,7 @@ cdef class Acquire(Holder):
 
     def remaining(self):
         """Return the seconds that are left for the hook that `next` asked for; None: there is no limit."""
-        cdef double limit = self.core.pool.connect_timeout if self.a.todo == HOOK_CREATE else INFINITY
+        cdef double limit = connect_limit(self.core) if self.a.todo == HOOK_CREATE else INFINITY
         if self.a.deadline < INFINITY:
             limit = min(limit, max(0.0, self.a.deadline - self.core.now()))
         return None if limit == INFINITY else limit
@@ -251,12 +252,12 @@ cdef class Acquire(Holder):
         anyway."""
         if self.a.todo == DO_WAIT:
             return self.patience(GRACE if self.nowait else INFINITY)
-        return 0.0 if self.w.state == WAIT else self.patience(GRACE)
+        return 0.0 if state_of(self) == WAIT else self.patience(GRACE)
 
     cdef double patience(self, double most) except? -1:
         """How long to wait, at most so long. An acquire that is not to wait does so only for a disposal that is about
         to leave it a place."""
-        if self.nowait and not (self.set_off and self.ep.e.reserved + self.ep.e.disposing > 0):
+        if self.nowait and not (self.set_off and frees_places(self.core, self.ep)):
             return 0.0
         return max(0.0, min(most, min(self.a.deadline, self.alarm) - self.core.now()))
 
@@ -283,23 +284,22 @@ cdef class Acquire(Holder):
     @property
     def created_by(self):
         """The span in which its connection was created, where spans are recorded."""
-        return None if self.slot is None else self.slot.created_by
+        return None if self.slot is None else created_by(self.core, self.slot)
 
     # --- decisions ---
 
     cdef int decide(self, int verdict) except -1:
         """Turn the core's verdict into what is to be done. Victims that stand in the way are disposed of first."""
-        cdef pool_t* pool = &self.core.pool
         cdef bint clean
         while True:
-            clean = ring_empty(&pool.victims)
+            clean = not has_victims(self.core)
             if not clean and not self.disposed:
                 self.a.todo = HOOK_DISPOSE
                 return 0
             if verdict != WAIT:
                 break
             verdict = arm(self, self.pool.new_event())
-            if verdict == WAIT and (not clean or ring_empty(&pool.victims)):
+            if verdict == WAIT and (not clean or not has_victims(self.core)):
                 self.a.todo = DO_WAIT
                 return 0 if not self.waited else begin_wait(self)
             self.disposed = False       # a finalizer left something, which was reclaimed just now
@@ -357,7 +357,7 @@ cdef class Acquire(Holder):
             self.a.hook = hook
         elif hook == HOOK_CREATE:
             have_looked_after(self.pool)
-            self.fresh = prepare_booking(self.core)
+            self.fresh = prepare_booking(self.core, self.ep)
         self.call = new_hook_call(self.core, hook, self.key, None, uses and not self.made and not self.w.queued)
         return self.call.begin()
 
@@ -377,13 +377,14 @@ cdef class Acquire(Holder):
             if blocking:
                 return self.pool._manager.create(self.key, timeout=self.remaining())
             return self.pool._manager.create(self.key)
+        conn = conn_in(self.core, self.slot)
         if hook == HOOK_ON_ACQUIRE:
-            return self.pool._on_acquire(self.key, self.slot.conn)
+            return self.pool._on_acquire(self.key, conn)
         if hook == HOOK_ON_DEAD:
-            return self.pool._on_connection_dead(self.key, self.slot.conn)
+            return self.pool._on_connection_dead(self.key, conn)
         if blocking:
-            return self.pool._check_aliveness(self.key, self.slot.conn, self.remaining())
-        return self.pool._check_aliveness(self.key, self.slot.conn)
+            return self.pool._check_aliveness(self.key, conn, self.remaining())
+        return self.pool._check_aliveness(self.key, conn)
 
     # --- deadlines ---
 
@@ -402,16 +403,16 @@ cdef class Acquire(Holder):
     @property
     def last_error(self):
         """What the endpoint's latest creation failed with, while an acquire waits for one."""
-        return self.cause if self.cause is not None or self.ep is None else self.ep.last_error
+        gcp_lock_outer(&self.core.mutex)
+        error = self.cause if self.cause is not None or self.ep is None else self.ep.last_error
+        gcp_unlock_outer(&self.core.mutex)
+        return error
 
     cdef object timed_out(self, str phase):
         """Make the error that says what was waited for, and what stood in the way."""
         cdef Core core = self.core
-        cdef pool_t* pool = &core.pool
         cdef bint waited = phase == 'waiting' or phase == 'admission'
-        idle, used, creating, waiting, limit, oldest = self.block or (
-            pool.idle, pool.used, pool.creating, pool.waiting,
-            pool.max_size if self.ep is None else cap(&self.ep.e), NEVER)
+        idle, used, creating, waiting, limit, oldest = self.block or counts_now(self)
         blocked_by = self.blocked_by if waited else 'creation' if phase == 'creation' else None
         age = max(0.0, core.now() - oldest) if oldest < INFINITY else 0.0
         allowed = 'at once' if self.nowait else 'in time' if self.timeout is None else f'within {self.timeout:g} s'
@@ -432,10 +433,14 @@ cdef class Acquire(Holder):
         # Dropped in the middle, with a permit or a slot. (One in the wait queue is owned by the queue.)
         if self.core is None or self.epoch != self.core.pool.epoch or self.ended:
             return
-        if self.w.state == CREATE and self.ep.e.listed:
-            self.ep.e.abandoned_permits += 1
-            self.ep.e.abandoned_preferred += self.w.priority > 0
-            self.core.pool.abandoned_permits = True
-            request_drain(self.core, &self.ep.e)
-        elif self.w.state == USE:
-            receive(self)       # and `Holder.__dealloc__` sees to it
+        abandon_permit(self)    # or `Holder.__dealloc__` sees to it
+
+
+cdef tuple counts_now(Acquire acquire):
+    """Return the counts for the message of an acquire that nothing holds up any more."""
+    cdef pool_t* pool = &acquire.core.pool
+    gcp_lock(&acquire.core.mutex)
+    limit = pool.max_size if acquire.ep is None else cap(&acquire.ep.e)
+    counts = count_idle(pool), count_used(pool), pool.creating, pool.waiting, limit, NEVER
+    gcp_unlock(&acquire.core.mutex)
+    return counts

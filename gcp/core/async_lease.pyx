@@ -2,9 +2,8 @@
 # It is driven like a coroutine, and drives the machines of acquire and release as far as nothing suspends but a plain
 # wait.
 
-from gcp.core.clock cimport gcp_monotonic
-from gcp.core.platform cimport PYGEN_NEXT, PYGEN_RETURN, PyIter_Send, PySendResult, gcp_lock, gcp_unlock
-from gcp.core.state cimport CALL_DEAD, HOOK_CHECK, HOOK_ON_ACQUIRE, HOOK_ON_RELEASE, slot_object, slot_t
+from gcp.core.platform cimport PYGEN_NEXT, PYGEN_RETURN, PyIter_Send, PySendResult
+from gcp.core.state cimport CALL_DEAD, HOOK_CHECK, HOOK_ON_ACQUIRE, HOOK_ON_RELEASE, slot_t
 
 
 cdef enum lease_phase:
@@ -129,10 +128,7 @@ cdef class AsyncLease(Holder):
             pool.is_at_home() or pool.can_leave_now()
         ):
             core.before('release')
-            gcp_lock(&core.mutex)
-            if self.holds():
-                outcome = pool.put_back(&self.slot.s, gcp_monotonic())
-            gcp_unlock(&core.mutex)
+            outcome = pool.put_back_held(self)
         if outcome == NOT_HELD:
             self.body = error
             self.phase = RELEASING
@@ -149,19 +145,17 @@ cdef class AsyncLease(Holder):
 
     cdef int advance(self, value, PyObject** result) except -1:
         """Go on until something suspends (PYGEN_NEXT) or there is a result (PYGEN_RETURN)."""
+        cdef handover_t to
         cdef slot_t* s
         self.by_name = False
         if self.phase == FRESH:
-            s = self.begin_acquire()
+            s = self.begin_acquire(&to)
             if s != NULL:
-                self.take_over(s)
-                result[0] = s.conn
-                Py_INCREF(<object>s.conn)
+                give(result, self.take_over(s, &to))
                 return PYGEN_RETURN
         elif self.phase == RELEASING or self.phase == RELEASING_BY_NAME or self.phase == CLEANING_UP:
             if not self.begin_release():
-                result[0] = <PyObject*>None
-                Py_INCREF(None)
+                give(result, None)
                 return PYGEN_RETURN
         elif self.phase == FRESH_WITH_PRIORITY:
             if self.pool.begin_with_priority(self, result):
@@ -184,9 +178,7 @@ cdef class AsyncLease(Holder):
                     self.acquire.wait_ended(outcome)
                     if not self.serve():
                         return self.drive(None, result)
-                outcome = self.conclude(outcome)
-                result[0] = <PyObject*>outcome
-                Py_INCREF(outcome)
+                give(result, self.conclude(outcome))
         except BaseException as error:
             self.fail(error)
             trim(error)
@@ -196,15 +188,14 @@ cdef class AsyncLease(Holder):
     cdef object conclude(self, outcome):
         """What was awaited has ended well."""
         cdef Acquire acquire = self.acquire
-        cdef slot_t* s
+        cdef handover_t to
         self.coro = None
         if acquire is None:
             self.phase = OVER
             return outcome
         self.acquire = None
-        s = slot_of(acquire)
-        self.take_over(s)
-        return <object>s.conn
+        begin_handover(&to)
+        return self.take_over(slot_of(acquire, &to), &to)
 
     cdef int fail(self, error) except -1:
         """What was awaited has failed, or was stopped."""
@@ -216,44 +207,47 @@ cdef class AsyncLease(Holder):
             acquire.abandon(error)
         return 0
 
-    cdef inline int take_over(self, slot_t* s) except -1:
-        """The acquire has ended well."""
+    cdef inline object take_over(self, slot_t* s, handover_t* to):
+        """The acquire has ended well. Returns the connection."""
         if self.tag is not None:
-            note_tagged(self.pool, s, self.tag)
+            note_tagged(self.pool, s, to, self.tag)
         if self.entered:
             self.phase = HELD
-            self.hold(self.pool._core, <Slot>slot_object(s), s.lease)
-        else:
-            self.phase = OVER
-        return 0
+            return conn_held(s, to, self.pool._core, self)
+        self.phase = OVER
+        return conn_of(s, to)
 
     # --- acquire ---
 
-    cdef slot_t* begin_acquire(self) except? NULL:
+    cdef slot_t* begin_acquire(self, handover_t* to) except? NULL:
         """Take an idle connection. Returns NULL if there is something to be awaited first."""
         cdef AsyncPool pool = self.pool
+        cdef PyObject* task
         cdef acquire_t a
         cdef slot_t* s = NULL
         pool.check_loop()
+        task = pool.running_task() if pool.tracks else NULL
         if pool.direct:
-            s = pool.take_slot(self.key, self.timeout, NULL)
-        elif not pool._core.traces_hits:
-            s = pool.take_slot(self.key, self.timeout, &a)
+            s = pool.take_slot(self.key, self.timeout, NULL, task, to)
+        elif not traces_hits(pool._core):
+            s = pool.take_slot(self.key, self.timeout, &a, task, to)
+        else:
+            begin_handover(to)
         if s == NULL:
-            return pool.begin_for(self)
-        if pool.tracks:
-            note_use(s, pool.running_task())
+            return pool.begin_for(self, to)
         if pool.direct or a.fresh == ENDED:
             return s
         self.phase = ACQUIRING              # a hook that awaits this same lease gets an error
-        return self.call_hooks(s, &a)
+        return self.call_hooks(s, &a, to)
 
-    cdef slot_t* begin(self, Acquire acquire, error) except? NULL:
+    cdef slot_t* begin(self, Acquire acquire, error, handover_t* to) except? NULL:
         """Begin to drive an acquire that is no idle hit.
 
         :param error: what a hook raised at an idle hit
+        :param to: that of the idle hit ends here
         """
         self.acquire = acquire
+        drop_handover(to)
         try:
             if error is not None:
                 acquire.failed(error)
@@ -264,7 +258,7 @@ cdef class AsyncLease(Holder):
             trim(trouble)
             raise trouble
         self.acquire = None
-        return slot_of(acquire)
+        return slot_of(acquire, to)
 
     cdef bint serve(self) except -1:
         """Do what the machine says as far as that is nothing or a plain wait. Returns whether the acquire has ended;
@@ -273,7 +267,7 @@ cdef class AsyncLease(Holder):
         cdef int todo = DO_BEGIN if acquire.started is not None else acquire.next()
         if todo == DO_DONE:
             return True
-        if todo == DO_WAIT and not acquire.nowait and not self.pool._core.pool.disposing:
+        if todo == DO_WAIT and not acquire.nowait and count_disposing(self.pool._core) == 0:
             future = (<FutureEvent>acquire.event).future
             seconds = acquire.patience(INFINITY)
             if seconds < INFINITY:
@@ -285,23 +279,24 @@ cdef class AsyncLease(Holder):
         self.coro = self.pool._drive(acquire)
         return False
 
-    cdef slot_t* call_hooks(self, slot_t* s, acquire_t* a) except? NULL:
+    cdef slot_t* call_hooks(self, slot_t* s, acquire_t* a, handover_t* to) except? NULL:
         """Drive an idle hit: call its hooks, as long as they do not suspend. If something is wrong with it, or a hook
         suspends, it becomes an `Acquire`."""
         cdef AsyncPool pool = self.pool
-        cdef Slot slot = <Slot>slot_object(s)       # keeps the record, whatever a hook does
+        cdef Slot slot = <Slot>record_handed_over(s, to)    # keeps the record, whatever a hook does
         error = None
-        allowed = pool.acquire_timeout if self.timeout is None else pool.limit(self.timeout)
-        a.deadline = INFINITY if allowed is None else a.began + seconds_allowed(allowed, pool.acquire_timeout)
+        default = default_timeout(pool)
+        allowed = default if self.timeout is None else pool.limit(self.timeout)
+        a.deadline = INFINITY if allowed is None else a.began + seconds_allowed(allowed, default)
         a.hook_began = a.began
         after_slot(pool, a)
         try:
-            run_hooks(self, slot, a)
+            run_hooks(self, <object>conn_handed_over(s, to), a)
             if a.todo == DO_DONE and pool.finish_hit(s, a):
                 return s
         except BaseException as trouble:
             error = trouble
-        return begin_from_hit(self, slot, a, error)
+        return begin_from_hit(self, slot, a, error, to)
 
     cdef object call(self, hook, int number, endpoint, conn):
         """Call a hook and let it run until it suspends: then `coro` is what is to be awaited of it. Returns its result
@@ -352,11 +347,11 @@ cdef class AsyncLease(Holder):
         r.epoch = self.epoch
         r.hook_began = core.now()
         self.phase = ENDING
-        if pool._on_release is not None and core.traces_hits:
+        if pool._on_release is not None and traces_hits(core):
             release = new_release(pool, slot, r.epoch, r.lease, body)
         elif pool._on_release is not None:
             try:
-                result = self.call(pool._on_release, HOOK_ON_RELEASE, slot.endpoint, slot.conn)
+                result = self.call(pool._on_release, HOOK_ON_RELEASE, slot.endpoint, conn_in(core, slot))
                 if result is not None and self.coro is None:
                     check_result(pool._manager, HOOK_ON_RELEASE, result, False)
             except BaseException as trouble:
@@ -419,20 +414,20 @@ cdef bint keeps_of(AsyncLease lease, error) except -1:
 
 # --- the hooks at an idle hit ---
 
-cdef int run_hooks(AsyncLease lease, Slot slot, acquire_t* a) except -1:
+cdef int run_hooks(AsyncLease lease, conn, acquire_t* a) except -1:
     """Call the hooks of an idle hit, up to one that suspends or finds it dead."""
     cdef AsyncPool pool = lease.pool
     cdef Core core = pool._core
     while a.todo == HOOK_CHECK or a.todo == HOOK_ON_ACQUIRE:
         begin_hook(a)
         if a.todo == HOOK_ON_ACQUIRE:
-            nothing = lease.call(pool._on_acquire, HOOK_ON_ACQUIRE, lease.key, slot.conn)
+            nothing = lease.call(pool._on_acquire, HOOK_ON_ACQUIRE, lease.key, conn)
             if lease.coro is not None:
                 return 0
             if nothing is not None:
                 check_result(pool._manager, HOOK_ON_ACQUIRE, nothing, False)
         else:
-            alive = lease.call(pool._check_aliveness, HOOK_CHECK, lease.key, slot.conn)
+            alive = lease.call(pool._check_aliveness, HOOK_CHECK, lease.key, conn)
             if lease.coro is not None:
                 return 0
             if alive is not True:
@@ -444,14 +439,14 @@ cdef int run_hooks(AsyncLease lease, Slot slot, acquire_t* a) except -1:
     return 0
 
 
-cdef slot_t* begin_from_hit(AsyncLease lease, Slot slot, acquire_t* a, error) except? NULL:
+cdef slot_t* begin_from_hit(AsyncLease lease, Slot slot, acquire_t* a, error, handover_t* to) except? NULL:
     """Go on as an `Acquire` from an idle hit of which a hook has suspended, has raised, or found it dead."""
     cdef AsyncPool pool = lease.pool
     cdef Acquire acquire = acquire_from_hit(pool, slot, a, lease.key, pool.limit(lease.timeout))
     if lease.coro is not None:
         acquire.started, lease.coro = lease.coro, None
         acquire.call = begun_hook_call(pool._core, a.hook, lease.key, a.hook_began)
-    return lease.begin(acquire, error)
+    return lease.begin(acquire, error, to)
 
 
 # --- as the interpreter sees it ---

@@ -6,7 +6,8 @@ from cpython.version cimport PY_VERSION_HEX
 
 from gcp.core.platform cimport (
     GCP_NO_MARK, GCP_TASK_IN_THREAD, PYGEN_NEXT, PYGEN_RETURN, PyIter_Send, PySendResult, PyThreadState_Get,
-    PyThreadState_GetID, gcp_mark_init, gcp_mark_of, gcp_running_mark, gcp_task_in_thread, look_up_quietly,
+    PyThreadState_GetID, gcp_drop_found, gcp_mark_init, gcp_mark_of, gcp_running_mark, gcp_task_in_thread,
+    look_up_quietly,
 )
 from gcp.core.state cimport HOOK_DISPOSE, slot_t
 
@@ -90,15 +91,18 @@ cdef class AsyncPool(BaseConnectionPool):
         return 0
 
     cdef PyObject* running_task(self) noexcept:
+        cdef PyObject* found
         if self.task_in_thread:
             return gcp_task_in_thread()
         if self.current_tasks is not None:
-            return look_up_quietly(self.current_tasks, self.loop)
+            found = look_up_quietly(self.current_tasks, self.loop)
+            gcp_drop_found(found)       # the loop keeps it while it runs
+            return found
         try:
             task = self.current_task(self.loop)
         except Exception:
             return NULL
-        return NULL if task is None else <PyObject*>task        # the loop keeps it while it runs
+        return NULL if task is None else <PyObject*>task
 
     cdef bint can_leave_now(self):
         """Whether a lease can be left here: in the pool's thread, also when its loop has ended; in no other loop."""
@@ -162,37 +166,44 @@ cdef class AsyncPool(BaseConnectionPool):
         """
         return release_async(self, conn, endpoint, error)
 
-    cdef slot_t* begin_for(self, AsyncLease lease) except? NULL:
+    cdef slot_t* begin_for(self, AsyncLease lease, handover_t* to) except? NULL:
         """Begin an acquire that is no idle hit. A method of the pool, so that the compiler keeps it out of the hit."""
-        return lease.begin(self.open_acquire(lease.key, lease.timeout, lease.priority), None)
+        return lease.begin(self.open_acquire(lease.key, lease.timeout, lease.priority), None, to)
 
     cdef bint begin_with_priority(self, AsyncLease lease, PyObject** result) except -1:
         """Begin an acquire with a priority: even an idle connection is left to the machine, which knows of it. Returns
         whether it has ended; if not, there is something to be awaited."""
+        cdef handover_t to
         cdef slot_t* s
         self.check_loop()
-        s = self.begin_for(lease)
+        begin_handover(&to)
+        s = self.begin_for(lease, &to)
         if s != NULL:
-            lease.take_over(s)
-            result[0] = s.conn
-            Py_INCREF(<object>s.conn)
+            give(result, lease.take_over(s, &to))
         return s != NULL
 
-    cdef AsyncLease release_slot(self, Slot slot, error):
+    cdef AsyncLease release_slot(self, Slot slot, uint64_t number, error):
         """Return what to await for a release by way of `clean_after_error` and `on_release`."""
         cdef AsyncLease lease = AsyncLease.__new__(AsyncLease)
         lease.pool = self
         lease.key = slot.endpoint
-        lease.hold(self._core, slot, slot.s.lease)
+        lease.hold(self._core, slot, number)
         lease.by_name = True
         lease.body = error
         lease.phase = RELEASING_BY_NAME
         return lease
 
 
+cdef inline void give(PyObject** result, value) noexcept:
+    """Pass a result on, with a reference."""
+    Py_INCREF(value)
+    result[0] = <PyObject*>value
+
+
 cdef inline object release_async(AsyncPool pool, conn, endpoint, error):
     """Release what no hook wants to see; return what is to be awaited."""
     cdef Slot slot
+    cdef uint64_t lease = 0
     cdef int outcome = NOT_HELD
     try:
         if not pool.is_at_home() and not pool.can_release_now():
@@ -204,10 +215,10 @@ cdef inline object release_async(AsyncPool pool, conn, endpoint, error):
         if outcome == PUT_BACK_AND_MORE:
             pool._core.after()
             return pool._drive(cleanup_after(pool, endpoint)) if pool.has_garbage() else new_released(pool)
-        slot = claim(pool._core, conn, endpoint)
+        slot = claim(pool._core, conn, endpoint, &lease)
     except Exception as trouble:
         return failed_awaitable(pool, trouble)
-    return new_released(pool) if slot is None else pool.release_slot(slot, error)
+    return new_released(pool) if slot is None else pool.release_slot(slot, lease, error)
 
 
 cdef inline AsyncLease new_async_lease(AsyncPool pool, endpoint, timeout, bint by_name):
@@ -469,7 +480,7 @@ cpdef begin_disposal(Victim victim, hook, iterate, begun, origin=None, report=No
     rest = error = None
     victim.begin(origin)
     try:
-        rest = hook(victim.slot.endpoint, victim.slot.conn)
+        rest = hook(victim.slot.endpoint, victim.conn)
         check_awaitable(getattr(hook, '__self__', None), HOOK_DISPOSE, rest)
         rest = run_until_it_suspends(rest, iterate, begun, &suspended, None, HOOK_DISPOSE)
         if rest is not None and not suspended:

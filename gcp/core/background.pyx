@@ -8,7 +8,7 @@ from gcp.core.checks cimport (
 from gcp.core.connects cimport expire_endpoint
 from gcp.core.jobs cimport begin_connect, book_job, fail_job, fail_waiter, note_time, put_off_job, waiter_of_job
 from gcp.core.permits cimport end_stale_connect
-from gcp.core.platform cimport gcp_lock, gcp_unlock
+from gcp.core.platform cimport gcp_lock, gcp_lock_outer, gcp_unlock, gcp_unlock_outer
 from gcp.core.ring cimport ring_init
 from gcp.core.state cimport (
     CALL_CANCELLED, CALL_DEAD, CALL_OK, DEAD, HOOK_CHECK, HOOK_CREATE, HOOK_FAILED, HOOK_KEEPALIVE, HOOK_ON_DEAD,
@@ -52,14 +52,20 @@ cdef int forget_background(Core core) except -1:
 cdef int tell_background(Core core) except -1:
     """Have the workers look whether there is something to do, and those who wait whether they are done."""
     cdef Watch watch
+    cdef list watches
+    gcp_lock_outer(&core.mutex)
     core.pool.wake_background = False
+    watches = core.watches[:]
+    gcp_unlock_outer(&core.mutex)
     try:
-        for watch in list(core.watches):
+        for watch in watches:
             watch.look()
         if core.wake_background is not None:
             core.wake_background()
     except BaseException:       # a signal came: the next call has them look
+        gcp_lock_outer(&core.mutex)
         core.pool.wake_background = True
+        gcp_unlock_outer(&core.mutex)
         raise
     return 0
 
@@ -72,7 +78,7 @@ cpdef Job next_job(BaseConnectionPool pool, bint only_checks=False):
     cdef Core core = pool._core
     cdef Job job
     core.before('job')
-    if core.pool.closed:
+    if was_closed(core):
         return None
     job = Job.__new__(Job)
     job.pool = pool
@@ -143,7 +149,9 @@ cpdef double rest(Core core, double longest) except -1:
 
 cpdef int end_rest(Core core) except -1:
     """The worker that keeps the time for the others does not rest any more."""
+    gcp_lock_outer(&core.mutex)
     core.pool.worker_wakes_at = INFINITY
+    gcp_unlock_outer(&core.mutex)
     return 0
 
 
@@ -163,7 +171,7 @@ cdef int put_off(Job job) except -1:
     cdef pool_t* pool = &core.pool
     cdef bint off
     cdef double now
-    if job.epoch != pool.epoch or suspension(pool, &job.ep.e) == OPEN:
+    if job.epoch != pool.epoch or not is_suspended_now(core, job.ep):
         return 0
     core.before('put_off')
     now = core.now()
@@ -278,11 +286,12 @@ cdef class Job(Holder):
 
     def remaining(self):
         """Return the seconds that are left for the hook; None: there is no limit."""
-        cdef double limit = self.core.pool.connect_timeout
+        cdef double limit = connect_limit(self.core)
         if self.todo != HOOK_CREATE:
             limit = min(limit, CHECK_TIMEOUT)
-            if self.pool.acquire_timeout is not None and self.pool.acquire_timeout > 0:
-                limit = min(limit, <double>self.pool.acquire_timeout)
+            allowed = default_timeout(self.pool)
+            if allowed is not None and allowed > 0:
+                limit = min(limit, <double>allowed)
         return None if limit == INFINITY else max(0.0, self.began + limit - self.core.now())
 
     def time_to_wait(self):
@@ -305,7 +314,7 @@ cdef class Job(Holder):
             if self.pool._telemetry is not None:
                 self.pool._telemetry.recheck()
             have_looked_after(self.pool)
-            self.fresh = prepare_booking(self.core)
+            self.fresh = prepare_booking(self.core, self.ep)
         self.call = new_hook_call(self.core, self.todo, self.key, None, False)
         return self.call.begin()
 
@@ -316,7 +325,7 @@ cdef class Job(Holder):
 
     cdef object call_hook(self, bint blocking):
         cdef BaseConnectionPool pool = self.pool
-        cdef tuple args = (self.key,) if self.slot is None else (self.key, self.slot.conn)
+        cdef tuple args = (self.key,) if self.slot is None else (self.key, conn_in(self.core, self.slot))
         hook = (
             pool._manager.create if self.todo == HOOK_CREATE else pool._keepalive if self.todo == HOOK_KEEPALIVE
             else pool._check_aliveness if self.todo == HOOK_CHECK else pool._on_connection_dead)
@@ -333,14 +342,14 @@ cdef class Job(Holder):
         cdef bint known
         cdef double now
         if slot is None:        # a test that calls no hook
-            self.fresh = prepare_booking(self.core)
+            self.fresh = prepare_booking(self.core, self.ep)
             self.began = core.now()
             slot = self.fresh
         core.before('job_created')
         slot.conn = conn
         slot.endpoint = self.ep.key
         slot.s.conn = <PyObject*>conn
-        slot.created_by = None if core.tracer is None else core.tracer.current()
+        note_creation(core, slot)
         now = core.now()
         if self.epoch != core.pool.epoch:       # of the parent of a forked child
             self.finish()
@@ -357,7 +366,8 @@ cdef class Job(Holder):
             self.misused = True
             return self.connect_failed(repeated(self.pool._manager, conn))
         self.fresh = None
-        self.ep.last_error = self.ep.last_traceback = self.ep.trouble = None
+        forget_error(core, self.ep, True)
+        set_trouble(core, self.ep, None)
         self.finish()
         try:
             self.end_call(CALL_OK, None)
@@ -398,25 +408,28 @@ cdef class Job(Holder):
         self.finish()
         if self.epoch != core.pool.epoch:
             return 0
-        ep.trouble = ep.last_error = error
-        ep.last_traceback = error.__traceback__
-        told = tell and self.note_error(kind is ErrorClass.PERMANENT)
+        set_trouble(core, ep, error)
+        set_error_of(core, ep, error)
+        told = tell and self.note_error(error, kind is ErrorClass.PERMANENT)
         told = self.report_failed(outcome, error, kind, counts, tell) or told
-        if not keeps_error(ep):
-            ep.last_error = ep.last_traceback = None
+        forget_error(core, ep, False)
         core.after()
-        if not told and not core.pool.closed and isinstance(error, Exception):
+        if not told and not was_closed(core) and isinstance(error, Exception):
             self.pool._report('create failed in the background for', self.key, error)
         return 0
 
-    cdef bint note_error(self, bint permanent) except -1:
+    cdef bint note_error(self, error, bint permanent) except -1:
         """Tell those who warm the endpoint up, unless another try is made. Returns whether there was one to tell."""
+        cdef Core core = self.core
         cdef Watch watch
         cdef bint told = False
-        if self.core.pool.retries and not permanent and not self.misused:
-            return warm_up_context(self.core, self.ep) is not None
-        for watch in list(self.core.watches):
-            told = watch.note_error(self.ep, self.ep.last_error) or told
+        gcp_lock(&core.mutex)
+        if core.pool.retries and not permanent and not self.misused:
+            told = warm_up_context(core, self.ep) is not None
+        else:
+            for watch in core.watches:
+                told = watch.note_error(self.ep, error) or told
+        gcp_unlock(&core.mutex)
         return told
 
     cdef bint report_failed(self, int outcome, error, kind, bint counts, bint tell) except -1:
@@ -483,12 +496,5 @@ cdef class Job(Holder):
 
     def __dealloc__(self):
         # Dropped in the middle: its permit, or its connection, goes back with the next call.
-        if self.core is None or self.ended or self.epoch != self.core.pool.epoch:
-            return
-        if self.slot is not None:
-            stop_checking(&self.core.pool, &self.ep.e)
-        elif self.ep.e.listed:
-            self.ep.e.abandoned_permits += 1
-            self.ep.e.abandoned_jobs += 1
-            self.core.pool.abandoned_permits = True
-            request_drain(self.core, &self.ep.e)
+        if self.core is not None and not self.ended and self.epoch == self.core.pool.epoch:
+            abandon_job(self)

@@ -1,12 +1,16 @@
 # What both pools share: the hooks, the idle hit, the release of a connection that no hook wants to see.
 
 from gcp.core.clock cimport gcp_monotonic
-from gcp.core.platform cimport gcp_lock, gcp_unlock, look_up_quietly
+from gcp.core.frames cimport gcp_know_thread
+from gcp.core.platform cimport (
+    GCP_STRIPES, gcp_count, gcp_drop_found, gcp_lock, gcp_lock_outer, gcp_lock_stripe, gcp_read, gcp_stripe, gcp_unlock,
+    gcp_unlock_outer, gcp_unlock_stripe, look_up_quietly,
+)
 from gcp.core.reserve cimport may_hit
 from gcp.core.ring cimport ring_empty
-from gcp.core.state cimport HIT, N_HOOKS, RETURNING, TO_IDLE, USED, endpoint_t, pool_t, slot_t
+from gcp.core.state cimport HIT, N_HOOKS, RETURNING, TO_IDLE, USED, endpoint_t, pool_t, slot_object, slot_t
 from gcp.core.table cimport table_find
-from gcp.core.transitions cimport end_release, needs_no_check, take_idle
+from gcp.core.transitions cimport end_release, is_simple, needs_no_check, take_idle
 
 
 cdef enum:
@@ -47,8 +51,7 @@ cdef inline slot_t* take_hit(pool_t* pool, endpoint_t* e, double now, acquire_t*
     if s == NULL:
         return NULL
     if a != NULL and not (a.fresh and checks_only):
-        pool.arrivals += 1
-        a.arrival = pool.arrivals
+        a.arrival = gcp_count(&pool.arrivals)
         a.epoch = pool.epoch
         a.lease = s.lease
         a.began = now
@@ -61,14 +64,31 @@ cdef inline slot_t* take_hit(pool_t* pool, endpoint_t* e, double now, acquire_t*
     return s
 
 
-cdef slot_t* take_slot_of(Core core, Endpoint ep, acquire_t* a, bint checks_only):
+cdef slot_t* take_slot_of(BaseConnectionPool pool, Endpoint ep, acquire_t* a, PyObject* task, handover_t* to):
     """Take an idle connection of an endpoint that was looked up by equality, or that has a reserve."""
+    cdef Core core = pool._core
+    cdef slot_t* s = NULL
+    cdef int stripe = gcp_stripe(ep.e.key)
+    cdef bint reserved
+    gcp_lock_stripe(&core.mutex, stripe)
+    if ep.e.shown:
+        s = take_hit(&core.pool, &ep.e, gcp_monotonic(), a, pool.checks_only)
+        if s != NULL:
+            hand_over(s, pool.tracks, task, to)
+    reserved = s == NULL and ep.e.reserve > 0
+    gcp_unlock_stripe(&core.mutex, stripe)
+    return take_reserved(pool, ep, a, task, to) if reserved else s
+
+
+cdef slot_t* take_reserved(BaseConnectionPool pool, Endpoint ep, acquire_t* a, PyObject* task, handover_t* to):
+    """Take an idle connection of an endpoint that has a reserve."""
+    cdef Core core = pool._core
     cdef slot_t* s = NULL
     gcp_lock(&core.mutex)
-    if ep.e.shown:
-        s = take_hit(&core.pool, &ep.e, gcp_monotonic(), a, checks_only)
-    elif ep.e.reserve and ep.e.listed and may_hit(&core.pool, &ep.e):
-        s = take_hit(&core.pool, &ep.e, gcp_monotonic(), a, checks_only)
+    if ep.e.reserve and ep.e.listed and may_hit(&core.pool, &ep.e):
+        s = take_hit(&core.pool, &ep.e, gcp_monotonic(), a, pool.checks_only)
+        if s != NULL:
+            hand_over(s, pool.tracks, task, to)
     gcp_unlock(&core.mutex)
     return s
 
@@ -78,7 +98,7 @@ cdef class BaseConnectionPool(ListenedPool):
 
     Their Python halves override `_drive`, and set the collaborators: `_disposer`, `_collector`, `_report`."""
     cdef readonly object _manager
-    cdef object acquire_timeout
+    cdef object acquire_timeout         # changes within the lock: see `default_timeout`
     cdef public object _telemetry       # asked on slow paths whether spans are recorded by now
     cdef public object _disposer        # disposes of victims
     cdef public object _background      # its workers connect and check in the background
@@ -103,7 +123,7 @@ cdef class BaseConnectionPool(ListenedPool):
     cdef bint monitored                 # whether that has begun
     cdef bint warns                     # whether waits without a time limit are looked for
     cdef bint reclaims                  # whether holders that are gone are looked for while an acquire waits
-    cdef public object _dispose         # for what a caller disposes of by itself; None: it does not
+    cdef object dispose_hook            # for what a caller disposes of by itself; None: it does not. As acquire_timeout
     # Whether an idle hit calls no hook when it is acquired, none when it is released, looks for nothing that expired.
     cdef bint direct
     cdef bint checks_only       # an idle hit calls no hook but the check
@@ -168,31 +188,44 @@ cdef class BaseConnectionPool(ListenedPool):
 
     # --- acquire ---
 
-    cdef inline slot_t* take_slot(self, endpoint, timeout, acquire_t* a) except? NULL:
+    cdef inline slot_t* take_slot(
+        self, endpoint, timeout, acquire_t* a, PyObject* task, handover_t* to
+    ) except? NULL:
         """Take an idle connection, or return NULL if that needs more than a look.
 
         :param a: filled for the hooks that are to be called; NULL: there are none, so the acquire has ended well
+        :param task: the running task, or NULL
         """
-        cdef Core core = self._core
+        cdef pool_t* pool = &self._core.pool
+        cdef int stripe = gcp_stripe(<PyObject*>endpoint)
         cdef endpoint_t* e
         cdef slot_t* s = NULL
-        cdef PyObject* found
+        begin_handover(to)
+        gcp_know_thread()
         if timeout is not None:
             check_timeout(timeout)
-        if core.pool.pending and begin_hit(core):
+        if gcp_read(&pool.pending) and begin_hit(self._core):
             return NULL     # a listener is told of each acquire
-        gcp_lock(&core.mutex)
-        e = <endpoint_t*>table_find(&core.pool.known, <PyObject*>endpoint)
+        gcp_lock_stripe(&self._core.mutex, stripe)
+        e = <endpoint_t*>table_find(&pool.known, <PyObject*>endpoint)
         if e != NULL:
-            s = take_hit(&core.pool, e, gcp_monotonic(), a, self.checks_only)
-        gcp_unlock(&core.mutex)
-        if e == NULL:       # unknown, or a key that is equal, but not the same object
-            found = look_up_quietly(core.endpoints, endpoint)
-            if found != NULL:
-                return take_slot_of(core, <Endpoint>found, a, self.checks_only)
-            if PyErr_Occurred() != NULL and PyErr_ExceptionMatches(Exception):
-                PyErr_Clear()   # it cannot be hashed, say: the slow path raises the error that says so
-        return s
+            s = take_hit(pool, e, gcp_monotonic(), a, self.checks_only)
+            if s != NULL:
+                hand_over(s, self.tracks, task, to)
+        gcp_unlock_stripe(&self._core.mutex, stripe)
+        return s if e != NULL else self.take_equal(endpoint, a, task, to)
+
+    cdef slot_t* take_equal(self, endpoint, acquire_t* a, PyObject* task, handover_t* to) except? NULL:
+        """Take an idle connection by a key that is unknown, or equal to that of the endpoint, but not the same."""
+        cdef PyObject* found = look_up_quietly(self._core.endpoints, endpoint)
+        cdef Endpoint ep
+        if found != NULL:
+            ep = <Endpoint>found
+            gcp_drop_found(found)
+            return take_slot_of(self, ep, a, task, to)
+        if PyErr_Occurred() != NULL and PyErr_ExceptionMatches(Exception):
+            PyErr_Clear()   # it cannot be hashed, say: the slow path raises the error that says so
+        return NULL
 
     cdef bint finish_hit(self, slot_t* s, acquire_t* a) except -1:
         """End an idle hit whose hooks went well. Returns False if the pool was closed meanwhile."""
@@ -219,57 +252,121 @@ cdef class BaseConnectionPool(ListenedPool):
 
     cdef inline object limit(self, timeout):
         """Return what an acquire may take: what its caller says, else what the pool says."""
-        return self.acquire_timeout if timeout is None else check_timeout(timeout)
+        return default_timeout(self) if timeout is None else check_timeout(timeout)
 
     # --- release ---
 
     cpdef Release open_release(self, conn, endpoint):
         """Begin a release by name. Returns None if there is nothing to release: see `claim`."""
-        cdef Slot slot = claim(self._core, conn, endpoint)
-        return None if slot is None else new_release(self, slot, self._core.pool.epoch, slot.s.lease, None)
+        cdef uint64_t lease = 0
+        cdef Slot slot = claim(self._core, conn, endpoint, &lease)
+        return None if slot is None else new_release(self, slot, self._core.pool.epoch, lease, None)
 
     cdef inline int put_back(self, slot_t* s, double now) noexcept nogil:
-        """Release a connection that no hook wants to see any more. Within the lock."""
+        """Release a connection that no hook wants to see any more. Within the lock of its stripe; NOT_SIMPLE: nothing
+        has changed, since that takes all locks."""
         cdef pool_t* pool = &self._core.pool
+        if GCP_STRIPES == 1:
+            pool.now = now
+        elif not is_simple(pool, s, now):
+            return NOT_SIMPLE
         if end_release(pool, s, now) != TO_IDLE or pool.wake_collector or (now >= pool.next_expiry and self.collects):
             return PUT_BACK_AND_MORE
         return PUT_BACK if ring_empty(&pool.victims) else PUT_BACK_AND_MORE
 
+    cdef int put_back_with_all_locks(
+        self, Slot slot, uint64_t lease, uint64_t epoch, int state, double now
+    ) noexcept:
+        """Release a connection that no hook wants to see any more, if its use has not ended.
+
+        :param state: USED, or RETURNING: its release has begun
+        """
+        cdef pool_t* pool = &self._core.pool
+        cdef int outcome = NOT_HELD
+        gcp_lock(&self._core.mutex)
+        if slot.s.lease == lease and slot.s.state == state and pool.epoch == epoch:
+            pool.now = now
+            end_release(pool, &slot.s, now)
+            outcome = PUT_BACK_AND_MORE
+        gcp_unlock(&self._core.mutex)
+        return outcome
+
     cdef inline int put_back_named(self, conn, endpoint) except -1:
         """Release a connection by name, unless that needs more than a look at who holds it."""
-        cdef Core core = self._core
-        cdef slot_t* s
+        cdef int outcome
+        self._core.before('release')
+        outcome = self.put_back_by_key(conn, <PyObject*>endpoint)
+        return self.put_back_equal(conn, endpoint) if outcome == NOT_HELD else outcome
+
+    cdef inline int put_back_by_key(self, conn, PyObject* key) noexcept:
+        """Release a connection of the endpoint whose key is this very object."""
+        cdef pool_t* pool = &self._core.pool
+        cdef int stripe = gcp_stripe(key)
         cdef int outcome = NOT_HELD
-        core.before('release')
-        gcp_lock(&core.mutex)
-        s = <slot_t*>table_find(&core.pool.held, <PyObject*>conn)
-        if s != NULL and s.ep.key == <PyObject*>endpoint:
-            outcome = self.put_back(s, gcp_monotonic())
-        gcp_unlock(&core.mutex)
-        if s != NULL and outcome == NOT_HELD:       # perhaps by a key that is equal, but not the same object
-            s = find_held(core, conn, endpoint)
-            if s != NULL:
-                gcp_lock(&core.mutex)
-                outcome = self.put_back(s, gcp_monotonic())
-                gcp_unlock(&core.mutex)
+        cdef PyObject* owned = NULL
+        cdef uint64_t lease = 0
+        cdef double now = 0.0
+        cdef slot_t* s
+        gcp_lock_stripe(&self._core.mutex, stripe)
+        s = find_held_of(&pool.stripes[stripe].held, <PyObject*>conn, key)
+        if s != NULL:
+            now = gcp_monotonic()
+            outcome = self.put_back(s, now)
+            if GCP_STRIPES > 1 and outcome == NOT_SIMPLE:
+                owned, lease = slot_object(s), s.lease
+                Py_INCREF(<object>owned)
+        gcp_unlock_stripe(&self._core.mutex, stripe)
+        if GCP_STRIPES > 1 and owned != NULL:
+            outcome = self.put_back_with_all_locks(<Slot>owned, lease, pool.epoch, USED, now)
+            Py_DECREF(<object>owned)
+        return outcome
+
+    cdef int put_back_equal(self, conn, endpoint) except -1:
+        """Release a connection by a key that is perhaps equal to that of its endpoint, but not the same."""
+        cdef Endpoint ep = endpoint_of_release(self._core, endpoint) if is_held_anywhere(self._core, conn) else None
+        return NOT_HELD if ep is None else self.put_back_by_key(conn, ep.e.key)
+
+    cdef inline int put_back_held(self, Holder holder) noexcept:
+        """Release the connection of a holder, if that holds it still."""
+        cdef int stripe = gcp_stripe(<PyObject*>holder.slot.endpoint)
+        cdef int outcome = NOT_HELD
+        cdef double now = 0.0
+        gcp_lock_stripe(&self._core.mutex, stripe)
+        if holder.holds():
+            now = gcp_monotonic()
+            outcome = self.put_back(&holder.slot.s, now)
+        gcp_unlock_stripe(&self._core.mutex, stripe)
+        if GCP_STRIPES > 1 and outcome == NOT_SIMPLE:
+            return self.put_back_with_all_locks(holder.slot, holder.lease, holder.epoch, USED, now)
         return outcome
 
     cdef int put_back_seen(self, Slot slot, release_t* r, double now) except -1:
         """Release a connection that `on_release` has seen."""
         cdef Core core = self._core
-        cdef slot_t* s = &slot.s
+        cdef int stripe = gcp_stripe(<PyObject*>slot.endpoint)
         cdef int outcome = PUT_BACK_AND_MORE
         core.before('give_back')
-        gcp_lock(&core.mutex)
-        if s.lease == r.lease and s.state == RETURNING and core.pool.epoch == r.epoch:
-            outcome = self.put_back(s, now)
-        gcp_unlock(&core.mutex)
+        gcp_lock_stripe(&core.mutex, stripe)
+        if slot.s.lease == r.lease and slot.s.state == RETURNING and core.pool.epoch == r.epoch:
+            outcome = self.put_back(&slot.s, now)
+        gcp_unlock_stripe(&core.mutex, stripe)
+        if GCP_STRIPES > 1 and outcome == NOT_SIMPLE:
+            self.put_back_with_all_locks(slot, r.lease, r.epoch, RETURNING, now)
+            return PUT_BACK_AND_MORE
         return outcome
 
-    cdef inline bint has_garbage(self) noexcept:
+    cdef inline bint has_garbage(self) except -1:
         """Whether there is something to dispose of after a release."""
-        cdef pool_t* pool = &self._core.pool
-        return not ring_empty(&pool.victims) or (self.collects and expiry_is_due(pool, pool.now))
+        cdef Core core = self._core
+        cdef pool_t* pool = &core.pool
+        cdef bint found
+        cdef double now = core.now() if GCP_STRIPES > 1 else 0.0    # simple releases do not set the pool's time
+        gcp_lock(&core.mutex)
+        if GCP_STRIPES > 1:
+            pool.now = now
+        found = not ring_empty(&pool.victims) or (self.collects and expiry_is_due(pool, pool.now))
+        gcp_unlock(&core.mutex)
+        return found
 
     # --- changing limits ---
 
@@ -291,24 +388,47 @@ cdef class BaseConnectionPool(ListenedPool):
 
 cdef int use_options(BaseConnectionPool pool, options) except -1:
     """Take those options that the core does not know, and that may change."""
-    pool._options = options
+    cdef object hook = None
+    if not isinstance(pool, AsyncPool) and options.dispose_timeout is None:     # there, disposals may suspend
+        hook = getattr(pool._manager, 'dispose', None)
+    gcp_lock_outer(&pool._core.mutex)
+    _last = pool.options, pool.acquire_timeout, pool.dispose_hook
+    pool.options = options
     pool.acquire_timeout = options.acquire_timeout
+    pool.dispose_hook = hook
     pool.dispose_batch_size = options.dispose_batch_size
-    if pool._monitored is not None and options.leak_threshold < INFINITY and pool._core.pool.size:
+    gcp_unlock_outer(&pool._core.mutex)
+    if pool._monitored is not None and options.leak_threshold < INFINITY and pool._core.size:
         pool._monitored.begin()
-    if not isinstance(pool, AsyncPool):     # there, disposals may suspend
-        pool._dispose = getattr(pool._manager, 'dispose', None) if options.dispose_timeout is None else None
     return 0
+
+
+cdef inline object default_timeout(BaseConnectionPool pool):
+    """Return what an acquire may take whose caller does not say it."""
+    gcp_lock_outer(&pool._core.mutex)
+    found = pool.acquire_timeout
+    gcp_unlock_outer(&pool._core.mutex)
+    return found
+
+
+cdef inline object dispose_hook_of(BaseConnectionPool pool):
+    gcp_lock_outer(&pool._core.mutex)
+    found = pool.dispose_hook
+    gcp_unlock_outer(&pool._core.mutex)
+    return found
 
 
 cdef Py_ssize_t batch_size(BaseConnectionPool pool) noexcept:
     """How many expired connections a release disposes of: about log2 of the pool's size; of a large pool, as many
     as are gone in no time."""
-    cdef Py_ssize_t size = pool._core.pool.size
+    cdef Py_ssize_t size, given
     cdef Py_ssize_t few = 0
-    cdef double each = pool._core.dispose_time
-    if pool.dispose_batch_size:
-        return pool.dispose_batch_size
+    cdef double each
+    gcp_lock_outer(&pool._core.mutex)
+    size, each, given = pool._core.pool.size, pool._core.dispose_time, pool.dispose_batch_size
+    gcp_unlock_outer(&pool._core.mutex)
+    if given:
+        return given
     while (size + 1) >> few:
         few += 1
     if each > 0 and size >= few * LARGE:
@@ -321,7 +441,7 @@ cdef int dispose_soon(BaseConnectionPool pool, double seconds) except -1:
 
     :param seconds: how long to wait for it at most, where a caller can wait
     """
-    if ring_empty(&pool._core.pool.victims):
+    if not has_victims(pool._core):
         return 0
     try:
         pool._disposer.dispose_soon(seconds)

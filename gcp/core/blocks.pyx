@@ -1,19 +1,21 @@
 # What holds an acquire up, and the errors that say so.
 
 from gcp.core.permits cimport endpoint_may_connect, pool_may_connect
-from gcp.core.platform cimport gcp_lock, gcp_unlock
+from gcp.core.platform cimport gcp_lock, gcp_lock_outer, gcp_unlock, gcp_unlock_outer
 from gcp.core.reserve cimport holds_back
 from gcp.core.ring cimport ring_t
 from gcp.core.state cimport (
     OPEN, cap, endpoint_link, endpoint_t, pool_t, queue_limit, slot_in_endpoint, slot_object, suspension, taken,
     waiter_t,
 )
+from gcp.core.stripes cimport count_idle, count_used
 
 cdef int CLOSED_AT_MOST = 20     # connections are asked whether they are closed
 
 
 cdef str what_blocks(pool_t* pool, endpoint_t* e, waiter_t* w):
     """Say what an acquire that waits for an endpoint waits for: one of those of `AcquireTimeoutError.blocked_by`.
+    Within the lock.
 
     :param w: NULL: one that comes now, without a priority
     """
@@ -33,11 +35,11 @@ cdef str what_blocks(pool_t* pool, endpoint_t* e, waiter_t* w):
         return 'connect workers'
     if not pool_may_connect(pool):
         return 'total connect limit'
-    return 'creation' if pool.used == 0 and pool.creating else 'total cap'
+    return 'creation' if pool.creating and count_used(pool) == 0 else 'total cap'
 
 
 cdef void note_block(Acquire acquire):
-    """Remember what stands in the way, for the error's message."""
+    """Remember what stands in the way, for the error's message. Within the lock."""
     cdef pool_t* pool = &acquire.core.pool
     cdef endpoint_t* e = &acquire.ep.e
     cdef bint own = taken(e) - e.reserved >= cap(e)
@@ -56,7 +58,7 @@ cdef void note_block(Acquire acquire):
         if e.n_used and slot_in_endpoint(e.used.next).since < oldest:
             oldest = slot_in_endpoint(e.used.next).since
         node = node.next
-    acquire.block = (pool.idle, pool.used, pool.creating, pool.waiting, limit, oldest)
+    acquire.block = (count_idle(pool), count_used(pool), pool.creating, pool.waiting, limit, oldest)
 
 
 cdef str closed_without_release(Acquire acquire):
@@ -78,7 +80,7 @@ cdef str closed_without_release(Acquire acquire):
                 held.append(<Slot>slot_object(slot_in_endpoint(used)))
             used = used.next
     gcp_unlock(&acquire.core.mutex)
-    n = sum([is_closed((<Slot>slot).conn) for slot in held])
+    n = sum([is_closed(conn_in(acquire.core, slot)) for slot in held])
     if not n:
         return ''
     return (
@@ -108,7 +110,10 @@ cdef str what_ended(Acquire acquire, str phase):
 
 cdef object too_many_waiters(Acquire acquire):
     """Make the error of an acquire that may not wait, because too many do."""
-    cdef Py_ssize_t limit = queue_limit(&acquire.ep.e)
+    cdef Py_ssize_t limit
+    gcp_lock_outer(&acquire.core.mutex)
+    limit = queue_limit(&acquire.ep.e)
+    gcp_unlock_outer(&acquire.core.mutex)
     return TooManyWaitersError(
         f'{acquire.pool.name}: no connection to {describe(acquire.key)}: {limit} acquires wait for one, which is '
         f'max_waiting={limit} of endpoint {describe(acquire.key)}, blocked by '

@@ -1,7 +1,7 @@
 # The counts of a pool's endpoints by label, for one exporter. They are added up in C: what a reading costs in Python
 # depends on the number of labels only.
 
-from gcp.core.platform cimport gcp_lock, gcp_unlock
+from gcp.core.platform cimport gcp_lock, gcp_lock_outer, gcp_unlock, gcp_unlock_outer
 from gcp.core.ring cimport ring_t
 from gcp.core.state cimport (
     N_OUTCOMES, N_REASONS, N_RESULTS, OPEN, cap, counters_t, endpoint_link, endpoint_t, pool_t, suspension,
@@ -221,7 +221,9 @@ cdef int prepare_walk(LabelReader reader, Core core, bint labelled, reading_t* r
     cdef Py_ssize_t room
     while True:
         drop_walk(walk)
+        gcp_lock_outer(&core.mutex)
         room = most_arrivals(reader, &core.pool, labelled) + 8
+        gcp_unlock_outer(&core.mutex)
         walk.arrivals = <arrival_t*>allocate(room, sizeof(arrival_t))
         walk.keys = <PyObject**>allocate(room, sizeof(PyObject*))
         walk.present = <member_t*>allocate(reader.n_members, sizeof(member_t))

@@ -13,6 +13,7 @@ from gcp.core.state cimport (
     IDLE, OPEN, RETURNING, TO_IDLE, endpoint_t, first_check, idle_limit, pool_t, slot_check, slot_in_endpoint,
     slot_in_pool, slot_t, suspension,
 )
+from gcp.core.stripes cimport stripe_of
 from gcp.core.table cimport table_has_room, table_remove
 from gcp.core.transitions cimport CHECK_SLACK, end_release, set_check
 
@@ -147,7 +148,7 @@ cdef inline slot_t* begin_check(pool_t* pool) noexcept nogil:
     """Reserve an idle connection that is due to be checked: until then it counts as used. Return NULL if none is."""
     cdef slot_t* s
     cdef bint ahead = are_early(pool)
-    if pool.closed or pool.checking >= most_checks(pool) or not table_has_room(&pool.held):
+    if pool.closed or pool.checking >= most_checks(pool):
         return NULL
     if not pool.checks_go_on and pool.now < checks_due(pool):
         return NULL
@@ -157,12 +158,14 @@ cdef inline slot_t* begin_check(pool_t* pool) noexcept nogil:
         pool.checks_ahead = 0
         pool.checks_go_on = False
         return NULL
+    if not table_has_room(&stripe_of(pool, s.ep).held):
+        return NULL
     pool.checks_ahead -= ahead
     pool.checks_go_on = True
     remove_idle(pool, s)
     s.idle_since = s.since
     begin_use(pool, s, pool.now)
-    table_remove(&pool.held, s)
+    table_remove(&stripe_of(pool, s.ep).held, s)
     s.state = RETURNING
     s.check_at = pool.now + s.patience
     heap_sift(&pool.checks, s.check, checked_before)
@@ -180,11 +183,12 @@ cdef inline void stop_checking(pool_t* pool, endpoint_t* ep) noexcept nogil:
 
 cdef inline void return_among_extras(pool_t* pool, slot_t* s) noexcept nogil:
     """Return an extra to its place by the time of its last use: a check does not prolong its life."""
+    cdef ring_t* idle = &stripe_of(pool, s.ep).idle_extras
     cdef ring_t* node
     s.since = s.idle_since
     ring_remove(&s.in_pool)
-    node = pool.idle_extras.next
-    while node != &pool.idle_extras and slot_in_pool(node).since <= s.since:
+    node = idle.next
+    while node != idle and slot_in_pool(node).since <= s.since:
         node = node.next
     ring_insert(node, &s.in_pool)
     ring_remove(&s.in_endpoint)

@@ -8,6 +8,7 @@ from gcp.core.screening cimport update_screening
 from gcp.core.state cimport (
     DISCARDED, POOL_CLOSED, TO_DISPOSAL, TURNED_AWAY, endpoint_link, endpoint_t, pool_t, slot_in_endpoint, slot_t,
 )
+from gcp.core.stripes cimport stripe_of
 from gcp.core.transitions cimport take_from_holders
 
 
@@ -63,4 +64,4 @@ cdef inline void write_off(pool_t* pool, endpoint_t* ep) noexcept nogil:
             observe(&pool.metrics.age, gcp_ages, N_AGE_BOUNDS, pool.now - s.born)
             if s.acquired:
                 ep.counters.releases[<int>TO_DISPOSAL] += 1
-                observe(&pool.metrics.use, gcp_seconds, N_USE_BOUNDS, pool.now - s.since)
+                observe(&stripe_of(pool, ep).use, gcp_seconds, N_USE_BOUNDS, pool.now - s.since)

@@ -2,11 +2,11 @@
 # those that wait for the same endpoint, and what they are told.
 
 from gcp.core.connects cimport end_failed_connect, expire_endpoint
-from gcp.core.platform cimport gcp_is_coroutine, gcp_lock, gcp_unlock
-from gcp.core.ring cimport ring_empty, ring_t
+from gcp.core.platform cimport gcp_is_coroutine, gcp_lock, gcp_lock_outer, gcp_unlock, gcp_unlock_outer
+from gcp.core.ring cimport ring_t
 from gcp.core.state cimport (
     CROWDED_OUT, DONE, FAILED, HOOK_CREATE, HOPELESS, REFUSED, SUSPENDED, UNAVAILABLE, cap, count_hook_call,
-    endpoint_link, endpoint_object, endpoint_t, first_waiter, pool_t, taken, waiter_t,
+    endpoint_link, endpoint_object, endpoint_t, first_waiter, pool_t, taken, waiter_node, waiter_t,
 )
 
 
@@ -27,16 +27,22 @@ cdef object classify(BaseConnectionPool pool, endpoint, error):
     return ErrorClass.TRANSIENT
 
 
-cdef inline bint keeps_error(Endpoint ep) noexcept:
-    """Whether the last error of an endpoint's connects may still be the reason why an acquire fails."""
-    return ep.e.waiting > 0 or ep.e.creating > 0 or not ring_empty(&ep.e.in_failing)
+cdef int note_creation(Core core, Slot slot) except -1:
+    """Note the span in which a connection was created, where spans are recorded."""
+    tracer = tracer_of(core)
+    if tracer is not None:
+        span = tracer.current()
+        gcp_lock_outer(&core.mutex)
+        slot.created_by = span
+        gcp_unlock_outer(&core.mutex)
+    return 0
 
 
 cdef int end_connect(Acquire acquire, error) except -1:
     """End the connect of an acquire that has failed. Returns DONE if the error is that of the acquire, else a verdict:
     it tries again, or its endpoint is unavailable."""
     cdef Core core = acquire.core
-    cdef bint again = core.pool.retries and not acquire.nowait
+    cdef bint again = retries(core) and not acquire.nowait
     if acquire.misused or not isinstance(error, Exception):
         return_permit(acquire, error)
         return DONE
@@ -47,16 +53,15 @@ cdef int end_connect(Acquire acquire, error) except -1:
         return_permit(acquire, error)
         return ask(acquire, False) if again and kind is not ErrorClass.PERMANENT else DONE
     told = error
-    if isinstance(error, HookTimeoutError) and acquire.last_error is not None:
-        told = acquire.last_error           # it says more
-    acquire.cause = None
-    acquire.ep.last_error = told
-    acquire.ep.last_traceback = told.__traceback__
+    last = acquire.last_error
+    if isinstance(error, HookTimeoutError) and last is not None:
+        told = last                         # it says more
+    set_cause(acquire, None)
+    set_error_of(core, acquire.ep, told)
     report_failed(acquire, error, told, kind is ErrorClass.PERMANENT, kind is ErrorClass.STALE, again)
-    if not keeps_error(acquire.ep):
-        acquire.ep.last_error = acquire.ep.last_traceback = None
-    if acquire.w.state == DONE and told is not error:
-        acquire.cause = told
+    forget_error(core, acquire.ep, False)
+    if told is not error and state_of(acquire) == DONE:
+        set_cause(acquire, told)
     acquire.waited = True
     acquire.tried = True
     core.after()
@@ -65,7 +70,7 @@ cdef int end_connect(Acquire acquire, error) except -1:
 
 cdef int limit_passed(Core core, error, double deadline) except -1:
     """Let the error of a connect that was ended by `connect_timeout` say so."""
-    cdef double limit = core.pool.connect_timeout
+    cdef double limit = connect_limit(core)
     if type(error) is HookTimeoutError and limit < INFINITY and core.now() < deadline:
         error.args = (f'create took longer than connect_timeout={limit:g} s',)
     return 0
@@ -76,9 +81,10 @@ cdef int report_failed(Acquire acquire, error, told, bint permanent, bint stale,
     cdef Core core = acquire.core
     cdef pool_t* pool = &core.pool
     cdef int outcome = outcome_of(error)
+    cdef bint queued
     cdef double now = core.now()
-    Py_INCREF(acquire)                      # for the wait queue
     gcp_lock(&core.mutex)
+    own_for_queue(acquire)
     pool.now = now
     count_hook_call(&pool.metrics, HOOK_CREATE, outcome, now - acquire.create_began)
     acquire.w.queued = False
@@ -87,23 +93,24 @@ cdef int report_failed(Acquire acquire, error, told, bint permanent, bint stale,
         expire_endpoint(pool, acquire.w.ep)
     end_failed_connect(pool, &acquire.w, permanent, again and now < acquire.a.deadline)
     tell_woken(pool, told)
-    if acquire.w.queued and core.tracer is not None:
+    queued = acquire.w.queued
+    if queued and core._tracer is not None:
         acquire.blocked_by = what_blocks(pool, acquire.w.ep, &acquire.w)       # for its span
     gcp_unlock(&core.mutex)
-    if not acquire.w.queued:
+    if not queued:
         Py_DECREF(acquire)
     return 0
 
 
 cdef void tell_woken(pool_t* pool, error):
     """Give its error to acquires that a connect that failed has ended, before they or others run."""
-    cdef waiter_t* w = pool.woken
-    cdef Acquire acquire
-    while w != NULL:
-        acquire = <Acquire>w.self
-        if (w.state == FAILED or w.state == UNAVAILABLE) and acquire.cause is None:
-            acquire.cause = error
-        w = w.next_woken
+    cdef ring_t* node = pool.woken.next
+    cdef waiter_t* w
+    while node != &pool.woken:
+        w = waiter_node(node)
+        if (w.state == FAILED or w.state == UNAVAILABLE) and (<Acquire>w.self).cause is None:
+            (<Acquire>w.self).cause = error
+        node = node.next
 
 
 # --- what an acquire is told ---
@@ -119,23 +126,33 @@ cdef str describe_error(error):
 
 cdef str describe_failures(Core core, Endpoint ep, error):
     """Say how many connects have failed, with what, and when the next one is due."""
-    cdef double wait = ep.e.retry_at - core.now()
+    cdef double wait, retry_at
+    cdef int failures
+    cdef bint creating
     cdef str reason = '' if error is None else f' ({describe_error(error)})'
-    cdef str when = 'the next one is in progress' if ep.e.creating else (
+    gcp_lock_outer(&core.mutex)
+    retry_at, creating, failures = ep.e.retry_at, ep.e.creating > 0, ep.e.failures
+    gcp_unlock_outer(&core.mutex)
+    wait = retry_at - core.now()
+    when = 'the next one is in progress' if creating else (
         f'the next one is due in {wait:.3g} s' if wait > 0 else 'the next one is due now')
-    if ep.e.failures <= 1:
+    if failures <= 1:
         return f'the last connect has failed{reason}, {when}'
-    return f'the last {ep.e.failures} connects have failed{reason}, {when}'
+    return f'the last {failures} connects have failed{reason}, {when}'
 
 
 cdef object unavailable(Acquire acquire, error):
     """Make the error of an acquire whose endpoint is unavailable."""
     cdef Core core = acquire.core
     cdef endpoint_t* e = &acquire.ep.e
+    cdef double now = core.now()
+    gcp_lock_outer(&core.mutex)
+    retry_at = e.retry_at if e.broken else now
+    gcp_unlock_outer(&core.mutex)
     return EndpointUnavailableError(
         f'{acquire.pool.name}: endpoint {describe(acquire.key)} is unavailable: '
         f'{describe_failures(core, acquire.ep, error)}',
-        endpoint=acquire.key, retry_at=e.retry_at if e.broken else core.now(),
+        endpoint=acquire.key, retry_at=retry_at,
         phase='waiting' if acquire.tried or acquire.w.queued else 'admission',
     )
 
@@ -161,14 +178,14 @@ cdef int raise_refusal(Acquire acquire, int verdict) except -1:
 cdef object own_error(Acquire acquire):
     """Return the error of another acquire's connect that ends this one, too. Each caller sees the traceback from the
     hook to itself, not through the others."""
-    error = acquire.cause
-    if error is acquire.ep.last_error and acquire.ep.last_traceback is not None:
-        return error.with_traceback(acquire.ep.last_traceback)
-    return error
+    gcp_lock_outer(&acquire.core.mutex)
+    error, last, traceback = acquire.cause, acquire.ep.last_error, acquire.ep.last_traceback
+    gcp_unlock_outer(&acquire.core.mutex)
+    return error.with_traceback(traceback) if error is last and traceback is not None else error
 
 
 cdef object limit_of(pool_t* pool, endpoint_t* e, str block):
-    """Return the limit that blocks."""
+    """Return the limit that blocks. Within the lock."""
     if block == 'reserve':
         return e.reserve
     if block == 'connect limit':
@@ -185,7 +202,7 @@ cdef str describe_block(Acquire acquire, str block, limit):
     if block == 'creation':
         return block
     if block == 'suspended':
-        return f'suspend(): {what_is_suspended(acquire.key, acquire.ep)}'
+        return f'suspend(): {what_is_suspended(acquire.core, acquire.key, acquire.ep)}'
     if block == 'retry delay':
         failures = describe_failures(acquire.core, acquire.ep, acquire.last_error)
         return f'the retry delay of endpoint {describe(acquire.key)}: {failures}'
@@ -210,21 +227,28 @@ cdef str describe_blocks(Core core):
         if endpoint_link(node).waiting or endpoint_link(node).broken or endpoint_link(node).suspended:
             found.append(<Endpoint>endpoint_object(endpoint_link(node)))
         node = node.next
-    gcp_unlock(&core.mutex)
     whole = '; suspended' if pool.suspended else ''
+    gcp_unlock(&core.mutex)
     return whole + ''.join([f'; {describe(ep.key)}: {describe_endpoint(core, ep)}' for ep in found])
 
 
 cdef str describe_endpoint(Core core, Endpoint ep):
     cdef endpoint_t* e = &ep.e
     cdef str block
-    if e.broken:
-        return f"breaker {'half open' if e.creating else 'open'}: {describe_failures(core, ep, ep.last_error)}"
+    cdef int waiting
+    cdef bint broken, creating
+    gcp_lock(&core.mutex)
+    waiting, broken, creating = e.waiting, e.broken, e.creating > 0
     block = what_blocks(&core.pool, e, first_waiter(e) if e.waiting else NULL)
+    limit = limit_of(&core.pool, e, block)
+    error = ep.last_error
+    gcp_unlock(&core.mutex)
+    if broken:
+        return f"breaker {'half open' if creating else 'open'}: {describe_failures(core, ep, error)}"
     if block == 'suspended':
-        return f'{e.waiting} waiting, suspended'
+        return f'{waiting} waiting, suspended'
     if block == 'retry delay':
-        return f'{e.waiting} waiting, retry delay: {describe_failures(core, ep, ep.last_error)}'
+        return f'{waiting} waiting, retry delay: {describe_failures(core, ep, error)}'
     if block == 'creation':
-        return f'{e.waiting} waiting, creation'
-    return f'{e.waiting} waiting, {CAPS[block]}={limit_of(&core.pool, e, block)}'
+        return f'{waiting} waiting, creation'
+    return f'{waiting} waiting, {CAPS[block]}={limit}'

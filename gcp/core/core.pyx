@@ -2,22 +2,25 @@
 # waits, never calls a manager, never logs.
 
 from cpython.mem cimport PyMem_RawFree
+from cpython.weakref cimport PyWeakref_NewRef
 
 from gcp.core.clock cimport gcp_monotonic
 from gcp.core.closing cimport close_pool, force_close
 from gcp.core.events cimport tells_acquires
 from gcp.core.jobs cimport next_job_at
-from gcp.core.platform cimport PyTypeObject, gcp_lock, gcp_mutex, gcp_mutex_init, gcp_unlock
-from gcp.core.ring cimport ring_empty, ring_init, ring_insert, ring_remove
+from gcp.core.platform cimport (
+    GCP_STRIPES, PyTypeObject, gcp_lock, gcp_lock_outer, gcp_read, gcp_unlock, gcp_unlock_outer, gcp_write,
+)
+from gcp.core.ring cimport ring_empty, ring_init, ring_remove
 from gcp.core.screening cimport update_screening
 from gcp.core.state cimport (
-    CALL_OK, USE, count_hook_call, endpoint_expiring, endpoint_t, first_due, pool_t, taken, waiter_t,
+    CALL_OK, USE, count_hook_call, endpoint_expiring, endpoint_t, first_due, pool_t, taken, waiter_node, waiter_t,
 )
 from gcp.core.transitions cimport collect_expired, next_due
 
 
 @cython.final
-cdef class Core:
+cdef class Core(Collaborators):
     """The state of one pool.
 
     :param max_size: connections of one endpoint, at most
@@ -42,7 +45,6 @@ cdef class Core:
     :param admission: ``'deadline'``: an acquire whose wait is expected to outlast its deadline fails at once
     """
     cdef pool_t pool
-    cdef gcp_mutex mutex
     cdef family_t family
     cdef dict endpoints
     cdef list watches               # what callers wait for in the background
@@ -55,49 +57,34 @@ cdef class Core:
     cdef set limits_failed_for      # the hashes of those endpoints
     cdef double dispose_time        # smoothed, seconds; 0 before the first
     cdef readonly FinalCounts final_counts
-    cdef public object wake_collector   # called when something expires before the collector's next look
-    cdef public object wake_background  # called when there may be something to do in the background
-    cdef public bint workers_rest       # whether workers in the background say when they rest: see `rest`
-    cdef public object on_abandoned     # called by finalizers, in any thread: there is something to reclaim
-    cdef public object on_drained       # called when a closed pool has become empty
-    cdef public object on_fork          # called in a forked child
-    cdef public object limits_of        # returns the limits that an endpoint is given; None: no endpoint has its own
-    cdef public object describe_holders     # makes what is shown of holders from what `use_of` returns: (list)
-    cdef public object on_lost          # called when a lease was garbage-collected: (its holder)
-    # tells listeners of events: `gcp.listener_thread.ListenerThread`; None: no listeners
+    # tells listeners of events: `gcp.listener_thread.ListenerThread`; None: there were none
     cdef public object listener_thread
-    cdef public object report           # logs an error that is not raised: (message, endpoint, error)
-    cdef public object tracer           # records spans; None: nothing does
-    cdef public bint traces_hits        # whether the hooks at an idle hit and at a release have spans, too
+    cdef object __weakref__
 
     def __cinit__(self, *, clock=None, **limits):
         cdef pool_t* pool = &self.pool
-        gcp_mutex_init(&self.mutex)
         set_pool_limits(pool, {**DEFAULT_LIMITS, **limits})
         self.limits_failed_for = set()
         update_screening(pool)
         pool.collector_wakes_at = -INFINITY
         pool.next_expiry = INFINITY
-        ring_init(&pool.idle_bases)
-        ring_init(&pool.idle_extras)
+        init_stripes(pool)
+        ring_init(&pool.woken)
         ring_init(&pool.victims)
         ring_init(&pool.reserving)
         ring_init(&pool.failing)
         ring_init(&pool.endpoints)
-        self.family.core = <PyObject*>self
-        ring_init(&self.family.ring)
-        ring_insert(&all_cores.ring, &self.family.ring)
         prepare_background(self)
         self.endpoints = {}
         self.clock = clock
         self.final_counts = FinalCounts.__new__(FinalCounts)
         self.final_counts.owner = <PyObject*>self
+        self.final_counts.reference = PyWeakref_NewRef(self, None)
         seed(self)
+        join_family(self)
 
     def __dealloc__(self):
-        if self.family.ring.next != NULL:
-            ring_remove(&self.family.ring)
-            close_final_counts(self)
+        if self.pool.endpoints.next != NULL:
             drop_slots(&self.pool, False)
             drop_abandoned(&self.pool)
         forget_events(&self.pool)
@@ -106,8 +93,9 @@ cdef class Core:
         PyMem_RawFree(self.pool.expiring.items)
         PyMem_RawFree(self.pool.checks.items)
         PyMem_RawFree(self.pool.known.items)
-        PyMem_RawFree(self.pool.held.items)
-        PyMem_RawFree(self.pool.inherited.items)
+        for i in range(GCP_STRIPES):
+            PyMem_RawFree(self.pool.stripes[i].held.items)
+            PyMem_RawFree(self.pool.stripes[i].inherited.items)
         PyMem_RawFree(self.pool.members.items)
 
     # --- around a transition ---
@@ -124,59 +112,74 @@ cdef class Core:
 
     @on_transition.setter
     def on_transition(self, debugger):
-        self.debugger = debugger
-        self.pool.pending = True    # a transition looks at one flag, not at two
+        gcp_lock_outer(&self.mutex)
+        _last, self.debugger = self.debugger, debugger
+        gcp_write(&self.pool.pending, True)     # a transition looks at one flag, not at two
+        gcp_unlock_outer(&self.mutex)
 
     cdef inline int before(self, str transition) except -1:
-        if self.pool.pending:
+        if gcp_read(&self.pool.pending):
             self.prepare(transition)
         return 0
 
     cdef int prepare(self, str transition) except -1:
         """Before a transition: tell the debugger, reclaim what finalizers left."""
-        self.pool.pending = self.debugger is not None or tells_acquires(&self.pool)
-        if self.debugger is not None:
-            self.debugger(transition)
-        if self.pool.abandoned_slots != NULL or self.pool.abandoned_waiters != NULL or self.pool.abandoned_permits:
+        gcp_lock_outer(&self.mutex)
+        debugger = self.debugger
+        gcp_write(&self.pool.pending, debugger is not None or tells_acquires(&self.pool))
+        gcp_unlock_outer(&self.mutex)
+        if debugger is not None:
+            debugger(transition)
+        if has_abandoned(self):
             reclaim(self)
         return 0
 
     cdef inline int after(self) except -1:
         """After a transition: do what it left to do outside the lock."""
-        if self.pool.woken != NULL:
+        cdef pool_t* pool = &self.pool
+        cdef bint woken, called, empties, threads, background, drained
+        gcp_lock_outer(&self.mutex)
+        woken = not ring_empty(&pool.woken)
+        called = pool.called != NULL
+        empties = pool.empties != NULL
+        threads = pool.wake_collector != 0
+        background = pool.wake_background
+        drained = pool.closed and pool.size == 0
+        gcp_unlock_outer(&self.mutex)
+        if woken:
             wake_waiters(self)
-        if self.pool.called != NULL:
+        if called:
             wake_timekeepers(self)
-        if self.pool.empties != NULL:
+        if empties:
             forget_empty_endpoints(self)
-        if self.pool.wake_collector:
+        if threads:
             wake_threads(self)
-        if self.pool.wake_background:
+        if background:
             tell_background(self)
-        if self.pool.closed and self.pool.size == 0 and self.on_drained is not None:
+        if drained and self.on_drained is not None:
             self.on_drained()
         return 0
 
     # --- hooks ---
 
     cdef inline void count_hook(self, int hook, int outcome, double seconds) noexcept:
-        gcp_lock(&self.mutex)
+        gcp_lock_outer(&self.mutex)
         count_hook_call(&self.pool.metrics, hook, outcome, seconds)
-        gcp_unlock(&self.mutex)
+        gcp_unlock_outer(&self.mutex)
 
     cdef inline double hook_succeeded(self, int hook, double began) noexcept nogil:
         """Count and time a hook without a span that ended well. Returns what the clock says."""
         cdef double now = gcp_monotonic()
-        gcp_lock(&self.mutex)
+        gcp_lock_outer(&self.mutex)
         count_hook_call(&self.pool.metrics, hook, CALL_OK, now - began)
-        gcp_unlock(&self.mutex)
+        gcp_unlock_outer(&self.mutex)
         return now
 
     cdef int hook_ended(self, int hook, double began, int outcome, endpoint, error) except -1:
         """Count and time a hook without a span. One that did not end well gets a span afterwards."""
         cdef double seconds = self.now() - began
         self.count_hook(hook, outcome, seconds)
-        tracer = self.tracer
+        tracer = tracer_of(self)
         if outcome != CALL_OK and tracer is not None:
             tracer.record_failed(HOOKS[hook], endpoint, HOOK_OUTCOMES[outcome], seconds, error)
         return 0
@@ -243,44 +246,62 @@ cdef class Core:
     # --- looking ---
 
     @property
-    def size(self): return self.pool.size
+    def size(self):
+        gcp_lock_outer(&self.mutex)
+        size = self.pool.size
+        gcp_unlock_outer(&self.mutex)
+        return size
 
     @property
     def limits(self):
         """``(total_max_size, max_size, min_idle)`` of the pool."""
-        return self.pool.total_max_size, self.pool.max_size, self.pool.min_idle
+        cdef pool_t* pool = &self.pool
+        gcp_lock_outer(&self.mutex)
+        limits = pool.total_max_size, pool.max_size, pool.min_idle
+        gcp_unlock_outer(&self.mutex)
+        return limits
 
     @property
-    def disposing(self): return self.pool.disposing
+    def disposing(self): return count_disposing(self)
 
     @property
-    def closed(self): return self.pool.closed
+    def closed(self): return was_closed(self)
 
     @property
-    def has_victims(self): return not ring_empty(&self.pool.victims)
+    def has_victims(self): return has_victims(self)
 
     def counts(self):
         """Return ``(idle, used, creating, disposing, waiting)``."""
         cdef pool_t* pool = &self.pool
-        return (pool.idle + pool.checking, pool.used - pool.checking, pool.creating, pool.disposing, pool.waiting)
+        cdef counts_t counts
+        gcp_lock(&self.mutex)
+        copy_total(pool, &counts)
+        gcp_unlock(&self.mutex)
+        return counts.idle, counts.used, counts.creating, counts.disposing, counts.waiting
 
     def endpoint_size(self, endpoint, acquired=None):
         """Count an endpoint's connections: used ones, idle ones, or all places taken."""
         cdef Endpoint ep
+        cdef Py_ssize_t size
         if acquired is not None and not isinstance(acquired, bool):
             raise TypeError(f'acquired must be True, False or None, not {type(acquired).__name__}: {acquired!r}')
         ep = known_endpoint(self, endpoint)
         if ep is None:
             return 0
-        if acquired is None:
-            return taken(&ep.e) - ep.e.reserved
-        return ep.e.n_used - ep.e.checking if acquired else ep.e.n_base + ep.e.n_extra + ep.e.checking
+        gcp_lock(&self.mutex)
+        size = taken(&ep.e) - ep.e.reserved
+        if acquired is not None:
+            size = ep.e.n_used - ep.e.checking if acquired else ep.e.n_base + ep.e.n_extra + ep.e.checking
+        gcp_unlock(&self.mutex)
+        return size
 
     def snapshot(self):
         """Return one consistent copy of all counts: ``(total, counts of the endpoints)``."""
         return take_snapshot(self)
 
 
+core_dealloc_attributes = (<PyTypeObject*>Core).tp_dealloc
+(<PyTypeObject*>Core).tp_dealloc = core_dealloc
 core_traverse_attributes = (<PyTypeObject*>Core).tp_traverse
 (<PyTypeObject*>Core).tp_traverse = core_traverse
 core_clear_attributes = (<PyTypeObject*>Core).tp_clear
@@ -305,64 +326,83 @@ cdef inline bint expiry_is_due(pool_t* pool, double now) noexcept nogil:
     return now >= pool.next_expiry
 
 
-cdef Acquire next_timekeeper(Core core):
-    """Return a waiter that is to look how long it has to wait now; None: there is none, for the next endpoint."""
+cdef object event_of_timekeeper(Core core, bint* found):
+    """Return what a waiter waits on that is to look how long it has to wait now; None: there is none, for the next
+    endpoint.
+
+    :param found: set to whether there was such an endpoint
+    """
     cdef pool_t* pool = &core.pool
+    cdef object event = None
     cdef endpoint_t* ep
-    cdef Acquire acquire = None
     gcp_lock(&core.mutex)
     ep = pool.called
+    found[0] = ep != NULL
     if ep != NULL:
         pool.called = ep.next_called
         ep.in_called = False
         if ep.timekeeper != NULL:
-            acquire = <Acquire>ep.timekeeper.self
+            event = (<Acquire>ep.timekeeper.self).event
         elif pool.lingerer != NULL and pool.lingerer.ep == ep:
-            acquire = <Acquire>pool.lingerer.self
+            event = (<Acquire>pool.lingerer.self).event
     gcp_unlock(&core.mutex)
-    return acquire
+    return event
 
 
 cdef int wake_timekeepers(Core core) except -1:
     """Wake the waiters that are to look how long they have to wait now."""
-    cdef Acquire acquire
-    while core.pool.called != NULL:
-        acquire = next_timekeeper(core)
-        if acquire is not None and acquire.event is not None:
-            try:
-                set_event(acquire.event)
-            except Exception:
-                pass                # its event loop is closed
+    cdef bint found = True
+    while found:
+        event = event_of_timekeeper(core, &found)
+        try:
+            set_event(event)
+        except Exception:
+            pass                # its event loop is closed
     return 0
+
+
+cdef object event_of_woken(Core core, span, bint* found):
+    """Take the first of the woken out of their ring. Return what it waits on; None: it does not wait yet, or any more.
+
+    :param span: the one in which its connection was released, or None
+    :param found: set to whether there was one
+    """
+    cdef object event = None
+    cdef object _last = None    # it may die, but not within the lock
+    cdef Acquire acquire = None
+    cdef waiter_t* w
+    gcp_lock_outer(&core.mutex)
+    found[0] = not ring_empty(&core.pool.woken)
+    if found[0]:
+        w = waiter_node(core.pool.woken.next)
+        ring_remove(&w.node)
+        acquire = <Acquire>w.self
+        event = acquire.event
+        if w.state == USE:
+            _last = acquire.released_by
+            acquire.released_by = span
+    gcp_unlock_outer(&core.mutex)
+    if acquire is not None:
+        Py_DECREF(acquire)      # the ring's
+    return event
 
 
 cdef int wake_waiters(Core core) except -1:
     """Wake the waiters that a transition served, the longest waiting first. An error of one, a signal handler's, is
     raised when all are woken."""
-    cdef waiter_t* w
-    cdef Acquire acquire
+    cdef bint found = True
     cdef object trouble = None
     cdef object span = None
-    tracer = core.tracer
+    tracer = tracer_of(core)
     if tracer is not None:
         try:
             span = tracer.current()
         except BaseException as error:
             trouble = error
-    while True:
-        gcp_lock(&core.mutex)
-        w = core.pool.woken
-        if w != NULL:
-            core.pool.woken = w.next_woken
-        gcp_unlock(&core.mutex)
-        if w == NULL:
-            break
-        acquire = <Acquire>w.self
-        Py_DECREF(acquire)
-        if w.state == USE:
-            acquire.released_by = span
+    while found:
+        event = event_of_woken(core, span, &found)
         try:
-            set_event(acquire.event)
+            set_event(event)
         except Exception:
             pass                    # its event loop is closed, and the waiter gone with it
         except BaseException as error:

@@ -1,9 +1,13 @@
 # Victims: connections on their way out, gathered into batches. From one `dispose` to the next all is compiled: that
 # costs less, and no signal handler can run in between. A victim that is dropped goes back to the core.
 
-from gcp.core.platform cimport gcp_lock, gcp_unlock
+from gcp.core.platform cimport (
+    gcp_lock, gcp_lock_outer, gcp_read, gcp_swap, gcp_unlock, gcp_unlock_outer, gcp_write,
+)
 from gcp.core.ring cimport ring_empty, ring_insert, ring_t
-from gcp.core.state cimport CALL_TIMEOUT, DISPOSING, HOOK_DISPOSE, endpoint_t, slot_in_pool, slot_object, slot_t
+from gcp.core.state cimport (
+    CALL_TIMEOUT, DISPOSING, HOOK_DISPOSE, endpoint_object, slot_in_pool, slot_object, slot_t,
+)
 from gcp.core.transitions cimport end_disposal, mark_overdue, take_victim
 
 
@@ -32,7 +36,7 @@ cdef class Victim:
     @property
     def conn(self):
         """The connection."""
-        return self.slot.conn
+        return conn_in(self.core, self.slot)
 
     @property
     def reason(self):
@@ -41,33 +45,37 @@ cdef class Victim:
 
     cdef bint belongs_to(self, endpoint) except -1:
         """Whether it is of an endpoint, and its place is not reserved for another one's waiter."""
-        return self.slot.s.reserved_for == NULL and (self.slot.endpoint is endpoint or self.slot.endpoint == endpoint)
+        cdef bint reserved
+        gcp_lock_outer(&self.core.mutex)
+        reserved = self.slot.s.reserved_for != NULL
+        gcp_unlock_outer(&self.core.mutex)
+        return not reserved and (self.slot.endpoint is endpoint or self.slot.endpoint == endpoint)
 
     cdef int begin(self, origin) except -1:
         """Its dispose is about to be called."""
         cdef Core core = self.core
-        if core.tracer is not None:
+        if tracer_of(core) is not None:
             self.call = new_hook_call(core, HOOK_DISPOSE, self.slot.endpoint, origin, False)
             self.call.begin()
         self.began = core.now()
-        self.started = True
+        gcp_write(&self.started, True)
         return 0
 
     cdef int report_gone(self, int outcome, error) except -1:
         """Its disposal has ended, in whatever way: count it, and free its place. A second report changes nothing."""
         cdef Core core = self.core
         cdef double now = core.now()
+        cdef bint first = not gcp_swap(&self.done, True)
         core.before('disposed')
         try:
             if self.call is not None:
                 self.call.end(outcome, error)
-            elif not self.done:
+            elif first:
                 core.count_hook(HOOK_DISPOSE, outcome, now - self.began)
-            gcp_lock(&core.mutex)
+            gcp_lock_outer(&core.mutex)
             core.dispose_time += (now - self.began - core.dispose_time) * (0.2 if core.dispose_time > 0 else 1.0)
-            gcp_unlock(&core.mutex)
+            gcp_unlock_outer(&core.mutex)
         finally:
-            self.done = True
             if self.epoch == core.pool.epoch:
                 free_place(core, self.slot, now)
             core.after()
@@ -90,7 +98,7 @@ cdef class Victim:
     def give_up(self):
         """Count it as gone although its `dispose` has not returned. Returns whether it had not been counted before."""
         cdef bint last = False
-        self.given_up = True
+        gcp_write(&self.given_up, True)
         if not self.count(&last):
             return False
         try:
@@ -106,13 +114,13 @@ cdef class Victim:
         :param last: set if it was the last one that the caller waited for
         """
         cdef bint first
-        gcp_lock(&self.core.mutex)
+        gcp_lock_outer(&self.core.mutex)
         first = not self.counted
         self.counted = True
         if first:
             self.batch.left -= 1
             last[0] = self.batch.left == 0
-        gcp_unlock(&self.core.mutex)
+        gcp_unlock_outer(&self.core.mutex)
         return first
 
     def take_back(self):
@@ -121,19 +129,22 @@ cdef class Victim:
         cdef slot_t* s = &self.slot.s
         core.before('spare')
         gcp_lock(&core.mutex)
-        if self.epoch == core.pool.epoch and s.state == DISPOSING and not self.started and not self.done:
-            self.done = True
+        if (
+            self.epoch == core.pool.epoch and s.state == DISPOSING and not self.started
+            and not gcp_swap(&self.done, True)
+        ):
             ring_insert(&core.pool.victims, &s.in_pool)
             core.pool.wake_collector = True
+        wake = waker(core, whom_it_serves(s))
         gcp_unlock(&core.mutex)
-        request_disposal(core, s)
+        call_quietly(wake)
         core.after()
 
     def mark_overdue(self):
         """Say that its disposal takes long: the waiter for whom its place is reserved may be served otherwise."""
         cdef Core core = self.core
         cdef double now
-        self.overdue = True
+        gcp_write(&self.overdue, True)
         core.before('overdue')
         now = core.now()
         gcp_lock(&core.mutex)
@@ -144,7 +155,7 @@ cdef class Victim:
         core.after()
 
     def __dealloc__(self):
-        if self.slot is not None and not self.done:
+        if self.slot is not None and not gcp_read(&self.done):
             abandon_victim(self.core, self)
 
 
@@ -153,19 +164,17 @@ cdef Victim next_victim(Core core):
     cdef slot_t* s
     cdef Victim victim
     core.before('victim')
-    if ring_empty(&core.pool.victims):
+    if not has_victims(core):
         return None
     victim = Victim.__new__(Victim)
-    gcp_lock(&core.mutex)
-    s = take_victim(&core.pool)
-    if s == NULL:
-        gcp_unlock(&core.mutex)
-        return None
-    victim.slot = <Slot>slot_object(s)
-    gcp_unlock(&core.mutex)
     victim.core = core
     victim.epoch = core.pool.epoch
-    return victim
+    gcp_lock(&core.mutex)
+    s = take_victim(&core.pool)
+    if s != NULL:
+        victim.slot = <Slot>slot_object(s)
+    gcp_unlock(&core.mutex)
+    return None if s == NULL else victim
 
 
 cdef int free_place(Core core, Slot slot, double now) except -1:
@@ -176,11 +185,12 @@ cdef int free_place(Core core, Slot slot, double now) except -1:
     if slot.s.state == DISPOSING:
         end_disposal(&core.pool, &slot.s)
         slot.s.ep = NULL
+        slot.s.conn = NULL
+        conn, slot.conn = slot.conn, None
         gone = True
     gcp_unlock(&core.mutex)
     if gone:
-        slot.s.conn = NULL
-        slot.conn = None    # its finalizer runs here, before any waiter is told that it is gone
+        conn = None         # its finalizer runs here, before any waiter is told that it is gone
         Py_DECREF(slot)     # the endpoint's
     return 0
 
@@ -196,7 +206,7 @@ cpdef dispose_of(Victim victim, hook, timeout=None, origin=None):
     error = None
     victim.begin(origin)
     try:
-        result = hook(victim.slot.endpoint, victim.slot.conn, timeout=timeout)
+        result = hook(victim.slot.endpoint, victim.conn, timeout=timeout)
         if result is not None:
             check_result(getattr(hook, '__self__', None), HOOK_DISPOSE, result, True)
     except BaseException as e:
@@ -212,7 +222,8 @@ cdef object NO_ORIGIN = object()    # of a disposal in the background on behalf 
 
 cpdef origin_of(Core core):
     """Return the span on whose behalf a disposal in the background is made; None: no spans are recorded."""
-    return None if core.tracer is None else core.tracer.current() or NO_ORIGIN
+    tracer = tracer_of(core)
+    return None if tracer is None else tracer.current() or NO_ORIGIN
 
 
 @cython.final
@@ -240,7 +251,11 @@ cdef class Batch:
     @property
     def is_gone(self):
         """Whether all are gone, or were given up."""
-        return self.left == 0
+        cdef Py_ssize_t left
+        gcp_lock_outer(&self.core.mutex)
+        left = self.left
+        gcp_unlock_outer(&self.core.mutex)
+        return left == 0
 
     cpdef bint belongs_to(self, endpoint) except -1:
         """Return whether all are of one endpoint, and no place is reserved for another one's waiter: then they are the
@@ -302,21 +317,27 @@ cpdef int dispose_here(Batch batch, hook, report) except -1:
     return 0
 
 
+cdef Endpoint endpoint_of_first_victim(Core core):
+    """Return the record of the endpoint of the first victim, or None."""
+    cdef Endpoint ep = None
+    gcp_lock(&core.mutex)
+    if not ring_empty(&core.pool.victims):
+        ep = <Endpoint>endpoint_object(slot_in_pool(core.pool.victims.next).ep)
+    gcp_unlock(&core.mutex)
+    return ep
+
+
 cdef bint victims_belong_to(Core core, endpoint) except -1:
     """Whether all victims are of one endpoint, and no place is reserved for another one's waiter."""
-    cdef ring_t* node = core.pool.victims.next
-    cdef endpoint_t* e
-    cdef Endpoint ep
-    if node == &core.pool.victims:
+    cdef Endpoint ep = endpoint_of_first_victim(core)
+    cdef ring_t* node
+    cdef bint all_are = True
+    if ep is None or (ep.key is not endpoint and find_endpoint(core, endpoint) is not ep):
         return False
-    e = slot_in_pool(node).ep
-    if e.key != <PyObject*>endpoint:
-        ep = find_endpoint(core, endpoint)
-        if ep is None or &ep.e != e:
-            return False
+    gcp_lock(&core.mutex)
     node = core.pool.victims.next
-    while node != &core.pool.victims:
-        if slot_in_pool(node).ep != e or slot_in_pool(node).reserved_for != NULL:
-            return False
+    while all_are and node != &core.pool.victims:
+        all_are = slot_in_pool(node).ep == &ep.e and slot_in_pool(node).reserved_for == NULL
         node = node.next
-    return True
+    gcp_unlock(&core.mutex)
+    return all_are

@@ -2,6 +2,7 @@
 # the waiter's time is the connection's idle time.
 
 from gcp.core.clock cimport gcp_monotonic
+from gcp.core.platform cimport gcp_read, gcp_swap, gcp_write
 
 
 cdef extern from 'pythread.h':
@@ -47,7 +48,7 @@ cdef class Event:
     It is a lock that is held while the event is not set, so that it needs neither a condition nor a Python frame."""
     cdef PyThread_type_lock lock
     cdef bint is_set
-    cdef bint has_waiter    # between the first and the last line of `wait`; both are run with the GIL
+    cdef bint has_waiter    # between the first and the last line of `wait`
 
     def __cinit__(self):
         self.lock = PyThread_allocate_lock()
@@ -63,8 +64,7 @@ cdef class Event:
 
     cpdef void set(self) noexcept:
         """Wake the waiter, or the next one."""
-        if not self.is_set:
-            self.is_set = True
+        if not gcp_swap(&self.is_set, True):
             PyThread_release_lock(self.lock)
 
     def __call__(self):
@@ -80,14 +80,15 @@ cdef class Event:
         cdef double longest = longest_wait()
         cdef long long microseconds
         cdef PyLockStatus status
-        self.has_waiter = True
+        gcp_write(&self.has_waiter, True)
         try:
             while True:
                 microseconds = <long long>(min(seconds, longest) * 1e6) + 1 if seconds > 0 else 0
                 with nogil:
                     status = PyThread_acquire_lock_timed(self.lock, microseconds, 1)
                 if status == PY_LOCK_ACQUIRED:
-                    self.is_set = False
+                    gcp_write(&self.has_waiter, False)  # before: `awaited` is never true of one that was woken
+                    gcp_swap(&self.is_set, False)       # who sets it after this wakes the next wait
                     return True
                 if status == PY_LOCK_INTR or seconds > longest:
                     PyErr_CheckSignals()
@@ -95,12 +96,12 @@ cdef class Event:
                 if seconds <= 0:
                     return False
         finally:
-            self.has_waiter = False
+            gcp_write(&self.has_waiter, False)
 
     @property
     def awaited(self):
         """Whether a thread waits for it at this moment, and has not been woken. (A bool.)"""
-        return self.has_waiter and not self.is_set
+        return gcp_read(&self.has_waiter) and not gcp_read(&self.is_set)
 
     cdef bint wait_after_setting(self, Event other, double seconds) except -1:
         """Set another event, and wait for this one. The other is set after the GIL was released: a thread that wakes
@@ -109,14 +110,13 @@ cdef class Event:
         cdef double longest = longest_wait()
         cdef long long microseconds = <long long>(min(seconds, longest) * 1e6) + 1
         cdef PyLockStatus status
-        if other.is_set:
+        if gcp_swap(&other.is_set, True):
             return self.wait(seconds)
-        other.is_set = True
         with nogil:
             PyThread_release_lock(other.lock)
             status = PyThread_acquire_lock_timed(self.lock, microseconds, 1)
         if status == PY_LOCK_ACQUIRED:
-            self.is_set = False
+            gcp_swap(&self.is_set, False)
             return True
         if status == PY_LOCK_INTR or seconds > longest:
             PyErr_CheckSignals()

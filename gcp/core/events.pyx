@@ -4,11 +4,12 @@
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 
 from gcp.core.events cimport MAX_EVENTS, WAKE_LISTENERS, queue_event, tells_acquires
-from gcp.core.platform cimport gcp_is_finalizing, gcp_lock, gcp_unlock
-from gcp.core.screening cimport update_screening
-from gcp.core.state cimport (
-    BREAKER_CHANGED, CONNECTION_CLOSED, CONNECTION_LEAKED, event_t, pool_t,
+from gcp.core.platform cimport (
+    gcp_is_finalizing, gcp_lock, gcp_lock_outer, gcp_unlock, gcp_unlock_outer, gcp_write,
 )
+from gcp.core.screening cimport update_screening
+from gcp.core.state cimport BREAKER_CHANGED, CONNECTION_CLOSED, CONNECTION_LEAKED, event_t, pool_t
+from gcp.core.stripes cimport count_idle, count_used
 
 # The methods of `gcp.PoolListener`, in the order of `event_kind`.
 EVENTS = ('on_created', 'on_closed', 'on_acquired', 'on_released', 'on_timeout', 'on_breaker', 'on_leak')
@@ -20,26 +21,33 @@ cdef extern from "Python.h":
 
 cdef int wake_threads(Core core) except -1:
     """Wake the collector, the listener thread, or both."""
-    cdef bint collector = core.pool.wake_collector != WAKE_LISTENERS
+    cdef bint collector, listeners
+    gcp_lock(&core.mutex)
+    collector = core.pool.wake_collector != 0 and core.pool.wake_collector != WAKE_LISTENERS
+    listeners = core.pool.n_events > 0
     core.pool.wake_collector = False
-    if core.pool.n_events and core.listener_thread is not None:
+    gcp_unlock(&core.mutex)
+    if listeners and core.listener_thread is not None:
         core.listener_thread.wake()
-    if collector and core.wake_collector is not None:
-        core.wake_collector()
-    return 0
+    return wake_collector(core) if collector else 0
 
 
 cdef int wake_collector(Core core) except -1:
     """A caller leaves victims behind, because a signal came or an error: the collector, if there is one, looks."""
-    if core.wake_collector is not None:
-        core.wake_collector()
+    waker = collector_waker(core)
+    if waker is not None:
+        waker()
     return 0
 
 
 cdef bint begin_hit(Core core) except -1:
     """Before an idle hit of a pool that needs a look first. Returns whether it has to go the long way."""
+    cdef bint tells
     core.prepare('acquire')
-    return tells_acquires(&core.pool)
+    gcp_lock_outer(&core.mutex)
+    tells = tells_acquires(&core.pool)
+    gcp_unlock_outer(&core.mutex)
+    return tells
 
 
 cdef void forget_events(pool_t* pool):
@@ -74,7 +82,7 @@ def listen(Core core, kinds):
     pool.note = NULL
     if wanted:
         pool.note = queue_event
-    pool.pending = True     # looked at before the next transition
+    gcp_write(&pool.pending, True)      # looked at before the next transition
     update_screening(pool)
     gcp_unlock(&core.mutex)
     PyMem_RawFree(events)
@@ -82,7 +90,11 @@ def listen(Core core, kinds):
 
 def has_events(Core core):
     """Return whether events are queued."""
-    return core.pool.n_events > 0
+    cdef bint queued
+    gcp_lock_outer(&core.mutex)
+    queued = core.pool.n_events > 0
+    gcp_unlock_outer(&core.mutex)
+    return queued
 
 
 def take_events(Core core):
@@ -91,7 +103,7 @@ def take_events(Core core):
     cdef list taken = []
     cdef event_t* events
     cdef int n, i
-    if not pool.n_events:
+    if not has_events(core):
         return taken
     events = <event_t*>PyMem_RawMalloc(MAX_EVENTS * sizeof(event_t))
     if events == NULL:
@@ -131,9 +143,9 @@ def tell_leak(Core core, holder):
 
 def count_listener_error(Core core):
     """Count a call of a listener that has raised."""
-    gcp_lock(&core.mutex)
+    gcp_lock_outer(&core.mutex)
     core.pool.metrics.listener_errors += 1
-    gcp_unlock(&core.mutex)
+    gcp_unlock_outer(&core.mutex)
 
 
 cdef class ListenedPool(PoolView):
@@ -148,7 +160,11 @@ cdef class ListenedPool(PoolView):
         :raises TypeError: if it is none, or if one of its methods is a coroutine function
         """
         if self._core.listener_thread is None:
-            self._core.listener_thread = self._make_listener_thread(self)
+            made = self._make_listener_thread(self)
+            gcp_lock_outer(&self._core.mutex)
+            if self._core.listener_thread is None:
+                self._core.listener_thread = made
+            gcp_unlock_outer(&self._core.mutex)
         self._core.listener_thread.add(listener)
 
     def remove_listener(self, listener):
@@ -161,7 +177,10 @@ cdef class ListenedPool(PoolView):
 
     def __del__(self):
         cdef pool_t* pool = &self._core.pool
-        if not pool.closed and pool.idle + pool.used + pool.creating > 0 and not gcp_is_finalizing():
+        cdef Py_ssize_t left
+        gcp_lock(&self._core.mutex)
+        left = 0 if pool.closed else count_idle(pool) + count_used(pool) + pool.creating
+        gcp_unlock(&self._core.mutex)
+        if left > 0 and not gcp_is_finalizing():
             PyErr_ResourceWarning(
-                self, 1, b'pool %U was dropped without close(): %zd connections are left', <PyObject*>self.name,
-                pool.idle + pool.used + pool.creating)
+                self, 1, b'pool %U was dropped without close(): %zd connections are left', <PyObject*>self.name, left)

@@ -1,10 +1,12 @@
-# What finalizers leave behind. A finalizer may run anywhere, also inside a transition of another thread: it takes no
-# lock and runs no Python code, but appends to a list that the next call reclaims.
+# What finalizers leave behind. A finalizer may run anywhere, with the GIL also between two lines of what calls a
+# transition in the same thread. It runs no Python code of the pool's, but appends to a list that the next call
+# reclaims. Without the GIL it takes the lock, which no thread holds while it runs a finalizer.
 
-from gcp.core.platform cimport PyObject_CallNoArgs, gcp_lock, gcp_push, gcp_take, gcp_unlock
+from gcp.core.platform cimport PyObject_CallNoArgs, gcp_lock, gcp_unlock, gcp_write
+from gcp.core.checks cimport stop_checking
 from gcp.core.ring cimport ring_insert
 from gcp.core.state cimport (
-    DISCARDED, DISPOSING, endpoint_t, first_waiter, neediest, pool_t, slot_object, slot_t, waiter_t,
+    CREATE, DISCARDED, DISPOSING, USE, endpoint_t, first_waiter, neediest, pool_t, slot_object, slot_t,
 )
 from gcp.core.transitions cimport discard_slot, reclaim_permits
 
@@ -12,39 +14,92 @@ from gcp.core.transitions cimport discard_slot, reclaim_permits
 cdef void abandon_holder(Core core, Holder holder):
     """Leave a slot whose holder was garbage-collected to the next call."""
     cdef slot_t* s = &holder.slot.s
-    if holder.epoch != core.pool.epoch or s.lease != holder.lease or s.abandoned_lease == s.lease:
-        return
-    Py_INCREF(holder.slot)
-    s.abandoned_lease = holder.lease
-    gcp_push(&core.pool.abandoned_slots, s, &s.next_abandoned)
-    request_drain(core, s.ep)
+    cdef object wake = None
+    gcp_lock(&core.mutex)
+    if holder.epoch == core.pool.epoch and s.lease == holder.lease and s.abandoned_lease != s.lease:
+        s.abandoned_lease = holder.lease
+        leave_slot(core, s)
+        wake = waker(core, s.ep)
+    gcp_unlock(&core.mutex)
+    call_quietly(wake)
 
 
 cdef void abandon_victim(Core core, Victim victim):
     """Leave a victim that was not reported gone to the next call, which disposes of it, or reports it."""
     cdef slot_t* s = &victim.slot.s
-    if victim.epoch != core.pool.epoch or s.state != DISPOSING:
+    cdef object wake = None
+    gcp_lock(&core.mutex)
+    if victim.epoch == core.pool.epoch and s.state == DISPOSING:
+        s.abandoned_lease = 0
+        s.started = victim.started
+        leave_slot(core, s)
+        wake = waker(core, whom_it_serves(s))
+    gcp_unlock(&core.mutex)
+    call_quietly(wake)
+
+
+cdef inline void leave_slot(Core core, slot_t* s):
+    """Put a slot into the list of those that the next call reclaims, which owns a reference. Within the lock."""
+    if s.in_abandoned:
         return
-    Py_INCREF(victim.slot)
-    s.abandoned_lease = 0
-    s.started = victim.started
-    gcp_push(&core.pool.abandoned_slots, s, &s.next_abandoned)
-    request_disposal(core, s)
+    s.in_abandoned = True
+    Py_INCREF(<object>slot_object(s))
+    s.next_abandoned = core.pool.abandoned_slots
+    core.pool.abandoned_slots = s
 
 
 cdef void abandon_acquire(Acquire acquire):
     """Leave an acquire whose awaitable was garbage-collected to the next call."""
     cdef Core core = acquire.core
+    cdef object wake
+    gcp_lock(&core.mutex)
     Py_INCREF(acquire)
-    gcp_push(&core.pool.abandoned_waiters, &acquire.w, &acquire.w.next_abandoned)
-    request_drain(core, NULL if acquire.ep is None else &acquire.ep.e)
+    acquire.w.next_abandoned = core.pool.abandoned_waiters
+    core.pool.abandoned_waiters = &acquire.w
+    wake = waker(core, NULL if acquire.ep is None else &acquire.ep.e)
+    gcp_unlock(&core.mutex)
+    call_quietly(wake)
 
 
-cdef void request_drain(Core core, endpoint_t* ep):
-    """Have what was abandoned reclaimed soon: by what the front has set, by the caller that closes the pool, by the
-    waiter that it would serve, or by the collector."""
-    cdef object wake = core.on_abandoned
-    core.pool.pending = True
+cdef void abandon_permit(Acquire acquire):
+    """Leave the permit of an acquire that was dropped in the middle to the next call. Where it has a connection, it
+    becomes its holder's."""
+    cdef Core core = acquire.core
+    cdef object wake = None
+    gcp_lock(&core.mutex)
+    if acquire.w.state == CREATE and acquire.ep.e.listed:
+        acquire.ep.e.abandoned_permits += 1
+        acquire.ep.e.abandoned_preferred += acquire.w.priority > 0
+        core.pool.abandoned_permits = True
+        wake = waker(core, &acquire.ep.e)
+    elif acquire.w.state == USE:
+        receive(acquire)
+    gcp_unlock(&core.mutex)
+    call_quietly(wake)
+
+
+cdef void abandon_job(Job job):
+    """Leave the permit of a job that was dropped in the middle to the next call. A connection is its holder's."""
+    cdef Core core = job.core
+    cdef object wake = None
+    gcp_lock(&core.mutex)
+    if job.slot is not None:
+        stop_checking(&core.pool, &job.ep.e)
+    elif job.ep.e.listed:
+        job.ep.e.abandoned_permits += 1
+        job.ep.e.abandoned_jobs += 1
+        core.pool.abandoned_permits = True
+        wake = waker(core, &job.ep.e)
+    gcp_unlock(&core.mutex)
+    call_quietly(wake)
+
+
+cdef object waker(Core core, endpoint_t* ep):
+    """Say that something was abandoned. Return what is to be called, so that it is reclaimed soon, or None: what the
+    front has set, the caller that closes the pool, the waiter that it would serve, or the collector. Within the lock.
+    """
+    cdef object wake = core._on_abandoned
+    gcp_write(&core.pool.pending, True)
     if wake is None and core.pool.closed:
         wake = core.on_drained
     elif wake is None and ep != NULL:
@@ -54,8 +109,10 @@ cdef void request_drain(Core core, endpoint_t* ep):
             wake = (<Acquire>first_waiter(ep).self).event
     if wake is None and core.watches:
         wake = (<Watch>core.watches[0]).event
-    if wake is None:
-        wake = core.wake_collector
+    return core._wake_collector if wake is None else wake
+
+
+cdef void call_quietly(wake):
     if wake is not None:
         try:
             PyObject_CallNoArgs(wake)
@@ -63,55 +120,81 @@ cdef void request_drain(Core core, endpoint_t* ep):
             pass
 
 
-cdef void request_disposal(Core core, slot_t* victim):
-    """Have a returned victim disposed of soon: by the waiter for whom its place is reserved, if there is one. That one
-    sleeps until then."""
+cdef inline endpoint_t* whom_it_serves(slot_t* victim) noexcept nogil:
+    """Return the endpoint whose waiter is to be woken for a victim that came back: that one for whom its place is
+    reserved, if there is one. It sleeps until then."""
     cdef endpoint_t* needy = victim.reserved_for
-    request_drain(core, victim.ep if needy == NULL or needy.waiting == 0 else needy)
+    return victim.ep if needy == NULL or needy.waiting == 0 else needy
 
 
 cdef int reclaim(Core core) except -1:
     """Take back all that was abandoned: leases that were never released, acquires that were dropped."""
     cdef pool_t* pool = &core.pool
-    cdef slot_t* s = <slot_t*>gcp_take(&pool.abandoned_slots)
-    cdef waiter_t* w = <waiter_t*>gcp_take(&pool.abandoned_waiters)
-    cdef slot_t* abandoned
-    cdef Acquire acquire
     cdef double now = core.now()
-    while s != NULL:
-        abandoned, s = s, s.next_abandoned
-        reclaim_slot(core, abandoned, now)
-    while w != NULL:
-        acquire = <Acquire>w.self
-        w = w.next_abandoned
-        Py_DECREF(acquire)
+    cdef Slot slot = next_abandoned_slot(core)
+    cdef Acquire acquire
+    while slot is not None:
+        reclaim_slot(core, slot, now)
+        slot = next_abandoned_slot(core)
+    acquire = next_abandoned_acquire(core)
+    while acquire is not None:
         withdraw_acquire(acquire, GeneratorExit())
+        acquire = next_abandoned_acquire(core)
+    gcp_lock(&core.mutex)
     if pool.abandoned_permits:
-        gcp_lock(&core.mutex)
         pool.now = now
         reclaim_permits(pool)
-        gcp_unlock(&core.mutex)
+    gcp_unlock(&core.mutex)
     core.after()
     return 0
 
 
-cdef int reclaim_slot(Core core, slot_t* abandoned, double now) except -1:
-    cdef Slot slot = <Slot>slot_object(abandoned)
+cdef Slot next_abandoned_slot(Core core):
+    """Take a slot that finalizers left, or None. Its list has owned a reference."""
+    cdef Slot slot = None
+    gcp_lock(&core.mutex)
+    if core.pool.abandoned_slots != NULL:
+        slot = <Slot>slot_object(core.pool.abandoned_slots)
+        slot.s.in_abandoned = False
+        core.pool.abandoned_slots = slot.s.next_abandoned
+    gcp_unlock(&core.mutex)
+    if slot is not None:
+        Py_DECREF(slot)
+    return slot
+
+
+cdef Acquire next_abandoned_acquire(Core core):
+    """Take an acquire that finalizers left, or None. Its list has owned a reference."""
+    cdef Acquire acquire = None
+    gcp_lock(&core.mutex)
+    if core.pool.abandoned_waiters != NULL:
+        acquire = <Acquire>core.pool.abandoned_waiters.self
+        core.pool.abandoned_waiters = acquire.w.next_abandoned
+    gcp_unlock(&core.mutex)
+    if acquire is not None:
+        Py_DECREF(acquire)
+    return acquire
+
+
+cdef int reclaim_slot(Core core, Slot slot, double now) except -1:
+    cdef slot_t* abandoned = &slot.s
     cdef tuple use = None
-    Py_DECREF(slot)
-    if core.on_lost is not None and abandoned.abandoned_lease == abandoned.lease and abandoned.acquired:
-        use = use_of(core, slot, now)
+    cdef bint told = False
+    cdef bint gone = False
     gcp_lock(&core.mutex)
     core.pool.now = now
     if abandoned.abandoned_lease:
         if abandoned.lease == abandoned.abandoned_lease and is_held(abandoned):
-            core.pool.metrics.abandoned_leases += abandoned.acquired
+            told = abandoned.acquired
+            if told and core.on_lost is not None:
+                use = use_of(slot, now)
+            core.pool.metrics.abandoned_leases += told
             discard_slot(&core.pool, abandoned, DISCARDED)
-        else:
-            use = None
-    elif abandoned.state == DISPOSING and not abandoned.started:
-        ring_insert(&core.pool.victims, &abandoned.in_pool)
+    elif abandoned.state == DISPOSING:
+        gone = abandoned.started
+        if not gone:
+            ring_insert(&core.pool.victims, &abandoned.in_pool)
     gcp_unlock(&core.mutex)
-    if abandoned.abandoned_lease == 0 and abandoned.started:
+    if gone:
         free_place(core, slot, now)
     return tell_lost(core, use)

@@ -4,14 +4,15 @@
 from cpython.mem cimport PyMem_RawFree
 
 from gcp.core.connects cimport forget_failures
-from gcp.core.platform cimport gcp_mutex_init, gcp_take
-from gcp.core.ring cimport ring_empty, ring_init, ring_remove, ring_t
+from gcp.core.histogram cimport histogram_t
+from gcp.core.platform cimport GCP_STRIPES, gcp_lock_outer, gcp_mutex, gcp_mutex_init, gcp_unlock_outer
+from gcp.core.ring cimport ring_empty, ring_init, ring_insert, ring_remove, ring_t
 from gcp.core.screening cimport update_screening
 from gcp.core.state cimport (
     DONE, FREE, OPEN, counters_t, endpoint_link, endpoint_object, endpoint_t, first_waiter, metrics_t, pool_t,
-    slot_in_endpoint, slot_object, slot_t, waiter_t,
+    slot_in_endpoint, slot_object, slot_t, stripe_t, waiter_t,
 )
-from gcp.core.table cimport table_t
+from gcp.core.table cimport table_find, table_t
 
 
 cdef struct family_t:        # all cores of the process, so that a forked child finds its copies
@@ -20,17 +21,49 @@ cdef struct family_t:        # all cores of the process, so that a forked child 
 
 
 cdef family_t all_cores
+cdef gcp_mutex all_cores_mutex
 ring_init(&all_cores.ring)
+gcp_mutex_init(&all_cores_mutex)
+
+
+cdef int join_family(Core core) except -1:
+    core.family.core = <PyObject*>core
+    gcp_lock_outer(&all_cores_mutex)
+    ring_insert(&all_cores.ring, &core.family.ring)
+    gcp_unlock_outer(&all_cores_mutex)
+    return 0
+
+
+cdef void leave_family(family_t* member) noexcept nogil:
+    """A core ends. Before anything else: a child that is forked then does not find it."""
+    if member.ring.next == NULL:
+        return
+    gcp_lock_outer(&all_cores_mutex)
+    ring_remove(&member.ring)
+    gcp_unlock_outer(&all_cores_mutex)
+
+
+cdef void init_stripes(pool_t* pool) noexcept:
+    """Make the stripes empty: of a new core, or in a forked child. The numbers of uses go on."""
+    cdef stripe_t* stripe
+    cdef int i
+    for i in range(GCP_STRIPES):
+        stripe = &pool.stripes[i]
+        ring_init(&stripe.idle_bases)
+        ring_init(&stripe.idle_extras)
+        stripe.idle = stripe.used = 0
+        memset(&stripe.use, 0, sizeof(histogram_t))
+        if stripe.leases == 0:
+            stripe.leases = i
 
 
 cdef void empty_pool(pool_t* pool) noexcept:
     """Forget what there is, and what was counted."""
-    ring_init(&pool.idle_bases)
-    ring_init(&pool.idle_extras)
+    init_stripes(pool)
     ring_init(&pool.victims)
     ring_init(&pool.reserving)
     ring_init(&pool.failing)
-    pool.idle = pool.used = pool.creating = pool.disposing = pool.waiting = pool.size = 0
+    pool.creating = pool.disposing = pool.waiting = pool.size = 0
     pool.reserved = pool.n_over = 0
     pool.due.n = pool.blocked.n = pool.expiring.n = pool.checks.n = 0
     pool.over = False
@@ -39,7 +72,7 @@ cdef void empty_pool(pool_t* pool) noexcept:
     pool.virtual = 0
     pool.lingerer = NULL
     update_screening(pool)
-    pool.woken = NULL
+    ring_init(&pool.woken)
     pool.empties = NULL
     pool.called = NULL
     pool.abandoned_slots = NULL
@@ -56,9 +89,11 @@ cdef int reset_after_fork(Core core) except -1:
     """Empty a core in a forked child. What the parent held is remembered, so that its release does nothing there."""
     global main_thread
     cdef pool_t* pool = &core.pool
+    cdef int i
     main_thread = PyThread_get_thread_ident()
     gcp_mutex_init(&core.mutex)
-    keep_inherited(pool)
+    for i in range(GCP_STRIPES):
+        keep_inherited(&pool.stripes[i])
     drop_slots(pool, True)
     empty_pool(pool)
     pool.epoch += 1
@@ -72,14 +107,23 @@ cdef int reset_after_fork(Core core) except -1:
     return 0
 
 
-cdef void keep_inherited(pool_t* pool) noexcept:
+cdef void keep_inherited(stripe_t* stripe) noexcept:
     """Remember what the parent holds. In a child of a child, its parent's take the place of its grandparent's."""
-    if pool.inherited.items == NULL or pool.held.items != NULL:
-        PyMem_RawFree(pool.inherited.items)
-        pool.inherited = pool.held
-        pool.held.items = NULL
-    pool.held.mask = 0
-    pool.held.n = 0
+    if stripe.inherited.items == NULL or stripe.held.items != NULL:
+        PyMem_RawFree(stripe.inherited.items)
+        stripe.inherited = stripe.held
+        stripe.held.items = NULL
+    stripe.held.mask = 0
+    stripe.held.n = 0
+
+
+cdef bint is_inherited(pool_t* pool, PyObject* conn) noexcept:
+    """Whether a connection is one that the parent of this forked process used."""
+    cdef int i
+    for i in range(GCP_STRIPES):
+        if table_find(&pool.stripes[i].inherited, conn) != NULL:
+            return True
+    return False
 
 
 cdef void drop_slots(pool_t* pool, bint inherited):
@@ -130,9 +174,11 @@ cdef void drop_slot(slot_t* s, bint inherited):
 
 cdef void drop_abandoned(pool_t* pool):
     """Forget what finalizers left."""
-    cdef slot_t* s = <slot_t*>gcp_take(&pool.abandoned_slots)
-    cdef waiter_t* w = <waiter_t*>gcp_take(&pool.abandoned_waiters)
+    cdef slot_t* s = pool.abandoned_slots
+    cdef waiter_t* w = pool.abandoned_waiters
     cdef PyObject* owned
+    pool.abandoned_slots = NULL
+    pool.abandoned_waiters = NULL
     while s != NULL:
         owned = slot_object(s)
         s = s.next_abandoned
@@ -145,6 +191,7 @@ cdef void drop_abandoned(pool_t* pool):
 
 def _after_fork():
     cdef ring_t* node = all_cores.ring.next
+    gcp_mutex_init(&all_cores_mutex)
     while node != &all_cores.ring:
         reset_after_fork(<Core>(<family_t*>node).core)
         node = node.next

@@ -21,8 +21,15 @@ cdef extern from *:
     } gcp_site;
 
     /* Return the code object that a thread executes, or NULL where it executes none: a borrowed reference, or from 3.12
-       on, where there are functions for it, a new one. The layout of 3.11's frames does not change any more. */
-    #define GCP_CODE_IS_NEW (PY_VERSION_HEX >= 0x030C0000)
+       on, where there are functions for it, a new one. The layout of 3.11's frames does not change any more. Nor do the
+       first words of the frames of the free-threaded 3.13 and 3.14: there, threads that execute the same code would
+       slow each other down by counting references to it. The two low bits are the interpreter's. */
+    #if defined(Py_GIL_DISABLED) && PY_VERSION_HEX < 0x030F0000
+    #define GCP_CODE_IS_FIRST 1
+    #else
+    #define GCP_CODE_IS_FIRST 0
+    #endif
+    #define GCP_CODE_IS_NEW (PY_VERSION_HEX >= 0x030C0000 && !GCP_CODE_IS_FIRST)
     #if PY_VERSION_HEX < 0x030B0000
     static inline PyObject *gcp_code_of(PyThreadState *thread, int *at) {
         PyFrameObject *frame = thread->frame;
@@ -56,53 +63,85 @@ cdef extern from *:
         PyObject *code;
         if (frame == NULL)
             return NULL;
+    #if GCP_CODE_IS_FIRST
+        code = (PyObject *)(*(uintptr_t *)frame & ~(uintptr_t)3);
+        if (!PyCode_Check(code))
+            return NULL;
+    #else
         code = PyUnstable_InterpreterFrame_GetCode(frame);
         if (!PyCode_Check(code)) {      /* of a frame of the interpreter's own */
             Py_DECREF(code);
             return NULL;
         }
+    #endif
         *at = PyUnstable_InterpreterFrame_GetLasti(frame);
         return code;
     }
     #endif
 
-    static void gcp_set_code(gcp_site *site, PyObject *code) {
+    /* What was noted before. A site is changed within the lock; what it does not refer to any more may die when that is
+       free again. With the GIL there is no lock: it may die at once. */
+    #ifdef Py_GIL_DISABLED
+    typedef struct { PyObject *code, *task, *tag; } gcp_dropped;
+    #define gcp_init_dropped(dropped) memset((dropped), 0, sizeof(gcp_dropped))
+    #define gcp_drop(dropped, which, object) ((dropped)->which = (object))
+    static void gcp_forget_dropped(gcp_dropped *dropped) {
+        Py_CLEAR(dropped->code);
+        Py_CLEAR(dropped->task);
+        Py_CLEAR(dropped->tag);
+    }
+    #define gcp_task_of(reference) __atomic_load_n(&((PyWeakReference *)(reference))->wr_object, __ATOMIC_RELAXED)
+    #else
+    typedef char gcp_dropped;
+    #define gcp_init_dropped(dropped) ((void)(dropped))
+    #define gcp_drop(dropped, which, object) Py_XDECREF(object)
+    #define gcp_forget_dropped(dropped) ((void)(dropped))
+    #define gcp_task_of(reference) (((PyWeakReference *)(reference))->wr_object)
+    #endif
+
+    static void gcp_set_code(gcp_site *site, PyObject *code, gcp_dropped *dropped) {
         PyObject *old = site->code;
         if (!GCP_CODE_IS_NEW)
             Py_XINCREF(code);
         site->code = code;
-        Py_XDECREF(old);
+        gcp_drop(dropped, code, old);
     }
 
-    static void gcp_set_task(gcp_site *site, PyObject *task) {
+    static void gcp_set_task(gcp_site *site, PyObject *task, gcp_dropped *dropped) {
         PyObject *old = site->task;
         site->task = task == NULL ? NULL : PyWeakref_NewRef(task, NULL);
         if (task != NULL && site->task == NULL)
             PyErr_Clear();
-        Py_XDECREF(old);
+        gcp_drop(dropped, task, old);
+    }
+
+    static void gcp_set_tag(gcp_site *site, PyObject *tag, gcp_dropped *dropped) {
+        PyObject *old = site->tag;
+        site->tag = Py_XNewRef(tag);
+        gcp_drop(dropped, tag, old);
     }
 
     /* Whether a site was noted in this task. */
     static inline int gcp_is_of_task(const gcp_site *site, PyObject *task) {
-        return site->task == NULL ? task == NULL : ((PyWeakReference *)site->task)->wr_object == task;
+        return site->task == NULL ? task == NULL : gcp_task_of(site->task) == task;
     }
 
-    /* Note where the caller is.
+    /* Note where the caller is. Within the lock.
 
        task   the running task, or NULL */
-    static inline void gcp_note_site(gcp_site *site, PyObject *task) {
+    static inline void gcp_note_site(gcp_site *site, PyObject *task, gcp_dropped *dropped) {
         PyThreadState *thread = PyThreadState_Get();
         PyObject *code = gcp_code_of(thread, &site->at);
         site->thread = thread->id;
         site->ident = thread->thread_id;
         if (code != site->code)
-            gcp_set_code(site, code);
+            gcp_set_code(site, code, dropped);
         else if (GCP_CODE_IS_NEW)
             Py_XDECREF(code);
         if (!gcp_is_of_task(site, task))
-            gcp_set_task(site, task);
+            gcp_set_task(site, task, dropped);
         if (site->tag != NULL)
-            Py_CLEAR(site->tag);
+            gcp_set_tag(site, NULL, dropped);
     }
 
     static inline void gcp_forget_site(gcp_site *site) {
@@ -111,31 +150,66 @@ cdef extern from *:
         Py_CLEAR(site->tag);
     }
 
-    /* Hand what was noted on to another site. */
-    static inline void gcp_move_site(gcp_site *to, gcp_site *from) {
+    /* Hand what was noted on to another site. Within the lock. */
+    static inline void gcp_move_site(gcp_site *to, gcp_site *from, gcp_dropped *dropped) {
         gcp_site old = *to;
         *to = *from;
         memset(from, 0, sizeof(gcp_site));
-        gcp_forget_site(&old);
+        gcp_drop(dropped, code, old.code);
+        gcp_drop(dropped, task, old.task);
+        gcp_drop(dropped, tag, old.tag);
     }
 
-    /* The state of a thread by its id, or NULL when the thread has ended. A thread's state is removed with the GIL
-       held, so with the GIL held the list does not change. Not to be asked in a free-threaded build. */
-    static inline PyThreadState *gcp_thread_of(uint64_t id) {
-        PyThreadState *thread = PyInterpreterState_ThreadHead(PyInterpreterState_Get());
-        while (thread != NULL && thread->id != id)
-            thread = PyThreadState_Next(thread);
-        return thread;
-    }
+    /* Whether a thread runs, by the id of its state, and its context variables: a new reference, or NULL. With the GIL
+       held, the list of the threads' states does not change. Without it, each thread that holds a connection puts an
+       object into the dict of its state, which dies with that; its context variables are its own. */
     #ifdef Py_GIL_DISABLED
-    #define gcp_sees_threads 0
-    #else
-    #define gcp_sees_threads 1
-    #endif
-
-    static inline PyObject *gcp_context_of(PyThreadState *thread) {
-        return Py_NewRef(thread->context == NULL ? Py_None : thread->context);
+    #define GCP_THREAD "gcp: a thread that holds connections"
+    static PyObject *gcp_threads;           /* the ids of those that run: a set */
+    static _Thread_local uint64_t gcp_thread_known;
+    static void gcp_forget_thread(PyObject *capsule) {
+        PyObject *id = PyCapsule_GetContext(capsule);
+        if (PySet_Discard(gcp_threads, id) < 0)
+            PyErr_Clear();
+        Py_DECREF(id);
     }
+    static void gcp_meet_thread(uint64_t number) {
+        PyObject *dict = PyThreadState_GetDict();
+        PyObject *id = PyLong_FromUnsignedLongLong(number);
+        PyObject *capsule = id == NULL ? NULL : PyCapsule_New(&gcp_threads, GCP_THREAD, NULL);
+        if (gcp_threads == NULL)
+            gcp_threads = PySet_New(NULL);      /* when the module is imported */
+        if (capsule != NULL && dict != NULL && PySet_Add(gcp_threads, id) == 0
+                && PyCapsule_SetContext(capsule, Py_NewRef(id)) == 0
+                && PyCapsule_SetDestructor(capsule, gcp_forget_thread) == 0
+                && PyDict_SetItemString(dict, GCP_THREAD, capsule) == 0)
+            gcp_thread_known = number;
+        PyErr_Clear();
+        Py_XDECREF(capsule);
+        Py_XDECREF(id);
+    }
+    static inline void gcp_know_thread(void) {
+        uint64_t number = PyThreadState_Get()->id;
+        if (gcp_thread_known != number)
+            gcp_meet_thread(number);
+    }
+    static int gcp_thread_runs(uint64_t number, PyObject **context) {
+        PyObject *id = PyLong_FromUnsignedLongLong(number);
+        int runs = id == NULL ? -1 : PySet_Contains(gcp_threads, id);
+        *context = NULL;
+        Py_XDECREF(id);
+        return runs;
+    }
+    #else
+    #define gcp_know_thread() ((void)0)
+    static int gcp_thread_runs(uint64_t number, PyObject **context) {
+        PyThreadState *thread = PyInterpreterState_ThreadHead(PyInterpreterState_Get());
+        while (thread != NULL && thread->id != number)
+            thread = PyThreadState_Next(thread);
+        *context = thread == NULL ? NULL : Py_XNewRef(thread->context);
+        return thread != NULL;
+    }
+    #endif
 
     static inline int gcp_line_of(PyObject *code, int at) { return PyCode_Addr2Line((PyCodeObject *)code, at); }
     """
@@ -146,12 +220,14 @@ cdef extern from *:
         uint64_t thread
         unsigned long ident
         int at
-    ctypedef struct gcp_thread "PyThreadState":
+    ctypedef struct gcp_dropped:
         pass
-    void gcp_note_site(gcp_site*, PyObject* task) noexcept
-    void gcp_move_site(gcp_site* to, gcp_site* source) noexcept
+    void gcp_init_dropped(gcp_dropped*) noexcept
+    void gcp_forget_dropped(gcp_dropped*) noexcept
+    void gcp_note_site(gcp_site*, PyObject* task, gcp_dropped*) noexcept
+    void gcp_set_tag(gcp_site*, PyObject* tag, gcp_dropped*) noexcept
+    void gcp_move_site(gcp_site* to, gcp_site* source, gcp_dropped*) noexcept
     void gcp_forget_site(gcp_site*) noexcept
-    gcp_thread* gcp_thread_of(uint64_t) noexcept
-    object gcp_context_of(gcp_thread*)
-    bint gcp_sees_threads
+    void gcp_know_thread() noexcept
+    bint gcp_thread_runs(uint64_t, PyObject** context) except -1
     int gcp_line_of(object code, int at) noexcept

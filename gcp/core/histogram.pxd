@@ -42,3 +42,11 @@ cdef inline void observe(histogram_t* histogram, const double* bounds, int n, do
         i += 1
     histogram.counts[i] += 1
     histogram.sum += value
+
+
+cdef inline void add_histogram(histogram_t* to, histogram_t* more) noexcept nogil:
+    """Add the counts and the sum of a histogram to those of another one."""
+    cdef int i
+    for i in range(MOST_BUCKETS):
+        to.counts[i] += more.counts[i]
+    to.sum += more.sum

@@ -1,6 +1,7 @@
 # What holds a connection: an acquire that has one already, a lease, a release in progress. One that is dropped in the
 # middle leaves the connection to the next call (see finalizers).
 
+from gcp.core.platform cimport gcp_lock, gcp_unlock
 from gcp.core.state cimport RETURNING, USED, slot_t
 
 
@@ -39,10 +40,11 @@ cdef class Holder:
     cdef int leave_stale(self, key, error) except -1:
         """Leave a connection that is not held any more: that is misuse, except in a forked child, after a close, and
         where a retirement took the connection."""
-        cdef bint allowed = error is not None or self.inherited or self.core.pool.closed
-        if self.slot is not None and self.slot.s.forced:
+        cdef bint allowed = error is not None or self.inherited or was_closed(self.core)
+        cdef Slot slot = self.slot
+        if slot is not None and was_forced(self.core, slot):
             allowed = True
-            forget_forced(self.core, self.slot.conn)
+            forget_forced(self.core, conn_in(self.core, slot))
         self.slot = None
         if not allowed:
             raise ConnectionNotAcquiredError(f'this connection of endpoint {describe(key)} was released already')
@@ -56,12 +58,19 @@ cdef class Holder:
     @property
     def conn(self):
         """The connection, or None."""
-        return None if self.slot is None else self.slot.conn
+        cdef Slot slot = self.slot
+        return None if slot is None else conn_in(self.core, slot)
 
     @property
     def is_current(self):
         """Whether the connection is still held by this. It is, too, after its release has begun."""
-        return self.current()
+        cdef bint current
+        if self.slot is None:
+            return False
+        gcp_lock(&self.core.mutex)
+        current = self.current()
+        gcp_unlock(&self.core.mutex)
+        return current
 
     @property
     def inherited(self):

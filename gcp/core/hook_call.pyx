@@ -1,6 +1,6 @@
 # One call of a manager's hook: timed, counted when it ends, and traced where a span is wanted.
 
-from gcp.core.platform cimport gcp_is_awaitable, gcp_is_coroutine
+from gcp.core.platform cimport gcp_is_awaitable, gcp_is_coroutine, gcp_swap
 from gcp.core.state cimport CALL_CANCELLED, CALL_ERROR, CALL_OK, CALL_TIMEOUT, HOOK_CHECK, HOOK_CREATE, HOOK_KEEPALIVE
 
 HOOKS = ('create', 'dispose', 'check_aliveness', 'on_acquire', 'on_release', 'on_connection_dead', 'keepalive')
@@ -159,7 +159,7 @@ cdef class HookCall:
         cdef Core core = self.core
         if self.began == 0:
             self.began = core.now()
-        self.tracer = core.tracer
+        self.tracer = tracer_of(core)
         if self.tracer is not None and not self.quiet:
             self.span = self.tracer.start(HOOKS[self.hook], self.endpoint, self.origin)
         return 0
@@ -168,9 +168,8 @@ cdef class HookCall:
         """Count and time it, and end its span. A quiet call that failed gets a span afterwards."""
         cdef Core core = self.core
         cdef double seconds
-        if self.ended:
+        if gcp_swap(&self.ended, True):
             return 0
-        self.ended = True
         seconds = core.now() - self.began
         if self.hook != HOOK_CREATE:
             core.count_hook(self.hook, outcome, seconds)
@@ -207,7 +206,7 @@ cdef HookCall new_hook_call(Core core, int hook, endpoint, origin, bint quiet):
     call.hook = hook
     call.endpoint = endpoint
     call.origin = origin
-    call.quiet = (quiet or hook == HOOK_CHECK or hook == HOOK_KEEPALIVE) and not core.traces_hits
+    call.quiet = (quiet or hook == HOOK_CHECK or hook == HOOK_KEEPALIVE) and not traces_hits(core)
     return call
 
 

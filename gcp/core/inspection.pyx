@@ -3,15 +3,16 @@
 # thousand endpoints, only those that are asked for cost an object.
 
 from gcp.core.connects cimport is_probe
-from gcp.core.histogram cimport N_USE_BOUNDS
+from gcp.core.histogram cimport N_USE_BOUNDS, add_histogram, histogram_t
 from gcp.core.permits cimport endpoint_may_connect, pool_may_connect
-from gcp.core.platform cimport gcp_lock, gcp_unlock
+from gcp.core.platform cimport GCP_STRIPES, gcp_lock, gcp_lock_outer, gcp_unlock, gcp_unlock_outer
 from gcp.core.reserve cimport for_all, holds_back
 from gcp.core.ring cimport ring_t
 from gcp.core.state cimport (
     OPEN, cap, endpoint_link, endpoint_object, endpoint_t, first_waiter, held, pool_t, slot_in_endpoint, suspension,
     taken, waiter_node,
 )
+from gcp.core.stripes cimport count_idle, count_used
 
 cdef str CONNECTS = ''      # what an acquire does that finds no idle connection, and need not wait
 
@@ -59,20 +60,24 @@ cdef str what_would_block(pool_t* pool, endpoint_t* e):
         e.waiting == 0 and not held_back and taken(e) < cap(e) and endpoint_may_connect(pool, e)
         and pool_may_connect(pool)
     ):
-        if pool.size < pool.total_max_size or pool.idle:
+        if pool.size < pool.total_max_size or count_idle(pool):
             return CONNECTS
     return what_blocks(pool, e, NULL)
 
 
 cdef double mean_use(pool_t* pool, endpoint_t* e) noexcept nogil:
     """Return how long a connection is used, seconds: of this endpoint, else of the pool; 0 if that is not known."""
+    cdef histogram_t all
     cdef uint64_t n = 0
     cdef int i
     if e.use_time > 0:
         return e.use_time
+    memset(&all, 0, sizeof(histogram_t))
+    for i in range(GCP_STRIPES):
+        add_histogram(&all, &pool.stripes[i].use)
     for i in range(N_USE_BOUNDS + 1):
-        n += pool.metrics.use.counts[i]
-    return pool.metrics.use.sum / n if n else 0.0
+        n += all.counts[i]
+    return all.sum / n if n else 0.0
 
 
 cdef double expected_wait(pool_t* pool, endpoint_t* e, str block):
@@ -93,8 +98,8 @@ cdef double expected_wait(pool_t* pool, endpoint_t* e, str block):
         return wait if wait < INFINITY else -1.0
     if block == 'endpoint cap' and use > 0 and held(e):
         return (e.waiting + 1) * use / held(e)
-    if block == 'total cap' and use > 0 and pool.used:
-        return (pool.waiting + 1) * use / pool.used
+    if block == 'total cap' and use > 0 and count_used(pool):
+        return (pool.waiting + 1) * use / count_used(pool)
     return -1.0
 
 
@@ -120,7 +125,7 @@ cdef str cap_of(PyObject* block, Py_ssize_t limit):
     return f'{CAPS[<object>block]}={limit}'
 
 
-cdef dict facts_of(view_t* view, double now):
+cdef dict facts_of(Core core, view_t* view, double now):
     """Make plain values of a view, and drop it."""
     cdef Endpoint ep = <Endpoint>view.record
     cdef counts_t* counts = &view.counts
@@ -135,7 +140,7 @@ cdef dict facts_of(view_t* view, double now):
             'oldest_waiter': max(0.0, now - view.began),
             'oldest_checkout': max(0.0, now - view.used_since),
             'retry_at': counts.retry_at or None,
-            'last_error': ep.last_error,
+            'last_error': error_of(core, ep),
             'retiring': view.retiring,
             'suspended': view.suspended,
         }
@@ -163,7 +168,7 @@ def explain_endpoint(Core core not None, key):
     if known:
         view_endpoint(pool, &ep.e, &view)
     gcp_unlock(&core.mutex)
-    return facts_of(&view, now) if known else None
+    return facts_of(core, &view, now) if known else None
 
 
 def known_endpoints(Core core not None):
@@ -243,7 +248,7 @@ def inspect_pool(Core core not None, Py_ssize_t room):
         known = pool.n_endpoints
         gcp_unlock(&core.mutex)
         total = {**end_reading(&reading), 'failing': ranking.failing}
-        return total, [facts_of(&ranking.views[i], reading.now) for i in range(ranking.n)], known
+        return total, [facts_of(core, &ranking.views[i], reading.now) for i in range(ranking.n)], known
     finally:
         free(ranking.views)
         free(ranking.best)
@@ -324,7 +329,9 @@ def list_waiters(Core core not None, endpoints, Py_ssize_t room):
         ep = known_endpoint(core, endpoints[0])
         if ep is None:
             return []
+    gcp_lock_outer(&core.mutex)
     size = pool.waiting if room < 0 else min(room, pool.waiting)
+    gcp_unlock_outer(&core.mutex)
     if size <= 0:
         return []
     found = <queued_t*>malloc(size * sizeof(queued_t))

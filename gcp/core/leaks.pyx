@@ -2,7 +2,7 @@
 # thread waits for long.
 
 from gcp.core.leaks cimport find_leaks_of
-from gcp.core.platform cimport gcp_lock, gcp_unlock
+from gcp.core.platform cimport gcp_lock, gcp_lock_outer, gcp_unlock, gcp_unlock_outer
 from gcp.core.ring cimport ring_t
 from gcp.core.state cimport endpoint_link, endpoint_object, endpoint_t, pool_t, slot_in_endpoint, slot_object
 
@@ -38,13 +38,17 @@ cdef int find_leaks(Core core, list found=None) except -1:
     """
     cdef pool_t* pool = &core.pool
     cdef Endpoint last = None
+    cdef Endpoint ep = None         # the next one: what is last may die, but not within the lock
     cdef ring_t* node
     cdef Py_ssize_t _i
     cdef double now = core.now()
-    cdef double again = now + pool.leak_after
-    if pool.leak_after == INFINITY or (found is None and now < pool.leaks_at):
-        return 0
-    while True:
+    cdef double again
+    cdef bint due
+    gcp_lock_outer(&core.mutex)
+    due = pool.leak_after < INFINITY and (found is not None or now >= pool.leaks_at)
+    again = now + pool.leak_after
+    gcp_unlock_outer(&core.mutex)
+    while due:
         gcp_lock(&core.mutex)
         pool.now = now
         node = after_endpoint(pool, last)
@@ -57,9 +61,11 @@ cdef int find_leaks(Core core, list found=None) except -1:
             node = node.next
         if node == &pool.endpoints:
             pool.leaks_at = again
-            gcp_unlock(&core.mutex)
-            return 0
-        last = <Endpoint>endpoint_object(endpoint_link(node.prev))
+            due = False
+        else:
+            ep = <Endpoint>endpoint_object(endpoint_link(node.prev))
         gcp_unlock(&core.mutex)
+        last = ep
         with nogil:
             pass            # let other threads run
+    return 0

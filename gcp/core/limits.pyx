@@ -1,7 +1,7 @@
 # Limits: the pool's, which may change while it is in use, and those of single endpoints, for which a mapping or a
 # function of the caller is asked. That runs user code, so it happens outside the lock.
 
-from gcp.core.platform cimport gcp_lock, gcp_unlock
+from gcp.core.platform cimport gcp_lock_outer, gcp_unlock_outer
 from gcp.core.state cimport limits_t, pool_t
 
 
@@ -86,14 +86,14 @@ cdef limits_t own_limits(Core core, key, limits_of) except *:
 cdef int limits_failed(Core core, key, error) except -1:
     cdef bint first
     cdef object mark = hash(key)        # not the key, which would be kept alive
-    gcp_lock(&core.mutex)
+    gcp_lock_outer(&core.mutex)
     core.pool.metrics.limits_errors += 1
-    gcp_unlock(&core.mutex)
     first = mark not in core.limits_failed_for
     if first:
         if len(core.limits_failed_for) >= LOGGED_AT_MOST:
             core.limits_failed_for.clear()
         core.limits_failed_for.add(mark)
-        if core.report is not None:
-            core.report('limits failed for', key, error)
+    gcp_unlock_outer(&core.mutex)
+    if first and core.report is not None:
+        core.report('limits failed for', key, error)
     return 0

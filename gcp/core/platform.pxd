@@ -1,4 +1,4 @@
-# What the core takes from the platform: a mutex, lock-free stacks, prefetching, random numbers, a few C-API calls.
+# What the core takes from the platform: locks, prefetching, random numbers, a few C-API calls.
 
 from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
@@ -8,30 +8,70 @@ cdef extern from *:
     #include <stdint.h>
 
     /* With the GIL a transition is atomic without a lock: it runs no Python code (Cython checks `noexcept nogil`) and
-       does not release the GIL. In a free-threaded build it holds a mutex. PyMutex is not reentrant; a transition
-       that runs no Python code never takes it twice.
+       does not release the GIL. So the locks cost nothing there.
 
-       gcp_push and gcp_take: a stack that finalizers push to, in any thread, without the mutex. It is taken whole. */
+       A free-threaded build has an outer lock, and one for each stripe: a part of the endpoints, chosen by the address
+       of the key. An idle hit, and the release that ends it, change nothing but their endpoint, their slot and their
+       stripe, so they hold the lock of the stripe alone. Every other transition holds all locks, and may change
+       anything. What idle hits neither read nor change is protected by the outer lock alone. No lock is taken twice:
+       inside there is no Python code, and nothing is released that may die.
+
+       gcp_lock          all locks
+       gcp_lock_outer    the outer lock
+       gcp_lock_stripe   the lock of a stripe
+
+       gcp_read, gcp_write   a flag that is looked at without a lock: who finds it set sees all that came before
+       gcp_swap              replace a flag by 0 or 1, and return what it was: all that came before the replacement
+                             is seen by who finds it replaced
+       gcp_count             advance a counter, and return it */
     #ifdef Py_GIL_DISABLED
     #include <string.h>
-    typedef PyMutex gcp_mutex;
-    #define gcp_mutex_init(m) memset((m), 0, sizeof(PyMutex))
-    #define gcp_lock(m) PyMutex_Lock(m)
-    #define gcp_unlock(m) PyMutex_Unlock(m)
-    #define gcp_push(head, node, next) do { \\
-        void *gcp_seen = __atomic_load_n((void **)(head), __ATOMIC_RELAXED); \\
-        do { *(void **)(next) = gcp_seen; } while (!__atomic_compare_exchange_n( \\
-            (void **)(head), &gcp_seen, (void *)(node), 1, __ATOMIC_RELEASE, __ATOMIC_RELAXED)); } while (0)
-    #define gcp_take(head) __atomic_exchange_n((void **)(head), NULL, __ATOMIC_ACQUIRE)
+    #define GCP_STRIPES 16
+    #define GCP_APART 128       /* bytes between what different threads change: two cache lines, loaded as a pair */
+    typedef struct {
+        PyMutex outer;
+        struct { char apart[GCP_APART]; PyMutex mutex; } stripes[GCP_STRIPES];
+    } gcp_mutex;
+    static void gcp_mutex_init(gcp_mutex *m) { memset(m, 0, sizeof(gcp_mutex)); }
+    static void gcp_lock(gcp_mutex *m) {
+        int i;
+        PyMutex_Lock(&m->outer);
+        for (i = 0; i < GCP_STRIPES; i++)
+            PyMutex_Lock(&m->stripes[i].mutex);
+    }
+    static void gcp_unlock(gcp_mutex *m) {
+        int i;
+        for (i = 0; i < GCP_STRIPES; i++)
+            PyMutex_Unlock(&m->stripes[i].mutex);
+        PyMutex_Unlock(&m->outer);
+    }
+    #define gcp_lock_outer(m) PyMutex_Lock(&(m)->outer)
+    #define gcp_unlock_outer(m) PyMutex_Unlock(&(m)->outer)
+    #define gcp_lock_stripe(m, i) PyMutex_Lock(&(m)->stripes[i].mutex)
+    #define gcp_unlock_stripe(m, i) PyMutex_Unlock(&(m)->stripes[i].mutex)
+    #define gcp_stripe(key) ((int)(((uint64_t)((uintptr_t)(key) >> 4) * UINT64_C(11400714819323198485)) >> 60))
+    #define gcp_read(flag) __atomic_load_n((flag), __ATOMIC_ACQUIRE)
+    #define gcp_write(flag, value) __atomic_store_n((flag), (value), __ATOMIC_RELEASE)
+    #define gcp_swap(flag, value) __atomic_exchange_n((flag), (value), __ATOMIC_SEQ_CST)
+    #define gcp_count(counter) __atomic_add_fetch((counter), 1, __ATOMIC_RELAXED)
+    #define gcp_fence() __atomic_thread_fence(__ATOMIC_SEQ_CST)
     #else
+    #define GCP_STRIPES 1
+    #define GCP_APART 1
     typedef char gcp_mutex;
     #define gcp_mutex_init(m) ((void)(m))
     #define gcp_lock(m) ((void)(m))
     #define gcp_unlock(m) ((void)(m))
-    #define gcp_push(head, node, next) do { \\
-        *(void **)(next) = *(void **)(head); *(void **)(head) = (void *)(node); } while (0)
-    static inline void *gcp_take_plain(void **head) { void *all = *head; *head = NULL; return all; }
-    #define gcp_take(head) gcp_take_plain((void **)(head))
+    #define gcp_lock_outer(m) ((void)(m))
+    #define gcp_unlock_outer(m) ((void)(m))
+    #define gcp_lock_stripe(m, i) ((void)(m), (void)(i))
+    #define gcp_unlock_stripe(m, i) ((void)(m), (void)(i))
+    #define gcp_stripe(key) 0
+    #define gcp_read(flag) (*(flag))
+    #define gcp_write(flag, value) ((void)(*(flag) = (value)))
+    static inline int gcp_swap(int *flag, int value) { int old = *flag; *flag = value; return old; }
+    #define gcp_count(counter) (++*(counter))
+    #define gcp_fence() ((void)0)
     #endif
 
     /* Delete a dict's entry if a condition on its value holds. No user code runs between the look-up and the deletion.
@@ -50,6 +90,20 @@ cdef extern from *:
     static int gcp_delete_if(PyObject *dict, PyObject *key, gcp_condition_t holds) {
         return _PyDict_DelItemIf(dict, key, gcp_call_condition, (void *)holds);
     }
+    #endif
+
+    /* Look a key up in a dict that other threads may change. What is found is borrowed with the GIL, a new reference
+       without it; gcp_drop_found says that it is not needed any more. NULL: there is none, or an error is set. */
+    #ifdef Py_GIL_DISABLED
+    static inline PyObject *gcp_look_up(PyObject *dict, PyObject *key) {
+        PyObject *found = NULL;
+        (void)PyDict_GetItemRef(dict, key, &found);
+        return found;
+    }
+    #define gcp_drop_found(found) Py_XDECREF(found)
+    #else
+    #define gcp_look_up PyDict_GetItemWithError
+    #define gcp_drop_found(found) ((void)(found))
     #endif
 
     /* Load a cache line that will be needed soon. The empty asm keeps GCC from removing calls of functions that only
@@ -152,6 +206,21 @@ cdef extern from *:
     void gcp_mutex_init(gcp_mutex*) noexcept nogil
     void gcp_lock(gcp_mutex*) noexcept nogil
     void gcp_unlock(gcp_mutex*) noexcept nogil
+    void gcp_lock_outer(gcp_mutex*) noexcept nogil
+    void gcp_unlock_outer(gcp_mutex*) noexcept nogil
+    void gcp_lock_stripe(gcp_mutex*, int) noexcept nogil
+    void gcp_unlock_stripe(gcp_mutex*, int) noexcept nogil
+    enum:
+        GCP_STRIPES
+        GCP_APART
+    int gcp_stripe(PyObject*) noexcept nogil
+    bint gcp_read(bint*) noexcept nogil
+    void gcp_write(bint*, bint) noexcept nogil
+    unsigned char gcp_read_byte "gcp_read" (unsigned char*) noexcept nogil
+    void gcp_write_byte "gcp_write" (unsigned char*, bint) noexcept nogil
+    bint gcp_swap(bint*, bint) noexcept nogil
+    uint64_t gcp_count(uint64_t*) noexcept nogil
+    void gcp_fence() noexcept nogil
     void gcp_prefetch(void*) noexcept nogil
     uint64_t GCP_NO_MARK
     uint64_t gcp_running_mark() noexcept
@@ -161,25 +230,28 @@ cdef extern from *:
     bint GCP_TASK_IN_THREAD
     bint gcp_is_awaitable(object) noexcept
     bint gcp_is_coroutine(object) noexcept
-    void gcp_push(void* head, void* node, void* next) noexcept nogil
-    void* gcp_take(void* head) noexcept nogil
 
 
 cdef extern from 'Python.h':
     ctypedef int (*visitproc)(PyObject*, void*) noexcept
     ctypedef int (*traverseproc)(PyObject*, visitproc, void*) noexcept
     ctypedef int (*inquiry)(PyObject*) noexcept
+    ctypedef void (*destructor)(PyObject*) noexcept
+    void PyObject_ClearWeakRefs(PyObject*) noexcept
+    void PyObject_GC_UnTrack(PyObject*) noexcept
     ctypedef struct PyTypeObject:
         traverseproc tp_traverse
         inquiry tp_clear
+        destructor tp_dealloc
         PyObject* tp_dict
     ctypedef enum PySendResult:
         PYGEN_RETURN
         PYGEN_ERROR
         PYGEN_NEXT
     PySendResult PyIter_Send(PyObject*, PyObject*, PyObject**) except? PYGEN_ERROR
-    PyObject* PyDict_GetItemWithError(object, object) except? NULL
-    PyObject* look_up_quietly "PyDict_GetItemWithError" (object, object) noexcept
+    PyObject* gcp_look_up(object, object) except? NULL
+    PyObject* look_up_quietly "gcp_look_up" (object, object) noexcept
+    void gcp_drop_found(PyObject*) noexcept
     PyObject* PyObject_CallNoArgs(object) except NULL
     ctypedef struct PyThreadState:
         pass

@@ -1,6 +1,6 @@
 # Changing limits while a pool is in use.
 
-from gcp.core.platform cimport gcp_lock, gcp_unlock
+from gcp.core.platform cimport gcp_count, gcp_lock, gcp_lock_outer, gcp_unlock, gcp_unlock_outer
 from gcp.core.resizing cimport all_asked, put_in_force
 from gcp.core.ring cimport ring_t
 from gcp.core.state cimport endpoint_link, limits_t, pool_t, waiter_node
@@ -14,8 +14,9 @@ cdef frozenset OF_ENDPOINTS = frozenset([
 
 cdef int reconfigure(BaseConnectionPool pool, dict changes) except -1:
     """Check changes as a whole, and put them in force in one transition."""
-    while not replace_options(pool, pool._options, pool._options.changed(changes), changes):
-        pass        # another thread was faster: check them against what holds now
+    before = options_of(pool)
+    while not replace_options(pool, before, before.changed(changes), changes):
+        before = options_of(pool)       # another thread was faster: check them against what holds now
 
 
 cdef bint replace_options(BaseConnectionPool pool, before, options, dict changes) except -1:
@@ -28,6 +29,7 @@ cdef bint replace_options(BaseConnectionPool pool, before, options, dict changes
     cdef bint done = False
     cdef bint current = True
     cdef double now
+    limits_of, _last = options.limits_of, before.limits_of
     set_pool_limits(&new, limits_among(options))
     core.before('reconfigure')
     while current and not done:
@@ -35,16 +37,17 @@ cdef bint replace_options(BaseConnectionPool pool, before, options, dict changes
             asked = ask_all(core, options.limits_of)
         now = core.now()
         gcp_lock(&core.mutex)
-        current = pool._options is before
+        current = pool.options is before
         done = current and all_asked(&core.pool, asked)
         if done:
             put_in_force(&core.pool, &new, asked, now)
             core.limits_version += 1
-            core.limits_of, pool._options = options.limits_of, options     # `before` keeps what they were
+            core._limits_of, pool.options = limits_of, options      # `before` keeps what they were
         gcp_unlock(&core.mutex)
     if done:
-        use_options(pool, pool._options)
-        pool._disposer.set_timeout(pool._options.dispose_timeout)
+        options = options_of(pool)
+        use_options(pool, options)
+        pool._disposer.set_timeout(options.dispose_timeout)
         if options.background_collector and pool._collector is None and pool._make_collector is not None:
             start_collector(pool)
         if isinstance(pool, AsyncPool) and not is_in_its_loop(<AsyncPool>pool):
@@ -59,8 +62,7 @@ cdef uint64_t ask_all(Core core, limits_of) except 0:
     cdef Endpoint ep
     cdef limits_t own
     cdef uint64_t number
-    core.limits_asked += 1
-    number = core.limits_asked
+    number = gcp_count(&core.limits_asked)
     for ep in list(core.endpoints.values()):
         own = own_limits(core, ep.key, limits_of)
         gcp_lock(&core.mutex)
@@ -83,8 +85,12 @@ cdef int start_collector(BaseConnectionPool pool) except -1:
 def follow_up(BaseConnectionPool pool):
     """Wake those that are served by the new limits, and have what these leave no room for disposed of."""
     cdef Core core = pool._core
+    cdef bint reserves
     core.after()
-    if core.pool.reserves:
+    gcp_lock_outer(&core.mutex)
+    reserves = core.pool.reserves
+    gcp_unlock_outer(&core.mutex)
+    if reserves:
         wake_to_look(core)
     dispose_soon(pool, GRACE)
 
@@ -92,23 +98,22 @@ def follow_up(BaseConnectionPool pool):
 cdef int wake_to_look(Core core) except -1:
     """Wake all waiters: each looks anew when it may borrow a place of the reserve."""
     cdef list found = []
-    cdef ring_t* each = core.pool.endpoints.next
+    cdef ring_t* each
     cdef ring_t* node
-    cdef Acquire acquire
     gcp_lock(&core.mutex)
+    each = core.pool.endpoints.next
     while each != &core.pool.endpoints:
         node = endpoint_link(each).queue.next
         while node != &endpoint_link(each).queue:
-            found.append(<Acquire>waiter_node(node).self)
+            found.append((<Acquire>waiter_node(node).self).event)
             node = node.next
         each = each.next
     gcp_unlock(&core.mutex)
-    for acquire in found:
-        if acquire.event is not None:
-            try:
-                set_event(acquire.event)
-            except Exception:
-                pass                # its event loop is closed
+    for event in found:
+        try:
+            set_event(event)
+        except Exception:
+            pass                # its event loop is closed
     return 0
 
 

@@ -4,7 +4,9 @@ cimport cython
 from cpython.object cimport PyObject
 
 from gcp.core.frames cimport gcp_forget_site, gcp_site
-from gcp.core.platform cimport PyTypeObject, inquiry, traverseproc, visitproc
+from gcp.core.platform cimport (
+    PyObject_ClearWeakRefs, PyObject_GC_UnTrack, PyTypeObject, destructor, inquiry, traverseproc, visitproc,
+)
 from gcp.core.ring cimport ring_init, ring_t
 from gcp.core.state cimport (
     endpoint_link, endpoint_object, endpoint_t, limits_t, pool_t, slot_in_endpoint, slot_object, slot_t, waiter_node,
@@ -102,6 +104,7 @@ check_layout()
 cdef traverseproc endpoint_traverse_attributes
 cdef traverseproc core_traverse_attributes
 cdef inquiry core_clear_attributes
+cdef destructor core_dealloc_attributes
 
 
 cdef int visit_queue(ring_t* ring, visitproc visit, void* arg) noexcept:
@@ -157,10 +160,20 @@ cdef int core_traverse(PyObject* self, visitproc visit, void* arg) noexcept:
 cdef int core_clear(PyObject* self) noexcept:
     """Drop all references of a core that is garbage: this breaks the cycles that it is part of."""
     (<Core>self).pool.epoch += 1        # the leases that are left have ended
-    close_final_counts(<Core>self)
+    close_final_counts((<Core>self).final_counts)
     drop_slots(&(<Core>self).pool, False)
     drop_abandoned(&(<Core>self).pool)
     return core_clear_attributes(self)
+
+
+cdef void core_dealloc(PyObject* self) noexcept:
+    """Nobody refers to a core any more. While Cython's function runs `__dealloc__`, it owns a reference, so that a weak
+    reference would find the core alive: so those end before."""
+    PyObject_GC_UnTrack(self)
+    leave_family(&(<Core>self).family)
+    close_final_counts((<Core>self).final_counts)
+    PyObject_ClearWeakRefs(self)
+    core_dealloc_attributes(self)
 
 
 endpoint_traverse_attributes = (<PyTypeObject*>Endpoint).tp_traverse

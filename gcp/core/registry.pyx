@@ -1,22 +1,30 @@
 # The registry: endpoints by their key. A key's `__hash__` and `__eq__` are user code, so they run outside the lock.
 
 from gcp.core.heap cimport heap_has_room, heap_remove
-from gcp.core.platform cimport PyDict_GetItemWithError, gcp_delete_if, gcp_lock, gcp_unlock
+from gcp.core.platform cimport (
+    gcp_delete_if, gcp_drop_found, gcp_lock, gcp_lock_outer, gcp_lock_stripe, gcp_look_up, gcp_read_byte, gcp_stripe,
+    gcp_unlock, gcp_unlock_outer, gcp_unlock_stripe, gcp_write_byte,
+)
+from gcp.core.resizing cimport set_limits
 from gcp.core.ring cimport ring_empty, ring_insert, ring_remove, ring_t
 from gcp.core.scheduling cimport expires_before
 from gcp.core.screening cimport forget_over, update_screening
 from gcp.core.state cimport (
-    OPEN, USED, counters_t, endpoint_object, endpoint_t, limits_t, pool_t, set_limits, slot_in_endpoint, slot_object,
+    OPEN, USED, counters_t, endpoint_object, endpoint_t, limits_t, pool_t, slot_in_endpoint, slot_object,
     slot_t, taken,
 )
 from gcp.core.steering cimport hide, show
-from gcp.core.table cimport home_of, table_find, table_resize, table_shrink, table_t
+from gcp.core.table cimport home_of, table_resize, table_shrink, table_t
 
 
 cdef inline Endpoint find_endpoint(Core core, key):
     """Return the record of an endpoint, or None. Runs the key's `__hash__` and `__eq__`."""
-    cdef PyObject* found = PyDict_GetItemWithError(core.endpoints, key)
-    return None if found == NULL else <Endpoint>found
+    cdef PyObject* found = gcp_look_up(core.endpoints, key)
+    cdef Endpoint ep = None
+    if found != NULL:
+        ep = <Endpoint>found
+        gcp_drop_found(found)
+    return ep
 
 
 cdef Endpoint known_endpoint(Core core, key):
@@ -27,7 +35,7 @@ cdef Endpoint known_endpoint(Core core, key):
     cdef Endpoint ep
     check_hashable(key)
     ep = find_endpoint(core, key)
-    return None if ep is None or not ep.e.listed else ep
+    return None if ep is None or not is_listed(core, ep) else ep
 
 
 cdef Endpoint register_endpoint(Core core, key):
@@ -38,9 +46,9 @@ cdef Endpoint register_endpoint(Core core, key):
         ep = find_endpoint(core, key)
         if ep is None:
             ep = core.endpoints.setdefault(key, Endpoint(key))
-        while not ep.e.listed and not ep.e.dropped:
-            list_endpoint(core, ep)
-        if ep.e.listed:
+        while list_endpoint(core, ep):
+            pass        # limits have changed meanwhile
+        if is_listed(core, ep):
             return ep
         try:
             gcp_delete_if(core.endpoints, key, is_dropped)
@@ -54,12 +62,30 @@ cdef inline bint room_for_key(pool_t* pool) noexcept nogil:
     return 2 * (n + 1) <= pool.known.mask or table_resize(&pool.known, 2 * n + 1)
 
 
-cdef int list_endpoint(Core core, Endpoint ep) except -1:
-    """List a record with its limits, unless another thread has listed it, or limits have changed meanwhile."""
+cdef bint is_new(Core core, Endpoint ep, uint64_t* version) noexcept:
+    """Whether a record was neither listed nor dropped.
+
+    :param version: set to that of the limits
+    """
+    cdef bint new
+    gcp_lock_outer(&core.mutex)
+    new = not ep.e.listed and not ep.e.dropped
+    version[0] = core.limits_version
+    gcp_unlock_outer(&core.mutex)
+    return new
+
+
+cdef bint list_endpoint(Core core, Endpoint ep) except -1:
+    """List a record with its limits, unless another thread has listed it, or dropped it. Returns whether that is still
+    to be done, since limits have changed meanwhile."""
     cdef pool_t* pool = &core.pool
-    cdef uint64_t version = core.limits_version
-    cdef limits_t own = own_limits(core, ep.key, core.limits_of)
+    cdef uint64_t version = 0
+    cdef limits_t own
     cdef bint room = True
+    cdef bint left
+    if not is_new(core, ep, &version):
+        return False
+    own = own_limits(core, ep.key, core.limits_of)
     gcp_lock(&core.mutex)
     if not ep.e.listed and not ep.e.dropped and core.limits_version == version:
         room = heap_has_room(&pool.blocked, pool.n_endpoints + 1) and room_for_key(pool) \
@@ -77,10 +103,11 @@ cdef int list_endpoint(Core core, Endpoint ep) except -1:
             update_screening(pool)
             ep.e.listed = True
             Py_INCREF(ep)
+    left = not ep.e.listed and not ep.e.dropped
     gcp_unlock(&core.mutex)
     if not room:
         raise MemoryError
-    return 0
+    return left
 
 
 cdef void forget_call(pool_t* pool, endpoint_t* e) noexcept nogil:
@@ -112,7 +139,7 @@ cdef bint unregister(pool_t* pool, endpoint_t* e) noexcept nogil:
     if pool.hidden == 0:
         table_shrink(&pool.known)
     e.listed = False
-    e.dropped = True
+    gcp_write_byte(&e.dropped, True)
     add_counters(&pool.retired, &e.counters)
     memset(&e.counters, 0, sizeof(counters_t))
     return True
@@ -120,7 +147,7 @@ cdef bint unregister(pool_t* pool, endpoint_t* e) noexcept nogil:
 
 cdef int is_dropped(PyObject* endpoint) noexcept:
     """Whether a record may leave the dict: it stays if it is a new one."""
-    return (<Endpoint>endpoint).e.dropped
+    return gcp_read_byte(&(<Endpoint>endpoint).e.dropped)
 
 
 cdef int forget_empty_endpoints(Core core) except -1:
@@ -129,7 +156,7 @@ cdef int forget_empty_endpoints(Core core) except -1:
     cdef endpoint_t* e
     cdef Endpoint ep
     cdef bint gone
-    while pool.empties != NULL:
+    while True:
         gcp_lock(&core.mutex)
         e = pool.empties
         if e == NULL:
@@ -152,58 +179,74 @@ cdef int forget_empty_endpoints(Core core) except -1:
 
 # --- who holds a connection ---
 
-cdef inline slot_t* table_find_of(table_t* table, PyObject* conn, endpoint_t* ep) noexcept nogil:
-    """Return the slot of an endpoint that has this connection, or NULL. Another endpoint may have the same object."""
+cdef inline slot_t* find_held_of(table_t* held, PyObject* conn, PyObject* key) noexcept nogil:
+    """Return the slot of the endpoint with this key that has a connection, or NULL. Another endpoint may have the same
+    object."""
     cdef size_t i
-    if table.items == NULL:
+    if held.items == NULL:
         return NULL
-    i = home_of(conn, table.mask)
-    while table.items[i] != NULL:
-        if table.items[i][0] == conn and (<slot_t*>table.items[i]).ep == ep:
-            return <slot_t*>table.items[i]
-        i = (i + 1) & table.mask
+    i = home_of(conn, held.mask)
+    while held.items[i] != NULL:
+        if held.items[i][0] == conn and (<slot_t*>held.items[i]).ep.key == key:
+            return <slot_t*>held.items[i]
+        i = (i + 1) & held.mask
     return NULL
 
 
-cdef inline slot_t* find_held(Core core, conn, endpoint) except? NULL:
-    """Find a held connection by identity. Runs user code where the key is not the very object."""
-    cdef slot_t* s = <slot_t*>table_find(&core.pool.held, <PyObject*>conn)
+cdef Slot find_held_by_key(Core core, conn, PyObject* key, uint64_t* lease):
+    """Find a held connection of the endpoint whose key is this very object, or return None.
+
+    :param lease: set to the number of its use
+    """
+    cdef int stripe = gcp_stripe(key)
+    cdef Slot slot = None
+    cdef slot_t* s
+    gcp_lock_stripe(&core.mutex, stripe)
+    s = find_held_of(&core.pool.stripes[stripe].held, <PyObject*>conn, key)
+    if s != NULL:
+        slot = <Slot>slot_object(s)
+        lease[0] = s.lease
+    gcp_unlock_stripe(&core.mutex, stripe)
+    return slot
+
+
+cdef Endpoint endpoint_of_release(Core core, endpoint):
+    """Return the record of an endpoint whose key is equal to one that a caller has named, but not the same object, or
+    None. Runs user code."""
     cdef Endpoint ep
-    if s == NULL or s.ep.key == <PyObject*>endpoint:
-        return s
     try:
         ep = find_endpoint(core, endpoint)
     except TypeError:
         check_hashable(endpoint)
         raise
-    return NULL if ep is None else table_find_of(&core.pool.held, <PyObject*>conn, &ep.e)
+    return None if ep is None or ep.key is endpoint else ep
 
 
 cdef int check_order(Core core, conn, endpoint) except -1:
     """Refuse a release whose arguments are swapped."""
-    if table_find(&core.pool.held, <PyObject*>endpoint) == NULL or table_find(&core.pool.held, <PyObject*>conn) != NULL:
+    if not is_held_anywhere(core, endpoint) or is_held_anywhere(core, conn):
         return 0
     raise ConnectionNotAcquiredError(
         f'the arguments of release are swapped: the connection comes first; write release(conn, endpoint), not '
         f'release(endpoint, conn) (endpoint {describe(conn)}, connection of type {type(endpoint).__name__})')
 
 
-cdef Slot find_holder(Core core, conn, endpoint):
-    """Find the slot of a held connection: by identity, else by equality. None where a release has nothing to do: in a
-    forked child, and after a close.
+cdef Slot find_holder(Core core, conn, endpoint, uint64_t* lease):
+    """Find the slot of a held connection by an equal key, else of one that is equal. None where a release has nothing
+    to do: in a forked child, and after a close.
 
+    :param lease: set to the number of its use
     :raises ConnectionNotAcquiredError: if the connection is not held for this endpoint
     """
-    cdef slot_t* s = find_held(core, conn, endpoint)
-    cdef Endpoint ep
-    cdef Slot slot
-    if s != NULL:
-        return <Slot>slot_object(s)
-    ep = find_endpoint(core, endpoint)
-    slot = None if ep is None else find_equal(conn, ep)
+    cdef Endpoint ep = find_endpoint(core, endpoint)
+    cdef Slot slot = None
+    if ep is not None:
+        slot = find_held_by_key(core, conn, ep.e.key, lease)
+        if slot is None:
+            slot = find_equal(core, conn, ep, lease)
     if slot is not None:
         return slot
-    if core.pool.closed or table_find(&core.pool.inherited, <PyObject*>conn) != NULL or forget_forced(core, conn):
+    if was_closed(core) or is_inherited(&core.pool, <PyObject*>conn) or forget_forced(core, conn):
         return None
     raise ConnectionNotAcquiredError(
         f'this connection is not acquired for endpoint {describe(endpoint)}: it is foreign, of another endpoint, '
@@ -221,16 +264,21 @@ cdef bint forget_forced(Core core, conn) except -1:
     return False
 
 
-cdef Slot find_equal(conn, Endpoint ep):
+cdef Slot find_equal(Core core, conn, Endpoint ep, uint64_t* lease):
     """Find a held connection by equality: a caller may have rebuilt its (reader, writer) tuple. Runs `__eq__`."""
-    cdef list slots = []
+    cdef list uses = []
     cdef ring_t* node
     cdef Slot slot
+    gcp_lock(&core.mutex)
     node = ep.e.used.next
     while node != &ep.e.used:
-        slots.append(<Slot>slot_object(slot_in_endpoint(node)))
+        slot = <Slot>slot_object(slot_in_endpoint(node))
+        if slot.s.state == USED:
+            uses.append((slot, slot.conn, slot.s.lease))
         node = node.next
-    for slot in slots:
-        if slot.s.state == USED and slot.conn == conn and slot.s.state == USED:
+    gcp_unlock(&core.mutex)
+    for slot, other, number in uses:
+        if other == conn and is_use(core, slot, number):
+            lease[0] = number
             return slot
     return None

@@ -2,16 +2,18 @@
 # disposed of. A release without `on_release` that leaves nothing to dispose of needs no machine.
 
 from gcp.core.connects cimport expire_endpoint
-from gcp.core.platform cimport gcp_is_coroutine, gcp_lock, gcp_unlock
-from gcp.core.ring cimport ring_empty
-from gcp.core.state cimport CALL_OK, HOOK_DISPOSE, HOOK_ON_RELEASE, slot_object, slot_t
-from gcp.core.table cimport table_find
+from gcp.core.platform cimport (
+    gcp_is_coroutine, gcp_lock, gcp_lock_stripe, gcp_stripe, gcp_unlock, gcp_unlock_stripe,
+)
+from gcp.core.state cimport CALL_OK, HOOK_DISPOSE, HOOK_ON_RELEASE
 from gcp.core.transitions cimport begin_release, discard_slot, end_release
 
 
 # What a release without a machine came to.
 cdef enum put_back:
-    NOT_HELD, PUT_BACK, PUT_BACK_AND_MORE       # there may be something to dispose of
+    NOT_HELD, PUT_BACK
+    PUT_BACK_AND_MORE       # there may be something to dispose of
+    NOT_SIMPLE              # it takes all locks
 
 
 cdef struct release_t:
@@ -82,7 +84,7 @@ cdef class Release(Holder):
             started, self.started = self.started, None
             return started
         self.open_call()
-        started = self.pool._on_release(self.own, self.slot.conn)
+        started = self.pool._on_release(self.own, conn_in(self.core, self.slot))
         if isinstance(self.pool, AsyncPool):
             check_awaitable(self.pool._manager, HOOK_ON_RELEASE, started)
         return started
@@ -91,7 +93,7 @@ cdef class Release(Holder):
         """Call the blocking `on_release`, and say how it ended."""
         try:
             self.open_call()
-            result = self.pool._on_release(self.own, self.slot.conn)
+            result = self.pool._on_release(self.own, conn_in(self.core, self.slot))
         except BaseException as error:
             self.failed(error)
         else:
@@ -135,6 +137,7 @@ cdef class Release(Holder):
         now = core.now()
         gcp_lock(&core.mutex)
         if self.current():
+            core.pool.now = now
             end_release(&core.pool, &self.slot.s, now)
         gcp_unlock(&core.mutex)
         self.slot = None
@@ -165,7 +168,7 @@ cdef class Release(Holder):
         core.after()
         if self.pool.collects:
             core.collect(batch_size(self.pool))
-        self.todo = <int>DO_DONE if ring_empty(&core.pool.victims) else <int>HOOK_DISPOSE
+        self.todo = <int>HOOK_DISPOSE if has_victims(core) else <int>DO_DONE
         return 0
 
     cdef int tell(self, error) except -1:
@@ -233,7 +236,7 @@ cdef bint keeps(BaseConnectionPool pool, Slot slot, uint64_t lease, error) excep
     """Whether a connection whose release has begun may be used again after an error. If not, it is a victim now."""
     cdef bint clean = False
     try:
-        clean = is_clean(pool, slot.endpoint, slot.conn, error)
+        clean = is_clean(pool, slot.endpoint, conn_in(pool._core, slot), error)
     finally:
         if not clean:
             discard_now(pool, slot, lease, 'error')
@@ -269,32 +272,36 @@ cdef Release cleanup_after(BaseConnectionPool pool, endpoint):
 
 cdef int take_back(Core core, Slot slot, uint64_t lease, uint64_t epoch) except -1:
     """Begin a release: from here on the connection has no holder, and a second release finds nothing."""
-    cdef bint ours
-    gcp_lock(&core.mutex)
-    ours = epoch == core.pool.epoch and begin_release(&core.pool, &slot.s, lease)
-    gcp_unlock(&core.mutex)
-    if not ours:
+    if not takes_back(core, slot, lease, epoch):
         raise ConnectionNotAcquiredError(
             f'this connection of endpoint {describe(slot.endpoint)} was released already')
     return 0
 
 
-cdef Slot claim(Core core, conn, endpoint):
+cdef bint takes_back(Core core, Slot slot, uint64_t lease, uint64_t epoch) noexcept:
+    """As `take_back`. Returns whether the connection was held."""
+    cdef int stripe = gcp_stripe(<PyObject*>slot.endpoint)
+    cdef bint ours
+    gcp_lock_stripe(&core.mutex, stripe)
+    ours = epoch == core.pool.epoch and begin_release(&core.pool, &slot.s, lease)
+    gcp_unlock_stripe(&core.mutex, stripe)
+    return ours
+
+
+cdef Slot claim(Core core, conn, endpoint, uint64_t* lease):
     """Begin a release by name, as ``release(conn, endpoint)`` does. Returns None where it has nothing to do: in a
     forked child, and after a close.
 
+    :param lease: set to the number of the use that ends
     :raises ConnectionNotAcquiredError: if the connection is not held
     """
-    cdef slot_t* s
-    cdef Slot slot = None
+    cdef Slot slot
     core.before('checkin')
-    s = <slot_t*>table_find(&core.pool.held, <PyObject*>conn)
-    if s != NULL and s.ep.key == <PyObject*>endpoint:
-        slot = <Slot>slot_object(s)
-    else:
+    slot = find_held_by_key(core, conn, <PyObject*>endpoint, lease)
+    if slot is None:
         check_order(core, conn, endpoint)
         check_hashable(endpoint)
-        slot = find_holder(core, conn, endpoint)
+        slot = find_holder(core, conn, endpoint, lease)
     if slot is not None:
-        take_back(core, slot, slot.s.lease, core.pool.epoch)
+        take_back(core, slot, lease[0], core.pool.epoch)
     return slot

@@ -1,11 +1,11 @@
 # What an acquire asks of the core, one transition each: for a slot, for its verdict, to book a connection, to end.
 
 from gcp.core.connects cimport keep_time, serve_due, watch_lingering, watch_reserve
-from gcp.core.frames cimport gcp_note_site
+from gcp.core.frames cimport gcp_dropped, gcp_init_dropped, gcp_know_thread, gcp_note_site
 from gcp.core.histogram cimport N_WAIT_BOUNDS, gcp_seconds, observe
-from gcp.core.platform cimport gcp_lock, gcp_unlock
+from gcp.core.platform cimport gcp_count, gcp_lock, gcp_lock_outer, gcp_unlock, gcp_unlock_outer
 from gcp.core.reserve cimport count_permit
-from gcp.core.ring cimport ring_empty, ring_init
+from gcp.core.ring cimport ring_empty, ring_init, ring_remove
 from gcp.core.scheduling cimport note_if_empty
 from gcp.core.state cimport (
     ACQUIRE_TIMED_OUT, CALL_ERROR, CANCELLED, CONNECTION_ACQUIRED, CREATE, CREATED, CROWDED_OUT, DEAD, DONE, ERROR, HIT,
@@ -23,13 +23,16 @@ cdef Acquire new_acquire(BaseConnectionPool pool, endpoint, timeout):
     """
     cdef Core core = pool._core
     cdef Acquire acquire = Acquire.__new__(Acquire)
-    cdef double seconds = seconds_allowed(timeout, pool.acquire_timeout)
+    cdef double seconds = seconds_allowed(timeout, default_timeout(pool))
+    cdef gcp_dropped dropped
+    gcp_init_dropped(&dropped)
+    gcp_know_thread()
     acquire.pool = pool
     acquire.key = endpoint
     acquire.own = NO_ENDPOINT
     acquire.timeout = timeout
     acquire.nowait = timeout is not None and timeout <= 0
-    acquire.w.creates = acquire.nowait or core.pool.connect_workers == 0
+    acquire.w.creates = acquire.nowait or not has_connect_workers(core)
     acquire.w.began = core.now()
     acquire.a.deadline = acquire.w.began + seconds
     if not acquire.w.creates:
@@ -40,7 +43,7 @@ cdef Acquire new_acquire(BaseConnectionPool pool, endpoint, timeout):
     acquire.alarm = INFINITY
     acquire.core = core
     if pool.tracks:
-        gcp_note_site(&acquire.site, pool.running_task())
+        gcp_note_site(&acquire.site, pool.running_task(), &dropped)     # there was nothing before
     ring_init(&acquire.w.node)
     acquire.w.self = <PyObject*>acquire
     arrive(acquire)
@@ -62,11 +65,15 @@ cdef Acquire acquire_from_hit(BaseConnectionPool pool, Slot slot, acquire_t* hit
     return acquire
 
 
-cdef inline slot_t* slot_of(Acquire acquire):
-    """Return the slot of an acquire that has ended well. The pool owns it."""
+cdef inline slot_t* slot_of(Acquire acquire, handover_t* to):
+    """Hand the slot of an acquire that has ended well over. The pool owns it."""
+    cdef Core core = acquire.core
     cdef slot_t* s = &acquire.slot.s
+    gcp_lock(&core.mutex)
+    hand_over(s, False, NULL, to)
     if acquire.pool.tracks:
-        move_site(acquire)
+        move_site(acquire, &to.dropped)
+    gcp_unlock(&core.mutex)
     acquire.slot = None
     return s
 
@@ -75,12 +82,11 @@ cdef void arrive(Acquire acquire):
     cdef pool_t* pool = &acquire.core.pool
     acquire.epoch = pool.epoch
     acquire.w.state = NEW
-    pool.arrivals += 1
-    acquire.w.seq = pool.arrivals
+    acquire.w.seq = gcp_count(&pool.arrivals)
 
 
-cdef inline void receive(Acquire acquire):
-    """Take over the slot that a transition assigned."""
+cdef inline void receive(Acquire acquire) noexcept:
+    """Take over the slot that a transition assigned. Within the lock."""
     if acquire.w.slot != NULL:
         acquire.slot = <Slot>slot_object(acquire.w.slot)
         acquire.lease = acquire.w.lease
@@ -91,6 +97,15 @@ cdef inline void receive(Acquire acquire):
 
 
 # --- asking and waiting ---
+
+cdef inline void own_for_queue(Acquire acquire) noexcept:
+    """Take the reference for the wait queue, with the lock held. One that was served so lately that its event is not
+    set yet is in the ring of the woken still: its reference passes to the queue."""
+    if ring_empty(&acquire.w.node):
+        Py_INCREF(acquire)
+    else:
+        ring_remove(&acquire.w.node)
+
 
 cdef inline int submit(Acquire acquire, bint again, double now) noexcept:
     """Request a slot, with the lock held. The reference that the wait queue owns is taken here."""
@@ -106,7 +121,7 @@ cdef inline int submit(Acquire acquire, bint again, double now) noexcept:
     acquire.w.admitted = again or acquire.nowait
     acquire.w.deadline = acquire.a.deadline
     acquire.create_began = NEVER
-    Py_INCREF(acquire)
+    own_for_queue(acquire)
     verdict = request_slot(pool, &acquire.w, now)
     if acquire.w.queued:
         # Does it wait for a disposal that it has set off, or for others?
@@ -114,12 +129,17 @@ cdef inline int submit(Acquire acquire, bint again, double now) noexcept:
             acquire.ep.e.reserved + acquire.ep.e.disposing >= acquire.ep.e.waiting
             and suspension(pool, &acquire.ep.e) == OPEN)
         acquire.waited = acquire.waited or not acquire.set_off
-        if acquire.core.tracer is not None:
+        if acquire.core._tracer is not None:
             acquire.blocked_by = what_blocks(pool, &acquire.ep.e, &acquire.w)      # for its span
     if verdict == CREATE:
         acquire.create_began = now
     elif verdict == CROWDED_OUT or verdict == HOPELESS:
         note_block(acquire)
+    if again:
+        acquire.slot = None         # `ask` keeps it until the lock is free
+        acquire.a.hook = N_HOOKS
+    if verdict == USE:
+        receive(acquire)
     return verdict
 
 
@@ -130,15 +150,16 @@ cdef int ask(Acquire acquire, bint again) except -1:
                   acquire takes the place that it leaves
     """
     cdef Core core = acquire.core
-    cdef pool_t* pool = &core.pool
+    cdef Slot _last = acquire.slot
     cdef int verdict
+    cdef bint queued
     cdef double now
     core.before('retry' if again else 'request')
     while True:
-        if pool.closed and not again:
+        if not again and was_closed(core):
             acquire.w.state = TURNED_AWAY
             return TURNED_AWAY
-        if acquire.ep is None or not acquire.ep.e.listed:
+        if acquire.ep is None or not is_listed(core, acquire.ep):
             acquire.ep = register_endpoint(core, acquire.key)
         now = core.now()
         gcp_lock(&core.mutex)
@@ -146,17 +167,13 @@ cdef int ask(Acquire acquire, bint again) except -1:
             break
         gcp_unlock(&core.mutex)
     verdict = submit(acquire, again, now)
+    queued = acquire.w.queued
     gcp_unlock(&core.mutex)
-    if again:
-        acquire.slot = None
-        acquire.a.hook = N_HOOKS
     acquire.disposed = False
-    if verdict == USE:
-        receive(acquire)
-    if not acquire.w.queued:
+    if not queued:
         Py_DECREF(acquire)
     core.after()
-    tracer = core.tracer
+    tracer = tracer_of(core)
     if tracer is not None and verdict != USE and acquire.caller is None:
         acquire.caller = tracer.caller()    # now: an acquire may be dropped by any thread or task
     return look(acquire)        # other threads may have run since
@@ -169,11 +186,15 @@ cdef int arm(Acquire acquire, event) except -1:
     cdef bint timed
     cdef double now
     core.before('arm')
-    timed = e.delayed or core.pool.lingerer == &acquire.w or (e.reserve and acquire.w.priority <= 0)
-    now = core.now() if timed else 0.0
     gcp_lock(&core.mutex)
-    acquire.event = event
-    timed = timed and acquire.epoch == core.pool.epoch and acquire.w.state == WAIT
+    _last, acquire.event = acquire.event, event
+    timed = e.delayed or core.pool.lingerer == &acquire.w or (e.reserve and acquire.w.priority <= 0)
+    gcp_unlock(&core.mutex)
+    if not timed:
+        return look(acquire)
+    now = core.now()
+    gcp_lock(&core.mutex)
+    timed = acquire.epoch == core.pool.epoch and acquire.w.state == WAIT
     if timed:
         core.pool.now = now
         acquire.alarm = INFINITY
@@ -199,14 +220,18 @@ cdef int poll(Acquire acquire) except -1:
 
 
 cdef int look(Acquire acquire) except -1:
+    cdef int state
     if acquire.epoch != acquire.core.pool.epoch:    # a forked child inherits no wait queue
         return ask(acquire, False)
-    if acquire.w.state == USE and acquire.slot is None:
+    gcp_lock_outer(&acquire.core.mutex)
+    state = acquire.w.state
+    if state == USE and acquire.slot is None:
         receive(acquire)
-    elif acquire.w.state == CREATE and acquire.create_began == NEVER:
+    gcp_unlock_outer(&acquire.core.mutex)
+    if state == CREATE and acquire.create_began == NEVER:
         acquire.create_began = acquire.core.now()
-        acquire.cause = acquire.ep.last_error
-    return acquire.w.state
+        keep_cause(acquire)
+    return state
 
 
 cdef int expire(Acquire acquire) except -1:
@@ -228,9 +253,8 @@ cdef int expire(Acquire acquire) except -1:
     if found != WAIT:
         return look(acquire)
     Py_DECREF(acquire)
-    acquire.cause = acquire.ep.last_error
-    if not keeps_error(acquire.ep):
-        acquire.ep.last_error = acquire.ep.last_traceback = None
+    keep_cause(acquire)
+    forget_error(core, acquire.ep, False)
     core.after()
     return WAIT
 
@@ -241,18 +265,18 @@ cdef int have_looked_after(BaseConnectionPool pool) except -1:
     """Before a connection is created: see that what looks for expired and leaked ones runs."""
     if pool._collector is not None:
         pool._collector.ensure()
-    if pool._monitored is not None and pool._core.pool.leak_after < INFINITY:
+    if pool._monitored is not None and counts_leaks(pool._core):
         pool._monitored.ensure()
     return 0
 
 
-cdef Slot prepare_booking(Core core):
+cdef Slot prepare_booking(Core core, Endpoint ep):
     """Allocate all that a connection needs, before `create` is called: one that was created must not be lost. Returns
     its record."""
     cdef Slot slot = Slot.__new__(Slot)
     cdef bint room
     gcp_lock(&core.mutex)
-    room = make_room(&core.pool)
+    room = make_room(&core.pool, &ep.e)
     gcp_unlock(&core.mutex)
     if not room:
         raise MemoryError
@@ -267,19 +291,19 @@ cdef int book(Acquire acquire, conn) except -1:
     cdef bint known
     cdef double now
     if acquire.fresh is None:       # a test that calls no hook
-        acquire.fresh = prepare_booking(core)
+        acquire.fresh = prepare_booking(core, acquire.ep)
     slot = acquire.fresh
     cdef bint room
     core.before('created')
+    now = core.now()
+    if not is_listed(core, acquire.ep):
+        acquire.ep = register_endpoint(core, acquire.key)   # a forked child: its parent's records are gone
     slot.conn = conn
     slot.endpoint = acquire.ep.key
     slot.s.conn = <PyObject*>conn
-    now = core.now()
-    if not acquire.ep.e.listed:
-        acquire.ep = register_endpoint(core, acquire.key)   # a forked child: its parent's records are gone
     gcp_lock(&core.mutex)
     restore_permit(acquire)
-    room = make_room(&core.pool)                # it has succeeded before, but not in a forked child
+    room = make_room(&core.pool, &acquire.ep.e)     # it has succeeded before, but not in a forked child
     known = table_find(&core.pool.members, <PyObject*>conn) != NULL
     if room and not known:
         Py_INCREF(slot)                         # the endpoint's
@@ -293,12 +317,10 @@ cdef int book(Acquire acquire, conn) except -1:
         raise MemoryError
     acquire.fresh = None
     acquire.made = True
-    acquire.ep.last_error = acquire.ep.last_traceback = None
+    forget_error(core, acquire.ep, True)
     core.after()
-    tracer = core.tracer
-    if tracer is not None:
-        slot.created_by = tracer.current()      # now that it is booked: a signal handler may raise in there
-    return acquire.w.state
+    note_creation(core, slot)       # now that it is booked: a signal handler may raise in there
+    return state_of(acquire)
 
 
 cdef bint keep_newborn(Acquire acquire) except -1:
@@ -325,10 +347,8 @@ cdef int return_permit(Acquire acquire, error) except -1:
     withdraw(&core.pool, &acquire.w)
     count_hook_call(&core.pool.metrics, HOOK_CREATE, outcome, now - acquire.create_began)
     gcp_unlock(&core.mutex)
-    if not keeps_error(ep):
-        ep.last_error = ep.last_traceback = None
-    elif ring_empty(&ep.e.in_failing):
-        ep.last_error = error
+    if not forget_error(core, ep, False):
+        note_error_of(core, ep, error)
     core.after()
     return 0
 
@@ -353,7 +373,7 @@ cdef bint step_back(Acquire acquire) except -1:
     cdef Core core = acquire.core
     cdef bint back = False
     cdef double now
-    if acquire.epoch != core.pool.epoch or suspension(&core.pool, &acquire.ep.e) == OPEN:
+    if acquire.epoch != core.pool.epoch or not is_suspended_now(core, acquire.ep):
         return False
     core.before('step_back')
     now = core.now()
@@ -385,11 +405,11 @@ cdef int finish(Acquire acquire) except -1:
         raise ConnectionPoolClosedError('the pool was closed while the connection was being acquired')
     try:
         trace_wait(acquire, None)
-        if core.pool.wake_collector:
-            core.after()
+        core.after()
     except BaseException:       # a signal handler's: the caller will never see the connection
         gcp_lock(&core.mutex)
         if acquire.current():
+            core.pool.now = now
             end_release(&core.pool, &acquire.slot.s, now)
         gcp_unlock(&core.mutex)
         raise
@@ -468,7 +488,7 @@ cdef int stop_timer(Acquire acquire) except -1:
 
 cdef inline int trace_wait(Acquire acquire, error) except -1:
     """Make the span of an acquire that was no idle hit."""
-    tracer = acquire.core.tracer
+    tracer = tracer_of(acquire.core)
     if tracer is not None and acquire.result != HIT:
         tracer.waited(acquire, RESULTS[acquire.result], acquire.took, error)
     return 0

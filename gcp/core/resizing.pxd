@@ -9,16 +9,18 @@ from gcp.core.heap cimport heap_push
 from gcp.core.jobs cimport set_refill
 from gcp.core.permits cimport note_short
 from gcp.core.reserve cimport recount_preferred
-from gcp.core.ring cimport ring_empty, ring_insert, ring_remove, ring_t
+from gcp.core.platform cimport GCP_STRIPES
+from gcp.core.ring cimport ring_empty, ring_insert, ring_move, ring_remove, ring_t
 from gcp.core.scheduling cimport (
-    cancel_reservation, dies_before, expires_before, longest_idle, make_victim, note_if_empty, remove_idle,
+    cancel_reservation, dies_before, expires_before, longer_idle, longest_idle, make_victim, note_if_empty, remove_idle,
     serve_blocked, serve_idle, update_blocked,
 )
 from gcp.core.screening cimport update_screening
 from gcp.core.state cimport (
-    EVICTED, MAX_USES, OPEN, base_size, cap, endpoint_link, endpoint_t, held, idle_limit, lifetime, pool_t, set_limits,
-    slot_in_endpoint, slot_in_pool, slot_reservation, slot_t, suspension, taken,
+    EVICTED, MAX_USES, OPEN, base_size, cap, endpoint_link, endpoint_t, held, idle_limit, lifetime, limits_t, pool_t,
+    slot_in_endpoint, slot_in_pool, slot_reservation, slot_t, stripe_t, suspension, taken,
 )
+from gcp.core.stripes cimport count_idle, stripe_of
 from gcp.core.steering cimport hide, show
 from gcp.core.transitions cimport collect_expired, set_check
 
@@ -52,6 +54,24 @@ cdef inline void copy_limits(pool_t* pool, pool_t* new) noexcept nogil:
     pool.skips_checks = new.skips_checks
     pool.reserve = new.reserve
     pool.reserve_timeout = new.reserve_timeout
+
+
+cdef inline void set_limits(pool_t* pool, endpoint_t* ep) noexcept nogil:
+    """Set the limits of an endpoint: what it was given, else the pool's. The pool's adapt to what it was given."""
+    cdef limits_t* own = &ep.own
+    ep.max_size = own.max_size if own.max_size >= 0 else max(pool.max_size, own.min_idle)
+    ep.min_idle = own.min_idle if own.min_idle >= 0 else min(pool.min_idle, ep.max_size)
+    ep.max_lifetime = own.max_lifetime if own.max_lifetime >= 0 else pool.max_lifetime
+    if own.max_lifetime < 0 and own.idle_timeout < INFINITY:
+        ep.max_lifetime = max(ep.max_lifetime, own.idle_timeout)
+    ep.idle_timeout = own.idle_timeout if own.idle_timeout >= 0 else min(pool.idle_timeout, ep.max_lifetime)
+    ep.max_waiting = own.max_waiting if own.max_waiting >= 0 else pool.max_waiting
+    ep.weight = own.weight if own.weight > 0 else 1.0
+    ep.floor = max(own.floor, 0)
+    ep.reserve = min(own.reserve if own.reserve >= 0 else pool.reserve, ep.max_size - 1)
+    pool.reserves = pool.reserves or ep.reserve > 0
+    if ep.weight != 1.0 or ep.floor:
+        pool.sharing = True
 
 
 cdef inline bint all_asked(pool_t* pool, uint64_t asked) noexcept nogil:
@@ -114,31 +134,27 @@ cdef inline Py_ssize_t plan_base(endpoint_t* ep) noexcept nogil:
     return wanted - ep.n_base if wanted < ep.n_base else min(wanted - ep.n_base, <Py_ssize_t>ep.n_extra)
 
 
-cdef inline bint longer_idle(ring_t* a, ring_t* b) noexcept nogil:
-    return slot_in_pool(a).since < slot_in_pool(b).since
-
-
 cdef inline void sort_idle(pool_t* pool) noexcept nogil:
     """Make idle connections base or extras by the new limits: the longest idle ones change first. Each ring stays in
     the order in which its connections became idle: all are taken from the front of a ring, and inserted at its end."""
-    cdef Py_ssize_t bases = 0
-    cdef Py_ssize_t extras = pool.idle
     cdef ring_t* node = pool.endpoints.next
-    cdef endpoint_t* ep
-    cdef slot_t* s
+    cdef int i
     while node != &pool.endpoints:
-        ep = endpoint_link(node)
-        ep.changing = plan_base(ep)
-        bases += ep.n_base
+        endpoint_link(node).changing = plan_base(endpoint_link(node))
         node = node.next
-    extras -= bases
-    while bases or extras:
-        if bases and (not extras or longer_idle(pool.idle_bases.next, pool.idle_extras.next)):
-            s = slot_in_pool(pool.idle_bases.next)
-            bases -= 1
-        else:
-            s = slot_in_pool(pool.idle_extras.next)
-            extras -= 1
+    for i in range(GCP_STRIPES):
+        sort_stripe(pool, &pool.stripes[i])
+
+
+cdef inline void sort_stripe(pool_t* pool, stripe_t* stripe) noexcept nogil:
+    cdef ring_t bases, extras
+    cdef slot_t* s
+    ring_move(&bases, &stripe.idle_bases)
+    ring_move(&extras, &stripe.idle_extras)
+    while True:
+        s = longer_idle(longer_idle(NULL, &extras), &bases)
+        if s == NULL:
+            break
         requeue_idle(pool, s)
 
 
@@ -158,7 +174,8 @@ cdef inline void requeue_idle(pool_t* pool, slot_t* s) noexcept nogil:
     ring_remove(&s.in_endpoint)
     ring_remove(&s.in_pool)
     ring_insert(&ep.extras if s.extra else &ep.base, &s.in_endpoint)
-    ring_insert(&pool.idle_extras if s.extra else &pool.idle_bases, &s.in_pool)
+    ring_insert(
+        &stripe_of(pool, ep).idle_extras if s.extra else &stripe_of(pool, ep).idle_bases, &s.in_pool)
 
 
 # --- checks in the background ---
@@ -213,8 +230,8 @@ cdef inline void dispose_used_up(pool_t* pool) noexcept nogil:
     cdef int i
     if not pool.max_uses:
         return
-    for i in range(2):
-        ring = &pool.idle_bases if i == 0 else &pool.idle_extras
+    for i in range(2 * GCP_STRIPES):
+        ring = &pool.stripes[i // 2].idle_bases if i % 2 == 0 else &pool.stripes[i // 2].idle_extras
         node = ring.next
         while node != ring:
             s = slot_in_pool(node)
@@ -285,7 +302,7 @@ cdef inline void put_in_force(pool_t* pool, pool_t* new, uint64_t asked, double 
     renew_checks(pool)
     sort_idle(pool)
     renew_idle_times(pool)
-    collect_expired(pool, now, pool.idle)
+    collect_expired(pool, now, count_idle(pool))
     dispose_used_up(pool)
     shrink(pool)
     cancel_surplus(pool)

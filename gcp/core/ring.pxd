@@ -29,3 +29,11 @@ cdef inline void ring_remove(ring_t* node) noexcept nogil:
     node.next.prev = node.prev
     node.prev = node
     node.next = node
+
+
+cdef inline void ring_move(ring_t* to, ring_t* head) noexcept nogil:
+    """Move all nodes of a ring to another, whose head need not be initialised."""
+    ring_init(to)
+    if not ring_empty(head):
+        ring_insert(head, to)
+        ring_remove(head)

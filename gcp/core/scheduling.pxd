@@ -12,7 +12,7 @@ from gcp.core.permits cimport (
     call_timekeeper, can_use_reservation, endpoint_may_connect, note_drained, note_short,
     pool_may_connect,
 )
-from gcp.core.platform cimport gcp_prefetch
+from gcp.core.platform cimport GCP_STRIPES, gcp_prefetch
 from gcp.core.reserve cimport begin_preferred, count_permit, end_preferred, may_ask, may_serve
 from gcp.core.ring cimport ring_empty, ring_insert, ring_remove, ring_t
 from gcp.core.sharing cimport (
@@ -23,8 +23,9 @@ from gcp.core.state cimport (
     CONNECTION_CLOSED, CREATE, DISCARDED, DISPOSING, EVICTED, EXPIRED, HANDOFF, IDLE, IDLE_TIMEOUT, MAX_LIFETIME,
     N_REASONS, OPEN, RETIRED, TO_DISPOSAL, TO_IDLE, USE, USED, WAIT, base_size, cap, endpoint_expiring, endpoint_link,
     endpoint_rank, endpoint_t, first_waiter, held, idle_limit, neediest, pool_t, slot_check, slot_due, slot_in_endpoint,
-    slot_in_pool, slot_reservation, slot_t, suspension, taken, waiter_node, waiter_t,
+    slot_in_pool, slot_reservation, slot_t, stripe_t, suspension, taken, waiter_node, waiter_t,
 )
+from gcp.core.stripes cimport new_lease_number, stripe_of
 from gcp.core.table cimport home_of, table_add, table_has_room, table_remove
 
 cdef enum:
@@ -66,14 +67,9 @@ cdef inline bint expires_before(place_t* a, place_t* b) noexcept nogil:
 # --- the wait queue ---
 
 cdef inline void wake(pool_t* pool, waiter_t* w, int state) noexcept nogil:
-    """Give a waiter its verdict. The reference that the wait queue owned passes to the list of the woken."""
+    """Give a waiter its verdict. The reference that the wait queue owned passes to the ring of the woken."""
     w.state = state
-    w.next_woken = NULL
-    if pool.woken == NULL:
-        pool.woken = w
-    else:
-        pool.last_woken.next_woken = w
-    pool.last_woken = w
+    ring_insert(&pool.woken, &w.node)
 
 
 cdef inline bint waits_behind(waiter_t* w, waiter_t* other) noexcept nogil:
@@ -160,25 +156,26 @@ cdef inline void note_if_empty(pool_t* pool, endpoint_t* ep) noexcept nogil:
 cdef inline void begin_use(pool_t* pool, slot_t* s, double now) noexcept nogil:
     """Make a slot used, with a new lease. The table of used slots must have room."""
     cdef endpoint_t* ep = s.ep
+    cdef stripe_t* stripe = stripe_of(pool, ep)
     s.state = USED
     s.since = now
     s.leaked = False
-    pool.leases += 1
-    s.lease = pool.leases
+    s.lease = new_lease_number(stripe)
     ring_insert(&ep.used, &s.in_endpoint)
     ep.n_used += 1
-    pool.used += 1
-    table_add(&pool.held, s)
+    stripe.used += 1
+    table_add(&stripe.held, s)
 
 
 cdef inline void end_use(pool_t* pool, slot_t* s) noexcept nogil:
     """Remove a used or returning slot from where it is."""
+    cdef stripe_t* stripe = stripe_of(pool, s.ep)
     if s.state == USED:
-        table_remove(&pool.held, s)
+        table_remove(&stripe.held, s)
     ring_remove(&s.in_endpoint)
     s.acquired = False
     s.ep.n_used -= 1
-    pool.used -= 1
+    stripe.used -= 1
 
 
 # --- idle slots ---
@@ -191,25 +188,32 @@ cdef inline void note_expiry(pool_t* pool, double when) noexcept nogil:
         pool.wake_collector = True
 
 
+cdef inline bint becomes_extra(endpoint_t* ep) noexcept nogil:
+    """Whether a connection that becomes idle is an extra. It is of the base if base and used connections, this one
+    included, are at most `min_idle`."""
+    return ep.n_used >= base_size(ep) - ep.n_base
+
+
 cdef inline void add_idle(pool_t* pool, slot_t* s, double now) noexcept nogil:
-    """Make a slot idle: base if base and used connections, this one included, are at most `min_idle`; else extra."""
+    """Make a slot idle, of the base or an extra. It is in no ring, and does not count as used any more."""
     cdef endpoint_t* ep = s.ep
+    cdef stripe_t* stripe = stripe_of(pool, ep)
     s.state = IDLE
     s.since = now
-    s.extra = ep.n_used >= base_size(ep) - ep.n_base
+    s.extra = becomes_extra(ep)
     if s.extra:
         if ep.expiring < 0:
             ep.extras_due = now + idle_limit(ep)
             heap_push(&pool.expiring, &ep.expiring, expires_before)
             note_expiry(pool, ep.extras_due)
         ring_insert(&ep.extras, &s.in_endpoint)
-        ring_insert(&pool.idle_extras, &s.in_pool)
+        ring_insert(&stripe.idle_extras, &s.in_pool)
         ep.n_extra += 1
     else:
         ring_insert(&ep.base, &s.in_endpoint)
-        ring_insert(&pool.idle_bases, &s.in_pool)
+        ring_insert(&stripe.idle_bases, &s.in_pool)
         ep.n_base += 1
-    pool.idle += 1
+    stripe.idle += 1
 
 
 cdef inline void remove_idle(pool_t* pool, slot_t* s) noexcept nogil:
@@ -220,7 +224,7 @@ cdef inline void remove_idle(pool_t* pool, slot_t* s) noexcept nogil:
         s.ep.n_extra -= 1
     else:
         s.ep.n_base -= 1
-    pool.idle -= 1
+    stripe_of(pool, s.ep).idle -= 1
 
 
 cdef inline bint has_expired(pool_t* pool, slot_t* s, double now) noexcept nogil:
@@ -234,13 +238,22 @@ cdef inline bint has_expired(pool_t* pool, slot_t* s, double now) noexcept nogil
     return False
 
 
+cdef inline slot_t* longer_idle(slot_t* s, ring_t* ring) noexcept nogil:
+    """Return a slot, or the first of a ring that is in the order of idleness, if that has been idle for longer."""
+    if ring_empty(ring) or (s != NULL and s.since <= slot_in_pool(ring.next).since):
+        return s
+    return slot_in_pool(ring.next)
+
+
 cdef inline slot_t* longest_idle(pool_t* pool) noexcept nogil:
     """Return the idle slot to evict first, or NULL: of the extras if there are any, the longest idle."""
-    if not ring_empty(&pool.idle_extras):
-        return slot_in_pool(pool.idle_extras.next)
-    if not ring_empty(&pool.idle_bases):
-        return slot_in_pool(pool.idle_bases.next)
-    return NULL
+    cdef slot_t* extra = NULL
+    cdef slot_t* base = NULL
+    cdef int i
+    for i in range(GCP_STRIPES):
+        extra = longer_idle(extra, &pool.stripes[i].idle_extras)
+        base = longer_idle(base, &pool.stripes[i].idle_bases)
+    return extra if extra != NULL else base
 
 
 cdef inline void prefetch_next(pool_t* pool, slot_t* s) noexcept nogil:
@@ -252,7 +265,7 @@ cdef inline void prefetch_next(pool_t* pool, slot_t* s) noexcept nogil:
     cdef ring_t* node = s.in_pool.next
     cdef int ahead
     for ahead in range(1, 5):
-        if node == &pool.idle_bases:
+        if node == &stripe_of(pool, s.ep).idle_bases:
             return
         s = slot_in_pool(node)
         if ahead == 2:
@@ -278,8 +291,7 @@ cdef inline void make_victim(pool_t* pool, slot_t* s, int reason) noexcept nogil
     s.reason = reason
     s.reserved_for = NULL
     end_preferred(s)
-    pool.leases += 1
-    s.lease = pool.leases
+    s.lease = new_lease_number(stripe_of(pool, ep))
     heap_remove(&pool.due, &s.due, dies_before)
     heap_remove(&pool.checks, &s.check, checked_before)
     table_remove(&pool.members, s)
@@ -359,7 +371,7 @@ cdef inline void serve_idle(pool_t* pool, endpoint_t* ep) noexcept nogil:
     cdef slot_t* s
     cdef waiter_t* w
     while (
-        ep.waiting and ep.n_base + ep.n_extra and table_has_room(&pool.held) and may_serve(pool, ep)
+        ep.waiting and ep.n_base + ep.n_extra and table_has_room(&stripe_of(pool, ep).held) and may_serve(pool, ep)
         and suspension(pool, ep) == OPEN
     ):
         s = slot_in_endpoint(ep.base.next if ep.n_base else ep.extras.prev)
@@ -456,7 +468,7 @@ cdef inline int find_use(pool_t* pool, slot_t* s, double now, bint acquired) noe
         if needy != NULL and needy != ep and yields_to(pool, s, needy, now):
             evict_for(pool, s, needy)
             return TO_DISPOSAL
-        if not table_has_room(&pool.held):
+        if not table_has_room(&stripe_of(pool, ep).held):
             make_victim(pool, s, DISCARDED)
             update_blocked(pool, ep)
             return TO_DISPOSAL

@@ -3,15 +3,21 @@
 from cpython.list cimport PyList_New, PyList_SET_ITEM
 
 from gcp.core.closing cimport write_off
-from gcp.core.histogram cimport N_AGE_BOUNDS, N_USE_BOUNDS, N_WAIT_BOUNDS, gcp_ages, gcp_seconds, histogram_t
+from gcp.core.histogram cimport (
+    N_AGE_BOUNDS, N_USE_BOUNDS, N_WAIT_BOUNDS, add_histogram, gcp_ages, gcp_seconds, histogram_t,
+)
 from gcp.core.permits cimport endpoint_may_connect, pool_may_connect
-from gcp.core.platform cimport gcp_lock, gcp_prefetch, gcp_unlock
+from gcp.core.platform cimport (
+    GCP_STRIPES, gcp_lock, gcp_lock_outer, gcp_mutex, gcp_mutex_init, gcp_prefetch, gcp_read, gcp_unlock,
+    gcp_unlock_outer, gcp_write,
+)
 from gcp.core.ring cimport ring_t
 from gcp.core.state cimport (
     CALL_DEAD, HIT, HOOK_CHECK, HOOK_KEEPALIVE, N_HOOKS, N_HOOK_OUTCOMES, N_OUTCOMES, N_REASONS, N_RESULTS, OPEN,
     base_size, cap, counters_t, endpoint_link, endpoint_t, idle_limit, lifetime, limits_t, metrics_t, pool_t,
     queue_limit, slot_in_endpoint, suspension, taken, waiter_node,
 )
+from gcp.core.stripes cimport count_idle, count_used
 
 REASONS = (
     'idle_timeout', 'max_lifetime', 'dead', 'discarded', 'evicted', 'pool_closed', 'error', 'expired', 'max_uses',
@@ -117,8 +123,8 @@ cdef void copy_endpoint(pool_t* pool, endpoint_t* e, counts_t* copy) noexcept no
 
 
 cdef void copy_total(pool_t* pool, counts_t* copy) noexcept nogil:
-    copy.idle = pool.idle + pool.checking
-    copy.used = pool.used - pool.checking
+    copy.idle = count_idle(pool) + pool.checking
+    copy.used = count_used(pool) - pool.checking
     copy.creating = pool.creating
     copy.disposing = pool.disposing
     copy.waiting = pool.waiting
@@ -264,7 +270,15 @@ cdef void read_pool(pool_t* pool, reading_t* reading) noexcept nogil:
     """Copy the counts of a pool, without those of its present endpoints."""
     pool.now = reading.now
     copy_total(pool, &reading.total)
-    reading.metrics = pool.metrics
+    copy_metrics(pool, &reading.metrics)
+
+
+cdef void copy_metrics(pool_t* pool, metrics_t* copy) noexcept nogil:
+    """Copy what was timed."""
+    cdef int i
+    copy[0] = pool.metrics
+    for i in range(GCP_STRIPES):
+        add_histogram(&copy.use, &pool.stripes[i].use)
 
 
 cdef dict end_reading(reading_t* reading):
@@ -360,7 +374,7 @@ cdef tuple take_snapshot(Core core):
     cdef Py_ssize_t room, n
     try:
         while True:
-            room = core.pool.n_endpoints + 8
+            room = count_endpoints(core) + 8
             free(counts.copies)
             counts.copies = NULL
             counts.copies = <counts_t*>allocate(room, sizeof(counts_t))
@@ -391,37 +405,47 @@ cdef tuple take_snapshot(Core core):
 @cython.final
 cdef class FinalCounts:
     """What a pool has counted, once it is gone: the totals of all pools must never step back."""
+    cdef gcp_mutex mutex
     cdef counts_t total
     cdef metrics_t metrics
     cdef bint closed
-    cdef PyObject* owner     # borrowed: the core, until it becomes garbage
+    cdef object reference    # a weak one, to the core
+    cdef PyObject* owner     # borrowed: the core, until it becomes garbage. Changes within the lock
+
+    def __cinit__(self):
+        gcp_mutex_init(&self.mutex)
 
     @property
     def core(self):
         """The core, or None once it is gone. It may outlive its pool while a lease is held."""
-        return None if self.owner == NULL else <Core>self.owner
+        return None if gcp_read(&self.closed) else self.reference()
 
     def read(self):
         """Return the totals as `Core.snapshot` does, or None while there is a core to ask."""
-        if not self.closed:
+        if self.core is not None:
             return None
+        close_final_counts(self)    # between the end of its weak references and its own, nobody else has done that
         return total_of(&self.total, &self.metrics, 0.0, 0.0)
 
 
-cdef void close_final_counts(Core core):
+cdef void close_final_counts(FinalCounts counts) noexcept:
     """The pool is garbage: count what it still has as closed, and keep the totals."""
-    cdef pool_t* pool = &core.pool
-    cdef FinalCounts counts = core.final_counts
-    cdef ring_t* node = pool.endpoints.next
+    cdef pool_t* pool
+    cdef ring_t* node
     cdef endpoint_t* e
-    if counts is None or counts.closed:
+    if counts is None:
         return
-    counts.closed = True
-    counts.owner = NULL
-    while node != &pool.endpoints:
-        e = endpoint_link(node)
-        node = node.next
-        write_off(pool, e)
-        add_counters(&pool.retired, &e.counters)
-    counts.total.counters = pool.retired
-    counts.metrics = pool.metrics
+    gcp_lock_outer(&counts.mutex)
+    if counts.owner != NULL:
+        pool = &(<Core>counts.owner).pool
+        counts.owner = NULL
+        node = pool.endpoints.next
+        while node != &pool.endpoints:
+            e = endpoint_link(node)
+            node = node.next
+            write_off(pool, e)
+            add_counters(&pool.retired, &e.counters)
+        counts.total.counters = pool.retired
+        copy_metrics(pool, &counts.metrics)
+        gcp_write(&counts.closed, True)
+    gcp_unlock_outer(&counts.mutex)

@@ -7,6 +7,7 @@ from libc.stdint cimport uint64_t
 
 from gcp.core.heap cimport heap_t, place_t
 from gcp.core.histogram cimport N_WAIT_BOUNDS, gcp_seconds, histogram_t, observe
+from gcp.core.platform cimport GCP_APART, GCP_STRIPES
 from gcp.core.ring cimport ring_t
 from gcp.core.table cimport table_t
 
@@ -58,7 +59,7 @@ cdef struct counters_t:      # of an endpoint
 
 
 cdef struct metrics_t:       # of a pool
-    histogram_t use
+    histogram_t use          # only in what is read of a pool: uses are counted in its stripes
     histogram_t wait         # without hits: these did not wait
     histogram_t age
     histogram_t hook_time[<int>N_HOOKS]
@@ -138,6 +139,7 @@ cdef struct slot_t:          # one connection
     double idle_since        # while it is checked: since when it was idle before
     slot_t* next_abandoned
     uint64_t abandoned_lease
+    flag_t in_abandoned      # in the pool's list of abandoned slots, which owns a reference
 
 
 cdef struct endpoint_t:
@@ -221,12 +223,11 @@ cdef struct endpoint_t:
 
 
 cdef struct waiter_t:
-    ring_t node              # in the wait queue of its endpoint
+    ring_t node              # in the wait queue of its endpoint, or in the pool's ring of the woken
     endpoint_t* ep
     uint64_t seq             # its age: smaller is older
     int priority             # higher is served first, of waiters of the same endpoint
     PyObject* self           # the Acquire; the core owns a reference while it is queued or woken
-    waiter_t* next_woken
     waiter_t* next_abandoned
     slot_t* slot
     double began             # when its acquire was called
@@ -240,6 +241,21 @@ cdef struct waiter_t:
     bint fresh               # its connection was used or checked lately, and needs no check
     bint creates, borrows    # it creates its connection by itself; it has waited for long enough to borrow a place
     uint64_t expiries        # those of its endpoint when it was permitted to create a connection
+
+
+# A part of the endpoints, with what an idle hit changes beside its endpoint and its slot. With the GIL there is one; a
+# free-threaded build has several, each with its own lock (see platform), so that hits of different endpoints do not
+# wait for each other.
+cdef struct stripe_t:
+    ring_t idle_bases        # idle connections, the longest idle first: of the base, and the others
+    ring_t idle_extras
+    Py_ssize_t idle
+    Py_ssize_t used
+    uint64_t leases
+    table_t held             # used slots by their connection
+    table_t inherited        # in a forked child: slots that its parent uses
+    histogram_t use          # how long connections were used
+    char apart[<int>GCP_APART]
 
 
 cdef struct pool_t:
@@ -266,14 +282,11 @@ cdef struct pool_t:
     flag_t refills
     flag_t skips_checks              # whether there is a check_interval
     # where connections are
-    Py_ssize_t idle
-    Py_ssize_t used
+    stripe_t stripes[<int>GCP_STRIPES]     # idle and used ones
     Py_ssize_t creating
     Py_ssize_t disposing
     Py_ssize_t waiting
-    Py_ssize_t size          # idle + used + creating + disposing
-    ring_t idle_bases        # of all endpoints, the longest idle first
-    ring_t idle_extras
+    Py_ssize_t size          # idle and used ones, and those that are being created or disposed of
     ring_t victims           # to be disposed of, not yet taken for it
     ring_t reserving         # victims whose place is reserved, the oldest first
     Py_ssize_t reserved      # how many those are
@@ -306,25 +319,21 @@ cdef struct pool_t:
     heap_t blocked           # endpoints whose waiters only the total cap holds back: see `neediest`
     heap_t expiring          # endpoints that have or had extras, by a time before which none expires
     table_t known            # endpoints by their key, except those that are suspended: idle hits look here
-    table_t held             # used slots by their connection
     table_t members          # idle and used slots by their connection
-    table_t inherited        # in a forked child: slots that its parent uses
     double now               # the time of the transition in progress
     double next_expiry       # no idle connection expires before
     # what a transition leaves to its caller
-    waiter_t* woken          # in the order in which they were woken
-    waiter_t* last_woken
+    ring_t woken             # waiters whose event is to be set, in the order in which they were woken
     endpoint_t* empties
     endpoint_t* called       # their timekeepers are to look how long they have to wait now
     int wake_collector       # something expires before the collector wakes; WAKE_LISTENERS: or there are but events
     bint wake_background     # there may be something to do in the background, or something there has ended
     # left by finalizers, reclaimed by the next call
-    bint pending             # there may be something
+    bint pending             # there may be something; looked at without a lock
     slot_t* abandoned_slots
     waiter_t* abandoned_waiters
     bint abandoned_permits
     # counters
-    uint64_t leases
     uint64_t arrivals
     uint64_t epoch           # grows in a forked child
     uint64_t random
@@ -367,24 +376,6 @@ cdef inline double lifetime(endpoint_t* ep) noexcept nogil:
 cdef inline Py_ssize_t queue_limit(endpoint_t* ep) noexcept nogil:
     """Return how many acquires of an endpoint may wait."""
     return ep.max_waiting
-
-
-cdef inline void set_limits(pool_t* pool, endpoint_t* ep) noexcept nogil:
-    """Set the limits of an endpoint: what it was given, else the pool's. The pool's adapt to what it was given."""
-    cdef limits_t* own = &ep.own
-    ep.max_size = own.max_size if own.max_size >= 0 else max(pool.max_size, own.min_idle)
-    ep.min_idle = own.min_idle if own.min_idle >= 0 else min(pool.min_idle, ep.max_size)
-    ep.max_lifetime = own.max_lifetime if own.max_lifetime >= 0 else pool.max_lifetime
-    if own.max_lifetime < 0 and own.idle_timeout < INFINITY:
-        ep.max_lifetime = max(ep.max_lifetime, own.idle_timeout)
-    ep.idle_timeout = own.idle_timeout if own.idle_timeout >= 0 else min(pool.idle_timeout, ep.max_lifetime)
-    ep.max_waiting = own.max_waiting if own.max_waiting >= 0 else pool.max_waiting
-    ep.weight = own.weight if own.weight > 0 else 1.0
-    ep.floor = max(own.floor, 0)
-    ep.reserve = min(own.reserve if own.reserve >= 0 else pool.reserve, ep.max_size - 1)
-    pool.reserves = pool.reserves or ep.reserve > 0
-    if ep.weight != 1.0 or ep.floor:
-        pool.sharing = True
 
 
 # --- suspension ---

@@ -2,8 +2,9 @@
 # waiting for either is in watch.
 
 from gcp.core.connects cimport expire_endpoint
-from gcp.core.platform cimport gcp_lock, gcp_unlock
+from gcp.core.platform cimport gcp_lock, gcp_lock_outer, gcp_unlock, gcp_unlock_outer
 from gcp.core.state cimport ACQUIRES_FAIL, ACQUIRES_WAIT, OPEN, endpoint_t, pool_t, suspension
+from gcp.core.stripes cimport count_used
 from gcp.core.steering cimport (
     count_drain, expire_every_endpoint, resume_all, resume_endpoint, suspend_all, suspend_endpoint,
 )
@@ -60,15 +61,18 @@ def begin_expiry(BaseConnectionPool pool, timeout, event):
     """Begin to wait until all connections that were expired are gone."""
     cdef Watch watch = new_watch(pool, EXPIRY, timeout)
     watch.event = event
-    watch.core.watches.append(watch)
+    add_watch(watch)
     return watch
 
 
 cdef int conclude_expiry(Watch watch) except -1:
-    cdef pool_t* pool = &watch.core.pool
-    if pool.stale:
+    cdef Py_ssize_t stale
+    gcp_lock_outer(&watch.core.mutex)
+    stale = watch.core.pool.stale
+    gcp_unlock_outer(&watch.core.mutex)
+    if stale:
         raise TimeoutError(
-            f'{watch.name}: {pool.stale} connections that were opened before expire() are not gone within '
+            f'{watch.name}: {stale} connections that were opened before expire() are not gone within '
             f'{watch.timeout:g} s: they are held, or being created or disposed of')
     return 0
 
@@ -99,7 +103,7 @@ def begin_suspension(BaseConnectionPool pool, key, mode, drain, timeout, event):
     if drain:
         if ep is not None:
             watch.records[ep] = 0
-        core.watches.append(watch)
+        add_watch(watch)
     follow_up_soon(pool)
     return watch if drain else None
 
@@ -150,7 +154,7 @@ cdef bint is_drained(Watch watch) except -1:
     """Whether nothing is held of what a caller suspended. Within the lock."""
     cdef Endpoint ep
     if not watch.records:
-        return watch.core.pool.used + watch.core.pool.creating == 0
+        return count_used(&watch.core.pool) + watch.core.pool.creating == 0
     for ep in watch.records:
         if ep.e.n_used + ep.e.creating:
             return False
@@ -158,14 +162,20 @@ cdef bint is_drained(Watch watch) except -1:
 
 
 cdef int conclude_drain(Watch watch) except -1:
+    cdef Core core = watch.core
     cdef Endpoint ep
-    cdef object held = watch.core.pool.used + watch.core.pool.creating
-    if is_drained(watch):
-        return 0
-    if not is_suspended(watch):
-        raise RuntimeError(f'{watch.name} was resumed before all connections were released')
+    cdef Py_ssize_t held
+    cdef bint drained, suspended
+    gcp_lock(&core.mutex)
+    drained, suspended = is_drained(watch), is_suspended(watch)
+    held = count_used(&core.pool) + core.pool.creating
     for ep in watch.records:
         held = ep.e.n_used + ep.e.creating
+    gcp_unlock(&core.mutex)
+    if drained:
+        return 0
+    if not suspended:
+        raise RuntimeError(f'{watch.name} was resumed before all connections were released')
     raise TimeoutError(
         f'{watch.name} is suspended, but {held} connections are still held, or being created, after '
         f'{watch.timeout:g} s')
@@ -173,14 +183,20 @@ cdef int conclude_drain(Watch watch) except -1:
 
 # --- what acquires are told ---
 
-cdef str what_is_suspended(key, Endpoint ep):
+cdef str what_is_suspended(Core core, key, Endpoint ep):
     """Say what is suspended: an endpoint by itself, or the pool."""
-    return 'the pool is suspended' if ep is None or not ep.e.suspended else f'endpoint {describe(key)} is suspended'
+    cdef bint by_itself = False
+    if ep is not None:
+        gcp_lock_outer(&core.mutex)
+        by_itself = ep.e.suspended != OPEN
+        gcp_unlock_outer(&core.mutex)
+    return f'endpoint {describe(key)} is suspended' if by_itself else 'the pool is suspended'
 
 
 cdef object suspended(Acquire acquire):
     """Make the error of an acquire that may not wait, because its endpoint is suspended."""
     cdef bint queued = acquire.tried or acquire.w.queued
+    cdef str why = what_is_suspended(acquire.core, acquire.key, acquire.ep)
     return PoolSuspendedError(
-        f'{acquire.pool.name}: no connection to {describe(acquire.key)}: {what_is_suspended(acquire.key, acquire.ep)}',
+        f'{acquire.pool.name}: no connection to {describe(acquire.key)}: {why}',
         pool=acquire.pool.name, endpoint=acquire.key, phase='waiting' if queued else 'admission')

@@ -1,10 +1,8 @@
 # The compiled half of the threading pool: drives idle hits, plain waits and releases. Whatever asks for more goes to
 # the driver of the Python half.
 
-from gcp.core.clock cimport gcp_monotonic
-from gcp.core.platform cimport gcp_lock, gcp_unlock
-from gcp.core.ring cimport ring_empty
-from gcp.core.state cimport CALL_DEAD, HOOK_CHECK, HOOK_ON_ACQUIRE, HOOK_ON_RELEASE, slot_object, slot_t
+from gcp.core.platform cimport gcp_swap
+from gcp.core.state cimport CALL_DEAD, HOOK_CHECK, HOOK_ON_ACQUIRE, HOOK_ON_RELEASE, slot_t
 
 
 cdef class SyncPool(BaseConnectionPool):
@@ -23,15 +21,17 @@ cdef class SyncPool(BaseConnectionPool):
         :raises AcquireTimeoutError: if it took longer
         :raises ConnectionPoolClosedError: if the pool is closed
         """
+        cdef handover_t to
         cdef slot_t* s
         cdef int first = check_priority(priority)
         if tag is None and not first:
-            return <object>self.take(endpoint, timeout).conn
+            s = self.take(endpoint, timeout, &to)
+            return conn_of(s, &to)
         check_tag(tag)
-        s = self.take_by_priority(endpoint, timeout, first)
+        s = self.take_by_priority(endpoint, timeout, first, &to)
         if tag is not None:
-            note_tagged(self, s, tag)
-        return <object>s.conn
+            note_tagged(self, s, &to, tag)
+        return conn_of(s, &to)
 
     def release(self, conn, endpoint, error=None):
         """Release a connection.
@@ -62,61 +62,66 @@ cdef class SyncPool(BaseConnectionPool):
 
     # --- acquire ---
 
-    cdef inline slot_t* take(self, endpoint, timeout) except NULL:
+    cdef inline slot_t* take(self, endpoint, timeout, handover_t* to) except NULL:
         """Acquire a slot: an idle one, else whatever the machine comes to."""
         cdef acquire_t a
         cdef slot_t* s = NULL
         if self.direct:
-            s = self.take_slot(endpoint, timeout, NULL)
-        elif not self._core.traces_hits:
-            s = self.take_slot(endpoint, timeout, &a)
+            s = self.take_slot(endpoint, timeout, NULL, NULL, to)
+        elif not traces_hits(self._core):
+            s = self.take_slot(endpoint, timeout, &a, NULL, to)
         if s == NULL:
-            return self.serve_anew(endpoint, timeout)
-        if self.tracks:
-            note_use(s, NULL)
-        return s if self.direct or a.fresh == ENDED else self.call_hooks(s, &a, endpoint, timeout)
+            return self.serve_anew(endpoint, timeout, to)
+        return s if self.direct or a.fresh == ENDED else self.call_hooks(s, &a, endpoint, timeout, to)
 
-    cdef slot_t* take_by_priority(self, endpoint, timeout, int priority) except NULL:
+    cdef slot_t* take_by_priority(self, endpoint, timeout, int priority, handover_t* to) except NULL:
         """Acquire a slot. With a priority, even an idle one is left to the machine."""
         if not priority:
-            return self.take(endpoint, timeout)
-        return self.serve(self.open_acquire(endpoint, timeout, priority), None)
+            return self.take(endpoint, timeout, to)
+        begin_handover(to)
+        return self.serve(self.open_acquire(endpoint, timeout, priority), None, to)
 
-    cdef slot_t* serve_anew(self, endpoint, timeout) except NULL:
+    cdef slot_t* serve_anew(self, endpoint, timeout, handover_t* to) except NULL:
         """Drive an acquire that found no idle connection."""
-        return self.serve(self.open_acquire(endpoint, timeout), None)
+        begin_handover(to)
+        return self.serve(self.open_acquire(endpoint, timeout), None, to)
 
-    cdef slot_t* call_hooks(self, slot_t* s, acquire_t* a, endpoint, timeout) except NULL:
+    cdef slot_t* call_hooks(self, slot_t* s, acquire_t* a, endpoint, timeout, handover_t* to) except NULL:
         """Drive an idle hit: call its hooks. If something is wrong with it, it becomes an `Acquire`."""
         cdef Core core = self._core
-        cdef Slot slot = <Slot>slot_object(s)       # keeps the record, whatever a hook does
-        a.deadline = a.began + seconds_allowed(self.limit(timeout), self.acquire_timeout)
+        cdef Slot slot = <Slot>record_handed_over(s, to)    # keeps the record, whatever a hook does
+        cdef PyObject* conn = conn_handed_over(s, to)
+        default = default_timeout(self)
+        allowed = default if timeout is None else check_timeout(timeout)
+        a.deadline = a.began + seconds_allowed(allowed, default)
         a.hook_began = a.began
         after_slot(self, a)
         try:
             if a.todo == HOOK_CHECK:
                 begin_hook(a)
-                if is_alive(self, self._check_aliveness(endpoint, slot.conn, seconds_left(a)), True):
+                if is_alive(self, self._check_aliveness(endpoint, <object>conn, seconds_left(a)), True):
                     hook_went_well(self, a, core.hook_succeeded(HOOK_CHECK, a.hook_began))
                 else:
                     core.hook_ended(HOOK_CHECK, a.hook_began, CALL_DEAD, endpoint, None)
                     after_death(self, a)
             if a.todo == HOOK_ON_ACQUIRE:
                 begin_hook(a)
-                expect_none(self, HOOK_ON_ACQUIRE, self._on_acquire(endpoint, slot.conn), True)
+                expect_none(self, HOOK_ON_ACQUIRE, self._on_acquire(endpoint, <object>conn), True)
                 hook_went_well(self, a, core.hook_succeeded(HOOK_ON_ACQUIRE, a.hook_began))
             if a.todo == DO_DONE and self.finish_hit(s, a):
                 return s
         except BaseException as error:
-            return self.serve(acquire_from_hit(self, slot, a, endpoint, self.limit(timeout)), error)
-        return self.serve(acquire_from_hit(self, slot, a, endpoint, self.limit(timeout)), None)
+            return self.serve(acquire_from_hit(self, slot, a, endpoint, allowed), error, to)
+        return self.serve(acquire_from_hit(self, slot, a, endpoint, allowed), None, to)
 
-    cdef slot_t* serve(self, Acquire acquire, error) except NULL:
+    cdef slot_t* serve(self, Acquire acquire, error, handover_t* to) except NULL:
         """Drive an acquire that is no idle hit. Whatever goes wrong, nothing is left behind.
 
         :param error: what a hook raised at an idle hit
+        :param to: that of the idle hit ends here
         """
         cdef int todo
+        drop_handover(to)
         try:
             if error is not None:
                 acquire.failed(error)
@@ -130,11 +135,11 @@ cdef class SyncPool(BaseConnectionPool):
             acquire.abandon(trouble)
             trim(trouble)
             raise trouble
-        return slot_of(acquire)
+        return slot_of(acquire, to)
 
     cdef bint waits_plainly(self, Acquire acquire) noexcept:
         """Whether a wait is nothing but that: no disposal is to be watched meanwhile."""
-        return not acquire.nowait and not self._core.pool.disposing
+        return not acquire.nowait and count_disposing(self._core) == 0
 
     cdef bint wait(self, Acquire acquire) except -1:
         cdef double seconds = acquire.patience(INFINITY)
@@ -146,8 +151,9 @@ cdef class SyncPool(BaseConnectionPool):
 
     cdef int release_named(self, conn, endpoint, error) except -1:
         """Release a connection by name, with all that this may need."""
-        cdef Slot slot = claim(self._core, conn, endpoint)
-        return 0 if slot is None else self.release_after(slot, slot.s.lease, error, None)
+        cdef uint64_t lease = 0
+        cdef Slot slot = claim(self._core, conn, endpoint, &lease)
+        return 0 if slot is None else self.release_after(slot, lease, error, None)
 
     cdef int release_after(self, Slot slot, uint64_t lease, error, body) except -1:
         """Release a connection that has left its holder, unless the manager says that it must not be used again.
@@ -166,13 +172,13 @@ cdef class SyncPool(BaseConnectionPool):
         cdef release_t r
         r.epoch = core.pool.epoch
         r.lease = lease
-        if self._on_release is not None and core.traces_hits:
+        if self._on_release is not None and traces_hits(core):
             self._drive_release(new_release(self, slot, r.epoch, lease, body))
             return 0
         r.hook_began = core.now()
         try:
             if self._on_release is not None:
-                expect_none(self, HOOK_ON_RELEASE, self._on_release(slot.endpoint, slot.conn), True)
+                expect_none(self, HOOK_ON_RELEASE, self._on_release(slot.endpoint, conn_in(core, slot)), True)
         except BaseException as error:
             release = new_release(self, slot, r.epoch, lease, body)
             release.hook_began = r.hook_began
@@ -189,7 +195,7 @@ cdef class SyncPool(BaseConnectionPool):
         try:
             self._drive(release)
         except BaseException:
-            if not ring_empty(&self._core.pool.victims):
+            if has_victims(self._core):
                 wake_collector(self._core)
             raise
 
@@ -201,11 +207,12 @@ cdef class SyncPool(BaseConnectionPool):
             return 0
         if self.collects:
             core.collect(batch_size(self))
-        if self._dispose is not None and victims_belong_to(core, endpoint):
+        hook = dispose_hook_of(self)
+        if hook is not None and victims_belong_to(core, endpoint):
             batch = gather(core)
             if batch is not None:
-                dispose_here(batch, self._dispose, self._disposer.report)
-        elif not ring_empty(&core.pool.victims):
+                dispose_here(batch, hook, self._disposer.report)
+        elif has_victims(core):
             try:
                 self._disposer.dispose(endpoint, GRACE)
             except BaseException:
@@ -273,45 +280,39 @@ cdef class Lease(Holder):
         self.pool._drive_release(discard_now(self.pool, slot, self.lease, 'discarded'))
 
     cdef object enter(self):
+        cdef handover_t to
         cdef slot_t* s
-        if self.entered:
+        if gcp_swap(&self.entered, True):
             raise RuntimeError('a lease can be entered only once: call connection() again')
-        self.entered = True
         if self.priority:
-            s = self.pool.take_by_priority(self.key, self.timeout, self.priority)
+            s = self.pool.take_by_priority(self.key, self.timeout, self.priority, &to)
         else:
-            s = self.pool.take(self.key, self.timeout)
+            s = self.pool.take(self.key, self.timeout, &to)
         if self.tag is not None:
-            note_tagged(self.pool, s, self.tag)
-        self.hold(self.pool._core, <Slot>slot_object(s), s.lease)
-        return self.slot.conn
+            note_tagged(self.pool, s, &to, self.tag)
+        return conn_held(s, &to, self.pool._core, self)
 
     cdef int leave(self, error) except -1:
         cdef SyncPool pool = self.pool
-        cdef Core core = self.core
-        cdef Slot slot
-        cdef int outcome = NOT_HELD
-        cdef bint ours
+        cdef int outcome
         if self.slot is None:
             return self.leave_empty()
-        core.before('release')
-        gcp_lock(&core.mutex)
-        ours = self.holds()
-        if ours and pool.plain and (error is None or not pool.judges):
-            outcome = pool.put_back(&self.slot.s, gcp_monotonic())
-        gcp_unlock(&core.mutex)
-        if not ours:
-            self.leave_stale(self.key, error)
-        elif outcome == NOT_HELD:
-            slot = self.slot
-            take_back(core, slot, self.lease, self.epoch)
-            self.slot = None
-            pool.release_after(slot, self.lease, error, error)
-        else:
-            self.slot = None
-            if outcome == PUT_BACK_AND_MORE:
-                pool.clean_up(self.key)
-        return 0
+        self.core.before('release')
+        if not pool.plain or (error is not None and pool.judges):
+            return self.leave_after(error)
+        outcome = pool.put_back_held(self)
+        if outcome == NOT_HELD:
+            return self.leave_stale(self.key, error)
+        self.slot = None
+        return pool.clean_up(self.key) if outcome == PUT_BACK_AND_MORE else 0
+
+    cdef int leave_after(self, error) except -1:
+        """Leave a connection that a hook wants to see."""
+        cdef Slot slot = self.slot
+        if not takes_back(self.core, slot, self.lease, self.epoch):
+            return self.leave_stale(self.key, error)
+        self.slot = None
+        return self.pool.release_after(slot, self.lease, error, error)
 
     cdef int leave_empty(self) except -1:
         if not self.discarded:
@@ -340,7 +341,9 @@ gcp_keep_leases(Lease)
 # --- called with few arguments: see fastcall ---
 
 cdef object acquire_one(PyObject** args):
-    return <object>(<SyncPool>args[0]).take(<object>args[1], None).conn
+    cdef handover_t to
+    cdef slot_t* s = (<SyncPool>args[0]).take(<object>args[1], None, &to)
+    return conn_of(s, &to)
 
 
 cdef object connection_one(PyObject** args):

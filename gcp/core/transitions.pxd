@@ -15,11 +15,11 @@ from gcp.core.leaks cimport count_leak
 from gcp.core.permits cimport (
     count_stale, end_stale_connect, limit_stale_connects, may_connect, note_drained, note_room, note_short,
 )
-from gcp.core.platform cimport random_fraction
+from gcp.core.platform cimport GCP_STRIPES, random_fraction
 from gcp.core.reserve cimport begin_preferred, count_permit, for_all, may_ask, may_take
 from gcp.core.ring cimport ring_empty, ring_remove, ring_t
 from gcp.core.scheduling cimport (
-    IN_CACHE, add_idle, begin_use, cancel_reservation, checked_before, dequeue, dies_before, end_use,
+    IN_CACHE, add_idle, becomes_extra, begin_use, cancel_reservation, checked_before, dequeue, dies_before, end_use,
     enqueue, expires_before, find_use, grant_permit, has_expired, make_victim, note_expiry,
     note_if_empty, prefetch_next, remove_idle, serve_blocked, update_blocked, waits_behind,
 )
@@ -29,8 +29,9 @@ from gcp.core.state cimport (
     HOPELESS, IDLE, IDLE_TIMEOUT, MAX_LIFETIME, OPEN, POOL_CLOSED, REFUSED, RETIRED, RETURNING, SUSPENDED, TO_DISPOSAL,
     TO_IDLE, TURNED_AWAY, UNAVAILABLE, USE, USED, WAIT, cap, count_hook_call, endpoint_expiring, endpoint_link,
     endpoint_t, first_check, first_due, first_waiter, idle_limit, lifetime, pool_t, queue_limit, slot_in_endpoint,
-    slot_in_pool, slot_t, suspension, taken, waiter_t,
+    slot_in_pool, slot_t, stripe_t, suspension, taken, waiter_t,
 )
+from gcp.core.stripes cimport stripe_of
 from gcp.core.table cimport table_add, table_has_room, table_remove, table_reserve
 
 cdef enum:
@@ -44,8 +45,9 @@ cdef enum:
 
 cdef inline slot_t* take_idle(pool_t* pool, endpoint_t* ep, double now) noexcept nogil:
     """Acquire an idle connection: the fast path. Return NULL if the next one has expired, or if there is no memory."""
+    cdef stripe_t* stripe = stripe_of(pool, ep)
     cdef slot_t* s
-    if not table_has_room(&pool.held):
+    if not table_has_room(&stripe.held):
         return NULL
     if ep.n_base:
         s = slot_in_endpoint(ep.base.next)
@@ -61,7 +63,7 @@ cdef inline slot_t* take_idle(pool_t* pool, endpoint_t* ep, double now) noexcept
         ep.n_extra -= 1
     else:
         return NULL
-    pool.idle -= 1
+    stripe.idle -= 1
     ring_remove(&s.in_endpoint)
     ring_remove(&s.in_pool)
     begin_use(pool, s, now)
@@ -205,11 +207,14 @@ cdef inline int withdraw(pool_t* pool, waiter_t* w) noexcept nogil:
     return found
 
 
-cdef inline bint make_room(pool_t* pool) noexcept nogil:
+cdef inline bint make_room(pool_t* pool, endpoint_t* ep) noexcept nogil:
     """Allocate what all connections need that have a place, those that are being created included, so that no later
-    transition needs memory; return False on failure."""
+    transition needs memory; return False on failure.
+
+    :param ep: the endpoint that gets one more
+    """
     cdef size_t size = <size_t>pool.size
-    if not table_reserve(&pool.held, size) or not table_reserve(&pool.members, size):
+    if not table_reserve(&stripe_of(pool, ep).held, size) or not table_reserve(&pool.members, size):
         return False
     return heap_has_room(&pool.due, pool.size) and heap_has_room(&pool.checks, pool.size)
 
@@ -312,30 +317,37 @@ cdef inline bint begin_release(pool_t* pool, slot_t* s, uint64_t lease) noexcept
     """Begin a release. Return False if the lease has ended: the connection was released, or taken from its holder."""
     if s.lease != lease or s.state != USED:
         return False
-    table_remove(&pool.held, s)
+    table_remove(&stripe_of(pool, s.ep).held, s)
     s.state = RETURNING
     return True
 
 
+cdef inline bint is_simple(pool_t* pool, slot_t* s, double now) noexcept nogil:
+    """Whether a release only makes a connection idle: there is nothing to decide, and nothing changes that the lock of
+    a stripe does not protect."""
+    return pool.waiting == 0 and now < s.expires and pool.screen == NULL and (
+        GCP_STRIPES == 1 or s.ep.expiring >= 0 or not becomes_extra(s.ep))
+
+
 cdef inline int end_release(pool_t* pool, slot_t* s, double now) noexcept nogil:
-    """End a release, or undo an acquire. Return the outcome. The connection may serve another endpoint's waiter."""
+    """End a release, or undo an acquire. Return the outcome. The connection may serve another endpoint's waiter.
+    `pool.now` is the same time, but in a simple release."""
     cdef endpoint_t* ep = s.ep
     cdef bint acquired = s.acquired
     cdef double used = now - s.since
     cdef int outcome
-    pool.now = now
     if used > pool.leak_after and acquired:
         count_leak(s)
     end_use(pool, s)
-    if pool.waiting == 0 and now < s.expires and pool.screen == NULL:
-        add_idle(pool, s, now)      # the short way: there is nothing to decide
+    if is_simple(pool, s, now):
+        add_idle(pool, s, now)
         outcome = TO_IDLE
     else:
         outcome = find_use(pool, s, now, acquired)
     if acquired:
         s.uses += 1
         ep.counters.releases[outcome] += 1
-        observe(&pool.metrics.use, gcp_seconds, N_USE_BOUNDS, used)
+        observe(&stripe_of(pool, ep).use, gcp_seconds, N_USE_BOUNDS, used)
     if outcome != TO_IDLE and pool.blocked.n:
         serve_blocked(pool)
     return outcome
@@ -348,7 +360,7 @@ cdef inline void discard_slot(pool_t* pool, slot_t* s, int reason) noexcept nogi
         s.ep.counters.releases[<int>TO_DISPOSAL] += 1
         if pool.note != NULL:
             pool.note(pool, CONNECTION_RELEASED, s.ep.key, 0)
-        observe(&pool.metrics.use, gcp_seconds, N_USE_BOUNDS, used)
+        observe(&stripe_of(pool, s.ep).use, gcp_seconds, N_USE_BOUNDS, used)
         if used > pool.leak_after:
             count_leak(s)
     end_use(pool, s)

@@ -2,10 +2,10 @@
 # an endpoint is retired, that suspended endpoints hold no connection, that what was expired is gone.
 
 from gcp.core.jobs cimport end_retirement, keep, next_job_at, retire_endpoint
-from gcp.core.platform cimport gcp_lock, gcp_unlock
+from gcp.core.platform cimport gcp_lock, gcp_lock_outer, gcp_unlock, gcp_unlock_outer
 from gcp.core.scheduling cimport note_if_empty
 from gcp.core.ring cimport ring_t
-from gcp.core.state cimport RETIRED, USED, base_size, cap, endpoint_t, pool_t, slot_in_endpoint, slot_t, taken
+from gcp.core.state cimport RETIRED, USED, base_size, cap, endpoint_t, slot_in_endpoint, slot_t, taken
 from gcp.core.steering cimport count_drain
 from gcp.core.transitions cimport take_from_holders
 
@@ -41,7 +41,7 @@ cdef class Watch:
         cdef bint over, due
         cdef double now
         core.before('watch')
-        if (core.pool.closed and self.kind != EXPIRY) or self.epoch != core.pool.epoch:
+        if (self.kind != EXPIRY and was_closed(core)) or self.epoch != core.pool.epoch:
             return True
         now = core.now()
         gcp_lock(&core.mutex)
@@ -69,35 +69,40 @@ cdef class Watch:
         """Stop waiting."""
         cdef Core core = self.core
         cdef Endpoint ep
-        if self not in core.watches:
-            return
-        core.watches.remove(self)
+        cdef list records = list(self.records)
+        cdef bint ours
         gcp_lock(&core.mutex)
-        for ep in list(self.records):
+        ours = self in core.watches
+        if ours:
+            core.watches.remove(self)
+        for ep in records if ours else ():
             if self.kind == WARM_UP:
                 ep.e.wanted = wanted_of(core, ep)
             elif self.kind == RETIREMENT and not is_being_retired(core, ep):
                 end_retirement(&core.pool, &ep.e)
-        if self.kind == DRAIN:
+        if ours and self.kind == DRAIN:
             count_drain(&core.pool, -1)
         gcp_unlock(&core.mutex)
         core.after()
 
     def missing(self):
         """Return how many connections are missing, by endpoint."""
+        cdef Core core = self.core
         cdef Endpoint ep
-        cdef dict found = {}
+        cdef list found = []
         cdef Py_ssize_t size
+        gcp_lock(&core.mutex)
         if self.kind == READINESS:
-            for ep in list(self.core.kept):
+            for ep in core.kept:
                 size = base_size(&ep.e)
                 if ready(&ep.e) < size:
-                    found[ep.key] = size - ready(&ep.e)
-        for ep, size in self.records.items():
-            size = min(size, cap(&ep.e))
+                    found.append((ep, size - ready(&ep.e)))
+        for ep, wanted in self.records.items():
+            size = min(<Py_ssize_t>wanted, cap(&ep.e))
             if ready(&ep.e) < size and ep not in self.errors:
-                found[ep.key] = size - ready(&ep.e)
-        return found
+                found.append((ep, size - ready(&ep.e)))
+        gcp_unlock(&core.mutex)
+        return {(<Endpoint>ep).key: size for ep, size in found}
 
     def conclude(self):
         """Raise what has gone wrong, if something has.
@@ -111,7 +116,7 @@ cdef class Watch:
         if self.kind == EXPIRY:
             conclude_expiry(self)
             return
-        if self.core.pool.closed:
+        if was_closed(self.core):
             raise ConnectionPoolClosedError(f'{self.name} was closed meanwhile')
         if self.kind == DRAIN:
             conclude_drain(self)
@@ -132,12 +137,12 @@ cdef class Watch:
         cdef Endpoint ep
         cdef double now
         core.before('force')
-        for ep in self.records:
-            remember_forced(core, &ep.e)
         now = core.now()
         gcp_lock(&core.mutex)
         core.pool.now = now
+        forgotten = []              # what is remembered no more may die, but not within the lock
         for ep in self.records:
+            remember_forced(core, &ep.e, forgotten)
             take_from_holders(&core.pool, &ep.e, RETIRED)
         gcp_unlock(&core.mutex)
         core.after()
@@ -152,14 +157,18 @@ cdef class Watch:
         cdef Endpoint ep
         for key in missing:
             ep = find_endpoint(self.core, key)
-            if ep is not None and ep.trouble is not None:
-                return ep.trouble
+            if ep is not None:
+                gcp_lock_outer(&self.core.mutex)
+                trouble = ep.trouble
+                gcp_unlock_outer(&self.core.mutex)
+                if trouble is not None:
+                    return trouble
         return None
 
     cdef int look(self) except -1:
         """Wake the caller: it looks whether there is something new."""
         cdef Core core = self.core
-        cdef bint over = core.pool.closed or self.kind == WARM_UP
+        cdef bint over = self.kind == WARM_UP or was_closed(core)
         if not over:
             gcp_lock(&core.mutex)
             over = self.is_over()
@@ -196,7 +205,7 @@ cdef class Watch:
         return True
 
     cdef bint note_error(self, Endpoint ep, error) except -1:
-        """Note the error of a connect. Returns whether its caller will raise it."""
+        """Note the error of a connect. Returns whether its caller will raise it. Within the lock."""
         if self.kind != WARM_UP or self.records.get(ep, 0) == 0:
             return False
         if ep in self.errors:
@@ -206,9 +215,20 @@ cdef class Watch:
         return True
 
 
-cdef int remember_forced(Core core, endpoint_t* e) except -1:
+cdef int add_watch(Watch watch) except -1:
+    """Have a watch told of what happens. The list changes within the lock."""
+    gcp_lock(&watch.core.mutex)
+    watch.core.watches.append(watch)
+    gcp_unlock(&watch.core.mutex)
+    return 0
+
+
+cdef int remember_forced(Core core, endpoint_t* e, list forgotten) except -1:
     """Remember connections that are about to be taken from their holders: releasing those does nothing then. Those of
-    MOST_FORCED holders that never release are remembered, no more."""
+    MOST_FORCED holders that never release are remembered, no more. Within the lock.
+
+    :param forgotten: gets what is remembered no more
+    """
     cdef ring_t* node = e.used.next
     cdef slot_t* s
     while node != &e.used:
@@ -216,14 +236,16 @@ cdef int remember_forced(Core core, endpoint_t* e) except -1:
         node = node.next
         if s.acquired and s.state == USED:
             s.forced = True
-            core.forced[<size_t>s.conn] = <object>s.conn
+            key = <size_t>s.conn
+            forgotten.append(core.forced.pop(key, None))
+            core.forced[key] = <object>s.conn
     while len(core.forced) > MOST_FORCED:
-        del core.forced[next(iter(core.forced))]
+        forgotten.append(core.forced.pop(next(iter(core.forced))))
     return 0
 
 
 cdef int wanted_of(Core core, Endpoint ep) except -1:
-    """Return to how many connections an endpoint is to be brought by the warm-ups in progress."""
+    """Return to how many connections an endpoint is to be brought by the warm-ups in progress. Within the lock."""
     cdef Watch watch
     cdef int most = 0
     for watch in core.watches:
@@ -233,7 +255,7 @@ cdef int wanted_of(Core core, Endpoint ep) except -1:
 
 
 cdef object warm_up_context(Core core, Endpoint ep):
-    """Return the context variables of a warm-up of an endpoint, or None."""
+    """Return the context variables of a warm-up of an endpoint, or None. Within the lock."""
     cdef Watch watch
     for watch in core.watches:
         if watch.kind == WARM_UP and watch.records.get(ep, 0):
@@ -242,6 +264,7 @@ cdef object warm_up_context(Core core, Endpoint ep):
 
 
 cdef bint is_being_retired(Core core, Endpoint ep) except -1:
+    """Whether a retirement of an endpoint is in progress. Within the lock."""
     cdef Watch watch
     for watch in core.watches:
         if watch.kind == RETIREMENT and ep in watch.records:
@@ -261,7 +284,7 @@ cdef Watch new_watch(BaseConnectionPool pool, int kind, timeout):
     watch.errors = {}
     watch.timeout = timeout
     watch.deadline = INFINITY if timeout is None else watch.core.now() + max(0.0, <double>timeout)
-    if watch.core.pool.closed and kind != RETIREMENT and kind != EXPIRY:
+    if kind != RETIREMENT and kind != EXPIRY and was_closed(watch.core):
         raise ConnectionPoolClosedError(f'{pool.name} is closed')
     return watch
 
@@ -285,7 +308,7 @@ def begin_warm_up(BaseConnectionPool pool, tuple keys, size, timeout, event):
     core.before('warm_up')
     for key in keys:
         ep = register_endpoint(core, key)
-        watch.records[ep] = base_size(&ep.e) if size is None else size
+        watch.records[ep] = limits_now(core, ep)[1] if size is None else size
     try:
         check_sizes(watch)
     except BaseException:
@@ -295,8 +318,11 @@ def begin_warm_up(BaseConnectionPool pool, tuple keys, size, timeout, event):
         gcp_unlock(&core.mutex)
         core.after()
         raise
-    core.watches.append(watch)
-    keep_all(core, watch)
+    try:
+        keep_all(core, watch)
+    except BaseException:
+        watch.close()
+        raise
     core.after()
     return watch
 
@@ -304,35 +330,41 @@ def begin_warm_up(BaseConnectionPool pool, tuple keys, size, timeout, event):
 cdef int keep_all(Core core, Watch watch) except -1:
     """Keep the endpoints of a warm-up. One that another thread has used meanwhile, and that was dropped, is registered
     again."""
-    cdef Endpoint ep
-    cdef int wanted
-    for ep, wanted in list(watch.records.items()):
-        gcp_lock(&core.mutex)
-        while not ep.e.listed:
-            gcp_unlock(&core.mutex)
-            del watch.records[ep]
-            ep = register_endpoint(core, ep.key)
-            watch.records[ep] = wanted
-            gcp_lock(&core.mutex)
+    cdef dict records = watch.records
+    watch.records = {}
+    add_watch(watch)
+    for ep, wanted in records.items():
+        while not keep_endpoint(core, watch, ep, wanted):
+            ep = register_endpoint(core, (<Endpoint>ep).key)
+    return 0
+
+
+cdef bint keep_endpoint(Core core, Watch watch, Endpoint ep, int wanted) except -1:
+    """Keep an endpoint, and have it brought to so many connections. Returns False if its record was dropped."""
+    cdef bint listed
+    gcp_lock(&core.mutex)
+    listed = ep.e.listed
+    if listed:
+        watch.records[ep] = wanted
         ep.e.wanted = max(ep.e.wanted, wanted)
         ep.e.refill_at = ep.e.refill_steps = 0
         keep(&core.pool, &ep.e)
         core.kept[ep] = None
-        gcp_unlock(&core.mutex)
-    return 0
+    gcp_unlock(&core.mutex)
+    return listed
 
 
 cdef int check_size(BaseConnectionPool pool, size) except -1:
     """Check how many connections an endpoint is to be warmed up to."""
-    cdef pool_t* p = &pool._core.pool
     if size is None:
         return 0
     if isinstance(size, bool) or not hasattr(size, '__index__'):
         raise TypeError(f'size must be a whole number or None, not {type(size).__name__}: {size!r}')
     if size < 0:
         raise ValueError(f'size must be at least 0, not {size}')
-    if size > p.total_max_size:
-        raise ValueError(f'size={size} is more than total_max_size={p.total_max_size}')
+    most = pool._core.limits[0]
+    if size > most:
+        raise ValueError(f'size={size} is more than total_max_size={most}')
     return 0
 
 
@@ -341,15 +373,16 @@ cdef int check_sizes(Watch watch) except -1:
     cdef Core core = watch.core
     cdef Endpoint ep
     for ep, size in watch.records.items():
-        if ep.e.retiring:
+        if is_retiring(core, ep):
             raise EndpointRetiredError(f'{watch.name}: endpoint {describe(ep.key)} is being retired', endpoint=ep.key)
-        if size > cap(&ep.e):
-            raise ValueError(f'size={size} is more than max_size={cap(&ep.e)} of endpoint {describe(ep.key)}')
+        most = limits_now(core, ep)[0]
+        if size > most:
+            raise ValueError(f'size={size} is more than max_size={most} of endpoint {describe(ep.key)}')
     total = sum(watch.records.values())
-    if total > core.pool.total_max_size:
+    most = core.limits[0]
+    if total > most:
         raise ValueError(
-            f'size: {total} connections of {len(watch.records)} endpoints are more than '
-            f'total_max_size={core.pool.total_max_size}')
+            f'size: {total} connections of {len(watch.records)} endpoints are more than total_max_size={most}')
     return 0
 
 
@@ -357,7 +390,7 @@ def begin_readiness(BaseConnectionPool pool, timeout, event):
     """Begin to wait until each kept endpoint has its `min_idle` connections."""
     cdef Watch watch = new_watch(pool, READINESS, timeout)
     watch.event = event
-    watch.core.watches.append(watch)
+    add_watch(watch)
     return watch
 
 
@@ -381,14 +414,14 @@ def begin_retirement(BaseConnectionPool pool, key, timeout, event):
     core.before('retire')
     ep = known_endpoint(core, key)
     if ep is None:
-        if core.pool.closed:
+        if was_closed(core):
             return watch
         raise ConnectionPoolNotFound(f'{pool.name}: there is no endpoint {describe(key)} to retire')
     watch.records[ep] = 0
-    core.watches.append(watch)
-    core.kept.pop(ep, None)
     now = core.now()
     gcp_lock(&core.mutex)
+    core.watches.append(watch)
+    core.kept.pop(ep, None)
     core.pool.now = now
     retire_endpoint(&core.pool, &ep.e)
     gcp_unlock(&core.mutex)

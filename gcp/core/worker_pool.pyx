@@ -1,7 +1,7 @@
 # The workers of a pool: threads or tasks that dispose of victims in the background.
 
 from gcp.core.clock cimport gcp_monotonic
-from gcp.core.platform cimport gcp_lock, gcp_unlock
+from gcp.core.platform cimport gcp_fence, gcp_lock_outer, gcp_read, gcp_unlock_outer
 
 
 @cython.final
@@ -14,17 +14,18 @@ cdef class WorkerPool:
     cdef Core core
     cdef object clock
     cdef object make_event
-    cdef object batches      # deque: with victims that no worker has taken yet
-    cdef object workers      # deque
-    cdef object resting      # deque: the workers that wait for work; the caller that wakes one takes it out
+    # Lists, not deques: of a deque, no copy can be made while another thread changes it.
+    cdef list batches        # with victims that no worker has taken yet
+    cdef list workers
+    cdef list resting        # the workers that wait for work; the caller that wakes one takes it out
 
     def __init__(self, Core core not None, clock=None, make_event=Event):
         self.core = core
         self.clock = clock
         self.make_event = make_event
-        self.batches = deque()
-        self.workers = deque()
-        self.resting = deque()
+        self.batches = []
+        self.workers = []
+        self.resting = []
 
     cdef double now(self) except? -1:
         return gcp_monotonic() if self.clock is None else self.clock()
@@ -113,6 +114,7 @@ cdef class WorkerPool:
                 batch.victims.clear()   # an error's traceback may keep the batch: its victims go back to the core now
                 raise
         self.batches.append(batch)
+        gcp_fence()     # a worker that begins to rest sees the batch, or is seen here
         worker = self.take_resting()
         if worker is not None:
             return set_and_wait(worker.event, batch.event, seconds)
@@ -140,13 +142,13 @@ cdef class WorkerPool:
         cdef list found = []
         for worker in list(self.workers):
             victim = worker.at_work_on(&begin)
-            if victim is not None and not victim.done and now - begin >= grace:
+            if victim is not None and not gcp_read(&victim.done) and now - begin >= grace:
                 found.append((victim, now - begin))
         return found
 
     def is_busy(self):
         """Return whether disposals are in progress."""
-        return len(self.batches) > 0 or any([not (<Victim>victim).done for victim in self.under_way()])
+        return len(self.batches) > 0 or any([is_under_way(victim) for victim in self.under_way()])
 
     def needs_watching(self, bint timed):
         """Return whether a disposal in progress may come to take too long.
@@ -158,11 +160,12 @@ cdef class WorkerPool:
         if self.batches:
             return True
         for victim in self.under_way():
-            if not victim.done and not (victim.given_up if timed else victim.overdue):
+            if is_under_way(victim) and not gcp_read(&victim.given_up if timed else &victim.overdue):
                 return True
         return False
 
     cdef list under_way(self):
+        """Return the victims in work."""
         cdef Worker worker
         cdef Victim victim
         cdef double begin
@@ -172,6 +175,11 @@ cdef class WorkerPool:
             if victim is not None:
                 found.append(victim)
         return found
+
+
+cdef bint is_under_way(Victim victim) noexcept:
+    """Whether the disposal of a victim in work has not ended."""
+    return not gcp_read(&victim.done)
 
 
 @cython.final
@@ -221,6 +229,7 @@ cdef class Worker:
         cdef WorkerPool worker_pool = self.worker_pool
         completed, self.completed = self.completed, None
         worker_pool.resting.append(self)
+        gcp_fence()
         if worker_pool.batches:        # a batch came in meanwhile
             self.stop_resting()
             set_event(completed)
@@ -300,19 +309,19 @@ cdef class Worker:
 
     cdef int note(self, Victim victim, double now) except -1:
         cdef Victim _last = self.in_work    # it may die, but not within the lock
-        gcp_lock(&self.worker_pool.core.mutex)
+        gcp_lock_outer(&self.worker_pool.core.mutex)
         self.in_work = victim
         self.begin = now
-        gcp_unlock(&self.worker_pool.core.mutex)
+        gcp_unlock_outer(&self.worker_pool.core.mutex)
         return 0
 
     cdef Victim at_work_on(self, double* begin):
         """Return the victim in work, and since when; for other threads."""
         cdef Victim victim
-        gcp_lock(&self.worker_pool.core.mutex)
+        gcp_lock_outer(&self.worker_pool.core.mutex)
         victim = self.in_work
         begin[0] = self.begin
-        gcp_unlock(&self.worker_pool.core.mutex)
+        gcp_unlock_outer(&self.worker_pool.core.mutex)
         return victim
 
     cdef bint let_go(self) except -1:

@@ -143,7 +143,6 @@ class MonitoredPool:
 
     def _look_at_waits(self, pool: Any) -> float:
         any_waits, waiter, block, holds_one = look_at_waits(pool)
-        set_monitored(pool, any_waits)
         if not any_waits:
             return inf
         again = self._reclaim(pool) if self._reclaims else inf

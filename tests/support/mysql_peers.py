@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
-from peers import is_served, missing
+from peers import driver, is_served, missing
 
 from gcp.demo.programs import account
 
@@ -63,7 +62,7 @@ def running(port: int) -> Iterator[MariaDb]:
     other = account()
     with tempfile.TemporaryDirectory(prefix='gcp-mariadb-', dir='/tmp', ignore_cleanup_errors=True) as made:
         server = MariaDb(Path(made), port)
-        authority = trustme.CA()
+        authority = driver('trustme').CA()
         issued = authority.issue_cert('localhost', '127.0.0.1')
         authority.cert_pem.write_to_path(server.authority)
         issued.private_key_pem.write_to_path(server.directory / 'key.pem')

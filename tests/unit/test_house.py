@@ -66,7 +66,7 @@ SUBSTITUTIONS = {
 #: methods that the Python halves override, and that compiled code calls
 OVERRIDES = {'_drive'}
 #: what the Python halves set, and compiled code calls
-SET_BY_THE_FRONTS = {'_report', '_wait', '_timeout_error', '_dispose', '_make_event'}
+SET_BY_THE_FRONTS = {'_report', '_wait', '_timeout_error', '_make_event'}
 
 STRING_OR_COMMENT = re.compile(r'''("""|\'\'\'|"|')(?:\\.|.)*?\1|\#[^\n]*''', re.DOTALL)
 FUNCTION = re.compile(r'^( *)(?:cdef|cpdef|def) (?!class |enum |struct |extern )[^=(\n]*?(\w+)\(', re.MULTILINE)

@@ -25,6 +25,7 @@ ORDER = [
     'table',
     'histogram',
     'state',
+    'stripes',
     'events',
     'leaks',
     'permits',
