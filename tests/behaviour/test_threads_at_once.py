@@ -5,11 +5,14 @@ the GIL they meet."""
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from fronts import PATIENCE
 
+import gcp.holders.monitor
 from gcp import waiting
 
 ROUNDS = 30_000
@@ -37,6 +40,13 @@ def at_once(*functions: Callable[[], Any]) -> list[Any]:
     if errors:
         raise errors[0]
     return [results[number] for number in range(len(functions))]
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, 'in vain'
+        time.sleep(0.001)
 
 
 # --- waiting ---
@@ -70,3 +80,67 @@ def test_a_wait_within_a_wait_of_the_same_thread() -> None:
 
     assert waiting.wait_for(Outer(), float('inf'))
     assert threading.get_ident() not in waiting.waiting
+
+
+# --- threads of which one is enough ---
+
+
+class Due(dict[Any, float]):
+    """What the monitor is to look at. After the first look it lets another thread do something in the middle."""
+
+    def __init__(self) -> None:
+        self.meanwhile: list[Callable[[], object]] = []
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        found = super().get(key, default)
+        self.step()
+        return found
+
+    def setdefault(self, key: Any, default: Any = None) -> Any:
+        self.step()
+        return super().setdefault(key, default)
+
+    def step(self) -> None:
+        while self.meanwhile:
+            self.meanwhile.pop()()
+
+
+@pytest.mark.parametrize('again', [None, 3600.0])
+def test_a_pool_that_is_added_while_the_monitor_has_looked_at_it_is_looked_at_again(again: float | None) -> None:
+    class Looked:
+        has_ended = False
+        looks = 0
+        twice = threading.Event()
+
+        def look(self) -> float | None:
+            self.looks += 1
+            if self.looks > 1:
+                self.has_ended = True
+                self.twice.set()
+                return None
+            due.meanwhile.append(lambda: monitor.add(pool))
+            return again
+
+    monitor = gcp.holders.monitor.Monitor()
+    monitor._due = due = Due()
+    pool: Any = Looked()
+    monitor.add(pool)
+    until(lambda: pool.looks)
+    until(lambda: not due or pool.looks > 1 or not due.meanwhile)
+    due.step()  # if nothing was done in the middle
+    assert pool.twice.wait(PATIENCE)
+
+
+def test_a_pool_that_ends_while_it_is_looked_at_is_forgotten() -> None:
+    class Looked:
+        has_ended = False
+
+        def look(self) -> float:
+            self.has_ended = True
+            monitor.forget(pool)
+            return 3600.0
+
+    monitor = gcp.holders.monitor.Monitor()
+    pool: Any = Looked()
+    monitor.add(pool)
+    until(lambda: monitor._may_start and not monitor._due)
