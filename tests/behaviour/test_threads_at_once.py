@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 from fronts import PATIENCE
 
+import gcp.disposal.threads
 import gcp.holders.monitor
 from gcp import waiting
+from gcp._core import Core
 
 ROUNDS = 30_000
 
@@ -144,3 +146,29 @@ def test_a_pool_that_ends_while_it_is_looked_at_is_forgotten() -> None:
     pool: Any = Looked()
     monitor.add(pool)
     until(lambda: monitor._may_start and not monitor._due)
+
+
+def test_one_watchdog_is_enough() -> None:
+    """Callers that find none each start one. The first that begins watches, the others end at once."""
+
+    class Disposer(gcp.disposal.threads.Disposer):
+        watching = 0
+        goes_on = threading.Event()
+
+        def _needs_watching(self) -> bool:
+            self.watching += 1
+            self.goes_on.wait(PATIENCE)
+            return False
+
+    disposer = Disposer('pool', Core(), lambda *_: None, None)
+    first = threading.Thread(target=disposer._run_watchdog)
+    first.start()
+    until(lambda: disposer.watching)
+    second = threading.Thread(target=disposer._run_watchdog)
+    second.start()
+    until(lambda: not second.is_alive() or disposer.watching > 1)
+    disposer.goes_on.set()
+    first.join(PATIENCE)
+    second.join(PATIENCE)
+    assert disposer.watching == 2  # at the beginning and at the end of one
+    assert disposer._may_watch
