@@ -7,15 +7,19 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 from fronts import PATIENCE
 
+import gcp
 import gcp.disposal.threads
 import gcp.holders.monitor
+import gcp.listener_thread
 from gcp import waiting
 from gcp._core import Core
+from gcp.listener_thread import ListenerThread
 
 ROUNDS = 30_000
 
@@ -172,3 +176,49 @@ def test_one_watchdog_is_enough() -> None:
     second.join(PATIENCE)
     assert disposer.watching == 2  # at the beginning and at the end of one
     assert disposer._may_watch
+
+
+# --- listeners ---
+
+
+class NamedPool:
+    name = 'pool'
+
+    def __init__(self) -> None:
+        self._core = Core()
+
+
+def test_no_listener_is_lost_that_is_added_while_another_one_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread has read which listeners there are; before it goes on, another one adds its own."""
+
+    class First(gcp.PoolListener):
+        def on_created(self, endpoint: Any) -> None:
+            pass
+
+        def __getattribute__(self, name: str) -> Any:
+            if name == 'on_created' and not added:
+                added.append(True)
+                thread.add(second)
+            return super().__getattribute__(name)
+
+    class Second(gcp.PoolListener):
+        def on_timeout(self, endpoint: Any) -> None:
+            pass
+
+    added: list[bool] = []
+    first, second = First(), Second()
+    pool: Any = NamedPool()
+    thread = ListenerThread(pool)
+    queued: list[set[str]] = []
+    monkeypatch.setattr(gcp.listener_thread, 'listen', lambda _, names: queued.append(names))
+    monkeypatch.setattr(gcp.listener_thread, 'check_listener', lambda _: None)
+    thread.add(first)
+    assert queued[-1] == {'on_created', 'on_timeout'}
+
+
+def test_all_listeners_are_told_that_threads_add_at_the_same_time() -> None:
+    pool: Any = NamedPool()
+    thread = ListenerThread(pool)
+    many = [[gcp.PoolListener() for _ in range(200)] for _ in range(4)]
+    at_once(*[partial(lambda own: [thread.add(one) for one in own], own) for own in many])
+    assert set(thread._listeners.values()) == {one for own in many for one in own}
