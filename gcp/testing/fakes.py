@@ -205,7 +205,7 @@ class FakeHook(Generic[P, R]):
 
     @property
     def gate(self) -> threading.Event:
-        """What the next `unblock` opens. A call looks at it before it is known to run: who sees it run may unblock it."""
+        """What the next `unblock` opens. A call takes it before it is known to run: who sees it run may unblock."""
         return self._gates[-1]
 
     def wait(self, behaviour: Behaviour, timeout: float | None, gate: threading.Event) -> None:

@@ -265,8 +265,7 @@ def test_each_call_has_its_own_behaviour_in_whatever_thread() -> None:
 
     def create() -> None:
         barrier.wait(60)
-        for _ in range(many // 4):
-            made.append(manager.create('db'))
+        made.extend([manager.create('db') for _ in range(many // 4)])
 
     threads = [threading.Thread(target=create, daemon=True) for _ in range(4)]
     for thread in threads:
