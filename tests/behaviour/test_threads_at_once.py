@@ -4,6 +4,7 @@ the GIL they meet."""
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ import gcp.holders.monitor
 import gcp.listener_thread
 from gcp import waiting
 from gcp._core import Core
+from gcp.holders.messages import Messages
 from gcp.listener_thread import ListenerThread
 
 ROUNDS = 30_000
@@ -222,3 +224,10 @@ def test_all_listeners_are_told_that_threads_add_at_the_same_time() -> None:
     many = [[gcp.PoolListener() for _ in range(200)] for _ in range(4)]
     at_once(*[partial(lambda own: [thread.add(one) for one in own], own) for own in many])
     assert set(thread._listeners.values()) == {one for own in many for one in own}
+
+
+def test_of_threads_that_would_warn_at_the_same_time_one_does() -> None:
+    for _ in range(200):
+        messages = Messages(logging.getLogger('gcp'), 'pool')
+        assert sum(at_once(*[partial(messages._is_time_to, 'nested')] * 4)) == 1
+        assert not messages._is_time_to('nested')
