@@ -20,6 +20,8 @@ import gcp.holders.monitor
 import gcp.listener_thread
 from gcp import waiting
 from gcp._core import Core
+from gcp.contrib._database import ClientSettings
+from gcp.debug.events import LEAKS, Events
 from gcp.holders.messages import Messages
 from gcp.listener_thread import ListenerThread
 
@@ -231,3 +233,50 @@ def test_of_threads_that_would_warn_at_the_same_time_one_does() -> None:
         messages = Messages(logging.getLogger('gcp'), 'pool')
         assert sum(at_once(*[partial(messages._is_time_to, 'nested')] * 4)) == 1
         assert not messages._is_time_to('nested')
+
+
+# --- the debug page ---
+
+
+def test_events_are_read_while_others_are_recorded() -> None:
+    events = Events(keep=50)
+
+    def record() -> None:
+        for number in range(2000):
+            events.record('pool', str(number))
+
+    def read() -> None:
+        for _ in range(200):
+            events.latest(50)
+
+    at_once(record, record, read)
+    assert len(events.latest(1000)) == 50
+
+
+def test_a_look_that_comes_late_tells_nothing_twice() -> None:
+    """Two pages are read at the same time: the counts that the first has taken are compared last."""
+    events = Events()
+    before, after = ({**Core().snapshot()[0], 'leaks': leaks} for leaks in (0, 1))
+    events.compare(1, 'pool', before)
+    events.compare(1, 'pool', after)
+    events.compare(1, 'pool', before)
+    events.compare(1, 'pool', after)
+    assert [event['what'] for event in events.latest(9)] == [f'1 {LEAKS[0]}']
+
+
+# --- managers ---
+
+
+def test_the_settings_of_one_first_connection_are_kept() -> None:
+    """Two threads record the first one each: the second is not restored to the settings of the first, nor the other way
+    round."""
+
+    class Conn:
+        def __init__(self, autocommit: bool) -> None:
+            self.autocommit, self.isolation_level = autocommit, None
+
+    for _ in range(300):
+        settings: Any = ClientSettings('autocommit', 'isolation_level', reported=lambda _: ())
+        conns = [Conn(False), Conn(True)]
+        at_once(*[partial(settings.record, conn) for conn in conns])
+        assert [settings.original(conn) for conn in conns] == [(False, None), (True, None)]
