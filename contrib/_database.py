@@ -81,6 +81,7 @@ class ClientSettings(Generic[ConnectionT]):
         self._attributes: Callable[[ConnectionT], tuple[Any, ...]] = attrgetter(*names)
         self._reported = reported
         self._common: tuple[Any, ...] | None = None
+        self._first: list[tuple[Any, ...]] = []
         self._different: weakref.WeakKeyDictionary[ConnectionT, tuple[Any, ...]] = weakref.WeakKeyDictionary()
         self._all_are_common = True  # faster than to ask the weak dictionary whether it is empty
 
@@ -92,8 +93,9 @@ class ClientSettings(Generic[ConnectionT]):
         """Remember a new connection's settings. Those of the first are kept once, for all that have the same."""
         settings = tuple(map(_copied, self.read(conn)))
         if self._common is None:
-            self._common = settings
-        elif settings != self._common or not self._all_are_common:
+            self._first.append(settings)
+            self._common = self._first[0]  # of several threads that come here, all take those of one
+        if settings != self._common or not self._all_are_common:
             self._different[conn] = settings
             self._all_are_common = False
 

@@ -81,7 +81,9 @@ class FailureDetector(Generic[ConnectionT]):
 
     def verification(self, endpoint: Hashable, conn: ConnectionT) -> Verification[ConnectionT]:
         """Return a context manager for a round trip, which reports how that ended."""
-        return Verification(self, endpoint, conn, next(self._clock))
+        with self._lock:
+            now = next(self._clock)
+        return Verification(self, endpoint, conn, now)
 
     def report_alive(self, endpoint: Hashable, conn: ConnectionT, since: int) -> None:
         """Record that a connection was alive at a moment of the logical clock."""

@@ -39,7 +39,7 @@ ABORT_POLL = 0.005
 BACKGROUND_POLL = 0.05
 LONGEST_POLL = 1.0
 
-_marks = itertools.cycle(MARKS)
+_numbers = itertools.count()
 
 
 def expand_conninfo(
@@ -144,7 +144,7 @@ class _Attempt(Generic[ConnectionT]):
         self._limit = math.floor(min(timeout, LONGEST['connect_timeout'])) + 1
         self._connect = connect
         self._resolve = resolve
-        self.mark = next(_marks)
+        self.mark = MARKS[next(_numbers) % len(MARKS)]  # no `cycle`: without the GIL it gives one twice
         self.ended = threading.Event()
 
     def __call__(self) -> ConnectionT:

@@ -376,7 +376,7 @@ class HttpConnectionManager(BaseConnectionManager[Origin, HttpConnection]):
             **options,
         )
         self._context = ssl
-        self._secure: SslSocketConnectionManager | None = None
+        self._secure: list[tuple[SSLContext, SslSocketConnectionManager]] = []
         if ssl is not None or server_hostname is not None:
             self._prepare_tls()  # reports wrong options now, not at the first acquire
 
@@ -475,11 +475,10 @@ class HttpConnectionManager(BaseConnectionManager[Origin, HttpConnection]):
 
     def _prepare_tls(self) -> tuple[SSLContext, SslSocketConnectionManager]:
         """Return context and manager for `https`; created at its first use, as loading CA certificates takes time."""
-        if self._context is None:
-            self._context = create_default_context()
-        if self._secure is None:
-            self._secure = self._make_secure(self._context)
-        return self._context, self._secure
+        if not self._secure:
+            context = create_default_context() if self._context is None else self._context
+            self._secure.append((context, self._make_secure(context)))
+        return self._secure[0]  # of several threads that have made one, all use that of the first
 
 
 def _look_at_error(error: BaseException) -> ErrorClass | None:

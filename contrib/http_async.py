@@ -222,7 +222,7 @@ class HttpConnectionManager(BaseConnectionManager[Origin, HttpConnection]):
         }
         self._context, self._server_hostname = ssl, server_hostname
         self._plain = TcpStreamConnectionManager(**self._options)
-        self._secure: TcpStreamConnectionManager | None = None
+        self._secure: list[TcpStreamConnectionManager] = []
         if ssl is not None or server_hostname is not None:
             self._prepare_tls()  # reports wrong options now, not at the first acquire
 
@@ -300,12 +300,13 @@ class HttpConnectionManager(BaseConnectionManager[Origin, HttpConnection]):
 
     def _prepare_tls(self) -> TcpStreamConnectionManager:
         """Return the manager for `https`; created at its first use, as loading CA certificates takes time."""
-        if self._secure is None:
+        if not self._secure:
             context = create_default_context() if self._context is None else self._context
-            self._secure = TcpStreamConnectionManager(
+            secure = TcpStreamConnectionManager(
                 context, server_hostname=self._server_hostname, alpn_protocols=['http/1.1'], **self._options
             )
-        return self._secure
+            self._secure.append(secure)
+        return self._secure[0]  # of several event loops that have made one, all use that of the first
 
 
 def _look_at_error(error: BaseException) -> ErrorClass | None:

@@ -50,7 +50,7 @@ class ListenerThread:
     def __init__(self, pool: Any) -> None:
         self._core = pool._core
         self._name = pool.name
-        self._listeners: tuple[PoolListener, ...] = ()
+        self._listeners: dict[int, PoolListener] = {}  # by id, in the order in which they were added
         self._logged: set[tuple[int, str]] = set()
         self.reset_after_fork()
         self._pool = weakref.ref(pool, lambda _: self.wake())
@@ -63,19 +63,24 @@ class ListenerThread:
     def add(self, listener: PoolListener) -> None:
         """Tell a listener from now on."""
         check_listener(listener)
-        if not any(each is listener for each in self._listeners):
-            self._listeners = (*self._listeners, listener)
-            self._listen()
+        self._listeners.setdefault(id(listener), listener)
+        self._listen()
 
     def remove(self, listener: PoolListener) -> None:
         """Tell it no more."""
-        self._listeners = tuple(each for each in self._listeners if each is not listener)
-        self._logged -= {(id(listener), name) for name in EVENTS}
+        self._listeners.pop(id(listener), None)
+        self._logged.difference_update([(id(listener), name) for name in EVENTS])
         self._listen()
         self._event.set()
 
     def _listen(self) -> None:
-        listen(self._core, {name for listener in self._listeners for name in overridden(listener)})
+        """Have those events queued of which a listener is told. It looks again afterwards: another thread may have
+        added a listener, and have done this first."""
+        while True:
+            listeners = list(self._listeners.values())
+            listen(self._core, {name for listener in listeners for name in overridden(listener)})
+            if list(map(id, listeners)) == list(self._listeners):
+                return
 
     def wake(self) -> None:
         """Have it look at what is queued. Takes no lock: it is called by any thread, and by signal handlers."""
@@ -102,7 +107,7 @@ class ListenerThread:
 
     def _tell(self, events: list[tuple[str, tuple[Any, ...]]], event: object) -> None:
         for name, arguments in events:
-            for listener in self._listeners:
+            for listener in list(self._listeners.values()):
                 try:
                     getattr(listener, name)(*arguments)
                 except BaseException as error:

@@ -63,7 +63,9 @@ class Watch:
 
     def forget(self, pool: Any) -> None:
         """Leave it to a fixture to close a pool."""
-        self.made = [origin for origin in self.made if origin.pool is not pool]
+        for origin in self.made.copy():
+            if origin.pool is pool:
+                self.made.remove(origin)  # in place: other threads may make pools
 
     def exempt(self, began: float, made: int) -> None:
         """Overlook what was acquired and created since: it belongs to a fixture that outlives the test.
@@ -81,7 +83,7 @@ class Watch:
         """
         told = [
             f'pool {origin.pool.name} is left open; it was created at {origin.file}:{origin.line}'
-            for origin in self.made
+            for origin in self.made.copy()
             if not origin.pool._core.closed and (not own or self._is_own(origin.file, origin.line))
         ]
         for pool in _living():

@@ -36,20 +36,23 @@ def is_patched() -> bool:
 class PatchedEvent:
     """As `Event`, on a lock of a patched `threading`: a wait stops only its greenlet.
 
-    Setting it does not switch to another greenlet, so the core may set it anywhere."""
+    Setting it does not switch to another greenlet, so the core may set it anywhere. The lock is held while the event is
+    not set, and nothing else says whether it is: any thread may set it, also several at the same time."""
 
-    __slots__ = ('_has_waiter', '_is_set', '_lock')
+    __slots__ = ('_has_waiter', '_lock')
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._lock.acquire()
-        self._is_set = self._has_waiter = False
+        self._has_waiter = False
 
     def set(self) -> None:
         """Wake the waiter, or the next one."""
-        if not self._is_set:
-            self._is_set = True
-            self._lock.release()
+        if self._lock.locked():
+            try:
+                self._lock.release()
+            except RuntimeError:  # another thread was faster
+                pass
 
     __call__ = set
 
@@ -67,8 +70,6 @@ class PatchedEvent:
                 acquired = self._lock.acquire(True, min(seconds, LONGEST_WAIT))
             else:
                 acquired = self._lock.acquire(False)
-            if acquired:
-                self._is_set = False
             return acquired
         finally:
             self._has_waiter = False
@@ -76,7 +77,7 @@ class PatchedEvent:
     @property
     def awaited(self) -> bool:
         """Whether a greenlet waits for it at this moment, and has not been woken."""
-        return self._has_waiter and not self._is_set
+        return self._has_waiter and self._lock.locked()
 
 
 AnyEvent = Event | PatchedEvent
@@ -114,7 +115,7 @@ def wait_for(event: AnyEvent, seconds: float) -> bool:
         while not event.wait(PAUSE if exiting else float('inf')):
             end_stuck_threads(me)
     finally:
-        del waiting[me]
+        waiting.pop(me, None)  # it may be gone: a signal handler may wait during a wait of its thread
     if wait.ended:
         raise SystemExit
     return True

@@ -121,10 +121,11 @@ class SharedPool:
 
     def expire(self, alias: str) -> None:
         """Close the connections of an alias: idle ones now, others when they are released."""
-        if self.pool is not None:
+        pool = self.pool  # another thread may close it meanwhile
+        if pool is not None:
             for entry in list(self._entries.values()):
                 if entry.alias == alias:
-                    self.pool.expire(entry.endpoint)
+                    pool.expire(entry.endpoint)
 
     def close(self) -> None:
         """Close the pool, and forget it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,8 @@ HTML, JSON = 'text/html; charset=utf-8', 'application/json'
 #: of this process, for all applications in it
 TOKEN = Token()
 EVENTS = Events()
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=EVENTS.reset_after_fork)
 
 
 @dataclass(frozen=True)

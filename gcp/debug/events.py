@@ -66,12 +66,31 @@ class Events:
         :param level: ``'bad'`` or ``'info'``
         """
         event = {'time': time.time(), 'pool': pool, 'endpoint': endpoint, 'what': what, 'level': level}
-        self._events.append(event)
+        with self._lock:
+            self._events.append(event)
         return event
 
     def latest(self, count: int) -> list[dict[str, Any]]:
         """Return the last events, the last one first."""
-        return sorted(self._events.copy(), key=lambda event: event['time'])[::-1][:count]
+        with self._lock:  # a deque cannot be copied while a thread adds to it, and the last events may yet grow
+            events = [event.copy() for event in self._events]
+        return sorted(events, key=lambda event: event['time'])[::-1][:count]
+
+    def watch(self, watcher: Callable[[Any], None]) -> bool:
+        """Set the watcher. Returns whether there was none."""
+        with self._lock:
+            if self.watcher is not None:
+                return False
+            self.watcher = watcher
+            return True
+
+    def reset_after_fork(self) -> None:
+        """Begin to count anew in a forked child, whose pools do. Another thread may have held the lock at the fork."""
+        self._lock = threading.RLock()
+        self._counts.clear()
+        self._states.clear()
+        self._open.clear()
+        self._ahead = {number: dict.fromkeys(HEARD, 0) for number in self._ahead}
 
     # --- by listeners ---
 
@@ -153,10 +172,11 @@ class Events:
         """
         now = flat(total)
         with self._lock:
-            before = self._counts.get(number)
-            self._counts[number] = now
-            if before is None:
+            before = self._counts.setdefault(number, now)
+            if before is now:
                 return
+            # counts only grow: where they are less than before, another look or a listener has come first
+            self._counts[number] = {key: max(now[key], before[key]) for key in now}
             for key in TOLD:
                 more = now[key] - before[key]
                 if more > 0 and key in HEARD and number in self._ahead:

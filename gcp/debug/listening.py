@@ -61,9 +61,8 @@ def listen(events: Events, key: Callable[[], bytes]) -> None:
             weakref.finalize(pool, events.forget, id(pool)).atexit = False
             pool.add_listener(PageListener(pool, events, key))
 
-    if events.watcher is not None:
+    if not events.watch(begin):
         return
-    events.watcher = begin
     telemetry.on_new_pool.append(begin)
     for pool in telemetry.living():
         begin(pool)

@@ -70,7 +70,7 @@ def stop_starting() -> None:
     global exiting  # noqa: PLW0603  # it is the process's
     exiting = True
     ident, deadline = get_ident(), monotonic() + START_PATIENCE
-    while any(one != ident for one in starting) and monotonic() < deadline:
+    while any(one != ident for one in starting.copy()) and monotonic() < deadline:
         sleep(0.001)
 
 
@@ -102,7 +102,7 @@ class Disposer:
         """Begin without workers: a forked child has none."""
         self._make_event = event_class()
         self._worker_pool = WorkerPool(self._core, clock, self._make_event)
-        self._watching = False
+        self._may_watch = deque([True])  # empty while the watchdog runs
 
     # --- in the caller's thread ---
 
@@ -194,19 +194,16 @@ class Disposer:
     # --- the watchdog ---
 
     def _watch(self) -> None:
-        """Start the watchdog, unless it runs."""
-        if not self._watching:
-            try:
-                self._watching = True
-                if not start_daemon(self._run_watchdog, 'gcp-watchdog'):
-                    self._watching = False
-            except BaseException:  # a signal came: the next wait starts it
-                self._watching = False
-                raise
+        """Start the watchdog, unless it runs. If that is not possible now, the next wait tries again."""
+        if self._may_watch:
+            start_daemon(self._run_watchdog, 'gcp-watchdog')  # one that is not needed ends at once
 
     def _run_watchdog(self) -> None:
         """While disposals are in progress: give the work behind one that is stuck to another worker, and give up on
         those past their time."""
+        may_watch = self._may_watch  # a fork replaces it
+        if not claim_start(may_watch):
+            return
         pause = self._make_event()
         while self._needs_watching():
             pause.wait(DISPOSE_GRACE)
@@ -214,7 +211,7 @@ class Disposer:
                 self._look_at(victim, seconds)
             if self._worker_pool.has_work:
                 self._ensure_worker()
-        self._watching = False
+        may_watch.append(True)
         if self._needs_watching():  # a batch came in meanwhile
             self._watch()
 

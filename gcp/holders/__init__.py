@@ -13,7 +13,7 @@ from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
 from gcp._core import describe, line_of, thread_context
-from gcp.holders.stacks import format_frames, frames_of_task, frames_of_thread, innermost
+from gcp.holders.stacks import are_out_of_reach, format_frames, frames_of_task, frames_of_thread, innermost
 
 if TYPE_CHECKING:
     import asyncio
@@ -107,6 +107,8 @@ class HolderInfo:
         task = self._running_task()
         if not self._lives(task, thread_context(self._thread)[1]):
             return 'the thread has ended' if self._task is None else 'the task is done'
+        if are_out_of_reach(self.thread_ident):
+            return 'not known: without the GIL, the frames of another thread cannot be looked at'
         return frames_of_thread(self.thread_ident) if task is None else frames_of_task(task, self.thread_ident)
 
     def stack(self) -> str:

@@ -24,12 +24,22 @@ class Messages:
         self._logger = logger
         self._pool = pool
         self._told: dict[str, float] = {}
+        self._turns: dict[tuple[str, float, int], object] = {}
 
     def _is_time_to(self, tell: str) -> bool:
+        """Whether to tell something now: of threads that ask at the same time, one is to. If a signal keeps that one
+        from it, another one is to after the next interval."""
         now = monotonic()
-        if now - self._told.get(tell, -WARNING_INTERVAL) < WARNING_INTERVAL:
+        last = self._told.get(tell, -WARNING_INTERVAL)
+        if now - last < WARNING_INTERVAL:
+            return False
+        mine, turn = object(), (tell, last, int((now - last) // WARNING_INTERVAL))
+        if self._turns.setdefault(turn, mine) is not mine:
             return False
         self._told[tell] = now
+        for other in list(self._turns):
+            if other[0] == tell and other != turn:
+                self._turns.pop(other, None)
         return True
 
     def _log(self, level: int, message: str, *args: object) -> None:

@@ -120,11 +120,18 @@ class MonitoredPool:
         pool = self._pool()
         if pool is None or pool.closed:
             return None
+        self._begun = False  # before it looks: a connect that it does not see begins the next look
         again = min(self._look_for_leaks(pool), self._look_at_waits(pool))
         if again == inf:
-            self._begun = False
             return None
+        self._begun = True
         return again
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the pool is closed, or gone."""
+        pool = self._pool()
+        return pool is None or bool(pool.closed)
 
     def _look_for_leaks(self, pool: Any) -> float:
         threshold = pool._options.leak_threshold
@@ -142,9 +149,11 @@ class MonitoredPool:
         return min(again, LOOK_INTERVAL) if self._leaks else float(again)
 
     def _look_at_waits(self, pool: Any) -> float:
+        set_monitored(pool, False)  # before it looks: a wait that it does not see begins the next look
         any_waits, waiter, block, holds_one = look_at_waits(pool)
         if not any_waits:
             return inf
+        set_monitored(pool, True)
         again = self._reclaim(pool) if self._reclaims else inf
         if waiter is not None and self._warn_after < inf:
             if waiter.age >= self._warn_after:
@@ -172,7 +181,8 @@ class Monitor:
     interpreter exits and the thread has ended wherever it was."""
 
     def __init__(self) -> None:
-        self._due: dict[MonitoredPool, float] = {}
+        self._due: dict[MonitoredPool, float] = {}  # without the one that is looked at now
+        self._looked_at: MonitoredPool | None = None
         self._event: AnyEvent | None = None
         self._may_start = deque([True])  # empty while the thread runs
 
@@ -211,12 +221,11 @@ class Monitor:
         except Exception:
             logger.exception('a pool could not be monitored')
             again = LOOK_INTERVAL
-        if self._due.get(pool) != inf:  # a wait has begun meanwhile, or the pool is gone
-            return
-        if again is None:
-            self._due.pop(pool, None)
-        else:
-            self._due[pool] = monotonic() + max(again, SHORTEST_SLEEP)
+        if again is not None:
+            self._due.setdefault(pool, monotonic() + max(again, SHORTEST_SLEEP))  # unless a wait has begun meanwhile
+            if pool.has_ended:
+                self._due.pop(pool, None)
+        self._looked_at = None
 
     def _next(self) -> MonitoredPool | None:
         """Wait until a pool is to be looked at, and return it; ``None``: there is none left."""
@@ -227,9 +236,11 @@ class Monitor:
             seconds = when - monotonic()
             if seconds > 0:
                 event.wait(min(seconds, LONGEST_SLEEP))
-            elif pool in self._due:
-                self._due[pool] = inf
-                return pool
+            else:
+                self._looked_at = pool  # first: a fork at any moment finds it here or there
+                if self._due.pop(pool, None) is not None:
+                    return pool
+                self._looked_at = None
         return None
 
 
@@ -239,10 +250,11 @@ monitor = Monitor()
 def reset_after_fork() -> None:
     """A forked child has no monitor. One begins when something is to be monitored there."""
     global monitor  # noqa: PLW0603  # it is the process's
-    pools = list(monitor._due)
+    pools = [monitor._looked_at, *monitor._due]
     monitor = Monitor()
     for one in pools:
-        one.reset_after_fork()
+        if one is not None:
+            one.reset_after_fork()
 
 
 if hasattr(os, 'register_at_fork'):

@@ -7,16 +7,26 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator
 from itertools import dropwhile
+from threading import get_ident
 from types import AsyncGeneratorType, FrameType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ['format_frames', 'frames_of_task', 'frames_of_thread', 'innermost']
+__all__ = ['are_out_of_reach', 'format_frames', 'frames_of_task', 'frames_of_thread', 'innermost']
 
 MOST_AWAITS = 1000
 """How deep a chain of awaits is followed: one that awaits itself has no end."""
+
+
+def are_out_of_reach(ident: int) -> bool:
+    """Whether the frames of a thread cannot be looked at. Without the GIL only the thread itself can do that: those of
+    one that runs meanwhile would crash the interpreter (seen on 3.13; Python's documentation says so, too).
+
+    :param ident: of the thread
+    """
+    return ident != get_ident() and hasattr(sys, '_is_gil_enabled') and not sys._is_gil_enabled()
 
 
 def frames_of_thread(ident: int) -> list[FrameType]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from operator import sub
@@ -222,7 +221,7 @@ class Aggregation:
         self.errors: Final = Errors('gcp.observe')
         self._labelled = labelled
         self._by_name: dict[str, NamedPools] = {}
-        self._arrived: deque[Telemetry] = deque()
+        self._arrived: list[Telemetry] = []  # no deque: a copy of that fails while a thread adds to it
         self._threshold = 64
         self._lock = threading.RLock()
         self._busy = False
@@ -285,10 +284,10 @@ class Aggregation:
         while self._arrived:
             telemetry = self._arrived[0]
             pools = self._by_name.setdefault(telemetry.name, NamedPools(telemetry.name))
-            pools.members[telemetry] = LabelReader()
+            pools.members.setdefault(telemetry, LabelReader())  # two threads may have found that it follows a provider
             pools.automatic = pools.automatic and telemetry.automatic
             pools.latest = telemetry.number
-            self._arrived.popleft()  # last, so that a fork at any moment finds the pool in one of both
+            del self._arrived[0]  # last, so that a fork at any moment finds the pool in one of both
         for pools in self._by_name.values():
             pools.retire()
         gone = [pools for pools in self._by_name.values() if not pools.members and pools.name != OTHER]
@@ -305,7 +304,7 @@ class Aggregation:
         self._lock = threading.RLock()
         self._busy = False
         self._by_name = {}
-        self._arrived = deque(alive)
+        self._arrived = alive.copy()
         self.errors.reset_after_fork()
         for member in alive:
             member.errors.reset_after_fork()

@@ -115,7 +115,7 @@ class PoolValues:
     def update(self, reading: Reading, only_forks: bool) -> dict[str, dict[str, float]]:
         """Return the values of a reading."""
         if self._shown != (reading, only_forks):
-            self._series_labels.update(reading.rows)
+            self._series_labels = self._series_labels.of(reading.rows)
             known, self._keys, self._values = self._keys, {}, {}
             for metric in METRICS:
                 values = self._values.setdefault(file_of(metric), {})
@@ -240,7 +240,10 @@ class Writer:
         """Start the thread, if there is none. A pool's core calls this, at any point of the caller's code."""
         self._called = True
         while self._armed:
-            pool = self._armed.pop()()
+            try:
+                pool = self._armed.pop()()
+            except IndexError:  # another thread has taken the last one
+                break
             if pool is not None and pool._core.on_transition is self._alarm:
                 pool._core.on_transition = None
         self._start_thread(PERIOD)
@@ -253,6 +256,10 @@ class Writer:
         running = self._running
         if not self._is_over and running.acquire(blocking=False):
             self._starting = True
+            if self._is_over:  # looked at again: from here on, `finish` waits
+                self._starting = False
+                running.release()
+                return
             try:
                 _thread.start_new_thread(self._run, (delay, running))
             except RuntimeError:

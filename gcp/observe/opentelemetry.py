@@ -298,10 +298,12 @@ def follow() -> None:
     """Adopt the current global provider, with all pools that follow it."""
     from opentelemetry.metrics import get_meter_provider
 
-    provider = get_meter_provider()
-    if provider is GlobalProvider.provider:
+    if get_meter_provider() is GlobalProvider.provider:
         return
     with GlobalProvider.lock:
+        provider = get_meter_provider()
+        if provider is GlobalProvider.provider:  # another thread has adopted it meanwhile
+            return
         before, GlobalProvider.provider = GlobalProvider.provider, provider
         GlobalProvider.is_real = not is_proxy(provider)
         if before is not None and before in bindings and is_proxy_of(before, provider):
@@ -334,13 +336,15 @@ def attach(telemetry: Telemetry, provider: Any) -> None:
     :param telemetry: the pool's part in what is exported
     :param provider: the provider, or `DEFAULT` to follow the global one
     """
-    if provider is DEFAULT and not is_imported():
-        followers.add(telemetry)
-        return
+    if provider is DEFAULT:
+        with GlobalProvider.lock:
+            followers.add(telemetry)
+            if not is_imported():  # looked at last: who imports it, and adopts a provider, finds the pool
+                return
     follow()
     if provider is DEFAULT or is_proxy(provider):
         with GlobalProvider.lock:
-            followers.add(telemetry)
+            followers.add(telemetry)  # one with the API's proxy as its argument, too
             binding_of(GlobalProvider.provider).aggregation.add(telemetry)
     else:
         binding_of(provider).aggregation.add(telemetry)

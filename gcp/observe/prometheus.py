@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import copy
 from functools import partial
 from itertools import accumulate, count
 from math import inf
@@ -80,7 +81,8 @@ def bounds_of(metric: Metric) -> list[str]:
 
 
 class SeriesLabels:
-    """The labels of all series of one pool, created once. Those of an endpoint are dropped with its label."""
+    """The labels of all series of one pool, created once. Those of an endpoint are dropped with its label. They do not
+    change, so that threads may use them at the same time."""
 
     def __init__(self, pool: str) -> None:
         self.pool: Final[Labels] = {'pool': pool}
@@ -95,9 +97,11 @@ class SeriesLabels:
         }
         self.rows: dict[str | None, dict[str, list[Labels]]] = {}
 
-    def update(self, rows: Iterable[str | None]) -> None:
-        """Keep the labels of these endpoints only, and create those that are missing."""
-        self.rows = {label: self.rows.get(label) or self._row(label) for label in rows}
+    def of(self, rows: Iterable[str | None]) -> SeriesLabels:
+        """Return the same with the labels of these endpoints only; those that are missing are created."""
+        found = copy(self)
+        found.rows = {label: self.rows.get(label) or self._row(label) for label in rows}
+        return found
 
     def _row(self, label: str | None) -> dict[str, list[Labels]]:
         own = self.pool if label is None else {**self.pool, 'pool_endpoint': label}
@@ -130,11 +134,10 @@ class Collector:
         A page can take longer than the interpreter's switch interval of 5 ms, so this yields to other threads."""
         began = since = perf_counter()
         readings = self._aggregation.read()
-        series_labels = {
-            reading.pool: self._series_labels.get(reading.pool) or SeriesLabels(reading.pool) for reading in readings
-        }
+        before, series_labels = self._series_labels, {}
         for reading in readings:
-            series_labels[reading.pool].update(reading.rows)
+            known = before.get(reading.pool) or SeriesLabels(reading.pool)
+            series_labels[reading.pool] = known.of(reading.rows)
         self._series_labels = series_labels
         for metric in self._metrics:
             family = self._family(metric, readings, series_labels)

@@ -94,7 +94,7 @@ class Telemetry:
         self.pool: Final[weakref.ref[Any]] = weakref.ref(pool)
         pools[self.number] = pool
         self.final_counts: Final = core.final_counts
-        for tell in on_new_pool:
+        for tell in on_new_pool.copy():
             try:
                 tell(pool)
             except Exception as error:

@@ -58,9 +58,13 @@ class Injected(Tracing):
     def use(self, provider: Any) -> None:
         """Switch to another provider; None turns tracing off."""
         self._provider = provider
-        tracer = None if provider is None else self._tracer_of(provider)
-        self._core.tracer = tracer
-        self._core.traces_hits = tracer is not None and self._everything
+        while True:
+            tracer = None if provider is None else self._tracer_of(provider)
+            self._core.tracer = tracer
+            self._core.traces_hits = tracer is not None and self._everything
+            if self._provider is provider:
+                return
+            provider = self._provider  # another thread has switched to it meanwhile, and may have set its tracer before
 
     def _tracer_of(self, provider: Any) -> PoolTracer | None:
         from opentelemetry.trace import NoOpTracer, NoOpTracerProvider, ProxyTracerProvider

@@ -18,7 +18,7 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
@@ -149,6 +149,10 @@ class Call:
         return f'{self.hook} {self.endpoint if self.connection is None else self.connection}'
 
 
+Script = tuple[list[Behaviour], Behaviour]
+"""The behaviours of single calls, the next one last, and that of all later calls."""
+
+
 class FakeHook(Generic[P, R]):
     """A hook of a fake manager. The pool calls it; a test sets what it does, and reads its calls."""
 
@@ -156,7 +160,7 @@ class FakeHook(Generic[P, R]):
         self.name = name
         self._body = body
         self._recorder = recorder
-        self._gate = threading.Event()
+        self._gates = [threading.Event()]  # the last one is that of calls that begin now
         self._futures: set[Future[None]] = set()
         self._unblocked = False
         self.does(ok())
@@ -170,16 +174,20 @@ class FakeHook(Generic[P, R]):
         :param script: one behaviour per call; the last one is repeated for all later calls
         :param endpoint: apply to calls with this endpoint only (default: to all, also where an endpoint has its own)
         """
-        behaviours = itertools.chain(script[:-1], itertools.repeat(script[-1]))
+        behaviours = list(script[-2::-1]), script[-1]
         if endpoint is ...:
-            self._script: Iterator[Behaviour] = behaviours
-            self._scripts: dict[Any, Iterator[Behaviour]] = {}
+            self._script: Script = behaviours
+            self._scripts: dict[Any, Script] = {}
         else:
             self._scripts[endpoint] = behaviours
 
     def next_behaviour(self, endpoint: Any) -> Behaviour:
         """Return the next behaviour of the script."""
-        return next(self._scripts.get(endpoint, self._script))
+        once, ever_after = self._scripts.get(endpoint, self._script)
+        try:
+            return once.pop()  # no iterator: without the GIL it gives an item to two threads
+        except IndexError:
+            return ever_after
 
     def unblock(self, *, forever: bool = False) -> None:
         """End the waits of all running calls. For an asyncio manager, call it in the thread of the event loop.
@@ -187,17 +195,25 @@ class FakeHook(Generic[P, R]):
         :param forever: later calls do not wait either
         """
         self._unblocked = self._unblocked or forever
-        gate, self._gate = self._gate, threading.Event()
-        gate.set()
-        for future in tuple(self._futures):
+        self._gates.append(threading.Event())
+        for gate in self._gates[:-1]:
+            gate.set()
+            with suppress(ValueError):  # another thread unblocks, too
+                self._gates.remove(gate)
+        for future in list(self._futures):
             _resolve(future)
 
-    def wait(self, behaviour: Behaviour, timeout: float | None) -> None:
+    @property
+    def gate(self) -> threading.Event:
+        """What the next `unblock` opens. A call takes it before it is known to run: who sees it run may unblock."""
+        return self._gates[-1]
+
+    def wait(self, behaviour: Behaviour, timeout: float | None, gate: threading.Event) -> None:
         """Wait as the behaviour says, in this thread."""
-        # Read the gate before the flag: unblock() sets the flag before it replaces the gate.
-        gate, patience = self._gate, behaviour.seconds
+        patience = behaviour.seconds
         if behaviour.honours_timeout and timeout is not None:
             patience = min(patience, timeout)
+        # after the gate was looked at: unblock() sets the flag before it replaces the gate
         if self._unblocked or patience <= 0 or gate.wait(None if patience == math.inf else patience):
             return
         if patience < behaviour.seconds:
@@ -299,7 +315,7 @@ class _Recorder:
 
     def unblock(self) -> None:
         """End the waits of all running and all later calls of all hooks."""
-        for hook in tuple(self.hooks.values()):
+        for hook in list(self.hooks.values()):
             hook.unblock(forever=True)
 
     @property
@@ -464,9 +480,10 @@ class BareFakeManager(_Recorder, SyncConnectionManager[Any, FakeConnection]):
 
     def _play(self, name: str, endpoint: Any, connection: Any, timeout: float | None = None) -> Any:
         hook = self.hooks[name]
+        gate = hook.gate
         with self._logged(Call(name, endpoint, connection, timeout)) as call:
             behaviour = hook.next_behaviour(endpoint)
-            hook.wait(behaviour, timeout)
+            hook.wait(behaviour, timeout, gate)
             result = behaviour.act(endpoint, connection)
             return self._connect(call, result) if name == 'create' else result
 

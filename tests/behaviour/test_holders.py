@@ -31,6 +31,11 @@ def line_of(marker: str) -> int:
         return next(number for number, line in enumerate(source, 1) if line.rstrip().endswith(f'# {marker}'))
 
 
+def has_gil() -> bool:
+    """Whether the interpreter has a GIL, so that the frames of other threads can be looked at."""
+    return not hasattr(sys, '_is_gil_enabled') or sys._is_gil_enabled()
+
+
 def until(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + PATIENCE
     while not condition():
@@ -66,12 +71,35 @@ def test_a_thread_in_a_call(pool: Any) -> None:
     assert (holder.thread_name, holder.thread_ident, holder.task_name) == ('worker-1', thread.ident, None)
     assert (holder.file, holder.line) == (__file__, line_of('acquired'))
     assert holder.function.split('.')[-1] == 'work'
-    assert f'line {line_of("now")}, in work' in holder.stack()
+    now = f'line {line_of("now")}, in work' if has_gil() else 'without the GIL'
+    assert now in holder.stack()
     assert 0 <= holder.age < PATIENCE
     assert pool.holders('other') == pool.holders(('never', 'seen')) == []
     done.set()
     thread.join()
     assert pool.holders() == []
+
+
+def test_no_frames_of_another_thread_are_looked_at_without_the_gil(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes on meanwhile, and the interpreter would crash."""
+
+    def work() -> None:
+        with pool.connection('db'):
+            holds.set()
+            done.wait(PATIENCE)
+
+    holds, done = threading.Event(), threading.Event()
+    monkeypatch.setattr(sys, '_is_gil_enabled', lambda: False, raising=False)
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert holds.wait(PATIENCE)
+    with pool.connection('mine'):
+        [other] = pool.holders('db')
+        [mine] = pool.holders('mine')
+        assert 'without the GIL' in other.stack() and 'without the GIL' in other.where()
+        assert f'in {test_no_frames_of_another_thread_are_looked_at_without_the_gil.__name__}' in mine.stack()
+    done.set()
+    thread.join()
 
 
 def test_a_thread_that_has_ended(pool: Any) -> None:

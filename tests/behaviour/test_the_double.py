@@ -254,3 +254,40 @@ async def test_a_bare_one_has_no_other_hooks(front: Front) -> None:
 
 def test_it_imports_no_asyncio(script: Callable[..., Any]) -> None:
     script('import sys, gcp.testing; gcp.testing.FakeManager(); assert "asyncio" not in sys.modules').quietly()
+
+
+def test_each_call_has_its_own_behaviour_in_whatever_thread() -> None:
+    manager = FakeManager()
+    many = 4000
+    manager.create.does(*[ok(number) for number in range(many)], error(OSError))
+    made: list[Any] = []
+    barrier = threading.Barrier(4)
+
+    def create() -> None:
+        barrier.wait(60)
+        made.extend([manager.create('db') for _ in range(many // 4)])
+
+    threads = [threading.Thread(target=create, daemon=True) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(made) == list(range(many))
+    with pytest.raises(OSError):
+        manager.create('db')
+
+
+def test_unblock_twice_at_a_time_ends_the_wait_of_a_call_that_comes_between() -> None:
+    manager = FakeManager()
+    manager.create.does(never())
+    callers = [threading.Thread(target=manager.create, args=('db',), daemon=True) for _ in range(3)]
+    for number, caller in enumerate(callers, 1):
+        caller.start()
+        while manager.create.running < number:
+            time.sleep(0.001)
+    unblockers = [threading.Thread(target=manager.create.unblock, daemon=True) for _ in range(2)]
+    for unblocker in unblockers:
+        unblocker.start()
+    for thread in [*unblockers, *callers]:
+        thread.join(60)
+        assert not thread.is_alive()
