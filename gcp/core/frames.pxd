@@ -162,7 +162,7 @@ cdef extern from *:
 
     /* Whether a thread runs, by the id of its state, and its context variables: a new reference, or NULL. With the GIL
        held, the list of the threads' states does not change. Without it, each thread that holds a connection puts an
-       object into the dict of its state, which dies with that; its context variables are its own. */
+       object into the dict of its state, which dies with that; only its own context variables can be looked at. */
     #ifdef Py_GIL_DISABLED
     #define GCP_THREAD "gcp: a thread that holds connections"
     static PyObject *gcp_threads;           /* the ids of those that run: a set */
@@ -196,7 +196,8 @@ cdef extern from *:
     static int gcp_thread_runs(uint64_t number, PyObject **context) {
         PyObject *id = PyLong_FromUnsignedLongLong(number);
         int runs = id == NULL ? -1 : PySet_Contains(gcp_threads, id);
-        *context = NULL;
+        PyThreadState *own = PyThreadState_Get();
+        *context = own->id == number ? Py_XNewRef(own->context) : NULL;
         Py_XDECREF(id);
         return runs;
     }

@@ -149,11 +149,9 @@ class MonitoredPool:
         return min(again, LOOK_INTERVAL) if self._leaks else float(again)
 
     def _look_at_waits(self, pool: Any) -> float:
-        set_monitored(pool, False)  # before it looks: a wait that it does not see begins the next look
         any_waits, waiter, block, holds_one = look_at_waits(pool)
         if not any_waits:
             return inf
-        set_monitored(pool, True)
         again = self._reclaim(pool) if self._reclaims else inf
         if waiter is not None and self._warn_after < inf:
             if waiter.age >= self._warn_after:

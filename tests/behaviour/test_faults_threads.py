@@ -6,6 +6,7 @@ statement starts and ends between two signals), and the counts of the pool decid
 
 from __future__ import annotations
 
+import _weakrefset
 import contextlib
 import gc
 import itertools
@@ -155,9 +156,10 @@ def test_a_hook_that_never_ends_costs_its_own_caller_only(hook: str) -> None:
 
 # -- signals
 
-LOCKING = {
+NOT_STRUCK = {
     threading.__file__,
     logging.__file__,
+    _weakrefset.__file__,
     '<frozen importlib._bootstrap>',
     '<frozen importlib._bootstrap_external>',
 }
@@ -165,9 +167,10 @@ LOCKING = {
 
 def is_in_stdlib(frame: Any) -> bool:
     """Whether a function of the standard library is being executed. If it has just taken a lock of its module, an error
-    in a handler of signals leaves that locked (`threading` on 3.14, `logging` before 3.13), and other threads wait."""
+    in a handler of signals leaves that locked (`threading` on 3.14, `logging` before 3.13), and other threads wait. In
+    the callback of a weak reference (`_weakrefset`), an error is only shown."""
     while frame is not None and frame.f_code.co_filename != __file__:
-        if frame.f_code.co_filename in LOCKING:
+        if frame.f_code.co_filename in NOT_STRUCK:
             return True
         frame = frame.f_back
     return False
