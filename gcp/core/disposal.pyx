@@ -238,14 +238,23 @@ cdef class Batch:
 
     cpdef Victim take(self):
         """Take the next victim, or None. A forked child leaves its parent's alone."""
+        cdef list gone = []
+        gcp_lock_outer(&self.core.mutex)
+        victim = self.take_within_lock(gone)
+        gcp_unlock_outer(&self.core.mutex)
+        return victim
+
+    cdef Victim take_within_lock(self, list gone):
+        """As `take`.
+
+        :param gone: gets what a forked child leaves alone: it may die, but not within the lock
+        """
         cdef Victim victim
         while self.victims:
-            try:
-                victim = <Victim>self.victims.pop()
-            except IndexError:      # another worker was faster
-                break
+            victim = <Victim>self.victims.pop()
             if victim.epoch == self.core.pool.epoch:
                 return victim
+            gone.append(victim)
         return None
 
     @property

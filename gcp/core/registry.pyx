@@ -255,11 +255,15 @@ cdef Slot find_holder(Core core, conn, endpoint, uint64_t* lease):
 
 cdef bint forget_forced(Core core, conn) except -1:
     """Whether a connection was taken from its holder by a retirement. It is remembered for one release."""
-    if not core.forced:
-        return False
-    for key, taken in list(core.forced.items()):
+    cdef list all_taken
+    gcp_lock_outer(&core.mutex)
+    all_taken = list(core.forced.items())
+    gcp_unlock_outer(&core.mutex)
+    for key, taken in all_taken:
         if taken is conn or taken == conn:
+            gcp_lock_outer(&core.mutex)
             core.forced.pop(key, None)
+            gcp_unlock_outer(&core.mutex)
             return True
     return False
 

@@ -129,7 +129,10 @@ cdef class Watch:
 
     def raised(self):
         """Return the errors of the endpoints that could not be warmed up, one each."""
-        return list(self.errors.values())
+        gcp_lock(&self.core.mutex)
+        errors = list(self.errors.values())
+        gcp_unlock(&self.core.mutex)
+        return errors
 
     def force(self):
         """Take the connections of an endpoint that is being retired from their holders."""

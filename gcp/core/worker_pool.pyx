@@ -1,7 +1,7 @@
 # The workers of a pool: threads or tasks that dispose of victims in the background.
 
 from gcp.core.clock cimport gcp_monotonic
-from gcp.core.platform cimport gcp_fence, gcp_lock_outer, gcp_read, gcp_unlock_outer
+from gcp.core.platform cimport gcp_lock_outer, gcp_read, gcp_unlock_outer
 
 
 @cython.final
@@ -14,7 +14,7 @@ cdef class WorkerPool:
     cdef Core core
     cdef object clock
     cdef object make_event
-    # Lists, not deques: of a deque, no copy can be made while another thread changes it.
+    # They change within the core's lock; what leaves them may die, but not within it.
     cdef list batches        # with victims that no worker has taken yet
     cdef list workers
     cdef list resting        # the workers that wait for work; the caller that wakes one takes it out
@@ -33,7 +33,11 @@ cdef class WorkerPool:
     @property
     def has_work(self):
         """Whether victims wait for a worker."""
-        return len(self.batches) > 0
+        cdef bint found
+        gcp_lock_outer(&self.core.mutex)
+        found = len(self.batches) > 0
+        gcp_unlock_outer(&self.core.mutex)
+        return found
 
     def has_free_worker(self, double grace):
         """Return whether there is a worker that is not stuck.
@@ -43,7 +47,7 @@ cdef class WorkerPool:
         cdef Worker worker
         cdef double now = self.now()
         cdef double begin
-        for worker in list(self.workers):
+        for worker in self.all_workers():
             worker.at_work_on(&begin)
             if now - begin < grace:
                 return True
@@ -57,14 +61,20 @@ cdef class WorkerPool:
         cdef Worker worker
         cdef double now = self.now()
         cdef double begin
-        for worker in list(self.workers):
+        for worker in self.all_workers():
             if worker.at_work_on(&begin) is None and now - begin >= grace:
                 return True
         return False
 
     def offer(self, Batch batch not None):
         """Queue a batch for the next free worker."""
+        self.queue(batch)
+
+    cdef int queue(self, Batch batch) except -1:
+        gcp_lock_outer(&self.core.mutex)
         self.batches.append(batch)
+        gcp_unlock_outer(&self.core.mutex)
+        return 0
 
     def wake_worker(self):
         """Wake a resting worker. Returns whether there was one."""
@@ -113,8 +123,7 @@ cdef class WorkerPool:
             except BaseException:
                 batch.victims.clear()   # an error's traceback may keep the batch: its victims go back to the core now
                 raise
-        self.batches.append(batch)
-        gcp_fence()     # a worker that begins to rest sees the batch, or is seen here
+        self.queue(batch)       # a worker that begins to rest sees it, or is seen here
         worker = self.take_resting()
         if worker is not None:
             return set_and_wait(worker.event, batch.event, seconds)
@@ -123,12 +132,48 @@ cdef class WorkerPool:
         return seconds > 0 and wait_for_event(batch.event, seconds)
 
     cdef Worker take_resting(self):
-        while self.resting:
-            try:
-                return <Worker>self.resting.pop()
-            except IndexError:
-                break
-        return None
+        """Take the worker out that began to rest last, or return None."""
+        cdef Worker worker = None
+        gcp_lock_outer(&self.core.mutex)
+        if self.resting:
+            worker = <Worker>self.resting.pop()
+        gcp_unlock_outer(&self.core.mutex)
+        return worker
+
+    cdef list all_workers(self):
+        gcp_lock_outer(&self.core.mutex)
+        found = self.workers[:]
+        gcp_unlock_outer(&self.core.mutex)
+        return found
+
+    cdef bint take_out(self, list members, Worker worker) except -1:
+        """Take a worker out of those that work, or rest. Returns whether it was one of them."""
+        cdef bint found
+        gcp_lock_outer(&self.core.mutex)
+        found = worker in members
+        if found:
+            members.remove(worker)
+        gcp_unlock_outer(&self.core.mutex)
+        return found
+
+    cdef Victim next_victim(self, list gone):
+        """Take the next victim of the queued batches, or return None.
+
+        :param gone: gets the batches that are done, and what a forked child leaves alone
+        """
+        cdef Victim victim = None
+        cdef Batch batch
+        gcp_lock_outer(&self.core.mutex)
+        while victim is None and self.batches:
+            batch = <Batch>self.batches[0]
+            victim = batch.take_within_lock(gone)
+            if victim is None:
+                gone.append(batch)
+                self.batches.remove(batch)
+            else:
+                victim.batch = batch
+        gcp_unlock_outer(&self.core.mutex)
+        return victim
 
     def stuck(self, double grace):
         """Return the victims that take long, as a list of (victim, seconds).
@@ -140,7 +185,7 @@ cdef class WorkerPool:
         cdef double now = self.now()
         cdef double begin
         cdef list found = []
-        for worker in list(self.workers):
+        for worker in self.all_workers():
             victim = worker.at_work_on(&begin)
             if victim is not None and not gcp_read(&victim.done) and now - begin >= grace:
                 found.append((victim, now - begin))
@@ -148,7 +193,7 @@ cdef class WorkerPool:
 
     def is_busy(self):
         """Return whether disposals are in progress."""
-        return len(self.batches) > 0 or any([is_under_way(victim) for victim in self.under_way()])
+        return self.has_work or any([is_under_way(victim) for victim in self.under_way()])
 
     def needs_watching(self, bint timed):
         """Return whether a disposal in progress may come to take too long.
@@ -157,7 +202,7 @@ cdef class WorkerPool:
                       reservations are cancelled
         """
         cdef Victim victim
-        if self.batches:
+        if self.has_work:
             return True
         for victim in self.under_way():
             if is_under_way(victim) and not gcp_read(&victim.given_up if timed else &victim.overdue):
@@ -170,7 +215,7 @@ cdef class WorkerPool:
         cdef Victim victim
         cdef double begin
         cdef list found = []
-        for worker in list(self.workers):
+        for worker in self.all_workers():
             victim = worker.at_work_on(&begin)
             if victim is not None:
                 found.append(victim)
@@ -204,17 +249,16 @@ cdef class Worker:
     def join(self):
         """Enrol in the worker pool. One that does not begin to work counts as stuck, too."""
         self.note(None, self.worker_pool.now())
+        gcp_lock_outer(&self.worker_pool.core.mutex)
         self.worker_pool.workers.append(self)
+        gcp_unlock_outer(&self.worker_pool.core.mutex)
 
     def quit(self):
         """Leave the worker pool. The victim in work, if there is one, is let go."""
         self.let_go()
         self.notify()
         self.note(None, INFINITY)
-        try:
-            self.worker_pool.workers.remove(self)
-        except ValueError:
-            pass
+        self.worker_pool.take_out(self.worker_pool.workers, self)
 
     @property
     def victim(self):
@@ -228,21 +272,21 @@ cdef class Worker:
         """
         cdef WorkerPool worker_pool = self.worker_pool
         completed, self.completed = self.completed, None
-        worker_pool.resting.append(self)
-        gcp_fence()
-        if worker_pool.batches:        # a batch came in meanwhile
-            self.stop_resting()
+        if not self.begin_rest():      # a batch came in meanwhile
             set_event(completed)
             return True
-        return set_and_wait(completed, self.event, idle_time) or not self.stop_resting()
+        return set_and_wait(completed, self.event, idle_time) or not worker_pool.take_out(worker_pool.resting, self)
 
-    cdef bint stop_resting(self) except -1:
-        """Stop resting. Returns False if a caller has taken it out already."""
-        try:
-            self.worker_pool.resting.remove(self)
-        except ValueError:
-            return False
-        return True
+    cdef bint begin_rest(self) except -1:
+        """Begin to rest. Returns False if there is something to do."""
+        cdef WorkerPool worker_pool = self.worker_pool
+        cdef bint rests
+        gcp_lock_outer(&worker_pool.core.mutex)
+        rests = not worker_pool.batches
+        if rests:
+            worker_pool.resting.append(self)
+        gcp_unlock_outer(&worker_pool.core.mutex)
+        return rests
 
     def work(self, hook, timeout, report):
         """Dispose of all queued victims.
@@ -288,21 +332,12 @@ cdef class Worker:
     cdef Victim take(self):
         """Take the next victim, or None. The last one is let go."""
         cdef WorkerPool worker_pool = self.worker_pool
-        cdef Batch batch
-        cdef Victim victim = None
+        cdef Victim victim
         self.let_go()
-        while victim is None and worker_pool.batches:
-            try:
-                batch = <Batch>worker_pool.batches[0]
-                victim = batch.take()
-                if victim is None:
-                    worker_pool.batches.remove(batch)
-            except (IndexError, ValueError):    # another worker was faster
-                pass
+        victim = worker_pool.next_victim([])
         if victim is None:
             self.note(None, INFINITY)
         else:
-            victim.batch = batch
             self.notify()
             self.note(victim, worker_pool.now())
         return victim

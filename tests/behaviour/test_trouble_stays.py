@@ -54,8 +54,10 @@ async def test_a_failing_endpoint_does_not_hurt_another(front: Front) -> None:
 async def test_an_idle_pool_its_waiters_and_its_close_use_no_cpu(front: Front, background_collector: bool) -> None:
     pool = front.pool(front.manager(), max_size=2, background_collector=background_collector, idle_timeout=30)
     held = await front.fill(pool, 'db', 2)
-    waiters = [front.spawn(pool.acquire('db', timeout=timeout)) for timeout in (None, 60, 1e9) for _ in range(3)]
-    await front.waiting(pool, 9)
+    waiters: list[Any] = []
+    for timeout in (None, 60, 1e9) * 3:
+        waiters.append(front.spawn(pool.acquire('db', timeout=timeout)))
+        await front.waiting(pool, len(waiters))  # they are served in this order
     began = time.process_time()
     await front.sleep(0.5)
     assert time.process_time() - began < 0.05
