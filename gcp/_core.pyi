@@ -459,7 +459,7 @@ def find_holders(pool: BaseConnectionPool[_EndpointT, _ConnectionT], endpoint: o
     """
 
 def look_at_waits(pool: BaseConnectionPool[_EndpointT, _ConnectionT]) -> tuple[bool, Any, str, bool]:
-    """Look for acquires that wait without a time limit.
+    """Look for acquires that wait without a time limit, and note whether any acquire waits, as `set_monitored` does.
 
     :return: ``(whether any acquire waits, the caller that has waited longest, what blocks it, whether it holds a
              connection of the same endpoint)``; the second is None where all have time limits
@@ -490,7 +490,7 @@ def thread_context(thread: int) -> tuple[Context | None, bool | None]:
     """Return the context variables of a thread as they are now, and whether it runs: ``(context, running)``.
 
     :param thread: the id of its state
-    :return: the context is None where the thread has none; the second is None where that cannot be told
+    :return: the context is None where the thread has none, and without the GIL
     """
 
 def next_job(pool: BaseConnectionPool[_EndpointT, _ConnectionT], only_checks: bool = False) -> Job | None:

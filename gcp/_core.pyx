@@ -19,7 +19,7 @@ looks                  what is looked at outside a transition
 by_label               the counts of endpoints by label, for exporters
 holder                 what holds a connection
 uses                   who holds it: where it was acquired, and since when
-hand-over              what the caller of an acquire gets of its slot
+delivery               what the caller of an acquire gets of its slot
 acquire, request       the machine of an acquire, and what it asks of the core
 errors                 those of the connects of an endpoint
 connecting             what follows from a connect that failed
@@ -123,7 +123,7 @@ include "core/looks.pyx"
 include "core/by_label.pyx"
 include "core/holder.pyx"
 include "core/uses.pyx"
-include "core/handover.pyx"
+include "core/delivery.pyx"
 include "core/acquire.pyx"
 include "core/errors.pyx"
 include "core/request.pyx"

@@ -145,7 +145,7 @@ cdef class AsyncLease(Holder):
 
     cdef int advance(self, value, PyObject** result) except -1:
         """Go on until something suspends (PYGEN_NEXT) or there is a result (PYGEN_RETURN)."""
-        cdef handover_t to
+        cdef delivery_t to
         cdef slot_t* s
         self.by_name = False
         if self.phase == FRESH:
@@ -188,13 +188,13 @@ cdef class AsyncLease(Holder):
     cdef object conclude(self, outcome):
         """What was awaited has ended well."""
         cdef Acquire acquire = self.acquire
-        cdef handover_t to
+        cdef delivery_t to
         self.coro = None
         if acquire is None:
             self.phase = OVER
             return outcome
         self.acquire = None
-        begin_handover(&to)
+        begin_delivery(&to)
         return self.take_over(slot_of(acquire, &to), &to)
 
     cdef int fail(self, error) except -1:
@@ -207,7 +207,7 @@ cdef class AsyncLease(Holder):
             acquire.abandon(error)
         return 0
 
-    cdef inline object take_over(self, slot_t* s, handover_t* to):
+    cdef inline object take_over(self, slot_t* s, delivery_t* to):
         """The acquire has ended well. Returns the connection."""
         if self.tag is not None:
             note_tagged(self.pool, s, to, self.tag)
@@ -219,7 +219,7 @@ cdef class AsyncLease(Holder):
 
     # --- acquire ---
 
-    cdef slot_t* begin_acquire(self, handover_t* to) except? NULL:
+    cdef slot_t* begin_acquire(self, delivery_t* to) except? NULL:
         """Take an idle connection. Returns NULL if there is something to be awaited first."""
         cdef AsyncPool pool = self.pool
         cdef PyObject* task
@@ -232,7 +232,7 @@ cdef class AsyncLease(Holder):
         elif not traces_hits(pool._core):
             s = pool.take_slot(self.key, self.timeout, &a, task, to)
         else:
-            begin_handover(to)
+            begin_delivery(to)
         if s == NULL:
             return pool.begin_for(self, to)
         if pool.direct or a.fresh == ENDED:
@@ -240,14 +240,14 @@ cdef class AsyncLease(Holder):
         self.phase = ACQUIRING              # a hook that awaits this same lease gets an error
         return self.call_hooks(s, &a, to)
 
-    cdef slot_t* begin(self, Acquire acquire, error, handover_t* to) except? NULL:
+    cdef slot_t* begin(self, Acquire acquire, error, delivery_t* to) except? NULL:
         """Begin to drive an acquire that is no idle hit.
 
         :param error: what a hook raised at an idle hit
         :param to: that of the idle hit ends here
         """
         self.acquire = acquire
-        drop_handover(to)
+        drop_delivery(to)
         try:
             if error is not None:
                 acquire.failed(error)
@@ -279,11 +279,11 @@ cdef class AsyncLease(Holder):
         self.coro = self.pool._drive(acquire)
         return False
 
-    cdef slot_t* call_hooks(self, slot_t* s, acquire_t* a, handover_t* to) except? NULL:
+    cdef slot_t* call_hooks(self, slot_t* s, acquire_t* a, delivery_t* to) except? NULL:
         """Drive an idle hit: call its hooks, as long as they do not suspend. If something is wrong with it, or a hook
         suspends, it becomes an `Acquire`."""
         cdef AsyncPool pool = self.pool
-        cdef Slot slot = <Slot>record_handed_over(s, to)    # keeps the record, whatever a hook does
+        cdef Slot slot = <Slot>record_delivered(s, to)    # keeps the record, whatever a hook does
         error = None
         default = default_timeout(pool)
         allowed = default if self.timeout is None else pool.limit(self.timeout)
@@ -291,7 +291,7 @@ cdef class AsyncLease(Holder):
         a.hook_began = a.began
         after_slot(pool, a)
         try:
-            run_hooks(self, <object>conn_handed_over(s, to), a)
+            run_hooks(self, <object>conn_delivered(s, to), a)
             if a.todo == DO_DONE and pool.finish_hit(s, a):
                 return s
         except BaseException as trouble:
@@ -439,7 +439,7 @@ cdef int run_hooks(AsyncLease lease, conn, acquire_t* a) except -1:
     return 0
 
 
-cdef slot_t* begin_from_hit(AsyncLease lease, Slot slot, acquire_t* a, error, handover_t* to) except? NULL:
+cdef slot_t* begin_from_hit(AsyncLease lease, Slot slot, acquire_t* a, error, delivery_t* to) except? NULL:
     """Go on as an `Acquire` from an idle hit of which a hook has suspended, has raised, or found it dead."""
     cdef AsyncPool pool = lease.pool
     cdef Acquire acquire = acquire_from_hit(pool, slot, a, lease.key, pool.limit(lease.timeout))

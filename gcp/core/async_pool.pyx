@@ -166,17 +166,17 @@ cdef class AsyncPool(BaseConnectionPool):
         """
         return release_async(self, conn, endpoint, error)
 
-    cdef slot_t* begin_for(self, AsyncLease lease, handover_t* to) except? NULL:
+    cdef slot_t* begin_for(self, AsyncLease lease, delivery_t* to) except? NULL:
         """Begin an acquire that is no idle hit. A method of the pool, so that the compiler keeps it out of the hit."""
         return lease.begin(self.open_acquire(lease.key, lease.timeout, lease.priority), None, to)
 
     cdef bint begin_with_priority(self, AsyncLease lease, PyObject** result) except -1:
         """Begin an acquire with a priority: even an idle connection is left to the machine, which knows of it. Returns
         whether it has ended; if not, there is something to be awaited."""
-        cdef handover_t to
+        cdef delivery_t to
         cdef slot_t* s
         self.check_loop()
-        begin_handover(&to)
+        begin_delivery(&to)
         s = self.begin_for(lease, &to)
         if s != NULL:
             give(result, lease.take_over(s, &to))

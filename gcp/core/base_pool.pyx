@@ -64,7 +64,7 @@ cdef inline slot_t* take_hit(pool_t* pool, endpoint_t* e, double now, acquire_t*
     return s
 
 
-cdef slot_t* take_slot_of(BaseConnectionPool pool, Endpoint ep, acquire_t* a, PyObject* task, handover_t* to):
+cdef slot_t* take_slot_of(BaseConnectionPool pool, Endpoint ep, acquire_t* a, PyObject* task, delivery_t* to):
     """Take an idle connection of an endpoint that was looked up by equality, or that has a reserve."""
     cdef Core core = pool._core
     cdef slot_t* s = NULL
@@ -74,13 +74,13 @@ cdef slot_t* take_slot_of(BaseConnectionPool pool, Endpoint ep, acquire_t* a, Py
     if ep.e.shown:
         s = take_hit(&core.pool, &ep.e, gcp_monotonic(), a, pool.checks_only)
         if s != NULL:
-            hand_over(s, pool.tracks, task, to)
+            deliver(s, pool.tracks, task, to)
     reserved = s == NULL and ep.e.reserve > 0
     gcp_unlock_stripe(&core.mutex, stripe)
     return take_reserved(pool, ep, a, task, to) if reserved else s
 
 
-cdef slot_t* take_reserved(BaseConnectionPool pool, Endpoint ep, acquire_t* a, PyObject* task, handover_t* to):
+cdef slot_t* take_reserved(BaseConnectionPool pool, Endpoint ep, acquire_t* a, PyObject* task, delivery_t* to):
     """Take an idle connection of an endpoint that has a reserve."""
     cdef Core core = pool._core
     cdef slot_t* s = NULL
@@ -88,7 +88,7 @@ cdef slot_t* take_reserved(BaseConnectionPool pool, Endpoint ep, acquire_t* a, P
     if ep.e.reserve and ep.e.listed and may_hit(&core.pool, &ep.e):
         s = take_hit(&core.pool, &ep.e, gcp_monotonic(), a, pool.checks_only)
         if s != NULL:
-            hand_over(s, pool.tracks, task, to)
+            deliver(s, pool.tracks, task, to)
     gcp_unlock(&core.mutex)
     return s
 
@@ -189,7 +189,7 @@ cdef class BaseConnectionPool(ListenedPool):
     # --- acquire ---
 
     cdef inline slot_t* take_slot(
-        self, endpoint, timeout, acquire_t* a, PyObject* task, handover_t* to
+        self, endpoint, timeout, acquire_t* a, PyObject* task, delivery_t* to
     ) except? NULL:
         """Take an idle connection, or return NULL if that needs more than a look.
 
@@ -200,7 +200,7 @@ cdef class BaseConnectionPool(ListenedPool):
         cdef int stripe = gcp_stripe(<PyObject*>endpoint)
         cdef endpoint_t* e
         cdef slot_t* s = NULL
-        begin_handover(to)
+        begin_delivery(to)
         gcp_know_thread()
         if timeout is not None:
             check_timeout(timeout)
@@ -211,11 +211,11 @@ cdef class BaseConnectionPool(ListenedPool):
         if e != NULL:
             s = take_hit(pool, e, gcp_monotonic(), a, self.checks_only)
             if s != NULL:
-                hand_over(s, self.tracks, task, to)
+                deliver(s, self.tracks, task, to)
         gcp_unlock_stripe(&self._core.mutex, stripe)
         return s if e != NULL else self.take_equal(endpoint, a, task, to)
 
-    cdef slot_t* take_equal(self, endpoint, acquire_t* a, PyObject* task, handover_t* to) except? NULL:
+    cdef slot_t* take_equal(self, endpoint, acquire_t* a, PyObject* task, delivery_t* to) except? NULL:
         """Take an idle connection by a key that is unknown, or equal to that of the endpoint, but not the same."""
         cdef PyObject* found = look_up_quietly(self._core.endpoints, endpoint)
         cdef Endpoint ep

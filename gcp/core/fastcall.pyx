@@ -45,6 +45,18 @@ cdef extern from *:
     #define gcp_keep_leases(type) gcp_keep(gcp_lease, type)
     #define gcp_keep_async_leases(type) gcp_keep(gcp_async_lease, type)
 
+    /* A function of a type that never dies. Where there is no GIL, each call of its bound method by another thread than
+       that which made it would change its count of references, and threads would wait for each other. */
+    #ifdef Py_GIL_DISABLED
+    static void gcp_make_immortal(PyObject *f) {
+        f->ob_tid = 0;
+        f->ob_ref_shared = 0;
+        f->ob_ref_local = UINT32_MAX;
+    }
+    #else
+    #define gcp_make_immortal(f) ((void)(f))
+    #endif
+
     /* A method that is nearly always called with the same few positional arguments: those calls do not parse arguments.
        The function object stays what it is, with its signature and its docstring. */
     typedef PyObject *(*gcp_few_t)(PyObject **);
@@ -64,6 +76,7 @@ cdef extern from *:
             method##_of_few = of_few; \\
             method##_general = *entry; \\
             *entry = method##_call; \\
+            gcp_make_immortal(f); \\
         }
     GCP_CALL_FEW(gcp_acquire, 1)
     GCP_CALL_FEW(gcp_connection, 1)

@@ -65,12 +65,12 @@ cdef Acquire acquire_from_hit(BaseConnectionPool pool, Slot slot, acquire_t* hit
     return acquire
 
 
-cdef inline slot_t* slot_of(Acquire acquire, handover_t* to):
+cdef inline slot_t* slot_of(Acquire acquire, delivery_t* to):
     """Hand the slot of an acquire that has ended well over. The pool owns it."""
     cdef Core core = acquire.core
     cdef slot_t* s = &acquire.slot.s
     gcp_lock(&core.mutex)
-    hand_over(s, False, NULL, to)
+    deliver(s, False, NULL, to)
     if acquire.pool.tracks:
         move_site(acquire, &to.dropped)
     gcp_unlock(&core.mutex)

@@ -21,7 +21,7 @@ cdef class SyncPool(BaseConnectionPool):
         :raises AcquireTimeoutError: if it took longer
         :raises ConnectionPoolClosedError: if the pool is closed
         """
-        cdef handover_t to
+        cdef delivery_t to
         cdef slot_t* s
         cdef int first = check_priority(priority)
         if tag is None and not first:
@@ -62,7 +62,7 @@ cdef class SyncPool(BaseConnectionPool):
 
     # --- acquire ---
 
-    cdef inline slot_t* take(self, endpoint, timeout, handover_t* to) except NULL:
+    cdef inline slot_t* take(self, endpoint, timeout, delivery_t* to) except NULL:
         """Acquire a slot: an idle one, else whatever the machine comes to."""
         cdef acquire_t a
         cdef slot_t* s = NULL
@@ -74,23 +74,23 @@ cdef class SyncPool(BaseConnectionPool):
             return self.serve_anew(endpoint, timeout, to)
         return s if self.direct or a.fresh == ENDED else self.call_hooks(s, &a, endpoint, timeout, to)
 
-    cdef slot_t* take_by_priority(self, endpoint, timeout, int priority, handover_t* to) except NULL:
+    cdef slot_t* take_by_priority(self, endpoint, timeout, int priority, delivery_t* to) except NULL:
         """Acquire a slot. With a priority, even an idle one is left to the machine."""
         if not priority:
             return self.take(endpoint, timeout, to)
-        begin_handover(to)
+        begin_delivery(to)
         return self.serve(self.open_acquire(endpoint, timeout, priority), None, to)
 
-    cdef slot_t* serve_anew(self, endpoint, timeout, handover_t* to) except NULL:
+    cdef slot_t* serve_anew(self, endpoint, timeout, delivery_t* to) except NULL:
         """Drive an acquire that found no idle connection."""
-        begin_handover(to)
+        begin_delivery(to)
         return self.serve(self.open_acquire(endpoint, timeout), None, to)
 
-    cdef slot_t* call_hooks(self, slot_t* s, acquire_t* a, endpoint, timeout, handover_t* to) except NULL:
+    cdef slot_t* call_hooks(self, slot_t* s, acquire_t* a, endpoint, timeout, delivery_t* to) except NULL:
         """Drive an idle hit: call its hooks. If something is wrong with it, it becomes an `Acquire`."""
         cdef Core core = self._core
-        cdef Slot slot = <Slot>record_handed_over(s, to)    # keeps the record, whatever a hook does
-        cdef PyObject* conn = conn_handed_over(s, to)
+        cdef Slot slot = <Slot>record_delivered(s, to)    # keeps the record, whatever a hook does
+        cdef PyObject* conn = conn_delivered(s, to)
         default = default_timeout(self)
         allowed = default if timeout is None else check_timeout(timeout)
         a.deadline = a.began + seconds_allowed(allowed, default)
@@ -114,14 +114,14 @@ cdef class SyncPool(BaseConnectionPool):
             return self.serve(acquire_from_hit(self, slot, a, endpoint, allowed), error, to)
         return self.serve(acquire_from_hit(self, slot, a, endpoint, allowed), None, to)
 
-    cdef slot_t* serve(self, Acquire acquire, error, handover_t* to) except NULL:
+    cdef slot_t* serve(self, Acquire acquire, error, delivery_t* to) except NULL:
         """Drive an acquire that is no idle hit. Whatever goes wrong, nothing is left behind.
 
         :param error: what a hook raised at an idle hit
         :param to: that of the idle hit ends here
         """
         cdef int todo
-        drop_handover(to)
+        drop_delivery(to)
         try:
             if error is not None:
                 acquire.failed(error)
@@ -280,7 +280,7 @@ cdef class Lease(Holder):
         self.pool._drive_release(discard_now(self.pool, slot, self.lease, 'discarded'))
 
     cdef object enter(self):
-        cdef handover_t to
+        cdef delivery_t to
         cdef slot_t* s
         if gcp_swap(&self.entered, True):
             raise RuntimeError('a lease can be entered only once: call connection() again')
@@ -341,7 +341,7 @@ gcp_keep_leases(Lease)
 # --- called with few arguments: see fastcall ---
 
 cdef object acquire_one(PyObject** args):
-    cdef handover_t to
+    cdef delivery_t to
     cdef slot_t* s = (<SyncPool>args[0]).take(<object>args[1], None, &to)
     return conn_of(s, &to)
 

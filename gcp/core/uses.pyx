@@ -31,9 +31,9 @@ cdef inline void move_site(Acquire acquire, gcp_dropped* dropped) noexcept:
     acquire.slot.noted = acquire.slot.s.lease
 
 
-cdef int note_tagged(BaseConnectionPool pool, slot_t* s, handover_t* to, tag) except -1:
+cdef int note_tagged(BaseConnectionPool pool, slot_t* s, delivery_t* to, tag) except -1:
     """Note what a connection is used for. Where a pool does not track its holders, it does track those with a tag."""
-    cdef Slot slot = <Slot>record_handed_over(s, to)
+    cdef Slot slot = <Slot>record_delivered(s, to)
     cdef uint64_t lease = s.lease if GCP_STRIPES == 1 else to.lease
     cdef PyObject* task = NULL if pool.tracks else pool.running_task()
     gcp_know_thread()

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from gil import needs_gil
 
 Run = Callable[..., Any]
 
@@ -131,6 +132,7 @@ def test_threads_end_in_every_way(script: Run, ending: str, thorough: bool) -> N
         script(source, '-X', 'dev', '-W', 'error', timeout=60).quietly(status=ENDINGS[ending][1])
 
 
+@needs_gil('the names of modules are gone before what they refer to')
 def test_a_pool_in_a_global_of_a_module_that_goes_away(script: Run) -> None:
     script(
         """

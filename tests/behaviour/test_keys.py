@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from fronts import Front
+from gil import HAS_GIL
 from test_garbage import keepers_of_nothing
 
 from gcp.exceptions import ConnectionNotAcquiredError
@@ -182,7 +183,7 @@ async def test_a_key_that_lies_where_a_dead_one_lay(front: Front) -> None:
         assert list(pool.stats().endpoints) == [key]
         alive = weakref.ref(conn)
         del key, conn
-    assert again > 50
+    assert again > 50 or not HAS_GIL  # an address is not used again so soon there
     assert pool.stats().created == 300
 
 

@@ -1,27 +1,27 @@
-# The hand-over: what the caller of an acquire needs of the slot that it has got. With the GIL it is read from the slot,
-# since no other thread runs in between. Without it, another thread may take the connection away at once (a close by
-# force, say), and dispose of it. So the caller gets references then, within the lock under which it got the slot.
+# Delivery: what the caller of an acquire needs of the slot that it has got. With the GIL it is read from the slot:
+# no other thread runs in between. Without it, another thread may take the connection away at once (a close by force,
+# say), and dispose of it. So the caller gets references then, within the lock under which it got the slot.
 
 from gcp.core.frames cimport gcp_dropped, gcp_forget_dropped, gcp_init_dropped
 from gcp.core.platform cimport GCP_STRIPES
 from gcp.core.state cimport slot_object, slot_t
 
 
-cdef struct handover_t:
+cdef struct delivery_t:
     PyObject* slot           # owned
     PyObject* conn           # owned
     uint64_t lease
     gcp_dropped dropped      # what was noted of the last holder: it dies outside the lock
 
 
-cdef inline void begin_handover(handover_t* to) noexcept:
+cdef inline void begin_delivery(delivery_t* to) noexcept:
     gcp_init_dropped(&to.dropped)
     if GCP_STRIPES > 1:
         to.slot = NULL
         to.conn = NULL
 
 
-cdef inline void hand_over(slot_t* s, bint tracks, PyObject* task, handover_t* to) noexcept:
+cdef inline void deliver(slot_t* s, bint tracks, PyObject* task, delivery_t* to) noexcept:
     """Note who uses a slot from now on, and take references for it. Within the lock.
 
     :param tracks: whether it is noted
@@ -37,24 +37,24 @@ cdef inline void hand_over(slot_t* s, bint tracks, PyObject* task, handover_t* t
         Py_INCREF(<object>to.conn)
 
 
-cdef inline object conn_of(slot_t* s, handover_t* to):
-    """End a hand-over to a caller that gets the connection."""
+cdef inline object conn_of(slot_t* s, delivery_t* to):
+    """End a delivery to a caller that gets the connection."""
     gcp_forget_dropped(&to.dropped)
     if GCP_STRIPES == 1:
         return <object>s.conn
     conn = <object>to.conn
-    drop_handover(to)
+    drop_delivery(to)
     return conn
 
 
-cdef inline object conn_held(slot_t* s, handover_t* to, Core core, Holder holder):
-    """End a hand-over to a caller that gets the connection, and is represented by a holder."""
-    holder.hold(core, <Slot>record_handed_over(s, to), s.lease if GCP_STRIPES == 1 else to.lease)
+cdef inline object conn_held(slot_t* s, delivery_t* to, Core core, Holder holder):
+    """End a delivery to a caller that gets the connection, and is represented by a holder."""
+    holder.hold(core, <Slot>record_delivered(s, to), s.lease if GCP_STRIPES == 1 else to.lease)
     return conn_of(s, to)
 
 
-cdef void drop_handover(handover_t* to) noexcept:
-    """End a hand-over whose slot the caller does not get, or drop what it owns."""
+cdef void drop_delivery(delivery_t* to) noexcept:
+    """End a delivery whose slot the caller does not get, or drop what it owns."""
     if GCP_STRIPES > 1 and to.slot != NULL:
         Py_DECREF(<object>to.conn)
         Py_DECREF(<object>to.slot)
@@ -63,11 +63,11 @@ cdef void drop_handover(handover_t* to) noexcept:
     gcp_forget_dropped(&to.dropped)
 
 
-cdef inline PyObject* record_handed_over(slot_t* s, handover_t* to) noexcept:
+cdef inline PyObject* record_delivered(slot_t* s, delivery_t* to) noexcept:
     """Return the record of the slot, borrowed."""
     return slot_object(s) if GCP_STRIPES == 1 else to.slot
 
 
-cdef inline PyObject* conn_handed_over(slot_t* s, handover_t* to) noexcept:
+cdef inline PyObject* conn_delivered(slot_t* s, delivery_t* to) noexcept:
     """Return the connection, borrowed."""
     return s.conn if GCP_STRIPES == 1 else to.conn
