@@ -54,7 +54,6 @@ cdef extern from *:
     #define gcp_write(flag, value) __atomic_store_n((flag), (value), __ATOMIC_RELEASE)
     #define gcp_swap(flag, value) __atomic_exchange_n((flag), (value), __ATOMIC_SEQ_CST)
     #define gcp_count(counter) __atomic_add_fetch((counter), 1, __ATOMIC_RELAXED)
-    #define gcp_fence() __atomic_thread_fence(__ATOMIC_SEQ_CST)
     #else
     #define GCP_STRIPES 1
     #define GCP_APART 1
@@ -71,7 +70,6 @@ cdef extern from *:
     #define gcp_write(flag, value) ((void)(*(flag) = (value)))
     static inline int gcp_swap(int *flag, int value) { int old = *flag; *flag = value; return old; }
     #define gcp_count(counter) (++*(counter))
-    #define gcp_fence() ((void)0)
     #endif
 
     /* Delete a dict's entry if a condition on its value holds. No user code runs between the look-up and the deletion.
@@ -220,7 +218,6 @@ cdef extern from *:
     void gcp_write_byte "gcp_write" (unsigned char*, bint) noexcept nogil
     bint gcp_swap(bint*, bint) noexcept nogil
     uint64_t gcp_count(uint64_t*) noexcept nogil
-    void gcp_fence() noexcept nogil
     void gcp_prefetch(void*) noexcept nogil
     uint64_t GCP_NO_MARK
     uint64_t gcp_running_mark() noexcept

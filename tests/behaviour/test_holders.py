@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from fronts import PATIENCE, AsyncioFront, Front, ThreadsFront
+from gil import HAS_GIL
 
 import gcp.asyncio
 import gcp.threading
@@ -29,11 +30,6 @@ def line_of(marker: str) -> int:
     """Return the number of the line of this file that ends with a marker."""
     with open(__file__, encoding='utf-8') as source:
         return next(number for number, line in enumerate(source, 1) if line.rstrip().endswith(f'# {marker}'))
-
-
-def has_gil() -> bool:
-    """Whether the interpreter has a GIL, so that the frames of other threads can be looked at."""
-    return not hasattr(sys, '_is_gil_enabled') or sys._is_gil_enabled()
 
 
 def until(condition: Callable[[], object]) -> None:
@@ -71,7 +67,7 @@ def test_a_thread_in_a_call(pool: Any) -> None:
     assert (holder.thread_name, holder.thread_ident, holder.task_name) == ('worker-1', thread.ident, None)
     assert (holder.file, holder.line) == (__file__, line_of('acquired'))
     assert holder.function.split('.')[-1] == 'work'
-    now = f'line {line_of("now")}, in work' if has_gil() else 'without the GIL'
+    now = f'line {line_of("now")}, in work' if HAS_GIL else 'without the GIL'
     assert now in holder.stack()
     assert 0 <= holder.age < PATIENCE
     assert pool.holders('other') == pool.holders(('never', 'seen')) == []
