@@ -64,6 +64,16 @@ cdef inline slot_t* take_hit(pool_t* pool, endpoint_t* e, double now, acquire_t*
     return s
 
 
+cdef inline slot_t* take_delivered(
+    BaseConnectionPool pool, endpoint_t* e, acquire_t* a, PyObject* task, delivery_t* to
+) noexcept:
+    """Take an idle connection for a caller, or return NULL. Within the lock of the endpoint's stripe."""
+    cdef slot_t* s = take_hit(&pool._core.pool, e, gcp_monotonic(), a, pool.checks_only)
+    if s != NULL:
+        deliver(s, pool.tracks, task, to)
+    return s
+
+
 cdef slot_t* take_slot_of(BaseConnectionPool pool, Endpoint ep, acquire_t* a, PyObject* task, delivery_t* to):
     """Take an idle connection of an endpoint that was looked up by equality, or that has a reserve."""
     cdef Core core = pool._core
@@ -72,9 +82,7 @@ cdef slot_t* take_slot_of(BaseConnectionPool pool, Endpoint ep, acquire_t* a, Py
     cdef bint reserved
     gcp_lock_stripe(&core.mutex, stripe)
     if ep.e.shown:
-        s = take_hit(&core.pool, &ep.e, gcp_monotonic(), a, pool.checks_only)
-        if s != NULL:
-            deliver(s, pool.tracks, task, to)
+        s = take_delivered(pool, &ep.e, a, task, to)
     reserved = s == NULL and ep.e.reserve > 0
     gcp_unlock_stripe(&core.mutex, stripe)
     return take_reserved(pool, ep, a, task, to) if reserved else s
@@ -86,9 +94,7 @@ cdef slot_t* take_reserved(BaseConnectionPool pool, Endpoint ep, acquire_t* a, P
     cdef slot_t* s = NULL
     gcp_lock(&core.mutex)
     if ep.e.reserve and ep.e.listed and may_hit(&core.pool, &ep.e):
-        s = take_hit(&core.pool, &ep.e, gcp_monotonic(), a, pool.checks_only)
-        if s != NULL:
-            deliver(s, pool.tracks, task, to)
+        s = take_delivered(pool, &ep.e, a, task, to)
     gcp_unlock(&core.mutex)
     return s
 
@@ -209,9 +215,7 @@ cdef class BaseConnectionPool(ListenedPool):
         gcp_lock_stripe(&self._core.mutex, stripe)
         e = <endpoint_t*>table_find(&pool.known, <PyObject*>endpoint)
         if e != NULL:
-            s = take_hit(pool, e, gcp_monotonic(), a, self.checks_only)
-            if s != NULL:
-                deliver(s, self.tracks, task, to)
+            s = take_delivered(self, e, a, task, to)
         gcp_unlock_stripe(&self._core.mutex, stripe)
         return s if e != NULL else self.take_equal(endpoint, a, task, to)
 
@@ -233,7 +237,7 @@ cdef class BaseConnectionPool(ListenedPool):
         cdef bint ours
         core.before('finish')
         gcp_lock(&core.mutex)
-        ours = s.lease == a.lease and s.state == USED and core.pool.epoch == a.epoch and not core.pool.closed
+        ours = is_in_use(&core.pool, s, a.lease, a.epoch, USED) and not core.pool.closed
         if ours:
             s.acquired = True
             s.ep.counters.acquires[<int>HIT] += 1
@@ -284,7 +288,7 @@ cdef class BaseConnectionPool(ListenedPool):
         cdef pool_t* pool = &self._core.pool
         cdef int outcome = NOT_HELD
         gcp_lock(&self._core.mutex)
-        if slot.s.lease == lease and slot.s.state == state and pool.epoch == epoch:
+        if is_in_use(pool, &slot.s, lease, epoch, state):
             pool.now = now
             end_release(pool, &slot.s, now)
             outcome = PUT_BACK_AND_MORE
@@ -347,7 +351,7 @@ cdef class BaseConnectionPool(ListenedPool):
         cdef int outcome = PUT_BACK_AND_MORE
         core.before('give_back')
         gcp_lock_stripe(&core.mutex, stripe)
-        if slot.s.lease == r.lease and slot.s.state == RETURNING and core.pool.epoch == r.epoch:
+        if is_in_use(&core.pool, &slot.s, r.lease, r.epoch, RETURNING):
             outcome = self.put_back(&slot.s, now)
         gcp_unlock_stripe(&core.mutex, stripe)
         if GCP_STRIPES > 1 and outcome == NOT_SIMPLE:

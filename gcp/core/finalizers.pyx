@@ -2,8 +2,8 @@
 # transition in the same thread. It runs no Python code of the pool's, but appends to a list that the next call
 # reclaims. Without the GIL it takes the lock, which no thread holds while it runs a finalizer.
 
-from gcp.core.platform cimport PyObject_CallNoArgs, gcp_lock, gcp_unlock, gcp_write
 from gcp.core.checks cimport stop_checking
+from gcp.core.platform cimport PyObject_CallNoArgs, gcp_lock, gcp_unlock, gcp_write
 from gcp.core.ring cimport ring_insert
 from gcp.core.state cimport (
     CREATE, DISCARDED, DISPOSING, USE, endpoint_t, first_waiter, neediest, pool_t, slot_object, slot_t,

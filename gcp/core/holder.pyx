@@ -2,11 +2,16 @@
 # middle leaves the connection to the next call (see finalizers).
 
 from gcp.core.platform cimport gcp_lock, gcp_unlock
-from gcp.core.state cimport RETURNING, USED, slot_t
+from gcp.core.state cimport RETURNING, USED, pool_t, slot_t
 
 
 cdef inline bint is_held(slot_t* s) noexcept nogil:
     return s.state == USED or s.state == RETURNING
+
+
+cdef inline bint is_in_use(pool_t* pool, slot_t* s, uint64_t lease, uint64_t epoch, int state) noexcept nogil:
+    """Whether the use of a slot with this lease number lasts, and has this state: USED, or RETURNING."""
+    return s.lease == lease and s.state == state and epoch == pool.epoch
 
 
 @cython.no_gc_clear
@@ -32,10 +37,7 @@ cdef class Holder:
 
     cdef inline bint holds(self) noexcept nogil:
         """Whether the connection is held by this, and its release has not begun."""
-        return (
-            self.slot is not None and self.slot.s.lease == self.lease and self.slot.s.state == USED
-            and self.epoch == self.core.pool.epoch
-        )
+        return self.slot is not None and is_in_use(&self.core.pool, &self.slot.s, self.lease, self.epoch, USED)
 
     cdef int leave_stale(self, key, error) except -1:
         """Leave a connection that is not held any more: that is misuse, except in a forked child, after a close, and

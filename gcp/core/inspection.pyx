@@ -3,16 +3,16 @@
 # thousand endpoints, only those that are asked for cost an object.
 
 from gcp.core.connects cimport is_probe
-from gcp.core.histogram cimport N_USE_BOUNDS, add_histogram, histogram_t
+from gcp.core.histogram cimport N_USE_BOUNDS, histogram_t
 from gcp.core.permits cimport endpoint_may_connect, pool_may_connect
-from gcp.core.platform cimport GCP_STRIPES, gcp_lock, gcp_lock_outer, gcp_unlock, gcp_unlock_outer
+from gcp.core.platform cimport gcp_lock, gcp_lock_outer, gcp_unlock, gcp_unlock_outer
 from gcp.core.reserve cimport for_all, holds_back
 from gcp.core.ring cimport ring_t
 from gcp.core.state cimport (
     OPEN, cap, endpoint_link, endpoint_object, endpoint_t, first_waiter, held, pool_t, slot_in_endpoint, suspension,
     taken, waiter_node,
 )
-from gcp.core.stripes cimport count_idle, count_used
+from gcp.core.stripes cimport add_use_times, count_idle, count_used
 
 cdef str CONNECTS = ''      # what an acquire does that finds no idle connection, and need not wait
 
@@ -73,8 +73,7 @@ cdef double mean_use(pool_t* pool, endpoint_t* e) noexcept nogil:
     if e.use_time > 0:
         return e.use_time
     memset(&all, 0, sizeof(histogram_t))
-    for i in range(GCP_STRIPES):
-        add_histogram(&all, &pool.stripes[i].use)
+    add_use_times(pool, &all)
     for i in range(N_USE_BOUNDS + 1):
         n += all.counts[i]
     return all.sum / n if n else 0.0

@@ -8,8 +8,8 @@ from gcp.core.connects cimport review_failures
 from gcp.core.heap cimport heap_push
 from gcp.core.jobs cimport set_refill
 from gcp.core.permits cimport note_short
-from gcp.core.reserve cimport recount_preferred
 from gcp.core.platform cimport GCP_STRIPES
+from gcp.core.reserve cimport recount_preferred
 from gcp.core.ring cimport ring_empty, ring_insert, ring_move, ring_remove, ring_t
 from gcp.core.scheduling cimport (
     cancel_reservation, dies_before, expires_before, longer_idle, longest_idle, make_victim, note_if_empty, remove_idle,
@@ -20,8 +20,8 @@ from gcp.core.state cimport (
     EVICTED, MAX_USES, OPEN, base_size, cap, endpoint_link, endpoint_t, held, idle_limit, lifetime, limits_t, pool_t,
     slot_in_endpoint, slot_in_pool, slot_reservation, slot_t, stripe_t, suspension, taken,
 )
-from gcp.core.stripes cimport count_idle, stripe_of
 from gcp.core.steering cimport hide, show
+from gcp.core.stripes cimport count_idle, stripe_of
 from gcp.core.transitions cimport collect_expired, set_check
 
 

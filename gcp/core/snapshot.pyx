@@ -4,11 +4,11 @@ from cpython.list cimport PyList_New, PyList_SET_ITEM
 
 from gcp.core.closing cimport write_off
 from gcp.core.histogram cimport (
-    N_AGE_BOUNDS, N_USE_BOUNDS, N_WAIT_BOUNDS, add_histogram, gcp_ages, gcp_seconds, histogram_t,
+    N_AGE_BOUNDS, N_USE_BOUNDS, N_WAIT_BOUNDS, gcp_ages, gcp_seconds, histogram_t,
 )
 from gcp.core.permits cimport endpoint_may_connect, pool_may_connect
 from gcp.core.platform cimport (
-    GCP_STRIPES, gcp_lock, gcp_lock_outer, gcp_mutex, gcp_mutex_init, gcp_prefetch, gcp_read, gcp_unlock,
+    gcp_lock, gcp_lock_outer, gcp_mutex, gcp_mutex_init, gcp_prefetch, gcp_read, gcp_unlock,
     gcp_unlock_outer, gcp_write,
 )
 from gcp.core.ring cimport ring_t
@@ -17,7 +17,7 @@ from gcp.core.state cimport (
     base_size, cap, counters_t, endpoint_link, endpoint_t, idle_limit, lifetime, limits_t, metrics_t, pool_t,
     queue_limit, slot_in_endpoint, suspension, taken, waiter_node,
 )
-from gcp.core.stripes cimport count_idle, count_used
+from gcp.core.stripes cimport add_use_times, count_idle, count_used
 
 REASONS = (
     'idle_timeout', 'max_lifetime', 'dead', 'discarded', 'evicted', 'pool_closed', 'error', 'expired', 'max_uses',
@@ -275,10 +275,8 @@ cdef void read_pool(pool_t* pool, reading_t* reading) noexcept nogil:
 
 cdef void copy_metrics(pool_t* pool, metrics_t* copy) noexcept nogil:
     """Copy what was timed."""
-    cdef int i
     copy[0] = pool.metrics
-    for i in range(GCP_STRIPES):
-        add_histogram(&copy.use, &pool.stripes[i].use)
+    add_use_times(pool, &copy.use)
 
 
 cdef dict end_reading(reading_t* reading):

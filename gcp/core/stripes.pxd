@@ -4,6 +4,7 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
 
+from gcp.core.histogram cimport add_histogram, histogram_t
 from gcp.core.platform cimport GCP_STRIPES, gcp_stripe
 from gcp.core.state cimport endpoint_t, pool_t, slot_t, stripe_t
 from gcp.core.table cimport table_find
@@ -36,6 +37,13 @@ cdef inline Py_ssize_t count_used(pool_t* pool) noexcept nogil:
     for i in range(GCP_STRIPES):
         n += pool.stripes[i].used
     return n
+
+
+cdef inline void add_use_times(pool_t* pool, histogram_t* to) noexcept nogil:
+    """Add how long connections were used."""
+    cdef int i
+    for i in range(GCP_STRIPES):
+        add_histogram(to, &pool.stripes[i].use)
 
 
 cdef inline slot_t* find_held_slot(pool_t* pool, PyObject* conn) noexcept nogil:

@@ -187,7 +187,7 @@ cdef class WorkerPool:
         cdef list found = []
         for worker in self.all_workers():
             victim = worker.at_work_on(&begin)
-            if victim is not None and not gcp_read(&victim.done) and now - begin >= grace:
+            if victim is not None and is_under_way(victim) and now - begin >= grace:
                 found.append((victim, now - begin))
         return found
 
