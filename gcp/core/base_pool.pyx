@@ -336,7 +336,7 @@ cdef class BaseConnectionPool(ListenedPool):
         cdef int outcome = NOT_HELD
         cdef double now = 0.0
         gcp_lock_stripe(&self._core.mutex, stripe)
-        if holder.holds():
+        if is_in_use(&self._core.pool, &holder.slot.s, holder.lease, holder.epoch, USED):
             now = gcp_monotonic()
             outcome = self.put_back(&holder.slot.s, now)
         gcp_unlock_stripe(&self._core.mutex, stripe)
