@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import math
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -342,11 +343,17 @@ class NoWait(Acquire):
 
 
 class Drop(Action):
-    """Drops a lease that was not left."""
+    """Drops a lease that was not left. A thread that has ended made it: without the GIL, what another thread drops is
+    finalized when the thread that made it runs again (PEP 703, biased reference counts), unless that has ended."""
 
     brings = 1
 
     def prepare(self) -> None:
+        maker = threading.Thread(target=self.make_lease)
+        maker.start()
+        maker.join()
+
+    def make_lease(self) -> None:
         self.lease = self.pool.connection(self.endpoint)
         self.lease.__enter__()
 
