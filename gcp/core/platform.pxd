@@ -31,6 +31,7 @@ cdef extern from *:
     typedef struct {
         PyMutex outer;
         struct { char apart[GCP_APART]; PyMutex mutex; } stripes[GCP_STRIPES];
+        char apart[GCP_APART];
     } gcp_mutex;
     static void gcp_mutex_init(gcp_mutex *m) { memset(m, 0, sizeof(gcp_mutex)); }
     static void gcp_lock(gcp_mutex *m) {

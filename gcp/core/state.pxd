@@ -282,6 +282,7 @@ cdef struct pool_t:
     flag_t refills
     flag_t skips_checks              # whether there is a check_interval
     # where connections are
+    char apart[<int>GCP_APART]
     stripe_t stripes[<int>GCP_STRIPES]     # idle and used ones
     Py_ssize_t creating
     Py_ssize_t disposing

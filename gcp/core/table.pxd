@@ -8,6 +8,8 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree
 
+from gcp.core.platform cimport GCP_APART
+
 ctypedef PyObject** record_t
 
 cdef struct table_t:
@@ -29,7 +31,8 @@ cdef inline bint table_resize(table_t* table, size_t wanted) noexcept nogil:
     cdef record_t* items
     while capacity < 2 * wanted:
         capacity *= 2
-    items = <record_t*>PyMem_RawCalloc(capacity, sizeof(record_t))
+    # room behind it, so that another table's array, which other threads change, begins in another cache line
+    items = <record_t*>PyMem_RawCalloc(capacity + GCP_APART // sizeof(record_t), sizeof(record_t))
     if items == NULL:
         return False
     if table.items != NULL:
