@@ -272,7 +272,7 @@ cdef class BaseConnectionPool(ListenedPool):
         cdef pool_t* pool = &self._core.pool
         if GCP_STRIPES == 1:
             pool.now = now
-        elif not is_simple(pool, s, now):
+        elif not is_simple(pool, s, now, s.ep.n_used - 1):
             return NOT_SIMPLE
         if end_release(pool, s, now) != TO_IDLE or pool.wake_collector or (now >= pool.next_expiry and self.collects):
             return PUT_BACK_AND_MORE

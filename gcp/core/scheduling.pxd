@@ -188,10 +188,13 @@ cdef inline void note_expiry(pool_t* pool, double when) noexcept nogil:
         pool.wake_collector = True
 
 
-cdef inline bint becomes_extra(endpoint_t* ep) noexcept nogil:
+cdef inline bint becomes_extra(endpoint_t* ep, Py_ssize_t used) noexcept nogil:
     """Whether a connection that becomes idle is an extra. It is of the base if base and used connections, this one
-    included, are at most `min_idle`."""
-    return ep.n_used >= base_size(ep) - ep.n_base
+    included, are at most `min_idle`.
+
+    :param used: how many others are used
+    """
+    return used >= base_size(ep) - ep.n_base
 
 
 cdef inline void add_idle(pool_t* pool, slot_t* s, double now) noexcept nogil:
@@ -200,7 +203,7 @@ cdef inline void add_idle(pool_t* pool, slot_t* s, double now) noexcept nogil:
     cdef stripe_t* stripe = stripe_of(pool, ep)
     s.state = IDLE
     s.since = now
-    s.extra = becomes_extra(ep)
+    s.extra = becomes_extra(ep, ep.n_used)
     if s.extra:
         if ep.expiring < 0:
             ep.extras_due = now + idle_limit(ep)

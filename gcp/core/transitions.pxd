@@ -322,11 +322,14 @@ cdef inline bint begin_release(pool_t* pool, slot_t* s, uint64_t lease) noexcept
     return True
 
 
-cdef inline bint is_simple(pool_t* pool, slot_t* s, double now) noexcept nogil:
+cdef inline bint is_simple(pool_t* pool, slot_t* s, double now, Py_ssize_t used) noexcept nogil:
     """Whether a release only makes a connection idle: there is nothing to decide, and nothing changes that the lock of
-    a stripe does not protect."""
+    a stripe does not protect.
+
+    :param used: how many other connections of the endpoint are used
+    """
     return pool.waiting == 0 and now < s.expires and pool.screen == NULL and (
-        GCP_STRIPES == 1 or s.ep.expiring >= 0 or not becomes_extra(s.ep))
+        GCP_STRIPES == 1 or s.ep.expiring >= 0 or not becomes_extra(s.ep, used))
 
 
 cdef inline int end_release(pool_t* pool, slot_t* s, double now) noexcept nogil:
@@ -339,7 +342,7 @@ cdef inline int end_release(pool_t* pool, slot_t* s, double now) noexcept nogil:
     if used > pool.leak_after and acquired:
         count_leak(s)
     end_use(pool, s)
-    if is_simple(pool, s, now):
+    if is_simple(pool, s, now, ep.n_used):
         add_idle(pool, s, now)
         outcome = TO_IDLE
     else:
