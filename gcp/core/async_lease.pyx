@@ -149,6 +149,7 @@ cdef class AsyncLease(Holder):
         cdef slot_t* s
         self.by_name = False
         if self.phase == FRESH:
+            begin_delivery(&to)
             s = self.begin_acquire(&to)
             if s != NULL:
                 give(result, self.take_over(s, &to))
@@ -228,11 +229,9 @@ cdef class AsyncLease(Holder):
         pool.check_loop()
         task = pool.running_task() if pool.tracks else NULL
         if pool.direct:
-            s = pool.take_slot(self.key, self.timeout, NULL, task, to)
+            s = pool.take_slot(<PyObject*>self.key, self.timeout, NULL, task, to)
         elif not traces_hits(pool._core):
-            s = pool.take_slot(self.key, self.timeout, &a, task, to)
-        else:
-            begin_delivery(to)
+            s = pool.take_slot(<PyObject*>self.key, self.timeout, &a, task, to)
         if s == NULL:
             return pool.begin_for(self, to)
         if pool.direct or a.fresh == ENDED:
@@ -479,17 +478,17 @@ gcp_keep_async_leases(AsyncLease)
 # --- called with few arguments: see fastcall ---
 
 cdef object async_acquire_one(PyObject** args):
-    return new_async_lease(<AsyncPool>args[0], <object>args[1], None, True)
+    return (<AsyncPool>args[0]).new_lease(args[1], None, True)
 
 
 cdef object async_connection_one(PyObject** args):
-    return new_async_lease(<AsyncPool>args[0], <object>args[1], None, False)
+    return (<AsyncPool>args[0]).new_lease(args[1], None, False)
 
 
 cdef object async_release_two(PyObject** args):
-    return release_async(<AsyncPool>args[0], <object>args[1], <object>args[2], None)
+    return (<AsyncPool>args[0]).release_soon(args[1], args[2], None)
 
 
-gcp_async_acquire_take_few(AsyncPool, AsyncPool.acquire, async_acquire_one)
-gcp_async_connection_take_few(AsyncPool, AsyncPool.connection, async_connection_one)
-gcp_async_release_take_few(AsyncPool, AsyncPool.release, async_release_two)
+call_few(AsyncPool, 'acquire', gcp_async_acquire_take_few, async_acquire_one)
+call_few(AsyncPool, 'connection', gcp_async_connection_take_few, async_connection_one)
+call_few(AsyncPool, 'release', gcp_async_release_take_few, async_release_two)

@@ -142,7 +142,7 @@ cdef class AsyncPool(BaseConnectionPool):
         :raises ConnectionPoolClosedError: if the pool is closed
         """
         cdef int first = check_priority(priority)
-        return tagged(new_async_lease(self, endpoint, timeout, True), tag, first)
+        return tagged(self.new_lease(<PyObject*>endpoint, timeout, True), tag, first)
 
     def connection(self, endpoint, timeout=None, tag=None, priority=0):
         """Return an asynchronous context manager that acquires a connection and releases it at the end.
@@ -153,7 +153,7 @@ cdef class AsyncPool(BaseConnectionPool):
         :param priority: as for `acquire`
         """
         cdef int first = check_priority(priority)
-        return tagged(new_async_lease(self, endpoint, timeout, False), tag, first)
+        return tagged(self.new_lease(<PyObject*>endpoint, timeout, False), tag, first)
 
     def release(self, conn, endpoint, error=None):
         """Release a connection. To be awaited; without hooks to run, it is done before, where the pool's loop runs.
@@ -164,7 +164,36 @@ cdef class AsyncPool(BaseConnectionPool):
                       connection is used again
         :raises ConnectionNotAcquiredError: if it is not held; nothing has changed then
         """
-        return release_async(self, conn, endpoint, error)
+        return self.release_soon(<PyObject*>conn, <PyObject*>endpoint, error)
+
+    cdef inline AsyncLease new_lease(self, PyObject* key, timeout, bint by_name):
+        cdef AsyncLease lease = AsyncLease.__new__(AsyncLease)
+        lease.called = call_async_lease
+        lease.by_name = by_name
+        lease.pool = self
+        lease.key = <object>key
+        lease.timeout = timeout
+        return lease
+
+    cdef inline object release_soon(self, PyObject* conn, PyObject* key, error):
+        """Release what no hook wants to see; return what is to be awaited."""
+        cdef Slot slot
+        cdef uint64_t lease = 0
+        cdef int outcome = NOT_HELD
+        try:
+            if not self.is_at_home() and not self.can_release_now():
+                return self._release_later(self, <object>conn, <object>key, error)
+            if self.plain and error is None:
+                outcome = self.put_back_named(conn, key)
+            if outcome == PUT_BACK:
+                return new_released(self)
+            if outcome == PUT_BACK_AND_MORE:
+                self._core.after()
+                return self._drive(cleanup_after(self, <object>key)) if self.has_garbage() else new_released(self)
+            slot = claim(self._core, <object>conn, <object>key, &lease)
+        except Exception as trouble:
+            return failed_awaitable(self, trouble)
+        return new_released(self) if slot is None else self.release_slot(slot, lease, error)
 
     cdef slot_t* begin_for(self, AsyncLease lease, delivery_t* to) except? NULL:
         """Begin an acquire that is no idle hit. A method of the pool, so that the compiler keeps it out of the hit."""
@@ -198,37 +227,6 @@ cdef inline void give(PyObject** result, value) noexcept:
     """Pass a result on, with a reference."""
     Py_INCREF(value)
     result[0] = <PyObject*>value
-
-
-cdef inline object release_async(AsyncPool pool, conn, endpoint, error):
-    """Release what no hook wants to see; return what is to be awaited."""
-    cdef Slot slot
-    cdef uint64_t lease = 0
-    cdef int outcome = NOT_HELD
-    try:
-        if not pool.is_at_home() and not pool.can_release_now():
-            return pool._release_later(pool, conn, endpoint, error)
-        if pool.plain and error is None:
-            outcome = pool.put_back_named(conn, endpoint)
-        if outcome == PUT_BACK:
-            return new_released(pool)
-        if outcome == PUT_BACK_AND_MORE:
-            pool._core.after()
-            return pool._drive(cleanup_after(pool, endpoint)) if pool.has_garbage() else new_released(pool)
-        slot = claim(pool._core, conn, endpoint, &lease)
-    except Exception as trouble:
-        return failed_awaitable(pool, trouble)
-    return new_released(pool) if slot is None else pool.release_slot(slot, lease, error)
-
-
-cdef inline AsyncLease new_async_lease(AsyncPool pool, endpoint, timeout, bint by_name):
-    cdef AsyncLease lease = AsyncLease.__new__(AsyncLease)
-    lease.called = call_async_lease
-    lease.by_name = by_name
-    lease.pool = pool
-    lease.key = endpoint
-    lease.timeout = timeout
-    return lease
 
 
 cdef inline AsyncLease tagged(AsyncLease lease, tag, int priority):

@@ -65,10 +65,14 @@ cdef inline slot_t* take_hit(pool_t* pool, endpoint_t* e, double now, acquire_t*
 
 
 cdef inline slot_t* take_delivered(
-    BaseConnectionPool pool, endpoint_t* e, acquire_t* a, PyObject* task, delivery_t* to
+    BaseConnectionPool pool, endpoint_t* e, double now, acquire_t* a, PyObject* task, delivery_t* to
 ) noexcept:
-    """Take an idle connection for a caller, or return NULL. Within the lock of the endpoint's stripe."""
-    cdef slot_t* s = take_hit(&pool._core.pool, e, gcp_monotonic(), a, pool.checks_only)
+    """Take an idle connection for a caller, or return NULL. Within the lock of the endpoint's stripe.
+
+    :param now: from before that was taken, so that it is held for a short time. What was put back meanwhile became idle
+                a little later
+    """
+    cdef slot_t* s = take_hit(&pool._core.pool, e, now, a, pool.checks_only)
     if s != NULL:
         deliver(s, pool.tracks, task, to)
     return s
@@ -80,9 +84,10 @@ cdef slot_t* take_slot_of(BaseConnectionPool pool, Endpoint ep, acquire_t* a, Py
     cdef slot_t* s = NULL
     cdef int stripe = gcp_stripe(ep.e.key)
     cdef bint reserved
+    cdef double now = gcp_monotonic()
     gcp_lock_stripe(&core.mutex, stripe)
     if ep.e.shown:
-        s = take_delivered(pool, &ep.e, a, task, to)
+        s = take_delivered(pool, &ep.e, now, a, task, to)
     reserved = s == NULL and ep.e.reserve > 0
     gcp_unlock_stripe(&core.mutex, stripe)
     return take_reserved(pool, ep, a, task, to) if reserved else s
@@ -94,7 +99,7 @@ cdef slot_t* take_reserved(BaseConnectionPool pool, Endpoint ep, acquire_t* a, P
     cdef slot_t* s = NULL
     gcp_lock(&core.mutex)
     if ep.e.reserve and ep.e.listed and may_hit(&core.pool, &ep.e):
-        s = take_delivered(pool, &ep.e, a, task, to)
+        s = take_delivered(pool, &ep.e, gcp_monotonic(), a, task, to)
     gcp_unlock(&core.mutex)
     return s
 
@@ -195,29 +200,31 @@ cdef class BaseConnectionPool(ListenedPool):
     # --- acquire ---
 
     cdef inline slot_t* take_slot(
-        self, endpoint, timeout, acquire_t* a, PyObject* task, delivery_t* to
+        self, PyObject* key, timeout, acquire_t* a, PyObject* task, delivery_t* to
     ) except? NULL:
         """Take an idle connection, or return NULL if that needs more than a look.
 
+        :param key: the endpoint, borrowed
         :param a: filled for the hooks that are to be called; NULL: there are none, so the acquire has ended well
         :param task: the running task, or NULL
         """
         cdef pool_t* pool = &self._core.pool
-        cdef int stripe = gcp_stripe(<PyObject*>endpoint)
+        cdef int stripe = gcp_stripe(key)
         cdef endpoint_t* e
         cdef slot_t* s = NULL
-        begin_delivery(to)
+        cdef double now
         gcp_know_thread()
         if timeout is not None:
             check_timeout(timeout)
         if gcp_read(&pool.pending) and begin_hit(self._core):
             return NULL     # a listener is told of each acquire
+        now = gcp_monotonic()
         gcp_lock_stripe(&self._core.mutex, stripe)
-        e = <endpoint_t*>table_find(&pool.known, <PyObject*>endpoint)
+        e = <endpoint_t*>table_find(&pool.known, key)
         if e != NULL:
-            s = take_delivered(self, e, a, task, to)
+            s = take_delivered(self, e, now, a, task, to)
         gcp_unlock_stripe(&self._core.mutex, stripe)
-        return s if e != NULL else self.take_equal(endpoint, a, task, to)
+        return s if e != NULL else self.take_equal(<object>key, a, task, to)
 
     cdef slot_t* take_equal(self, endpoint, acquire_t* a, PyObject* task, delivery_t* to) except? NULL:
         """Take an idle connection by a key that is unknown, or equal to that of the endpoint, but not the same."""
@@ -295,26 +302,25 @@ cdef class BaseConnectionPool(ListenedPool):
         gcp_unlock(&self._core.mutex)
         return outcome
 
-    cdef inline int put_back_named(self, conn, endpoint) except -1:
+    cdef inline int put_back_named(self, PyObject* conn, PyObject* key) except -1:
         """Release a connection by name, unless that needs more than a look at who holds it."""
         cdef int outcome
         self._core.before('release')
-        outcome = self.put_back_by_key(conn, <PyObject*>endpoint)
-        return self.put_back_equal(conn, endpoint) if outcome == NOT_HELD else outcome
+        outcome = self.put_back_by_key(conn, key)
+        return self.put_back_equal(<object>conn, <object>key) if outcome == NOT_HELD else outcome
 
-    cdef inline int put_back_by_key(self, conn, PyObject* key) noexcept:
+    cdef inline int put_back_by_key(self, PyObject* conn, PyObject* key) noexcept:
         """Release a connection of the endpoint whose key is this very object."""
         cdef pool_t* pool = &self._core.pool
         cdef int stripe = gcp_stripe(key)
         cdef int outcome = NOT_HELD
         cdef PyObject* owned = NULL
         cdef uint64_t lease = 0
-        cdef double now = 0.0
+        cdef double now = gcp_monotonic()
         cdef slot_t* s
         gcp_lock_stripe(&self._core.mutex, stripe)
-        s = find_held_of(&pool.stripes[stripe].held, <PyObject*>conn, key)
+        s = find_held_of(&pool.stripes[stripe].held, conn, key)
         if s != NULL:
-            now = gcp_monotonic()
             outcome = self.put_back(s, now)
             if GCP_STRIPES > 1 and outcome == NOT_SIMPLE:
                 owned, lease = slot_object(s), s.lease
@@ -328,16 +334,15 @@ cdef class BaseConnectionPool(ListenedPool):
     cdef int put_back_equal(self, conn, endpoint) except -1:
         """Release a connection by a key that is perhaps equal to that of its endpoint, but not the same."""
         cdef Endpoint ep = endpoint_of_release(self._core, endpoint) if is_held_anywhere(self._core, conn) else None
-        return NOT_HELD if ep is None else self.put_back_by_key(conn, ep.e.key)
+        return NOT_HELD if ep is None else self.put_back_by_key(<PyObject*>conn, ep.e.key)
 
     cdef inline int put_back_held(self, Holder holder) noexcept:
         """Release the connection of a holder, if that holds it still."""
         cdef int stripe = gcp_stripe(<PyObject*>holder.slot.endpoint)
         cdef int outcome = NOT_HELD
-        cdef double now = 0.0
+        cdef double now = gcp_monotonic()
         gcp_lock_stripe(&self._core.mutex, stripe)
         if is_in_use(&self._core.pool, &holder.slot.s, holder.lease, holder.epoch, USED):
-            now = gcp_monotonic()
             outcome = self.put_back(&holder.slot.s, now)
         gcp_unlock_stripe(&self._core.mutex, stripe)
         if GCP_STRIPES > 1 and outcome == NOT_SIMPLE:

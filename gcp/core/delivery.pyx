@@ -8,15 +8,22 @@ from gcp.core.state cimport slot_object, slot_t
 
 
 cdef struct delivery_t:
-    PyObject* slot           # owned
+    bint wants_record        # whether the caller needs the record, too
+    PyObject* slot           # owned; NULL: not wanted
     PyObject* conn           # owned
     uint64_t lease
     gcp_dropped dropped      # what was noted of the last holder: it dies outside the lock
 
 
-cdef inline void begin_delivery(delivery_t* to) noexcept:
+cdef inline void begin_delivery(delivery_t* to, bint wants_record=True) noexcept:
+    """Prepare a delivery.
+
+    :param wants_record: False: the caller needs the connection only. A reference that is not counted keeps no other
+                         thread waiting
+    """
     gcp_init_dropped(&to.dropped)
     if GCP_STRIPES > 1:
+        to.wants_record = wants_record
         to.slot = NULL
         to.conn = NULL
 
@@ -30,11 +37,12 @@ cdef inline void deliver(slot_t* s, bint tracks, PyObject* task, delivery_t* to)
     if tracks:
         note_use(s, task, &to.dropped)
     if GCP_STRIPES > 1:
-        to.slot = slot_object(s)
         to.conn = s.conn
         to.lease = s.lease
-        Py_INCREF(<object>to.slot)
         Py_INCREF(<object>to.conn)
+        if to.wants_record:
+            to.slot = slot_object(s)
+            Py_INCREF(<object>to.slot)
 
 
 cdef inline object conn_of(slot_t* s, delivery_t* to):
@@ -55,11 +63,13 @@ cdef inline object conn_held(slot_t* s, delivery_t* to, Core core, Holder holder
 
 cdef void drop_delivery(delivery_t* to) noexcept:
     """End a delivery whose slot the caller does not get, or drop what it owns."""
-    if GCP_STRIPES > 1 and to.slot != NULL:
-        Py_DECREF(<object>to.conn)
-        Py_DECREF(<object>to.slot)
-        to.slot = NULL
-        to.conn = NULL
+    if GCP_STRIPES > 1:
+        if to.conn != NULL:
+            Py_DECREF(<object>to.conn)
+            to.conn = NULL
+        if to.slot != NULL:
+            Py_DECREF(<object>to.slot)
+            to.slot = NULL
     gcp_forget_dropped(&to.dropped)
 
 

@@ -45,21 +45,65 @@ cdef extern from *:
     #define gcp_keep_leases(type) gcp_keep(gcp_lease, type)
     #define gcp_keep_async_leases(type) gcp_keep(gcp_async_lease, type)
 
-    /* A function of a type that never dies. Where there is no GIL, each call of its bound method by another thread than
-       that which made it would change its count of references, and threads would wait for each other. */
-    #ifdef Py_GIL_DISABLED
-    static void gcp_make_immortal(PyObject *f) {
-        f->ob_tid = 0;
-        f->ob_ref_shared = 0;
-        f->ob_ref_local = UINT32_MAX;
-    }
-    #else
-    #define gcp_make_immortal(f) ((void)(f))
-    #endif
-
     /* A method that is nearly always called with the same few positional arguments: those calls do not parse arguments.
-       The function object stays what it is, with its signature and its docstring. */
+       The function object stays what it is, with its signature and its docstring.
+
+       Where there is no GIL, each call of its bound method would change the count of references to the pool, and threads
+       that use one pool would wait for each other. A method of a builtin type, bound, calls C without that. So the type
+       gets such a method in front of the function. With the GIL the interpreter calls a function faster: it calls a
+       builtin type's method quickly for instances of that very type only, and pools are of subclasses.
+
+       Neither dies, so they are immortal: as for the pool, nothing is counted. */
     typedef PyObject *(*gcp_few_t)(PyObject **);
+    typedef PyObject *(*gcp_take_few_t)(PyTypeObject *, PyObject *, const char *, const char *, gcp_few_t);
+    #ifdef Py_GIL_DISABLED
+    #define GCP_MANY 8
+    static void gcp_make_immortal(PyObject *o) {
+        o->ob_tid = 0;
+        o->ob_ref_shared = 0;
+        o->ob_ref_local = UINT32_MAX;
+    }
+    /* Call a function as the method of a pool. */
+    static PyObject *gcp_call_method(
+            PyObject *f, PyObject *pool, PyObject *const *args, Py_ssize_t n, PyObject *names) {
+        size_t given = (size_t)(n + (names == NULL ? 0 : PyTuple_GET_SIZE(names)));
+        PyObject *few[GCP_MANY], **all = given < GCP_MANY ? few : PyMem_New(PyObject *, given + 1), *result;
+        if (all == NULL)
+            return PyErr_NoMemory();
+        all[0] = pool;
+        memcpy(all + 1, args, given * sizeof(PyObject *));
+        result = PyObject_Vectorcall(f, all, (size_t)n + 1, names);
+        if (all != few)
+            PyMem_Free(all);
+        return result;
+    }
+    #define GCP_CALL_FEW(method, few) \\
+        static PyObject *method##_function; \\
+        static gcp_few_t method##_of_few; \\
+        static PyObject *method##_call(PyObject *pool, PyObject *const *args, Py_ssize_t n, PyObject *names) { \\
+            if (n == few && names == NULL) { \\
+                PyObject *all[1 + few] = {pool}; \\
+                memcpy(all + 1, args, few * sizeof(PyObject *)); \\
+                return method##_of_few(all); \\
+            } \\
+            return gcp_call_method(method##_function, pool, args, n, names); \\
+        } \\
+        static PyMethodDef method##_definition = { \\
+            NULL, (PyCFunction)(void (*)(void))method##_call, METH_FASTCALL | METH_KEYWORDS, NULL}; \\
+        static PyObject *method##_take_few( \\
+                PyTypeObject *type, PyObject *f, const char *name, const char *doc, gcp_few_t of_few) { \\
+            PyObject *found; \\
+            method##_definition.ml_name = name; \\
+            method##_definition.ml_doc = doc; \\
+            method##_function = Py_NewRef(f); \\
+            method##_of_few = of_few; \\
+            found = PyDescr_NewMethod(type, &method##_definition); \\
+            gcp_make_immortal(f); \\
+            if (found != NULL) \\
+                gcp_make_immortal(found); \\
+            return found; \\
+        }
+    #else
     #define GCP_CALL_FEW(method, few) \\
         static PyTypeObject *method##_type; \\
         static gcp_few_t method##_of_few; \\
@@ -70,14 +114,17 @@ cdef extern from *:
                 return method##_of_few((PyObject **)args); \\
             return method##_general(f, args, n, names); \\
         } \\
-        static void method##_take_few(PyObject *type, PyObject *f, gcp_few_t of_few) { \\
+        static PyObject *method##_take_few( \\
+                PyTypeObject *type, PyObject *f, const char *name, const char *doc, gcp_few_t of_few) { \\
             vectorcallfunc *entry = (vectorcallfunc *)((char *)f + Py_TYPE(f)->tp_vectorcall_offset); \\
-            method##_type = (PyTypeObject *)type; \\
+            (void)name, (void)doc; \\
+            method##_type = type; \\
             method##_of_few = of_few; \\
             method##_general = *entry; \\
             *entry = method##_call; \\
-            gcp_make_immortal(f); \\
+            return Py_NewRef(f); \\
         }
+    #endif
     GCP_CALL_FEW(gcp_acquire, 1)
     GCP_CALL_FEW(gcp_connection, 1)
     GCP_CALL_FEW(gcp_release, 2)
@@ -173,12 +220,13 @@ cdef extern from *:
     }
     """
     ctypedef object (*gcp_few_t)(PyObject**)
-    void gcp_acquire_take_few(object, object, gcp_few_t)
-    void gcp_connection_take_few(object, object, gcp_few_t)
-    void gcp_release_take_few(object, object, gcp_few_t)
-    void gcp_async_acquire_take_few(object, object, gcp_few_t)
-    void gcp_async_connection_take_few(object, object, gcp_few_t)
-    void gcp_async_release_take_few(object, object, gcp_few_t)
+    ctypedef object (*gcp_take_few_t)(PyTypeObject*, object, const char*, const char*, gcp_few_t)
+    object gcp_acquire_take_few(PyTypeObject*, object, const char*, const char*, gcp_few_t)
+    object gcp_connection_take_few(PyTypeObject*, object, const char*, const char*, gcp_few_t)
+    object gcp_release_take_few(PyTypeObject*, object, const char*, const char*, gcp_few_t)
+    object gcp_async_acquire_take_few(PyTypeObject*, object, const char*, const char*, gcp_few_t)
+    object gcp_async_connection_take_few(PyTypeObject*, object, const char*, const char*, gcp_few_t)
+    object gcp_async_release_take_few(PyTypeObject*, object, const char*, const char*, gcp_few_t)
     ctypedef int (*gcp_advance_t)(PyObject*, PyObject*, PyObject**) except -1
     ctypedef PySendResult (*sendfunc)(PyObject*, PyObject*, PyObject**) noexcept
     ctypedef PyObject* (*iternextfunc)(PyObject*) noexcept
@@ -222,6 +270,22 @@ cdef int call_directly(lease_type, Py_ssize_t called_at, tuple names) except -1:
         entry.method = attributes[name]
         attributes[name] = entry
     PyType_Modified(<PyTypeObject*>lease_type)
+    return 0
+
+
+cdef list method_texts = []     # that the definitions of methods refer to
+
+
+cdef int call_few(type pool_type, str name, gcp_take_few_t take_few, gcp_few_t of_few) except -1:
+    """Have a method called without parsing arguments when it has few: see `GCP_CALL_FEW`."""
+    cdef PyTypeObject* of_type = <PyTypeObject*>pool_type
+    function = getattr(pool_type, name)
+    signature, text = function.__doc__.split('\n\n', 1)
+    signature = signature.replace('(self', '($self', 1)     # where inspect.signature() finds that of a builtin type's method
+    texts = name.encode(), f'{signature}\n--\n\n{text}'.encode()
+    method_texts.append(texts)
+    (<object>of_type.tp_dict)[name] = take_few(of_type, function, texts[0], texts[1], of_few)
+    PyType_Modified(of_type)
     return 0
 
 

@@ -25,9 +25,11 @@ cdef class SyncPool(BaseConnectionPool):
         cdef slot_t* s
         cdef int first = check_priority(priority)
         if tag is None and not first:
-            s = self.take(endpoint, timeout, &to)
+            begin_delivery(&to, not self.direct)
+            s = self.take(<PyObject*>endpoint, timeout, &to)
             return conn_of(s, &to)
         check_tag(tag)
+        begin_delivery(&to)
         s = self.take_by_priority(endpoint, timeout, first, &to)
         if tag is not None:
             note_tagged(self, s, &to, tag)
@@ -43,7 +45,7 @@ cdef class SyncPool(BaseConnectionPool):
         :raises ConnectionNotAcquiredError: if it is not held; nothing has changed then
         """
         if error is None:
-            release_sync(self, conn, endpoint)
+            self.release_used(<PyObject*>conn, <PyObject*>endpoint)
         else:
             self.release_named(conn, endpoint, error)
 
@@ -55,35 +57,36 @@ cdef class SyncPool(BaseConnectionPool):
         :param tag: as for `acquire`
         :param priority: as for `acquire`
         """
-        cdef Lease lease = new_lease(self, endpoint, timeout)
+        cdef Lease lease = self.new_lease(<PyObject*>endpoint, timeout)
         lease.priority = check_priority(priority)
         lease.tag = check_tag(tag)
         return lease
 
     # --- acquire ---
 
-    cdef inline slot_t* take(self, endpoint, timeout, delivery_t* to) except NULL:
-        """Acquire a slot: an idle one, else whatever the machine comes to."""
+    cdef inline slot_t* take(self, PyObject* key, timeout, delivery_t* to) except NULL:
+        """Acquire a slot: an idle one, else whatever the machine comes to.
+
+        :param key: the endpoint, borrowed
+        """
         cdef acquire_t a
         cdef slot_t* s = NULL
         if self.direct:
-            s = self.take_slot(endpoint, timeout, NULL, NULL, to)
+            s = self.take_slot(key, timeout, NULL, NULL, to)
         elif not traces_hits(self._core):
-            s = self.take_slot(endpoint, timeout, &a, NULL, to)
+            s = self.take_slot(key, timeout, &a, NULL, to)
         if s == NULL:
-            return self.serve_anew(endpoint, timeout, to)
-        return s if self.direct or a.fresh == ENDED else self.call_hooks(s, &a, endpoint, timeout, to)
+            return self.serve_anew(<object>key, timeout, to)
+        return s if self.direct or a.fresh == ENDED else self.call_hooks(s, &a, <object>key, timeout, to)
 
     cdef slot_t* take_by_priority(self, endpoint, timeout, int priority, delivery_t* to) except NULL:
         """Acquire a slot. With a priority, even an idle one is left to the machine."""
         if not priority:
-            return self.take(endpoint, timeout, to)
-        begin_delivery(to)
+            return self.take(<PyObject*>endpoint, timeout, to)
         return self.serve(self.open_acquire(endpoint, timeout, priority), None, to)
 
     cdef slot_t* serve_anew(self, endpoint, timeout, delivery_t* to) except NULL:
         """Drive an acquire that found no idle connection."""
-        begin_delivery(to)
         return self.serve(self.open_acquire(endpoint, timeout), None, to)
 
     cdef slot_t* call_hooks(self, slot_t* s, acquire_t* a, endpoint, timeout, delivery_t* to) except NULL:
@@ -147,7 +150,22 @@ cdef class SyncPool(BaseConnectionPool):
             return (<Event>acquire.event).wait(seconds)
         return self._wait(acquire.event, seconds)
 
+    cdef inline Lease new_lease(self, PyObject* key, timeout):
+        cdef Lease lease = Lease.__new__(Lease)
+        lease.called = call_lease
+        lease.pool = self
+        lease.key = <object>key
+        lease.timeout = timeout
+        return lease
+
     # --- release ---
+
+    cdef inline int release_used(self, PyObject* conn, PyObject* key) except -1:
+        """Release a connection by name, after a use without an error. Both are borrowed."""
+        cdef int outcome = self.put_back_named(conn, key) if self.plain else NOT_HELD
+        if outcome == PUT_BACK_AND_MORE:
+            return self.clean_up(<object>key)
+        return self.release_named(<object>conn, <object>key, None) if outcome == NOT_HELD else 0
 
     cdef int release_named(self, conn, endpoint, error) except -1:
         """Release a connection by name, with all that this may need."""
@@ -221,23 +239,6 @@ cdef class SyncPool(BaseConnectionPool):
         return 0
 
 
-cdef inline int release_sync(SyncPool pool, conn, endpoint) except -1:
-    """Release a connection by name, after a use without an error."""
-    cdef int outcome = pool.put_back_named(conn, endpoint) if pool.plain else NOT_HELD
-    if outcome == PUT_BACK_AND_MORE:
-        return pool.clean_up(endpoint)
-    return pool.release_named(conn, endpoint, None) if outcome == NOT_HELD else 0
-
-
-cdef inline Lease new_lease(SyncPool pool, endpoint, timeout):
-    cdef Lease lease = Lease.__new__(Lease)
-    lease.called = call_lease
-    lease.pool = pool
-    lease.key = endpoint
-    lease.timeout = timeout
-    return lease
-
-
 cdef inline object seconds_left(acquire_t* a):
     return None if a.deadline == INFINITY else max(0.0, a.deadline - a.hook_began)
 
@@ -284,10 +285,11 @@ cdef class Lease(Holder):
         cdef slot_t* s
         if gcp_swap(&self.entered, True):
             raise RuntimeError('a lease can be entered only once: call connection() again')
+        begin_delivery(&to)
         if self.priority:
             s = self.pool.take_by_priority(self.key, self.timeout, self.priority, &to)
         else:
-            s = self.pool.take(self.key, self.timeout, &to)
+            s = self.pool.take(<PyObject*>self.key, self.timeout, &to)
         if self.tag is not None:
             note_tagged(self.pool, s, &to, self.tag)
         return conn_held(s, &to, self.pool._core, self)
@@ -339,21 +341,24 @@ gcp_keep_leases(Lease)
 
 
 # --- called with few arguments: see fastcall ---
+# They call methods: Cython counts a reference to an object that it passes as an argument, not to the one it calls.
 
 cdef object acquire_one(PyObject** args):
     cdef delivery_t to
-    cdef slot_t* s = (<SyncPool>args[0]).take(<object>args[1], None, &to)
+    cdef slot_t* s
+    begin_delivery(&to, not (<SyncPool>args[0]).direct)
+    s = (<SyncPool>args[0]).take(args[1], None, &to)
     return conn_of(s, &to)
 
 
 cdef object connection_one(PyObject** args):
-    return new_lease(<SyncPool>args[0], <object>args[1], None)
+    return (<SyncPool>args[0]).new_lease(args[1], None)
 
 
 cdef object release_two(PyObject** args):
-    release_sync(<SyncPool>args[0], <object>args[1], <object>args[2])
+    (<SyncPool>args[0]).release_used(args[1], args[2])
 
 
-gcp_acquire_take_few(SyncPool, SyncPool.acquire, acquire_one)
-gcp_connection_take_few(SyncPool, SyncPool.connection, connection_one)
-gcp_release_take_few(SyncPool, SyncPool.release, release_two)
+call_few(SyncPool, 'acquire', gcp_acquire_take_few, acquire_one)
+call_few(SyncPool, 'connection', gcp_connection_take_few, connection_one)
+call_few(SyncPool, 'release', gcp_release_take_few, release_two)
