@@ -21,6 +21,7 @@ disconnects     a web service whose clients disconnect at random
 sharing         endpoints that overload the total cap
 reserve         health checks of a pool that is overloaded
 scrape          a page of metrics, and `stats()`, of a pool of many endpoints
+scaling         two threads at the same time, where there is no GIL
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from .orm import case_orm
 from .reserve import case_reserve
 from .restart import case_restart
 from .rows import Row
+from .scaling import case_scaling
 from .scrape import case_scrape
 from .sharing import case_sharing
 from .spike import case_spike
@@ -66,4 +68,5 @@ CASES: dict[str, Callable[[float], Iterator[Row]]] = {
     'sharing': case_sharing,
     'reserve': case_reserve,
     'scrape': case_scrape,
+    'scaling': case_scaling,
 }

@@ -77,7 +77,7 @@ def case_race(effort: float) -> Iterator[Row]:
         if name in seen.seen:
             yield at_least(told, 5, seen.ratio(name), ' x', **seen.rates((GCP, name)))
         else:
-            yield unmeasured(told, 5, ' x', THREADS[name].missing)
+            yield unmeasured(told, 5, ' x', THREADS[name].missing, is_ceiling=False)
     yield inform(f'{what}: served a second / by {BARGING}', seen.ratio(BARGING), ' x', **seen.rates((GCP, BARGING)))
     jain = seen.jain()
     yield at_least(f"{what}: Jain's index of served counts", 0.95, jain[GCP], **jain)

@@ -50,7 +50,7 @@ def case_hit(effort: float) -> Iterator[Row]:
     def against(name: str, way: str, what: str, bound: float) -> Row:
         told = f'{what}: {name} / gcp'
         if name not in ns and f'{name}: {way}' not in ns:
-            return unmeasured(told, bound, ' x', THREADS[name].missing)
+            return unmeasured(told, bound, ' x', THREADS[name].missing, is_ceiling=False)
         theirs, ours = ns[f'{name}: {way}'], ns[f'gcp: {way}']
         return at_least(told, bound, theirs / ours, ' x', **{f'{name}, ns': theirs, 'gcp, ns': ours})
 

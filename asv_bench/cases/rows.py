@@ -72,6 +72,6 @@ def inform(what: str, value: float, unit: str = '', **medians: float) -> Row:
     return Row(what, value, unit, medians=medians)
 
 
-def unmeasured(what: str, bound: float, unit: str, missing: str) -> Row:
-    """Make the row of a target that cannot be measured here, because the peer is not installed."""
-    return Row(what, None, unit, bound, missing=missing)
+def unmeasured(what: str, bound: float, unit: str, missing: str, is_ceiling: bool = True) -> Row:
+    """Make the row of a target that cannot be measured here, because the peer is not installed, say."""
+    return Row(what, None, unit, bound, is_ceiling, missing=missing)

@@ -30,7 +30,7 @@ def case_tasks(effort: float) -> Iterator[Row]:
     if PREDECESSOR in seen.seen:
         yield at_least(told, 2, seen.ratio(PREDECESSOR), ' x', **seen.rates((GCP, PREDECESSOR)))
     else:
-        yield unmeasured(told, 2, ' x', TASKS[PREDECESSOR].missing)
+        yield unmeasured(told, 2, ' x', TASKS[PREDECESSOR].missing, is_ceiling=False)
     longest, ideal = seen.longest_wait(), COUNT / CONNS * HOLD
     yield inform(
         f'{what}: longest wait of all / (tasks / connections x hold)',
