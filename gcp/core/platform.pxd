@@ -34,11 +34,28 @@ cdef extern from *:
         char apart[GCP_APART];
     } gcp_mutex;
     static void gcp_mutex_init(gcp_mutex *m) { memset(m, 0, sizeof(gcp_mutex)); }
+    #if defined(__x86_64__) || defined(__i386__)
+    #define gcp_relax() __builtin_ia32_pause()
+    #elif defined(__aarch64__)
+    #define gcp_relax() __asm__ __volatile__("isb")
+    #else
+    #define gcp_relax() __asm__ __volatile__("")
+    #endif
+    /* The lock of a stripe, by one who holds others. It is free again in less than a microsecond, so look a few times
+       first: PyMutex_Lock gives the processor away before it looks again, and on a busy machine all who wait for one
+       of the others would wait until it comes back. */
+    #define GCP_LOOKS 256
+    static void gcp_lock_inner(PyMutex *m) {
+        int left;
+        for (left = GCP_LOOKS; left > 0 && __atomic_load_n(&m->_bits, __ATOMIC_RELAXED) != 0; left--)
+            gcp_relax();
+        PyMutex_Lock(m);
+    }
     static void gcp_lock(gcp_mutex *m) {
         int i;
         PyMutex_Lock(&m->outer);
         for (i = 0; i < GCP_STRIPES; i++)
-            PyMutex_Lock(&m->stripes[i].mutex);
+            gcp_lock_inner(&m->stripes[i].mutex);
     }
     static void gcp_unlock(gcp_mutex *m) {
         int i;

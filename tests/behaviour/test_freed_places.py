@@ -4,6 +4,7 @@ endpoint."""
 from __future__ import annotations
 
 import asyncio
+import statistics
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -17,6 +18,10 @@ from gcp.testing import error, never, ok, slow
 
 LIVES = 8
 """For so many times as long as a connect takes, a connection stays with its endpoint."""
+HOLD = 0.002
+"""For how long an actor of `Overload` holds a connection, seconds."""
+CONNECT = 0.02
+"""What a connect takes there, seconds."""
 
 
 async def past_its_price(front: Front, pool: Pool) -> None:
@@ -230,6 +235,8 @@ class Overload:
         self.front, self.pool = front, pool
         self.served: Counter[int] = Counter()
         self.used = 0.0
+        self.late: list[float] = []  # how much later than it wished an actor ran on, seconds
+        self.verify: Callable[[], None] = lambda: None
         self._actors = [endpoint for endpoint in range(endpoints) for _ in range(actors)]
         self._runs = True
 
@@ -246,31 +253,66 @@ class Overload:
         while self._runs:
             async with self.pool.connection(endpoint):
                 began = time.monotonic()
-                await self.front.sleep(0.002)
+                await self.front.sleep(HOLD)
                 self.served[endpoint] += 1
                 self.used += time.monotonic() - began
+                self.late.append(time.monotonic() - began - HOLD)
+
+    @property
+    def was_disturbed(self) -> bool:
+        """Whether the machine was too busy to judge the pool. An actor that waits for the processor does not stand in
+        line, so connections go to endpoints that seem to need them more; and where connects take long, they stay with
+        their endpoints for longer."""
+        connects = self.pool.stats().hook_time['create']
+        return connects.sum > 1.25 * CONNECT * connects.count or statistics.quantiles(self.late, n=20)[-1] > HOLD / 2
+
+
+async def undisturbed(run: Callable[[], Awaitable[Overload]]) -> None:
+    """Run a load until one run says something about the pool, not about a machine that is too busy."""
+    for _ in range(4):
+        load = await run()
+        if not load.was_disturbed:
+            load.verify()
+            return
+    pytest.skip('the machine is too busy: actors wait for the processor')
 
 
 async def test_5_endpoints_overloading_a_total_cap_of_10_share_it(front: Front) -> None:
-    manager = front.manager(bare=True)
-    manager.create.does(slow(0.02))
-    pool = front.pool(manager, max_size=10, total_max_size=10)
-    async with Overload(front, pool, endpoints=5, actors=6) as load:
-        await front.sleep(1)
-        before, evicted = Counter(load.served), pool.stats().closed['evicted']
-        await front.sleep(1.5)
-        served, evicted = load.served - before, pool.stats().closed['evicted'] - evicted
-    equal = served.total() / 5
-    assert all(0.8 * equal <= served[endpoint] <= 1.2 * equal for endpoint in range(5)), served
-    assert evicted <= 0.01 * served.total()
+    async def run() -> Overload:
+        manager = front.manager(bare=True)
+        manager.create.does(slow(CONNECT))
+        pool = front.pool(manager, max_size=10, total_max_size=10)
+        async with Overload(front, pool, endpoints=5, actors=6) as load:
+            await front.sleep(1)
+            before, evicted = Counter(load.served), pool.stats().closed['evicted']
+            await front.sleep(1.5)
+            served, evicted = load.served - before, pool.stats().closed['evicted'] - evicted
+
+        def verify() -> None:
+            equal = served.total() / 5
+            assert all(0.8 * equal <= served[endpoint] <= 1.2 * equal for endpoint in range(5)), served
+            assert evicted <= 0.01 * served.total()
+
+        load.verify = verify
+        return load
+
+    await undisturbed(run)
 
 
 async def test_20_endpoints_overloading_a_total_cap_of_5_do_not_starve_or_thrash(front: Front) -> None:
-    manager = front.manager(bare=True)
-    manager.create.does(slow(0.02))
-    pool = front.pool(manager, max_size=5, total_max_size=5)
-    async with Overload(front, pool, endpoints=20, actors=2) as load:
-        await front.sleep(4)
-        served, used, created = Counter(load.served), load.used, pool.stats().created
-    assert min(served[endpoint] for endpoint in range(20)) >= 0.5 * served.total() / 20, served
-    assert used >= 0.8 * (used + 0.02 * created), (used, created)
+    async def run() -> Overload:
+        manager = front.manager(bare=True)
+        manager.create.does(slow(CONNECT))
+        pool = front.pool(manager, max_size=5, total_max_size=5)
+        async with Overload(front, pool, endpoints=20, actors=2) as load:
+            await front.sleep(4)
+            served, used, created = Counter(load.served), load.used, pool.stats().created
+
+        def verify() -> None:
+            assert min(served[endpoint] for endpoint in range(20)) >= 0.5 * served.total() / 20, served
+            assert used >= 0.8 * (used + CONNECT * created), (used, created)
+
+        load.verify = verify
+        return load
+
+    await undisturbed(run)

@@ -86,6 +86,7 @@ def test_a_lower_total_cap_evicts_what_has_been_idle_longest() -> None:
     made = Bench(total_max_size=4, min_idle=0)
     for endpoint in 'abcd':
         made.fill(endpoint, 1)
+        made.clock.advance(1)
     made.pool.reconfigure(total_max_size=2)
     assert made.dispose_all() == [('a1', 'evicted'), ('b2', 'evicted')]
     held = [made.get('c'), made.get('d')]
