@@ -9,9 +9,10 @@ import importlib.util
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -70,27 +71,29 @@ def show_live(watches: Sequence[Watch], interval: float) -> int:
         for watch in watches:
             watch.refresh()
 
-    with Interrupts() as interrupts, open_view() as show, contextlib.suppress(KeyboardInterrupt):
+    with Interrupts() as interrupts, open_view() as show:
         while interrupts.signal is None:
             began = time.monotonic()
-            interrupts.interruptible(refresh)
+            interrupts.run(refresh)
+            if interrupts.signal is not None:
+                break
             show(watches)
-            rest = max(0.0, interval - (time.monotonic() - began))
-            interrupts.interruptible(partial(time.sleep, rest))
+            interrupts.sleep(max(0.0, interval - (time.monotonic() - began)))
     return 0 if interrupts.signal in (None, signal.SIGINT) else 128 + interrupts.signal
 
 
 class Interrupts:
     """Lets SIGINT and SIGTERM interrupt waiting and reading, but not drawing.
 
-    The signal is also kept as an attribute, because an exception raised while Python runs a finalizer is lost.
+    A handler does not raise: what it raises while Python runs a finalizer is lost, and a traceback is written to the
+    terminal. So it only says that there was a signal, to a queue on which the main thread waits.
 
     :ivar signal: the number of the first signal received, or None
     """
 
     def __init__(self) -> None:
         self.signal: int | None = None
-        self._waits = False
+        self._ended: SimpleQueue[BaseException | None] = SimpleQueue()  # the only one that a handler may put into
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
@@ -102,18 +105,29 @@ class Interrupts:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def interruptible(self, work: Callable[[], object]) -> None:
-        """Call a function that a signal may interrupt."""
-        try:
-            self._waits = True
-            if self.signal is None:
+    def run(self, work: Callable[[], object]) -> None:
+        """Call a function in a thread, and wait until it returns, or there is a signal: nothing waits for it then."""
+
+        def call() -> None:
+            error = None
+            try:
                 work()
-        except KeyboardInterrupt:
-            pass
-        finally:
-            self._waits = False
+            except BaseException as raised:
+                error = raised
+            self._ended.put(error)
+
+        if self.signal is None:
+            threading.Thread(target=call, daemon=True).start()
+            error = self._ended.get()
+            if error is not None:
+                raise error
+
+    def sleep(self, seconds: float) -> None:
+        """Wait until the time is over, or there is a signal."""
+        if self.signal is None:
+            with contextlib.suppress(Empty):
+                self._ended.get(timeout=seconds)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.signal = self.signal or number
-        if self._waits:
-            raise KeyboardInterrupt
+        self._ended.put(None)
