@@ -97,9 +97,14 @@ cdef void abandon_job(Job job):
 cdef object waker(Core core, endpoint_t* ep):
     """Say that something was abandoned. Return what is to be called, so that it is reclaimed soon, or None: what the
     front has set, the caller that closes the pool, the waiter that it would serve, or the collector. Within the lock.
+
+    Nothing is called of a core that is garbage itself. A function, or a `functools.partial`, that the garbage collector
+    has cleared is not safe to call: that crashes the interpreter.
     """
     cdef object wake = core._on_abandoned
     gcp_write(&core.pool.pending, True)
+    if core.is_garbage:
+        return None
     if wake is None and core.pool.closed:
         wake = core.on_drained
     elif wake is None and ep != NULL:

@@ -1146,6 +1146,20 @@ def test_a_dropped_lease_wakes_one_who_can_use_it() -> None:
     assert bench.verdict(waiter) == CREATE
 
 
+def test_what_is_garbage_together_with_its_core_is_not_called() -> None:
+    """The collector may have cleared it already. A cleared function or partial is not safe to call."""
+    called: list[str] = []
+    garbage: list[Any] = []  # the oldest of all, so that it is cleared first
+    bench = Bench(max_size=1)
+    garbage += [bench.get('a'), bench, garbage]
+    bench.pool.garbage = garbage
+    garbage.append(bench.wait('a', lambda: called.append('event')))
+    bench.core.on_abandoned = lambda: called.append('on_abandoned')
+    del bench, garbage
+    assert gc.collect() > 0
+    assert not called
+
+
 def test_a_front_may_be_told_of_what_finalizers_leave() -> None:
     bench = Bench()
     told: list[str] = []
