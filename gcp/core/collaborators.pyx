@@ -13,6 +13,7 @@ cdef class Collaborators:
     cdef object _wake_collector
     cdef object _on_abandoned
     cdef object _limits_of
+    cdef bint is_garbage                # together with what it calls, which may be cleared already
     # set once, before the pool is used
     cdef public object wake_background  # called when there may be something to do in the background
     cdef public bint workers_rest       # whether workers in the background say when they rest: see `rest`
@@ -24,6 +25,12 @@ cdef class Collaborators:
 
     def __cinit__(self, *args, **limits):
         gcp_mutex_init(&self.mutex)
+
+    def __del__(self):
+        # the garbage collector calls this before it clears anything
+        gcp_lock_outer(&self.mutex)
+        self.is_garbage = True
+        gcp_unlock_outer(&self.mutex)
 
     @property
     def tracer(self):

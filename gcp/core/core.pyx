@@ -55,7 +55,6 @@ cdef class Core(Collaborators):
     cdef uint64_t limits_version    # grows when limits change
     cdef uint64_t limits_asked      # how often the limits of all endpoints were asked for
     cdef set limits_failed_for      # the hashes of those endpoints
-    cdef bint is_garbage            # what its finalizers would call is, too, and may be cleared already
     cdef double dispose_time        # smoothed, seconds; 0 before the first
     cdef readonly FinalCounts final_counts
     # tells listeners of events: `gcp.listener_thread.ListenerThread`; None: there were none
@@ -83,12 +82,6 @@ cdef class Core(Collaborators):
         self.final_counts.reference = PyWeakref_NewRef(self, None)
         seed(self)
         join_family(self)
-
-    def __del__(self):
-        # before the collector clears anything that is garbage together with the core
-        gcp_lock_outer(&self.mutex)
-        self.is_garbage = True
-        gcp_unlock_outer(&self.mutex)
 
     def __dealloc__(self):
         if self.pool.endpoints.next != NULL:
