@@ -251,11 +251,11 @@ def test_a_pool_that_connects_is_dropped_with_its_workers() -> None:
         pass
     ref = weakref.ref(pool)
     del pool
-    gc.collect()
-    assert ref() is None
     deadline = time.monotonic() + 60
-    while any(thread.name == 'gcp-background' for thread in threading.enumerate()):
+    # a worker that is about to rest may refer to it for a moment
+    while ref() is not None or any(thread.name == 'gcp-background' for thread in threading.enumerate()):
         assert time.monotonic() < deadline
+        gc.collect()
         time.sleep(0.01)
 
 
