@@ -48,10 +48,10 @@ cdef extern from *:
     /* A method that is nearly always called with the same few positional arguments: those calls do not parse arguments.
        The function object stays what it is, with its signature and its docstring.
 
-       Where there is no GIL, each call of its bound method would change the count of references to the pool, and threads
-       that use one pool would wait for each other. A method of a builtin type, bound, calls C without that. So the type
-       gets such a method in front of the function. With the GIL the interpreter calls a function faster: it calls a
-       builtin type's method quickly for instances of that very type only, and pools are of subclasses.
+       Where there is no GIL, each call of its bound method would change the count of references to the pool, and
+       threads that use one pool would wait for each other. A method of a builtin type, bound, calls C without that. So
+       the type gets such a method in front of the function. With the GIL the interpreter calls a function faster: it
+       calls a builtin type's method quickly for instances of that very type only, and pools are of subclasses.
 
        Neither dies, so they are immortal: as for the pool, nothing is counted. */
     typedef PyObject *(*gcp_few_t)(PyObject **);
@@ -281,7 +281,7 @@ cdef int call_few(type pool_type, str name, gcp_take_few_t take_few, gcp_few_t o
     cdef PyTypeObject* of_type = <PyTypeObject*>pool_type
     function = getattr(pool_type, name)
     signature, text = function.__doc__.split('\n\n', 1)
-    signature = signature.replace('(self', '($self', 1)     # where inspect.signature() finds that of a builtin type's method
+    signature = signature.replace('(self', '($self', 1)     # as inspect.signature() reads that of a builtin type
     texts = name.encode(), f'{signature}\n--\n\n{text}'.encode()
     method_texts.append(texts)
     (<object>of_type.tp_dict)[name] = take_few(of_type, function, texts[0], texts[1], of_few)
