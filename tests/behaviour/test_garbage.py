@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from fronts import AsyncioFront, Front, audit
+from gil import collect
 from starvation import SOON
 
 from gcp.testing import BareFakeManager, calling, dead, error, never, ok
@@ -209,8 +210,7 @@ async def test_a_pool_that_its_manager_knows_is_collected(front: Front) -> None:
     del pool, connection, manager
     gc.collect()
     await front.sleep(0.001)
-    gc.collect()
-    assert [ref() for ref in watched] == [None] * 3
+    assert collect(*watched) == [None] * 3
 
 
 async def test_a_pool_is_kept_alive_by_a_lease(front: Front) -> None:
@@ -252,8 +252,7 @@ async def test_failed_acquires_keep_no_frames_alive(front: Front) -> None:
 
     connection = await pool.acquire('db')
     gone = await fail()
-    gc.collect()
-    assert gone() is None
+    assert collect(gone) == [None]
     await pool.release(connection, 'db')
 
 
@@ -274,8 +273,7 @@ async def test_a_connect_error_keeps_no_frames_alive(front: Front) -> None:
     manager.create.does(calling(refuse))
     with pytest.raises(ConnectionRefusedError):
         await pool.acquire('db')
-    gc.collect()
-    assert watched[0]() is None
+    assert collect(watched[0]) == [None]
     await pool.release(connection, 'db')
 
 
@@ -520,8 +518,7 @@ async def test_an_error_does_not_tie_a_knot_with_its_pool(front: Front) -> None:
     del pool
     gc.collect()
     await front.sleep(0.001)
-    gc.collect()
-    assert gone() is None
+    assert collect(gone) == [None]
 
 
 def test_a_loop_that_ends_while_its_pool_has_waiters() -> None:
@@ -537,8 +534,7 @@ def test_a_loop_that_ends_while_its_pool_has_waiters() -> None:
         return weakref.ref(pool), weakref.ref(connection)
 
     refs = asyncio.run(main())
-    gc.collect()
-    assert [ref() for ref in refs] == [None, None]
+    assert collect(*refs) == [None, None]
 
 
 async def test_a_cancelled_acquire_that_is_dropped(asyncio_front: AsyncioFront) -> None:

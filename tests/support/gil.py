@@ -1,13 +1,27 @@
-"""Whether the interpreter has its GIL, and the mark of tests of what cannot be had without."""
+"""Whether the interpreter has its GIL, the mark of tests of what cannot be had without, and what takes longer then."""
 
 from __future__ import annotations
 
+import gc
 import sys
 from typing import Any
 
 import pytest
 
 HAS_GIL = bool(getattr(sys, '_is_gil_enabled', lambda: True)())
+
+
+def collect(*refs: Any) -> list[Any]:
+    """Collect garbage, and return what weak references refer to still. Without the GIL that takes several rounds: a
+    count of references that another thread has changed is settled between two of them.
+
+    :param refs: weak references
+    """
+    for _ in range(1 if HAS_GIL else 100):
+        gc.collect()
+        if all(ref() is None for ref in refs):
+            break
+    return [ref() for ref in refs]
 
 
 def needs_gil(reason: str) -> Any:
