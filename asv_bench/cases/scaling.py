@@ -1,7 +1,7 @@
 """Two threads that run at the same time, where there is no GIL: beside two threads, each with a deque of its own.
 
-Wall time. A pool scales as deques do if two threads take as long as one. Each thread makes what is its own: to count
-references to what another thread has made is dear, which the interpreter decides, not the pool."""
+Wall time. A pool scales as deques do if two threads take as long as one. Each thread makes what it uses alone: the
+interpreter counts references to what another thread has made by dearer instructions."""
 
 from __future__ import annotations
 
@@ -29,17 +29,15 @@ TARGETS = {'two endpoints': 0.85, 'one endpoint': 0.5}
 KEYS = {'two endpoints': ('db', 'replica'), 'one endpoint': ('db', 'db')}
 
 
-def turns(pop: Callable[[], Any], append: Callable[[Any], Any]) -> Body:
+def of_deque() -> Body:
+    mine = deque([object()])
+    pop, append = mine.pop, mine.append
+
     def body() -> None:
         for _ in range(TIMES):
             append(pop())
 
     return body
-
-
-def of_deque() -> Body:
-    mine = deque([object()])
-    return turns(mine.pop, mine.append)
 
 
 def bound(pool: gcp.threading.ConnectionPool[Any, Any], key: str) -> Body:
@@ -86,6 +84,7 @@ def seconds(*make: Callable[[], Body]) -> float:
 
 
 def with_pool(body: Callable[..., Body], *keys: str) -> float:
+    """Run a body for each of the keys on one pool; return the seconds of the slowest."""
     with gcp.threading.ConnectionPool(managers.blocking(gcp.threading)) as pool:
         return seconds(*(lambda key=key: body(pool, key) for key in keys))
 
@@ -93,7 +92,7 @@ def with_pool(body: Callable[..., Body], *keys: str) -> float:
 def case_scaling(effort: float) -> Iterator[Row]:
     """Without the GIL: two threads on two endpoints, and on one, beside two with a deque each; by the clock"""
     told = {name: f'two threads, {name}: scaling / that of two threads with a deque each' for name in TARGETS}
-    missing = 'this Python has a GIL' if HAS_GIL else 'one processor' if len(os.sched_getaffinity(0)) < 2 else ''
+    missing = 'this Python has a GIL' if HAS_GIL else 'one processor' if os.cpu_count() == 1 else ''
     if missing:
         yield from (unmeasured(told[name], target, '', missing, is_ceiling=False) for name, target in TARGETS.items())
         return
@@ -110,14 +109,11 @@ def case_scaling(effort: float) -> Iterator[Row]:
         for name, times in interleave(run, repetitions(effort, 21, least=5)).items()
     }
     deques = ns['a deque'] / ns['two deques']
+
+    def scaling(way: str, name: str) -> float:
+        return ns[f'{way}, one thread'] / ns[f'{way}, {name}'] / deques
+
+    medians = {f'{name}, ns': value for name, value in ns.items()}
     for name, target in TARGETS.items():
-        medians = {f'{one}, ns': ns[one] for one in ('a deque', 'two deques')}
-        alone, together = ns['bound, one thread'], ns[f'bound, {name}']
-        yield at_least(
-            told[name], target, alone / together / deques, **medians, **{'alone, ns': alone, 'together, ns': together}
-        )
-        alone, together = ns['looked_up, one thread'], ns[f'looked_up, {name}']
-        yield inform(
-            f'two threads, {name}: the same, methods looked up each time', alone / together / deques,
-            **{'alone, ns': alone, 'together, ns': together},
-        )  # fmt: skip
+        yield at_least(told[name], target, scaling('bound', name), **medians)
+        yield inform(f'two threads, {name}: the same, methods looked up each time', scaling('looked_up', name))
