@@ -8,13 +8,15 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from fronts import Front, Pool, elapsed
 
 from gcp.exceptions import AcquireTimeoutError
 from gcp.testing import error, never, ok, slow
+
+Seen = TypeVar('Seen')
 
 LIVES = 8
 """For so many times as long as a connect takes, a connection stays with its endpoint."""
@@ -236,7 +238,6 @@ class Overload:
         self.served: Counter[int] = Counter()
         self.used = 0.0
         self.late: list[float] = []  # how much later than it wished an actor ran on, seconds
-        self.verify: Callable[[], None] = lambda: None
         self._actors = [endpoint for endpoint in range(endpoints) for _ in range(actors)]
         self._runs = True
 
@@ -267,52 +268,43 @@ class Overload:
         return connects.sum > 1.25 * CONNECT * connects.count or statistics.quantiles(self.late, n=20)[-1] > HOLD / 2
 
 
-async def undisturbed(run: Callable[[], Awaitable[Overload]]) -> None:
-    """Run a load until one run says something about the pool, not about a machine that is too busy."""
+async def overload(
+    front: Front, cap: int, endpoints: int, actors: int, watch: Callable[[Overload], Awaitable[Seen]]
+) -> Seen:
+    """Overload a pool until that says something about the pool, not about a machine that is too busy.
+
+    :param cap: the pool's, in total and of each endpoint
+    :param watch: looks on, and returns what it has seen
+    """
     for _ in range(4):
-        load = await run()
+        manager = front.manager(bare=True)
+        manager.create.does(slow(CONNECT))
+        pool = front.pool(manager, max_size=cap, total_max_size=cap)
+        async with Overload(front, pool, endpoints, actors) as load:
+            seen = await watch(load)
         if not load.was_disturbed:
-            load.verify()
-            return
+            return seen
     pytest.skip('the machine is too busy: actors wait for the processor')
 
 
 async def test_5_endpoints_overloading_a_total_cap_of_10_share_it(front: Front) -> None:
-    async def run() -> Overload:
-        manager = front.manager(bare=True)
-        manager.create.does(slow(CONNECT))
-        pool = front.pool(manager, max_size=10, total_max_size=10)
-        async with Overload(front, pool, endpoints=5, actors=6) as load:
-            await front.sleep(1)
-            before, evicted = Counter(load.served), pool.stats().closed['evicted']
-            await front.sleep(1.5)
-            served, evicted = load.served - before, pool.stats().closed['evicted'] - evicted
+    async def watch(load: Overload) -> tuple[Counter[int], int]:
+        await front.sleep(1)
+        before, evicted = Counter(load.served), load.pool.stats().closed['evicted']
+        await front.sleep(1.5)
+        return load.served - before, load.pool.stats().closed['evicted'] - evicted
 
-        def verify() -> None:
-            equal = served.total() / 5
-            assert all(0.8 * equal <= served[endpoint] <= 1.2 * equal for endpoint in range(5)), served
-            assert evicted <= 0.01 * served.total()
-
-        load.verify = verify
-        return load
-
-    await undisturbed(run)
+    served, evicted = await overload(front, 10, endpoints=5, actors=6, watch=watch)
+    equal = served.total() / 5
+    assert all(0.8 * equal <= served[endpoint] <= 1.2 * equal for endpoint in range(5)), served
+    assert evicted <= 0.01 * served.total()
 
 
 async def test_20_endpoints_overloading_a_total_cap_of_5_do_not_starve_or_thrash(front: Front) -> None:
-    async def run() -> Overload:
-        manager = front.manager(bare=True)
-        manager.create.does(slow(CONNECT))
-        pool = front.pool(manager, max_size=5, total_max_size=5)
-        async with Overload(front, pool, endpoints=20, actors=2) as load:
-            await front.sleep(4)
-            served, used, created = Counter(load.served), load.used, pool.stats().created
+    async def watch(load: Overload) -> tuple[Counter[int], float, int]:
+        await front.sleep(4)
+        return Counter(load.served), load.used, load.pool.stats().created
 
-        def verify() -> None:
-            assert min(served[endpoint] for endpoint in range(20)) >= 0.5 * served.total() / 20, served
-            assert used >= 0.8 * (used + CONNECT * created), (used, created)
-
-        load.verify = verify
-        return load
-
-    await undisturbed(run)
+    served, used, created = await overload(front, 5, endpoints=20, actors=2, watch=watch)
+    assert min(served[endpoint] for endpoint in range(20)) >= 0.5 * served.total() / 20, served
+    assert used >= 0.8 * (used + CONNECT * created), (used, created)

@@ -510,12 +510,13 @@ def test_under_load_of_threads() -> None:
     threads = [threading.Thread(target=use, args=(endpoint,)) for endpoint in 'aaaabbbbcccc']
     for thread in threads:
         thread.start()
+    while 'a' not in pool.stats().endpoints:
+        pass
     for turn in range(20):
         target = 'a' if turn % 2 else None
         pool.suspend(target, wait=True, timeout=60)
         stats = pool.stats()
-        seen = stats.endpoints.get('a')  # None: no thread has used it yet
-        assert seen is None or seen.used == seen.creating == 0
+        assert stats.endpoints['a'].used == stats.endpoints['a'].creating == 0
         if target is None:
             assert stats.used == stats.creating == 0
         pool.resume(target)
