@@ -69,8 +69,8 @@ cdef inline slot_t* take_delivered(
 ) noexcept:
     """Take an idle connection for a caller, or return NULL. Within the lock of the endpoint's stripe.
 
-    :param now: from before that was taken, so that it is held for a short time. What was put back meanwhile became idle
-                a little later
+    :param now: read before the lock was taken, so that it is held for a shorter time. What was put back in between has
+                become idle a little later
     """
     cdef slot_t* s = take_hit(&pool._core.pool, e, now, a, pool.checks_only)
     if s != NULL:

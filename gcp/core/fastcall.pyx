@@ -7,7 +7,7 @@
 #            instead: called without arguments it enters, with three it leaves
 # awaiting   ends without a StopIteration where the interpreter allows it, without a traceback of one elsewhere
 
-from gcp.core.platform cimport PySendResult, PyTypeObject
+from gcp.core.platform cimport GCP_STRIPES, PySendResult, PyTypeObject
 
 
 cdef extern from *:
@@ -53,7 +53,10 @@ cdef extern from *:
        the type gets such a method in front of the function. With the GIL the interpreter calls a function faster: it
        calls a builtin type's method quickly for instances of that very type only, and pools are of subclasses.
 
-       Neither dies, so they are immortal: as for the pool, nothing is counted. */
+       Neither dies, so they are immortal: as for the pool, nothing is counted.
+
+       What is called then is a method of the pool: Cython counts a reference to an object that it passes as an argument,
+       if a cast has made it of a pointer, but not to the one whose method it calls. */
     typedef PyObject *(*gcp_few_t)(PyObject **);
     typedef PyObject *(*gcp_take_few_t)(PyTypeObject *, PyObject *, const char *, const char *, gcp_few_t);
     #ifdef Py_GIL_DISABLED
@@ -279,14 +282,21 @@ cdef list method_texts = []     # that the definitions of methods refer to
 cdef int call_few(type pool_type, str name, gcp_take_few_t take_few, gcp_few_t of_few) except -1:
     """Have a method called without parsing arguments when it has few: see `GCP_CALL_FEW`."""
     cdef PyTypeObject* of_type = <PyTypeObject*>pool_type
+    cdef tuple texts
     function = getattr(pool_type, name)
-    signature, text = function.__doc__.split('\n\n', 1)
-    signature = signature.replace('(self', '($self', 1)     # as inspect.signature() reads that of a builtin type
-    texts = name.encode(), f'{signature}\n--\n\n{text}'.encode()
+    texts = builtin_texts(name, function.__doc__) if GCP_STRIPES > 1 else (b'', b'')
     method_texts.append(texts)
     (<object>of_type.tp_dict)[name] = take_few(of_type, function, texts[0], texts[1], of_few)
     PyType_Modified(of_type)
     return 0
+
+
+cdef tuple builtin_texts(str name, str doc):
+    """Return the name and the docstring of a method as a builtin type's are: `inspect` reads the signature from the
+    latter."""
+    signature, text = doc.split('\n\n', 1)
+    signature = signature.replace('(self', '($self', 1)
+    return name.encode(), f'{signature}\n--\n\n{text}'.encode()
 
 
 cdef enum:

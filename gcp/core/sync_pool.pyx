@@ -341,7 +341,6 @@ gcp_keep_leases(Lease)
 
 
 # --- called with few arguments: see fastcall ---
-# They call methods: Cython counts a reference to an object that it passes as an argument, not to the one it calls.
 
 cdef object acquire_one(PyObject** args):
     cdef delivery_t to
