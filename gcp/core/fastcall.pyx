@@ -55,8 +55,8 @@ cdef extern from *:
 
        Neither dies, so they are immortal: as for the pool, nothing is counted.
 
-       What is called then is a method of the pool: Cython counts a reference to an object that it passes as an argument,
-       if a cast has made it of a pointer, but not to the one whose method it calls. */
+       What is called then is a method of the pool: Cython counts a reference to an object that it passes on as an
+       argument, if a cast has made it of a pointer, but not to the one whose method it calls. */
     typedef PyObject *(*gcp_few_t)(PyObject **);
     typedef PyObject *(*gcp_take_few_t)(PyTypeObject *, PyObject *, const char *, const char *, gcp_few_t);
     #ifdef Py_GIL_DISABLED
