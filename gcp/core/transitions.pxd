@@ -460,13 +460,13 @@ cdef inline slot_t* first_extra_due(pool_t* pool) noexcept nogil:
 cdef inline slot_t* next_due(pool_t* pool, double* when) noexcept nogil:
     """Return the idle connection that expires first, or NULL, and when the next connection expires.
 
-    Used connections that expire by `when` leave the heap: their release checks their life. Those that expire later
-    stay in it, since they may be idle by then.
-    """
+    Used ones that expire by `when` leave the heap. They have expired for their release, too, which may have read the
+    clock earlier. Those that expire later stay in it, since they may be idle by then."""
     cdef slot_t* s = NULL
     cdef slot_t* first = first_due(pool)
     while first != NULL and first.state != IDLE and first.expires <= when[0]:
         heap_remove(&pool.due, &first.due, dies_before)
+        first.expires = -INFINITY
         first = first_due(pool)
     when[0] = INFINITY
     if first != NULL:

@@ -1101,6 +1101,17 @@ def test_an_acquire_ends_once() -> None:
 # --- what finalizers leave ---
 
 
+def test_a_release_that_read_the_clock_before_the_collector_looked_ends_a_life() -> None:
+    """Without the GIL another thread may look between the two steps of a release."""
+    bench = Bench(max_lifetime=10)
+    held = bench.get('a')
+    bench.clock.advance(10)
+    assert bench.core.collect(1) == 0
+    bench.clock.advance(-0.001)
+    bench.put(held)
+    assert bench.dispose_all() == [('a1', 'max_lifetime')]
+
+
 def test_a_dropped_lease_is_disposed_of_by_the_next_call() -> None:
     bench = Bench(max_size=1)
     held = bench.get('a')
