@@ -6,6 +6,7 @@ running threads are compared with those before it."""
 from __future__ import annotations
 
 import contextlib
+import gc
 import inspect
 import math
 import time
@@ -141,8 +142,10 @@ class RuleChecker:
 
     async def _warm_up(self) -> None:
         """Use one connection first: what the first connection of a process opens for all others (a thread, the
-        resolver's socket) is not a leak."""
+        resolver's socket) is not a leak. And collect garbage: a descriptor of an earlier test that is closed during a
+        rule would hide one that the rule leaves open."""
         harness = self._harness
+        gc.collect()
         with contextlib.suppress(RuleBroken, RuleSkipped):
             async with harness.connection() as conn:
                 for name in ('on_acquire', 'on_release', 'check_aliveness'):

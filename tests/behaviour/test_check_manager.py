@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import pytest
+from starvation import SOON
 
 import gcp.asyncio
 import gcp.threading
@@ -467,8 +468,16 @@ class AcceptsRefusal(Correct):
 
 
 class HasAllTheTime(Correct):
+    gate = threading.Event()
+
     def create(self, endpoint: Address, timeout: float | None = None) -> socket.socket:
-        return super().create(endpoint, 20)
+        conn = socket.create_connection(endpoint)
+        while is_quiet(conn.fileno()):
+            if self.gate.wait(0.01):
+                conn.close()
+                raise TimeoutError
+        assert conn.recv(1) == GREETING
+        return conn
 
 
 class RaisesWrongError(Correct):
@@ -508,14 +517,21 @@ class HalfAsync(Correct):
         return True
 
 
+GATES = (HasAllTheTime.gate, LeavesThread.gate, WaitsForThePeer.gate)
+
+
 @pytest.fixture
 def closed_afterwards() -> Iterator[None]:
     yield
     for conn in DisposesOfNothing.kept:
         conn.close()
     DisposesOfNothing.kept.clear()
-    for gate in (LeavesThread.gate, WaitsForThePeer.gate):
+    for gate in GATES:
         gate.set()
+    for thread in threading.enumerate():  # they close connections now; that must not be during the next test
+        if thread.name in ('gcp-check', 'heartbeat'):
+            thread.join(SOON)
+    for gate in GATES:
         gate.clear()
 
 
