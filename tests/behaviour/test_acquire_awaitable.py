@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import gc
 import weakref
 from typing import Any
 
 import pytest
 from fronts import Front
+from gil import collect
 from task_factories import begins_at_once
 
 from gcp.asyncio import ConnectionPool
@@ -207,5 +207,5 @@ async def test_no_timer_keeps_the_context_of_a_caller_alive(asyncio_front: Front
 
     await asyncio.get_running_loop().create_task(work())
     await asyncio.sleep(0)
-    gc.collect()
+    collect()
     assert requests[0]() is None

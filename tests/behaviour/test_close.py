@@ -4,13 +4,13 @@ collector."""
 from __future__ import annotations
 
 import asyncio
-import gc
 import threading
 import weakref
 from typing import Any
 
 import pytest
 from fronts import Front, elapsed
+from gil import collect
 
 from gcp.exceptions import ConnectionPoolClosedError
 from gcp.testing import error, never, ok, slow
@@ -286,7 +286,7 @@ def test_the_collector_of_threads_dies_with_a_dropped_pool(threads_front: Front,
     assert all(thread.daemon for thread in set(threading.enumerate()) - before)
     gone = weakref.ref(pool)
     del pool
-    gc.collect()
+    collect()
     for thread in set(threading.enumerate()) - before:
         thread.join(60)
     assert set(threading.enumerate()) <= before
@@ -303,7 +303,7 @@ async def test_the_collector_of_tasks_dies_with_a_dropped_pool(asyncio_front: Fr
     del pool
 
     def is_over() -> bool:
-        gc.collect()
+        collect()
         return gone() is None and asyncio.all_tasks() <= before
 
     await asyncio_front.until(is_over)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import gc
 import os
 import random
 import threading
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 from fronts import Front
+from gil import collect
 
 from gcp.exceptions import AcquireTimeoutError, ConnectionPoolClosedError, ErrorClass
 from gcp.limits import Retry
@@ -255,7 +255,7 @@ def test_a_pool_that_connects_is_dropped_with_its_workers() -> None:
     # a worker that is about to rest may refer to it for a moment
     while ref() is not None or any(thread.name == 'gcp-background' for thread in threading.enumerate()):
         assert time.monotonic() < deadline
-        gc.collect()
+        collect()
         time.sleep(0.01)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import sys
 import time
 import types
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 from fronts import Front, elapsed
+from gil import collect
 from task_factories import begins_at_once, wrapping_task_factory
 
 import gcp.threading
@@ -382,7 +382,7 @@ async def test_tasks_that_dispose_are_kept_alive_by_the_pool(asyncio_front: Fron
     await pool.release(await pool.acquire('a'), 'a')
     await pool.close(timeout=0)
     await asyncio_front.until(lambda: futures)
-    gc.collect()
+    collect()
     future = futures[0]()
     assert future is not None
     future.set_result(None)

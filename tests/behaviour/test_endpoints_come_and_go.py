@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from fronts import Front, drive
+from gil import collect
 
 from gcp import AcquireTimeoutError, EndpointLimits
 from gcp.testing import error
@@ -74,7 +75,7 @@ async def test_endpoints_and_connections_are_not_kept_alive(front: Front) -> Non
         await visit(Endpoint(number))
     async with pool.connection('last'):
         pass
-    gc.collect()
+    collect()
     assert [ref() for ref in made[:-1]] == [None] * 6
 
 
@@ -119,20 +120,20 @@ async def test_endpoints_by_the_thousand_leave_no_memory_behind(front: Front, th
         made.clear()
 
     await visit(0, 2_000)
-    gc.collect()
+    collect()
     tracemalloc.start()
     await visit(2_000, 4_000)
-    gc.collect()
+    collect()
     before, _ = tracemalloc.get_traced_memory()
     objects = len(gc.get_objects())
     await visit(4_000, 6_000)
-    gc.collect()
+    collect()
     after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert after - before < 50_000
     assert len(gc.get_objects()) - objects < 200
     await visit(6_000, total)
-    gc.collect()
+    collect()
     assert len(gc.get_objects()) - objects < 500
     assert len(pool.stats().endpoints) == pool.get_size() == 10
     assert pool.stats().created == total

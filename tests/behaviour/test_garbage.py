@@ -24,9 +24,9 @@ from gcp.testing import BareFakeManager, calling, dead, error, never, ok
 
 @pytest.fixture(autouse=True)
 def tidy() -> Iterator[None]:
-    gc.collect()
+    collect()
     yield
-    gc.collect()
+    collect()
 
 
 class Connection:
@@ -76,7 +76,7 @@ async def test_a_dropped_lease_frees_its_place(front: Front) -> None:
     lease = pool.connection('db')
     await lease.__aenter__()
     del lease
-    gc.collect()
+    collect()
     async with pool.connection('db', timeout=5) as connection:
         assert connection is manager.created[1]
     await front.until(lambda: manager.disposed == manager.created[:1])
@@ -90,7 +90,7 @@ async def test_the_collector_disposes_of_a_dropped_lease_s_connection(front: Fro
     lease = pool.connection('db')
     await lease.__aenter__()
     del lease
-    gc.collect()
+    collect()
     await front.until(lambda: manager.disposed == manager.created and pool.get_size() == 0)
 
 
@@ -101,7 +101,7 @@ async def test_a_dropped_lease_serves_who_waits(front: Front) -> None:
     await lease.__aenter__()
     [waiter] = await front.line_up(pool, 'db', 1)
     del lease
-    gc.collect()
+    collect()
     pool.stats()
     await pool.release(await waiter, 'db')
 
@@ -113,7 +113,7 @@ async def test_a_lease_dropped_in_a_cycle(front: Front) -> None:
     await ring[0].__aenter__()
     ring.append(ring)
     del ring
-    gc.collect()
+    collect()
     async with pool.connection('db', timeout=5):
         pass
 
@@ -122,7 +122,7 @@ async def test_leases_never_entered_take_nothing(front: Front) -> None:
     pool = front.pool(front.manager())
     for _ in range(10):
         pool.connection('db')
-    gc.collect()
+    collect()
     assert pool.get_size() == 0
 
 
@@ -139,7 +139,7 @@ async def test_many_leases_dropped_while_others_work(front: Front) -> None:
 
     for actor in [front.spawn(work(endpoint)) for endpoint in 'aabbcc']:
         await actor
-    gc.collect()
+    collect()
     async with pool.connection('z', timeout=5):
         pass
     assert pool.stats().used == 0
@@ -152,7 +152,7 @@ async def test_a_dropped_lease_after_a_close(front: Front) -> None:
     await lease.__aenter__()
     await pool.close(timeout=0)
     del lease
-    gc.collect()
+    collect()
     assert len(manager.disposed) == 1
 
 
@@ -162,7 +162,7 @@ async def test_a_close_does_not_wait_for_a_dropped_lease(front: Front) -> None:
     lease = pool.connection('db')
     await lease.__aenter__()
     del lease
-    gc.collect()
+    collect()
     await pool.close(timeout=5)
     assert manager.disposed == manager.created
 
@@ -175,7 +175,7 @@ async def test_a_close_sees_a_lease_that_is_dropped_meanwhile(front: Front) -> N
     closer = front.spawn(pool.close())
     await front.until(lambda: pool.closed)
     leases.clear()
-    gc.collect()
+    collect()
     pool.stats()
     await closer
     assert manager.disposed == manager.created
@@ -194,7 +194,7 @@ async def test_a_dropped_pool_is_freed_with_its_connections(front: Front, backgr
     del pool, connection, manager
 
     def all_gone() -> bool:
-        gc.collect()
+        collect()
         return not any(ref() for ref in watched)
 
     await front.until(all_gone, patience=5)
@@ -208,7 +208,7 @@ async def test_a_pool_that_its_manager_knows_is_collected(front: Front) -> None:
     await pool.release(connection, manager)
     watched = [weakref.ref(raw(pool)), weakref.ref(connection), weakref.ref(manager)]
     del pool, connection, manager
-    gc.collect()
+    collect()
     await front.sleep(0.001)
     assert collect(*watched) == [None] * 3
 
@@ -218,9 +218,9 @@ async def test_a_pool_is_kept_alive_by_a_lease(front: Front) -> None:
     async with pool.connection('db'):
         gone = weakref.ref(raw(pool))
         del pool
-        gc.collect()
+        collect()
         assert gone() is not None
-    gc.collect()
+    collect()
 
 
 async def test_waiting_keeps_a_pool_alive(front: Front) -> None:
@@ -230,7 +230,7 @@ async def test_waiting_keeps_a_pool_alive(front: Front) -> None:
     [waiter] = await front.line_up(face, 'db', 1)
     gone = weakref.ref(pool)
     del pool, face
-    gc.collect()
+    collect()
     assert gone() is not None
     survivor = gone()
     await front.face(survivor).release(connection, 'db')
@@ -408,7 +408,7 @@ async def test_connections_whose_finalizers_call_the_pool(front: Front) -> None:
             async with pool.connection('abc'[round_ % 3], timeout=5):
                 pass
             if round_ % 10 == 0:
-                gc.collect()
+                collect()
     finally:
         gc.set_threshold(*threshold)
         Chatty.pool = None
@@ -496,11 +496,11 @@ def test_a_finalizer_in_another_thread_s_line() -> None:
         for thread in threads:
             thread.start()
         while any(thread.is_alive() for thread in threads):
-            gc.collect()  # when all of them wait, nobody else makes garbage enough to have it collected
+            collect()  # when all of them wait, nobody else makes garbage enough to have it collected
             assert time.monotonic() < end + 10, pool
     finally:
         gc.set_threshold(*threshold)
-    gc.collect()
+    collect()
     with pool.connection('z', timeout=5):
         pass
     assert pool.stats().used == 0
@@ -516,7 +516,7 @@ async def test_an_error_does_not_tie_a_knot_with_its_pool(front: Front) -> None:
         await pool.acquire('db')
     gone = weakref.ref(raw(pool))
     del pool
-    gc.collect()
+    collect()
     await front.sleep(0.001)
     assert collect(gone) == [None]
 
@@ -547,7 +547,7 @@ async def test_a_cancelled_acquire_that_is_dropped(asyncio_front: AsyncioFront) 
         with pytest.raises(asyncio.CancelledError):
             await task
     tasks.clear()
-    gc.collect()
+    collect()
     await pool.release(connection, 'db')
     assert pool.stats().idle == 1
 
@@ -562,10 +562,10 @@ def test_nothing_grows_with_use(threads_front: Front) -> None:
             pool.release(pool.acquire('db'), 'db')
 
     use()
-    gc.collect()
+    collect()
     before = len(gc.get_objects())
     use()
-    gc.collect()
+    collect()
     assert len(gc.get_objects()) - before < 20
     pool.close()
 
@@ -578,7 +578,7 @@ def test_a_manager_that_blocks_in_dispose_does_not_block_the_garbage_collector(t
     lease.__enter__()
     began = time.monotonic()
     del lease
-    gc.collect()
+    collect()
     assert time.monotonic() - began < SOON
     with pool.connection('other', timeout=1):
         pass

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from fronts import PATIENCE, AsyncioFront, Front, ThreadsFront
-from gil import HAS_GIL
+from gil import HAS_GIL, collect
 
 import gcp.asyncio
 import gcp.threading
@@ -347,7 +347,7 @@ async def test_a_lease_that_was_garbage_collected_is_told(front: Front, caplog: 
     lease = pool.connection('db')
     await lease.__aenter__()
     del lease
-    gc.collect()
+    collect()
     async with pool.connection('db', timeout=PATIENCE):
         pass
     [message] = messages(caplog, logging.WARNING, 'garbage-collected')

@@ -4,7 +4,6 @@ A hook that returns nonsense costs its connection, as one that raises does."""
 
 from __future__ import annotations
 
-import gc
 import sys
 import traceback
 import warnings
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 from fronts import Front
+from gil import collect
 
 import gcp
 import gcp.asyncio
@@ -31,7 +31,7 @@ def no_warning_of_a_coroutine() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         yield
-        gc.collect()
+        collect()
 
 
 class Made:

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from fronts import AsyncioFront, Front, ThreadsFront, drive
+from gil import collect
 from test_garbage import keepers_of_nothing, raw
 
 from gcp import asyncio as aio
@@ -31,9 +32,9 @@ MANY = 10_000
 
 @pytest.fixture(autouse=True)
 def tidy() -> Iterator[None]:
-    gc.collect()
+    collect()
     yield
-    gc.collect()
+    collect()
 
 
 @pytest.fixture
@@ -361,9 +362,8 @@ async def test_a_lease_in_a_cycle_with_its_pool(front: Front) -> None:
     gone = weakref.ref(own)
     assert pool.stats().used == 1
     del own, pool
-    gc.collect()
-    gc.collect()
-    assert gone() is None
+    collect()
+    assert collect(gone) == [None]
     assert conn() is None
 
 
@@ -379,7 +379,7 @@ async def test_a_lease_in_a_cycle_of_its_own(front: Front) -> None:
         pass
     await pool.close(timeout=0)
     assert manager.disposed == 2
-    gc.collect()
+    collect()
     assert pool.stats().size == 0
 
 
@@ -561,12 +561,12 @@ async def test_references_are_given_back_by_the_cancelled(asyncio_front: Asyncio
 
     for _ in range(3):
         await story()
-    gc.collect()
+    collect()
     steady = (pool, key, conn, manager)
     before = counts(*steady)
     for _ in range(500):
         await story()
-    gc.collect()
+    collect()
     assert counts(*steady) == before
     assert pool.stats().used == pool.stats().waiting == 0
 
@@ -727,7 +727,7 @@ async def test_a_release_that_nobody_awaits(asyncio_front: Front) -> None:
     pool: Any = asyncio_front.pool(manager, max_size=1)
     with pytest.warns(RuntimeWarning, match='never awaited'):
         pool.release(await pool.acquire('db'), 'db')
-    gc.collect()
+    collect()
     async with pool.connection('db', timeout=5) as conn:
         assert conn is manager.created[1]
     assert pool.stats().hook_calls['on_release']['ok'] == 1

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 from typing import Any
 
 import pytest
 from fronts import Front
+from gil import collect
 
 from gcp.exceptions import AcquireTimeoutError
 from gcp.stats import Histogram
@@ -221,7 +221,7 @@ async def test_a_pool_that_is_gone_leaves_its_totals(front: Front) -> None:
     final_counts = pool._core.final_counts
     assert final_counts.read() is None
     del pool, face, held
-    gc.collect()
+    collect()
     total = final_counts.read()
     assert total is not None
     assert total['acquires'] == {

@@ -4,11 +4,11 @@ for."""
 from __future__ import annotations
 
 import asyncio
-import gc
 from typing import Any
 
 import pytest
 from fronts import Front
+from gil import collect
 
 from gcp.exceptions import AcquireTimeoutError
 from gcp.testing import dead, error, never, ok
@@ -136,7 +136,7 @@ async def test_an_acquire_that_is_never_awaited_takes_nothing(asyncio_front: Fro
     if drop == 'closed':
         awaitable.close()
     del awaitable
-    gc.collect()
+    collect()
     assert pool.get_size() == 0
     async with pool.connection('db', timeout=0):
         pass

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import gc
-
 import pytest
 from fronts import Front, elapsed
+from gil import collect
 
 from gcp.exceptions import ConnectionNotAcquiredError, ConnectionPoolNotFound, EndpointRetiredError
 from gcp.testing import error, never, ok
@@ -127,7 +126,7 @@ async def test_a_lease_that_is_dropped_meanwhile(front: Front) -> None:
     await front.sleep(0.01)
     async with elapsed():
         del lease
-        gc.collect()
+        collect()
         await retiring
 
 

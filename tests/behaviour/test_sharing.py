@@ -7,7 +7,7 @@ from fronts import Front, elapsed
 
 from gcp.exceptions import AcquireTimeoutError
 from gcp.limits import EndpointLimits
-from gcp.testing import slow
+from gcp.testing import ok, slow
 
 
 async def test_a_connection_that_lingers_is_given_up_though_nothing_else_happens(front: Front) -> None:
@@ -24,12 +24,13 @@ async def test_a_connection_that_lingers_is_given_up_though_nothing_else_happens
 
 async def test_the_one_that_watches_it_may_run_out_of_time(front: Front) -> None:
     manager = front.manager()
-    manager.create.does(slow(0.1))
+    manager.create.does(slow(1.2), ok())
     pool = front.pool(manager, total_max_size=1, limits={'a': EndpointLimits(weight=2)})
     conn = await pool.acquire('a')
-    first = front.spawn(pool.acquire('b', 0.05))
-    await front.waiting(pool, 1)
-    [second] = await front.line_up(pool, 'c', 1)
+    first = front.spawn(pool.acquire('b', 1))
+    await front.until(lambda: pool.stats().waiting == 1 or first.done())
+    second = front.spawn(pool.acquire('c'))
+    await front.until(lambda: pool.stats().waiting == 2 or first.done())
     await pool.release(conn, 'a')
     with pytest.raises(AcquireTimeoutError):
         await first

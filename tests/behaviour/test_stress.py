@@ -6,7 +6,6 @@ counts must agree.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import random
@@ -18,6 +17,7 @@ from typing import Any
 
 import pytest
 from fronts import audit
+from gil import collect
 
 from gcp.exceptions import AcquireTimeoutError
 from gcp.testing import AsyncBareFakeManager, AsyncFakeManager, BareFakeManager, FakeManager, calling
@@ -215,7 +215,7 @@ def test_64_tasks(manager_class: type[Any], background_collector: bool) -> None:
         assert not pending, (SEED, pool)
         for actor in done:
             actor.result()
-        gc.collect()
+        collect()
         for _ in range(5000):
             stats = pool.stats()
             if not (stats.size if background_collector else stats.disposing or stats.used):

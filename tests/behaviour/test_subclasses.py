@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import weakref
 from typing import Any
 
 import pytest
 from fronts import Front
+from gil import collect
 
 from gcp.testing import error, ok
 
@@ -94,5 +94,4 @@ async def test_users_may_set_attributes_on_a_pool_as_on_any_object(front: Front)
     gone = weakref.ref(pool)
     await front.face(pool).close()
     del pool, acquire
-    gc.collect()
-    assert gone() is None
+    assert collect(gone) == [None]

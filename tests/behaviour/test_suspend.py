@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import threading
 from typing import Any
 
 import pytest
 from fronts import Front
+from gil import collect
 
 from gcp.exceptions import (
     AcquireTimeoutError,
@@ -158,7 +158,7 @@ async def test_other_ends_of_a_use_end_the_wait(front: Front, target: Any, how: 
         await lease.discard()
     elif how == 'drop':
         lease = None
-        gc.collect()
+        collect()
     else:
         manager.on_release.does(error(OSError()))
         with pytest.raises(OSError):

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from fronts import AsyncioFront, Front, elapsed
+from gil import collect
 from starvation import SOON
 
 from gcp import asyncio as aio
@@ -522,7 +523,7 @@ async def test_a_wait_that_is_dropped_leaves_no_timer(asyncio_front: Front) -> N
     acquire = pool.acquire('db', timeout=1000)
     acquire.send(None)
     del acquire
-    gc.collect()
+    collect()
     await asyncio_front.until(lambda: pool.stats().waiting == 0)
     assert timers() == before
     await pool.release(conn, 'db')
@@ -532,7 +533,7 @@ async def test_a_wait_that_is_dropped_leaves_no_timer(asyncio_front: Front) -> N
 async def test_waiting_leaves_no_memory(asyncio_front: AsyncioFront, ending: str) -> None:
     pool: Any = asyncio_front.pool(asyncio_front.manager(bare=True), max_size=1)
     for count in 100, 1000:
-        gc.collect()
+        collect()
         before, objects = sys.getallocatedblocks(), len(gc.get_objects())
         async with pool.connection('other'):
             for _ in range(count // 20):
@@ -552,7 +553,7 @@ async def test_waiting_leaves_no_memory(asyncio_front: AsyncioFront, ending: str
                         task.cancelled() or task.exception()
                     await pool.release(conn, 'db')
                 del tasks, task
-        gc.collect()
+        collect()
         before, objects = sys.getallocatedblocks() - before, len(gc.get_objects()) - objects
     assert objects < 150
     assert before < 3000  # timers that are cancelled stay in the loop's heap for a while
@@ -585,8 +586,7 @@ def test_a_loop_that_is_closed_while_tasks_wait(limit: float | None) -> None:
     tasks.clear()
     began = time.monotonic()
     while any(ref() for ref in seen) and time.monotonic() < began + 60:  # the monitor may be looking at the pool
-        gc.collect()
-    assert [ref() for ref in seen] == [None] * 5
+        assert collect(*seen) == [None] * 5
 
 
 async def use(pool: Any) -> None:

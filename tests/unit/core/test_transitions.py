@@ -12,6 +12,7 @@ from math import inf
 from typing import Any
 
 import pytest
+from gil import collect
 
 from core.helpers import CREATE, SHUT, USE, WAIT, Bench, Conn, Shape
 from core.simulation import Simulation
@@ -1282,8 +1283,7 @@ def test_a_core_that_is_dropped_lets_go_of_its_connections() -> None:
     held = bench.get('b')
     refs = [weakref.ref(conn) for conn in [*conns, held.conn]]
     del conns, held, bench
-    gc.collect()
-    assert [ref() for ref in refs] == [None] * 3
+    assert collect(*refs) == [None] * 3
 
 
 def test_a_connection_that_knows_its_pool_is_collected_with_it() -> None:
@@ -1292,8 +1292,7 @@ def test_a_connection_that_knows_its_pool_is_collected_with_it() -> None:
     conn.bench = bench
     ref = weakref.ref(conn)
     del conn, bench
-    gc.collect()
-    assert ref() is None
+    assert collect(ref) == [None]
 
 
 def test_a_core_with_a_waiter_is_collected() -> None:
@@ -1303,8 +1302,7 @@ def test_a_core_with_a_waiter_is_collected() -> None:
     held = bench.get('b')
     waiter = bench.wait('b', lambda held=held: held)  # type: ignore[misc]
     del bench, held, waiter, conn
-    gc.collect()
-    assert ref() is None
+    assert collect(ref) == [None]
 
 
 def test_an_acquire_that_was_served_and_never_looked_is_collected_with_its_core() -> None:
@@ -1318,8 +1316,7 @@ def test_an_acquire_that_was_served_and_never_looked_is_collected_with_its_core(
         bench.core.wake_collector = lambda cycle=cycle: cycle
         ref = weakref.ref(waiter.conn or held.conn)
         del bench, held, waiter, cycle
-        gc.collect()
-        assert ref() is None
+        assert collect(ref) == [None]
 
 
 # --- closing ---
@@ -1488,8 +1485,7 @@ def test_keys_are_not_kept_alive() -> None:
     bench.discard(held, 'dead')
     bench.dispose_all()
     del held, key
-    gc.collect()
-    assert ref() is None
+    assert collect(ref) == [None]
 
 
 # --- hostile keys and connections ---
@@ -1850,7 +1846,7 @@ def test_a_forked_child_begins_empty_and_works(script: Script) -> None:
             assert bench.get('a').conn is not None
             acquires.clear()
             del acquire, other, waiter
-            gc.collect()
+            collect()
             core.drain()
             assert bench.shape.disposing == 1, bench.shape          # the one that was acquired just now, and dropped
             bench.dispose_all()
