@@ -34,7 +34,7 @@ def in_child(function):
     try:
         signal.alarm(10)
         function()
-        collect()
+        gc.collect()
         status = 0
     except BaseException:
         traceback.print_exc()
@@ -146,7 +146,7 @@ def test_a_dropped_lease_is_inert_in_the_child(story: Callable[[str], str]) -> N
 
         def child():
             leases.clear()
-            collect()
+            gc.collect()
             with pool.connection('db', timeout=1):
                 pass
             assert manager.created[0] not in manager.disposed
@@ -180,7 +180,7 @@ def test_connections_are_not_finalised_in_the_child(story: Callable[[str], str])
 
         def child():
             assert pool.get_size() == 0
-            collect()
+            gc.collect()
             pool.stats()
 
         in_child(child)

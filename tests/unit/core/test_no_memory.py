@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from gil import collect
 
 import gcp.asyncio
 import gcp.threading
@@ -52,7 +52,7 @@ class Hooks:
 
     def audit(self, pool: Any) -> None:
         """Each connection that is open is idle in the pool, or else it was disposed of."""
-        collect()
+        gc.collect()
         pool._core.drain()
         stats = pool.stats()
         assert (stats.used, stats.creating, stats.waiting) == (0, 0, 0), self.number

@@ -1846,7 +1846,7 @@ def test_a_forked_child_begins_empty_and_works(script: Script) -> None:
             assert bench.get('a').conn is not None
             acquires.clear()
             del acquire, other, waiter
-            collect()
+            gc.collect()
             core.drain()
             assert bench.shape.disposing == 1, bench.shape          # the one that was acquired just now, and dropped
             bench.dispose_all()
