@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
+from weakref import WeakSet
 
 import pytest
 from starvation import SOON
@@ -386,12 +387,12 @@ class Revives(Correct):
     """Reports a connection as dead only once."""
 
     def __init__(self) -> None:
-        self.dead: set[int] = set()
+        self.dead: WeakSet[socket.socket] = WeakSet()
 
     def check_aliveness(self, endpoint: Address, conn: socket.socket, timeout: float | None = None) -> bool:
-        if is_quiet(conn.fileno()) or id(conn) in self.dead:
+        if is_quiet(conn.fileno()) or conn in self.dead:
             return True
-        self.dead.add(id(conn))
+        self.dead.add(conn)
         return False
 
 
