@@ -59,7 +59,7 @@ async def test_waiters_are_told_at_once(front: Front, workers: int) -> None:
     pool = front.pool(manager, breaker_threshold=1, max_connecting=1, acquire_timeout=20, connect_workers=workers)
     manager.create.does(never(raises(down())))
     first = front.spawn(pool.acquire('db'))
-    await front.until(lambda: pool.stats().creating == 1)
+    await front.until(lambda: manager.create.running == 1)
     waiters = await front.line_up(pool, 'db', 5)
     manager.unblock()
     with pytest.raises(ConnectionRefusedError):

@@ -141,6 +141,7 @@ async def test_an_acquire_that_runs_out_of_time_leaves_its_connect_to_others(fro
     with pytest.raises(AcquireTimeoutError, match='creation') as caught:
         await pool.acquire('db', timeout=0.02)
     assert caught.value.blocked_by == 'creation'
+    await front.until(lambda: manager.create.running)
     manager.create.unblock()
     await front.until(lambda: pool.stats().idle == 1)
     async with pool.connection('db'):

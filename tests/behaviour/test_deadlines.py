@@ -278,6 +278,7 @@ async def test_an_eviction_that_hangs_does_not_hold_the_deadline(front: Front) -
     async with elapsed(least=0.1):
         e = await timed_out(pool.acquire('b', timeout=0.1))
     assert e.blocked_by == 'total cap'
+    await front.until(lambda: manager.dispose.running)
     manager.unblock()
     await pool.release(await pool.acquire('b', timeout=5), 'b')
 

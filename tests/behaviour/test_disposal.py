@@ -152,6 +152,7 @@ async def test_a_waiter_does_not_depend_on_a_victim_that_hangs(front: Front) -> 
     async with elapsed():
         connection = await pool.acquire('c', timeout=30)
     await pool.release(connection, 'c')
+    await front.until(lambda: manager.dispose.running)
     manager.unblock()
     await front.until(lambda: pool.stats().disposing == 0)
     manager.check(total_max_size=4)

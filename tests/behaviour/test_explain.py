@@ -96,7 +96,7 @@ async def test_a_connect_in_progress(front: Front) -> None:
     pool = front.pool(manager, max_size=1, acquire_timeout=20)
     manager.create.does(never(ok()))
     first = front.spawn(pool.acquire('db'))
-    await front.until(lambda: pool.stats().creating == 1)
+    await front.until(lambda: manager.create.running == 1)
     found = explain(front, 'db')
     assert (found.blocked_by, found.cap, found.creating, found.connecting) == ('creation', None, 1, 1)
     assert 'a connection is being created' in str(found)
@@ -109,7 +109,7 @@ async def test_the_limit_of_connects(front: Front) -> None:
     pool = front.pool(manager, max_size=5, max_connecting=1, acquire_timeout=20)
     manager.create.does(never(ok()))
     first = front.spawn(pool.acquire('db'))
-    await front.until(lambda: pool.stats().creating == 1)
+    await front.until(lambda: manager.create.running == 1)
     assert explain(front, 'db').cap == 'max_connecting=1'
     manager.unblock()
     await pool.release(await first, 'db')

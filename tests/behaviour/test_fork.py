@@ -256,7 +256,7 @@ def test_a_fork_with_waiters_and_a_creation_in_flight(story: Callable[[str], str
         manager.create.does(never(), endpoint='slow')
         creator = threading.Thread(target=lambda: pool.release(pool.acquire('slow'), 'slow'), daemon=True)
         creator.start()
-        until(lambda: pool.stats().creating == 1)
+        until(lambda: manager.create.running == 1)
 
         def child():
             assert pool.get_size() == 0 and pool.stats().waiting == 0

@@ -105,6 +105,7 @@ async def test_its_time_limit(front: Front) -> None:
     with pytest.raises(PoolNotReadyError) as caught:
         await pool.warm_up('a', timeout=0.02)
     assert caught.value.missing == {'a': 1}
+    await front.until(lambda: manager.create.running)
     manager.create.unblock()
     await front.until(lambda: pool.stats().idle == 1)  # what was begun goes on
 
