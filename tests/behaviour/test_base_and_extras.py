@@ -87,7 +87,7 @@ async def test_a_release_disposes_of_a_batch_in_expiry_order(
     for connection, count in zip(released, expected, strict=True):
         await pool.release(connection, 'b')  # of the default: int(log2(size + 1)) + 1, the released one included
         disposed += count
-        assert manager.disposed == order[:disposed]
+        assert set(manager.disposed) == set(order[:disposed])  # workers may dispose of those of one batch in parallel
 
 
 async def test_sizes(front: Front, bare: bool) -> None:
