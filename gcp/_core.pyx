@@ -37,6 +37,7 @@ steering               expiring, suspending and resuming endpoints in use
 fastcall               faster ways through the interpreter for leases
 sync_pool              the compiled half of the threading pool
 async_pool, async_lease  ... of the asyncio pool, and the awaitable that it returns
+lease_memory           how leases are freed, and used again
 descriptors            what the managers of gcp.contrib do with descriptors
 """
 
@@ -56,7 +57,7 @@ from cpython.exc cimport (
     PyErr_SetFromErrno,
 )
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 from libc.math cimport INFINITY
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport free, malloc, realloc
@@ -144,6 +145,7 @@ include "core/fastcall.pyx"
 include "core/sync_pool.pyx"
 include "core/async_pool.pyx"
 include "core/async_lease.pyx"
+include "core/lease_memory.pyx"
 include "core/descriptors.pyx"
 
 # What `next` of a machine returns, for the drivers: a hook by its number, or one of these.

@@ -466,13 +466,13 @@ cdef PyObject* call_async_lease(PyObject* self, PyObject** args, size_t n, PyObj
     return <PyObject*>result
 
 
+gcp_init_stop()
 gcp_advance = advance_lease
 gcp_make_awaitable(AsyncLease, gcp_lease_send, gcp_lease_next)
 gcp_make_awaitable(Finished, gcp_finished_send, gcp_finished_next)
 gcp_make_awaitable(Released, send_released, next_released)
 cdef AsyncLease any_awaitable = AsyncLease.__new__(AsyncLease)
 call_directly(AsyncLease, <char*>&any_awaitable.called - <char*><PyObject*>any_awaitable, ('__aenter__', '__aexit__'))
-gcp_keep_async_leases(AsyncLease)
 
 
 # --- called with few arguments: see fastcall ---

@@ -2,7 +2,6 @@
 #
 # arguments  `acquire(endpoint)`, `connection(endpoint)` and `release(conn, endpoint)` parse no arguments. Calls with
 #            more than these, or by keyword, do
-# memory     the last 16 leases are kept, and used again
 # calling    `with` binds `__enter__` and `__exit__`: two objects for one call each. A lease is its own bound method
 #            instead: called without arguments it enters, with three it leaves
 # awaiting   ends without a StopIteration where the interpreter allows it, without a traceback of one elsewhere
@@ -12,39 +11,6 @@ from gcp.core.platform cimport GCP_STRIPES, PySendResult, PyTypeObject
 
 cdef extern from *:
     """
-    /* tp_alloc and tp_free of a type: with memory of its own. */
-    #define GCP_SPARES 16
-    #if defined(Py_GIL_DISABLED) || defined(Py_TRACE_REFS)
-    #define GCP_SPARE(name)
-    #define gcp_keep(name, type) ((void)0)
-    #else
-    #define GCP_SPARE(name) \\
-        static PyObject *name##_spares[GCP_SPARES]; \\
-        static int name##_n; \\
-        static PyObject *name##_alloc(PyTypeObject *type, Py_ssize_t n) { \\
-            PyObject *self; \\
-            if (name##_n == 0) \\
-                return PyType_GenericAlloc(type, n); \\
-            self = name##_spares[--name##_n]; \\
-            memset((char *)self + sizeof(PyObject), 0, (size_t)type->tp_basicsize - sizeof(PyObject)); \\
-            PyObject_Init(self, type); \\
-            PyObject_GC_Track(self); \\
-            return self; \\
-        } \\
-        static void name##_free(void *self) { \\
-            if (name##_n < GCP_SPARES) \\
-                name##_spares[name##_n++] = (PyObject *)self; \\
-            else \\
-                PyObject_GC_Del(self); \\
-        }
-    #define gcp_keep(name, type) \\
-        (((PyTypeObject *)(type))->tp_alloc = name##_alloc, ((PyTypeObject *)(type))->tp_free = name##_free)
-    #endif
-    GCP_SPARE(gcp_lease)
-    GCP_SPARE(gcp_async_lease)
-    #define gcp_keep_leases(type) gcp_keep(gcp_lease, type)
-    #define gcp_keep_async_leases(type) gcp_keep(gcp_async_lease, type)
-
     /* A method that is nearly always called with the same few positional arguments: those calls do not parse arguments.
        The function object stays what it is, with its signature and its docstring.
 
@@ -144,17 +110,58 @@ cdef extern from *:
 
     /* Raise StopIteration(value). From 3.12 to 3.14 the interpreter asks tp_iternext of all but coroutines, so every
        awaited connection comes this way. A call of the type takes 1,500 to 2,200 instructions there; this skips it, its
-       __new__ and __init__, the tuple of its `args`, which stay empty, and the look for a __context__. On 3.10, 3.11
-       and 3.15 the interpreter asks am_send. */
+       __new__ and __init__, the tuple of its `args`, which stay empty, and the look for a __context__. The error is of
+       a type of its own, a StopIteration but for its memory: the last one is kept, and used again. On 3.10, 3.11 and
+       3.15 the interpreter asks am_send. */
+    #if PY_VERSION_HEX >= 0x030C0000 && !defined(Py_GIL_DISABLED) && !defined(Py_TRACE_REFS)
+    static PyObject *gcp_spare_stop;
+    static void gcp_free_stop(PyObject *self) {
+        PyStopIterationObject *stop = (PyStopIterationObject *)self;
+        PyObject_GC_UnTrack(self);
+        Py_CLEAR(stop->value);
+        if (gcp_spare_stop != NULL || stop->dict != NULL || stop->notes != NULL || stop->traceback != NULL
+                || stop->context != NULL || stop->cause != NULL)
+            ((PyTypeObject *)PyExc_StopIteration)->tp_dealloc(self);
+        else
+            gcp_spare_stop = self;
+    }
+    static PyTypeObject gcp_stop_type = {
+        PyVarObject_HEAD_INIT(NULL, 0)
+        .tp_name = "StopIteration",
+        .tp_basicsize = sizeof(PyStopIterationObject),
+        .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+        .tp_dealloc = gcp_free_stop,
+    };
+    static PyObject *gcp_new_stop(void) {
+        PyObject *stop = gcp_spare_stop;
+        if (stop == NULL)
+            return gcp_stop_type.tp_alloc(&gcp_stop_type, 0);   /* all zero */
+        gcp_spare_stop = NULL;
+        ((PyStopIterationObject *)stop)->suppress_context = 0;
+        PyObject_Init(stop, &gcp_stop_type);
+        PyObject_GC_Track(stop);
+        return stop;
+    }
+    static int gcp_init_stop(void) {
+        PyTypeObject *base = (PyTypeObject *)PyExc_StopIteration;
+        gcp_stop_type.tp_base = base;
+        gcp_stop_type.tp_traverse = base->tp_traverse;
+        gcp_stop_type.tp_clear = base->tp_clear;
+        return PyType_Ready(&gcp_stop_type);
+    }
+    #else
+    #define gcp_new_stop() (((PyTypeObject *)PyExc_StopIteration)->tp_alloc((PyTypeObject *)PyExc_StopIteration, 0))
+    #define gcp_init_stop() 0
+    #endif
     static void gcp_stop_with(PyObject *value) {
     #if PY_VERSION_HEX >= 0x030C0000
-        PyTypeObject *type = (PyTypeObject *)PyExc_StopIteration;
-        PyObject *stop = type->tp_alloc(type, 0);   /* all zero */
+        PyStopIterationObject *stop = (PyStopIterationObject *)gcp_new_stop();
         if (stop == NULL)
             return;
-        ((PyStopIterationObject *)stop)->args = PyTuple_New(0);     /* there is but one empty tuple */
-        ((PyStopIterationObject *)stop)->value = Py_NewRef(value);
-        PyErr_SetRaisedException(stop);
+        if (stop->args == NULL)
+            stop->args = PyTuple_New(0);    /* there is but one empty tuple */
+        stop->value = Py_NewRef(value);
+        PyErr_SetRaisedException((PyObject *)stop);
     #else
         PyObject *stop = PyObject_CallFunctionObjArgs(PyExc_StopIteration, value, NULL);
         if (stop == NULL)
@@ -239,10 +246,9 @@ cdef extern from *:
     PyObject* gcp_lease_next(PyObject*) noexcept
     PySendResult gcp_finished_send(PyObject*, PyObject*, PyObject**) noexcept
     PyObject* gcp_finished_next(PyObject*) noexcept
-    void gcp_keep_leases(object)
-    void gcp_keep_async_leases(object)
     void gcp_make_callable(object, Py_ssize_t)
     void gcp_make_awaitable(object, sendfunc, iternextfunc)
+    int gcp_init_stop() except -1
     void PyType_Modified(PyTypeObject*)
 
 ctypedef PyObject* (*called_t)(PyObject*, PyObject**, size_t, PyObject*) except NULL     # a vectorcallfunc

@@ -337,7 +337,6 @@ cdef PyObject* call_lease(PyObject* self, PyObject** args, size_t n, PyObject* k
 
 cdef Lease any_lease = Lease.__new__(Lease)
 call_directly(Lease, <char*>&any_lease.called - <char*><PyObject*>any_lease, ('__enter__', '__exit__'))
-gcp_keep_leases(Lease)
 
 
 # --- called with few arguments: see fastcall ---

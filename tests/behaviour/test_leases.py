@@ -680,6 +680,36 @@ async def test_driven_by_hand(asyncio_front: Front, phase: str, how: str, bare: 
     assert pool.stats().waiting == 0
 
 
+async def test_the_end_of_an_await_is_kept_by_who_catches_it(asyncio_front: Front) -> None:
+    pool: Any = asyncio_front.pool(asyncio_front.manager())
+    ends: list[StopIteration] = []
+    for _ in range(3):
+        with pytest.raises(StopIteration) as caught:
+            next(pool.acquire('db').__await__())
+        ends.append(caught.value)
+        await pool.release(caught.value.value, 'db')
+    assert len({id(end) for end in ends}) == 3
+    assert [end.value for end in ends] == pool._manager.created * 3
+
+
+@pytest.mark.parametrize('cyclic', [False, True])
+async def test_the_end_of_an_await_keeps_no_connection(asyncio_front: Front, cyclic: bool) -> None:
+    pool: Any = asyncio_front.pool(keepers_of_nothing(asyncio_front))
+    await pool.release(await pool.acquire('db'), 'db')
+    if cyclic:
+        with pytest.raises(StopIteration) as caught:
+            next(pool.acquire('db').__await__())
+        caught.value.itself = caught.value  # type: ignore[attr-defined]
+        conn = caught.value.value
+        del caught
+    else:
+        conn = await pool.acquire('db')
+    gone = weakref.ref(conn)
+    await pool.discard(conn, 'db')
+    del conn
+    assert collect(gone) == [None]
+
+
 async def test_a_release_awaited_twice(asyncio_front: Front) -> None:
     for bare in True, False:
         pool: Any = asyncio_front.pool(asyncio_front.manager(bare=bare), max_size=1)
