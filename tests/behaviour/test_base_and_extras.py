@@ -87,6 +87,7 @@ async def test_a_release_disposes_of_a_batch_in_expiry_order(
     for connection, count in zip(released, expected, strict=True):
         await pool.release(connection, 'b')  # of the default: int(log2(size + 1)) + 1, the released one included
         disposed += count
+        await front.until(lambda disposed=disposed: len(manager.disposed) >= disposed)  # type: ignore[misc]
         assert set(manager.disposed) == set(order[:disposed])  # workers may dispose of those of one batch in parallel
 
 
