@@ -16,9 +16,10 @@ cdef enum lease_phase:
 cdef class AsyncLease(Holder):
     """One use of a connection, as an asynchronous context manager and as an awaitable: what ``connection`` and
     ``acquire`` return. Single use: ``async with`` acquires and releases the connection, ``await`` only acquires it."""
-    # It is what `async with` calls, too (see `BoundLease`), and its own iterator: an idle hit costs one object.
+    # It is its own iterator, and up to Python 3.13 what `async with` calls, too (see `BoundLease`): an idle hit costs
+    # one object.
     __class_getitem__ = classmethod(GenericAlias)
-    cdef called_t called
+    cdef gcp_called_t called
     cdef AsyncPool pool
     cdef object key
     cdef object timeout
@@ -454,25 +455,30 @@ cdef int advance_lease(PyObject* lease, PyObject* value, PyObject** result) exce
     return (<AsyncLease>lease).advance(<object>value, result)
 
 
-cdef PyObject* call_async_lease(PyObject* self, PyObject** args, size_t n, PyObject* keywords) except NULL:
-    """What `async with` does, without a method between."""
-    cdef AsyncLease lease = <AsyncLease>self
-    if purpose_of(n, keywords) == TO_ENTER:
-        lease.enter()
-        result = lease
-    else:
-        result = lease.leave(<object>args[1])
-    Py_INCREF(result)
-    return <PyObject*>result
+cdef PyObject* enter_async_lease(PyObject* lease) except NULL:
+    (<AsyncLease>lease).enter()
+    Py_INCREF(<object>lease)
+    return lease
 
 
+cdef PyObject* leave_async_lease(PyObject* lease, PyObject* error) except NULL:
+    awaitable = (<AsyncLease>lease).leave(<object>error)
+    Py_INCREF(awaitable)
+    return <PyObject*>awaitable
+
+
+gcp_async_lease_enter = enter_async_lease
+gcp_async_lease_leave = leave_async_lease
 gcp_init_stop()
 gcp_advance = advance_lease
 gcp_make_awaitable(AsyncLease, gcp_lease_send, gcp_lease_next)
 gcp_make_awaitable(Finished, gcp_finished_send, gcp_finished_next)
 gcp_make_awaitable(Released, send_released, next_released)
 cdef AsyncLease any_awaitable = AsyncLease.__new__(AsyncLease)
-call_directly(AsyncLease, <char*>&any_awaitable.called - <char*><PyObject*>any_awaitable, ('__aenter__', '__aexit__'))
+call_directly(
+    AsyncLease, <char*>&any_awaitable.called - <char*><PyObject*>any_awaitable, gcp_async_lease_method,
+    ('__aenter__', '__aexit__'),
+)
 
 
 # --- called with few arguments: see fastcall ---

@@ -168,7 +168,8 @@ cdef class AsyncPool(BaseConnectionPool):
 
     cdef inline AsyncLease new_lease(self, PyObject* key, timeout, bint by_name):
         cdef AsyncLease lease = AsyncLease.__new__(AsyncLease)
-        lease.called = call_async_lease
+        if GCP_BINDS_METHODS:
+            lease.called = gcp_async_lease_call
         lease.by_name = by_name
         lease.pool = self
         lease.key = <object>key

@@ -2,8 +2,9 @@
 #
 # arguments  `acquire(endpoint)`, `connection(endpoint)` and `release(conn, endpoint)` parse no arguments. Calls with
 #            more than these, or by keyword, do
-# calling    `with` binds `__enter__` and `__exit__`: two objects for one call each. A lease is its own bound method
-#            instead: called without arguments it enters, with three it leaves
+# entering   up to Python 3.13, `with` binds `__enter__` and `__exit__`: two objects for one call each. A lease is its
+#            own bound method there: called without arguments it enters, with three it leaves. From 3.14 on, `with`
+#            binds no method that says that it need not be. Those of a lease are a builtin type's: it calls them at once
 # awaiting   ends without a StopIteration where the interpreter allows it, without a traceback of one elsewhere
 
 from gcp.core.platform cimport GCP_STRIPES, PySendResult, PyTypeObject
@@ -26,12 +27,23 @@ cdef extern from *:
     typedef PyObject *(*gcp_few_t)(PyObject **);
     typedef PyObject *(*gcp_take_few_t)(PyTypeObject *, PyObject *, const char *, const char *, gcp_few_t);
     #ifdef Py_GIL_DISABLED
-    #define GCP_MANY 8
     static void gcp_make_immortal(PyObject *o) {
         o->ob_tid = 0;
         o->ob_ref_shared = 0;
         o->ob_ref_local = UINT32_MAX;
     }
+    #else
+    #define gcp_make_immortal(o) ((void)0)
+    #endif
+    /* Make a method of a builtin type. */
+    static PyObject *gcp_new_method(PyObject *type, PyMethodDef *definition) {
+        PyObject *method = PyDescr_NewMethod((PyTypeObject *)type, definition);
+        if (method != NULL)
+            gcp_make_immortal(method);
+        return method;
+    }
+    #ifdef Py_GIL_DISABLED
+    #define GCP_MANY 8
     /* Call a function as the method of a pool. */
     static PyObject *gcp_call_method(
             PyObject *f, PyObject *pool, PyObject *const *args, Py_ssize_t n, PyObject *names) {
@@ -61,16 +73,12 @@ cdef extern from *:
             NULL, (PyCFunction)(void (*)(void))method##_call, METH_FASTCALL | METH_KEYWORDS, NULL}; \\
         static PyObject *method##_take_few( \\
                 PyTypeObject *type, PyObject *f, const char *name, const char *doc, gcp_few_t of_few) { \\
-            PyObject *found; \\
             method##_definition.ml_name = name; \\
             method##_definition.ml_doc = doc; \\
             method##_function = Py_NewRef(f); \\
             method##_of_few = of_few; \\
-            found = PyDescr_NewMethod(type, &method##_definition); \\
             gcp_make_immortal(f); \\
-            if (found != NULL) \\
-                gcp_make_immortal(found); \\
-            return found; \\
+            return gcp_new_method((PyObject *)type, &method##_definition); \\
         }
     #else
     #define GCP_CALL_FEW(method, few) \\
@@ -100,6 +108,43 @@ cdef extern from *:
     GCP_CALL_FEW(gcp_async_acquire, 1)
     GCP_CALL_FEW(gcp_async_connection, 1)
     GCP_CALL_FEW(gcp_async_release, 2)
+
+    /* How `with` enters and leaves a lease: as a call of the lease, or by these methods. */
+    #define GCP_BINDS_METHODS (PY_VERSION_HEX < 0x030E0000)
+    #define GCP_LEAVE_ARGUMENTS 3
+    typedef PyObject *(*gcp_enter_t)(PyObject *lease);
+    typedef PyObject *(*gcp_leave_t)(PyObject *lease, PyObject *error);
+    typedef PyObject *(*gcp_called_t)(PyObject *, PyObject **, size_t, PyObject *);     /* a vectorcallfunc */
+    typedef PyObject *(*gcp_method_t)(PyObject *type, int leave);
+    static PyObject *gcp_refuse_call(void) {
+        PyErr_SetString(PyExc_TypeError, "a lease is not a function: use it in a with statement");
+        return NULL;
+    }
+    #define GCP_ENTER(kind, enter_name, leave_name) \\
+        static gcp_enter_t kind##_enter; \\
+        static gcp_leave_t kind##_leave; \\
+        static PyObject *kind##_call(PyObject *lease, PyObject **args, size_t n, PyObject *names) { \\
+            if (names == NULL && PyVectorcall_NARGS(n) == 0) \\
+                return kind##_enter(lease); \\
+            if (names == NULL && PyVectorcall_NARGS(n) == GCP_LEAVE_ARGUMENTS) \\
+                return kind##_leave(lease, args[1]); \\
+            return gcp_refuse_call(); \\
+        } \\
+        static PyObject *kind##_enter_method(PyObject *lease, PyObject *Py_UNUSED(none)) { \\
+            return kind##_enter(lease); \\
+        } \\
+        static PyObject *kind##_leave_method(PyObject *lease, PyObject *const *args, Py_ssize_t n) { \\
+            return n == GCP_LEAVE_ARGUMENTS ? kind##_leave(lease, args[1]) : gcp_refuse_call(); \\
+        } \\
+        static PyMethodDef kind##_methods[] = { \\
+            {enter_name, kind##_enter_method, METH_NOARGS, enter_name "($self)\\n--\\n\\n"}, \\
+            {leave_name, (PyCFunction)(void (*)(void))kind##_leave_method, METH_FASTCALL, \\
+                leave_name "($self, kind, error, traceback, /)\\n--\\n\\n"}}; \\
+        static PyObject *kind##_method(PyObject *type, int leave) { \\
+            return gcp_new_method(type, &kind##_methods[leave]); \\
+        }
+    GCP_ENTER(gcp_lease, "__enter__", "__exit__")
+    GCP_ENTER(gcp_async_lease, "__aenter__", "__aexit__")
 
     static void gcp_make_callable(PyObject *type, Py_ssize_t offset) {
         PyTypeObject *t = (PyTypeObject *)type;
@@ -246,38 +291,52 @@ cdef extern from *:
     PyObject* gcp_lease_next(PyObject*) noexcept
     PySendResult gcp_finished_send(PyObject*, PyObject*, PyObject**) noexcept
     PyObject* gcp_finished_next(PyObject*) noexcept
+    bint GCP_BINDS_METHODS
+    ctypedef PyObject* (*gcp_enter_t)(PyObject* lease) except NULL
+    ctypedef PyObject* (*gcp_leave_t)(PyObject* lease, PyObject* error) except NULL
+    ctypedef PyObject* (*gcp_called_t)(PyObject*, PyObject**, size_t, PyObject*) except NULL
+    ctypedef object (*gcp_method_t)(object kind, bint leave)
+    gcp_enter_t gcp_lease_enter, gcp_async_lease_enter
+    gcp_leave_t gcp_lease_leave, gcp_async_lease_leave
+    PyObject* gcp_lease_call(PyObject*, PyObject**, size_t, PyObject*) except NULL
+    PyObject* gcp_async_lease_call(PyObject*, PyObject**, size_t, PyObject*) except NULL
+    object gcp_lease_method(object kind, bint leave)
+    object gcp_async_lease_method(object kind, bint leave)
     void gcp_make_callable(object, Py_ssize_t)
     void gcp_make_awaitable(object, sendfunc, iternextfunc)
     int gcp_init_stop() except -1
     void PyType_Modified(PyTypeObject*)
 
-ctypedef PyObject* (*called_t)(PyObject*, PyObject**, size_t, PyObject*) except NULL     # a vectorcallfunc
-
 
 @cython.final
 @cython.internal
 cdef class BoundLease:
-    """Stands in the place of a lease's methods for `with`: a lease is its own bound method. So a lease can be called,
-    and its `__enter__` and `__exit__` are the same object; the number of arguments says which is meant. On the type
-    both are ordinary methods."""
+    """Stands in the place of a lease's methods for a `with` that binds them: a lease is its own bound method. So a
+    lease can be called, and its `__enter__` and `__exit__` are the same object; the number of arguments says which is
+    meant. On the type both are ordinary methods."""
     cdef object method
 
     def __get__(self, lease, kind):
         return self.method if lease is None else lease
 
 
-cdef int call_directly(lease_type, Py_ssize_t called_at, tuple names) except -1:
-    """Make a type's leases their own bound methods.
+cdef int call_directly(lease_type, Py_ssize_t called_at, gcp_method_t method, tuple names) except -1:
+    """Have a type's leases entered and left without an object for each bound method.
 
-    :param called_at: the offset in a lease of the function that is called
+    :param called_at: the offset in a lease of the function that is called where `with` binds methods
+    :param method: makes a builtin type's method to enter or to leave
     """
     cdef BoundLease entry
-    gcp_make_callable(lease_type, called_at)
     attributes = <object>(<PyTypeObject*>lease_type).tp_dict
-    for name in names:
-        entry = BoundLease.__new__(BoundLease)
-        entry.method = attributes[name]
-        attributes[name] = entry
+    if GCP_BINDS_METHODS:
+        gcp_make_callable(lease_type, called_at)
+    for leave, name in enumerate(names):
+        if GCP_BINDS_METHODS:
+            entry = BoundLease.__new__(BoundLease)
+            entry.method = attributes[name]
+            attributes[name] = entry
+        else:
+            attributes[name] = method(lease_type, leave)
     PyType_Modified(<PyTypeObject*>lease_type)
     return 0
 
@@ -303,16 +362,3 @@ cdef tuple builtin_texts(str name, str doc):
     signature, text = doc.split('\n\n', 1)
     signature = signature.replace('(self', '($self', 1)
     return name.encode(), f'{signature}\n--\n\n{text}'.encode()
-
-
-cdef enum:
-    TO_ENTER = 0        # arguments
-    TO_LEAVE = 3
-
-
-cdef int purpose_of(size_t n, PyObject* keywords) except -1:
-    """Return for what a lease was called."""
-    cdef Py_ssize_t arguments = PyVectorcall_NARGS(n)
-    if keywords != NULL or (arguments != TO_ENTER and arguments != TO_LEAVE):
-        raise TypeError('a lease is not a function: use it in a with statement')
-    return <int>arguments

@@ -152,7 +152,8 @@ cdef class SyncPool(BaseConnectionPool):
 
     cdef inline Lease new_lease(self, PyObject* key, timeout):
         cdef Lease lease = Lease.__new__(Lease)
-        lease.called = call_lease
+        if GCP_BINDS_METHODS:
+            lease.called = gcp_lease_call
         lease.pool = self
         lease.key = <object>key
         lease.timeout = timeout
@@ -248,9 +249,9 @@ cdef inline object seconds_left(acquire_t* a):
 cdef class Lease(Holder):
     """One use of a connection, as a context manager: what ``connection`` of a threading pool returns. It can be entered
     once: the connection is acquired then, and released at the end of the block."""
-    # It is what `with` calls, too: see `BoundLease`.
+    # Up to Python 3.13 it is what `with` calls, too: see `BoundLease`.
     __class_getitem__ = classmethod(GenericAlias)
-    cdef called_t called
+    cdef gcp_called_t called
     cdef SyncPool pool
     cdef object key
     cdef object timeout
@@ -323,20 +324,27 @@ cdef class Lease(Holder):
         return 0
 
 
-cdef PyObject* call_lease(PyObject* self, PyObject** args, size_t n, PyObject* keywords) except NULL:
-    """What `with` does, without a method between."""
-    cdef Lease lease = <Lease>self
-    cdef object result = False
-    if purpose_of(n, keywords) == TO_ENTER:
-        result = lease.enter()
-    else:
-        lease.leave(<object>args[1])
-    Py_INCREF(result)
-    return <PyObject*>result
+# --- as `with` sees it ---
+
+cdef PyObject* enter_lease(PyObject* lease) except NULL:
+    conn = (<Lease>lease).enter()
+    Py_INCREF(conn)
+    return <PyObject*>conn
 
 
+cdef PyObject* leave_lease(PyObject* lease, PyObject* error) except NULL:
+    cdef object nothing = False
+    (<Lease>lease).leave(<object>error)
+    Py_INCREF(nothing)
+    return <PyObject*>nothing
+
+
+gcp_lease_enter = enter_lease
+gcp_lease_leave = leave_lease
 cdef Lease any_lease = Lease.__new__(Lease)
-call_directly(Lease, <char*>&any_lease.called - <char*><PyObject*>any_lease, ('__enter__', '__exit__'))
+call_directly(
+    Lease, <char*>&any_lease.called - <char*><PyObject*>any_lease, gcp_lease_method, ('__enter__', '__exit__')
+)
 
 
 # --- called with few arguments: see fastcall ---
