@@ -164,8 +164,8 @@ cdef extern from *:
         PyStopIterationObject *stop = (PyStopIterationObject *)self;
         PyObject_GC_UnTrack(self);
         Py_CLEAR(stop->value);
-        if (gcp_spare_stop != NULL || stop->dict != NULL || stop->notes != NULL || stop->traceback != NULL
-                || stop->context != NULL || stop->cause != NULL)
+        if (gcp_spare_stop != NULL || stop->args == NULL || PyTuple_GET_SIZE(stop->args) != 0 || stop->dict != NULL
+                || stop->notes != NULL || stop->traceback != NULL || stop->context != NULL || stop->cause != NULL)
             ((PyTypeObject *)PyExc_StopIteration)->tp_dealloc(self);
         else
             gcp_spare_stop = self;
@@ -204,7 +204,7 @@ cdef extern from *:
         if (stop == NULL)
             return;
         if (stop->args == NULL)
-            stop->args = PyTuple_New(0);    /* there is but one empty tuple */
+            stop->args = PyTuple_New(0);    /* there is but one empty tuple, which cannot fail to be made */
         stop->value = Py_NewRef(value);
         PyErr_SetRaisedException((PyObject *)stop);
     #else

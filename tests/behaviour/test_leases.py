@@ -687,9 +687,17 @@ async def test_the_end_of_an_await_is_kept_by_who_catches_it(asyncio_front: Fron
         with pytest.raises(StopIteration) as caught:
             next(pool.acquire('db').__await__())
         ends.append(caught.value)
+        assert caught.value.args in ((), (caught.value.value,))
+        caught.value.args = ('changed',)
         await pool.release(caught.value.value, 'db')
     assert len({id(end) for end in ends}) == 3
     assert [end.value for end in ends] == pool._manager.created * 3
+    ends.clear()
+    del caught
+    with pytest.raises(StopIteration) as caught:
+        next(pool.acquire('db').__await__())
+    assert 'changed' not in caught.value.args
+    await pool.release(caught.value.value, 'db')
 
 
 @pytest.mark.parametrize('cyclic', [False, True])
