@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -13,12 +14,15 @@ HAS_GIL = bool(getattr(sys, '_is_gil_enabled', lambda: True)())
 
 def collect(*refs: Any) -> list[Any]:
     """Collect garbage, and return what weak references refer to still. Without the GIL that takes several rounds: a
-    count of references that another thread has changed is settled between two of them.
+    count of references that another thread has changed is settled between two of them. There is a pause after each:
+    rounds in a row keep threads that wait to go on from doing so (python/cpython#151518).
 
     :param refs: weak references; without any, there are as many rounds as settle it nearly always
     """
     for _ in range(1 if HAS_GIL else 100 if refs else 5):
         gc.collect()
+        if not HAS_GIL:
+            time.sleep(0.001)
         if refs and all(ref() is None for ref in refs):
             break
     return [ref() for ref in refs]
