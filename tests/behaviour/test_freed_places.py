@@ -301,7 +301,7 @@ async def test_5_endpoints_overloading_a_total_cap_of_10_share_it(front: Front) 
         served, evicted = load.served - before, load.pool.stats().closed['evicted'] - evicted
         equal = served.total() / 5
         assert all(0.8 * equal <= served[endpoint] <= 1.2 * equal for endpoint in range(5)), served
-        assert evicted <= 0.01 * served.total()
+        assert evicted <= 0.03 * served.total()  # in the order of arrival, most uses would cost one
 
     await overload(front, 10, endpoints=5, actors=6, judge=judge)
 
