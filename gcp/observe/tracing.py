@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ['Tracing', 'attach']
 
+API: Final = 'opentelemetry.trace'
+
 
 class Tracing:
     """Tracing that is off, for good.
@@ -112,11 +114,17 @@ def provider_getter() -> Callable[[], Any]:
 
 
 def peek() -> Any:
-    """Return the global provider without calling the API, where its variable is known."""
-    api = getattr(sys.modules.get('opentelemetry.trace'), '__dict__', {})
+    """Return the global provider without calling the API, where its variable is known.
+
+    Without the GIL, `get` of a dict takes the dict's lock, and ``in`` does not. All threads use `sys.modules`: they
+    would wait for each other. And the interpreter's exit, which changes that dict, would wait forever for a thread that
+    it has stopped with the lock."""
+    if API not in sys.modules:
+        return None
+    api = getattr(sys.modules[API], '__dict__', {})
     try:
         return api['_TRACER_PROVIDER']
-    except KeyError:  # the API is not imported, or this version has no such variable
+    except KeyError:  # this version has no such variable
         return api.get('get_tracer_provider', no_provider)()
 
 
