@@ -146,12 +146,22 @@ cdef extern from *:
     GCP_ENTER(gcp_lease, "__enter__", "__exit__")
     GCP_ENTER(gcp_async_lease, "__aenter__", "__aexit__")
 
+    #if GCP_BINDS_METHODS
     static void gcp_make_callable(PyObject *type, Py_ssize_t offset) {
         PyTypeObject *t = (PyTypeObject *)type;
         t->tp_vectorcall_offset = offset;
         t->tp_call = PyVectorcall_Call;
         t->tp_flags |= Py_TPFLAGS_HAVE_VECTORCALL;
     }
+    #else
+    static PyObject *gcp_refuse_any_call(
+            PyObject *Py_UNUSED(lease), PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(names)) {
+        return gcp_refuse_call();
+    }
+    static void gcp_make_callable(PyObject *type, Py_ssize_t Py_UNUSED(offset)) {
+        ((PyTypeObject *)type)->tp_call = gcp_refuse_any_call;      /* for the sake of its message */
+    }
+    #endif
 
     /* Raise StopIteration(value). From 3.12 to 3.14 the interpreter asks tp_iternext of all but coroutines, so every
        awaited connection comes this way. A call of the type takes 1,500 to 2,200 instructions there; this skips it, its
@@ -328,8 +338,7 @@ cdef int call_directly(lease_type, Py_ssize_t called_at, gcp_method_t method, tu
     """
     cdef BoundLease entry
     attributes = <object>(<PyTypeObject*>lease_type).tp_dict
-    if GCP_BINDS_METHODS:
-        gcp_make_callable(lease_type, called_at)
+    gcp_make_callable(lease_type, called_at)
     for leave, name in enumerate(names):
         if GCP_BINDS_METHODS:
             entry = BoundLease.__new__(BoundLease)
