@@ -159,10 +159,10 @@ def describe_holders(uses: Iterable[Use]) -> list[HolderInfo]:
 
 def trace_of(context: Context | None) -> str | None:
     """Return the id of the trace that is current in a context, if it is sampled. Imports nothing."""
-    api = sys.modules.get('opentelemetry.trace')
-    if api is None or context is None:
+    if context is None or 'opentelemetry.trace' not in sys.modules:  # no `get`: see `gcp.observe.tracing.peek`
         return None
     try:
+        api = sys.modules['opentelemetry.trace']
         span = context.copy().run(api.get_current_span).get_span_context()
         if not span.is_valid or not span.trace_flags.sampled:
             return None

@@ -124,6 +124,7 @@ class RuleChecker:
         :raises ManagerCheckError: when at least one is broken
         """
         started = time.monotonic()
+        gc.collect()  # a descriptor that garbage of an earlier test closes during a rule would hide a leak of the rule
         await self._warm_up()
         for rule in RULES:
             if rule.frontend in (None, self._harness.frontend.name):
@@ -142,10 +143,8 @@ class RuleChecker:
 
     async def _warm_up(self) -> None:
         """Use one connection first: what the first connection of a process opens for all others (a thread, the
-        resolver's socket) is not a leak. And collect garbage: a descriptor of an earlier test that is closed during a
-        rule would hide one that the rule leaves open."""
+        resolver's socket) is not a leak."""
         harness = self._harness
-        gc.collect()
         with contextlib.suppress(RuleBroken, RuleSkipped):
             async with harness.connection() as conn:
                 for name in ('on_acquire', 'on_release', 'check_aliveness'):

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import pytest
 from fronts import Front, Pool, elapsed
+from gil import HAS_GIL
 
 from gcp.exceptions import AcquireTimeoutError
 from gcp.testing import error, never, ok, slow
@@ -301,7 +302,8 @@ async def test_5_endpoints_overloading_a_total_cap_of_10_share_it(front: Front) 
         served, evicted = load.served - before, load.pool.stats().closed['evicted'] - evicted
         equal = served.total() / 5
         assert all(0.8 * equal <= served[endpoint] <= 1.2 * equal for endpoint in range(5)), served
-        assert evicted <= 0.03 * served.total()  # in the order of arrival, most uses would cost one
+        # without the GIL, actors wait for the processor more often, and are not in line then
+        assert evicted <= (0.01 if HAS_GIL else 0.03) * served.total()
 
     await overload(front, 10, endpoints=5, actors=6, judge=judge)
 
