@@ -305,13 +305,13 @@ cdef extern from *:
     ctypedef PyObject* (*gcp_enter_t)(PyObject* lease) except NULL
     ctypedef PyObject* (*gcp_leave_t)(PyObject* lease, PyObject* error) except NULL
     ctypedef PyObject* (*gcp_called_t)(PyObject*, PyObject**, size_t, PyObject*) except NULL
-    ctypedef object (*gcp_method_t)(object kind, bint leave)
+    ctypedef object (*gcp_method_t)(object lease_type, bint leave)
     gcp_enter_t gcp_lease_enter, gcp_async_lease_enter
     gcp_leave_t gcp_lease_leave, gcp_async_lease_leave
     PyObject* gcp_lease_call(PyObject*, PyObject**, size_t, PyObject*) except NULL
     PyObject* gcp_async_lease_call(PyObject*, PyObject**, size_t, PyObject*) except NULL
-    object gcp_lease_method(object kind, bint leave)
-    object gcp_async_lease_method(object kind, bint leave)
+    object gcp_lease_method(object lease_type, bint leave)
+    object gcp_async_lease_method(object lease_type, bint leave)
     void gcp_make_callable(object, Py_ssize_t)
     void gcp_make_awaitable(object, sendfunc, iternextfunc)
     int gcp_init_stop() except -1

@@ -13,12 +13,10 @@ cdef extern from *:
     typedef void (*gcp_free_t)(PyObject *);
     #if defined(Py_GIL_DISABLED) || defined(Py_TRACE_REFS)
     #define GCP_SPARE(name) \\
-        static destructor name##_dealloc; \\
         static void name##_free(void *self) { PyObject_GC_Del(self); }
     #define gcp_keep_memory(name, type) ((void)0)
     #else
     #define GCP_SPARE(name) \\
-        static destructor name##_dealloc; \\
         static PyObject *name##_spares[GCP_SPARES]; \\
         static int name##_n; \\
         static PyObject *name##_alloc(PyTypeObject *type, Py_ssize_t n) { \\
@@ -41,6 +39,7 @@ cdef extern from *:
     #endif
     #define GCP_KEEP(name) \\
         GCP_SPARE(name) \\
+        static destructor name##_dealloc; \\
         static void name##_keep(PyObject *kept, gcp_free_t free_one) { \\
             PyTypeObject *type = (PyTypeObject *)kept; \\
             gcp_keep_memory(name, type); \\
