@@ -189,10 +189,11 @@ cdef class Acquire(Holder):
         `create`, if the pool retries."""
         cdef int todo = self.a.todo
         cdef int verdict = DONE
-        if todo == HOOK_CREATE and not keep_newborn(self):
-            verdict = end_connect(self, error)
+        cdef bint ends_connect = todo == HOOK_CREATE and not keep_newborn(self)
         if todo < N_HOOKS:
             explain(self.pool, todo, self.key, error)
+        if ends_connect:
+            verdict = end_connect(self, error)
         self.end_call(outcome_of(error), error)
         if isinstance(error, Exception) and todo < N_HOOKS:
             if todo == HOOK_ON_DEAD:

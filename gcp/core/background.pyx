@@ -399,20 +399,20 @@ cdef class Job(Holder):
         :param tell: whether the waiter is told; otherwise it gets another connect
         """
         cdef Core core = self.core
-        cdef Endpoint ep = self.ep
         cdef bint counts = isinstance(error, Exception) and not self.misused
         cdef bint told
         limit_passed(core, error, INFINITY)
         kind = classify(self.pool, self.key, error) if counts else None
+        kept = kept_error(error)
         core.before('job_failed')
         self.finish()
         if self.epoch != core.pool.epoch:
             return 0
-        set_trouble(core, ep, error)
-        set_error_of(core, ep, error)
-        told = tell and self.note_error(error, kind is ErrorClass.PERMANENT)
-        told = self.report_failed(outcome, error, kind, counts, tell) or told
-        forget_error(core, ep, False)
+        set_trouble(core, self.ep, kept)
+        set_error_of(core, self.ep, kept)
+        told = tell and self.note_error(kept, kind is ErrorClass.PERMANENT)
+        told = self.report_failed(outcome, kept, kind, counts, tell) or told
+        forget_error(core, self.ep, False)
         core.after()
         if not told and not was_closed(core) and isinstance(error, Exception):
             self.pool._report('create failed in the background for', self.key, error)

@@ -43,6 +43,7 @@ cdef int end_connect(Acquire acquire, error) except -1:
     it tries again, or its endpoint is unavailable."""
     cdef Core core = acquire.core
     cdef bint again = retries(core) and not acquire.nowait
+    cdef bint last_says_more
     if acquire.misused or not isinstance(error, Exception):
         return_permit(acquire, error)
         return DONE
@@ -52,16 +53,15 @@ cdef int end_connect(Acquire acquire, error) except -1:
     if acquire.epoch != core.pool.epoch:    # a forked child starts without its parent's failures
         return_permit(acquire, error)
         return ask(acquire, False) if again and kind is not ErrorClass.PERMANENT else DONE
-    told = error
     last = acquire.last_error
-    if isinstance(error, HookTimeoutError) and last is not None:
-        told = last                         # it says more
+    last_says_more = last is not None and isinstance(error, HookTimeoutError)
+    told = last if last_says_more else kept_error(error)
     set_cause(acquire, None)
     set_error_of(core, acquire.ep, told)
     report_failed(acquire, error, told, kind is ErrorClass.PERMANENT, kind is ErrorClass.STALE, again)
     forget_error(core, acquire.ep, False)
-    if told is not error and state_of(acquire) == DONE:
-        set_cause(acquire, told)
+    if last_says_more and state_of(acquire) == DONE:
+        set_cause(acquire, last)
     acquire.waited = True
     acquire.tried = True
     core.after()
@@ -163,7 +163,7 @@ cdef int raise_refusal(Acquire acquire, int verdict) except -1:
         error = acquire.last_error
         raise unavailable(acquire, error) from error
     if verdict == FAILED:
-        raise own_error(acquire)
+        raise error_of_another(acquire)
     if verdict == CROWDED_OUT:
         raise too_many_waiters(acquire)
     if verdict == HOPELESS:
@@ -175,13 +175,12 @@ cdef int raise_refusal(Acquire acquire, int verdict) except -1:
     raise ConnectionPoolClosedError(f'{acquire.pool.name} is closed')
 
 
-cdef object own_error(Acquire acquire):
-    """Return the error of another acquire's connect that ends this one, too. Each caller sees the traceback from the
-    hook to itself, not through the others."""
+cdef object error_of_another(Acquire acquire):
+    """Return the error of another acquire's connect that ends this one, too."""
     gcp_lock_outer(&acquire.core.mutex)
     error, last, traceback = acquire.cause, acquire.ep.last_error, acquire.ep.last_traceback
     gcp_unlock_outer(&acquire.core.mutex)
-    return error.with_traceback(traceback) if error is last and traceback is not None else error
+    return own_error(error, traceback if error is last else None)
 
 
 cdef object limit_of(pool_t* pool, endpoint_t* e, str block):

@@ -1,8 +1,38 @@
 # The errors of an endpoint's connects, and those that an acquire keeps as its cause. Several threads set and read them,
-# within the lock; what is replaced dies outside it.
+# within the lock; what is replaced dies outside it. Without the GIL, what is kept of an error is a copy that nobody
+# raises: see `gcp.error_copies`.
 
 from gcp.core.platform cimport gcp_lock, gcp_lock_outer, gcp_unlock, gcp_unlock_outer
 from gcp.core.ring cimport ring_empty
+
+cdef extern from *:
+    """
+    #ifdef Py_GIL_DISABLED
+    #define GCP_COPIES_ERRORS 1
+    #else
+    #define GCP_COPIES_ERRORS 0
+    #endif
+    """
+    const bint GCP_COPIES_ERRORS
+
+cdef object copy_error = None
+if GCP_COPIES_ERRORS:
+    from gcp.error_copies import copy_error
+
+
+cdef object kept_error(error):
+    """Return what the pool keeps of an error that a hook has raised, for other threads than that of the hook."""
+    return copy_error(error) if GCP_COPIES_ERRORS and error is not None else error
+
+
+cdef object own_error(error, traceback):
+    """Return an error to raise, of one that the pool keeps.
+
+    :param traceback: as the error left the hook: each caller sees the one from the hook to itself, not through others
+    """
+    if GCP_COPIES_ERRORS:
+        return copy_error(error)
+    return error if traceback is None else error.with_traceback(traceback)
 
 
 cdef inline bint keeps_error(Endpoint ep) noexcept:

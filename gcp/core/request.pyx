@@ -348,7 +348,7 @@ cdef int return_permit(Acquire acquire, error) except -1:
     count_hook_call(&core.pool.metrics, HOOK_CREATE, outcome, now - acquire.create_began)
     gcp_unlock(&core.mutex)
     if not forget_error(core, ep, False):
-        note_error_of(core, ep, error)
+        note_error_of(core, ep, kept_error(error))
     core.after()
     return 0
 

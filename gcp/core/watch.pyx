@@ -132,7 +132,7 @@ cdef class Watch:
         gcp_lock(&self.core.mutex)
         errors = list(self.errors.values())
         gcp_unlock(&self.core.mutex)
-        return errors
+        return [own_error(error, None) for error in errors]
 
     def force(self):
         """Take the connections of an endpoint that is being retired from their holders."""

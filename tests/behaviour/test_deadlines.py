@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from fronts import Front, elapsed
+from gil import is_same
 
 from gcp.exceptions import AcquireTimeoutError, BaseError
 from gcp.testing import dead, error, never, ok, slow
@@ -248,7 +249,7 @@ async def test_the_last_connect_error_is_the_cause(front: Front) -> None:
         await creator
     e = await timed_out(waiter)
     assert e.phase == 'creation'
-    assert e.__cause__ is refused
+    assert is_same(e.__cause__, refused)
 
 
 async def test_a_connect_time_out_is_a_time_out(front: Front) -> None:

@@ -28,6 +28,14 @@ def collect(*refs: Any) -> list[Any]:
     return [ref() for ref in refs]
 
 
+def is_same(found: BaseException | None, error: BaseException) -> bool:
+    """Whether an error that the pool gives is the one that a hook raised, or without the GIL, a copy of it: there, no
+    two threads may raise one object."""
+    if HAS_GIL:
+        return found is error
+    return found is not error and type(found) is type(error) and found.args == error.args
+
+
 def needs_gil(reason: str) -> Any:
     """Skip a test where there is no GIL.
 

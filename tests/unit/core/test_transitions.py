@@ -12,7 +12,7 @@ from math import inf
 from typing import Any
 
 import pytest
-from gil import collect
+from gil import collect, is_same
 
 from core.helpers import CREATE, SHUT, USE, WAIT, Bench, Conn, Shape
 from core.simulation import Simulation
@@ -718,7 +718,7 @@ def test_every_failed_creation_lets_the_next_waiter_try() -> None:
         bench.failed(acquire, error)
         acquire.abandon(error)
         assert bench.verdict(following) == CREATE
-        assert following.last_error is error
+        assert is_same(following.last_error, error)
 
 
 def test_a_place_freed_by_a_failed_creation_serves_another_endpoint() -> None:
@@ -732,11 +732,11 @@ def test_the_last_error_is_forgotten_with_success_and_with_the_last_waiter() -> 
     bench = Bench(max_size=1)
     creator, next_one, last = bench.ask('a'), bench.wait('a'), bench.wait('a')
     error = Fault()
-    gone = weakref.ref(error)
     bench.failed(creator, error)
-    assert last.last_error is error
+    gone = weakref.ref(last.last_error)
+    assert is_same(gone(), error)
     assert bench.expire(last) == WAIT
-    assert last.last_error is error  # it is this one's cause now
+    assert last.last_error is gone()  # it is this one's cause now
     bench.take(next_one)
     assert bench.wait('a').last_error is None
     del error, last, next_one
