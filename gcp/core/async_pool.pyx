@@ -55,8 +55,9 @@ cdef class AsyncPool(BaseConnectionPool):
                 f'make one pool for each event loop')
         self._loop = loop
         self._core.on_abandoned = self.drain_request(self)
-        if self._collector is not None:
-            self._core.wake_collector = self._collector.look
+        collector = collector_of(self)
+        if collector is not None:
+            self._core.wake_collector = collector.look
 
     @property
     def _loop(self):

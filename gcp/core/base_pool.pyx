@@ -115,7 +115,7 @@ cdef class BaseConnectionPool(ListenedPool):
     cdef public object _background      # its workers connect and check in the background
     cdef public object _closers         # the events of those that wait in `close`
     cdef public object _snapshot        # makes a snapshot of the pool's state
-    cdef public object _collector       # looks for expired connections in the background; None: releases do
+    cdef object collector               # changes within the lock: see `_collector`
     cdef public object _report          # logs an error of a hook that is not raised: (message, endpoint, error)
     cdef public object _make_collector  # makes a collector, should one be needed later: (pool, disposer)
     cdef public object _make_event      # makes what a waiter waits on; None: an `Event`
@@ -179,6 +179,17 @@ cdef class BaseConnectionPool(ListenedPool):
         self._core.limits_of = options.limits_of
         self._core.pool.unchecked = self._keepalive is None and self._check_aliveness is None
         use_options(self, options)
+
+    @property
+    def _collector(self):
+        """What looks for expired connections in the background; None: releases do."""
+        return collector_of(self)
+
+    @_collector.setter
+    def _collector(self, collector):
+        gcp_lock_outer(&self._core.mutex)
+        _last, self.collector = self.collector, collector
+        gcp_unlock_outer(&self._core.mutex)
 
     def _drive(self, operation):
         """Do what an acquire or a release asks for, until it is done. To be overridden: this is all that differs
@@ -410,6 +421,13 @@ cdef int use_options(BaseConnectionPool pool, options) except -1:
     if pool._monitored is not None and options.leak_threshold < INFINITY and pool._core.size:
         pool._monitored.begin()
     return 0
+
+
+cdef object collector_of(BaseConnectionPool pool):
+    gcp_lock_outer(&pool._core.mutex)
+    collector = pool.collector
+    gcp_unlock_outer(&pool._core.mutex)
+    return collector
 
 
 cdef inline object default_timeout(BaseConnectionPool pool):

@@ -1,6 +1,8 @@
 # Changing limits while a pool is in use.
 
-from gcp.core.platform cimport gcp_count, gcp_lock, gcp_lock_outer, gcp_unlock, gcp_unlock_outer
+from gcp.core.platform cimport (
+    gcp_count, gcp_lock, gcp_lock_outer, gcp_swap, gcp_unlock, gcp_unlock_outer, gcp_write,
+)
 from gcp.core.resizing cimport all_asked, put_in_force
 from gcp.core.ring cimport ring_t
 from gcp.core.state cimport endpoint_link, limits_t, pool_t, waiter_node
@@ -48,7 +50,7 @@ cdef bint replace_options(BaseConnectionPool pool, before, options, dict changes
         options = options_of(pool)
         use_options(pool, options)
         pool._disposer.set_timeout(options.dispose_timeout)
-        if options.background_collector and pool._collector is None and pool._make_collector is not None:
+        if options.background_collector and pool._make_collector is not None:
             start_collector(pool)
         if isinstance(pool, AsyncPool) and not is_in_its_loop(<AsyncPool>pool):
             follow_up_later(<AsyncPool>pool)
@@ -73,9 +75,20 @@ cdef uint64_t ask_all(Core core, limits_of) except 0:
 
 
 cdef int start_collector(BaseConnectionPool pool) except -1:
-    """Start a collector: a pool that had none needs it from now on."""
-    collector = pool._make_collector(pool, pool._disposer)
-    pool.collects = False
+    """Start a collector, unless there is one: a pool that had none needs it from now on."""
+    cdef bint is_first
+    gcp_lock(&pool._core.mutex)
+    is_first = gcp_swap(&pool.collects, False)
+    gcp_unlock(&pool._core.mutex)
+    if not is_first:
+        return 0
+    try:
+        collector = pool._make_collector(pool, pool._disposer)
+    except BaseException:
+        gcp_lock(&pool._core.mutex)
+        gcp_write(&pool.collects, True)     # releases go on collecting
+        gcp_unlock(&pool._core.mutex)
+        raise
     pool._collector = collector
     if isinstance(pool, AsyncPool) and (<AsyncPool>pool).loop is not None:
         pool._core.wake_collector = collector.look

@@ -3,7 +3,7 @@
 
 from gcp.core.connects cimport expire_endpoint
 from gcp.core.platform cimport (
-    gcp_is_coroutine, gcp_lock, gcp_lock_stripe, gcp_stripe, gcp_unlock, gcp_unlock_stripe,
+    gcp_is_coroutine, gcp_lock, gcp_lock_stripe, gcp_read, gcp_stripe, gcp_unlock, gcp_unlock_stripe,
 )
 from gcp.core.state cimport CALL_OK, HOOK_DISPOSE, HOOK_ON_RELEASE
 from gcp.core.transitions cimport begin_release, discard_slot, end_release
@@ -166,7 +166,7 @@ cdef class Release(Holder):
         """Decide what is left to be disposed of: what the release left, and a few that have expired."""
         cdef Core core = self.core
         core.after()
-        if self.pool.collects:
+        if gcp_read(&self.pool.collects):
             core.collect(batch_size(self.pool))
         self.todo = <int>HOOK_DISPOSE if has_victims(core) else <int>DO_DONE
         return 0

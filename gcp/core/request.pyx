@@ -263,8 +263,9 @@ cdef int expire(Acquire acquire) except -1:
 
 cdef int have_looked_after(BaseConnectionPool pool) except -1:
     """Before a connection is created: see that what looks for expired and leaked ones runs."""
-    if pool._collector is not None:
-        pool._collector.ensure()
+    collector = collector_of(pool)
+    if collector is not None:
+        collector.ensure()
     if pool._monitored is not None and counts_leaks(pool._core):
         pool._monitored.ensure()
     return 0

@@ -1,7 +1,7 @@
 # The compiled half of the threading pool: drives idle hits, plain waits and releases. Whatever asks for more goes to
 # the driver of the Python half.
 
-from gcp.core.platform cimport gcp_swap
+from gcp.core.platform cimport gcp_read, gcp_swap
 from gcp.core.state cimport CALL_DEAD, HOOK_CHECK, HOOK_ON_ACQUIRE, HOOK_ON_RELEASE, slot_t
 
 
@@ -224,7 +224,7 @@ cdef class SyncPool(BaseConnectionPool):
         core.after()
         if not self.has_garbage():
             return 0
-        if self.collects:
+        if gcp_read(&self.collects):
             core.collect(batch_size(self))
         hook = dispose_hook_of(self)
         if hook is not None and victims_belong_to(core, endpoint):

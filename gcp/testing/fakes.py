@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
@@ -22,6 +23,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
+from gcp.error_copies import copy_error
 from gcp.exceptions import ErrorClass
 from gcp.managers import AsyncConnectionManager, SyncConnectionManager
 
@@ -100,12 +102,34 @@ def dead() -> Behaviour:
 
 
 def error(exception: BaseException | type[BaseException]) -> Behaviour:
-    """Raise an exception: any `BaseException`, an instance or a class."""
+    """Raise an exception.
+
+    :param exception: any `BaseException`, an instance or a class. An instance is raised each time; without the GIL,
+                      where no two threads may raise one object, it is raised once, and then copies of it
+    """
+
+    has_gil = getattr(sys, '_is_gil_enabled', lambda: True)()
+    given: Callable[[], Any] = lambda: exception  # noqa: E731
+    if isinstance(exception, BaseException) and not has_gil:
+        given = _one_each(exception)
 
     def act(endpoint: Any, connection: Any) -> None:
-        raise exception
+        raise given()
 
     return Behaviour(act)
+
+
+def _one_each(exception: BaseException) -> Callable[[], BaseException]:
+    """Return a function that returns an exception once, and then a copy of it at each call."""
+    unraised, kept = [exception], copy_error(exception)
+
+    def given() -> BaseException:
+        try:
+            return unraised.pop()
+        except IndexError:
+            return copy_error(kept)
+
+    return given
 
 
 def calling(function: Callable[[Any, Any], Any]) -> Behaviour:

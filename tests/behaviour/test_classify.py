@@ -152,7 +152,9 @@ async def test_without_an_answer_the_error_is_transient(
 @pytest.mark.parametrize('workers', [0, 3])
 async def test_a_permanent_error_is_tried_once_and_reaches_every_waiter(front: Front, workers: int) -> None:
     manager, _ = classifying(front, ErrorClass.PERMANENT)
-    pool = front.pool(manager, max_connecting=1, connect_retry=Retry(), acquire_timeout=20, connect_workers=workers)
+    pool = front.pool(
+        manager, max_connecting=1, connect_retry=Retry(60, 60), acquire_timeout=20, connect_workers=workers
+    )
     wrong = PermissionError('wrong password')
     manager.create.does(never(raises(wrong)))
     actors = [front.spawn(pool.acquire('db'))]

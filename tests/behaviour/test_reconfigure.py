@@ -181,6 +181,47 @@ async def test_a_collector_starts_where_it_is_needed_from_now_on(front: Front) -
     await front.until(lambda: pool.get_size() == 0)
 
 
+async def test_of_two_threads_that_need_a_collector_one_starts_it(front: Front) -> None:
+    """The second reconfigures the pool while the first makes the collector."""
+    pool: Any = front.pool(front.manager())
+    raw: Any = getattr(pool, 'raw', pool)
+    make, made = raw._make_collector, []
+
+    def make_slowly(*given: Any) -> Any:
+        if not made:
+            made.append(1)
+            pool.reconfigure(keepalive_interval=900)
+        made.append(2)
+        return make(*given)
+
+    raw._make_collector = make_slowly
+    pool.reconfigure(keepalive_interval=1000)
+    assert made == [1, 2]
+    assert raw._collector is not None
+
+
+async def test_releases_go_on_collecting_where_no_collector_can_be_made(front: Front) -> None:
+    manager = front.manager()
+    pool: Any = front.pool(manager, min_idle=0, idle_timeout=0.01)
+    raw: Any = getattr(pool, 'raw', pool)
+
+    def fail(*given: Any) -> Any:
+        raise MemoryError
+
+    make, raw._make_collector = raw._make_collector, fail
+    async with pool.connection('a'):
+        pass
+    with pytest.raises(MemoryError):
+        pool.reconfigure(keepalive_interval=1000)
+    await front.sleep(0.02)
+    async with pool.connection('b'):
+        pass
+    await front.until(lambda: len(manager.disposed) == 1)
+    raw._make_collector = make
+    pool.reconfigure(keepalive_interval=900)
+    assert raw._collector is not None
+
+
 async def test_a_limit_of_disposals_holds_from_now_on(front: Front) -> None:
     manager = front.manager()
     pool = front.pool(manager, max_size=2)

@@ -5,6 +5,7 @@ Other test modules rely on `manager.check()`: it proves nothing if the tests her
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -35,6 +36,21 @@ def test_a_script_is_followed_and_its_last_behaviour_repeats() -> None:
         manager.create('db')
     assert [manager.create('db').number for _ in range(3)] == [2, 3, 4]
     assert [call.outcome for call in manager.create.calls] == ['ok', 'ConnectionRefusedError()', 'ok', 'ok', 'ok']
+
+
+@pytest.mark.parametrize('has_gil', [True, False])
+def test_no_two_calls_raise_one_object_without_the_gil(monkeypatch: pytest.MonkeyPatch, has_gil: bool) -> None:
+    monkeypatch.setattr(sys, '_is_gil_enabled', lambda: has_gil, raising=False)
+    manager, refused = FakeManager(), ConnectionRefusedError(111, 'refused')
+    manager.create.does(error(refused))
+    raised = []
+    for _ in range(3):
+        with pytest.raises(ConnectionRefusedError) as caught:
+            manager.create('db')
+        raised.append(caught.value)
+    assert raised[0] is refused
+    assert len({id(one) for one in raised}) == (1 if has_gil else 3)
+    assert {one.args for one in raised} == {(111, 'refused')}
 
 
 def test_an_endpoint_has_its_own_script_until_one_for_all_is_set() -> None:
