@@ -83,7 +83,7 @@ class HolderInfo:
             self.thread_name = names.get(ident)
         if task is not None:
             self.task_name = task.get_name()
-            context = task.get_context() if hasattr(task, 'get_context') else None
+            context = task.get_context() if hasattr(task, 'get_context') and not are_out_of_reach(ident) else None
         self.alive = self._lives(task, runs)
         if self.alive:
             self.trace_id = trace_of(context)

@@ -21,8 +21,9 @@ MOST_AWAITS = 1000
 
 
 def are_out_of_reach(ident: int) -> bool:
-    """Whether the frames of a thread cannot be looked at. Without the GIL only the thread itself can do that: those of
-    one that runs meanwhile would crash the interpreter (seen on 3.13; Python's documentation says so, too).
+    """Whether the frames of a thread, and the context variables of its tasks, cannot be looked at. Without the GIL only
+    the thread itself can do that: those of one that runs meanwhile would crash the interpreter (seen on 3.13 with both;
+    of frames, Python's documentation says so, too).
 
     :param ident: of the thread
     """

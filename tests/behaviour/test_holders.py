@@ -98,6 +98,36 @@ def test_no_frames_of_another_thread_are_looked_at_without_the_gil(pool: Any, mo
     thread.join()
 
 
+@pytest.mark.skipif(sys.version_info < (3, 12), reason='before 3.12 a task does not tell its context')
+def test_no_trace_of_a_task_of_another_thread_is_looked_up_without_the_gil(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It sets its variables meanwhile, and the interpreter would crash."""
+    trace = pytest.importorskip('opentelemetry.trace')
+    tracer = pytest.importorskip('opentelemetry.sdk.trace').TracerProvider().get_tracer('test')
+    pools: list[Any] = []
+    holds, done = threading.Event(), threading.Event()
+
+    async def hold() -> None:
+        async with gcp.asyncio.ConnectionPool(AsyncBareFakeManager()) as pool:
+            pools.append(pool)
+            with tracer.start_as_current_span('request'):
+                async with pool.connection('db'):
+                    holds.set()
+                    assert done.wait(PATIENCE)
+
+    thread = threading.Thread(target=lambda: asyncio.run(hold()))
+    thread.start()
+    assert holds.wait(PATIENCE)
+    found = []
+    for has_gil in (True, False):
+        monkeypatch.setattr(sys, '_is_gil_enabled', lambda has_gil=has_gil: has_gil, raising=False)
+        found += pools[0].holders()
+    done.set()
+    thread.join()
+    assert [holder.task_name for holder in found] == ['Task-1', 'Task-1']
+    assert found[0].trace_id is not None and len(found[0].trace_id) == len(trace.format_trace_id(1))
+    assert found[1].trace_id is None
+
+
 def test_a_thread_that_has_ended(pool: Any) -> None:
     thread = threading.Thread(target=lambda: pool.acquire('db'))  # dies
     thread.start()
