@@ -359,7 +359,7 @@ cdef class Job(Holder):
         known = table_find(&core.pool.members, <PyObject*>conn) != NULL
         if not known:
             Py_INCREF(slot)                     # the endpoint's
-            book_job(&core.pool, &self.ep.e, &slot.s, now, now - self.began, self.expiries)
+            book_job(&core.pool, &self.ep.e, &slot.s, now, counted(self.call, now - self.began), self.expiries)
         gcp_unlock(&core.mutex)
         self.newborn = None
         if known:

@@ -86,7 +86,7 @@ cdef int report_failed(Acquire acquire, error, told, bint permanent, bint stale,
     gcp_lock(&core.mutex)
     own_for_queue(acquire)
     pool.now = now
-    count_hook_call(&pool.metrics, HOOK_CREATE, outcome, now - acquire.create_began)
+    count_hook_call(&pool.metrics, HOOK_CREATE, outcome, counted(acquire.call, now - acquire.create_began))
     acquire.w.queued = False
     acquire.create_began = NEVER
     if stale:

@@ -152,6 +152,7 @@ cdef class HookCall:
     cdef object tracer      # the one that began the span: the pool's may have been replaced since
     cdef object span
     cdef double began
+    cdef double took        # of a creation: how long, as it was counted
     cdef bint quiet         # no span unless it fails, or finds a connection dead
     cdef bint ended
 
@@ -170,7 +171,7 @@ cdef class HookCall:
         cdef double seconds
         if gcp_swap(&self.ended, True):
             return 0
-        seconds = core.now() - self.began
+        seconds = self.took if self.took > 0 else core.now() - self.began
         if self.hook != HOOK_CREATE:
             core.count_hook(self.hook, outcome, seconds)
         if self.span is not None:
@@ -192,6 +193,13 @@ cdef class HookCall:
         finally:
             self.detach()
         return 0
+
+
+cdef inline double counted(HookCall call, double seconds) noexcept:
+    """Note how long a creation took, as it is counted now: its span and its exemplar say the same."""
+    if call is not None:
+        call.took = seconds
+    return seconds
 
 
 cdef HookCall new_hook_call(Core core, int hook, endpoint, origin, bint quiet):

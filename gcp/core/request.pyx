@@ -308,7 +308,7 @@ cdef int book(Acquire acquire, conn) except -1:
     known = table_find(&core.pool.members, <PyObject*>conn) != NULL
     if room and not known:
         Py_INCREF(slot)                         # the endpoint's
-        book_connection(&core.pool, &acquire.w, &slot.s, now, now - acquire.create_began)
+        book_connection(&core.pool, &acquire.w, &slot.s, now, counted(acquire.call, now - acquire.create_began))
         receive(acquire)
     gcp_unlock(&core.mutex)
     if known:
@@ -346,7 +346,7 @@ cdef int return_permit(Acquire acquire, error) except -1:
     core.pool.now = now
     restore_permit(acquire)
     withdraw(&core.pool, &acquire.w)
-    count_hook_call(&core.pool.metrics, HOOK_CREATE, outcome, now - acquire.create_began)
+    count_hook_call(&core.pool.metrics, HOOK_CREATE, outcome, counted(acquire.call, now - acquire.create_began))
     gcp_unlock(&core.mutex)
     if not forget_error(core, ep, False):
         note_error_of(core, ep, kept_error(error))
