@@ -7,7 +7,6 @@ import sys
 import traceback
 from typing import Any, ClassVar
 
-import psycopg2
 import pytest
 
 from gcp import HookTimeoutError
@@ -90,7 +89,6 @@ def raised(error: BaseException, cause: BaseException | None = None) -> BaseExce
         HookTimeoutError('create took longer than connect_timeout=1 s'),
         asyncio.CancelledError('given up'),
         KeyboardInterrupt(),
-        psycopg2.OperationalError('FATAL: no such role'),
     ],
     ids=lambda error: type(error).__name__,
 )
@@ -103,6 +101,15 @@ def test_a_copy_is_like_the_error(error: Any) -> None:
         assert getattr(made, name, None) == getattr(error, name, None), name
     assert made.__cause__ is error.__cause__ and made.__suppress_context__
     assert traceback.format_exception(made) == traceback.format_exception(error)
+
+
+def test_the_error_of_a_driver() -> None:
+    psycopg2 = pytest.importorskip('psycopg2')
+    with pytest.raises(psycopg2.OperationalError) as caught:
+        psycopg2.connect(host='127.0.0.1', port=1, connect_timeout=2)
+    made: Any = copy_error(caught.value)
+    assert type(made) is psycopg2.OperationalError and str(made) == str(caught.value)
+    assert (made.pgcode, made.pgerror) == (caught.value.pgcode, caught.value.pgerror)
 
 
 def test_what_is_done_to_a_copy_leaves_the_error_alone() -> None:
