@@ -327,7 +327,7 @@ cdef class Acquire(Holder):
         verdict = poll(self) if looks else expire(self)
         self.disposed = False
         if verdict == WAIT and not looks:
-            raise self.timed_out('waiting') from self.last_error
+            raise self.timed_out('waiting') from cause_of(self)
         return self.decide(verdict)
 
     cdef int created(self, conn) except -1:
@@ -397,7 +397,7 @@ cdef class Acquire(Holder):
 
     cdef int time_out(self, str phase, cause) except -1:
         if cause is None or isinstance(cause, HookTimeoutError):
-            last = self.last_error
+            last = cause_of(self)
             cause = cause if last is None else last
         raise self.timed_out(phase) from cause
 

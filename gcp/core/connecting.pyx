@@ -160,14 +160,14 @@ cdef object unavailable(Acquire acquire, error):
 cdef int raise_refusal(Acquire acquire, int verdict) except -1:
     """Raise why an acquire gets no connection."""
     if verdict == UNAVAILABLE:
-        error = acquire.last_error
+        error = cause_of(acquire)
         raise unavailable(acquire, error) from error
     if verdict == FAILED:
         raise error_of_another(acquire)
     if verdict == CROWDED_OUT:
         raise too_many_waiters(acquire)
     if verdict == HOPELESS:
-        raise acquire.timed_out('admission') from acquire.last_error
+        raise acquire.timed_out('admission') from cause_of(acquire)
     if verdict == REFUSED:
         raise refused(acquire)
     if verdict == SUSPENDED:

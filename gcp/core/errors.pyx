@@ -28,10 +28,11 @@ cdef object kept_error(error):
 cdef object own_error(error, traceback):
     """Return an error to raise, of one that the pool keeps.
 
+    :param error: None: there is none
     :param traceback: as the error left the hook: each caller sees the one from the hook to itself, not through others
     """
     if GCP_COPIES_ERRORS:
-        return copy_error(error)
+        return None if error is None else copy_error(error)
     return error if traceback is None else error.with_traceback(traceback)
 
 
@@ -42,11 +43,11 @@ cdef inline bint keeps_error(Endpoint ep) noexcept:
 
 
 cdef object error_of(Core core, Endpoint ep):
-    """Return the last error of an endpoint's connects, or None."""
+    """Return the last error of an endpoint's connects, for a caller, or None."""
     gcp_lock_outer(&core.mutex)
     error = ep.last_error
     gcp_unlock_outer(&core.mutex)
-    return error
+    return own_error(error, None)
 
 
 cdef int set_error_of(Core core, Endpoint ep, error) except -1:
@@ -90,6 +91,11 @@ cdef int set_trouble(Core core, Endpoint ep, error) except -1:
     _last, ep.trouble = ep.trouble, error
     gcp_unlock_outer(&core.mutex)
     return 0
+
+
+cdef object cause_of(Acquire acquire):
+    """Return the cause of the error with which an acquire fails, or None."""
+    return own_error(acquire.last_error, None)
 
 
 cdef int keep_cause(Acquire acquire) except -1:

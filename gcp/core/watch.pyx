@@ -165,7 +165,7 @@ cdef class Watch:
                 trouble = ep.trouble
                 gcp_unlock_outer(&self.core.mutex)
                 if trouble is not None:
-                    return trouble
+                    return own_error(trouble, None)
         return None
 
     cdef int look(self) except -1:

@@ -168,10 +168,13 @@ async def test_a_permanent_error_is_tried_once_and_reaches_every_waiter(front: F
         assert is_same(caught.value, wrong) or caught.value is wrong and actor is actors[0]
     with pytest.raises(EndpointUnavailableError, match='wrong password') as refused:
         await pool.acquire('db')
-    assert is_same(refused.value.__cause__, wrong)
+    with pytest.raises(EndpointUnavailableError) as again:
+        await pool.acquire('db')
+    assert is_same(refused.value.__cause__, wrong) and is_same(again.value.__cause__, wrong)
+    assert (again.value.__cause__ is refused.value.__cause__) is HAS_GIL
     assert len(manager.create.calls) == 1
     assert pool.stats().acquires['error'] == 10
-    assert pool.stats().acquires['rejected'] == 1
+    assert pool.stats().acquires['rejected'] == 2
 
 
 async def test_a_permanent_error_that_is_mended_lets_the_next_probe_in(front: Front) -> None:
