@@ -123,7 +123,7 @@ def test_no_trace_of_a_task_of_another_thread_is_looked_up_without_the_gil(monke
         found += pools[0].holders()
     done.set()
     thread.join()
-    assert [holder.task_name for holder in found] == ['Task-1', 'Task-1']
+    assert found[0].task_name == found[1].task_name and found[0].task_name is not None
     assert found[0].trace_id is not None and len(found[0].trace_id) == len(trace.format_trace_id(1))
     assert found[1].trace_id is None
 
