@@ -48,6 +48,8 @@ finally:
 
 DIRECTIVES = {
     'language_level': 3,
+    # locks, atomic flags and copies of errors take the GIL's place: see docs/design.md, "Without the GIL"
+    'freethreading_compatible': True,
     # the core checks its own indices and divisors
     'boundscheck': False,
     'wraparound': False,

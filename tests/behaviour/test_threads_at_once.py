@@ -5,6 +5,10 @@ the GIL they meet."""
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
+import sysconfig
 import threading
 import time
 from collections.abc import Callable
@@ -90,6 +94,16 @@ def test_a_wait_within_a_wait_of_the_same_thread() -> None:
 
     assert waiting.wait_for(Outer(), float('inf'))
     assert threading.get_ident() not in waiting.waiting
+
+
+# --- the declaration ---
+
+
+@pytest.mark.skipif(not sysconfig.get_config_var('Py_GIL_DISABLED'), reason='this Python always has the GIL')
+def test_the_gil_stays_off_when_gcp_is_imported() -> None:
+    code = 'import sys, gcp.asyncio, gcp.threading; sys.exit(sys._is_gil_enabled())'
+    environment = {name: value for name, value in os.environ.items() if name != 'PYTHON_GIL'}
+    subprocess.run([sys.executable, '-W', 'error', '-c', code], env=environment, check=True, timeout=PATIENCE)
 
 
 # --- threads of which one is enough ---
