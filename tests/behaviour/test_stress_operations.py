@@ -217,6 +217,7 @@ async def test_all_features_at_random_settings(front: Front, number: int) -> Non
     if isinstance(front, AsyncioFront):
         actors.append(front.spawn(cancel_some()))
     actors.append(front.spawn(steer()))
+    await front.sleep(SECONDS / 4)  # they are patient for less, if that is long
     for actor in actors:
         await actor
 

@@ -37,6 +37,7 @@ INNER = {
     'gcp.checks',
     'gcp.connection',
     'gcp.core_error',
+    'gcp.error_copies',
     'gcp.demo',
     'gcp.disposal',
     'gcp.hints',

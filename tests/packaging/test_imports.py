@@ -39,7 +39,8 @@ FRONT = {
 #: what each module may import of gcp; a name stands for its submodules too
 ALLOWED = {
     'gcp.exceptions': set(),
-    'gcp._core': {'gcp.core', 'gcp.exceptions'},
+    'gcp.error_copies': {'gcp.exceptions'},
+    'gcp._core': {'gcp.core', 'gcp.error_copies', 'gcp.exceptions'},
     'gcp.checks': set(),
     'gcp.limits': {'gcp._core', 'gcp.checks'},
     'gcp.stats': {'gcp._core', 'gcp.exceptions', 'gcp.limits'},
@@ -91,6 +92,7 @@ ALLOWED = {
         'gcp',
         'gcp._core',
         'gcp.asyncio',
+        'gcp.error_copies',
         'gcp.exceptions',
         'gcp.managers',
         'gcp.stats',
