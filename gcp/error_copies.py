@@ -2,8 +2,8 @@
 
 Several acquires may fail for one reason: the driver's error of the connect that they all waited for. With the GIL, each
 of them raises that very object. Without it, two threads must not raise one object: each adds to its traceback as the
-error leaves their functions, and neither CPython 3.13 nor the code of Cython does so under a lock. It may then
-be released twice, and the interpreter crashes later, anywhere.
+error leaves their functions, and neither CPython 3.13 nor what Cython generates does so under a lock. So the traceback
+may be released twice, and the interpreter crashes later, anywhere.
 
 So there the pool keeps a copy, which nobody raises, and each that has to raise it gets one of its own.
 """
@@ -24,8 +24,8 @@ def copy_error(error: BaseException) -> BaseException:
     attributes, notes, traceback, cause and context.
 
     It is made as `copy.copy` makes it, or without calling ``__init__`` where that fails, as it does for a class whose
-    ``__init__`` takes other arguments than it passes on. An error that cannot be copied at all is the cause of an
-    `EndpointUnavailableError`, without its traceback.
+    ``__init__`` takes other arguments than it passes on. For an error that cannot be copied at all, an
+    `EndpointUnavailableError` that describes it is returned.
 
     :param error: an error that no other thread can raise yet, or none raises any more
     """

@@ -107,29 +107,20 @@ def error(exception: BaseException | type[BaseException]) -> Behaviour:
     :param exception: any `BaseException`, an instance or a class. An instance is raised each time; without the GIL,
                       where no two threads may raise one object, it is raised once, and then copies of it
     """
-
     has_gil = getattr(sys, '_is_gil_enabled', lambda: True)()
-    given: Callable[[], Any] = lambda: exception  # noqa: E731
-    if isinstance(exception, BaseException) and not has_gil:
-        given = _one_each(exception)
+    kept = None if has_gil or isinstance(exception, type) else copy_error(exception)
+    unraised = [exception]
 
     def act(endpoint: Any, connection: Any) -> None:
-        raise given()
+        if kept is None:
+            raise exception
+        try:
+            mine = unraised.pop()
+        except IndexError:
+            mine = copy_error(kept)
+        raise mine
 
     return Behaviour(act)
-
-
-def _one_each(exception: BaseException) -> Callable[[], BaseException]:
-    """Return a function that returns an exception once, and then a copy of it at each call."""
-    unraised, kept = [exception], copy_error(exception)
-
-    def given() -> BaseException:
-        try:
-            return unraised.pop()
-        except IndexError:
-            return copy_error(kept)
-
-    return given
 
 
 def calling(function: Callable[[Any, Any], Any]) -> Behaviour:

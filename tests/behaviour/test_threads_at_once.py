@@ -241,7 +241,7 @@ def test_no_listener_is_lost_that_is_added_while_another_one_is(monkeypatch: pyt
 def test_all_listeners_are_told_that_threads_add_at_the_same_time() -> None:
     pool: Any = NamedPool()
     thread = ListenerThread(pool)
-    many = [[gcp.PoolListener() for _ in range(60)] for _ in range(4)]
+    many = [[gcp.PoolListener() for _ in range(200)] for _ in range(4)]
     at_once(*[partial(lambda own: [thread.add(one) for one in own], own) for own in many])
     assert set(thread._listeners.values()) == {one for own in many for one in own}
 
