@@ -103,7 +103,7 @@ from gcp.core.state cimport HOOK_DISPOSE
 from gcp.exceptions import (
     AcquireTimeoutError, ConnectionNotAcquiredError, ConnectionPoolClosedError, ConnectionPoolNotFound,
     DiscardConnection, EndpointRetiredError, EndpointUnavailableError, ErrorClass, HookTimeoutError, PoolNotReadyError,
-    PoolSuspendedError, TooManyWaitersError,
+    PoolSuspendedError, TooManyWaitersError, describe_error,
 )
 
 gcp_clock_init()

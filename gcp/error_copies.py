@@ -14,7 +14,7 @@ import copy
 from types import TracebackType
 from typing import Any
 
-from gcp.exceptions import EndpointUnavailableError
+from gcp.exceptions import EndpointUnavailableError, describe_error
 
 __all__ = ['copy_error']
 
@@ -31,7 +31,7 @@ def copy_error(error: BaseException) -> BaseException:
     """
     made = _copied(error) or _rebuilt(error)
     if made is None:
-        return EndpointUnavailableError(f'create failed with an error that cannot be copied: {_shown(error)}')
+        return EndpointUnavailableError(f'create failed with an error that cannot be copied: {describe_error(error)}')
     made.__cause__, made.__context__ = error.__cause__, error.__context__
     made.__suppress_context__ = error.__suppress_context__
     return made.with_traceback(_copy_traceback(error.__traceback__))
@@ -78,10 +78,3 @@ def _copy_traceback(traceback: TracebackType | None) -> TracebackType | None:
     for entry in reversed(entries):
         made = TracebackType(made, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
     return made
-
-
-def _shown(error: BaseException) -> str:
-    try:
-        return f'{type(error).__name__}: {error}'
-    except Exception:
-        return type(error).__name__

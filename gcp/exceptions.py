@@ -249,3 +249,12 @@ class UnknownEndpointError(KeyError):
         shown = ', '.join(map(repr, self.known[:NAMES_SHOWN])) or 'none'
         more = len(self.known) - NAMES_SHOWN
         return f'unknown endpoint {self.endpoint!r}; known: {shown}' + (f' and {more} more' if more > 0 else '')
+
+
+def describe_error(error: BaseException) -> str:
+    """Describe an error in a line of a message."""
+    try:
+        text = str(error).strip().partition('\n')[0]
+    except Exception:
+        text = ''
+    return f'{type(error).__name__}: {text[:200]}' if text else type(error).__name__

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from gcp._core import describe
+from gcp.exceptions import describe_error
 
 __all__ = ['Explanation', 'Waiter']
 
@@ -110,7 +111,7 @@ class Explanation(Generic[EndpointT]):
             return ''
         several = self.failures > 1
         count = f'the last {self.failures} connects have failed' if several else 'the last connect has failed'
-        error = '' if self.last_error is None else f' ({told(self.last_error)})'
+        error = '' if self.last_error is None else f' ({describe_error(self.last_error)})'
         if self.creating:
             return f'{count}{error}, the next one is in progress'
         return f'{count}{error}, the next one is due {f"in {span(self.retry_delay)}" if self.retry_delay else "now"}'
@@ -146,15 +147,6 @@ def explanation(endpoint: Any, facts: dict[str, Any] | None) -> Explanation[Any]
         known=True,
         max_size=facts['limits'][0],
     )
-
-
-def told(error: BaseException) -> str:
-    """Describe an error in a line."""
-    try:
-        text = str(error).strip().partition('\n')[0]
-    except Exception:
-        text = ''
-    return f'{type(error).__name__}: {text[:200]}' if text else type(error).__name__
 
 
 def span(seconds: float) -> str:

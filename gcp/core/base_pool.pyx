@@ -424,6 +424,7 @@ cdef int use_options(BaseConnectionPool pool, options) except -1:
 
 
 cdef object collector_of(BaseConnectionPool pool):
+    """Return what looks for expired connections in the background, or None."""
     gcp_lock_outer(&pool._core.mutex)
     collector = pool.collector
     gcp_unlock_outer(&pool._core.mutex)

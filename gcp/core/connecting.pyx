@@ -115,15 +115,6 @@ cdef void tell_woken(pool_t* pool, error):
 
 # --- what an acquire is told ---
 
-cdef str describe_error(error):
-    """Describe an error in a line of a message."""
-    try:
-        text = str(error).strip().partition('\n')[0]
-    except Exception:
-        text = ''
-    return f'{type(error).__name__}: {text[:200]}' if text else type(error).__name__
-
-
 cdef str describe_failures(Core core, Endpoint ep, error):
     """Say how many connects have failed, with what, and when the next one is due."""
     cdef double wait, retry_at

@@ -45,7 +45,7 @@ ALLOWED = {
     'gcp.limits': {'gcp._core', 'gcp.checks'},
     'gcp.stats': {'gcp._core', 'gcp.exceptions', 'gcp.limits'},
     'gcp.managers': {'gcp._core', 'gcp.exceptions'},
-    'gcp.explanation': {'gcp._core'},
+    'gcp.explanation': {'gcp._core', 'gcp.exceptions'},
     'gcp.inspection': {'gcp._core', 'gcp.explanation', 'gcp.holders', 'gcp.managers'},
     'gcp.hints': set(),
     'gcp.protocols': set(),
