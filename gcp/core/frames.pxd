@@ -20,17 +20,15 @@ cdef extern from *:
         int at;                 /* offset of the instruction, bytes */
     } gcp_site;
 
-    /* Return the code object that a thread executes, or NULL where it executes none: a borrowed reference, or from 3.12
-       on, where there are functions for it, a new one. The layout of 3.11's frames does not change any more. Nor do the
-       first words of the frames of the free-threaded 3.13 and 3.14: there, threads that execute the same code would
-       slow each other down by counting references to it. The two low bits are the interpreter's. */
-    #if defined(Py_GIL_DISABLED) && PY_VERSION_HEX < 0x030F0000
-    #define GCP_CODE_IS_FIRST 1
-    #else
-    #define GCP_CODE_IS_FIRST 0
-    #endif
-    #define GCP_CODE_IS_NEW (PY_VERSION_HEX >= 0x030C0000 && !GCP_CODE_IS_FIRST)
+    /* Return the code object that a thread executes, and where it is in it: a borrowed reference, or NULL where it
+       executes none.
+
+       From 3.12 on there are functions for it. But they cost a twentieth of a hit, and where there is no GIL, threads
+       that execute the same code would slow each other down by counting references to it. What they read is in the same
+       words of a frame up to 3.15. Whether it is there is found out when the module is imported, by comparison: if not,
+       the functions are called. The two low bits are the interpreter's. */
     #if PY_VERSION_HEX < 0x030B0000
+    #define gcp_know_frames(wanted) 1      /* there are no functions */
     static inline PyObject *gcp_code_of(PyThreadState *thread, int *at) {
         PyFrameObject *frame = thread->frame;
         if (frame == NULL)
@@ -39,6 +37,7 @@ cdef extern from *:
         return (PyObject *)frame->f_code;
     }
     #elif PY_VERSION_HEX < 0x030C0000
+    #define gcp_know_frames(wanted) 1      /* there are no functions */
     typedef struct {
         PyObject *function, *globals, *builtins, *locals;
         PyCodeObject *code;
@@ -54,27 +53,51 @@ cdef extern from *:
         return (PyObject *)frame->code;
     }
     #else
-    static inline PyObject *gcp_code_of(PyThreadState *thread, int *at) {
+    typedef struct {
+        uintptr_t code;
+        void *previous, *function, *globals, *builtins, *locals, *object;
+        char *instruction;
+    } gcp_frame;
+    static int gcp_knows_frames;
+
     #if PY_VERSION_HEX < 0x030D0000
-        struct _PyInterpreterFrame *frame = thread->cframe->current_frame;
+    #define gcp_frame_of(thread) ((thread)->cframe->current_frame)
     #else
-        struct _PyInterpreterFrame *frame = thread->current_frame;
+    #define gcp_frame_of(thread) ((thread)->current_frame)
     #endif
+    static inline PyObject *gcp_code_in(const gcp_frame *frame) { return (PyObject *)(frame->code & ~(uintptr_t)3); }
+    #ifdef Py_GIL_DISABLED      /* a thread may execute a copy of the instructions */
+    #define gcp_place_in(frame, code) PyUnstable_InterpreterFrame_GetLasti((struct _PyInterpreterFrame *)(frame))
+    #else
+    static inline int gcp_place_in(const gcp_frame *frame, PyObject *code) {
+        return (int)(frame->instruction - ((PyCodeObject *)code)->co_code_adaptive);
+    }
+    #endif
+    static PyObject *gcp_ask_for_code(struct _PyInterpreterFrame *frame, int *at) {
+        PyObject *code = PyUnstable_InterpreterFrame_GetCode(frame);
+        *at = PyUnstable_InterpreterFrame_GetLasti(frame);
+        Py_DECREF(code);        /* the frame has one */
+        return PyCode_Check(code) ? code : NULL;    /* or it is a frame of the interpreter's own */
+    }
+    static int gcp_know_frames(int wanted) {
+        struct _PyInterpreterFrame *frame = gcp_frame_of(PyThreadState_Get());
+        int at = -1;
+        PyObject *code = frame == NULL ? NULL : gcp_ask_for_code(frame, &at);
+        gcp_knows_frames = wanted && code != NULL && code == gcp_code_in((gcp_frame *)frame)
+            && at == gcp_place_in((gcp_frame *)frame, code);
+        return gcp_knows_frames;
+    }
+    static inline PyObject *gcp_code_of(PyThreadState *thread, int *at) {
+        struct _PyInterpreterFrame *frame = gcp_frame_of(thread);
         PyObject *code;
         if (frame == NULL)
             return NULL;
-    #if GCP_CODE_IS_FIRST
-        code = (PyObject *)(*(uintptr_t *)frame & ~(uintptr_t)3);
+        if (!gcp_knows_frames)
+            return gcp_ask_for_code(frame, at);
+        code = gcp_code_in((gcp_frame *)frame);
         if (!PyCode_Check(code))
             return NULL;
-    #else
-        code = PyUnstable_InterpreterFrame_GetCode(frame);
-        if (!PyCode_Check(code)) {      /* of a frame of the interpreter's own */
-            Py_DECREF(code);
-            return NULL;
-        }
-    #endif
-        *at = PyUnstable_InterpreterFrame_GetLasti(frame);
+        *at = gcp_place_in((gcp_frame *)frame, code);
         return code;
     }
     #endif
@@ -101,9 +124,7 @@ cdef extern from *:
 
     static void gcp_set_code(gcp_site *site, PyObject *code, gcp_dropped *dropped) {
         PyObject *old = site->code;
-        if (!GCP_CODE_IS_NEW)
-            Py_XINCREF(code);
-        site->code = code;
+        site->code = Py_XNewRef(code);
         gcp_drop(dropped, code, old);
     }
 
@@ -136,8 +157,6 @@ cdef extern from *:
         site->ident = thread->thread_id;
         if (code != site->code)
             gcp_set_code(site, code, dropped);
-        else if (GCP_CODE_IS_NEW)
-            Py_XDECREF(code);
         if (!gcp_is_of_task(site, task))
             gcp_set_task(site, task, dropped);
         if (site->tag != NULL)
@@ -229,6 +248,7 @@ cdef extern from *:
     void gcp_set_tag(gcp_site*, PyObject* tag, gcp_dropped*) noexcept
     void gcp_move_site(gcp_site* to, gcp_site* source, gcp_dropped*) noexcept
     void gcp_forget_site(gcp_site*) noexcept
+    bint gcp_know_frames(bint wanted) noexcept
     void gcp_know_thread() noexcept
     bint gcp_thread_runs(uint64_t, PyObject** context) except -1
     int gcp_line_of(object code, int at) noexcept

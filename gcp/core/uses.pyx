@@ -2,8 +2,8 @@
 # connection at each acquire; described when it is asked for.
 
 from gcp.core.frames cimport (
-    gcp_dropped, gcp_forget_dropped, gcp_init_dropped, gcp_know_thread, gcp_line_of, gcp_move_site, gcp_note_site,
-    gcp_set_tag, gcp_site, gcp_thread_runs,
+    gcp_dropped, gcp_forget_dropped, gcp_init_dropped, gcp_know_frames, gcp_know_thread, gcp_line_of, gcp_move_site,
+    gcp_note_site, gcp_set_tag, gcp_site, gcp_thread_runs,
 )
 from gcp.core.platform cimport (
     GCP_STRIPES, gcp_lock, gcp_lock_outer, gcp_read, gcp_unlock, gcp_unlock_outer, gcp_write,
@@ -184,6 +184,17 @@ def thread_context(uint64_t thread):
     return context if isinstance(context, Context) else None, runs
 
 
+def know_frames(bint wanted):
+    """Say how it is found out where an acquire was called: by a look into the interpreter's frames, if they are as they
+    are known to be, or by its functions.
+
+    :param wanted: whether to look; False is for tests
+    :return: whether it looks from now on
+    """
+    return gcp_know_frames(wanted)
+
+
+know_frames(True)
 gcp_know_thread()       # the thread that imports this
 
 

@@ -20,7 +20,7 @@ from gil import HAS_GIL, collect
 
 import gcp.asyncio
 import gcp.threading
-from gcp._core import find_holders
+from gcp._core import find_holders, know_frames
 from gcp.exceptions import AcquireTimeoutError
 from gcp.holders import HolderInfo
 from gcp.testing import AsyncBareFakeManager, BareFakeManager
@@ -46,6 +46,28 @@ def pool() -> Iterator[Any]:
         for holder in made.holders():
             made._core.force()
             assert holder
+
+
+# -- where it was acquired
+
+
+def test_frames_are_as_they_are_known_to_be() -> None:
+    """So that no function of the interpreter is called at each acquire."""
+    assert know_frames(True)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason='before 3.12 there are no functions for it')
+def test_frames_that_are_not_known(pool: Any) -> None:
+    """The interpreter's functions are called instead."""
+    assert not know_frames(False)
+    try:
+        conn = pool.acquire('db')  # by functions
+        asked = pool.holders()[0]
+        pool.release(conn, 'db')
+    finally:
+        assert know_frames(True)
+    assert (asked.file, asked.line) == (__file__, line_of('by functions'))
+    assert asked.function == 'test_frames_that_are_not_known'
 
 
 # -- threads
