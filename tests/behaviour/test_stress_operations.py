@@ -1,7 +1,8 @@
 """Guarantees 1, 2, 5, 18, 19, 20 and 22 (docs/guarantees.md): random faults while all limits change at random, and
 endpoints are warmed up and retired; the counts must agree.
 
-``GCP_STRESS_SECONDS`` (default 5) is for how long all cases stress each front; ``GCP_STRESS_SEED`` repeats a seed."""
+``GCP_STRESS_SECONDS`` (default 5) is for how long all cases stress each front; ``GCP_STRESS_SEED`` repeats a seed.
+Above 600, pytest has to be as patient: ``-o faulthandler_timeout=0``."""
 
 from __future__ import annotations
 
@@ -55,12 +56,16 @@ OWN = (Fault, Abort, HookTimeoutError, asyncio.CancelledError)
 TOLERATED = (*OWN, ConnectionPoolNotFound, PoolNotReadyError, *REFUSALS)
 
 
+pytestmark = pytest.mark.timeout(240 + SECONDS / 4)
+
+
 @pytest.fixture(autouse=True)
-def thin_air() -> Iterator[None]:
-    """Switch threads all the time; keep the log silent."""
+def thin_air(front: Front) -> Iterator[None]:
+    """Switch threads all the time; keep the log silent; have time."""
     interval, logger = sys.getswitchinterval(), logging.getLogger('gcp')
     level = logger.level
-    sys.setswitchinterval(1e-5)
+    front.patience += SECONDS / 4
+    sys.setswitchinterval(1e-6)
     logger.setLevel(logging.CRITICAL + 1)
     yield
     logger.setLevel(level)

@@ -82,6 +82,7 @@ class Front(abc.ABC):
     def __init__(self) -> None:
         self.pools: list[Any] = []  # all that were made here, audited at the end
         self.managers: list[Any] = []
+        self.patience = 3 * PATIENCE  # seconds that a body may take
 
     # -- what a body uses
 
@@ -235,7 +236,7 @@ class AsyncioFront(Front):
         async def main() -> None:
             asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
             me = asyncio.current_task()
-            await asyncio.wait_for(self.finish(body), 3 * PATIENCE)
+            await asyncio.wait_for(self.finish(body), self.patience)
             for actor in self._actors:
                 actor.cancel()
             await self.until(lambda: asyncio.all_tasks() <= {me})  # the pool leaves no task behind
@@ -305,7 +306,7 @@ class ThreadsFront(Front):
         time.sleep(seconds)
 
     def run(self, body: Coroutine[Any, Any, None]) -> None:
-        ThreadActor(self.finish(body)).result(3 * PATIENCE)
+        ThreadActor(self.finish(body)).result(self.patience)
 
 
 def drive(doing: Awaitable[T]) -> T:
