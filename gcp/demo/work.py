@@ -13,7 +13,7 @@ from gcp.stats import PoolStats
 __all__ = ['ACQUIRE_TIMEOUT', 'ATTEMPTS', 'CLOSE_TIMEOUT', 'PID_QUERY', 'PID_TIMEOUT', 'GaveUpError', 'Load', 'Work']
 
 ACQUIRE_TIMEOUT = 10.0
-CLOSE_TIMEOUT = 0.5
+CLOSE_TIMEOUT = 3.0  # what an event loop has not closed when it ends stays open
 PID_TIMEOUT = 5.0
 ATTEMPTS = 5
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import left_in
 from starvation import SOON
 
 from gcp.demo import programs
@@ -47,19 +48,9 @@ def base() -> Iterator[Path]:
     directory = Path(tempfile.mkdtemp(prefix='t', dir='/tmp'))
     directory.chmod(0o755)
     yield directory
-    left = list(directory.iterdir()), processes_in(directory)
+    left = list(directory.iterdir()), left_in(directory)
     shutil.rmtree(directory, ignore_errors=True)
-    assert left == ([], [])
-
-
-def processes_in(directory: Path) -> list[str]:
-    """The processes that work below a directory, as all of a PostgreSQL server's do."""
-    found = []
-    for process in Path('/proc').glob('[0-9]*'):
-        with contextlib.suppress(OSError):
-            if os.readlink(process / 'cwd').startswith(str(directory)):
-                found.append((process / 'cmdline').read_text().replace('\0', ' '))
-    return found
+    assert left == ([], {})
 
 
 def start(base: Path, *options: str, **more: Any) -> subprocess.Popen[str]:
@@ -165,7 +156,7 @@ def test_a_signal_ends_it_soon(base: Path, moment: str, number: int, status: int
         _, err = process.communicate(timeout=120)
         assert time.monotonic() - sent < SOON
         assert (process.returncode, err) == (status, '')
-        assert processes_in(base) == []
+        assert left_in(base) == {}
 
 
 @pytest.fixture

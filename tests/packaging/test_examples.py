@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import left_in, processes_in
 
 from gcp.demo.server import Server, ServerError, serve
 from gcp.testing import check_manager
@@ -68,21 +69,11 @@ def base() -> Iterator[Path]:
     directory = Path(tempfile.mkdtemp(prefix='t', dir='/tmp'))
     directory.chmod(0o755)
     yield directory
-    left = list(directory.iterdir()), processes_in(directory)
+    left = list(directory.iterdir()), left_in(directory)
     for pid in left[1]:
         os.kill(pid, signal.SIGKILL)
     shutil.rmtree(directory, ignore_errors=True)
     assert left == ([], {})
-
-
-def processes_in(directory: Path) -> dict[int, str]:
-    """The processes that work in or below a directory, as do the examples and the servers that they start."""
-    found = {}
-    for process in Path('/proc').glob('[0-9]*'):
-        with contextlib.suppress(OSError):
-            if os.readlink(process / 'cwd').startswith(str(directory)):
-                found[int(process.name)] = (process / 'cmdline').read_text().replace('\0', ' ')
-    return found
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[str, str]:
