@@ -211,7 +211,8 @@ class ConnectionPool(AsyncPool[EndpointT, ConnectionT], Operations[EndpointT], I
         are released, or at the time-out by force; releasing those later does nothing. May be called again, also after
         it was interrupted.
 
-        What was not disposed of at the time-out is disposed of in the background, if the event loop does not end first.
+        What was not disposed of at the time-out is disposed of in the background, unless the process or its event loop
+        ends first.
 
         :param timeout: how long to wait for used connections, and for disposals, seconds; ``None``: until all are
                         released and disposed of

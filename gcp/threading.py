@@ -198,7 +198,11 @@ class ConnectionPool(SyncPool[EndpointT, ConnectionT], Operations[EndpointT], In
         are released, or at the time-out by force; releasing those later does nothing. May be called again, also after
         it was interrupted.
 
-        :param timeout: how long to wait for used connections, seconds; ``None``: until all are released
+        What was not disposed of at the time-out is disposed of in the background, unless the process or its event loop
+        ends first.
+
+        :param timeout: how long to wait for used connections, and for disposals, seconds; ``None``: until all are
+                        released and disposed of
         """
         deadline = inf if (allowed := check_timeout(timeout)) is None else monotonic() + max(0.0, allowed)
         drained = event_class()()
