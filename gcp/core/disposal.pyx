@@ -96,8 +96,11 @@ cdef class Victim:
         return 0
 
     def give_up(self):
-        """Count it as gone although its `dispose` has not returned. Returns whether it had not been counted before."""
+        """Count it as gone although its `dispose` has not returned. Returns whether it had not been counted before. Not
+        one whose `dispose` was not called yet: its worker waits for the processor, and needs the connection."""
         cdef bint last = False
+        if not gcp_read(&self.started):
+            return False
         gcp_write(&self.given_up, True)
         if not self.count(&last):
             return False
@@ -204,13 +207,15 @@ cpdef dispose_of(Victim victim, hook, timeout=None, origin=None):
     :return: the error that it raised, or None
     """
     error = None
+    conn = victim.conn      # before it begins: from then on it may be given up, and its record refers to nothing
     victim.begin(origin)
     try:
-        result = hook(victim.slot.endpoint, victim.conn, timeout=timeout)
+        result = hook(victim.slot.endpoint, conn, timeout=timeout)
         if result is not None:
             check_result(getattr(hook, '__self__', None), HOOK_DISPOSE, result, True)
     except BaseException as e:
         error = e
+    conn = None             # its finalizer runs before any waiter is told that it is gone
     victim.end(error)
     return error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 import time
 import types
 import weakref
@@ -11,14 +12,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from fronts import Front, elapsed
+from fronts import PATIENCE, Front, elapsed
 from gil import collect
 from task_factories import begins_at_once, wrapping_task_factory
 
 import gcp.threading
 from gcp.asyncio import BaseConnectionManager, ConnectionPool
 from gcp.exceptions import AcquireTimeoutError
-from gcp.testing import error, never, ok, slow
+from gcp.testing import BareFakeManager, error, never, ok, slow
 
 
 async def test_a_disposal_that_raises_is_counted_and_logged(front: Front, caplog: pytest.LogCaptureFixture) -> None:
@@ -108,6 +109,47 @@ async def test_a_disposal_that_runs_out_of_time_is_logged(front: Front, caplog: 
     async with pool.connection('b'):
         pass
     await front.until(lambda: any(record.name.startswith('gcp') for record in caplog.records))
+
+
+class SlowTracer:
+    """Its first span begins when it is let go: until then, a worker has a victim whose dispose it has not called."""
+
+    def __init__(self) -> None:
+        self.asked, self.gate = threading.Event(), threading.Event()
+
+    def current(self) -> None: ...
+
+    def start(self, hook: str, endpoint: object, origin: object) -> object:
+        self.asked.set()
+        assert self.gate.wait(PATIENCE)
+        return self
+
+    def end(self, *args: object) -> None: ...
+
+    def detach(self, span: object) -> None: ...
+
+
+def test_a_worker_that_comes_late_disposes_of_the_connection_all_the_same() -> None:
+    """It was given up, and `dispose` was called with None: seen where a thread got no processor for that long."""
+    manager = BareFakeManager()
+    pool = gcp.threading.ConnectionPool(manager, dispose_timeout=0.01, registry=None)
+    connection = pool.acquire('db')
+    tracer = pool._core.tracer = SlowTracer()
+    discarding = threading.Thread(target=pool.discard, args=(connection, 'db'))
+    discarding.start()
+    assert tracer.asked.wait(PATIENCE)
+    discarding.join(PATIENCE)  # it waits for no more than the time-out
+    assert not discarding.is_alive()
+    time.sleep(0.3)  # longer than the watchdog takes to look
+    given_up = pool.stats().hook_calls['dispose']['timeout']
+    tracer.gate.set()
+    deadline = time.monotonic() + PATIENCE
+    while not manager.disposed or pool.stats().size:
+        assert time.monotonic() < deadline, (manager.disposed, pool)
+        time.sleep(0.001)
+    assert (manager.disposed, given_up) == ([connection], 0)
+    pool._core.tracer = None
+    pool.close()
 
 
 async def test_async_disposals_are_cancelled_at_the_dispose_timeout(asyncio_front: Front) -> None:
