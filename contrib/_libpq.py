@@ -115,8 +115,11 @@ def connect_with_deadline(
         except BaseException as error:
             if outcome.cancelled():
                 _aborter.abort(running, ABORT_WAIT if isinstance(error, TimeoutError) else 0)
-            elif running is not attempt and isinstance(error, Exception) and time.monotonic() < deadline:
-                continue  # it was another caller's, whose time was shorter
+            elif running is not attempt and isinstance(error, Exception):  # another caller's, whose time was shorter
+                if time.monotonic() < deadline:
+                    continue
+                if not isinstance(error, TimeoutError):  # it was aborted, and by now there is no time for another
+                    raise TimeoutError(f'connection to {endpoint!r}: not done within {timeout:g} s') from error
             raise
         finally:
             del outcome  # else the error, its traceback and this frame form a reference cycle

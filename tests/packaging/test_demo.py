@@ -94,7 +94,8 @@ def test_three_seconds_on_a_pipe(base: Path) -> None:
         match = re.match(rf'{number} {crowd} on {size} connections: ([\d,]+) of ([\d,]+) acquires served', figures)
         assert match, figures
         assert match[1] == match[2]
-        assert 'backends ended: 3, noticed: 3,' in losses
+        # an endpoint to which a busy machine has not connected by then has no backend to end
+        assert re.search(r'backends ended: ([1-3]), noticed: \1,', losses)
     assert verdict == KEPT
     assert all(re.search(r'threads: .* [1-9]\d* waiting, .* tasks: .* [1-9]\d* waiting', line) for line in lines)
 
