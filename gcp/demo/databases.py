@@ -19,7 +19,7 @@ __all__ = ['ENDPOINTS', 'Databases', 'connect', 'prepared']
 ENDPOINTS = ('primary', 'replica-1', 'replica-2')
 ROWS = 1000
 CONNECT_TIMEOUT = 5
-CLEAN_UP_TIMEOUT = 1.0
+CLEAN_UP_TIMEOUT = 10.0
 
 #: libpq's parameters that asyncpg accepts in a URI
 SHARED = ('host', 'port', 'user', 'password', 'passfile', 'sslmode', 'sslcert', 'sslkey', 'sslrootcert')

@@ -97,7 +97,8 @@ def test_three_seconds_on_a_pipe(base: Path) -> None:
         # an endpoint to which a busy machine has not connected by then has no backend to end
         assert re.search(r'backends ended: ([1-3]), noticed: \1,', losses)
     assert verdict == KEPT
-    assert all(re.search(r'threads: .* [1-9]\d* waiting, .* tasks: .* [1-9]\d* waiting', line) for line in lines)
+    for load in 'threads', 'tasks':  # not in each line: on a busy machine, some have not begun, or are not scheduled
+        assert any(re.search(rf'{load}: [^:]* [1-9]\d* waiting', line) for line in lines), lines
 
 
 def test_a_table_on_a_terminal(base: Path) -> None:
