@@ -178,8 +178,17 @@ class _Launch:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)  # after SIGTERM, initdb would finish its current phase first
                 process.wait()
+                self._await_end(process.pid)
             raise
         self._check(process)
+
+    def _await_end(self, group: int) -> None:
+        """Wait, for a moment, until no process of a killed group is left: those that initdb has started."""
+        deadline = time.monotonic() + STOP_TIMEOUT
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # the latter on macOS, of zombies
+            while time.monotonic() < deadline:
+                os.killpg(group, 0)
+                time.sleep(0.001)
 
     def write(self, name: str, content: bytes) -> None:
         path = self.data / name

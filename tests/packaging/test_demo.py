@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import left_in
+from processes import processes_in
 from starvation import SOON
 
 from gcp.demo import programs
@@ -48,7 +48,7 @@ def base() -> Iterator[Path]:
     directory = Path(tempfile.mkdtemp(prefix='t', dir='/tmp'))
     directory.chmod(0o755)
     yield directory
-    left = list(directory.iterdir()), left_in(directory)
+    left = list(directory.iterdir()), processes_in(directory)
     shutil.rmtree(directory, ignore_errors=True)
     assert left == ([], {})
 
@@ -94,11 +94,9 @@ def test_three_seconds_on_a_pipe(base: Path) -> None:
         match = re.match(rf'{number} {crowd} on {size} connections: ([\d,]+) of ([\d,]+) acquires served', figures)
         assert match, figures
         assert match[1] == match[2]
-        # an endpoint to which a busy machine has not connected by then has no backend to end
-        assert re.search(r'backends ended: ([1-3]), noticed: \1,', losses)
+        assert 'backends ended: 3, noticed: 3,' in losses
     assert verdict == KEPT
-    for load in 'threads', 'tasks':  # not in each line: on a busy machine, some have not begun, or are not scheduled
-        assert any(re.search(rf'{load}: [^:]* [1-9]\d* waiting', line) for line in lines), lines
+    assert all(re.search(r'threads: .* [1-9]\d* waiting, .* tasks: .* [1-9]\d* waiting', line) for line in lines)
 
 
 def test_a_table_on_a_terminal(base: Path) -> None:
@@ -158,7 +156,7 @@ def test_a_signal_ends_it_soon(base: Path, moment: str, number: int, status: int
         _, err = process.communicate(timeout=120)
         assert time.monotonic() - sent < SOON
         assert (process.returncode, err) == (status, '')
-        assert left_in(base) == {}
+        assert processes_in(base) == {}
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import left_in, processes_in
+from processes import processes_in
 
 from gcp.demo.server import Server, ServerError, serve
 from gcp.testing import check_manager
@@ -69,7 +69,7 @@ def base() -> Iterator[Path]:
     directory = Path(tempfile.mkdtemp(prefix='t', dir='/tmp'))
     directory.chmod(0o755)
     yield directory
-    left = list(directory.iterdir()), left_in(directory)
+    left = list(directory.iterdir()), processes_in(directory)
     for pid in left[1]:
         os.kill(pid, signal.SIGKILL)
     shutil.rmtree(directory, ignore_errors=True)

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import left_in
 from prometheus_client.parser import text_string_to_metric_families
 
 from gcp.demo.programs import is_installed
@@ -65,7 +64,7 @@ def base() -> Iterator[Path]:
     directory = Path(tempfile.mkdtemp(prefix='t', dir='/tmp'))
     directory.chmod(0o755)
     yield directory
-    left = list(directory.iterdir()), left_in(directory, processes_in)
+    left = list(directory.iterdir()), processes_in(directory)
     shutil.rmtree(directory, ignore_errors=True)
     assert left == ([], [])
 
