@@ -115,10 +115,10 @@ def connect_with_deadline(
         except BaseException as error:
             if outcome.cancelled():
                 _aborter.abort(running, ABORT_WAIT if isinstance(error, TimeoutError) else 0)
-            elif running is not attempt and isinstance(error, Exception):  # another caller's, whose time was shorter
+            elif running is not attempt and isinstance(error, Exception):  # taken over from a caller that gave it up
                 if time.monotonic() < deadline:
                     continue
-                if not isinstance(error, TimeoutError):  # it was aborted, and by now there is no time for another
+                if not isinstance(error, TimeoutError):  # it was aborted, and there is no time for another
                     raise TimeoutError(f'connection to {endpoint!r}: not done within {timeout:g} s') from error
             raise
         finally:
