@@ -674,7 +674,8 @@ class Victim:
         :param report: called with it and the error, while the span of the call is the current one
         """
     def give_up(self) -> bool:
-        """Count it as gone although its `dispose` has not returned. Returns whether it had not been counted before."""
+        """Count it as gone although its `dispose` has not returned. Returns whether it had not been counted before. Not
+        one whose `dispose` was not called yet: its worker waits for the processor, and needs the connection."""
     def take_back(self) -> None:
         """Return it to the core: its disposal was not begun, because a signal came first."""
     def mark_overdue(self) -> None:
