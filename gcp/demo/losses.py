@@ -50,17 +50,25 @@ class Losses:
         self._session = connect(self.server)
 
     def end_due(self, elapsed: float) -> None:
-        """End the backends that are due.
+        """End the backends that are due. Where a load has no connection yet, its backend stays due, until it is too
+        late for the pool to notice the loss.
 
         :param elapsed: the time since the start of the run, seconds
         """
-        while self._due and self._due[0][0] <= elapsed:
-            _, load, endpoint = self._due.pop(0)
+        for due in [due for due in self._due if due[0] <= elapsed]:
+            _, load, endpoint = due
             known = load.stats().endpoints.get(endpoint)
-            self.before[load.name][endpoint] = known.size if known else 0
-            with self._session.cursor() as cursor:
-                cursor.execute(END, [self.databases.application_name(load.name, endpoint)])
-                self.ended[load.name] += [pid for pid, done in cursor.fetchall() if done]
+            pids = self._end_one(load, endpoint)
+            if pids or elapsed > TO * self.seconds:
+                self._due.remove(due)
+                self.before[load.name][endpoint] = known.size if known else 0
+                self.ended[load.name] += pids
+
+    def _end_one(self, load: Load, endpoint: str) -> list[int]:
+        """End a backend that a load has at an endpoint. Return its process id in a list, empty if there is none."""
+        with self._session.cursor() as cursor:
+            cursor.execute(END, [self.databases.application_name(load.name, endpoint)])
+            return [pid for pid, done in cursor.fetchall() if done]
 
     def close(self) -> None:
         """Close the session."""

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import termios
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -176,6 +177,28 @@ def ask(server: Any, *statements: str, **parameters: str) -> Any:
         for statement in statements:
             cursor.execute(statement)
         return cursor.fetchall() if cursor.description else None
+
+
+def test_a_loss_stays_due_until_there_is_a_connection(server: Any) -> None:
+    from gcp.demo.databases import ENDPOINTS, Databases, connect
+    from gcp.demo.loads import ThreadsLoad
+    from gcp.demo.losses import TO, Losses
+
+    databases = Databases(dict.fromkeys(ENDPOINTS, server.parameters))
+    with contextlib.closing(ThreadsLoad(databases, 0, threading.Event())) as load:
+        losses = Losses(server.parameters, databases, [load], 100)
+        with contextlib.closing(losses):
+            losses.end_due(70)
+            assert losses.ended == {'threads': []}
+            late = [connect(databases.for_psycopg2('threads')[name]) for name in ENDPOINTS[:2]]
+            losses.end_due(71)
+            assert losses.ended == {'threads': [conn.info.backend_pid for conn in late]}
+            losses.end_due(100 * TO + 1)  # too late for the last
+            late.append(connect(databases.for_psycopg2('threads')[ENDPOINTS[2]]))
+            losses.end_due(99)
+            assert len(losses.ended['threads']) == 2
+            for conn in late:
+                conn.close()
 
 
 @pytest.mark.parametrize('form', ['host={host} user=postgres', 'postgresql://postgres@/postgres?host={host}'])
