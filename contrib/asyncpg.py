@@ -30,7 +30,8 @@ from gcp.contrib._database import (
     is_coroutine_function,
 )
 from gcp.contrib._postgres import MessageReader, Postgres, error_message
-from gcp.contrib._wire import has_ended
+from gcp.contrib._wire import has_ended, is_quiet
+from gcp.contrib.socket_async import let_loop_read
 
 __all__ = ['Connection', 'DbConnectionManager', 'DbEndpoint', 'DsnParameters', 'UnknownEndpointError']
 
@@ -130,7 +131,7 @@ class DbConnectionManager(
         is_dead = (
             self._monitor(conn).is_lost
             or self._failure_detector.is_invalid(endpoint, conn)
-            or _is_ended_by_server(_internals(conn)._transport)
+            or self._monitor(conn).is_ended_by_server()
         )
         self._failure_detector.remove(endpoint, conn)
         try:
@@ -148,14 +149,15 @@ class DbConnectionManager(
     async def check_aliveness(self, endpoint: DbEndpoint, conn: Connection[RecordT]) -> bool:
         """Tell whether an idle connection can still be used.
 
-        The event loop reads the socket, so there is no need to poll it. Asynchronous messages (notices, notifications,
-        parameter changes) went to their listeners. EOF and errors have closed the connection, or its transport is
-        closing. Anything else that came while the connection was idle was noted on its way to asyncpg.
+        The event loop reads the socket; what it has not read yet, because it was busy, it reads first. Asynchronous
+        messages (notices, notifications, parameter changes) went to their listeners. EOF and errors have closed the
+        connection, or its transport is closing. Anything else that came while the connection was idle was noted on
+        its way to asyncpg.
 
         :param endpoint: its endpoint
         :param conn: the connection
         """
-        alive = self._begin_use(conn)
+        alive = await self._begin_use(conn)
         if alive and not self._asks_server and endpoint not in self._unverified:
             return True
         return await self._is_usable(endpoint, conn, Verdict.ALIVE if alive else Verdict.DEAD)
@@ -167,7 +169,7 @@ class DbConnectionManager(
         :param conn: the connection
         :return: whether the server answered within `check_timeout`
         """
-        look = Verdict.ALIVE if self._begin_use(conn) else Verdict.DEAD
+        look = Verdict.ALIVE if await self._begin_use(conn) else Verdict.DEAD
         answers = await self._keep_alive(endpoint, conn, look)
         self._monitor(conn).end_use()
         return answers
@@ -193,10 +195,13 @@ class DbConnectionManager(
             _internals(conn)._top_xact = None
             monitor.end_use()
 
-    def _begin_use(self, conn: Connection[RecordT]) -> bool:
+    async def _begin_use(self, conn: Connection[RecordT]) -> bool:
         """Tell whether an idle connection is intact, and begin a use of it."""
+        monitor = self._monitor(conn)
+        if monitor.has_unread():
+            await let_loop_read()
         is_closed = conn.is_closed() or _internals(conn)._transport.is_closing()
-        return not is_closed and self._monitor(conn).begin_use()
+        return not is_closed and monitor.begin_use()
 
     def _record(self, conn: Connection[RecordT]) -> None:
         self._settings.record(conn)
@@ -337,6 +342,7 @@ class _ProtocolMonitor(asyncio.Protocol):
 
     def __init__(self, transport: Any) -> None:
         self._transport = transport
+        self._socket = transport.get_extra_info('socket')
         self._protocol: Any = transport.get_protocol() or asyncio.Protocol()
         self._receive = self._protocol.data_received
         self.is_lost = False
@@ -344,6 +350,21 @@ class _ProtocolMonitor(asyncio.Protocol):
         self.last_words: str | None = None
         self._messages = MessageReader()
         transport.set_protocol(self)
+
+    def has_unread(self) -> bool:
+        """Tell whether there is something, if only an EOF, that the event loop has not read yet."""
+        fd = self._descriptor()
+        return fd >= 0 and not is_quiet(fd)
+
+    def is_ended_by_server(self) -> bool:
+        """Tell whether the server has closed or reset the connection, even if the event loop has not read that yet: a
+        message to it may end the process by SIGPIPE."""
+        fd = self._descriptor()
+        return fd >= 0 and has_ended(fd)
+
+    def _descriptor(self) -> int:
+        """Return the socket's descriptor; negative when it is closed."""
+        return -1 if self._socket is None else int(self._socket.fileno())
 
     def abort(self) -> None:
         """Close the connection at once, without sending or waiting for anything."""
@@ -389,14 +410,6 @@ class _ProtocolMonitor(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._protocol.resume_writing()
-
-
-def _is_ended_by_server(transport: Any) -> bool:
-    """Tell whether the server has closed or reset a connection, even if the event loop has not read that yet: a message
-    to it may end the process by SIGPIPE."""
-    sock = transport.get_extra_info('socket')
-    fd = -1 if sock is None else sock.fileno()
-    return fd >= 0 and has_ended(fd)
 
 
 def _internals(conn: Connection[Any] | _CodecTracker) -> Any:

@@ -178,8 +178,7 @@ class StreamAlivenessCheckingMixin(Generic[EndpointT]):
         for _ in range(MAX_TICKETS if _is_tls(writer) else 0):
             if quiet:  # do not look again: a ticket that arrives just now does not mean that it is dead
                 break
-            for _ in range(TURNS):
-                await asyncio.sleep(0)
+            await let_loop_read()
             if _has_ended(reader, writer):
                 return False
             quiet = is_quiet(fd)
@@ -369,6 +368,12 @@ def _restore_transport(
     # uvloop's TLS transports do not tell that they are paused; a reader that has too much to read resumes by itself
     if not _internals(reader)._paused and (_is_tls(writer) or not transport.is_reading()):
         transport.resume_reading()
+
+
+async def let_loop_read() -> None:
+    """Let the event loop read what connections have received, and close those that have ended."""
+    for _ in range(TURNS):
+        await asyncio.sleep(0)
 
 
 async def close_stream(writer: asyncio.StreamWriter) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import time
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
@@ -252,6 +253,34 @@ def test_a_notification_is_news_and_reaches_its_listener(parameters: dict[str, A
             assert await heard.get() == 'shipped'
             assert await manager.check_aliveness('orders', conn)
             assert await conn.fetchval('SELECT 1') == 1
+
+    run(body())
+
+
+def test_a_notification_that_a_busy_loop_has_not_read_is_news_too(parameters: dict[str, Any]) -> None:
+    async def body() -> None:
+        heard: list[str] = []
+        async with connected(parameters) as (manager, conn), session(parameters) as admin:
+            await conn.add_listener('orders', lambda conn, pid, channel, payload: heard.append(payload))
+            sock = conn._transport.get_extra_info('socket')
+            sending = asyncio.ensure_future(admin.execute("NOTIFY orders, 'shipped'"))
+            await asyncio.sleep(0)  # it is sent
+            assert select.select([sock], [], [], 60)[0]
+            assert await manager.check_aliveness('orders', conn)
+            assert heard == ['shipped']
+            assert await conn.fetchval('SELECT 1') == 1
+            await sending
+
+    run(body())
+
+
+def test_a_check_of_a_quiet_connection_does_not_wait_for_the_loop(parameters: dict[str, Any]) -> None:
+    async def body() -> None:
+        async with connected(parameters) as (manager, conn):
+            looking = manager.check_aliveness('orders', conn)
+            with pytest.raises(StopIteration) as ended:
+                looking.send(None)
+            assert ended.value.value is True
 
     run(body())
 
