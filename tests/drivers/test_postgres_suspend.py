@@ -72,8 +72,9 @@ def test_threads(make: type[Driver], check_interval: float | None, target: Any, 
 
 
 @pytest.mark.parametrize('make', [AsyncPsycopg, Asyncpg], ids=['psycopg', 'asyncpg'])
+@pytest.mark.parametrize('check_interval', [None, 60])
 @pytest.mark.parametrize('target', ['orders', None], ids=['endpoint', 'pool'])
-def test_tasks(make: type[Driver], target: Any, restarted: Server) -> None:
+def test_tasks(make: type[Driver], check_interval: float | None, target: Any, restarted: Server) -> None:
     pg = make()
 
     async def main() -> None:
@@ -95,7 +96,7 @@ def test_tasks(make: type[Driver], target: Any, restarted: Server) -> None:
                 await asyncio.sleep(0.001)
 
         async with pg.pools.ConnectionPool(
-            pg.manager(restarted.parameters), max_size=4, acquire_timeout=PATIENCE
+            pg.manager(restarted.parameters), max_size=4, acquire_timeout=PATIENCE, check_interval=check_interval
         ) as pool:
             tasks = [asyncio.create_task(work(number)) for number in range(100)]
             await asyncio.wait_for(until_all_were_served(), PATIENCE)
