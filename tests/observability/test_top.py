@@ -512,19 +512,32 @@ def test_a_reader_that_leaves_early_is_no_error(site: Site) -> None:
         assert process.wait(10) == 1
 
 
+def test_a_page_that_is_lost_is_shown_with_its_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = seen(tmp_path / 'page', page(hits=1))
+    (tmp_path / 'page').unlink()
+    for passed, age in ((0.2, '0 s'), (0.7, '1 s'), (119.6, '120 s')):
+        monkeypatch.setattr('gcp.top.watch.time', SimpleNamespace(monotonic=lambda at=watch._since + passed: at))
+        watch.refresh()
+        assert watch.error is not None and watch.error.endswith(f'; last seen {age} ago')
+
+
 def test_a_server_that_goes_away_and_comes_back(site: Site) -> None:
     site.text = page(hits=1)
+    started = time.monotonic()
     with subprocess.Popen(
         **command('--interval', '0.02', site.url), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         assert process.stdout is not None
 
-        def await_line(pattern: str) -> None:
-            assert any(re.match(pattern, line) for line in process.stdout or ())
+        def await_line(pattern: str) -> re.Match[str]:
+            match = next(filter(None, (re.match(pattern, line) for line in process.stdout or ())), None)
+            assert match, pattern
+            return match
 
         await_line('orders  healthy  since')
         site.status = 503
-        await_line(rf'{site.url}: 503 Service Unavailable; last seen 0 s ago; trying again')
+        lost = await_line(rf'{site.url}: 503 Service Unavailable; last seen (\d+) s ago; trying again')
+        assert int(lost[1]) <= time.monotonic() - started + 0.5  # it was seen since the start; rounded
         site.status, site.text = 200, page(hits=3)
         await_line('orders  healthy  in the last')
         process.send_signal(signal.SIGINT)
