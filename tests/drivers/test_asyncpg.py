@@ -22,6 +22,7 @@ from gcp.contrib.asyncpg import DbConnectionManager, UnknownEndpointError  # noq
 from gcp.demo.server import Server  # noqa: E402
 
 SECRET = 'hunter2'
+STATE = 'SELECT state FROM pg_stat_activity WHERE pid = $1'
 
 Manager = DbConnectionManager[Any]
 
@@ -58,6 +59,14 @@ async def session(parameters: dict[str, Any]) -> AsyncIterator[Any]:
         yield conn
     finally:
         await conn.close()
+
+
+async def sleeping(admin: Any, conn: Any) -> asyncio.Future[Any]:
+    """Have a connection's backend sleep for a minute. It has begun to: a server cancels nothing that it has not."""
+    busy = asyncio.ensure_future(conn.execute('SELECT pg_sleep(60)'))
+    while await admin.fetchval(STATE, conn.get_server_pid()) != 'active':
+        pass
+    return busy
 
 
 async def kill(parameters: dict[str, Any], conn: Any) -> None:
@@ -437,10 +446,9 @@ def test_a_cancelled_command_is_over_before_the_next_user_comes(parameters: dict
     async def body() -> None:
         async with connected(parameters) as (manager, conn), session(parameters) as admin:
             with pytest.raises(asyncio.TimeoutError):
-                await asyncio.wait_for(conn.execute('SELECT pg_sleep(60)'), 0.05)
+                await asyncio.wait_for(await sleeping(admin, conn), 0.05)
             await manager.on_release('orders', conn)
-            state = 'SELECT state FROM pg_stat_activity WHERE pid = $1'
-            assert await admin.fetchval(state, conn.get_server_pid()) == 'idle'
+            assert await admin.fetchval(STATE, conn.get_server_pid()) == 'idle'
 
     run(body())
 
@@ -495,10 +503,7 @@ def test_dispose_ends_a_session_also_in_the_middle_of_a_command(parameters: dict
     async def body() -> None:
         async with connected(parameters) as (manager, conn), session(parameters) as admin:
             pid = conn.get_server_pid()
-            busy = asyncio.ensure_future(conn.execute('SELECT pg_sleep(60)'))
-            # a server cancels nothing that it has not begun
-            while await admin.fetchval('SELECT state FROM pg_stat_activity WHERE pid = $1', pid) != 'active':
-                pass
+            busy = await sleeping(admin, conn)
             await manager.dispose('orders', conn)
             assert conn.is_closed()
             with pytest.raises(asyncpg.PostgresError):
