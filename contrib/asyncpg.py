@@ -351,21 +351,6 @@ class _ProtocolMonitor(asyncio.Protocol):
         self._messages = MessageReader()
         transport.set_protocol(self)
 
-    def has_unread(self) -> bool:
-        """Tell whether there is something, if only an EOF, that the event loop has not read yet."""
-        fd = self._descriptor()
-        return fd >= 0 and not is_quiet(fd)
-
-    def is_ended_by_server(self) -> bool:
-        """Tell whether the server has closed or reset the connection, even if the event loop has not read that yet: a
-        message to it may end the process by SIGPIPE."""
-        fd = self._descriptor()
-        return fd >= 0 and has_ended(fd)
-
-    def _descriptor(self) -> int:
-        """Return the socket's descriptor; negative when it is closed."""
-        return -1 if self._socket is None else int(self._socket.fileno())
-
     def abort(self) -> None:
         """Close the connection at once, without sending or waiting for anything."""
         self.is_lost = True
@@ -380,6 +365,21 @@ class _ProtocolMonitor(asyncio.Protocol):
         """Tell whether the connection is intact; from now on, what it receives is for its next user."""
         self.is_idle = False
         return not self.is_lost
+
+    def has_unread(self) -> bool:
+        """Tell whether there is something, if only an EOF, that the event loop has not read yet."""
+        fd = self._descriptor()
+        return fd >= 0 and not is_quiet(fd)
+
+    def is_ended_by_server(self) -> bool:
+        """Tell whether the server has closed or reset the connection, even if the event loop has not read that yet: a
+        message to it may end the process by SIGPIPE."""
+        fd = self._descriptor()
+        return fd >= 0 and has_ended(fd)
+
+    def _descriptor(self) -> int:
+        """Return the socket's descriptor; negative when it is closed."""
+        return -1 if self._socket is None else int(self._socket.fileno())
 
     def data_received(self, data: bytes) -> None:
         # FATAL is the last message of a session, also while the connection is in use but no command is executing
