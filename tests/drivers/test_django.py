@@ -229,6 +229,19 @@ assert pid() != first
 """)
 
 
+def test_the_options_are_left_as_they_are(program: Program) -> None:
+    program("""
+options = {'min_idle': 0, 'max_size': 2, 'acquire_timeout': 60, 'leak_threshold': 5}
+configure(OPTIONS={'pool': options})
+first = pid()
+from django.db import connection
+connection.close()
+assert pid() == first
+connection.close_pool()
+assert options == {'min_idle': 0, 'max_size': 2, 'acquire_timeout': 60, 'leak_threshold': 5}
+""")
+
+
 def test_contradictions_say_what_to_set(program: Program) -> None:
     program("""
 configure()

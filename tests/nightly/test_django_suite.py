@@ -33,7 +33,12 @@ USE_TZ = False
 SUITES = ('backends', 'transactions', 'transaction_hooks', 'servers')
 
 #: What is left out; docs/django.md says why.
-LEFT_OUT = {'test_connect_pool', 'test_pooling_health_checks'}
+LEFT_OUT = {
+    'test_connect_pool',
+    'test_pool_check_can_be_overridden',
+    'test_pool_options_not_mutated',
+    'test_pooling_health_checks',
+}
 
 
 @pytest.fixture(scope='module')
