@@ -483,18 +483,18 @@ call_directly(
 
 # --- called with few arguments: see fastcall ---
 
-cdef object async_acquire_one(PyObject** args):
+cdef object async_acquire_one "gcp_async_acquire_of_few"(PyObject** args):
     return (<AsyncPool>args[0]).new_lease(args[1], None, True)
 
 
-cdef object async_connection_one(PyObject** args):
+cdef object async_connection_one "gcp_async_connection_of_few"(PyObject** args):
     return (<AsyncPool>args[0]).new_lease(args[1], None, False)
 
 
-cdef object async_release_two(PyObject** args):
+cdef object async_release_two "gcp_async_release_of_few"(PyObject** args):
     return (<AsyncPool>args[0]).release_soon(args[1], args[2], None)
 
 
-call_few(AsyncPool, 'acquire', gcp_async_acquire_take_few, async_acquire_one)
-call_few(AsyncPool, 'connection', gcp_async_connection_take_few, async_connection_one)
-call_few(AsyncPool, 'release', gcp_async_release_take_few, async_release_two)
+call_few(AsyncPool, 'acquire', gcp_async_acquire_take_few)
+call_few(AsyncPool, 'connection', gcp_async_connection_take_few)
+call_few(AsyncPool, 'release', gcp_async_release_take_few)

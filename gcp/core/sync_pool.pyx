@@ -349,7 +349,7 @@ call_directly(
 
 # --- called with few arguments: see fastcall ---
 
-cdef object acquire_one(PyObject** args):
+cdef object acquire_one "gcp_acquire_of_few"(PyObject** args):
     cdef delivery_t to
     cdef slot_t* s
     begin_delivery(&to, not (<SyncPool>args[0]).direct)
@@ -357,14 +357,14 @@ cdef object acquire_one(PyObject** args):
     return conn_of(s, &to)
 
 
-cdef object connection_one(PyObject** args):
+cdef object connection_one "gcp_connection_of_few"(PyObject** args):
     return (<SyncPool>args[0]).new_lease(args[1], None)
 
 
-cdef object release_two(PyObject** args):
+cdef object release_two "gcp_release_of_few"(PyObject** args):
     (<SyncPool>args[0]).release_used(args[1], args[2])
 
 
-call_few(SyncPool, 'acquire', gcp_acquire_take_few, acquire_one)
-call_few(SyncPool, 'connection', gcp_connection_take_few, connection_one)
-call_few(SyncPool, 'release', gcp_release_take_few, release_two)
+call_few(SyncPool, 'acquire', gcp_acquire_take_few)
+call_few(SyncPool, 'connection', gcp_connection_take_few)
+call_few(SyncPool, 'release', gcp_release_take_few)
