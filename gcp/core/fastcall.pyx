@@ -22,8 +22,9 @@ cdef extern from *:
 
        Neither dies, so they are immortal: as for the pool, nothing is counted.
 
-       What takes the few arguments, `..._of_few`, is called by its name: by a pointer, the processor would have to guess
-       one more target. Where it guessed wrong, a hit took 26 ns longer. Inlined, it would save registers for all calls.
+       What takes the few arguments, `..._of_few`, is called by its name: by a pointer, the processor would have to
+       guess one more target. Where it guessed wrong, a hit took 26 ns longer. Inlined, it would save registers for all
+       calls.
 
        What is called then is a method of the pool: Cython counts a reference to an object that it passes on as an
        argument, if a cast has made it of a pointer, but not to the one whose method it calls. */
